@@ -1,0 +1,295 @@
+"""What one training step of a recipe costs, and where the time goes.
+
+    python benchmarks/step.py pretrain_ablation_base feed.rows=8 feed.micro_rows=4 [--workers 8] [--out note.md]
+
+It needs no data set: documents of MM1-like lengths (the distributions are below) are made on the spot, packed by the
+real mixture and packing, and their pictures are real JPEGs that workers decode and resize. Model, precision, sharding
+and optimiser are those of `Run`.
+
+FLOP utilisation = model FLOPs of forward and backward (`Model.flops`: encoder counted for every image, attention by
+its causal pairs, recomputation not counted) / time / ceiling, where the ceiling is a large matrix product in the same
+dtype, measured in the same run. The shares come from marks on the device's own clock between the parts.
+"""
+
+import argparse
+import hashlib
+import io
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from mm1 import config as configs
+from mm1 import dist
+from mm1.batch import PackedBatch, move
+from mm1.data.collate import Span, collate
+from mm1.data.document import Document, Image, Text
+from mm1.data.feed import load
+from mm1.data.images import Views
+from mm1.data.mixture import Excerpt, Mixture
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.recipes import recipe
+from mm1.train.metrics import matmul_ceiling
+from mm1.train.parallel import freeze, recompute, shard
+
+VOCABULARY = 32_768
+TABLE = 1 << 16  # document lengths come from a table of this many draws
+# kind: (lognormal median and sigma of text tokens, mean pictures beyond the first)
+KINDS = {"captions": (24, 0.6, 0.0), "interleaved": (550, 0.9, 1.5), "text": (700, 1.1, None)}
+WEIGHTS = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
+PARTS = ("data", "encoder", "connector", "decoder", "loss", "optimizer")
+
+
+class Synthetic:
+    """Documents of one kind, from a seed: what the mixture asks for, and the documents themselves."""
+
+    def __init__(self, kind: str, tokens_per_image: int, row_length: int) -> None:
+        median, sigma, more = KINDS[kind]
+        rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest()))
+        text = np.exp(rng.normal(np.log(median), sigma, TABLE)).astype(np.int64).clip(4, None)
+        self.pictures = np.zeros(TABLE, np.int64) if more is None else 1 + rng.poisson(more, TABLE).clip(0, 15)
+        limit = row_length - self.pictures * tokens_per_image
+        self.text = text if more is None else np.minimum(text, limit.clip(4, None))
+        self.num_documents, self.tokens_per_image = 2_000_000_000, tokens_per_image
+
+    def tokens(self, ids: np.ndarray) -> np.ndarray:
+        return self.text[ids % TABLE] + self.pictures[ids % TABLE] * self.tokens_per_image
+
+    def images(self, ids: np.ndarray) -> np.ndarray:
+        return self.pictures[ids % TABLE]
+
+    def document(self, number: int, pool: list[Image]) -> Document:
+        n, k = int(self.text[number % TABLE]) - 1, int(self.pictures[number % TABLE])
+        ids = np.random.default_rng(number).integers(8, VOCABULARY, n).tolist()
+        cuts = np.linspace(0, n, k + 1).astype(int) if k else [0, n]
+        parts: list[Any] = []
+        for i in range(len(cuts) - 1):
+            parts += [pool[(number + i) % len(pool)]] * bool(k) + [Text("", tokens=tuple(ids[cuts[i] : cuts[i + 1]]))]
+        return Document(tuple(parts))
+
+
+def pictures(count: int, side: int) -> list[Image]:
+    """JPEGs with the detail of photographs: smooth colour fields and some noise."""
+    made = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        coarse = Pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(
+            (side, side), Pillow.Resampling.BICUBIC
+        )
+        noisy = np.asarray(coarse, np.int16) + rng.normal(0, 12, (side, side, 3)).astype(np.int16)
+        buffer = io.BytesIO()
+        Pillow.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        made.append(Image(buffer.getvalue(), side, side))
+    return made
+
+
+def plain_tokenizer(folder: Path) -> Tokenizer:
+    words = {"<pad>": 0, "<end>": 1, "<image>": 2} | {str(i): i for i in range(3, VOCABULARY)}
+    path = folder / "tokenizer.json"
+    Backend(models.WordLevel(words, unk_token="<pad>")).save(str(path))
+    return Tokenizer.Config(path=str(path)).build()
+
+
+class Filler(torch.utils.data.Dataset):
+    """Rows of excerpts -> a batch, in workers."""
+
+    def __init__(self, renderer: Renderer, sources: list[Synthetic], pool: list[Image], row_length: int) -> None:
+        self.renderer, self.sources, self.pool, self.row_length = renderer, sources, pool, row_length
+
+    def __getitem__(self, rows: list[tuple[Excerpt, ...]]) -> PackedBatch:
+        spans = [
+            [Span(self.renderer(self.sources[e.source].document(e.document, self.pool)), e.start, e.stop) for e in row]
+            for row in rows
+        ]
+        return collate(spans, self.renderer, row_length=self.row_length)
+
+
+def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool) -> Iterator[PackedBatch]:
+    feed = config.feed
+    views = Views(model.image_size, feed.max_tiles) if model.image_size else None
+    weights = {"text": 1.0} if text_only else WEIGHTS
+    sources = {kind: Synthetic(kind, model.tokens_per_image, feed.row_length) for kind in weights}
+    shape = {"row_length": feed.row_length, "max_images": feed.max_images, "rows_per_window": max(64, feed.micro_rows)}
+    mixture = Mixture(sources, weights, seed=0, **shape)
+
+    def plan() -> Iterator[list[tuple[Excerpt, ...]]]:
+        state = mixture.start()
+        while True:
+            window = mixture.window(state)
+            for i in range(0, len(window.rows) - feed.micro_rows + 1, feed.micro_rows):
+                yield window.rows[i : i + feed.micro_rows]
+            state = window.after
+
+    renderer = Renderer(tokenizer, views, model.tokens_per_image)
+    side = int(1.4 * max(model.image_size)) if model.image_size else 32
+    return load(plan(), Filler(renderer, list(sources.values()), pictures(64, side), feed.row_length), workers=workers)
+
+
+class Clock:
+    """Marks on the device's clock; the time between two marks belongs to the part named at the second."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[tuple[str, Any]] = []
+        self.totals: dict[str, float] = defaultdict(float)
+
+    def mark(self, part: str) -> None:
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append((part, event))
+        else:
+            self.marks.append((part, time.perf_counter()))
+
+    def settle(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+        for (_, a), (part, b) in zip(self.marks, self.marks[1:], strict=False):
+            self.totals[part] += a.elapsed_time(b) / 1e3 if self.cuda else b - a
+        self.marks.clear()
+
+
+def watch(model: Any, clock: Clock) -> None:
+    """Marks where each part's forward and backward end."""
+    parts = [name for name in ("encoder", "connector", "decoder") if name in model.parts()]
+    for i, name in enumerate(parts):
+        module = model.parts()[name]
+
+        def before(_m: Any, inputs: Any, _name: str = name, first: bool = i == 0) -> None:
+            clock.mark("loss")
+            tensors = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+            if tensors and not first:
+                tensors[0].register_hook(lambda g, n=_name: clock.mark(n))  # this part's backward has come through
+
+        def after(_m: Any, _inputs: Any, output: Any, _name: str = name) -> None:
+            clock.mark(_name)
+            if isinstance(output, torch.Tensor) and output.requires_grad:
+                output.register_hook(lambda g: clock.mark("loss" if _name == "decoder" else "connector"))
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--text-only", action="store_true", help="no pictures at all: the ceiling of the text side")
+    parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
+    arguments = parser.parse_args()
+    config = recipe(arguments.recipe)
+    for assignment in arguments.overrides:
+        configs.override(config, assignment)
+    result = measure(config, arguments)
+    text = report(arguments, result)
+    print(text)
+    if arguments.out:
+        with arguments.out.open("a") as note:
+            note.write(text + "\n")
+    dist.stop()
+
+
+def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    device = dist.start()
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    ceiling = matmul_ceiling(device, dtype)
+    scratch = Path("/tmp") if Path("/tmp").is_dir() else Path()
+    tokenizer = plain_tokenizer(scratch)
+    torch.manual_seed(0)
+    with device:
+        model = config.model.build(vocab_size=tokenizer.vocab_size)
+    freeze(model, config.frozen)
+    recompute(model.units(), config.recompute)
+    if config.compile:
+        for unit in model.units():
+            unit.compile()
+    params = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    clock = Clock(device)
+    watch(model, clock)
+    shard(model, device=device, precision=config.precision)
+    optimizer = config.optimizer.build(model=model, steps=1000)
+    feed = batches(config, model, tokenizer, workers=arguments.workers, text_only=arguments.text_only)
+    accumulate = config.feed.rows // config.feed.micro_rows
+    seconds, work = [], defaultdict(float)
+    for step in range(arguments.warmup + arguments.steps):
+        measured = step >= arguments.warmup
+        if step == arguments.warmup:
+            clock.settle()
+            clock.totals.clear()
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        for _ in range(accumulate):
+            clock.mark("optimizer")
+            batch = move(next(feed), device, non_blocking=True)
+            clock.mark("data")
+            losses = model(batch)
+            clock.mark("loss")
+            (losses.objective / max(1, batch.num_targets * accumulate)).backward()
+            clock.mark("encoder" if "encoder" in params and "encoder" not in config.frozen else "decoder")
+            if measured:
+                work["useful"] += len(batch.tokens) - batch.num_padding
+                work["images"] += len(batch.slots)
+                work["flops"] += sum(model.flops(batch).values())
+                for part, flops in model.flops(batch).items():
+                    work[f"flops/{part}"] += flops
+        optimizer.step(step)
+        clock.mark("optimizer")
+        clock.settle()
+        if measured:
+            seconds.append(time.perf_counter() - start)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    return {
+        "params": params,
+        "ceiling": ceiling,
+        "seconds": seconds,
+        "work": dict(work),
+        "shares": {p: clock.totals[p] / sum(clock.totals.values()) for p in PARTS if clock.totals[p]},
+        "memory": memory,
+        "loss": float(losses.means["loss"].total / losses.means["loss"].count),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+    }
+
+
+def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
+    seconds, work = result["seconds"], result["work"]
+    total = sum(seconds)
+    rate = work["flops"] / total
+    rows = {
+        "parameters": ", ".join(f"{n} {c / 1e6:,.1f}M" for n, c in result["params"].items()),
+        "seconds a step": f"median {statistics.median(seconds):.3f}, min {min(seconds):.3f}, max {max(seconds):.3f}",
+        "useful tokens/s": f"{work['useful'] / total:,.0f}",
+        "images/s": f"{work['images'] / total:,.1f}",
+        "model FLOP/s": f"{rate / 1e12:.3f} T (share by part: "
+        + ", ".join(f"{n[6:]} {v / work['flops']:.0%}" for n, v in work.items() if n.startswith("flops/"))
+        + ")",
+        "ceiling, measured": f"{result['ceiling'] / 1e12:.3f} T",
+        "FLOP utilisation": f"{rate / result['ceiling']:.1%}",
+        "peak memory": f"{result['memory']:.1f} GiB" if result["memory"] else "-",
+        "time by part": ", ".join(f"{n} {v:.0%}" for n, v in result["shares"].items()),
+        "loss of the last micro-batch": f"{result['loss']:.3f}",
+    }
+    head = f"### {arguments.recipe} {' '.join(arguments.overrides)}{' --text-only' if arguments.text_only else ''}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    where = f"{time.strftime('%Y-%m-%d')}, {result['device']}, {versions}"
+    command = f"`python benchmarks/step.py {' '.join(sys.argv[1:])}`"
+    table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+    return f"{head}\n\n{where}; {command}\n\n{table}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The command line. Each command is one function; heavy imports wait until it runs, so that help answers at once."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Runs one command. What a user can mend is one line and exit code 2, an interruption 130; our faults are shown."""
+    arguments = _parser().parse_args()
+    from mm1.config import UserError
+
+    try:
+        code = arguments.command(arguments) or 0
+    except KeyboardInterrupt:
+        code = 130
+    except (UserError, OSError) as error:
+        print(f"mm1: {error}", file=sys.stderr)
+        code = 130 if type(error).__name__ == "Interrupted" else 2
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mm1", description="Multimodal pre-training as in MM1: prepare data, train, evaluate, look."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command(demo, "demo", "All of MM1 in miniature, in minutes on two CPU cores; goes on where it was.")
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"))
+
+    sub = command(tokenizer, "tokenizer", "Learn a tokenizer from text files.")
+    sub.add_argument(
+        "paths", nargs="+", type=Path, help="JSONL files with a field `text`, plain text files, or folders"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
+    sub.add_argument("--vocab-size", type=int, default=8192)
+
+    sub = command(prepare, "prepare", "Turn raw data into shards that training reads.")
+    sub.add_argument("kind", help="captions, interleaved, text, instructions, or any file in mm1/data/sources")
+    sub.add_argument("paths", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json; `mm1 tokenizer` makes one")
+    sub.add_argument("--held-out", type=float, default=0.0, help="share of documents kept for held-out losses")
+
+    command(list_recipes, "list", "Show all recipes.")
+
+    sub = command(show, "show", "Print a recipe, spelled out in full.")
+    _recipe_and_overrides(sub)
+
+    sub = command(diff, "diff", "Print what differs between two recipes, runs or config files.")
+    sub.add_argument("a")
+    sub.add_argument("b")
+
+    sub = command(train, "train", "Run a recipe.")
+    _recipe_and_overrides(sub)
+    sub.add_argument("--out", type=Path, required=True, help="the run folder")
+    sub.add_argument("--resume", action="store_true", help="go on from the folder's newest checkpoint")
+
+    sub = command(evaluate, "eval", "Ask a trained run its benchmarks.")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("overrides", nargs="*", metavar="a.b=value", help="such as benchmarks.coco.root=data/coco")
+    sub.add_argument("--benchmarks", nargs="+", help="names in the run's config; all by default")
+    sub.add_argument("--shots", nargs="+", type=int, help="the run's own by default")
+    sub.add_argument("--out", type=Path, help="where predictions and scores go; the run folder by default")
+
+    sub = command(view, "view", "Write a page that shows packed rows as a person can read them.")
+    sub.add_argument("what", help="a run folder or a recipe")
+    sub.add_argument("overrides", nargs="*", metavar="a.b=value")
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--rows", type=int, default=6)
+    return parser
+
+
+def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", help="a name from `mm1 list`")
+    sub.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
+
+
+def _config(name: str, overrides: list[str] = ()):
+    """The config of a recipe, a run folder or a config.json, with overrides applied in order."""
+    import json
+
+    from mm1 import config as configs
+    from mm1.recipes import recipe
+    from mm1.train.folder import read_config
+
+    path = Path(name)
+    if path.is_dir():
+        found = read_config(path)
+    elif path.suffix == ".json" and path.is_file():
+        found = configs.from_json(json.loads(path.read_text()))
+    else:
+        found = recipe(name)
+    for assignment in overrides:
+        configs.override(found, assignment)
+    return found
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from mm1.recipes.demo import run_demo
+
+    return run_demo(arguments.out)
+
+
+def tokenizer(arguments: argparse.Namespace) -> None:
+    from mm1.data.sources.text import read_texts
+    from mm1.data.tokenizer import train_tokenizer
+
+    made = train_tokenizer(read_texts(arguments.paths), arguments.out, vocab_size=arguments.vocab_size)
+    print(f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    from mm1.data.prepare import prepare as run
+
+    run(arguments.kind, arguments.paths, arguments.out, arguments.tokenizer, held_out=arguments.held_out)
+
+
+def list_recipes(_: argparse.Namespace) -> None:
+    from mm1.recipes import all_recipes
+
+    recipes = all_recipes()
+    width = max(len(name) for name in recipes)
+    for name, function in recipes.items():
+        print(f"{name:{width}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    from mm1 import config as configs
+
+    print(configs.text(_config(arguments.recipe, arguments.overrides)), end="")
+
+
+def diff(arguments: argparse.Namespace) -> None:
+    from mm1 import config as configs
+
+    for key, (old, new) in configs.diff(_config(arguments.a), _config(arguments.b)).items():
+        print(f"{key}: {old!r} -> {new!r}")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from mm1 import dist
+
+    try:
+        _config(arguments.recipe, arguments.overrides).build(folder=arguments.out, resume=arguments.resume).fit()
+    finally:
+        dist.stop()
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from mm1.train.evaluate_run import evaluate_run
+
+    config = _config(str(arguments.run), arguments.overrides)
+    scores = evaluate_run(
+        arguments.run, config, names=arguments.benchmarks, shots=arguments.shots, out=arguments.out or arguments.run
+    )
+    for name, result in scores.items():
+        for shots, score in result["shots"].items():
+            print(f"{name:24} {shots:>2} shots  {result['metric']} {score['score']:.3f} +- {score['stderr']:.3f}")
+
+
+def view(arguments: argparse.Namespace) -> None:
+    from mm1.report.feed import view_rows
+    from mm1.report.view import write_view
+
+    config = _config(arguments.what, arguments.overrides)
+    write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.what)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Prepared shards -> the batches of this rank, in an order that depends on the seed and a small state alone.
+
+The plan is made in the main process from lengths, the same on every rank; worker processes only fill it with tokens
+and pixels. The state after a step is (what the mixture remembers at the start of a window, rows of it that were used),
+so a run resumes exactly, on any number of ranks and workers, without reading anything twice.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mm1.batch import Batch
+from mm1.config import Configurable
+from mm1.data.render import Renderer
+from mm1.data.shards import Shards
+from mm1.data.tokenizer import Tokenizer
+
+WORKER_PATIENCE = 600.0
+"""Seconds after which a batch that does not come is an error and not a hang."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Step:
+    """One optimiser step's data on this rank."""
+
+    micro_batches: list[Batch]
+    counts: dict[str, int]
+    """What this step holds over all ranks, known from the plan: tokens, images, tokens of each source."""
+    levels: dict[str, float]
+    """Where each source stands: epochs, documents left out because they fit no row."""
+    state: dict[str, Any]
+    """Where the feed stands after this step; JSON."""
+
+
+class Feed(Configurable):
+    """Data for the loop: an endless stream of steps from a state on."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        workers: int = 0
+        """Processes that decode and render; 0 does it in the training process."""
+        max_tiles: int = 1
+        """Sub-images a large picture may be cut into: 1 none, 4 two by two ... (see `images.Views`)."""
+
+        def tokenizer(self) -> str:
+            """Where the tokenizer of the prepared data lies."""
+            raise NotImplementedError
+
+        def build(
+            self, *, tokenizer: Tokenizer, image_size: tuple[int, int] | None, tokens_per_image: int, seed: int
+        ) -> "Feed":
+            """`image_size` is the model's (height, width), None for a model without an encoder."""
+            return self.make(tokenizer=tokenizer, image_size=image_size, tokens_per_image=tokens_per_image, seed=seed)
+
+    def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
+        """Steps from `state` on (None: from the beginning)."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """Name of each source -> its documents, tokens and images, for people."""
+        raise NotImplementedError
+
+    def held_out(self, *, rank: int, world_size: int) -> Iterator[Batch]:
+        """Batches of documents that are never trained on, each once; every rank yields equally many."""
+        raise NotImplementedError
+
+
+class Prepared:
+    """A prepared folder as the mixture sees it: lengths of documents under this renderer."""
+
+    def __init__(self, folder: str, renderer: Renderer, split: str = "train") -> None:
+        self.shards = Shards(Path(folder), split)
+        self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
+        self.num_documents = len(self.shards)
+        self.num_views = self._count_views(renderer)
+        self.lengths = self.shards.text_tokens.astype(np.int64) + self.num_views * renderer.tokens_per_image
+
+    def _count_views(self, renderer: Renderer) -> Int[np.ndarray, " documents"]:
+        offsets = self.shards.image_offsets
+        if renderer.views is None:
+            return np.diff(offsets).astype(np.int64)
+        views = renderer.views.count(self.shards.image_widths, self.shards.image_heights)
+        return np.diff(np.concatenate([[0], np.cumsum(views)])[offsets])
+
+    def tokens(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        return self.lengths[ids]
+
+    def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        return self.num_views[ids]
+
+    def describe(self) -> dict[str, float]:
+        return {
+            "documents": self.num_documents,
+            "tokens": int(self.lengths.sum()),
+            "images": int(self.num_views.sum()),
+        }
+
+
+class InOrder(Sampler):
+    """Hands planned work to the loader in order; `plan` may be endless."""
+
+    def __init__(self, plan: Iterable[Any]) -> None:
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.plan)
+
+
+def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batch]:
+    """Fills planned work into batches, in order, in `workers` processes (0: in this one)."""
+    loader = DataLoader(
+        filler,
+        sampler=InOrder(plan),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        timeout=WORKER_PATIENCE if workers else 0,
+        multiprocessing_context="forkserver" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)

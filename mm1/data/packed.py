@@ -1,0 +1,195 @@
+"""The packed feed: rows of isolated documents from a weighted mixture of prepared folders."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mm1.batch import PackedBatch
+from mm1.config import ConfigError
+from mm1.data.collate import Span, collate
+from mm1.data.feed import Feed, Prepared, Step, load
+from mm1.data.images import Views
+from mm1.data.mixture import Excerpt, Mixture, MixtureState
+from mm1.data.packing import Piece, never_fits, plan
+from mm1.data.render import Renderer
+from mm1.data.shards import Shards
+from mm1.data.tokenizer import Tokenizer
+
+Row = tuple[Excerpt, ...]
+
+
+class Packed(Feed):
+    """Rows of packed, isolated documents from a weighted mixture of prepared folders."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Feed.Config):
+        sources: dict[str, str] = field(default_factory=dict)
+        """Name -> folder written by `mm1 prepare`."""
+        weights: dict[str, float] = field(default_factory=dict)
+        """Name -> share of tokens; they sum to 1."""
+        rows: int = 512
+        """Rows of a step, over all ranks and micro-batches."""
+        micro_rows: int = 1
+        """Rows that one rank computes at once; fewer need less memory and give the same result."""
+        row_length: int = 4096
+        max_images: int = 16
+        """Images (sub-images counted) that a row may hold."""
+        rows_per_window: int = 512
+        """Rows that are packed together: more pack tighter, and mix exactly over more."""
+
+        def tokenizer(self) -> str:
+            if not self.sources:
+                raise ConfigError("feed.sources is empty: name prepared folders, as feed.sources.text=data/text")
+            return next(iter(self.sources.values()))
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tokenizer: Tokenizer,
+        image_size: tuple[int, int] | None,
+        tokens_per_image: int,
+        seed: int,
+    ) -> None:
+        self.config, self.seed = config, seed
+        views = Views(image_size, config.max_tiles) if image_size else None
+        self.renderer = Renderer(tokenizer, views, tokens_per_image)
+        self.sources = {name: Prepared(folder, self.renderer) for name, folder in config.sources.items()}
+        self.mixture = Mixture(
+            self.sources,
+            config.weights,
+            row_length=config.row_length,
+            max_images=config.max_images if image_size else 0,
+            rows_per_window=config.rows_per_window,
+            seed=seed,
+        )
+        self.names = tuple(self.sources)
+
+    def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
+        """Raises ConfigError where the rows of a step do not divide over ranks and micro-batches."""
+        per_rank, rest = divmod(self.config.rows, world_size)
+        if rest or per_rank % self.config.micro_rows:
+            raise ConfigError(
+                f"feed.rows={self.config.rows} does not divide over {world_size} ranks with "
+                f"feed.micro_rows={self.config.micro_rows}"
+            )
+        plans: deque[tuple[list[Row], MixtureState, dict[str, Any]]] = deque()
+
+        def order() -> Iterator[list[Row]]:
+            for planned in self.windows(state):
+                plans.append(planned)  # the loader plans ahead of the batches it has delivered
+                yield from self.deal(planned[0], rank, world_size)
+
+        filler = _Filler(self.renderer, list(self.config.sources.values()), self.names, self.config.row_length)
+        batches = load(order(), filler, workers=self.config.workers)
+        num_micro = per_rank // self.config.micro_rows
+        while True:
+            micro_batches = [next(batches) for _ in range(num_micro)]
+            rows, mixture, after = plans.popleft()
+            yield Step(micro_batches, self._counts(rows), self._levels(mixture), after)
+
+    def windows(self, state: dict[str, Any] | None) -> Iterator[tuple[list[Row], MixtureState, dict[str, Any]]]:
+        """(rows of a step over all ranks, mixture after their window, state after the step), from `state` on."""
+        mixture = MixtureState.from_json(state["mixture"]) if state else self.mixture.start()
+        used = state["row"] if state else 0
+        rows: list[Row] = []
+        while True:
+            window = self.mixture.window(mixture)
+            while used < len(window.rows):
+                taken = window.rows[used : used + self.config.rows - len(rows)]
+                rows, used = rows + taken, used + len(taken)
+                if len(rows) == self.config.rows:
+                    after = {"mixture": mixture.to_json(), "row": used}
+                    yield rows, window.after, after
+                    rows = []
+            mixture, used = window.after, 0
+
+    def _counts(self, rows: list[Row]) -> dict[str, int]:
+        excerpts = [excerpt for row in rows for excerpt in row]
+        counts = {"tokens": len(rows) * self.config.row_length, "useful": 0, "documents": len(excerpts), "images": 0}
+        counts |= {f"tokens/{name}": 0 for name in self.names}
+        for e in excerpts:
+            counts["useful"] += e.stop - e.start
+            counts[f"tokens/{self.names[e.source]}"] += e.stop - e.start
+            counts["images"] += int(self.sources[self.names[e.source]].num_views[e.document])
+        return counts
+
+    def _levels(self, state: MixtureState) -> dict[str, float]:
+        sizes = {name: max(1, source.num_documents) for name, source in self.sources.items()}
+        epochs = {f"epoch/{name}": round(state.drawn[name] / size, 4) for name, size in sizes.items()}
+        return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
+
+    def deal(self, rows: list[Row], rank: int, world_size: int) -> list[list[Row]]:
+        """This rank's rows in micro-batches, all with nearly equal numbers of images (a snake over the sorted rows)."""
+
+        def images(row: Row) -> int:
+            return sum(int(self.sources[self.names[e.source]].num_views[e.document]) for e in row)
+
+        hands = len(rows) // self.config.micro_rows
+        ordered = sorted(range(len(rows)), key=lambda i: (-images(rows[i]), i))
+        dealt: list[list[Row]] = [[] for _ in range(hands)]
+        for turn, i in enumerate(ordered):
+            lap, place = divmod(turn, hands)
+            dealt[place if lap % 2 == 0 else hands - 1 - place].append(rows[i])
+        return dealt[rank::world_size]
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        weights = self.config.weights
+        return {name: source.describe() | {"weight": weights[name]} for name, source in self.sources.items()}
+
+    def held_out(self, *, rank: int, world_size: int) -> Iterator[PackedBatch]:
+        """Source by source; a batch holds `micro_rows` rows of one source."""
+        for name, folder in self.config.sources.items():
+            if not Shards.has_split(Path(folder), "held_out"):
+                continue
+            rows = self._held_out_rows(Prepared(folder, self.renderer, "held_out"))
+            filler = _Filler(self.renderer, [folder], (name,), self.config.row_length, split="held_out")
+            step = self.config.micro_rows
+            chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+            chunks += [[]] * (-len(chunks) % world_size)  # empty batches keep the ranks in step
+            for chunk in chunks[rank::world_size]:
+                yield filler(chunk)
+
+    def _held_out_rows(self, held: Prepared) -> list[Row]:
+        row_length, max_images = self.config.row_length, self.config.max_images
+        ids = np.flatnonzero(~never_fits(held.lengths, held.num_views, row_length, max_images))
+        planned = plan(held.lengths[ids], held.num_views[ids], row_length=row_length, max_images=max_images)
+        rows: list[tuple[Piece, ...]] = list(planned.rows)
+        for piece in planned.left_over:
+            cuts = range(piece.start, piece.stop, row_length)
+            rows += [(Piece(piece.document, a, min(a + row_length, piece.stop)),) for a in cuts]
+        return [tuple(Excerpt(0, int(ids[p.document]), p.start, p.stop) for p in row) for row in rows]
+
+
+class _Filler(Dataset):
+    """Rows of excerpts -> a batch; runs in workers, which open the shards for themselves."""
+
+    def __init__(
+        self, renderer: Renderer, folders: list[str], names: tuple[str, ...], row_length: int, split: str = "train"
+    ) -> None:
+        self.renderer, self.folders, self.names = renderer, folders, names
+        self.row_length, self.split = row_length, split
+        self.shards: list[Shards] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shards": None}
+
+    def __getitem__(self, rows: list[Row]) -> PackedBatch:
+        return self(rows)
+
+    def __call__(self, rows: Any) -> PackedBatch:
+        if self.shards is None:
+            self.shards = [Shards(Path(folder), self.split) for folder in self.folders]
+        spans = [[self._span(excerpt) for excerpt in row] for row in rows] or [[]]
+        return collate(spans, self.renderer, row_length=self.row_length, source_names=self.names)
+
+    def _span(self, e: Excerpt) -> Span:
+        assert self.shards is not None
+        shards = self.shards[e.source]
+        sequence = self.renderer(shards.document(e.document))
+        return Span(sequence, e.start, e.stop, e.source, f"{self.names[e.source]} {shards.key(e.document)}")

@@ -1,0 +1,135 @@
+"""The feed of image-caption pairs, for contrastive pre-training."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mm1.batch import PairBatch
+from mm1.config import ConfigError
+from mm1.data.document import Text
+from mm1.data.feed import Feed, Prepared, Step, load
+from mm1.data.images import ImageError, Views
+from mm1.data.mixture import permute
+from mm1.data.render import Renderer
+from mm1.data.shards import Shards
+from mm1.data.tokenizer import Tokenizer
+
+
+class Pairs(Feed):
+    """Batches of pairs from one prepared folder of captions; each epoch is another permutation of it."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Feed.Config):
+        source: str = ""
+        """A folder written by `mm1 prepare captions`."""
+        batch: int = 512
+        """Pairs of a step over all ranks: what the contrast is taken over."""
+        context: int = 77
+        """Tokens of a caption that are read, its end token included; longer captions are cut."""
+
+        def tokenizer(self) -> str:
+            if not self.source:
+                raise ConfigError("feed.source is empty: name prepared captions, as in feed.source=data/captions")
+            return self.source
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tokenizer: Tokenizer,
+        image_size: tuple[int, int] | None,
+        tokens_per_image: int,
+        seed: int,
+    ) -> None:
+        if image_size is None:
+            raise ConfigError("the feed of pairs needs a model with an image encoder")
+        self.config, self.seed = config, seed
+        self.renderer = Renderer(tokenizer, Views(image_size), tokens_per_image)
+        self.source = Prepared(config.source, self.renderer)
+        self.size = self.source.num_documents
+
+    def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
+        """Raises ConfigError where the batch does not divide over ranks."""
+        batch = self.config.batch
+        if batch % world_size or batch > self.size:
+            raise ConfigError(
+                f"feed.batch={batch} must divide over {world_size} ranks and be at most {self.size} pairs"
+            )
+        afters: deque[int] = deque()
+
+        def order() -> Iterator[list[int]]:
+            position = state["pairs"] if state else 0
+            while True:
+                places = np.arange(position, position + batch)
+                position += batch
+                afters.append(position)
+                yield self.documents(places)[rank::world_size].tolist()
+
+        filler = _Filler(self.renderer, self.config)
+        for pairs in load(order(), filler, workers=self.config.workers):
+            after = afters.popleft()
+            yield Step([pairs], {"images": batch}, {"epoch": round(after / self.size, 4)}, {"pairs": after})
+
+    def documents(self, places: np.ndarray) -> np.ndarray:
+        """Which documents stand at these places of the endless stream."""
+        found = np.empty_like(places)
+        for epoch in np.unique(places // self.size):
+            here = places // self.size == epoch
+            found[here] = permute(places[here] % self.size, self.size, f"{self.seed}/pairs/{epoch}")
+        return found
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        return {"pairs": self.source.describe()}
+
+    def held_out(self, *, rank: int, world_size: int) -> Iterator[PairBatch]:
+        """Whole batches alone: a contrastive loss depends on the size of its batch."""
+        if not Shards.has_split(Path(self.config.source), "held_out"):
+            return
+        filler = _Filler(self.renderer, self.config, split="held_out")
+        size = Prepared(self.config.source, self.renderer, "held_out").num_documents
+        for first in range(0, size - self.config.batch + 1, self.config.batch):
+            yield filler(list(range(first, first + self.config.batch))[rank::world_size])
+
+
+class _Filler(Dataset):
+    """Document numbers -> a batch of pairs; runs in workers, which open the shards for themselves."""
+
+    def __init__(self, renderer: Renderer, config: Pairs.Config, split: str = "train") -> None:
+        self.renderer, self.config, self.split = renderer, config, split
+        self.shards: Shards | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shards": None}
+
+    def __getitem__(self, documents: list[int]) -> PairBatch:
+        return self(documents)
+
+    def __call__(self, documents: Any) -> PairBatch:
+        shards = self.shards = self.shards or Shards(Path(self.config.source), self.split)
+        assert self.renderer.views is not None
+        context, images, captions, ids = self.config.context, [], [], []
+        for number in documents:
+            document = shards.document(number)
+            try:
+                images.append(self.renderer.views(document.images[0].data)[0])
+            except (ImageError, IndexError) as error:
+                raise ImageError(f"{shards.key(number)}: {error or 'no picture'}") from error
+            tokens = [t for part in document.parts if isinstance(part, Text) for t in self.renderer.text_tokens(part)]
+            captions.append([*tokens[: context - 1], self.renderer.tokenizer.end])
+            ids.append(int.from_bytes(hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()))
+        tokens = np.zeros((len(captions), context), dtype=np.int64)
+        for row, caption in zip(tokens, captions, strict=True):
+            row[: len(caption)] = caption
+        return PairBatch(
+            images=torch.stack(images),
+            tokens=torch.from_numpy(tokens),
+            lengths=torch.tensor([len(caption) for caption in captions]),
+            caption_ids=torch.tensor(ids),
+        )

@@ -1,0 +1,50 @@
+"""What is written about the miniature world without a picture: facts, and lists in which words get new meanings."""
+
+import numpy as np
+
+from mm1.data.sources.miniature.deal import generator
+from mm1.data.sources.miniature.world import COLOURS, NUMBERS, RELATIONS, SHAPES, WORDS
+
+MIXTURES = {
+    ("red", "white"): "pink",
+    ("blue", "yellow"): "green",
+    ("red", "yellow"): "orange",
+    ("red", "blue"): "purple",
+    ("black", "white"): "grey",
+}
+LABELS = (*COLOURS, *SHAPES, *NUMBERS, *WORDS, *RELATIONS)
+"""What text-only lists give new meanings to."""
+
+
+def text(seed: int, n: int) -> str:
+    """Facts about the world, or a list in which words get new meanings: `cat red dog two cat red ...`."""
+    rng = generator("text", seed, n)
+    if rng.random() < 0.4:
+        return " ".join(" ".join(fact(rng)) for _ in range(rng.integers(1, 5)))
+    return " ".join(relabelling(rng, num_pairs=int(rng.integers(2, 5)), length=int(rng.integers(8, 21))))
+
+
+def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[str]:
+    words = rng.permutation(len(LABELS))[: 2 * num_pairs]
+    in_turn = rng.random() < 0.5
+    items = [i % num_pairs if in_turn else int(rng.integers(num_pairs)) for i in range(length)]
+    return [LABELS[words[2 * item + side]] for item in items for side in (0, 1)]
+
+
+def fact(rng: np.random.Generator) -> tuple[str, str]:
+    kind = rng.integers(4)
+    if kind == 0:
+        a, b = rng.integers(0, 5, size=2)
+        return f"{NUMBERS[a]} plus {NUMBERS[b]} is", NUMBERS[a + b]
+    if kind == 1:
+        a = int(rng.integers(0, 10))
+        b = int(rng.integers(0, a + 1))
+        return f"{NUMBERS[a]} minus {NUMBERS[b]} is", NUMBERS[a - b]
+    if kind == 2:
+        colours = tuple(MIXTURES)[int(rng.integers(len(MIXTURES)))]
+        a, b = colours if rng.random() < 0.5 else colours[::-1]
+        return f"{a} and {b} makes", MIXTURES[colours]
+    a, b = (int(number) for number in rng.choice(10, size=2, replace=False))
+    return f"{NUMBERS[a]} is", f"{'more' if a > b else 'less'} than {NUMBERS[b]}"
+
+

@@ -1,0 +1,91 @@
+"""Ranks and devices: what the rest of the code knows about running on several processes.
+
+One process needs no launcher; several are started by `torchrun`, whose environment variables are read here. There is
+always a process group, of one rank if need be, so that training has one code path.
+"""
+
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+def start() -> torch.device:
+    """Joins the process group (makes one of a single rank without a launcher) and returns this rank's device."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return device
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def mesh(device: torch.device) -> DeviceMesh:
+    """One axis, `data`, over all ranks."""
+    return init_device_mesh(device.type, (world_size(),), mesh_dim_names=("data",))
+
+
+def say(*words: object) -> None:
+    """Prints on rank 0, to the error stream: results go to standard output, talk does not."""
+    if rank() == 0:
+        print(*words, file=sys.stderr, flush=True)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over all ranks, in place, without waiting for the device."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def everywhere(flag: bool) -> bool:
+    """Is `flag` true on every rank? All ranks must call this together."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)])
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes.item())
+
+
+class _AllGather(torch.autograd.Function):
+    """Gathers along the first axis; the gradient of this rank's part is the sum over ranks of what they made of it."""
+
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:  # type: ignore[override]
+        parts = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(parts, local.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
+
+
+def all_gather_with_grad(local: Float[Tensor, "B E"]) -> Float[Tensor, "all_B E"]:
+    """The features of all ranks, in the order of ranks; every rank must bring the same number."""
+    return local if world_size() == 1 else _AllGather.apply(local)  # type: ignore[no-any-return]

@@ -1,0 +1,67 @@
+"""Annotation files of benchmarks: read strictly, with the file and the record named where something is amiss."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mm1.config import ConfigError
+
+
+def read_json(name: str, field: str, keys: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """A JSON object and its path; `field` is the config's field that names the file.
+
+    Raises:
+        ConfigError: the field is empty.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or lacks one of `keys`.
+    """
+    if not name:
+        raise ConfigError(f"{field} is empty: name an annotations file")
+    path = Path(name)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{field}: there is no file {path}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if missing := [key for key in keys if not isinstance(data, dict) or key not in data]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return path, data
+
+
+def index(records: Iterable[dict[str, Any]], key: str, path: Path) -> dict[Any, dict[str, Any]]:
+    """The records by their `key`, in order.
+
+    Raises:
+        ValueError: two records share a key, or one has none.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for number, record in enumerate(records):
+        if key not in record:
+            raise ValueError(f"{path}: record {number} has no {key}")
+        if record[key] in found:
+            raise ValueError(f"{path}: {key} {record[key]} occurs twice")
+        found[record[key]] = record
+    return found
+
+
+class Folder:
+    """A folder of pictures, listed once: a missing one shows before the first question is asked."""
+
+    def __init__(self, name: str, field: str) -> None:
+        """Raises ConfigError or FileNotFoundError where the config's `field` names no folder."""
+        if not name:
+            raise ConfigError(f"{field} is empty: name the folder of the pictures")
+        self.path = Path(name)
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{field}: there is no folder {self.path}")
+        self.names = set(os.listdir(self.path))
+
+    def picture(self, name: str, owner: str) -> Path:
+        """The path of a picture; raises FileNotFoundError with `owner`, the question's name."""
+        path = self.path / name
+        if name not in self.names and not path.is_file():
+            raise FileNotFoundError(f"{owner}: no picture at {path}")
+        return path

@@ -1,0 +1,65 @@
+"""Attention pooling with `num_tokens` learnt queries (MM1, section 3.2)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mm1.nn.connectors import Connector
+
+
+class AttentionPool(Connector):
+    """Queries look at all patches, layer by layer; patches keep no order but what the encoder's features tell of it."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Connector.Config):
+        dim: int = 1024
+        depth: int = 1
+        num_heads: int = 16
+
+    def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        self.num_patches, self.dim = grid[0] * grid[1], config.dim
+        self.queries = nn.Parameter(torch.empty(config.num_tokens, config.dim))
+        self.input, self.input_norm = nn.Linear(input_dim, config.dim), nn.LayerNorm(config.dim)
+        self.layers = nn.ModuleList(Layer(config.dim, config.num_heads) for _ in range(config.depth))
+        self.output_norm, self.output = nn.LayerNorm(config.dim), nn.Linear(config.dim, output_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.queries, std=0.02)
+
+    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
+        memory = self.input_norm(self.input(patches))
+        x = self.queries.expand(len(patches), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory)
+        return self.output(self.output_norm(x))
+
+    def flops(self) -> int:
+        """6 for each weight and place, 12 for each pair of query and patch and channel."""
+        queries, patches = len(self.queries), self.num_patches
+        layer = queries * 10 * self.dim**2 + patches * 2 * self.dim**2 + 2 * queries * patches * self.dim
+        ends = patches * self.input.weight.numel() + queries * self.output.weight.numel()
+        return 6 * (len(self.layers) * layer + ends)
+
+
+class Layer(nn.Module):
+    """Pre-norm cross-attention and a feed-forward of four times the width."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_norm, self.query = nn.LayerNorm(dim), nn.Linear(dim, dim)
+        self.key_value, self.mix = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Float[Tensor, "N K C"], memory: Float[Tensor, "N P C"]) -> Float[Tensor, "N K C"]:
+        q = self.query(self.query_norm(x))
+        k, v = self.key_value(memory).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        x = x + self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.feed_forward(self.feed_forward_norm(x))

@@ -1,0 +1,91 @@
+"""C-Abstractor: convolutions around a pooling to the token grid (Honeybee, arXiv:2312.06742; MM1's final connector).
+
+    position + patches -> stage -> average to sqrt(K) x sqrt(K) -> stage -> MLP       stage = `depth` residual blocks
+
+After the code of khanrc/honeybee (Apache-2.0), in our own words: feature maps keep their channels last, so a 1 x 1
+convolution is a linear map and the norm is torch's LayerNorm.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mm1.nn.connectors import Connector, interpolate, square_side
+
+
+class CAbstractor(Connector):
+    """Keeps the neighbourhood of patches: the locality that plain attention pooling loses."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Connector.Config):
+        dim: int = 1024
+        """Channels of the feature maps."""
+        depth: int = 3
+        """Blocks in each of the two stages."""
+
+    def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        self.grid, self.side = grid, square_side(config.num_tokens)
+        self.position = nn.Parameter(torch.empty(*grid, input_dim))
+        self.before = _stage(config.depth, input_dim, config.dim)
+        self.after = _stage(config.depth, config.dim, config.dim)
+        self.output = nn.Sequential(nn.Linear(config.dim, output_dim), nn.SiLU(), nn.Linear(output_dim, output_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
+        x = self.before(patches.unflatten(1, self.grid) + self.position)
+        x = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.side).permute(0, 2, 3, 1)
+        return self.output(self.after(x).flatten(1, 2))
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state | {name: interpolate(t, self.grid) for name, t in state.items() if name == "position"}
+
+    def flops(self) -> int:
+        h, w = self.grid
+        outside = self.side**2 * sum(p.numel() for p in self.output.parameters() if p.ndim > 1)
+        return 6 * (outside + _products(self.before, h * w) + _products(self.after, self.side**2))
+
+
+class Block(nn.Module):
+    """RegNet's residual block as Honeybee sets it: 1 x 1, depthwise 3 x 3, squeeze-and-excite, 1 x 1."""
+
+    def __init__(self, input_dim: int, dim: int) -> None:
+        super().__init__()
+        self.expand, self.expand_norm = nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim)
+        self.depthwise, self.depthwise_norm = (
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
+            nn.LayerNorm(dim),
+        )
+        self.squeeze, self.excite = nn.Linear(dim, input_dim // 4), nn.Linear(input_dim // 4, dim)
+        self.contract, self.contract_norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim)
+        same = input_dim == dim
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim))
+        )
+
+    def forward(self, x: Float[Tensor, "N h w E"]) -> Float[Tensor, "N h w C"]:
+        y = F.silu(self.expand_norm(self.expand(x)))
+        y = self.depthwise(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = F.silu(self.depthwise_norm(y))
+        weight = self.excite(F.silu(self.squeeze(y.mean((1, 2), keepdim=True))))
+        y = self.contract_norm(self.contract(y * weight.sigmoid()))
+        return F.silu(y + self.shortcut(x))
+
+
+def _stage(depth: int, input_dim: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(dim if i else input_dim, dim) for i in range(depth)))
+
+
+def _products(stage: nn.Sequential, num_places: int) -> int:
+    """Multiplications of a stage: squeeze and excite work once for a map, all other weights at each of its places."""
+    total = 0
+    for name, weight in stage.named_parameters():
+        once = ".squeeze." in name or ".excite." in name
+        total += weight.numel() * (1 if once else num_places) if weight.ndim > 1 else 0
+    return total

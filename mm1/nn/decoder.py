@@ -1,0 +1,164 @@
+"""Decoder-only language model, Llama- and Qwen3-shaped: RMSNorm, SwiGLU, RoPE, grouped queries, no biases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mm1.batch import IGNORE, PackedBatch
+from mm1.nn.attention import Attention, Context, Packed
+from mm1.nn.block import Block, SwiGLU
+from mm1.nn.cache import Cache
+from mm1.nn.linear import Embedding, Linear, num_weights
+from mm1.nn.losses import NextToken, next_token
+from mm1.nn.model import Losses, Mean, Model, Module
+from mm1.nn.position import rotation
+
+
+class Decoder(Module):
+    """Embeddings -> hidden states; the vocabulary's two ends, `embed` and `head`, are its own."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        depth: int = 24
+        dim: int = 2048
+        num_heads: int = 16
+        num_kv_heads: int | None = None
+        """Key and value heads; None: as many as query heads."""
+        head_dim: int | None = None
+        """None: dim / num_heads."""
+        hidden_dim: int | None = None
+        """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of 256."""
+        rope_base: float = 1e4
+        qk_norm: bool = False
+        tied: bool = True
+        """Is the output map the table of embeddings?"""
+        norm_eps: float = 1e-5
+
+        def build(self, *, vocab_size: int) -> "Decoder":
+            return self.make(vocab_size=vocab_size)
+
+    def __init__(self, config: Config, *, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.dim, self.vocab_size = config, config.dim, vocab_size
+        self.head_dim = config.head_dim or config.dim // config.num_heads
+        self.embedding = Embedding(vocab_size, config.dim)
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.output = None if config.tied else Linear(config.dim, vocab_size)
+
+    def _block(self) -> Block:
+        c, gain = self.config, (2 * self.config.depth) ** -0.5
+        attention = Attention(
+            c.dim,
+            num_heads=c.num_heads,
+            num_kv_heads=c.num_kv_heads,
+            head_dim=self.head_dim,
+            qk_norm_eps=c.norm_eps if c.qk_norm else None,
+            gain=gain,
+        )
+        feed_forward = SwiGLU(c.dim, c.hidden_dim or -(-8 * c.dim // (3 * 256)) * 256, gain=gain)
+        return Block(attention, feed_forward, lambda: nn.RMSNorm(c.dim, eps=c.norm_eps))
+
+    @property
+    def head(self) -> Float[Tensor, "V D"]:
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def embed(self, tokens: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
+        return self.embedding(tokens)
+
+    def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context) -> Float[Tensor, "T D"]:
+        """Hidden states after the final norm: `hidden @ head.T` are the logits."""
+        angles = rotation(positions, self.head_dim, base=self.config.rope_base, dtype=x.dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, context.at(layer), angles)
+        return self.norm(x)
+
+    def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
+        """Operations of forward and backward: 6 for each weight and token (the output map: and target), and 12 for each
+        query-key pair and channel of a block's attention."""
+        attention = 12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
+        return 6 * num_tokens * num_weights(self.blocks) + attention + 6 * num_targets * self.head.numel()
+
+
+class LanguageModel(Model):
+    """Text-only pre-training, and everything that a language model does with tokens."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Model.Config):
+        decoder: Decoder.Config = field(default_factory=Decoder.Config)
+        z_loss: float = 0.0
+        """Weight of log-sum-exp squared; MM1 uses 1e-4 for 30B."""
+
+        def build(self, *, vocab_size: int) -> "LanguageModel":
+            return self.make(vocab_size=vocab_size)
+
+    def __init__(self, config: Config, *, vocab_size: int) -> None:
+        super().__init__()
+        self.z_loss = config.z_loss
+        self.decoder = config.decoder.build(vocab_size=vocab_size)
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"decoder": self.decoder}
+
+    def units(self) -> Sequence[nn.Module]:
+        return list(self.decoder.blocks)
+
+    def flops(self, batch: PackedBatch) -> dict[str, int]:
+        sizes = {"num_pairs": batch.num_pairs, "num_targets": batch.num_targets}
+        return {"decoder": self.decoder.flops(num_tokens=len(batch.tokens), **sizes)}
+
+    def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
+        """What the decoder reads: here the tokens' embeddings."""
+        return self.decoder.embed(batch.tokens)
+
+    def forward(self, batch: PackedBatch) -> Losses:
+        """Next-token losses of the targets, in all and by source; every source is named, even without a target here."""
+        learnt = _learnt(batch)
+        loss = self._next_token(batch, learnt)
+        count = torch.ones_like(loss.nll)
+        means = {"loss": Mean(loss.nll.sum(), count.sum()), "accuracy": Mean(loss.hit.float().sum(), count.sum())}
+        if self.z_loss:
+            means["z_loss"] = Mean(self.z_loss * loss.log_sum_exp.square().sum(), count.sum())
+        sources = batch.sources[learnt]
+        sums, counts = (
+            x.new_zeros(len(batch.source_names)).index_add(0, sources, x).unbind() for x in (loss.nll, count)
+        )
+        means |= {
+            f"loss/{name}": Mean(*of_source) for name, *of_source in zip(batch.source_names, sums, counts, strict=True)
+        }
+        return Losses(loss.objective, means)
+
+    def log_probs(self, batch: PackedBatch) -> Float[Tensor, " T"]:
+        """Log-likelihood of each target in nats, 0 where there is none."""
+        learnt = _learnt(batch)
+        nll = self._next_token(batch, learnt).nll
+        return nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -nll)
+
+    def new_cache(self, num_prompts: int, max_length: int) -> Cache:
+        """Memory for generation: `max_length` counts a prompt and what is generated after it."""
+        return Cache(num_prompts, max_length)
+
+    def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
+        """Reads the prompts, the first B documents of the batch, into the cache; logits of what follows each."""
+        context = cache.prefill(batch.boundaries, batch.longest)
+        hidden = self.decoder(self.inputs(batch), batch.positions, context)
+        last = batch.boundaries[1 : cache.num_prompts + 1] - 1
+        return (hidden[last] @ self.decoder.head.T).float()
+
+    def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
+        """Reads one more token of every prompt; logits of what follows it."""
+        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths, cache.step())
+        cache.advance()
+        return (hidden @ self.decoder.head.T).float()
+
+    def _next_token(self, batch: PackedBatch, learnt: Int[Tensor, " n"]) -> NextToken:
+        hidden = self.decoder(self.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+        return next_token(hidden[learnt], self.decoder.head, batch.targets[learnt], z_loss=self.z_loss)
+
+
+def _learnt(batch: PackedBatch) -> Int[Tensor, " n"]:
+    """Where there is a target, in order. The batch knows how many there are, so the device is not waited for."""
+    return torch.argsort((batch.targets == IGNORE).byte(), stable=True)[: batch.num_targets]

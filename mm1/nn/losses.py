@@ -1,0 +1,104 @@
+"""What is minimised: sums over this rank's targets; the loop divides by the number of targets of all ranks."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mm1 import dist
+
+LOGITS_AT_ONCE = 2**26
+"""Logits held at a time, 256 MB in fp32."""
+
+
+class NextToken(NamedTuple):
+    """The loss of n targets and its parts; only `objective` has a gradient."""
+
+    objective: Float[Tensor, ""]
+    """The sum of nll + z_loss * log_sum_exp^2."""
+    nll: Float[Tensor, " n"]
+    """Negative log-likelihood of each target, in nats."""
+    log_sum_exp: Float[Tensor, " n"]
+    hit: Bool[Tensor, " n"]
+    """Is the target the most likely token?"""
+
+
+def next_token(
+    hidden: Float[Tensor, "n D"],
+    head: Float[Tensor, "V D"],
+    targets: Int[Tensor, " n"],
+    *,
+    z_loss: float = 0.0,
+    logits_at_once: int = LOGITS_AT_ONCE,
+) -> NextToken:
+    """Cross-entropy of `hidden @ head.T`, with MM1's z-loss, without ever holding all n x V logits.
+
+    The vocabulary's softmax is computed in fp32, a chunk of targets at a time, and the gradients with it: the backward
+    pass only scales them. Every target counts: the caller leaves out what is not learnt.
+    """
+    rows = max(1, logits_at_once // len(head))
+    learns = [x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)]
+    return NextToken(*_NextToken.apply(hidden, head, targets, z_loss, rows, learns))  # type: ignore[misc]
+
+
+class _NextToken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, head, targets, z_loss, rows, learns):  # type: ignore[override]
+        hidden_grad = torch.empty_like(hidden) if learns[0] else None
+        head_grad = torch.zeros_like(head, dtype=torch.float32) if learns[1] else None
+        nll, lse = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
+        hit = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        for start in range(0, len(targets), rows):
+            chunk = slice(start, start + rows)
+            logits, target = (hidden[chunk] @ head.T).float(), targets[chunk, None]
+            largest, best = logits.max(-1, keepdim=True)
+            wanted = logits.gather(-1, target)
+            exponentials = logits.sub_(largest).exp_()
+            total = exponentials.sum(-1, keepdim=True)
+            log_sum = total.log() + largest
+            nll[chunk], lse[chunk] = (log_sum - wanted)[:, 0], log_sum[:, 0]
+            hit[chunk] = (best == target)[:, 0]
+            if not any(learns):
+                continue
+            # d nll = softmax - onehot;  d lse^2 = 2 lse softmax
+            slope = exponentials.mul_((1 + 2 * z_loss * log_sum) / total)
+            slope.scatter_add_(-1, target, torch.full_like(total, -1.0))
+            slope = slope.to(hidden.dtype)
+            if hidden_grad is not None:
+                hidden_grad[chunk] = slope @ head
+            if head_grad is not None:
+                head_grad += slope.T @ hidden[chunk]
+        ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad.to(head.dtype))
+        ctx.mark_non_differentiable(nll, lse, hit)
+        return (nll + z_loss * lse.square()).sum(), nll, lse, hit
+
+    @staticmethod
+    def backward(ctx, gradient, *_):  # type: ignore[override]
+        hidden_grad, head_grad = ctx.saved_tensors
+        scaled = (None if g is None else g * gradient.to(g.dtype) for g in (hidden_grad, head_grad))
+        return *scaled, None, None, None, None
+
+
+def contrastive(
+    images: Float[Tensor, "B E"], texts: Float[Tensor, "B E"], scale: Float[Tensor, "1"], caption_ids: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """CLIP's symmetric loss over the pairs of all ranks (arXiv:2103.00020), summed over this rank's, and its hits.
+
+    `images` and `texts` have unit length. Another pair with the same caption is no negative: the softmax leaves it out.
+    A hit is an image whose own text is the most similar of all.
+    """
+    num_pairs, first = len(images), dist.rank() * len(images)
+    own = torch.arange(first, first + num_pairs, device=images.device)
+    all_ids = caption_ids.new_zeros(dist.world_size(), num_pairs)
+    all_ids[dist.rank()] = caption_ids
+    same = caption_ids[:, None] == dist.sum_over_ranks(all_ids).flatten()
+    same[torch.arange(num_pairs, device=own.device), own] = False
+    images, texts = images.float(), texts.float()
+    by_image, by_text = (
+        (scale.float() * mine @ dist.all_gather_with_grad(others).T).masked_fill(same, -torch.inf)
+        for mine, others in ((images, texts), (texts, images))
+    )
+    loss = F.cross_entropy(by_image, own, reduction="sum") + F.cross_entropy(by_text, own, reduction="sum")
+    return loss / 2, (by_image.argmax(-1) == own).sum().float()

@@ -1,0 +1,46 @@
+"""Attention masks in dense form: the reference that kernels are tested against, never used in training.
+
+Rows are queries, columns are keys, `x` is True: the query sees the key.
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def causal(length: int) -> Bool[Tensor, "L L"]:
+    """A token sees itself and what came before it.
+
+    x . . .
+    x x . .
+    x x x .
+    x x x x
+    """
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def document(boundaries: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
+    """A token sees the tokens of its own document (MM1, section 3.3: packed examples do not mix).
+
+    boundaries = 0 2 5     x x . . .
+                           x x . . .
+                           . . x x x
+                           . . x x x
+                           . . x x x
+    """
+    numbers = torch.arange(len(boundaries) - 1, device=boundaries.device)
+    own = torch.repeat_interleave(numbers, boundaries.diff().long())
+    return own[:, None] == own[None, :]
+
+
+def prefix(length: int, num_prefix: int) -> Bool[Tensor, "L L"]:
+    """The first `num_prefix` tokens are seen by all, the others causally (AIM, arXiv:2401.08541, section 3.2).
+
+    num_prefix = 2     x x . .
+                       x x . .
+                       x x x .
+                       x x x x
+    """
+    mask = causal(length)
+    mask[:, :num_prefix] = True
+    return mask

@@ -1,0 +1,69 @@
+"""MM1: image encoder -> connector -> decoder (McKinzie et al. 2024, arXiv:2403.09611, figure 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mm1.batch import PackedBatch
+from mm1.nn.connectors import Connector
+from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.nn.decoder import LanguageModel
+from mm1.nn.vit import ViT
+
+
+class MM1(LanguageModel):
+    """A language model that reads pictures: each takes the places of its image tokens in the stream.
+
+    tokens   <i> <i> <i> <i> a cat <end>           slots = [[0, 1, 2, 3]]
+              ^   ^   ^   ^
+             connector(encoder(picture))
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(LanguageModel.Config):
+        encoder: ViT.Config = field(default_factory=ViT.Config)
+        connector: Connector.Config = field(default_factory=CAbstractor.Config)
+
+        def build(self, *, vocab_size: int) -> "MM1":
+            return self.make(vocab_size=vocab_size)
+
+    def __init__(self, config: Config, *, vocab_size: int) -> None:
+        super().__init__(config, vocab_size=vocab_size)
+        self.encoder = config.encoder.build()
+        self.image_size, self.tokens_per_image = self.encoder.image_size, config.connector.num_tokens
+        self.connector = config.connector.build(
+            grid=self.encoder.grid, input_dim=self.encoder.dim, output_dim=self.decoder.dim
+        )
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, "connector": self.connector, "decoder": self.decoder}
+
+    def units(self) -> Sequence[nn.Module]:
+        return [*self.encoder.blocks, self.connector, *self.decoder.blocks]
+
+    def flops(self, batch: PackedBatch) -> dict[str, int]:
+        num_images = len(batch.images)
+        encoder, connector = num_images * self.encoder.flops(), num_images * self.connector.flops()
+        return {"encoder": encoder, "connector": connector, **super().flops(batch)}
+
+    def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
+        """The tokens' embeddings, with those of the pictures in their slots.
+
+        A batch without pictures brings a blank image: it goes through encoder and connector too and counts nothing. So
+        every rank takes part in every exchange of weights and gradients, and the encoder's gradient is exactly zero.
+
+        Raises:
+            ValueError: the batch has slots for more pictures than it brings, or of another size than the connector's.
+        """
+        text, pictures = super().inputs(batch), self.connector(self.encoder(batch.images))
+        (num_slots, places), (num_images, num_tokens, _) = batch.slots.shape, pictures.shape
+        if num_slots == 0:
+            return text + 0 * pictures.sum().to(text.dtype)
+        if places != num_tokens:
+            raise ValueError(f"the batch has {places} image tokens for each picture, the connector gives {num_tokens}")
+        if num_slots > num_images:
+            raise ValueError(f"the batch has image tokens for {num_slots} pictures, but features of {num_images}")
+        return torch.index_copy(text, 0, batch.slots.flatten(), pictures[:num_slots].flatten(0, 1).to(text.dtype))

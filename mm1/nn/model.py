@@ -1,0 +1,96 @@
+"""The role of a model in the loop: a batch goes in, losses come out.
+
+Parallelism, recomputation and compilation reach a model only through `units()`: the modules, in the order of execution,
+that are sharded, recomputed or compiled one by one. Freezing, loading and timing reach it through `parts()`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mm1.config import Configurable
+
+
+class Module(nn.Module, Configurable):
+    """An `nn.Module` with a nested `Config`.
+
+    A module with tensors of its own sets them in `reset_parameters`, as torch's layers do.
+    """
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This module's own tensors (not its children's), made for another patch grid, as they are for this one's."""
+        return state
+
+
+def initialise(module: nn.Module) -> None:
+    """Draws every weight anew: what follows `to_empty` after building on the meta device."""
+    for child in module.modules():
+        if callable(reset := getattr(child, "reset_parameters", None)):
+            reset()
+
+
+def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights made for another patch grid, made to fit: positions are interpolated, the rest is as it was."""
+    adapted = dict(state)
+    for path, child in module.named_modules():
+        if isinstance(child, Module):
+            own = {name: f"{path}.{name}".lstrip(".") for name, _ in child.named_parameters(recurse=False)}
+            found = {name: state[key] for name, key in own.items() if key in state}
+            adapted |= {own[name]: value for name, value in child.adapt_state(found).items()}
+    return adapted
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Mean:
+    """A figure to report: `total / count`, both summed over ranks and micro-batches before the division."""
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Losses:
+    """What one micro-batch gives.
+
+    `objective` is a sum over this micro-batch's targets, not a mean: the loop divides by the number of targets of all
+    micro-batches and ranks, so that every target weighs the same wherever it lies.
+    """
+
+    objective: Float[Tensor, ""]
+    means: dict[str, Mean] = field(default_factory=dict)
+    """Detached figures by name: `loss`, `loss/captions`, `accuracy`, `z_loss` ..."""
+
+
+class Model(Module):
+    """Forward on a batch gives `Losses`; every stage trains such a model in the same loop."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        def build(self, *, vocab_size: int) -> "Model":
+            return self.make(vocab_size=vocab_size)
+
+    image_size: tuple[int, int] | None = None
+    """(height, width) in pixels of the views it wants; None without an image encoder."""
+    tokens_per_image: int = 0
+    """Places that a view takes in the token stream; 0 where images are no part of it."""
+
+    def forward(self, batch: Any) -> Losses:
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The named parts that can be frozen, or started from another run's part of the same name.
+
+        A part's name is its attribute's, so its weights are those that begin with it in the state dict.
+        """
+        raise NotImplementedError
+
+    def units(self) -> Sequence[nn.Module]:
+        """Modules to shard, recompute and compile, in the order of execution."""
+        raise NotImplementedError
+
+    def flops(self, batch: Any) -> dict[str, int]:
+        """Floating-point operations of forward and backward for this batch, by part; recomputation is not counted."""
+        raise NotImplementedError

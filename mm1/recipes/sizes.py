@@ -1,0 +1,50 @@
+"""The ladder of sizes, and the law that sets the peak learning rate.
+
+Shapes of the decoders are choices where MM1 is silent: 12 * depth * dim^2 gives the size in the name, and the shapes
+are those of Apple's public AXLearn models where it has one of the size (docs/paper.md says which).
+"""
+
+import math
+
+from mm1.nn.decoder import Decoder
+from mm1.nn.vit import ViT
+
+# name: (depth, dim, heads)
+DECODERS = {
+    "9M": (12, 256, 4),
+    "85M": (12, 768, 12),
+    "302M": (24, 1024, 16),
+    "1.2B": (24, 2048, 32),
+    "2.9B": (26, 3072, 24),
+    "6.4B": (32, 4096, 32),
+    "30B": (48, 7168, 56),
+}
+
+# name: (depth, dim, heads, patch)
+ENCODERS = {
+    "S/16": (12, 384, 6, 16),
+    "B/16": (12, 768, 12, 16),
+    "L/14": (24, 1024, 16, 14),
+    "H/14": (32, 1280, 16, 14),
+}
+
+
+def law_peak_lr(num_params: float) -> float:
+    """MM1's fit over 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), N the decoder's size without embeddings."""
+    return math.exp(-0.4214 * math.log(num_params) - 0.5535)
+
+
+def decoder_size(name: str) -> float:
+    """The size that the law is asked with: 12 * depth * dim^2."""
+    depth, dim, _ = DECODERS[name]
+    return 12 * depth * dim**2
+
+
+def decoder(name: str) -> Decoder.Config:
+    depth, dim, heads = DECODERS[name]
+    return Decoder.Config(depth=depth, dim=dim, num_heads=heads)
+
+
+def encoder(name: str, image_size: int) -> ViT.Config:
+    depth, dim, heads, patch = ENCODERS[name]
+    return ViT.Config(image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads)

@@ -1,0 +1,190 @@
+"""Charts as inline SVG and plain boxes; their colours come from the page's style, so they follow light and dark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mm1.report.page import Html, tag
+
+HEIGHT, FLOOR = 236, 200
+LEFT, RIGHT, TOP = 40, 12, 12
+WIDE, NARROW = 440, 310
+"""Canvas widths for cards that stand two and three in a line."""
+
+MOST_POINTS = 240
+"""A curve of more points is thinned evenly: a page cannot show them, and they make it heavy."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve. `errors` are the half lengths of error bars, one a point; `tone` is a class of the style.
+
+    `key` is what the legend says of it; a curve without one is left to the hover.
+    """
+
+    name: str
+    points: Sequence[Point]
+    tone: str
+    key: str = ""
+    errors: Sequence[float] = ()
+    dashed: bool = False
+    strong: bool = False
+    dots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """From which value to which, and what is written beside it."""
+
+    low: float
+    high: float
+    ticks: Sequence[float]
+    label: str
+    percent: bool = False
+
+    def text(self, value: float) -> str:
+        return f"{value * 100:.0f}%" if self.percent else f"{value:,.6g}"
+
+    def share(self, value: float) -> float:
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+
+def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
+    """An axis over the values, with round ticks; `air` is the share of its length that is left free below them."""
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    low -= air * (high - low)
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return Axis(low, high, [round(i * step, 10) for i in range(first, last + 1)], label)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where values lie on the canvas. Narrow cards get a narrow canvas, so that text is of one size in all of them."""
+
+    x: Axis
+    y: Axis
+    width: int
+
+    @property
+    def right(self) -> int:
+        return self.width - RIGHT
+
+    def across(self, value: float) -> float:
+        return round(LEFT + self.x.share(value) * (self.right - LEFT), 1)
+
+    def down(self, value: float) -> float:
+        return round(FLOOR - self.y.share(value) * (FLOOR - TOP), 1)
+
+    def level(self, value: float, look: str) -> Html:
+        at = self.down(value)
+        return tag("line", x1=LEFT, x2=self.right, y1=at, y2=at, class_=look)
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    frame: Frame,
+    *,
+    aside: str = "",
+    guide: tuple[str, float] | None = None,
+) -> Html:
+    """Curves with axes and a legend; a hover on a point shows its numbers.
+
+    `aside` stands beside the title; `guide` is a level with its name, such as chance.
+    """
+    parts = _axes(frame)
+    if guide:
+        name, level = guide
+        parts.append(frame.level(level, "guide"))
+        parts.append(tag("text", name, x=frame.right, y=frame.down(level) - 4, text_anchor="end"))
+    parts += [_curve(each, frame) for each in series]
+    drawn = tag("svg", *parts, viewBox=f"0 0 {frame.width} {HEIGHT}", role="img", aria_label=title)
+    keys = [(each.key, each.tone, "dashed" if each.dashed else "line") for each in series if each.key]
+    head = tag("h3", title, tag("span", aside, class_="note"))
+    return tag("figure", head, drawn, legend(keys), class_="card")
+
+
+def _axes(frame: Frame) -> list[Html]:
+    parts = []
+    for tick in frame.y.ticks:
+        parts.append(frame.level(tick, "rule"))
+        parts.append(tag("text", frame.y.text(tick), x=LEFT - 7, y=frame.down(tick) + 3.8, text_anchor="end"))
+    for tick in frame.x.ticks:
+        at = frame.across(tick)
+        parts.append(tag("line", x1=at, x2=at, y1=FLOOR, y2=FLOOR + 4, class_="axis"))
+        parts.append(tag("text", frame.x.text(tick), x=at, y=FLOOR + 16, text_anchor="middle"))
+    parts.append(tag("line", x1=LEFT, x2=frame.right, y1=FLOOR, y2=FLOOR, class_="axis"))
+    parts.append(tag("text", frame.x.label, x=(LEFT + frame.right) / 2, y=HEIGHT - 3, text_anchor="middle"))
+    return parts
+
+
+def _curve(series: Series, frame: Frame) -> Html:
+    """The line, then error bars, dots, and last what a hover finds."""
+    stride = max(1, -(-len(series.points) // MOST_POINTS))
+    kept = [p for i, p in enumerate(series.points) if i % stride == 0 or i == len(series.points) - 1]
+    places = [(frame.across(a), frame.down(b)) for a, b in kept]
+    look = "curve" + " dashed" * series.dashed + " strong" * series.strong
+    parts = [tag("polyline", points=" ".join(f"{a},{b}" for a, b in places), class_=look)]
+    for (a, b), error in zip(series.points, series.errors, strict=False):
+        low, high = frame.down(max(frame.y.low, b - error)), frame.down(min(frame.y.high, b + error))
+        parts.append(tag("line", x1=frame.across(a), x2=frame.across(a), y1=low, y2=high, class_="error"))
+    if series.dots or len(kept) == 1:
+        shape = "dot hollow" if series.dashed else "dot"
+        parts += [tag("circle", cx=a, cy=b, r=3.4, class_=shape) for a, b in places]
+    for i, ((x, y), (a, b)) in enumerate(zip(kept, places, strict=True)):
+        error = f" ± {series.errors[i] * 100:.1f}" if frame.y.percent and series.errors else ""
+        number = f"{y * 100:.1f}%" if frame.y.percent else f"{y:.4g}"
+        hover = tag("title", f"{series.name}: {number}{error} ({frame.x.label} {frame.x.text(x)})")
+        parts.append(tag("circle", hover, cx=a, cy=b, r=7, class_="hit"))
+    return tag("g", *parts, class_=series.tone)
+
+
+def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
+    """(name, tone, kind) with kind line, dashed, block or pad."""
+    marks = {"line": "", "dashed": "dashed", "block": "block", "pad": "block pad"}
+    items = [tag("li", tag("i", class_=f"{marks[kind]} {tone}".strip()), name) for name, tone, kind in keys]
+    return tag("ul", *items, class_="legend")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a bar: its share of the bar's whole length, and what a hover says."""
+
+    share: float
+    tone: str
+    hover: str
+    text: str = ""
+    light: bool = False
+    padding: bool = False
+
+
+def bar(pieces: Sequence[Piece]) -> Html:
+    """Boxes side by side. They are not SVG, so that a narrow page narrows the bar and not its text."""
+    boxes = []
+    for piece in pieces:
+        look = "pad" if piece.padding else piece.tone + " light" * piece.light
+        inside = tag("span", piece.text) if piece.text else None
+        boxes.append(tag("i", inside, class_=look, style=f"width:{piece.share * 100:.3f}%", title=piece.hover))
+    return tag("div", *boxes, class_="bar")
+
+
+def bars(lines: Sequence[tuple[Html | str, Sequence[Piece], str]], *, thin: bool = False) -> Html:
+    """(label before the bar, its pieces, label after it), one under another."""
+    cells = [
+        cell
+        for before, pieces, after in lines
+        for cell in (tag("span", before, class_="label"), bar(pieces), tag("span", after, class_="end"))
+    ]
+    return tag("div", *cells, class_="bars rows" if thin else "bars")
+
+
+def tones(names: Sequence[str]) -> dict[str, str]:
+    """A tone for each name, in order; it is kept over all charts of a page so that a source keeps its colour."""
+    return {name: f"tone-{1 + i % 8}" for i, name in enumerate(names)}

@@ -1,0 +1,87 @@
+"""Checkpoints: model, optimiser and progress in one folder, written aside and renamed when whole.
+
+`torch.distributed.checkpoint` writes each rank's shards while training goes on, and loads them on another number of
+ranks. Nothing is pickled by us, and nothing is unpickled without `weights_only`.
+
+    checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
+"""
+
+import json
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from mm1 import dist
+from mm1.nn.model import Model
+from mm1.train.optimizer import Optimizer
+
+UNFINISHED = ".unfinished"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.pending: tuple[Future, Path] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, in order."""
+        found = self.folder.glob("step-*")
+        return sorted(int(p.name.removeprefix("step-")) for p in found if not p.name.endswith(UNFINISHED))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
+        """Starts writing; `finish` (called by the next save too) waits and makes the checkpoint count."""
+        self.finish()
+        aside = self.folder / (self.path(step).name + UNFINISHED)
+        if dist.rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            (aside / "progress.json").write_text(json.dumps(progress))
+        dist.everywhere(True)  # no rank writes before the folder is there
+        future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside)
+        self.pending = (future, aside)  # type: ignore[assignment]
+
+    def finish(self) -> None:
+        """Waits for the checkpoint being written, renames it and removes the oldest beyond `keep`."""
+        if self.pending is None:
+            return
+        future, aside = self.pending
+        future.result()
+        self.pending = None
+        if dist.everywhere(True) and dist.rank() == 0:
+            whole = aside.with_name(aside.name.removesuffix(UNFINISHED))
+            shutil.rmtree(whole, ignore_errors=True)
+            aside.rename(whole)
+            for step in self.steps()[: -self.keep]:
+                shutil.rmtree(self.path(step))
+        dist.everywhere(True)
+
+    def load(self, step: int, model: Model, optimizer: Optimizer) -> dict[str, Any]:
+        """Restores model and optimiser in place and returns the progress; any number of ranks may do it."""
+        state = _state(model, optimizer)
+        dcp.load(state, checkpoint_id=self.path(step))
+        set_model_state_dict(model, state["model"])
+        set_optimizer_state_dict(model, optimizer.adamw, state["optimizer"])
+        return json.loads((self.path(step) / "progress.json").read_text())
+
+
+def _state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
+    options = StateDictOptions(ignore_frozen_params=False)
+    return {
+        "model": get_model_state_dict(model, options=options),
+        "optimizer": get_optimizer_state_dict(model, optimizer.adamw, options=options),
+    }

@@ -1,0 +1,113 @@
+"""A run folder, read and written: config, tokenizer, weights. The one thing that passes between stages."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mm1 import config as configs
+from mm1.config import ConfigError, nearest
+from mm1.data.images import Views
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.nn.model import Model, adapt
+
+WEIGHTS = "model.safetensors"
+
+
+def read_config(folder: Path) -> Any:
+    """The run's config.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
+    return configs.from_json(json.loads(path.read_text()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Written aside and renamed, so that a reader never meets half a file."""
+    aside = path.with_suffix(".unfinished")
+    aside.write_text(json.dumps(value, indent=1) + "\n")
+    aside.rename(path)
+
+
+def weights_path(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}: the run has not finished; go on with `mm1 train --resume`")
+    return path
+
+
+def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
+    """One file of whole tensors; those that share memory are stored once, under their first name."""
+    seen: dict[int, str] = {}
+    unique = {}
+    for name, tensor in state.items():
+        if seen.setdefault(tensor.data_ptr(), name) == name:
+            unique[name] = tensor.detach().cpu().contiguous()
+    aside = folder / (WEIGHTS + ".unfinished")
+    save_file(unique, aside, metadata={"format": "pt"})
+    aside.rename(folder / WEIGHTS)
+
+
+def version(folder: Path) -> str:
+    """A fingerprint of the weights: predictions made with others are not reused."""
+    return hashlib.blake2b(weights_path(folder).read_bytes(), digest_size=8).hexdigest()
+
+
+def start_part(model: Model, part: str, folder: Path) -> None:
+    """Gives `model`'s part the weights of the same part of a finished run.
+
+    Weights made for another patch grid are interpolated (see `adapt`).
+
+    Raises:
+        ConfigError: the part does not exist here or there, or tensors do not fit; all of them are named.
+    """
+    parts = model.parts()
+    if part not in parts:
+        raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
+    prefix = f"{part}."
+    with safe_open(weights_path(folder), framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    if not state:
+        raise ConfigError(f"{folder} has no part {part!r}")
+    wanted = parts[part].state_dict()
+    state = adapt(parts[part], state)
+    wrong = [
+        f"{n}: {tuple(state[n].shape)}, not {tuple(w.shape)}"
+        for n, w in wanted.items()
+        if n in state and state[n].shape != w.shape
+    ]
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    tied = {n for n in missing if any(wanted[n].data_ptr() == wanted[o].data_ptr() for o in state)}
+    if wrong or extra or set(missing) - tied:
+        raise ConfigError(f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not known here {extra}")
+    parts[part].load_state_dict(state, strict=False)
+
+
+def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tuple[Model, Renderer, Any]:
+    """A finished run's model in the precision it computes in, its renderer and its config.
+
+    A `config` given takes the place of the folder's own: for another precision, or other sub-images.
+    """
+    config = config or read_config(folder)
+    tokenizer = Tokenizer.Config(path=str(folder)).build()
+    model = config.model.build(vocab_size=tokenizer.vocab_size)
+    missing, unexpected = model.load_state_dict(load_file(weights_path(folder)), strict=False)
+    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        n for n, _ in model.named_parameters()
+    }
+    if unexpected or set(missing) - shared:
+        raise ConfigError(f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}")
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    views = Views(model.image_size, config.feed.max_tiles) if model.image_size else None
+    return model.to(device, dtype).eval(), Renderer(tokenizer, views, model.tokens_per_image), config

@@ -1,0 +1,83 @@
+"""AdamW under MM1's schedule: linear warm-up, cosine to a tenth of the peak (MM1, appendix B).
+
+MM1 states a decoupled weight decay of a tenth of the learning rate; in torch's convention, where the decay is
+multiplied by the rate, that is `weight_decay=0.1`. Matrices decay; norms, biases and other vectors do not.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mm1.config import ConfigError, Configurable, nearest
+from mm1.nn.model import Model
+
+
+class Optimizer(Configurable):
+    """The rule, the schedule and the clipping of one run."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        peak_lr: float = 6e-5
+        warmup: int = 2000
+        """Steps of linear growth from 0; they count among the run's steps."""
+        end_fraction: float = 0.1
+        """The last step's rate, as a share of the peak."""
+        betas: tuple[float, float] = (0.9, 0.95)
+        weight_decay: float = 0.1
+        clip_norm: float = 1.0
+        lr_factors: dict[str, float] = field(default_factory=dict)
+        """A part's own multiple of the rate: `{"encoder": 0.1}`."""
+
+        def build(self, *, model: Model, steps: int) -> "Optimizer":
+            return self.make(model=model, steps=steps)
+
+    def __init__(self, config: Config, *, model: Model, steps: int) -> None:
+        self.config, self.steps = config, steps
+        parts = model.parts()
+        for name in config.lr_factors:
+            if name not in parts:
+                raise ConfigError(f"optimizer.lr_factors names the part {name!r}{nearest(name, parts)}")
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError("every part is frozen: nothing is left to train")
+        self.adamw = torch.optim.AdamW(
+            list(_groups(config, model, parts)), lr=config.peak_lr, betas=config.betas, fused=True
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of step `step` (from 0)."""
+        c = self.config
+        if step < c.warmup:
+            return c.peak_lr * (step + 1) / c.warmup
+        done = min(1.0, (step - c.warmup) / max(1, self.steps - c.warmup))
+        return c.peak_lr * (c.end_fraction + (1 - c.end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def step(self, step: int) -> tuple[Tensor, Tensor]:
+        """Clips, updates and clears the gradients; returns (norm before clipping, was the update skipped).
+
+        A gradient that is not finite changes nothing: the fused update is told so on the device, without a wait.
+        """
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+        skipped = (~torch.isfinite(norm)).float()
+        rate = self.learning_rate(step)
+        for group in self.adamw.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.adamw.grad_scale, self.adamw.found_inf = None, skipped  # type: ignore[attr-defined]
+        self.adamw.step()
+        self.adamw.zero_grad()
+        return norm.detach(), skipped
+
+
+def _groups(config: Optimizer.Config, model: Model, parts: dict[str, nn.Module]) -> Iterable[dict]:
+    part_of = {id(p): name for name, part in parts.items() for p in part.parameters()}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            factor = config.lr_factors.get(part_of.get(id(p), ""), 1.0)
+            groups.setdefault((factor, p.ndim > 1), []).append(p)
+    for (factor, decays), params in groups.items():
+        yield {"params": params, "factor": factor, "weight_decay": config.weight_decay if decays else 0.0}

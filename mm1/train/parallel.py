@@ -1,0 +1,57 @@
+"""How a model is laid over the ranks: FSDP2, explicit dtypes, recomputation, compilation; all through `Model.units()`.
+
+There is one code path: a single process is a mesh of one rank.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils.checkpoint import checkpoint
+
+from mm1 import dist
+from mm1.config import ConfigError, nearest
+from mm1.nn.model import Model
+
+ENTRY_POINTS = ("embed", "prefill", "step", "log_probs", "encode_images", "encode_texts")
+"""Methods besides `forward` that use sharded parameters."""
+
+
+def freeze(model: Model, frozen: Sequence[str]) -> None:
+    """Stops the named parts from learning."""
+    parts = model.parts()
+    for name in frozen:
+        if name not in parts:
+            raise ConfigError(f"frozen names the part {name!r}{nearest(name, parts)}")
+        parts[name].requires_grad_(False)
+
+
+def recompute(units: Sequence[nn.Module], every: int) -> None:
+    """Selective recomputation: every `every`-th unit keeps its input alone and computes its inside again (0: none)."""
+    for i, unit in enumerate(units):
+        if every and i % every == every - 1:
+            unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+
+
+def shard(model: Model, *, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+    """FSDP2 over all ranks: fp32 weights, gradients and reductions; compute in `precision`.
+
+    With several ranks each unit gathers its own weights just in time. A single rank has nothing to gather: there the
+    whole model is one group, which saves the bookkeeping.
+    """
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    mesh = dist.mesh(device)
+    if dist.world_size() > 1:
+        for unit in model.units():
+            fully_shard(unit, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.world_size() > 1)
+    for name in ENTRY_POINTS:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)

@@ -1,0 +1,142 @@
+"""Shards: what is written comes back, by number, with its lengths; a folder that is not whole says so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_files import pairs, write_lines, write_tar
+
+from mm1.config import ConfigError
+from mm1.data import shards
+from mm1.data.document import Document, Image, Text
+from mm1.data.prepare import prepare
+from mm1.data.render import Renderer
+from mm1.data.shards import Shards, ShardWriter
+from mm1.data.tokenizer import Tokenizer, train_tokenizer
+
+# Fields alone: classes checked by beartype draw random numbers, which hypothesis forbids inside strategies.
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5)
+TEXTS = st.tuples(st.just(Text), WORDS, st.booleans(), st.booleans(), IDS)
+IMAGES = st.tuples(st.just(Image), st.binary(min_size=1, max_size=30), st.integers(1, 9999), st.integers(1, 9999))
+DRAFTS = st.lists(st.lists(st.one_of(TEXTS, IMAGES), max_size=6), min_size=1, max_size=5)
+
+
+def drafted(draft: list[tuple[Any, ...]]) -> Document:
+    parts = ([kind, *(tuple(f) if isinstance(f, list) else f for f in fields)] for kind, *fields in draft)
+    return Document(tuple(kind(*fields) for kind, *fields in parts))
+
+
+def write(folder: Path, documents: list[Document]) -> Shards:
+    writer = ShardWriter(folder, "train", 0)
+    for number, document in enumerate(documents):
+        writer.add(f"raw#{number}", document)
+    splits = {"train": {"documents": len(documents), "shards": writer.close()}}
+    manifest = {"format": shards.FORMAT, "tokenizer": "abc", "splits": splits}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Shards(folder)
+
+
+@given(DRAFTS)
+@settings(max_examples=20, deadline=None)
+def test_documents_come_back(tmp_path_factory: pytest.TempPathFactory, drafts: list[list[Any]]) -> None:
+    documents = [drafted(draft) for draft in drafts]
+    read = write(tmp_path_factory.mktemp("shards"), documents)
+    assert len(read) == len(documents)
+    assert [read.document(i) for i in range(len(read))] == documents
+    assert [read.key(i) for i in range(len(read))] == [f"raw#{i}" for i in range(len(read))]
+    images = [image for document in documents for image in document.images]
+    assert read.image_widths.tolist() == [image.width for image in images]
+    assert read.image_heights.tolist() == [image.height for image in images]
+    assert np.diff(read.image_offsets).tolist() == [len(document.images) for document in documents]
+    assert (read.text_tokens.dtype, read.image_widths.dtype) == (np.int32, np.int32)
+
+
+def test_many_small_shards_are_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BATCH_BYTES", 300)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
+    documents = [Document((Text(f"text {i}", tokens=(i,)), Image(bytes(100), i + 1, 2))) for i in range(50)]
+    read = write(tmp_path, documents)
+    assert len(list((tmp_path / "train").iterdir())) > 3
+    order = np.random.default_rng(0).permutation(50).tolist()
+    assert [read.document(i) for i in order] == [documents[i] for i in order]
+    assert read.image_widths.tolist() == list(range(1, 51))
+
+
+def test_datasets_opens_a_shard(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    write(tmp_path, [Document((Text("one", tokens=(1, 2), end=True), Image(b"jpeg", 3, 4)))])
+    row = Dataset.from_file(str(tmp_path / "train" / "00000-000.arrow"))[0]
+    assert (row["texts"], row["tokens"], row["images"]) == (["one", None], [[1, 2], None], [None, b"jpeg"])
+    assert (row["num_text_tokens"], row["num_images"], row["ends"]) == (4, 1, [True, False])
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    write_tar(tmp_path / "a.tar", pairs(5))
+    train_tokenizer(["picture number 1"], tmp_path / "t.json", vocab_size=300)
+    prepare("captions", [tmp_path / "a.tar"], tmp_path / "out", tmp_path / "t.json")
+    return tmp_path / "out"
+
+
+def test_lengths_are_those_of_rendering(prepared: Path) -> None:
+    read = Shards(prepared)
+    render = Renderer(Tokenizer.Config(path=str(prepared)).build(), None)
+    for i in range(len(read)):
+        texts = Document(tuple(part for part in read.document(i).parts if isinstance(part, Text)))
+        assert len(render(texts).tokens) == read.text_tokens[i]
+        assert texts.parts[0].tokens == tuple(render.tokenizer.encode(f"picture number {i}"))
+
+
+def test_another_tokenizer_is_refused(prepared: Path) -> None:
+    read = Shards(prepared)
+    read.check_tokenizer(Tokenizer.Config(path=str(prepared)).build().fingerprint)
+    with pytest.raises(ConfigError, match="tokenised with"):
+        read.check_tokenizer("0123456789abcdef")
+
+
+def test_missing_and_unprepared_folders_say_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Shards(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
+        Shards(tmp_path)
+
+
+def test_a_split_without_documents_says_so(prepared: Path) -> None:
+    assert Shards.has_split(prepared, "train")
+    assert not Shards.has_split(prepared, "held_out")
+    with pytest.raises(ConfigError, match="no documents in its split 'held_out'"):
+        Shards(prepared, "held_out")
+    with pytest.raises(ConfigError, match="no split 'trian'; did you mean 'train'"):
+        Shards(prepared, "trian")
+
+
+def test_half_a_copy_is_noticed(prepared: Path) -> None:
+    shard = prepared / "train" / "00000-000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"00000-000\.arrow has .* copy the folder again"):
+        Shards(prepared)
+    shard.unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        Shards(prepared)
+
+
+def test_shards_of_another_format_are_refused(prepared: Path) -> None:
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    (prepared / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
+    with pytest.raises(ConfigError, match="prepare the data again"):
+        Shards(prepared)
+
+
+def test_a_shard_is_as_large_as_its_documents_need(tmp_path: Path) -> None:
+    """Only the split and the file that have documents get a shard."""
+    write_lines(tmp_path / "a.jsonl", [{"text": "one"}])
+    write_lines(tmp_path / "b.jsonl", [{"text": " "}])
+    train_tokenizer(["one"], tmp_path / "t.json", vocab_size=300)
+    prepare("text", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out", tmp_path / "t.json")
+    assert [path.name for path in (tmp_path / "out").rglob("*.arrow")] == ["00000-000.arrow"]

@@ -1,0 +1,156 @@
+"""The contract of a benchmark, asked of every file in `mm1/eval/benchmarks`."""
+
+import importlib
+import inspect
+import json
+import pickle
+import pkgutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+from mm1 import config as configs
+from mm1.data.document import Document, Image, Text
+from mm1.data.images import Views
+from mm1.data.render import Renderer
+from mm1.eval import benchmarks
+from mm1.eval.benchmarks import Benchmark
+
+
+def every_benchmark() -> list[type[Benchmark]]:
+    modules = [
+        importlib.import_module(f"{benchmarks.__name__}.{m.name}") for m in pkgutil.iter_modules(benchmarks.__path__)
+    ]
+    found = [cls for module in modules for _, cls in inspect.getmembers(module, inspect.isclass)]
+    return [cls for cls in found if issubclass(cls, Benchmark) and cls.__module__ != benchmarks.__name__]
+
+
+@pytest.fixture(params=every_benchmark(), ids=lambda cls: cls.__name__)
+def cls(request: pytest.FixtureRequest) -> type[Benchmark]:
+    return request.param
+
+
+@pytest.fixture
+def benchmark(cls: type[Benchmark]) -> Benchmark:
+    return cls.Config().build()  # without any file
+
+
+def test_every_file_holds_one() -> None:
+    files = {m.name for m in pkgutil.iter_modules(benchmarks.__path__)}
+    assert {cls.__module__.rpartition(".")[2] for cls in every_benchmark()} == files
+
+
+def test_its_config_is_text_and_back(cls: type[Benchmark]) -> None:
+    config = cls.Config(num_questions=3, stop=("\n", "."))
+    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_it_says_what_it_measures(benchmark: Benchmark) -> None:
+    assert benchmark.metric
+    assert benchmark.chance is None or 0 <= benchmark.chance < 1
+    assert benchmark.config.max_tokens > 0
+    assert inspect.getdoc(type(benchmark)) or inspect.getmodule(type(benchmark)).__doc__  # type: ignore[union-attr]
+
+
+def test_the_example_is_a_question(benchmark: Benchmark) -> None:
+    question = benchmark.question(benchmark.EXAMPLE)
+    assert question.id
+    assert question.answer.strip()
+    assert question.answer in question.answers
+    assert question == benchmark.question(benchmark.EXAMPLE)
+
+
+def test_a_question_does_not_tell_its_answer(benchmark: Benchmark) -> None:
+    question = benchmark.question(benchmark.EXAMPLE)
+    assert question.answer.lower() not in question.prompt.text.lower().split()
+
+
+def test_a_prompt_ends_where_an_answer_can_begin(benchmark: Benchmark) -> None:
+    """White space at its end would be another token than the white space before a word that training saw."""
+    question = benchmark.question(benchmark.EXAMPLE)
+    assert question.prompt.parts
+    assert question.prompt.text == question.prompt.text.rstrip()
+    assert not any(isinstance(part, Text) and part.end for part in question.prompt.parts)
+
+
+def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) -> None:
+    """Cut where generation would cut it, a shot's answer is the true one."""
+    question, shot = benchmark.question(benchmark.EXAMPLE), benchmark.shot(benchmark.EXAMPLE)
+    assert shot.text.startswith(question.prompt.text)
+    assert shot.images == question.prompt.images
+    said = shot.text.removeprefix(question.prompt.text)
+    for mark in benchmark.config.stop:
+        said = said.partition(mark)[0]
+    assert said.strip() == question.answer
+
+
+def test_truth_scores_and_silence_does_not(benchmark: Benchmark) -> None:
+    question = benchmark.question(benchmark.EXAMPLE)
+    other = ("nothing like it",) * len(question.answers)
+    truth, silence, wrong = benchmark.score([question.answer, "", "xyzzy"], [question.answers, other, other])
+    assert truth > 0.3
+    assert silence == wrong == 0
+
+
+def test_shots_and_question_pass_through_the_training_renderer(benchmark: Benchmark, tmp_path: Path) -> None:
+    renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
+    question, shot = benchmark.question(benchmark.EXAMPLE), benchmark.shot(benchmark.EXAMPLE)
+    prompt = benchmark.prompt(question, [shot, shot])
+    assert benchmark.prompt(question, []) == question.prompt  # 0 shots: no demonstrations at all
+    assert len(prompt.images) == 3 * len(question.prompt.images)
+    page = Document((*shot.parts, *shot.parts, *shot.parts))
+    asked, trained = renderer(prompt, end=False), renderer(page)
+    assert asked.tokens.tolist() == trained.tokens[: len(asked.tokens)].tolist()
+
+
+class Colours(Benchmark):
+    """A hundred train and twenty test records; every fifth train picture is a test picture."""
+
+    metric = "exact match"
+
+    def records(self, split: benchmarks.Split) -> list[int]:
+        return list(range(100)) if split == "train" else list(range(0, 100, 5))
+
+    def question(self, record: int) -> benchmarks.Question:
+        image = Image(f"picture {record}".encode(), 1, 1)
+        return benchmarks.Question(Document((image, Text("colour?"))), (f"colour {record}",), str(record))
+
+
+def shots(colours: Benchmark, number: int, num_shots: int) -> list[Document]:
+    return colours.shots(colours.question(colours.test[number]), number, num_shots)
+
+
+def test_fewer_shots_begin_more_shots() -> None:
+    colours = Colours.Config(seed=3).build()
+    eight = shots(colours, 4, 8)
+    assert len({shot.text + str(shot.images) for shot in eight}) == 8
+    assert [shots(colours, 4, k) for k in (0, 1, 4)] == [eight[:0], eight[:1], eight[:4]]
+    assert shots(colours, 5, 8) != eight
+    assert shots(Colours.Config(seed=4).build(), 4, 8) != eight
+
+
+def test_the_picture_of_a_question_never_demonstrates() -> None:
+    colours = Colours.Config().build()
+    for number in range(20):
+        asked = colours.question(colours.test[number])
+        demonstrations = shots(colours, number, 99)
+        assert asked.prompt.images[0] not in [image for shot in demonstrations for image in shot.images]
+        assert len(demonstrations) == 99
+    with pytest.raises(configs.ConfigError, match="100 shots asked for, but 99 train records fit 0"):
+        shots(colours, 0, 100)
+
+
+def test_fewer_questions_are_a_subset_of_more_with_the_same_shots() -> None:
+    few, more = (Colours.Config(num_questions=n).build() for n in (5, 12))
+    assert len(few.chosen) == 5
+    assert set(few.chosen) < set(more.chosen) < set(Colours.Config().build().chosen)
+    assert few.chosen == sorted(few.chosen)
+    assert shots(few, few.chosen[0], 4) == shots(more, few.chosen[0], 4)
+
+
+def test_the_most_frequent_answer_demonstrates() -> None:
+    ask = Document((Text("?"),))
+    assert benchmarks.Question(ask, ("b", "a", " ", " ", " ", "a"), "1").answer == "a"
+    assert benchmarks.Question(ask, ("b", "a"), "1").answer == "b"

@@ -1,0 +1,153 @@
+"""What an evaluation leaves behind: predictions, scores, pictures; and that it is asked once, on any number of ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from mm1.data.document import Document, Text
+from mm1.eval.benchmarks import Benchmark, Question, Split
+from mm1.eval.evaluate import evaluate
+from mm1.eval.metrics import exact_match
+from mm1.infer.predictor import Predictor
+
+NUM_QUESTIONS = 13
+
+
+class Numbers(Benchmark):
+    """Noise with a number each."""
+
+    metric = "exact match"
+    chance = 0.5
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Benchmark.Config):
+        first: int = 0
+        max_tokens: int = 2
+
+    config: Config
+
+    def records(self, split: Split) -> list[int]:
+        return list(range(100, 130)) if split == "train" else list(range(NUM_QUESTIONS))
+
+    def question(self, record: int) -> Question:
+        parts = (tiny.picture(record, side=400 if record == 0 else 8), Text(" question"))
+        return Question(Document(parts), (f"{record % 2}", "cat"), f"number/{record}")
+
+    def score(self, predictions: Any, answers: Any) -> list[float]:
+        return [exact_match(*pair) for pair in zip(predictions, answers, strict=True)]
+
+
+class Oracle(Predictor):
+    """Answers by parity: right for even records, since `cat` is always an answer."""
+
+    calls = 0
+
+    def generate(self, documents: Any, *, max_tokens: int, stop: Any = ()) -> list[str]:
+        self.calls += 1
+        assert (max_tokens, stop) == (2, ("\n",))
+        return [" cat " if i % 2 == 0 else "dog" for i in range(len(documents))]
+
+
+@pytest.fixture
+def oracle(tmp_path: Path) -> Oracle:
+    predictor = tiny.predictor(tmp_path)
+    return Oracle(predictor.model, predictor.renderer, predictor.device)
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions" / name).read_text().splitlines()]
+
+
+def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> None:
+    scores = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    result = scores["numbers"]
+    assert (result["metric"], result["chance"], list(result["shots"])) == ("exact match", 0.5, ["0", "2"])
+    share = 7 / 13
+    for shots in result["shots"].values():
+        assert shots["score"] == pytest.approx(share)
+        assert shots["stderr"] == pytest.approx((share * (1 - share) / 13) ** 0.5)
+        assert shots["num_questions"] == 13
+    first, second, *rest = lines(tmp_path, "numbers-2shot.jsonl")
+    assert first["id"] == "number/0"
+    assert first["prompt"].startswith("<image> question ")
+    assert first["prompt"].endswith("\n<image> question")
+    assert (first["answers"], first["prediction"], first["score"]) == (["0", "cat"], "cat", 1.0)
+    assert (second["prediction"], second["score"]) == ("dog", 0.0)
+    assert len(rest) == 11
+
+
+def test_pictures_of_the_first_questions_are_written(tmp_path: Path, oracle: Oracle) -> None:
+    evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    found = lines(tmp_path, "numbers-2shot.jsonl")
+    assert found[0]["pictures"] == [f"predictions/numbers-2shot/number_0-{i}.png" for i in range(3)]
+    assert ["pictures" in line for line in found] == [True] * 12 + [False]
+    shown = [(tmp_path / name).read_bytes() for name in found[0]["pictures"]]
+    sizes = [(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) for data in shown]
+    assert sizes == [(8, 8), (8, 8), (384, 384)]  # the question comes last, and large pictures are made smaller
+
+
+def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> None:
+    first = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    before = (tmp_path / "scores.json").read_bytes()
+    evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    assert oracle.calls == 2
+    assert (tmp_path / "scores.json").read_bytes() == before
+    (tmp_path / "predictions" / "numbers-2shot.jsonl").unlink()  # killed between two numbers of shots
+    assert evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1") == first
+    assert oracle.calls == 3
+    evaluate(oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1")
+    both = evaluate(oracle, {"numbers": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1")
+    assert oracle.calls == 5  # another setting
+    assert list(both) == ["numbers", "other"]
+    assert list(both["numbers"]["shots"]) == ["0", "2"]
+    last = evaluate(oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2")
+    assert oracle.calls == 6  # other weights, so nothing that was known holds
+    assert {name: list(result["shots"]) for name, result in last.items()} == {"other": ["0"]}
+
+
+def test_shots_need_no_train_split_where_there_are_none(tmp_path: Path, oracle: Oracle) -> None:
+    class Untaught(Numbers):
+        def records(self, split: Split) -> list[int]:
+            assert split == "test"
+            return super().records(split)
+
+    scores = evaluate(oracle, {"untaught": Untaught.Config().build()}, (0,), tmp_path, version="v1")
+    assert list(scores["untaught"]["shots"]) == ["0"]
+
+
+def test_two_ranks_score_as_one(tmp_path: Path) -> None:
+    """The same predictions from 13 questions dealt over two ranks as from one."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir(), together.mkdir()
+    run(alone)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, __file__, str(together)], env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "numbers, 1 shots: exact match" in done.stderr
+    for name in ("scores.json", "predictions/numbers-1shot.jsonl"):
+        assert (together / name).read_bytes() == (alone / name).read_bytes()
+
+
+def run(folder: Path) -> None:
+    place = folder / f"tokenizer{os.environ.get('RANK', '')}"
+    place.mkdir()
+    evaluate(tiny.predictor(place), {"numbers": Numbers.Config().build()}, (1,), folder, version="v1")
+
+
+if __name__ == "__main__":
+    from mm1 import dist
+
+    dist.start()
+    run(Path(sys.argv[1]))
+    dist.stop()

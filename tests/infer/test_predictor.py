@@ -1,0 +1,144 @@
+"""Generation and scoring: equal to the plain way of doing it, at any batch size, and on several ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from mm1.data.collate import Span, collate
+from mm1.data.document import Document, Text
+from mm1.data.render import Renderer
+from mm1.data.render import Sequence as Rendered
+from mm1.infer.predictor import Predictor
+from mm1.nn.attention import Packed
+from mm1.nn.clip import CLIP
+
+
+def logits_one_by_one(predictor: Predictor, sequence: Rendered) -> torch.Tensor:
+    """Logits of every place of one document from the training forward pass, Float[T, V]."""
+    batch = collate([[Span.whole(sequence)]], predictor.renderer)
+    model = predictor.model
+    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+    return hidden @ model.decoder.head.T
+
+
+@torch.no_grad()
+def continue_without_cache(predictor: Predictor, document: Document, num_tokens: int) -> str:
+    """The reference: the whole document through the training path again for each new token."""
+    sequence, tokenizer, said = predictor.renderer(document, end=False), predictor.renderer.tokenizer, []
+    while len(said) < num_tokens:
+        tokens = torch.tensor([*sequence.tokens, *said]).numpy()
+        logits = logits_one_by_one(predictor, Rendered(tokens, tokens < 0, sequence.images))[-1]
+        logits[[tokenizer.pad, tokenizer.image]] = -torch.inf
+        if (token := int(logits.argmax())) == tokenizer.end:
+            break
+        said.append(token)
+    return tokenizer.decode(said)
+
+
+def test_answers_equal_a_forward_pass_for_each_token(tmp_path: Path) -> None:
+    predictor, documents = tiny.predictor(tmp_path), tiny.prompts(9)
+    answers = predictor.generate(documents, max_tokens=6)
+    assert answers == [continue_without_cache(predictor, document, 6) for document in documents]
+    assert len(set(answers)) > 3  # the prompts matter
+
+
+def test_answers_are_equal_at_any_batch_size(tmp_path: Path) -> None:
+    documents, answers = tiny.prompts(13), []
+    for tokens_per_batch in (1, 60, 200, 100_000):
+        predictor = tiny.predictor(tmp_path, tokens_per_batch=tokens_per_batch)
+        answers.append(predictor.generate(documents, max_tokens=5))
+    assert all(other == answers[0] for other in answers)
+    backwards = tiny.predictor(tmp_path).generate(documents[::-1], max_tokens=5)
+    assert backwards[::-1] == answers[0]
+
+
+def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path, tokens_per_batch=80)
+    sequences = [predictor.renderer(document, end=False) for document in tiny.prompts(20)]
+    batches = predictor._batches(sequences, 5)
+    assert sorted(i for members in batches for i in members) == list(range(20))
+    for members in batches:
+        longest = max(len(sequences[i].tokens) + 5 for i in members)
+        assert longest * len(members) <= 80 or len(members) == 1
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> None:
+    predictor, documents = tiny.predictor(tmp_path, kind=kind), tiny.prompts(9)
+    whole = predictor.generate(documents, max_tokens=8)
+    mark = max(whole, key=len)[2:4]  # in the middle of a token, or across two
+    cut = predictor.generate(documents, max_tokens=8, stop=("never said", mark))
+    assert cut == [text.partition(mark)[0] for text in whole]
+    assert cut != whole
+
+
+def test_an_answer_stops_at_the_end_token_and_never_says_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, documents = tiny.predictor(tmp_path, kind="word"), tiny.prompts(2)
+    tokenizer, steps = predictor.renderer.tokenizer, []
+    red, end = tokenizer.encode("red")[0], tokenizer.end
+
+    def logits(*likely: int) -> torch.Tensor:
+        """The same for both prompts: `<image>` is the likeliest, `<pad>` comes next, then what a prompt is to say."""
+        rows = torch.zeros(2, tokenizer.vocab_size)
+        rows[:, [tokenizer.image, tokenizer.pad]] = torch.tensor([9.0, 8.0])
+        rows[torch.arange(2), torch.tensor(likely)] = 5.0
+        return rows
+
+    def step(tokens: torch.Tensor, cache: object) -> torch.Tensor:
+        steps.append(tokens.tolist())
+        return logits(red, end)
+
+    monkeypatch.setattr(predictor.model, "prefill", lambda batch, cache: logits(end, red))
+    monkeypatch.setattr(predictor.model, "step", step)
+    assert sorted(predictor.generate(documents, max_tokens=9)) == ["", "red"]
+    assert steps == [[end, red]]  # both were done after one step, so there was no second
+
+
+@torch.no_grad()
+def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path, tokens_per_batch=60)
+    documents = [*tiny.prompts(9), Document((Text("red", loss=False), Text(" cat dog", end=True)))]
+    found = predictor.log_likelihood(documents)
+    for document, score in zip(documents, found, strict=True):
+        sequence = predictor.renderer(document, end=False)
+        log_probs = logits_one_by_one(predictor, sequence).log_softmax(-1)
+        wanted = sum(
+            float(log_probs[i - 1, sequence.tokens[i]]) for i in range(1, len(sequence.tokens)) if sequence.learn[i]
+        )
+        assert score == pytest.approx(wanted, abs=1e-4)
+    assert found[0] == 0.0  # nothing of it carries loss
+    assert found[-1] < 0.0
+
+
+def test_nothing_asked_is_nothing_answered(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path)
+    assert predictor.generate([], max_tokens=2) == []
+    assert predictor.log_likelihood([]) == []
+    with pytest.raises(ValueError, match="document 1 is empty"):
+        predictor.generate([*tiny.prompts(1), Document(())], max_tokens=2)
+
+
+def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer(tmp_path)
+    with torch.device("meta"):
+        clip = CLIP.Config().build(vocab_size=tokenizer.vocab_size)
+    with pytest.raises(TypeError, match="CLIP is no language model"):
+        Predictor(clip, Renderer(tokenizer, None), torch.device("cpu"))
+
+
+def test_ranks_keep_step(tmp_path: Path) -> None:
+    """Two ranks with different numbers of questions, over sharded weights, which hang if one makes a call less."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(Path(__file__).with_name("two_ranks.py")), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        assert (tmp_path / f"rank{rank}.ok").is_file()

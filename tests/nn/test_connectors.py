@@ -1,0 +1,138 @@
+"""The contract of a connector, asked of every file in `mm1/nn/connectors`."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import classes_in
+
+from mm1.nn import connectors
+from mm1.nn.connectors import Connector
+from mm1.nn.connectors.attention_pool import AttentionPool
+from mm1.nn.connectors.average_pool import AveragePool
+from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.nn.model import adapt, initialise
+
+ENCODER, DECODER = 16, 24
+SQUARE, WIDE = (6, 6), (5, 9)
+
+CONNECTORS = classes_in(connectors, Connector)
+every_connector = pytest.mark.parametrize("cls", CONNECTORS, ids=lambda c: c.__name__)
+
+
+def make(cls: type[Connector], grid: tuple[int, int] = SQUARE, num_tokens: int = 9) -> Connector:
+    torch.manual_seed(0)
+    narrow = {"dim": 32} if "dim" in cls.Config.__slots__ else {}  # type: ignore[attr-defined]
+    config = cls.Config(num_tokens=num_tokens, **narrow)
+    return config.build(grid=grid, input_dim=ENCODER, output_dim=DECODER)
+
+
+def patches(grid: tuple[int, int] = SQUARE, num_images: int = 2) -> torch.Tensor:
+    return torch.randn(num_images, grid[0] * grid[1], ENCODER)
+
+
+@every_connector
+@pytest.mark.parametrize("num_tokens", [64, 144])
+@pytest.mark.parametrize("grid", [(16, 16), (24, 24), (27, 27), (8, 8), (24, 36), (7, 30)])
+def test_gives_num_tokens_of_the_decoders_width(cls: type[Connector], num_tokens: int, grid: tuple[int, int]) -> None:
+    assert make(cls, grid, num_tokens)(patches(grid)).shape == (2, num_tokens, DECODER)
+
+
+@every_connector
+def test_images_do_not_mix(cls: type[Connector]) -> None:
+    connector, x = make(cls), patches(num_images=3).requires_grad_()
+    (gradient,) = torch.autograd.grad(connector(x)[1].square().sum(), x)
+    assert gradient[1].any()
+    assert not gradient[[0, 2]].any()
+
+
+@every_connector
+@pytest.mark.parametrize("grid", [SQUARE, WIDE])
+def test_every_patch_counts_and_every_parameter_learns(cls: type[Connector], grid: tuple[int, int]) -> None:
+    connector, x = make(cls, grid), patches(grid).requires_grad_()
+    connector(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.any(-1).all()
+    assert [n for n, p in connector.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@every_connector
+def test_builds_on_meta_and_initialises_after(cls: type[Connector]) -> None:
+    with torch.device("meta"):
+        connector = make(cls)
+    assert all(p.is_meta for p in connector.parameters())
+    connector.to_empty(device="cpu")
+    for parameter in connector.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    initialise(connector)
+    assert connector(patches()).isfinite().all()
+
+
+@every_connector
+def test_runs_in_bfloat16(cls: type[Connector]) -> None:
+    out = make(cls).bfloat16()(patches().bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert out.isfinite().all()
+
+
+@every_connector
+def test_weights_move_to_another_grid(cls: type[Connector]) -> None:
+    old, new = make(cls, SQUARE), make(cls, WIDE)
+    new.load_state_dict(adapt(new, old.state_dict()))
+    assert new(patches(WIDE)).isfinite().all()
+    unchanged = adapt(old, old.state_dict())
+    assert all(torch.equal(unchanged[name], value) for name, value in old.state_dict().items())
+
+
+@every_connector
+def test_flops_grow_with_the_grid_or_stay(cls: type[Connector]) -> None:
+    small, large = make(cls, (6, 6)).flops(), make(cls, (12, 12)).flops()
+    assert 0 < small <= large
+
+
+@every_connector
+def test_a_file_imports_torch_and_the_contract_alone(cls: type[Connector]) -> None:
+    source = Path(connectors.__path__[0], f"{cls.__module__.rsplit('.', 1)[1]}.py").read_text()
+    imported = {
+        name.partition(".")[0] if name.partition(".")[0] != "mm1" else name
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= {"dataclasses", "typing", "torch", "jaxtyping", "mm1.nn.connectors"}
+
+
+@pytest.mark.parametrize("cls", [AveragePool, CAbstractor])
+def test_spatial_connectors_need_a_square_number(cls: type[Connector]) -> None:
+    with pytest.raises(ValueError, match="square number for a spatial connector, got 10"):
+        make(cls, num_tokens=10)
+
+
+def test_average_pool_averages_its_share_of_the_grid() -> None:
+    connector = make(AveragePool)
+    x = patches()
+    expected = x.view(2, 3, 2, 3, 2, ENCODER).mean((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(connector(x), torch.nn.functional.linear(expected, *connector.output.parameters()))
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1024, 15_828_480), (1280, 17_534_528)])
+def test_c_abstractor_has_honeybees_parameters(width: int, expected: int) -> None:
+    with torch.device("meta"):
+        connector = CAbstractor.Config().build(grid=(24, 24), input_dim=width, output_dim=2048)
+    stages = (connector.before, connector.after)
+    assert sum(p.numel() for stage in stages for p in stage.parameters()) == expected
+
+
+def test_c_abstractor_looks_at_neighbours_and_attention_pool_does_not() -> None:
+    """The order of patches means something to a spatial connector; to queries patches are a set."""
+    shuffled = torch.randperm(36)
+    x = patches()
+    for cls, order_matters in ((CAbstractor, True), (AttentionPool, False)):
+        connector = make(cls)
+        assert torch.allclose(connector(x), connector(x[:, shuffled]), atol=1e-5) != order_matters

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from mm1.nn.position import interpolate, rotate, rotation, sincos
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64)
+    angles = rotation(torch.tensor([3, 8, 103, 108]), 16, base=1e4, dtype=torch.float64)
+    turned = [rotate(x.expand(4, 1, 16), angles) for x in (q, k)]
+    near, far = ((turned[0][i] * turned[1][i + 1]).sum() for i in (0, 2))
+    # Angles are computed in fp32: one of 108 radians is known to 4e-6; measured 5e-8.
+    torch.testing.assert_close(near, far, atol=1e-5, rtol=0)
+
+
+def test_rotation_pairs_channels_half_a_head_apart() -> None:
+    angles = rotation(torch.tensor([1]), 4, base=100.0, dtype=torch.float32)
+    turned = rotate(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), angles)[0, 0]
+    torch.testing.assert_close(turned, torch.tensor([math.cos(1), 0, math.sin(1), 0]))
+
+
+def test_position_zero_turns_nothing() -> None:
+    x = torch.randn(1, 2, 8)
+    assert torch.equal(rotate(x, rotation(torch.tensor([0]), 8, base=1e4, dtype=x.dtype)), x)
+
+
+def test_sincos_tells_rows_from_columns() -> None:
+    table = sincos((3, 5), 16)
+    assert table.shape == (3, 5, 16)
+    assert torch.equal(table[1, 0, :8], table[1, 4, :8])
+    assert torch.equal(table[0, 2, 8:], table[2, 2, 8:])
+    assert len(table.flatten(0, 1).unique(dim=0)) == 15
+
+
+def test_sincos_refuses_a_width_it_cannot_share() -> None:
+    with pytest.raises(ValueError, match="4 divides, got 6"):
+        sincos((2, 2), 6)
+
+
+def test_interpolation_to_the_same_grid_changes_nothing() -> None:
+    table = torch.randn(3, 4, 8)
+    assert interpolate(table, (3, 4)) is table
+
+
+@pytest.mark.parametrize("grid", [(48, 48), (27, 40), (12, 9)])
+def test_interpolation_keeps_a_constant_and_a_slope(grid: tuple[int, int]) -> None:
+    slope = torch.linspace(0, 1, 27)[:, None].expand(27, 27)
+    resized = interpolate(torch.stack((torch.ones(27, 27), slope), -1), grid)
+    assert resized.shape == (*grid, 2)
+    torch.testing.assert_close(resized[..., 0], torch.ones(grid))
+    assert (resized[1:, :, 1] > resized[:-1, :, 1]).all()

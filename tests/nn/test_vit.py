@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nn.batches import ENCODER, without_gradient
+from torch.utils.flop_counter import FlopCounterMode
+
+from mm1.nn.model import adapt, initialise
+from mm1.nn.vit import ViT
+
+
+def images(num: int = 2, height: int = 8, width: int = 12) -> torch.Tensor:
+    return torch.randint(256, (num, 3, height, width), dtype=torch.uint8)
+
+
+def test_gives_a_feature_for_each_patch_of_a_grid_that_need_not_be_square() -> None:
+    vit = ENCODER.build()
+    assert vit.grid == (4, 6)
+    assert vit(images()).shape == (2, 24, 16)
+
+
+def test_the_class_token_is_no_feature_of_the_grid() -> None:
+    vit = replace(ENCODER, class_token=True).build()
+    assert vit(images()).shape == (2, 24, 16)
+    assert vit.tokens(images()).shape == (2, 25, 16)
+
+
+def test_patches_are_a_strided_convolution_of_normalised_pixels() -> None:
+    vit, x = ENCODER.build(), images()
+    mean, std = (torch.tensor(c)[:, None, None] for c in (vit.config.mean, vit.config.std))
+    weight = vit.patchify.weight.view(16, 3, 2, 2)
+    expected = F.conv2d((x / 255 - mean) / std, weight, vit.patchify.bias, stride=2).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(vit.patchify(vit.patches(x)), expected)
+
+
+def test_images_do_not_mix() -> None:
+    vit, x = ENCODER.build(), images(3)
+    # Matrix products of other sizes may sum in another order; measured 0 here.
+    torch.testing.assert_close(vit(x)[1:2], vit(x[1:2]), atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_token": True, "pre_norm": True, "activation": "quick_gelu"}])
+def test_every_parameter_learns(options: dict) -> None:
+    vit = replace(ENCODER, **options).build()
+    vit.tokens(images()).pow(3).sum().backward()
+    assert without_gradient(vit) == []
+
+
+def test_names_both_sizes_when_an_image_has_the_wrong_one() -> None:
+    with pytest.raises(ValueError, match=r"built for images of 8 x 12 pixels .*, got 12 x 8"):
+        ENCODER.build()(images(height=12, width=8))
+
+
+def test_patches_must_tile_the_image() -> None:
+    with pytest.raises(ValueError, match="patches of 14 pixels do not tile an image of 32 x 32"):
+        ViT.Config(image_size=32).build()
+
+
+def test_builds_on_meta_and_initialises_after() -> None:
+    config = replace(ENCODER, positions="sincos", class_token=True)
+    with torch.device("meta"):
+        vit = config.build()
+    assert all(p.is_meta for p in vit.parameters())
+    vit.to_empty(device="cpu")
+    initialise(vit)
+    assert torch.equal(vit.position, config.build().position)
+    assert vit(images()).isfinite().all()
+
+
+def test_runs_in_bfloat16_close_to_fp32() -> None:
+    vit, x = ENCODER.build(), images()
+    exact = vit(x)
+    # Normed features of unit size after 2 blocks of 8-bit mantissas; measured 0.02.
+    torch.testing.assert_close(vit.bfloat16()(x).float(), exact, atol=0.08, rtol=0)
+
+
+def test_weights_move_to_another_resolution() -> None:
+    small = replace(ENCODER, class_token=True).build()
+    large = replace(ENCODER, class_token=True, image_size=(16, 8)).build()
+    large.load_state_dict(adapt(large, small.state_dict()))
+    assert large.position.shape == (8, 4, 16)
+    assert torch.equal(large.patchify.weight, small.patchify.weight)
+    assert large(images(height=16, width=8)).isfinite().all()
+
+
+@pytest.mark.parametrize(("depth", "dim", "expected"), [(24, 1024, 302.0e6), (32, 1280, 629.1e6)])
+def test_the_paper_s_encoders_have_their_published_size(depth: int, dim: int, expected: float) -> None:
+    with torch.device("meta"):
+        vit = ViT.Config(depth=depth, dim=dim, num_heads=16).build()
+    matrices = sum(p.numel() for p in vit.blocks.parameters() if p.ndim == 2)
+    assert matrices == pytest.approx(expected, rel=1e-4)
+
+
+def test_flops_count_every_matrix_product() -> None:
+    vit = ENCODER.build()
+    with FlopCounterMode(display=False) as counter:
+        vit(images(1)).sum().backward()
+    # The first linear map's input is pixels, which need no gradient: we count it as if they did.
+    first = 2 * 24 * vit.patchify.weight.numel()
+    assert vit.flops() == counter.get_total_flops() + first

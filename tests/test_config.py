@@ -1,0 +1,125 @@
+"""Typed configs: text, diff, JSON and the command line, on two small classes."""
+
+import pickle
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from mm1 import config as configs
+from mm1.config import ConfigError, Configurable
+
+
+class Engine(Configurable):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        power: int = 3
+        fuel: Literal["gas", "wind"] = "gas"
+
+        def build(self, *, wheels: int) -> "Engine":
+            return self.make(wheels=wheels)
+
+    def __init__(self, config: Config, *, wheels: int) -> None:
+        self.config, self.wheels = config, wheels
+
+
+class Turbine(Engine):
+    pass
+
+
+class Car(Configurable):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        engine: Engine.Config = field(default_factory=Engine.Config)
+        speed: float = 1.5
+        name: str = "car"
+        sizes: tuple[int, ...] = (1, 2)
+        limit: int | None = None
+        origins: dict[str, str] = field(default_factory=dict)
+        spare: dict[str, Engine.Config] = field(default_factory=dict)
+
+
+def car() -> Car.Config:
+    return Car.Config(spare={"front": Engine.Config(power=4)})
+
+
+def test_text_has_a_line_for_each_leaf() -> None:
+    assert configs.text(car()).splitlines()[:3] == [
+        "engine = 'test_config:Engine'",
+        "engine.power = 3",
+        "engine.fuel = 'gas'",
+    ]
+    assert "spare.front.power = 4" in configs.text(car())
+
+
+def test_diff_names_what_a_variant_changes() -> None:
+    other = car()
+    other.engine.power, other.spare["back"] = 5, Engine.Config()
+    changed = configs.diff(car(), other)
+    assert changed["engine.power"] == (3, 5)
+    assert {k.split(".")[0] for k in changed} == {"engine", "spare"}
+
+
+def test_json_and_pickle_bring_back_the_same() -> None:
+    for again in (configs.from_json(configs.to_json(car())), pickle.loads(pickle.dumps(car()))):
+        assert again == car()
+        assert isinstance(again.sizes, tuple)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read"),
+    [
+        ("engine.power=7", lambda c: c.engine.power == 7),
+        ("speed=2", lambda c: c.speed == 2.0 and isinstance(c.speed, float)),
+        ("name=12", lambda c: c.name == "12"),
+        ("sizes=[4,5]", lambda c: c.sizes == (4, 5)),
+        ("limit=9", lambda c: c.limit == 9),
+        ("origins.encoder=runs/clip", lambda c: c.origins == {"encoder": "runs/clip"}),
+        ("engine=test_config:Turbine", lambda c: c.engine.owner is Turbine),
+        ("spare.back=test_config:Turbine", lambda c: c.spare["back"].owner is Turbine),
+        ("engine.fuel=wind", lambda c: c.engine.fuel == "wind"),
+    ],
+)
+def test_the_command_line_changes_one_thing(assignment: str, read) -> None:  # noqa: ANN001
+    changed = car()
+    configs.override(changed, assignment)
+    assert read(changed)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("engine.pwer=7", "did you mean 'power'"),
+        ("engin.power=7", "did you mean 'engine'"),
+        ("engine.power=fast", "must be int, not 'fast'"),
+        ("engine.fuel=coal", "coal"),
+        ("engine.power", "key=value"),
+        ("engine=test_config:Nothing", "no class"),
+        ("engine=json:JSONDecoder", "not configurable"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_nearest(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configs.override(car(), assignment)
+
+
+def test_an_unknown_key_in_a_file_is_an_error() -> None:
+    stored = configs.to_json(car()) | {"sped": 3}
+    with pytest.raises(ConfigError, match="did you mean 'speed'"):
+        configs.from_json(stored)
+
+
+def test_building_does_not_share_the_config() -> None:
+    config = Engine.Config()
+    engine = config.build(wheels=4)
+    config.power = 9
+    assert (engine.config.power, engine.wheels) == (3, 4)
+
+
+def test_a_config_without_slots_is_refused() -> None:
+    with pytest.raises(TypeError, match="slots"):
+
+        class Loose(Configurable):
+            @dataclass
+            class Config(Configurable.Config):
+                x: int = 1
