@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, name: str, text: str) -> argparse.ArgumentParser:
+    def command(function: Callable[[argparse.Namespace], Any], name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
@@ -82,7 +84,7 @@ def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
 
 
-def _config(name: str, overrides: list[str] = ()):
+def _config(name: str, overrides: Sequence[str] = ()) -> Any:
     """The config of a recipe, a run folder or a config.json, with overrides applied in order."""
     import json
 

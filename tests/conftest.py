@@ -25,3 +25,7 @@ def classes_in(package: ModuleType, role: type) -> list[Any]:
         for c in vars(m).values()
         if isinstance(c, type) and issubclass(c, role) and c.__module__ == m.__name__
     ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from the code")

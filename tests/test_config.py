@@ -80,7 +80,7 @@ def test_json_and_pickle_bring_back_the_same() -> None:
         ("engine.fuel=wind", lambda c: c.engine.fuel == "wind"),
     ],
 )
-def test_the_command_line_changes_one_thing(assignment: str, read) -> None:  # noqa: ANN001
+def test_the_command_line_changes_one_thing(assignment: str, read) -> None:
     changed = car()
     configs.override(changed, assignment)
     assert read(changed)

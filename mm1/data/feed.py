@@ -32,7 +32,7 @@ class Step:
     micro_batches: list[Batch]
     counts: dict[str, int]
     """What this step holds over all ranks, known from the plan: tokens, images, tokens of each source."""
-    levels: dict[str, float]
+    levels: dict[str, int | float]
     """Where each source stands: epochs, documents left out because they fit no row."""
     state: dict[str, Any]
     """Where the feed stands after this step; JSON."""
@@ -62,7 +62,7 @@ class Feed(Configurable):
         """Steps from `state` on (None: from the beginning)."""
         raise NotImplementedError
 
-    def describe(self) -> dict[str, dict[str, float]]:
+    def describe(self) -> dict[str, dict[str, int | float]]:
         """Name of each source -> its documents, tokens and images, for people."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class Prepared:
     def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         return self.num_views[ids]
 
-    def describe(self) -> dict[str, float]:
+    def describe(self) -> dict[str, int | float]:
         return {
             "documents": self.num_documents,
             "tokens": int(self.lengths.sum()),

@@ -119,7 +119,7 @@ class Packed(Feed):
             counts["images"] += int(self.sources[self.names[e.source]].num_views[e.document])
         return counts
 
-    def _levels(self, state: MixtureState) -> dict[str, float]:
+    def _levels(self, state: MixtureState) -> dict[str, int | float]:
         sizes = {name: max(1, source.num_documents) for name, source in self.sources.items()}
         epochs = {f"epoch/{name}": round(state.drawn[name] / size, 4) for name, size in sizes.items()}
         return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
@@ -138,7 +138,7 @@ class Packed(Feed):
             dealt[place if lap % 2 == 0 else hands - 1 - place].append(rows[i])
         return dealt[rank::world_size]
 
-    def describe(self) -> dict[str, dict[str, float]]:
+    def describe(self) -> dict[str, dict[str, int | float]]:
         weights = self.config.weights
         return {name: source.describe() | {"weight": weights[name]} for name, source in self.sources.items()}
 

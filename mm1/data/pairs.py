@@ -27,17 +27,17 @@ class Pairs(Feed):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Feed.Config):
-        source: str = ""
-        """A folder written by `mm1 prepare captions`."""
+        sources: tuple[str, ...] = ()
+        """Folders written by `mm1 prepare captions`; their pairs are shuffled together."""
         batch: int = 512
         """Pairs of a step over all ranks: what the contrast is taken over."""
         context: int = 77
         """Tokens of a caption that are read, its end token included; longer captions are cut."""
 
         def tokenizer(self) -> str:
-            if not self.source:
-                raise ConfigError("feed.source is empty: name prepared captions, as in feed.source=data/captions")
-            return self.source
+            if not self.sources:
+                raise ConfigError("feed.sources is empty: name prepared captions, as feed.sources=['data/captions']")
+            return self.sources[0]
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Pairs(Feed):
             raise ConfigError("the feed of pairs needs a model with an image encoder")
         self.config, self.seed = config, seed
         self.renderer = Renderer(tokenizer, Views(image_size), tokens_per_image)
-        self.source = Prepared(config.source, self.renderer)
-        self.size = self.source.num_documents
+        self.sources = {folder: Prepared(folder, self.renderer) for folder in config.sources}
+        self.size = sum(source.num_documents for source in self.sources.values())
 
     def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
         """Raises ConfigError where the batch does not divide over ranks."""
@@ -85,16 +85,13 @@ class Pairs(Feed):
             found[here] = permute(places[here] % self.size, self.size, f"{self.seed}/pairs/{epoch}")
         return found
 
-    def describe(self) -> dict[str, dict[str, float]]:
-        return {"pairs": self.source.describe()}
+    def describe(self) -> dict[str, dict[str, int | float]]:
+        return {Path(folder).name: source.describe() for folder, source in self.sources.items()}
 
     def held_out(self, *, rank: int, world_size: int) -> Iterator[PairBatch]:
         """Whole batches alone: a contrastive loss depends on the size of its batch."""
-        if not Shards.has_split(Path(self.config.source), "held_out"):
-            return
         filler = _Filler(self.renderer, self.config, split="held_out")
-        size = Prepared(self.config.source, self.renderer, "held_out").num_documents
-        for first in range(0, size - self.config.batch + 1, self.config.batch):
+        for first in range(0, filler.size - self.config.batch + 1, self.config.batch):
             yield filler(list(range(first, first + self.config.batch))[rank::world_size])
 
 
@@ -102,20 +99,37 @@ class _Filler(Dataset):
     """Document numbers -> a batch of pairs; runs in workers, which open the shards for themselves."""
 
     def __init__(self, renderer: Renderer, config: Pairs.Config, split: str = "train") -> None:
-        self.renderer, self.config, self.split = renderer, config, split
-        self.shards: Shards | None = None
+        self.renderer, self.context, self.split = renderer, config.context, split
+        self.folders = [Path(f) for f in config.sources if Shards.has_split(Path(f), split)]
+        self.shards: list[Shards] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"shards": None}
+        return self.__dict__ | {"shards": []}
+
+    @property
+    def size(self) -> int:
+        return sum(len(shards) for shards in self._open())
+
+    def _open(self) -> list[Shards]:
+        self.shards = self.shards or [Shards(folder, self.split) for folder in self.folders]
+        return self.shards
+
+    def _find(self, number: int) -> tuple[Shards, int]:
+        """The pairs of all folders are numbered through."""
+        for shards in self._open():
+            if number < len(shards):
+                return shards, number
+            number -= len(shards)
+        raise IndexError(number)
 
     def __getitem__(self, documents: list[int]) -> PairBatch:
         return self(documents)
 
     def __call__(self, documents: Any) -> PairBatch:
-        shards = self.shards = self.shards or Shards(Path(self.config.source), self.split)
         assert self.renderer.views is not None
-        context, images, captions, ids = self.config.context, [], [], []
-        for number in documents:
+        context, images, captions, ids = self.context, [], [], []
+        for place in documents:
+            shards, number = self._find(place)
             document = shards.document(number)
             try:
                 images.append(self.renderer.views(document.images[0].data)[0])

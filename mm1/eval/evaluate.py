@@ -44,12 +44,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Asks every benchmark at every number of shots; returns what `scores.json` then holds.
 
-    The questions are dealt over the ranks, which must call this together. `version` is a fingerprint of the weights:
-    scores that were made with others are dropped, and a benchmark that was finished before with the same weights,
-    settings and records is not asked again, so that a killed evaluation goes on where it was.
-
-    Each score comes with `stderr`, its standard error over questions: the standard deviation of the questions' scores
-    divided by the square root of their number.
+    The ranks share the questions and must call this together. `version` is a fingerprint of the weights: scores made
+    with others are dropped; what was finished with the same weights, settings and records is not asked again. `stderr`
+    is the standard deviation of the questions' scores over the square root of their number.
 
     Raises:
         ConfigError: a benchmark has no questions, or too few records for its demonstrations.
@@ -71,12 +68,10 @@ def evaluate(
                 lines = _ask(predictor, benchmark, num_shots, lambda num: progress.advance(bar, num))
                 result = _score(benchmark, lines)
                 known[str(num_shots)] = result | {"version": version, "settings": settings}
-                if dist.rank() == 0:
-                    _write_predictions(benchmark, num_shots, lines, path)
-                    _write(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-                dist.say(
-                    f"{name}, {num_shots} shots: {benchmark.metric} {result['score']:.3f} +- {result['stderr']:.3f}"
-                )
+                _write_predictions(benchmark, num_shots, lines, path)
+                _write(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+                shown = f"{benchmark.metric} {result['score']:.3f} +- {result['stderr']:.3f}"
+                dist.say(f"{name}, {num_shots} shots: {shown}")
     return scores
 
 
@@ -146,6 +141,8 @@ def _score(benchmark: Benchmark, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _write_predictions(benchmark: Benchmark, num_shots: int, lines: list[dict[str, Any]], path: Path) -> None:
     """Writes the lines, and the pictures of the first prompts, which their lines then list in order of appearance."""
+    if dist.rank() != 0:
+        return
     place = path.with_suffix("")
     place.mkdir(parents=True, exist_ok=True)
     for number, line in zip(benchmark.chosen[:NUM_PICTURED], lines, strict=False):
@@ -161,7 +158,9 @@ def _write_predictions(benchmark: Benchmark, num_shots: int, lines: list[dict[st
 
 
 def _write(path: Path, content: str) -> None:
-    """Aside and renamed, so that a killed evaluation leaves no half file."""
+    """Rank 0 writes aside and renames, so that a killed evaluation leaves no half file."""
+    if dist.rank() != 0:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".unfinished")
     aside.write_text(content, encoding="utf-8")

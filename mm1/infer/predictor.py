@@ -17,6 +17,9 @@ from mm1.infer.score import log_likelihood
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 
+TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 16_384}
+"""On a CPU larger batches leave its caches: up to a third slower with a small encoder."""
+
 
 class Predictor:
     """A language model behind the renderer it was trained with.
@@ -27,7 +30,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Model, renderer: Renderer, device: torch.device, *, tokens_per_batch: int = 16_384
+        self, model: Model, renderer: Renderer, device: torch.device, *, tokens_per_batch: int | None = None
     ) -> None:
         """`tokens_per_batch` bounds the prompts of a batch with the room for their answers, all as long as the longest.
 
@@ -37,7 +40,7 @@ class Predictor:
         if not isinstance(model, LanguageModel):
             raise TypeError(f"{type(model).__name__} is no language model: it has no answers to give")
         self.model, self.renderer, self.device = model, renderer, device
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH[device.type]
 
     def generate(self, documents: Sequence[Document], *, max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
         """The greedy continuation of each document, without its stop string (see `generate.generate`).

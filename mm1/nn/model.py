@@ -4,12 +4,13 @@ Parallelism, recomputation and compilation reach a model only through `units()`:
 that are sharded, recomputed or compiled one by one. Freezing, loading and timing reach it through `parts()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from mm1.config import Configurable
 
@@ -62,6 +63,15 @@ class Losses:
     objective: Float[Tensor, ""]
     means: dict[str, Mean] = field(default_factory=dict)
     """Detached figures by name: `loss`, `loss/captions`, `accuracy`, `z_loss` ..."""
+
+
+def _losses(tensors: Iterable[Any], means: Any) -> Losses:
+    (objective,) = tensors
+    return Losses(objective, means)
+
+
+# FSDP2 prepares the backward pass of the tensors in what `forward` returns, and torch 2.11 looks into no dataclass.
+register_pytree_node(Losses, lambda losses: ([losses.objective], losses.means), _losses)
 
 
 class Model(Module):

@@ -1,4 +1,4 @@
-"""Recipes: functions without arguments that return a complete `Run.Config`.
+"""Recipes: functions that need no argument and return a complete `Run.Config`.
 
 A recipe's name is its function's; a variant is a function that takes another recipe's config and edits it. This is the
 only place in the project where a number of the MM1 paper is written.
@@ -22,9 +22,9 @@ def all_recipes() -> dict[str, Recipe]:
         file = importlib.import_module(f"{__name__}.{module.name}")
         for name, function in inspect.getmembers(file, inspect.isfunction):
             own = function.__module__ == file.__name__ and not name.startswith("_")
-            if own and inspect.signature(function).return_annotation is Run.Config:
-                if inspect.signature(function).parameters:
-                    continue
+            signature = inspect.signature(function)
+            complete = all(p.default is not p.empty for p in signature.parameters.values())
+            if own and complete and signature.return_annotation is Run.Config:
                 found[name] = function
     return found
 

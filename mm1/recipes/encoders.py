@@ -12,7 +12,7 @@ def clip_small() -> Run.Config:
     return Run.Config(
         steps=500,
         model=CLIP.Config(encoder=ViT.Config(image_size=96, patch_size=12, depth=4, dim=192, num_heads=4)),
-        feed=Pairs.Config(source="data/captions", batch=128, context=32),
+        feed=Pairs.Config(sources=("data/captions",), batch=128, context=32),
         optimizer=Optimizer.Config(peak_lr=1e-3, warmup=50),
         precision="fp32",
         checkpoint_every=100,

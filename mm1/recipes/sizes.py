@@ -37,7 +37,7 @@ def law_peak_lr(num_params: float) -> float:
 def decoder_size(name: str) -> float:
     """The size that the law is asked with: 12 * depth * dim^2."""
     depth, dim, _ = DECODERS[name]
-    return 12 * depth * dim**2
+    return 12.0 * depth * dim**2
 
 
 def decoder(name: str) -> Decoder.Config:

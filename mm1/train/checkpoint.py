@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,6 +34,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        # Writing goes on in a thread beside training: its exchanges must not meet those of the training.
+        self.group: Any = torch.distributed.new_group(backend="gloo")
         self.pending: tuple[Future, Path] | None = None
 
     def steps(self) -> list[int]:
@@ -52,7 +55,7 @@ class Checkpoints:
             aside.mkdir(parents=True)
             (aside / "progress.json").write_text(json.dumps(progress))
         dist.everywhere(True)  # no rank writes before the folder is there
-        future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside)
+        future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside, process_group=self.group)
         self.pending = (future, aside)  # type: ignore[assignment]
 
     def finish(self) -> None:

@@ -3,6 +3,7 @@
 There is one code path: a single process is a mesh of one rank.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -16,7 +17,7 @@ from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.nn.model import Model
 
-ENTRY_POINTS = ("embed", "prefill", "step", "log_probs", "encode_images", "encode_texts")
+ENTRY_POINTS = ("prefill", "step", "log_probs", "encode_images", "encode_texts")
 """Methods besides `forward` that use sharded parameters."""
 
 
@@ -47,6 +48,8 @@ def shard(model: Model, *, device: torch.device, precision: Literal["fp32", "bf1
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
+    # A view as a unit's output is harmful only to those who write into it; nobody here does.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = dist.mesh(device)
     if dist.world_size() > 1:
         for unit in model.units():

@@ -98,6 +98,10 @@ class Run(Configurable):
             tokens_per_image=self.model.tokens_per_image,
             seed=config.seed,
         )
+        # Built, and their questions read, before training: a missing file must not show after it.
+        self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
+        for benchmark in self.benchmarks.values():
+            _ = benchmark.test, benchmark.train if any(config.shots) else None
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)
         self.step, self.feed_state, self.bad_updates = 0, None, 0
@@ -146,19 +150,20 @@ class Run(Configurable):
                 speed.wait += time.perf_counter() - before
                 self._update(data, speed)
                 self.step, self.feed_state = self.step + 1, data.state
-                logs = self.step % c.log_every == 0 or self.step == c.steps
+                last = self.step == c.steps
+                logs = last or self.step % c.log_every == 0
                 if logs:
                     self._log(data, log, speed, display)
-                if c.held_out_every and self.step % c.held_out_every == 0 and self.step < c.steps:
+                if last or (c.held_out_every and self.step % c.held_out_every == 0):
                     log.write("metrics.jsonl", self.step, self.held_out())
                     speed.clear()
                 stop = bool(told) if dist.world_size() == 1 else logs and not dist.everywhere(not told)
-                if stop or (self.step % c.checkpoint_every == 0 and self.step < c.steps):
+                if last or stop or self.step % c.checkpoint_every == 0:
                     self._save()
                 if stop:
                     self.checkpoints.finish()
                     raise Interrupted(f"stopped after step {self.step} of {c.steps}; go on with --resume")
-        self._finish(log)
+        self._finish()
 
     def _update(self, data: Step, speed: Speed) -> None:
         """One optimiser step. Every target of the step weighs the same, whatever micro-batch or rank it lies on."""
@@ -208,13 +213,9 @@ class Run(Configurable):
         progress = {"step": self.step, "feed": self.feed_state, "means": self.meter.state(), "counts": self.counts}
         self.checkpoints.save(self.step, self.model, self.optimizer, progress)
 
-    def _finish(self, log: Log) -> None:
-        """Leaves a folder that can be read without us: weights, held-out losses, scores, a summary."""
+    def _finish(self) -> None:
+        """Leaves a folder that can be read without us: weights, scores, a summary."""
         self.checkpoints.finish()
-        if self.checkpoints.steps()[-1:] != [self.step]:
-            self._save()
-            self.checkpoints.finish()
-        log.write("metrics.jsonl", self.step, self.held_out())
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_model_state_dict(self.model, options=whole)
         if dist.rank() == 0:
@@ -225,8 +226,7 @@ class Run(Configurable):
             views = Views(self.model.image_size, self.config.feed.max_tiles) if self.model.image_size else None
             renderer = Renderer(self.tokenizer, views, self.model.tokens_per_image)
             predictor = Predictor(self.model, renderer, self.device)
-            benchmarks = {name: b.build() for name, b in self.config.benchmarks.items()}
-            evaluate(predictor, benchmarks, self.config.shots, self.folder, version=version(self.folder))
+            evaluate(predictor, self.benchmarks, self.config.shots, self.folder, version=version(self.folder))
         self._describe(finished=True)
 
     def _ceiling(self) -> float:

@@ -3,8 +3,12 @@
 import importlib
 import inspect
 import json
+import os
 import pickle
 import pkgutil
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +23,8 @@ from mm1.eval.benchmarks import Benchmark
 
 
 def every_benchmark() -> list[type[Benchmark]]:
-    modules = [
-        importlib.import_module(f"{benchmarks.__name__}.{m.name}") for m in pkgutil.iter_modules(benchmarks.__path__)
-    ]
+    names = [f"{benchmarks.__name__}.{module.name}" for module in pkgutil.iter_modules(benchmarks.__path__)]
+    modules = [importlib.import_module(name) for name in names]
     found = [cls for module in modules for _, cls in inspect.getmembers(module, inspect.isclass)]
     return [cls for cls in found if issubclass(cls, Benchmark) and cls.__module__ != benchmarks.__name__]
 
@@ -103,6 +106,45 @@ def test_shots_and_question_pass_through_the_training_renderer(benchmark: Benchm
     page = Document((*shot.parts, *shot.parts, *shot.parts))
     asked, trained = renderer(prompt, end=False), renderer(page)
     assert asked.tokens.tolist() == trained.tokens[: len(asked.tokens)].tolist()
+
+
+TOY = '''"""Is it a cat?"""
+
+from mm1.data.document import Document, Text
+from mm1.eval.benchmarks import Benchmark, Question
+from mm1.eval.metrics import exact_match
+
+
+class Cats(Benchmark):
+    EXAMPLE = ("tom", "yes")
+    metric = "exact match"
+
+    def records(self, split):
+        return [("tom", "yes"), ("rex", "no")]
+
+    def question(self, record):
+        return Question(Document((Text(f"Is {record[0]} a cat?"),)), (record[1],), record[0])
+
+    def score(self, predictions, answers):
+        return [exact_match(*pair) for pair in zip(predictions, answers, strict=True)]
+'''
+
+
+@pytest.mark.slow
+def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "mm1" / "eval" / "benchmarks" / "cats.py").write_text(TOY)
+    command = [sys.executable, "-m", "pytest", "-v", "tests/eval/test_benchmarks.py", "-k", "Cats or every_file"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "test_truth_scores_and_silence_does_not[Cats] PASSED" in done.stdout
 
 
 class Colours(Benchmark):

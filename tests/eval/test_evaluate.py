@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: predictions, scores, pictures; and that it is asked once, on any number of ranks."""
+"""What an evaluation leaves behind; that nothing is asked twice; that two ranks score as one."""
 
 import json
 import os

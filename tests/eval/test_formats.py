@@ -67,12 +67,7 @@ ANNOTATIONS: dict[str, Any] = {
     "data_type": "mscoco",
     "data_subtype": "val2014",
     "annotations": [
-        {
-            "question_id": number,
-            "image_id": number // 1000,
-            "multiple_choice_answer": answers[0],
-            "answers": ten(*answers),
-        }
+        {"question_id": number, "image_id": number // 1000, "answer_type": "other", "answers": ten(*answers)}
         for number, answers in (
             (262148000, ["down"] * 4 + ["at table"] * 5 + ["table"]),
             (262148001, ["spectating"] * 3 + ["watching"] * 7),
@@ -183,7 +178,7 @@ def test_broken_and_missing_files_are_named(coco: Coco.Config, vqa: Vqa.Config) 
     with pytest.raises(ValueError, match=r"captions\.json is not JSON"):
         _ = coco.build().test
     vqa.picture_name = "{image}-{page}.png"
-    with pytest.raises(ConfigError, match="picture_name .* does not work"):
+    with pytest.raises(ConfigError, match=r"picture_name .* does not work"):
         _ = vqa.build().test
     shutil.rmtree(vqa.images)
     with pytest.raises(FileNotFoundError, match="images: there is no folder"):

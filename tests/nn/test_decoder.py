@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nn.batches import DECODER, VOCABULARY, alone, hidden, language_model, packed, without_gradient
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1.batch import IGNORE
@@ -59,6 +60,13 @@ def test_losses_are_cross_entropy_in_all_and_by_source() -> None:
         torch.testing.assert_close(losses.means[f"loss/{name}"].total, nll[own].sum())
         assert losses.means[f"loss/{name}"].count == own.sum()
     assert all(not x.requires_grad for mean in losses.means.values() for x in (mean.total, mean.count))
+
+
+def test_fsdp_finds_the_objective_in_what_forward_returns() -> None:
+    losses = language_model()(packed(LENGTHS))
+    tensors, structure = tree_flatten(losses)
+    assert tensors == [losses.objective]
+    assert tree_unflatten(tensors, structure).means is losses.means
 
 
 def test_log_probs_are_those_of_the_targets() -> None:

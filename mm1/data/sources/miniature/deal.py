@@ -1,12 +1,12 @@
-"""The n-th picture, caption, page, text, conversation and test question of the miniature world.
+"""The n-th picture, caption, page and conversation of the miniature world.
 
-Each is a function of the seed and n alone. There is one row of pictures; captions, pages and conversations are about
-them, as several pages of the web show one picture:
+Each is a function of the seed and n alone. There is one row of pictures; captions and pages are about them, as several
+pages of the web show one picture:
 
-    picture     0        1        2        3     ...        the kinds of scenes follow one another in a fixed `CYCLE`
-    caption     0        1        2        3     ...        the n-th is about the n-th picture
-    page        0: pictures 7, 31, 2       1: ...           any of the first `num_pictures`, of a kind that suits it
-    conversation 0: picture 12, or a small digit in full size
+    picture      0  1  2  3  ...           the kinds of scenes follow one another in a fixed `CYCLE`
+    caption      0  1  2  3  ...           the n-th is about the n-th picture
+    page         0: pictures 7, 31, 2      any of the first `num_pictures`, of a kind that suits it
+    conversation 0: a picture of its own, wide or far
 
 What a page may be:
 
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image as Pillow
 
 from mm1.data.sources.miniature.world import (
-    CANVAS,
+    CELL,
     COLOURS,
     COUNTS,
+    GRIDS,
     NUMBERS,
     RELATIONS,
     SHAPES,
@@ -42,16 +42,16 @@ from mm1.data.sources.miniature.world import (
     random_scene,
 )
 
-STORED = 48
-"""Ordinary pictures are stored at this size, and so give a single view when the model looks at 48 pixels."""
-
-CYCLE = ("digit", "objects", "digit", "word", "digit", "objects", "digit", "pair", "digit", "small digit") * 2
-CYCLE = CYCLE[:13] + ("objects",) + CYCLE[14:17] + ("word",) + CYCLE[18:]
+CYCLE = (
+    *("digit", "objects", "digit", "word", "digit", "objects", "digit", "pair", "digit", "far digit"),
+    *("digit", "objects", "digit", "word", "digit", "objects", "digit", "pair", "objects", "word"),
+)
 """The kinds of 20 pictures in a row."""
 
-KINDS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels")
+STREAMS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels")
 
 ORDINALS = ("first", "second", "third")
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -73,7 +73,7 @@ TASKS = {
     "digit": Task("which digit ?", NUMBERS, ("digit",), 0.28),
     "word": Task("which word ?", WORDS, ("word",), 0.14),
     "relation": Task("where is the {shape} ?", RELATIONS, ("pair",), 0.06),
-    "small digit": Task("which digit ?", NUMBERS, ("small digit",), 0.0),
+    "small digit": Task("which digit ?", NUMBERS, ("far digit",), 0.0),
 }
 """`relation` is never in lists: left of one thing is right of another."""
 
@@ -81,8 +81,13 @@ TASKS = {
 @dataclass(frozen=True, slots=True)
 class Picture:
     scene: Scene
+    grid: str
+    """One of `GRIDS`."""
     png: bytes
-    width: int
+
+    @property
+    def width(self) -> int:
+        return GRIDS[self.grid] * CELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +105,23 @@ class Conversation:
     """(question, answer)."""
 
 
-def generator(kind: str, seed: int, *numbers: int) -> np.random.Generator:
-    return np.random.default_rng((seed, KINDS.index(kind), *numbers))
+def generator(stream: str, seed: int, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng((seed, STREAMS.index(stream), *numbers))
 
 
 @lru_cache(maxsize=20_000)
 def picture(seed: int, n: int) -> Picture:
     """The n-th training picture."""
-    rng = generator("picture", seed, n)
-    return make_picture(CYCLE[n % len(CYCLE)], "train", rng, STORED)
+    return make_picture(CYCLE[n % len(CYCLE)], "near", "train", generator("picture", seed, n))
 
 
-def make_picture(kind: str, split: Split, rng: np.random.Generator, width: int) -> Picture:
-    size = {"digit": "large", "small digit": "small"}.get(kind)
-    scene = random_scene("digit" if size else kind, rng, split, size)
-    image = draw(scene, rng)
-    if width != CANVAS:
-        image = image.resize((width, width), Pillow.Resampling.BICUBIC)
+def make_picture(kind: str, grid: str, split: Split, rng: np.random.Generator) -> Picture:
+    """A picture of that kind of scene on that grid; a "far digit" is always far."""
+    kind, grid = ("digit", "far") if kind == "far digit" else (kind, grid)
+    scene = random_scene(kind, rng, split)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return Picture(scene, file.getvalue(), width)
+    draw(scene, GRIDS[grid], rng).save(file, "PNG", compress_level=1)
+    return Picture(scene, grid, file.getvalue())
 
 
 def caption(seed: int, n: int) -> Caption:
@@ -140,7 +142,7 @@ def _words(scene: Objects | Word | Digit) -> tuple[str, ...]:
         case Word():
             return f"word {scene.word}", scene.colour
         case Digit():
-            return f"digit {scene.digit}", scene.size, scene.colour
+            return f"digit {scene.digit}", scene.colour
 
 
 def page(seed: int, n: int, num_pictures: int) -> tuple[Picture | str, ...]:
@@ -185,16 +187,13 @@ def answer(task: str, scene: Scene) -> str:
     return getattr(scene, task.removeprefix("small "))
 
 
-def conversation(seed: int, n: int, num_pictures: int, small_share: float = 0.4) -> Conversation:
-    """One or two questions about a picture. Small digits come in full size, for a model that looks at them in parts."""
+def conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
+    """One or two questions about a wide picture, or one about a small digit in a far picture."""
     rng = generator("conversation", seed, n)
-    if rng.random() < small_share:
-        shown = make_picture("small digit", "train", rng, CANVAS)
-        return Conversation(shown, ((ask("digit", shown.scene), answer("digit", shown.scene)),))
-    first = _any_task(rng)
-    shown = _any_picture(seed, one_of(TASKS[first].kinds, rng), num_pictures, rng)
-    others = [task for task in TASKS if task != first and TASKS[task].share and _suits(task, shown.scene)]
-    tasks = [first, one_of(others, rng)] if others else [first]
+    first = "small digit" if rng.random() < small_share else _any_task(rng)
+    shown = make_picture(one_of(TASKS[first].kinds, rng), "wide", "train", rng)
+    others = [task for task in TASKS if task != first and _suits(task, shown.scene)]
+    tasks = [first] if first == "small digit" or not others else [first, one_of(others, rng)]
     return Conversation(shown, tuple((ask(task, shown.scene), answer(task, shown.scene)) for task in tasks))
 
 

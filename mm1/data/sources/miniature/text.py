@@ -12,6 +12,7 @@ MIXTURES = {
     ("red", "blue"): "purple",
     ("black", "white"): "grey",
 }
+"""What two paints give."""
 LABELS = (*COLOURS, *SHAPES, *NUMBERS, *WORDS, *RELATIONS)
 """What text-only lists give new meanings to."""
 
@@ -32,19 +33,20 @@ def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[s
 
 
 def fact(rng: np.random.Generator) -> tuple[str, str]:
-    kind = rng.integers(4)
-    if kind == 0:
-        a, b = rng.integers(0, 5, size=2)
-        return f"{NUMBERS[a]} plus {NUMBERS[b]} is", NUMBERS[a + b]
-    if kind == 1:
-        a = int(rng.integers(0, 10))
-        b = int(rng.integers(0, a + 1))
-        return f"{NUMBERS[a]} minus {NUMBERS[b]} is", NUMBERS[a - b]
-    if kind == 2:
-        colours = tuple(MIXTURES)[int(rng.integers(len(MIXTURES)))]
-        a, b = colours if rng.random() < 0.5 else colours[::-1]
-        return f"{a} and {b} makes", MIXTURES[colours]
-    a, b = (int(number) for number in rng.choice(10, size=2, replace=False))
-    return f"{NUMBERS[a]} is", f"{'more' if a > b else 'less'} than {NUMBERS[b]}"
-
-
+    """All but the last word, and the last word, which follows from the others."""
+    match rng.integers(4):
+        case 0:
+            a, b = rng.integers(0, 5, size=2)
+            return f"{NUMBERS[a]} plus {NUMBERS[b]} is", NUMBERS[a + b]
+        case 1:
+            a = int(rng.integers(0, 10))
+            b = int(rng.integers(0, a + 1))
+            return f"{NUMBERS[a]} minus {NUMBERS[b]} is", NUMBERS[a - b]
+        case 2:
+            colours = list(MIXTURES)[int(rng.integers(len(MIXTURES)))]
+            a, b = colours if rng.random() < 0.5 else colours[::-1]
+            return f"{a} and {b} makes", MIXTURES[colours]
+        case _:
+            a, b = rng.permutation(10)[:2]
+            which, number = ("larger", max(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b))
+            return f"{NUMBERS[a]} or {NUMBERS[b]} the {which} is", NUMBERS[number]

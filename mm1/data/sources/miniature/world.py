@@ -110,7 +110,8 @@ def held_out(scene: Scene) -> bool:
     colour = list(COLOURS).index(scene.colour)
     match scene:
         case Objects():
-            return (COUNTS.index(scene.count) + 2 * SIZES.index(scene.size) + colour + SHAPES.index(scene.shape)) % 5 == 0
+            count, size, shape = COUNTS.index(scene.count), SIZES.index(scene.size), SHAPES.index(scene.shape)
+            return (count + 2 * size + colour + shape) % 5 == 0
         case Pair():
             shapes = SHAPES.index(scene.shape) + 2 * SHAPES.index(scene.other_shape)
             return (shapes + colour + RELATIONS.index(scene.relation)) % 5 == 0
@@ -161,10 +162,10 @@ def _paste(
 def _pair_cells(relation: str, grid: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
     """The cells (row, column) of the first and the second object."""
     along, line = int(rng.integers(grid - 1)), int(rng.integers(grid))
-    cells = (along, line), (along + 1, line)
+    one, other = (along, line), (along + 1, line)
     if relation in ("left", "right"):
-        cells = (line, along), (line, along + 1)
-    return cells if relation in ("left", "above") else cells[::-1]
+        one, other = (line, along), (line, along + 1)
+    return (one, other) if relation in ("left", "above") else (other, one)
 
 
 def _digit_place(grid: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -215,8 +216,8 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     """Handwritten digits as 8 x 8 grey levels, with their values."""
     from sklearn.datasets import load_digits  # an optional dependency, and slow to import
 
-    scans = load_digits()
-    return (scans.images * 255 / 16).astype(np.uint8), scans.target
+    pixels, values = load_digits(return_X_y=True)
+    return (np.asarray(pixels).reshape(-1, 8, 8) * 255 / 16).astype(np.uint8), np.asarray(values)
 
 
 def random_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:

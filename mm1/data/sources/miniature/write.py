@@ -1,9 +1,9 @@
 """The miniature world as files, in the formats that real data comes in.
 
-    captions/00000.tar ...       WebDataset as img2dataset writes it: 000000123.png, .txt, .json
-    pages/00000.parquet ...      OBELICS' schema: images, texts, metadata, general_metadata
-    text/text.jsonl              {"text": ...}
-    instructions/llava.json      LLaVA's conversations; pictures in instructions/images/
+captions/00000.tar ...       WebDataset as img2dataset writes it: 000000123.png, .txt, .json
+pages/00000.parquet ...      OBELICS' schema: images, texts, metadata, general_metadata
+text/text.jsonl              {"text": ...}
+instructions/llava.json      LLaVA's conversations; pictures in instructions/images/
 """
 
 import io
@@ -23,18 +23,18 @@ RECORDS_A_FILE = 4_000
 class Amounts:
     """How many records of each kind."""
 
-    captions: int = 12_000
+    captions: int = 8_000
     pages: int = 4_000
-    texts: int = 12_000
-    conversations: int = 5_000
+    texts: int = 8_000
+    conversations: int = 4_000
 
 
 def write_world(folder: Path, seed: int, amounts: Amounts) -> None:
-    """All of it. The pictures of pages and conversations are those of the captions."""
+    """All of it. The pictures of pages are those of the captions."""
     write_captions(folder / "captions", seed, amounts.captions)
     write_pages(folder / "pages", seed, amounts.pages, amounts.captions)
     write_texts(folder / "text", seed, amounts.texts)
-    write_conversations(folder / "instructions", seed, amounts.conversations, amounts.captions)
+    write_conversations(folder / "instructions", seed, amounts.conversations)
 
 
 def write_captions(folder: Path, seed: int, num: int) -> None:
@@ -51,7 +51,8 @@ def write_captions(folder: Path, seed: int, num: int) -> None:
 
 def _about(picture: Picture) -> dict[str, Any]:
     kind = type(picture.scene).__name__.lower()
-    return {"width": picture.width, "height": picture.width, "scene": {"kind": kind, **asdict(picture.scene)}}
+    scene = {"kind": kind, "grid": picture.grid, **asdict(picture.scene)}
+    return {"width": picture.width, "height": picture.width, "scene": scene}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -95,11 +96,11 @@ def write_texts(folder: Path, seed: int, num: int) -> None:
     (folder / "text.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def write_conversations(folder: Path, seed: int, num: int, num_pictures: int) -> None:
+def write_conversations(folder: Path, seed: int, num: int) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for n in range(num):
-        conversation, name = deal.conversation(seed, n, num_pictures), f"images/{n:09d}.png"
+        conversation, name = deal.conversation(seed, n), f"images/{n:09d}.png"
         (folder / name).write_bytes(conversation.picture.png)
         turns: list[dict[str, str]] = []
         for question, answer in conversation.turns:

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# All measurements that need one GPU, in one call: bash benchmarks/gpu.sh NOTE.md
+# Each line is a run of benchmarks/step.py; one that fails (out of memory, say) is noted and the next one starts.
+set -u
+note=${1:?"usage: benchmarks/gpu.sh NOTE.md"}
+cd "$(dirname "$0")/.."
+export PYTHONPATH=.:${PYTHONPATH:-}
+step() { timeout "${LIMIT:-150}" python3 benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err" \
+    || { echo "### $* failed: $(grep -v '^ ' "$note.err" | grep -v '^$' | tail -n 1)" | tee -a "$note"; }; }
+
+python3 -m pytest -q -m gpu tests/nn -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
+base="feed.rows=16 optimizer.warmup=10"
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=0
+step pretrain_ablation_base $base feed.micro_rows=8 recompute=1
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 --text-only
+step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1

@@ -1,0 +1,86 @@
+"""A small prepared world and a model for it, for the tests of training."""
+
+from pathlib import Path
+from typing import Any
+
+import raw_files
+
+from mm1.data.packed import Packed
+from mm1.data.pairs import Pairs
+from mm1.data.prepare import prepare
+from mm1.data.tokenizer import train_tokenizer
+from mm1.nn.clip import CLIP, TextTower
+from mm1.nn.connectors.average_pool import AveragePool
+from mm1.nn.decoder import Decoder, LanguageModel
+from mm1.nn.mm1 import MM1
+from mm1.nn.vit import ViT
+from mm1.train.optimizer import Optimizer
+from mm1.train.run import Run
+
+WEIGHTS = {"pages": 0.45, "captions": 0.45, "text": 0.1}
+
+
+def make_world(folder: Path) -> Path:
+    """Raw files of three kinds, prepared, with held-out documents."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True)
+    raw_files.write_tar(raw / "a.tar", raw_files.pairs(60))
+    pages = [
+        {"images": [None, raw_files.jpeg(i), None], "texts": [f"page {i} shows", None, f"number {i} at last"]}
+        for i in range(40)
+    ]
+    raw_files.write_pages(raw / "a.parquet", pages)
+    raw_files.write_lines(
+        raw / "a.jsonl", [{"text": f"text number {i} " + "of many words " * (i % 9)} for i in range(50)]
+    )
+    words = [f"picture number {i} page shows at last text of many words" for i in range(60)]
+    tokenizer = folder / "tokenizer.json"
+    train_tokenizer(words, tokenizer, kind="word", vocab_size=100)
+    for name, kind, file in (
+        ("captions", "captions", "a.tar"),
+        ("pages", "interleaved", "a.parquet"),
+        ("text", "text", "a.jsonl"),
+    ):
+        prepare(kind, [raw / file], folder / name, tokenizer, held_out=0.2)
+    return folder
+
+
+def encoder() -> ViT.Config:
+    return ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2)
+
+
+def decoder() -> Decoder.Config:
+    return Decoder.Config(depth=2, dim=32, num_heads=2, hidden_dim=48)
+
+
+def pretrain(world: Path, **fields: Any) -> Run.Config:
+    settings: dict[str, Any] = {"steps": 12, "log_every": 2, "checkpoint_every": 5, "precision": "fp32"} | fields
+    return Run.Config(
+        model=MM1.Config(encoder=encoder(), connector=AveragePool.Config(num_tokens=4), decoder=decoder()),
+        feed=Packed.Config(
+            sources={name: str(world / name) for name in WEIGHTS},
+            weights=dict(WEIGHTS),
+            rows=4,
+            micro_rows=2,
+            row_length=64,
+            max_images=6,
+            rows_per_window=10,
+        ),
+        optimizer=Optimizer.Config(peak_lr=1e-2, warmup=3),
+        **settings,
+    )
+
+
+def text_only(world: Path, **fields: Any) -> Run.Config:
+    run = pretrain(world, **fields)
+    run.model = LanguageModel.Config(decoder=decoder())
+    run.feed.sources, run.feed.weights = {"text": str(world / "text")}, {"text": 1.0}  # type: ignore[attr-defined]
+    return run
+
+
+def contrastive(world: Path, **fields: Any) -> Run.Config:
+    run = pretrain(world, **fields)
+    text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
+    run.model = CLIP.Config(encoder=encoder(), text=text, dim=16)
+    run.feed = Pairs.Config(sources=(str(world / "captions"),), batch=8, context=12)
+    return run
