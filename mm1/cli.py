@@ -1,6 +1,7 @@
 """The command line. Each command is one function; heavy imports wait until it runs, so that help answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 def main() -> None:
     """Runs one command. What a user can mend is one line and exit code 2, an interruption 130; our faults are shown."""
     arguments = _parser().parse_args()
+    # Before torch is loaded: threads that wait by spinning are many times slower as soon as anything else runs here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mm1.config import UserError
 
     try:

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def evaluate(
     *,
     version: str,
 ) -> dict[str, Any]:
-    """Asks every benchmark at every number of shots; returns what `scores.json` then holds.
+    """Asks every benchmark at every number of shots (its own, or `shots`); returns what `scores.json` then holds.
 
     The ranks share the questions and must call this together. `version` is a fingerprint of the weights: scores made
     with others are dropped; what was finished with the same weights, settings and records is not asked again. `stderr`
@@ -52,14 +53,15 @@ def evaluate(
         ConfigError: a benchmark has no questions, or too few records for its demonstrations.
     """
     scores = _known_scores(folder / "scores.json", version)
-    total = sum(len(benchmark.chosen) for benchmark in benchmarks.values()) * len(shots)
+    plan = {name: shots if b.config.shots is None else b.config.shots for name, b in benchmarks.items()}
+    total = sum(len(benchmark.chosen) * len(plan[name]) for name, benchmark in benchmarks.items())
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
         bar = progress.add_task("questions", total=total)
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
             scores[name] = {"metric": benchmark.metric, "chance": benchmark.chance, "shots": known}
-            for num_shots, settings in _settings(benchmark, predictor, shots).items():
+            for num_shots, settings in _settings(benchmark, predictor, plan[name]).items():
                 path = folder / "predictions" / f"{name}-{num_shots}shot.jsonl"
                 old = known.get(str(num_shots), {}).get("settings") == settings and path.is_file()
                 if dist.everywhere(old):
@@ -85,7 +87,7 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
 
 def _settings(benchmark: Benchmark, predictor: Predictor, shots: Sequence[int]) -> dict[int, str]:
     """Number of shots -> a fingerprint of what answers depend on besides the weights."""
-    alike = (configs.text(benchmark.config), predictor.renderer.views, _fingerprint(benchmark.test))
+    alike = (configs.text(replace(benchmark.config, shots=None)), predictor.renderer.views, _fingerprint(benchmark.test))
     train = _fingerprint(benchmark.train) if any(shots) else ""
     return {num_shots: _fingerprint([alike, train if num_shots else ""]) for num_shots in shots}
 

@@ -81,7 +81,8 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """What the demo shows, on standard output."""
     scores = {name: json.loads((folder / name / "scores.json").read_text()) for name in ("pretrain", "finetune")}
     shots = list(dict.fromkeys(k for stage in scores.values() for task in stage.values() for k in task["shots"]))
-    table = Table("task", "chance", *(f"{k} shots" for k in shots), *(f"tuned, {k}" for k in shots))
+    columns = [f"{stage}, {k}" for stage in ("before", "after") for k in shots]
+    table = Table("task", "chance", *columns, title="exact match before and after fine-tuning, at 0 ... 8 shots")
     for task in dict.fromkeys([*scores["pretrain"], *scores["finetune"]]):
         known = scores["pretrain"].get(task) or scores["finetune"][task]
         cells = [
@@ -90,7 +91,7 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
             for k in shots
         ]
         table.add_row(task, "" if known["chance"] is None else f"{known['chance']:.2f}", *cells)
-    console = Console()
+    console = Console(width=110)
     console.print(table)
     for c in checks:
         console.print(f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}: {c['detail']}")

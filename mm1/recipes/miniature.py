@@ -14,7 +14,6 @@ from mm1.data.document import Text
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.prepare import config_of, prepare
-from mm1.data.sources.captions import Captions
 from mm1.data.sources.miniature.write import Amounts, write_world
 from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.benchmarks import Benchmark
@@ -50,7 +49,6 @@ def make_world(folder: Path) -> None:
         train_tokenizer(_words(raw, kinds), tokenizer, kind="word", vocab_size=VOCABULARY)
     for name, kind in kinds.items():
         prepare(kind, [raw / name], folder / name, tokenizer, held_out=0.03)
-    prepare(Captions.Config(field="short"), [raw / "captions"], folder / "captions-short", tokenizer, held_out=0.03)
 
 
 def _words(raw: Path, kinds: dict[str, str]) -> Iterator[str]:
@@ -77,16 +75,16 @@ def _model(image_size: int) -> MM1.Config:
 
 
 def miniature_encoder(folder: str = DEMO) -> Run.Config:
-    """The miniature's ViT, by contrast with captions, half of them shortened.
+    """The miniature's ViT, by contrast with captions.
 
     Learning rate and steps are tuned by hand for the demo's time.
     """
     return Run.Config(
-        steps=320,
+        steps=220,
         model=CLIP.Config(
             encoder=_encoder(32), text=TextTower.Config(max_length=8, depth=2, dim=64, num_heads=2), dim=64
         ),
-        feed=Pairs.Config(sources=(f"{folder}/world/captions", f"{folder}/world/captions-short"), batch=128, context=8),
+        feed=Pairs.Config(sources=(f"{folder}/world/captions",), batch=128, context=8),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=30),
         precision="fp32",
         checkpoint_every=50,
@@ -131,7 +129,7 @@ def miniature_pretrain(folder: str = DEMO) -> Run.Config:
             rows=8,
             micro_rows=8,
             row_length=128,
-            max_images=20,
+            max_images=24,
             rows_per_window=128,
         ),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=20, lr_factors={"encoder": 0.2}),
@@ -152,7 +150,7 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
     return Run.Config(
         steps=120,
         model=_model(48),
-        init={part: f"{folder}/pretrain" for part in ("encoder", "connector", "decoder")},
+        init=dict.fromkeys(("encoder", "connector", "decoder"), f"{folder}/pretrain"),
         feed=Packed.Config(
             sources={"instructions": f"{folder}/world/instructions"},
             weights={"instructions": 1.0},
@@ -172,7 +170,8 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
 
 
 def _text_benchmarks() -> dict[str, Benchmark.Config]:
-    return {f"{task} (text)": Miniature.Config(task=task, seed=1, num_questions=200) for task in ("fact", "copy")}
+    tasks = ("fact", "copy")
+    return {f"{task} (text)": Miniature.Config(task=task, seed=1, num_questions=200, shots=(0,)) for task in tasks}
 
 
 def _benchmarks() -> dict[str, Benchmark.Config]:
@@ -181,6 +180,6 @@ def _benchmarks() -> dict[str, Benchmark.Config]:
     for task in UNNAMED:
         benchmarks[task] = Miniature.Config(task=task, named=False, seed=1, num_questions=100)
     for task in NAMED:
-        benchmarks[f"{task}, asked"] = Miniature.Config(task=task, grid="wide", seed=1, num_questions=150)
-    benchmarks[NEW_LABELS] = Miniature.Config(task=NEW_LABELS, seed=1, num_questions=100)
+        benchmarks[f"{task}, asked"] = Miniature.Config(task=task, grid="wide", seed=1, num_questions=200, shots=(0,))
+    benchmarks[NEW_LABELS] = Miniature.Config(task=NEW_LABELS, seed=1, num_questions=100, shots=(2, 8))
     return benchmarks | _text_benchmarks()

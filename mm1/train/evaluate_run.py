@@ -33,7 +33,10 @@ def evaluate_run(
             raise ConfigError(f"the run has no benchmark {name!r}{nearest(name, config.benchmarks)}")
     if not chosen:
         raise ConfigError("the run has no benchmarks; add one, as benchmarks.coco=mm1.eval.benchmarks.coco:Coco")
+    if shots is not None:
+        for name in chosen:
+            config.benchmarks[name].shots = tuple(shots)
     benchmarks = {name: config.benchmarks[name].build() for name in chosen}
     model, renderer, _ = load_model(folder, device := dist.start(), config=config)
     predictor = Predictor(model, renderer, device)
-    return evaluate(predictor, benchmarks, shots or config.shots, out or folder, version=version(folder))
+    return evaluate(predictor, benchmarks, config.shots, out or folder, version=version(folder))

@@ -101,7 +101,7 @@ class Run(Configurable):
         # Built, and their questions read, before training: a missing file must not show after it.
         self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
         for benchmark in self.benchmarks.values():
-            _ = benchmark.test, benchmark.train if any(config.shots) else None
+            _ = benchmark.test, benchmark.train if any(benchmark.config.shots or config.shots) else None
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)
         self.step, self.feed_state, self.bad_updates = 0, None, 0
@@ -162,7 +162,8 @@ class Run(Configurable):
                     self._save()
                 if stop:
                     self.checkpoints.finish()
-                    raise Interrupted(f"stopped after step {self.step} of {c.steps}; go on with --resume")
+                    words = f"stopped after step {self.step} of {c.steps}"
+                    raise Interrupted(f"{words}; run it again to go on (`mm1 train` with --resume)")
         self._finish()
 
     def _update(self, data: Step, speed: Speed) -> None:

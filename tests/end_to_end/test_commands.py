@@ -10,12 +10,25 @@ import raw_files
 
 from mm1 import cli, dist
 
-SMALL = (
-    "model.encoder.image_size=8 model.encoder.patch_size=4 model.encoder.depth=1 model.encoder.dim=16 "
-    "model.encoder.num_heads=2 model.connector=mm1.nn.connectors.average_pool:AveragePool model.connector.num_tokens=4 "
-    "model.decoder.depth=1 model.decoder.dim=32 model.decoder.num_heads=2 model.decoder.hidden_dim=48 "
-    "feed.row_length=128 feed.rows_per_window=8 feed.max_images=8 steps=6 log_every=2 checkpoint_every=3"
-).split()
+SMALL = [
+    "model.encoder.image_size=8",
+    "model.encoder.patch_size=4",
+    "model.encoder.depth=1",
+    "model.encoder.dim=16",
+    "model.encoder.num_heads=2",
+    "model.connector=mm1.nn.connectors.average_pool:AveragePool",
+    "model.connector.num_tokens=4",
+    "model.decoder.depth=1",
+    "model.decoder.dim=32",
+    "model.decoder.num_heads=2",
+    "model.decoder.hidden_dim=48",
+    "feed.row_length=128",
+    "feed.rows_per_window=8",
+    "feed.max_images=8",
+    "steps=6",
+    "log_every=2",
+    "checkpoint_every=3",
+]
 
 
 def mm1(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:

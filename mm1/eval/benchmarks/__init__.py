@@ -64,6 +64,8 @@ class Benchmark(Configurable):
     class Config(Configurable.Config):
         num_questions: int | None = None
         """Test records that are asked, drawn by `seed`; None: all. Fewer are a subset of more."""
+        shots: tuple[int, ...] | None = None
+        """Demonstrations in the prompt; None: as many as the run asks everything with."""
         seed: int = 0
         max_tokens: int = 16
         """Tokens of an answer at most."""

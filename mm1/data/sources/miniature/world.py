@@ -30,6 +30,8 @@ from PIL import ImageDraw
 
 Split: TypeAlias = Literal["train", "test"]
 Rgb: TypeAlias = tuple[int, int, int]
+Place: TypeAlias = tuple[int | float, int | float]
+"""Row and column, in cells."""
 
 COLOURS: dict[str, Rgb] = {
     "red": (232, 52, 46),
@@ -149,10 +151,8 @@ def _ink(colour: str, rng: np.random.Generator) -> Rgb:
     return red, green, blue
 
 
-def _paste(
-    picture: Pillow.Image, stencil: Pillow.Image, ink: Rgb, place: tuple[float, float], rng: np.random.Generator
-) -> None:
-    """Where the place (row, column, in cells) has room around the stencil, it lies anywhere in the middle of it."""
+def _paste(picture: Pillow.Image, stencil: Pillow.Image, ink: Rgb, place: Place, rng: np.random.Generator) -> None:
+    """Where there is room around the stencil, it lies anywhere in the middle of it."""
     width, height = (-(-side // CELL) * CELL for side in stencil.size)
     across, down = rng.uniform(0.2, 0.8, size=2) * (width - stencil.width, height - stencil.height)
     row, column = place
@@ -168,7 +168,7 @@ def _pair_cells(relation: str, grid: int, rng: np.random.Generator) -> tuple[tup
     return (one, other) if relation in ("left", "above") else (other, one)
 
 
-def _digit_place(grid: int, rng: np.random.Generator) -> tuple[float, float]:
+def _digit_place(grid: int, rng: np.random.Generator) -> Place:
     """Any cell, or half-way between cells, but not across the border of a tile."""
     tile = min(grid, TILE)
     row, column = (

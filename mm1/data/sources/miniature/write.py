@@ -23,10 +23,10 @@ RECORDS_A_FILE = 4_000
 class Amounts:
     """How many records of each kind."""
 
-    captions: int = 8_000
-    pages: int = 4_000
+    captions: int = 6_000
+    pages: int = 3_000
     texts: int = 8_000
-    conversations: int = 4_000
+    conversations: int = 3_000
 
 
 def write_world(folder: Path, seed: int, amounts: Amounts) -> None:
