@@ -91,7 +91,7 @@ def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
     for span in spans:
         for number, image in enumerate(span.sequence.images):
             try:
-                views.append(renderer.views(image.data))
+                views.append(renderer.views(image))
             except ImageError as error:
                 raise ImageError(f"{span.key or 'prompt'}, picture {number + 1}: {error}") from error
     blank = torch.zeros(1, 3, *renderer.views.size, dtype=torch.uint8)

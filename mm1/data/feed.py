@@ -5,6 +5,7 @@ and pixels. The state after a step is (what the mixture remembers at the start o
 so a run resumes exactly, on any number of ranks and workers, without reading anything twice.
 """
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,11 @@ class InOrder(Sampler):
         return iter(self.plan)
 
 
+def _leave_interrupts_to_the_run(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that died of it would take the run's checkpoint with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batch]:
     """Fills planned work into batches, in order, in `workers` processes (0: in this one)."""
     loader = DataLoader(
@@ -123,5 +129,6 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         timeout=WORKER_PATIENCE if workers else 0,
         multiprocessing_context="forkserver" if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_interrupts_to_the_run if workers else None,
     )
     return iter(loader)

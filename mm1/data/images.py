@@ -26,6 +26,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mm1.config import UserError
+from mm1.data.document import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Pillow knows more, some of which start other programs; bytes from strangers do not reach those."""
@@ -84,7 +85,7 @@ def decode(data: bytes, *, at_least: tuple[int, int] | None = None) -> UInt8[Ten
             warnings.simplefilter("ignore")
             if at_least and image.format == "JPEG":
                 image.draft("RGB", (max(at_least), max(at_least)))
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
             pixels = np.asarray(_rgb(image), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
         raise ImageError(f"damaged picture: {error}") from error
@@ -130,10 +131,9 @@ class Views:
         n = self.tiles_per_side(width, height)
         return np.where(n == 1, 1, 1 + n * n)
 
-    def __call__(self, data: bytes) -> UInt8[Tensor, "views 3 H W"]:
-        width, height = probe(data)
-        n, (rows, columns) = int(self.tiles_per_side(width, height)), self.size
-        pixels = decode(data, at_least=(n * rows, n * columns))
+    def __call__(self, image: Image) -> UInt8[Tensor, "views 3 H W"]:
+        n, (rows, columns) = int(self.tiles_per_side(image.width, image.height)), self.size
+        pixels = decode(image.data, at_least=(n * rows, n * columns))
         overview = resize(pixels, self.size)[None]
         if n == 1:
             return overview

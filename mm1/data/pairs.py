@@ -132,7 +132,7 @@ class _Filler(Dataset):
             shards, number = self._find(place)
             document = shards.document(number)
             try:
-                images.append(self.renderer.views(document.images[0].data)[0])
+                images.append(self.renderer.views(document.images[0])[0])
             except (ImageError, IndexError) as error:
                 raise ImageError(f"{shards.key(number)}: {error or 'no picture'}") from error
             tokens = [t for part in document.parts if isinstance(part, Text) for t in self.renderer.text_tokens(part)]

@@ -87,7 +87,11 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
 
 def _settings(benchmark: Benchmark, predictor: Predictor, shots: Sequence[int]) -> dict[int, str]:
     """Number of shots -> a fingerprint of what answers depend on besides the weights."""
-    alike = (configs.text(replace(benchmark.config, shots=None)), predictor.renderer.views, _fingerprint(benchmark.test))
+    alike = (
+        configs.text(replace(benchmark.config, shots=None)),
+        predictor.renderer.views,
+        _fingerprint(benchmark.test),
+    )
     train = _fingerprint(benchmark.train) if any(shots) else ""
     return {num_shots: _fingerprint([alike, train if num_shots else ""]) for num_shots in shots}
 

@@ -84,7 +84,7 @@ def miniature_encoder(folder: str = DEMO) -> Run.Config:
         model=CLIP.Config(
             encoder=_encoder(32), text=TextTower.Config(max_length=8, depth=2, dim=64, num_heads=2), dim=64
         ),
-        feed=Pairs.Config(sources=(f"{folder}/world/captions",), batch=128, context=8),
+        feed=Pairs.Config(sources=(f"{folder}/world/captions",), batch=128, context=8, workers=1),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=30),
         precision="fp32",
         checkpoint_every=50,
@@ -131,6 +131,7 @@ def miniature_pretrain(folder: str = DEMO) -> Run.Config:
             row_length=128,
             max_images=24,
             rows_per_window=128,
+            workers=1,
         ),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=20, lr_factors={"encoder": 0.2}),
         benchmarks=_benchmarks(),
@@ -160,6 +161,7 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
             max_images=32,
             rows_per_window=128,
             max_tiles=4,
+            workers=1,
         ),
         optimizer=Optimizer.Config(peak_lr=1e-3, warmup=10, lr_factors={"encoder": 0.3}),
         benchmarks=start.benchmarks,

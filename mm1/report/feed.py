@@ -101,7 +101,7 @@ def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[Vi
             picture = next(pictures)
             places -= feed.renderer.num_views(picture) * feed.renderer.tokens_per_image
             assert feed.renderer.views is not None
-            pieces.append(ViewImage(tuple(_png(view) for view in feed.renderer.views(picture.data))))
+            pieces.append(ViewImage(tuple(_png(view) for view in feed.renderer.views(picture))))
     return tuple(pieces)
 
 

@@ -126,7 +126,7 @@ def test_large_pictures_become_an_overview_and_tiles_row_by_row() -> None:
     views = Views((4, 4), max_tiles=4)
     assert [int(views.count(w, h)) for w, h in [(7, 8), (8, 8), (80, 80), (8, 4)]] == [1, 5, 5, 1]
     source = picture(8, 8)
-    seen, whole = views(source.data), decode(source.data)
+    seen, whole = views(source), decode(source.data)
     assert seen.shape == (5, 3, 4, 4)
     assert torch.equal(seen[0], resize(whole, (4, 4)))
     assert torch.equal(seen[2], whole[:, :4, 4:])

@@ -1,0 +1,121 @@
+"""Feeds: the same rows on any number of ranks and workers, from any state; nothing twice, nothing lost."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import contrastive, make_world, pretrain
+
+from mm1.batch import IGNORE
+from mm1.data.feed import Feed
+from mm1.data.packed import Packed
+from mm1.data.pairs import Pairs
+from mm1.data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def build(config: Feed.Config, *, workers: int = 0, seed: int = 0) -> Any:
+    config.workers = workers
+    tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
+    return config.build(tokenizer=tokenizer, image_size=(8, 8), tokens_per_image=4, seed=seed)
+
+
+def packed(world: Path, *, workers: int = 0) -> Packed:
+    return build(pretrain(world).feed, workers=workers)
+
+
+def rows_of(feed: Packed, state: dict[str, Any] | None, num_steps: int) -> list[Any]:
+    return [row for rows, _, _ in islice(feed.windows(state), num_steps) for row in rows]
+
+
+def test_a_state_gives_the_same_continuation_after_json(world: Path) -> None:
+    feed = packed(world)
+    whole = rows_of(feed, None, 12)
+    for stop in range(1, 11):
+        state = list(islice(feed.windows(None), stop))[-1][2]
+        again = rows_of(packed(world), json.loads(json.dumps(state)), 12 - stop)
+        assert again == whole[4 * stop :]
+
+
+def test_ranks_share_a_steps_rows_and_all_of_them(world: Path) -> None:
+    feed = packed(world)
+    for rows, _, _ in islice(feed.windows(None), 6):
+        for world_size in (1, 2):
+            dealt = [row for rank in range(world_size) for micro in feed.deal(rows, rank, world_size) for row in micro]
+            assert Counter(dealt) == Counter(rows)
+
+
+def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
+    feed = packed(world)
+
+    def images(rows: list[Any]) -> int:
+        return sum(int(feed.sources[feed.names[e.source]].num_views[e.document]) for row in rows for e in row)
+
+    spread = []
+    for rows, _, _ in islice(feed.windows(None), 8):
+        counts = [images(micro) for micro in feed.deal(rows, 0, 1)]
+        spread.append(max(counts) - min(counts))
+    assert np.mean(spread) <= 1.5
+
+
+def test_every_target_of_a_document_is_dealt_exactly_once(world: Path) -> None:
+    """Over whole windows, what is packed plus what is carried over is what was drawn."""
+    feed = packed(world)
+    state, pieces = feed.mixture.start(), Counter()
+    for _ in range(6):
+        window = feed.mixture.window(state)
+        for row in window.rows:
+            for e in row:
+                pieces[(e.source, e.document)] += e.stop - e.start
+        state = window.after
+    for name, document, start, stop in state.carried:
+        pieces[(feed.names.index(name), document)] += stop - start
+    for (source, document), tokens in pieces.items():
+        length = int(feed.sources[feed.names[source]].lengths[document])
+        assert tokens % length == 0  # once for each epoch in which it came
+
+
+@pytest.mark.slow
+def test_workers_give_the_batches_of_this_process(world: Path) -> None:
+    steps = [list(islice(packed(world, workers=w).steps(None, rank=0, world_size=1), 5)) for w in (0, 2)]
+    for one, two in zip(*steps, strict=True):
+        assert one.state == two.state
+        assert one.counts == two.counts
+        for a, b in zip(one.micro_batches, two.micro_batches, strict=True):
+            for name in ("tokens", "targets", "positions", "boundaries", "images", "slots"):
+                assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> None:
+    feed = packed(world)
+    batches = list(feed.held_out(rank=0, world_size=1))
+    assert {batch.source_names for batch in batches} == {("pages",), ("captions",), ("text",)}
+    targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+    split = [list(feed.held_out(rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(split[0]) == len(split[1])
+    assert sum(batch.num_targets for batches in split for batch in batches) == targets
+
+
+def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) -> None:
+    feed: Pairs = build(contrastive(world).feed)
+    size = feed.size
+    first, second = feed.documents(np.arange(size)), feed.documents(np.arange(size, 2 * size))
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert list(first) != list(second)
+
+
+def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:
+    feed: Pairs = build(contrastive(world).feed)
+    one = next(feed.steps(None, rank=0, world_size=1)).micro_batches[0]
+    two = [next(feed.steps(None, rank=rank, world_size=2)).micro_batches[0] for rank in (0, 1)]
+    joined = torch.stack([batch.tokens for batch in two], 1).flatten(0, 1)
+    assert torch.equal(joined, one.tokens)
