@@ -43,7 +43,6 @@ from mm1.recipes import recipe
 from mm1.train.metrics import matmul_ceiling
 from mm1.train.parallel import freeze, recompute, shard
 
-VOCABULARY = 32_768
 TABLE = 1 << 16  # document lengths come from a table of this many draws
 # kind: (lognormal median and sigma of text tokens, mean pictures beyond the first)
 KINDS = {"captions": (24, 0.6, 0.0), "interleaved": (550, 0.9, 1.5), "text": (700, 1.1, None)}
@@ -54,7 +53,8 @@ PARTS = ("data", "encoder", "connector", "decoder", "loss", "optimizer")
 class Synthetic:
     """Documents of one kind, from a seed: what the mixture asks for, and the documents themselves."""
 
-    def __init__(self, kind: str, tokens_per_image: int, row_length: int) -> None:
+    def __init__(self, kind: str, tokens_per_image: int, row_length: int, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
         median, sigma, more = KINDS[kind]
         rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest()))
         text = np.exp(rng.normal(np.log(median), sigma, TABLE)).astype(np.int64).clip(4, None)
@@ -71,7 +71,7 @@ class Synthetic:
 
     def document(self, number: int, pool: list[Image]) -> Document:
         n, k = int(self.text[number % TABLE]) - 1, int(self.pictures[number % TABLE])
-        ids = np.random.default_rng(number).integers(8, VOCABULARY, n).tolist()
+        ids = np.random.default_rng(number).integers(8, self.vocabulary, n).tolist()
         cuts = np.linspace(0, n, k + 1).astype(int) if k else [0, n]
         parts: list[Any] = []
         for i in range(len(cuts) - 1):
@@ -94,8 +94,8 @@ def pictures(count: int, side: int) -> list[Image]:
     return made
 
 
-def plain_tokenizer(folder: Path) -> Tokenizer:
-    words = {"<pad>": 0, "<end>": 1, "<image>": 2} | {str(i): i for i in range(3, VOCABULARY)}
+def plain_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
+    words = {"<pad>": 0, "<end>": 1, "<image>": 2} | {str(i): i for i in range(3, vocabulary)}
     path = folder / "tokenizer.json"
     Backend(models.WordLevel(words, unk_token="<pad>")).save(str(path))
     return Tokenizer.Config(path=str(path)).build()
@@ -119,7 +119,7 @@ def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text
     feed = config.feed
     views = Views(model.image_size, feed.max_tiles) if model.image_size else None
     weights = {"text": 1.0} if text_only else WEIGHTS
-    sources = {kind: Synthetic(kind, model.tokens_per_image, feed.row_length) for kind in weights}
+    sources = {kind: Synthetic(kind, model.tokens_per_image, feed.row_length, tokenizer.vocab_size) for kind in weights}
     shape = {"row_length": feed.row_length, "max_images": feed.max_images, "rows_per_window": max(64, feed.micro_rows)}
     mixture = Mixture(sources, weights, seed=0, **shape)
 
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--text-only", action="store_true", help="no pictures at all: the ceiling of the text side")
     parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
     arguments = parser.parse_args()
@@ -208,7 +209,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     ceiling = matmul_ceiling(device, dtype)
     scratch = Path("/tmp") if Path("/tmp").is_dir() else Path()
-    tokenizer = plain_tokenizer(scratch)
+    tokenizer = plain_tokenizer(scratch, arguments.vocabulary)
     torch.manual_seed(0)
     with device:
         model = config.model.build(vocab_size=tokenizer.vocab_size)
