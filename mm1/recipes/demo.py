@@ -79,14 +79,15 @@ def _ask_without_tiles(folder: Path) -> None:
 
 def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """What the demo shows, on standard output."""
-    scores = {name: json.loads((folder / name / "scores.json").read_text()) for name in ("pretrain", "finetune")}
+    stages = {"before": folder / "pretrain", "after": folder / "finetune"}
+    scores = {name: json.loads((run / "scores.json").read_text()) for name, run in stages.items()}
     shots = list(dict.fromkeys(k for stage in scores.values() for task in stage.values() for k in task["shots"]))
-    columns = [f"{stage}, {k}" for stage in ("before", "after") for k in shots]
-    table = Table("task", "chance", *columns, title="exact match before and after fine-tuning, at 0 ... 8 shots")
-    for task in dict.fromkeys([*scores["pretrain"], *scores["finetune"]]):
-        known = scores["pretrain"].get(task) or scores["finetune"][task]
+    table = Table("task", "chance", title="Exact match at 0 ... 8 shots, before and after fine-tuning")
+    for name in [f"{k} {stage}" for stage in stages for k in shots]:
+        table.add_column(name, no_wrap=True)
+    for task, known in scores["before"].items():
         cells = [
-            f"{stage[task]['shots'][k]['score']:.2f}" if task in stage and k in stage[task]["shots"] else ""
+            f"{stage[task]['shots'][k]['score']:.2f}" if k in stage[task]["shots"] else ""
             for stage in scores.values()
             for k in shots
         ]

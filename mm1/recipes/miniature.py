@@ -80,7 +80,7 @@ def miniature_encoder(folder: str = DEMO) -> Run.Config:
     Learning rate and steps are tuned by hand for the demo's time.
     """
     return Run.Config(
-        steps=220,
+        steps=180,
         model=CLIP.Config(
             encoder=_encoder(32), text=TextTower.Config(max_length=8, depth=2, dim=64, num_heads=2), dim=64
         ),
@@ -94,7 +94,7 @@ def miniature_encoder(folder: str = DEMO) -> Run.Config:
 def miniature_decoder(folder: str = DEMO) -> Run.Config:
     """The miniature's language model, on facts and lists of the world."""
     return Run.Config(
-        steps=360,
+        steps=300,
         model=LanguageModel.Config(decoder=_decoder()),
         feed=Packed.Config(
             sources={"text": f"{folder}/world/text"},
@@ -120,7 +120,7 @@ def miniature_pretrain(folder: str = DEMO) -> Run.Config:
     """
     names = {"interleaved": "pages", "captions": "captions", "text": "text"}
     return Run.Config(
-        steps=260,
+        steps=230,
         model=_model(32),
         init={"encoder": f"{folder}/encoder", "decoder": f"{folder}/decoder"},
         feed=Packed.Config(
@@ -138,7 +138,7 @@ def miniature_pretrain(folder: str = DEMO) -> Run.Config:
         shots=(0, 2, 4, 8),
         precision="fp32",
         checkpoint_every=50,
-        held_out_every=130,
+        held_out_every=115,
     )
 
 
@@ -149,7 +149,7 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
     """
     start = miniature_pretrain(folder)
     return Run.Config(
-        steps=120,
+        steps=110,
         model=_model(48),
         init=dict.fromkeys(("encoder", "connector", "decoder"), f"{folder}/pretrain"),
         feed=Packed.Config(
