@@ -47,7 +47,7 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
-        """Starts writing; `finish` (called by the next save too) waits and makes the checkpoint count."""
+        """Starts writing; the checkpoint counts once `settle` or `finish` has found it whole."""
         self.finish()
         aside = self.folder / (self.path(step).name + UNFINISHED)
         if dist.rank() == 0:
@@ -57,6 +57,11 @@ class Checkpoints:
         dist.everywhere(True)  # no rank writes before the folder is there
         future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside, process_group=self.group)
         self.pending = (future, aside)  # type: ignore[assignment]
+
+    def settle(self) -> None:
+        """Makes the checkpoint count if all ranks have written it, without waiting. Every rank must call it."""
+        if self.pending is not None and dist.everywhere(self.pending[0].done()):
+            self.finish()
 
     def finish(self) -> None:
         """Waits for the checkpoint being written, renames it and removes the oldest beyond `keep`."""

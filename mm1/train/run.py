@@ -154,6 +154,7 @@ class Run(Configurable):
                 logs = last or self.step % c.log_every == 0
                 if logs:
                     self._log(data, log, speed, display)
+                    self.checkpoints.settle()
                 if last or (c.held_out_every and self.step % c.held_out_every == 0):
                     log.write("metrics.jsonl", self.step, self.held_out())
                     speed.clear()
