@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+Command = Callable[[argparse.Namespace], int | None]
+
 
 def main() -> None:
     """Runs one command. What a user can mend is one line and exit code 2, an interruption 130; our faults are shown."""
@@ -31,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function: Callable[[argparse.Namespace], Any], name: str, text: str) -> argparse.ArgumentParser:
+    def command(function: Command, name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
@@ -39,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(demo, "demo", "All of MM1 in miniature, in minutes on two CPU cores; goes on where it was.")
     sub.add_argument("--out", type=Path, default=Path("runs/demo"))
 
+    _data_commands(command)
+    _run_commands(command)
+    return parser
+
+
+def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
     sub = command(tokenizer, "tokenizer", "Learn a tokenizer from text files.")
     sub.add_argument(
         "paths", nargs="+", type=Path, help="JSONL files with a field `text`, plain text files, or folders"
@@ -53,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json; `mm1 tokenizer` makes one")
     sub.add_argument("--held-out", type=float, default=0.0, help="share of documents kept for held-out losses")
 
+
+def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
     command(list_recipes, "list", "Show all recipes.")
 
     sub = command(show, "show", "Print a recipe, spelled out in full.")
@@ -79,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--rows", type=int, default=6)
-    return parser
 
 
 def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:

@@ -43,45 +43,54 @@ def collate(
         ImageError: a picture cannot be decoded; the message names the document.
     """
     lengths = [sum(span.stop - span.start for span in row) for row in rows]
-    total = sum(lengths) if row_length is None else row_length * len(rows)
-    tokens = np.full(total, renderer.tokenizer.pad, dtype=np.int64)
-    targets, positions, sources = np.full(total, IGNORE, dtype=np.int64), np.zeros_like(tokens), np.zeros_like(tokens)
-    boundaries, at, padding = [0], 0, 0
+    stream = _Stream(sum(lengths) if row_length is None else row_length * len(rows), renderer.tokenizer.pad)
     for row, length in zip(rows, lengths, strict=True):
         for span in row:
-            n = span.stop - span.start
-            here = slice(at, at + n)
-            tokens[here] = span.sequence.tokens[span.start : span.stop]
-            following = slice(span.start + 1, span.stop + 1)
-            learnt = np.where(span.sequence.learn[following], span.sequence.tokens[following], IGNORE)
-            targets[at : at + len(learnt)] = learnt
-            positions[here] = np.arange(n)
-            sources[here] = span.source
-            at += n
-            boundaries.append(at)
+            stream.add(span)
         if row_length is not None and length < row_length:
-            gap = row_length - length
-            positions[at : at + gap] = np.arange(gap)
-            at, padding = at + gap, padding + gap
-            boundaries.append(at)
-    images = _images([span for row in rows for span in row], renderer)
-    sizes = np.diff(boundaries)
-    is_image = tokens == renderer.tokenizer.image
-    slots = np.flatnonzero(is_image).reshape(-1, renderer.tokens_per_image) if renderer.tokens_per_image else None
+            stream.pad(row_length - length)
+    k, sizes = renderer.tokens_per_image, np.diff(stream.boundaries)
+    places = np.flatnonzero(stream.tokens == renderer.tokenizer.image)
     return PackedBatch(
-        tokens=torch.from_numpy(tokens),
-        targets=torch.from_numpy(targets),
-        positions=torch.from_numpy(positions),
-        sources=torch.from_numpy(sources),
-        boundaries=torch.tensor(boundaries, dtype=torch.int32),
-        images=images,
-        slots=torch.zeros(0, 1, dtype=torch.int64) if slots is None else torch.from_numpy(slots),
+        tokens=torch.from_numpy(stream.tokens),
+        targets=torch.from_numpy(stream.targets),
+        positions=torch.from_numpy(stream.positions),
+        sources=torch.from_numpy(stream.sources),
+        boundaries=torch.tensor(stream.boundaries, dtype=torch.int32),
+        images=_images([span for row in rows for span in row], renderer),
+        slots=torch.from_numpy(places.reshape(-1, k) if k else np.zeros((0, 1), np.int64)),
         longest=int(sizes.max(initial=1)),
-        num_targets=int((targets != IGNORE).sum()),
-        num_padding=padding,
+        num_targets=int((stream.targets != IGNORE).sum()),
+        num_padding=stream.padding,
         num_pairs=int((sizes * (sizes + 1) // 2).sum()),
         source_names=source_names,
     )
+
+
+class _Stream:
+    """The flat arrays of a batch while documents are laid into them."""
+
+    def __init__(self, length: int, pad: int) -> None:
+        self.tokens, self.targets = np.full(length, pad, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64)
+        self.positions, self.sources = np.zeros(length, dtype=np.int64), np.zeros(length, dtype=np.int64)
+        self.boundaries, self.padding = [0], 0
+
+    def add(self, span: Span) -> None:
+        start, stop = self.boundaries[-1], self.boundaries[-1] + span.stop - span.start
+        following = slice(span.start + 1, span.stop + 1)
+        learnt = np.where(span.sequence.learn[following], span.sequence.tokens[following], IGNORE)
+        self.tokens[start:stop] = span.sequence.tokens[span.start : span.stop]
+        self.targets[start : start + len(learnt)] = learnt
+        self.positions[start:stop] = np.arange(stop - start)
+        self.sources[start:stop] = span.source
+        self.boundaries.append(stop)
+
+    def pad(self, length: int) -> None:
+        """Padding is a document of its own, without targets."""
+        start = self.boundaries[-1]
+        self.positions[start : start + length] = np.arange(length)
+        self.boundaries.append(start + length)
+        self.padding += length
 
 
 def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
