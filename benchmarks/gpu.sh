@@ -8,7 +8,7 @@ export PYTHONPATH=.:${PYTHONPATH:-}
 step() { timeout "${LIMIT:-150}" python3 benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err" \
     || { echo "### $* failed: $(grep -v '^ ' "$note.err" | grep -v '^$' | tail -n 1)" | tee -a "$note"; }; }
 
-python3 -m pytest -q -m gpu tests/nn -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
+python3 -m pytest -q -m gpu tests/nn tests/test_batch.py -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
 base="feed.rows=16 optimizer.warmup=10"
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0

@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import io
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -253,7 +254,8 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         clock.settle()
         if measured:
             seconds.append(time.perf_counter() - start)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    cuda = device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "params": params,
         "ceiling": ceiling,
@@ -280,7 +282,7 @@ def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
         + ")",
         "ceiling, measured": f"{result['ceiling'] / 1e12:.3f} T",
         "FLOP utilisation": f"{rate / result['ceiling']:.1%}",
-        "peak memory": f"{result['memory']:.1f} GiB" if result["memory"] else "-",
+        "peak memory": f"{result['memory'] / 2**30:.1f} GiB",
         "time by part": ", ".join(f"{n} {v:.0%}" for n, v in result["shares"].items()),
         "loss of the last micro-batch": f"{result['loss']:.3f}",
     }

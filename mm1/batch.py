@@ -25,17 +25,29 @@ from torch import Tensor
 IGNORE = -100
 """The target of a token that is not learnt from."""
 
-AnyBatch = TypeVar("AnyBatch", bound="PackedBatch | PairBatch | ImageBatch")
+AnyBatch = TypeVar("AnyBatch", bound="_Batch")
 
 
 def move(batch: AnyBatch, device: torch.device | str, *, non_blocking: bool = False) -> AnyBatch:
     """The same batch with its tensors on `device`."""
-    tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return replace(batch, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
+    return replace(batch, **{name: t.to(device, non_blocking=non_blocking) for name, t in batch.tensors().items()})  # type: ignore[type-var]
+
+
+class _Batch:
+    """What all batches can do."""
+
+    __slots__ = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+
+    def pin_memory(self) -> "_Batch":
+        """In page-locked memory, from where copies to a GPU do not wait; torch's loader calls it."""
+        return replace(self, **{name: t.pin_memory() for name, t in self.tensors().items()})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class PackedBatch:
+class PackedBatch(_Batch):
     """Rows of packed, isolated documents with their images: multimodal and text-only training, prompts."""
 
     tokens: Int[Tensor, " T"]
@@ -59,7 +71,7 @@ class PackedBatch:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class PairBatch:
+class PairBatch(_Batch):
     """Images with one caption each: contrastive pre-training. Captions are padded with token 0 after their end."""
 
     images: UInt8[Tensor, "B 3 H W"]
@@ -75,7 +87,7 @@ class PairBatch:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class ImageBatch:
+class ImageBatch(_Batch):
     """Images alone: reconstructive pre-training and encoding."""
 
     images: UInt8[Tensor, "B 3 H W"]
