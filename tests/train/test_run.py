@@ -96,14 +96,14 @@ def test_a_folder_holds_one_run(world: Path, tmp_path: Path) -> None:
 
 
 def test_micro_batches_do_not_change_the_result(world: Path, tmp_path: Path) -> None:
-    """Worst seen 4e-7 after 12 steps; the order of fp32 sums differs."""
+    """Losses of 12 steps: worst measured 1.2e-7 relative; the order of fp32 sums differs."""
     losses = []
     for micro_rows in (4, 2, 1):
         config = pretrain(world)
         config.feed.micro_rows = micro_rows  # type: ignore[attr-defined]
         losses.append([line["loss"] for line in lines(fit(config, tmp_path / str(micro_rows))) if "loss" in line])
     for other in losses[1:]:
-        assert other == pytest.approx(losses[0], rel=1e-4)
+        assert other == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_recomputation_does_not_change_the_result(world: Path, tmp_path: Path) -> None:

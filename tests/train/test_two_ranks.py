@@ -41,7 +41,7 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world: Path, tmp_path: Path) -> None:
-    """Worst seen 2e-6 relative after 12 steps: sums over ranks are taken in another order.
+    """Losses of 12 steps: worst measured 5.2e-8 relative; sums over ranks are taken in another order.
 
     One page in ten: some micro-batches have pictures on one rank and none on the other.
     """
@@ -50,7 +50,7 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
     config.feed.micro_rows = 1  # type: ignore[attr-defined]
     one = train(config, tmp_path / "one", ranks=1)
     two = train(config, tmp_path / "two", ranks=2)
-    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert [line.get("tokens/pages") for line in two] == [line.get("tokens/pages") for line in one]
     held = [[line["held_out"] for line in lines if "held_out" in line][-1] for lines in (one, two)]
     assert held[1] == pytest.approx(held[0], rel=1e-4)
@@ -64,6 +64,6 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
 
 @pytest.mark.slow
 def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
-    """With negatives of one rank alone the losses would differ by about log 2. Gradients: tests/nn."""
+    """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives alone they would be far apart."""
     runs = [train(contrastive(world), tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
-    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-4)
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
