@@ -1,6 +1,7 @@
 """The pre-norm transformer block of encoder, text tower and decoder; they differ in the parts that they put in."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,31 +13,56 @@ from mm1.nn.attention import Attention, Context
 from mm1.nn.linear import Linear
 from mm1.nn.position import Rotation
 
-Activation = Literal["gelu", "quick_gelu"]
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)).
 
-    def __init__(self, attention: Attention, feed_forward: nn.Module, norm: Callable[[], nn.Module]) -> None:
+    `scale` makes the layer scale that each of the two sums passes through (CaiT, arXiv:2103.17239).
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        feed_forward: nn.Module,
+        norm: Callable[[], nn.Module],
+        scale: Callable[[], nn.Module] = nn.Identity,
+    ) -> None:
         super().__init__()
-        self.attention_norm, self.attention = norm(), attention
-        self.feed_forward_norm, self.feed_forward = norm(), feed_forward
+        self.attention_norm, self.attention, self.attention_scale = norm(), attention, scale()
+        self.feed_forward_norm, self.feed_forward, self.feed_forward_scale = norm(), feed_forward, scale()
 
     def forward(
         self, x: Float[Tensor, "*batch D"], context: Context, rotation: Rotation | None = None
     ) -> Float[Tensor, "*batch D"]:
-        x = x + self.attention(self.attention_norm(x), context, rotation)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = x + self.attention_scale(self.attention(self.attention_norm(x), context, rotation))
+        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel, which starts small: deep blocks begin close to the identity."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.start)
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        return x * self.weight
 
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one product."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, gain: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, *, gain: float, bias: bool = False) -> None:
         super().__init__()
-        self.gate_up = Linear(dim, 2 * hidden_dim)
-        self.down = Linear(hidden_dim, dim, gain=gain)
+        self.gate_up = Linear(dim, 2 * hidden_dim, bias=bias)
+        self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         gate, up = self.gate_up(x).chunk(2, -1)
@@ -44,13 +70,13 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(activation(up(x))) with biases, as in CLIP's towers."""
+    """down(activation(up(x))), as in the towers of CLIP."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, activation: Activation, gain: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, *, activation: Activation, gain: float, bias: bool = True) -> None:
         super().__init__()
-        self.up = Linear(dim, hidden_dim, bias=True)
-        self.activation = F.gelu if activation == "gelu" else quick_gelu
-        self.down = Linear(hidden_dim, dim, bias=True, gain=gain)
+        self.up = Linear(dim, hidden_dim, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+        self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         return self.down(self.activation(self.up(x)))
@@ -61,8 +87,18 @@ def quick_gelu(x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
     return x * torch.sigmoid(1.702 * x)
 
 
-def clip_block(dim: int, num_heads: int, hidden_dim: int, *, activation: Activation, depth: int) -> Block:
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "quick_gelu": quick_gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
+def clip_block(
+    dim: int, num_heads: int, hidden_dim: int, *, activation: Activation, depth: int, norm_eps: float = 1e-5
+) -> Block:
     """LayerNorm, biases and an MLP: a block of CLIP's towers `depth` blocks deep."""
     gain = (2 * depth) ** -0.5
     attention = Attention(dim, num_heads=num_heads, bias=True, gain=gain)
-    return Block(attention, MLP(dim, hidden_dim, activation=activation, gain=gain), lambda: nn.LayerNorm(dim, eps=1e-5))
+    feed_forward = MLP(dim, hidden_dim, activation=activation, gain=gain)
+    return Block(attention, feed_forward, lambda: nn.LayerNorm(dim, eps=norm_eps))

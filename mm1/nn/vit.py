@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), shaped so that CLIP's published weights fit."""
+"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), with the options that published encoders need."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mm1.nn.attention import Everything
-from mm1.nn.block import Activation, clip_block
+from mm1.config import ConfigError
+from mm1.nn.attention import Attention, Context, Everything
+from mm1.nn.block import MLP, Activation, Block, LayerScale, SwiGLU
 from mm1.nn.linear import Linear, num_weights
 from mm1.nn.model import Module
 from mm1.nn.position import interpolate, sincos
@@ -18,7 +19,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class ViT(Module):
-    """Images -> one feature for each patch, row by row."""
+    """Images -> one feature for each patch, row by row.
+
+    The stream inside is class token, registers, patches: whatever of the first two there is.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -29,15 +33,34 @@ class ViT(Module):
         dim: int = 1024
         num_heads: int = 16
         mlp_ratio: float = 4.0
-        class_token: bool = False
-        """One more token that looks at all patches; it is no part of the features for a connector."""
-        positions: Literal["learnt", "sincos"] = "learnt"
-        """How the learnt table of positions starts: at random or from 2-D sines."""
+        """Width inside the feed-forward, as a multiple of `dim`."""
+        feed_forward: Literal["mlp", "swiglu"] = "mlp"
         activation: Activation = "gelu"
+        """Of the MLP."""
+        norm: Literal["layer", "rms"] = "layer"
+        norm_eps: float = 1e-5
+        bias: bool = True
+        """In attention and feed-forward."""
+        patch_bias: bool = True
+        """In the map of patches; CLIP's has none."""
+        patch_norm: bool = False
+        """A norm of the patches before positions are added, as in AIMv2."""
         pre_norm: bool = False
         """A norm before the first block, as in CLIP."""
+        layer_scale: float | None = None
+        """Where the blocks' layer scales start, as in DINOv2; None: no layer scales."""
+        class_token: bool = False
+        """One more token that looks at all patches; it is no part of the features for a connector."""
+        num_registers: int = 0
+        """Tokens without meaning, for the network's own use (Darcet et al. 2023, arXiv:2309.16588); no features."""
+        positions: Literal["learnt", "sincos", "fixed"] = "learnt"
+        """The table of positions starts at random, from 2-D sines and cosines, or stays at these ("fixed")."""
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
+        resize: Literal["squash", "crop", "pad"] = "squash"
+        """How pictures of another shape become `image_size` (see `mm1.data.images`)."""
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+        """Of that resizing; antialiased."""
 
         def build(self) -> "ViT":
             return self.make()
@@ -47,32 +70,54 @@ class ViT(Module):
         c, size = config, config.image_size
         self.config, self.dim, self.image_size = c, c.dim, (size, size) if isinstance(size, int) else size
         if any(side % c.patch_size for side in self.image_size):
-            raise ValueError(f"patches of {c.patch_size} pixels do not tile an image of {_pixels(self.image_size)}")
+            near = " and ".join(_pixels(size) for size in _near(self.image_size, c.patch_size))
+            given = f"encoder.image_size of {_pixels(self.image_size)} pixels"
+            raise ConfigError(f"patches of {c.patch_size} pixels do not tile {given}; {near} would do")
         self.grid = (self.image_size[0] // c.patch_size, self.image_size[1] // c.patch_size)
-        hidden_dim = round(c.mlp_ratio * c.dim)
-        self.patchify = Linear(3 * c.patch_size**2, c.dim, bias=True)
-        self.position = nn.Parameter(torch.empty(*self.grid, c.dim))
+        self.patchify = Linear(3 * c.patch_size**2, c.dim, bias=c.patch_bias)
+        self.patch_norm = self._norm() if c.patch_norm else nn.Identity()
+        self.position = nn.Parameter(torch.empty(*self.grid, c.dim), requires_grad=c.positions != "fixed")
         self.class_token = nn.Parameter(torch.empty(c.dim)) if c.class_token else None
-        self.pre_norm = nn.LayerNorm(c.dim) if c.pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(
-            clip_block(c.dim, c.num_heads, hidden_dim, activation=c.activation, depth=c.depth) for _ in range(c.depth)
-        )
-        self.norm = nn.LayerNorm(c.dim)
+        self.registers = nn.Parameter(torch.empty(c.num_registers, c.dim)) if c.num_registers else None
+        self.pre_norm = self._norm() if c.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(self._block() for _ in range(c.depth))
+        self.norm = self._norm()
         self.register_buffer("scale", torch.empty(3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.empty(3, 1, 1), persistent=False)
         self.reset_parameters()
 
+    def _norm(self) -> nn.Module:
+        norm = nn.LayerNorm if self.config.norm == "layer" else nn.RMSNorm
+        return norm(self.config.dim, eps=self.config.norm_eps)
+
+    def _block(self) -> Block:
+        c, gain, hidden_dim = self.config, (2 * self.config.depth) ** -0.5, round(self.config.mlp_ratio * self.dim)
+        attention = Attention(c.dim, num_heads=c.num_heads, bias=c.bias, gain=gain)
+        if c.feed_forward == "mlp":
+            feed_forward = MLP(c.dim, hidden_dim, activation=c.activation, gain=gain, bias=c.bias)
+        else:
+            feed_forward = SwiGLU(c.dim, hidden_dim, gain=gain, bias=c.bias)
+        start = c.layer_scale
+        scale = nn.Identity if start is None else lambda: LayerScale(c.dim, start)
+        return Block(attention, feed_forward, self._norm, scale)
+
     def reset_parameters(self) -> None:
-        if self.config.positions == "sincos":
+        if self.config.positions == "learnt":
+            nn.init.normal_(self.position, std=0.02)
+        else:
             with torch.no_grad():
                 self.position.copy_(sincos(self.grid, self.dim))
-        else:
-            nn.init.normal_(self.position, std=0.02)
-        if self.class_token is not None:
-            nn.init.normal_(self.class_token, std=0.02)
+        for tokens in (self.class_token, self.registers):
+            if tokens is not None:
+                nn.init.normal_(tokens, std=0.02)
         mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
         self.get_buffer("scale").copy_((1 / (255 * std))[:, None, None])
         self.get_buffer("shift").copy_((-mean / std)[:, None, None])
+
+    @property
+    def num_extra(self) -> int:
+        """Tokens before the patches."""
+        return int(self.config.class_token) + self.config.num_registers
 
     @property
     def num_params(self) -> int:
@@ -84,18 +129,19 @@ class ViT(Module):
         Raises:
             ValueError: the images are not of `image_size`.
         """
-        x = self.tokens(images)
-        return x if self.class_token is None else x[:, 1:]
+        return self.tokens(images)[:, self.num_extra :]
 
-    def tokens(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N L E"]:
-        """The features, those of the class token first if there is one."""
+    def tokens(self, images: UInt8[Tensor, "N 3 H W"], context: Context | None = None) -> Float[Tensor, "N L E"]:
+        """The features of the whole stream; `context` says who sees whom (None: everybody sees everything)."""
         if images.shape[2:] != self.image_size:
             given, expected = _pixels(images.shape[2:]), _pixels(self.image_size)
             raise ValueError(f"the encoder is built for images of {expected} pixels (height x width), got {given}")
-        x = self.patchify(self.patches(images)) + self.position.flatten(0, 1)
-        if self.class_token is not None:
-            x = torch.cat((self.class_token.expand(len(x), 1, -1), x), 1)
-        x, context = self.pre_norm(x), Everything()
+        x = self.patch_norm(self.patchify(self.patches(images))) + self.position.flatten(0, 1)
+        extra = [
+            t.view(-1, self.dim).expand(len(x), -1, -1) for t in (self.class_token, self.registers) if t is not None
+        ]
+        x = self.pre_norm(torch.cat([*extra, x], 1))
+        context = context or Everything()
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)
@@ -117,9 +163,16 @@ class ViT(Module):
 
         6 for each weight and token, and 12 for each pair of tokens and channel of a block's attention.
         """
-        num_tokens = self.grid[0] * self.grid[1] + (self.class_token is not None)
+        num_tokens = self.grid[0] * self.grid[1] + self.num_extra
         return 6 * num_tokens * num_weights(self) + 12 * num_tokens**2 * self.dim * self.config.depth
 
 
 def _pixels(size: tuple[int, int] | torch.Size) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+def _near(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
+    """The next smaller and the next larger size that patches tile."""
+    (h, w), step = size, patch
+    smaller, larger = (max(h // step, 1) * step, max(w // step, 1) * step), (-(-h // step) * step, -(-w // step) * step)
+    return sorted({smaller, larger})

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from nn.batches import ENCODER, without_gradient
 from torch.utils.flop_counter import FlopCounterMode
 
+from mm1.config import ConfigError
 from mm1.nn.model import adapt, initialise
 from mm1.nn.vit import ViT
 
@@ -40,11 +41,47 @@ def test_images_do_not_mix() -> None:
     torch.testing.assert_close(vit(x)[1:2], vit(x[1:2]), atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"class_token": True, "pre_norm": True, "activation": "quick_gelu"}])
+OPTIONS = [
+    {},
+    {"class_token": True, "pre_norm": True, "patch_bias": False, "activation": "quick_gelu"},
+    {"class_token": True, "num_registers": 2, "layer_scale": 0.1, "feed_forward": "swiglu", "norm_eps": 1e-6},
+    {"norm": "rms", "bias": False, "patch_norm": True, "feed_forward": "swiglu", "mlp_ratio": 2.75},
+    {"activation": "gelu_tanh", "positions": "fixed"},
+]
+"""The shapes of ViT, CLIP, DINOv2, AIMv2 and (but for its fixed positions) SigLIP."""
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_every_parameter_learns(options: dict) -> None:
     vit = replace(ENCODER, **options).build()
     vit.tokens(images()).pow(3).sum().backward()
-    assert without_gradient(vit) == []
+    assert without_gradient(vit) == (["position"] if options.get("positions") == "fixed" else [])
+
+
+def test_registers_are_no_features_and_stand_behind_the_class_token() -> None:
+    torch.manual_seed(0)
+    vit, x = replace(ENCODER, class_token=True, num_registers=3).build(), images()
+    tokens = vit.tokens(x)
+    assert tokens.shape == (2, 28, 16)
+    assert torch.equal(vit(x), tokens[:, 4:])
+
+
+def test_layer_scale_starts_the_blocks_near_the_identity() -> None:
+    torch.manual_seed(0)
+    vit, x = replace(ENCODER, layer_scale=1e-6).build(), images()
+    embedded = vit.patchify(vit.patches(x)) + vit.position.flatten(0, 1)
+    torch.testing.assert_close(vit(x), vit.norm(embedded), atol=1e-4, rtol=0)  # measured 2.5e-6
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_builds_on_meta_and_initialises_after(options: dict) -> None:
+    with torch.device("meta"):
+        vit = replace(ENCODER, **options).build()
+    vit.to_empty(device="cpu")
+    for parameter in vit.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    initialise(vit)
+    assert vit.tokens(images()).isfinite().all()
 
 
 def test_names_both_sizes_when_an_image_has_the_wrong_one() -> None:
@@ -53,7 +90,9 @@ def test_names_both_sizes_when_an_image_has_the_wrong_one() -> None:
 
 
 def test_patches_must_tile_the_image() -> None:
-    with pytest.raises(ValueError, match="patches of 14 pixels do not tile an image of 32 x 32"):
+    with pytest.raises(
+        ConfigError, match=r"of 14 pixels do not tile .* of 32 x 32 pixels; 28 x 28 and 42 x 42 would do"
+    ):
         ViT.Config(image_size=32).build()
 
 
