@@ -6,6 +6,8 @@ cache.Prefill     as Packed, and keys and values are kept: prompts
 cache.Step        one new token for each prompt against what is kept: generation
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,6 +24,9 @@ PLAIN_UP_TO = 64
 At heads 24 to 32 wide the two are equally fast at 64 tokens on an AVX2 machine; with AVX-512 `plain` was measured at
 more than twice the speed. From 256 tokens on the fused kernel wins.
 """
+
+QKNorm = Literal["head", "full"]
+"""RMSNorm of queries and keys: over the channels of each head (Qwen3), or over those of all heads together (OLMo2)."""
 
 
 class Context:
@@ -51,18 +56,21 @@ class Attention(nn.Module):
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         bias: bool = False,
-        qk_norm_eps: float | None = None,
+        qkv_bias: bool = False,
+        qk_norm: QKNorm | None = None,
+        norm_eps: float = 1e-5,
         gain: float = 1.0,
     ) -> None:
-        """`qk_norm_eps` normalises the queries and keys of each head (Qwen3's form); `gain` is the output map's."""
+        """`bias` is of both maps, `qkv_bias` of the first, `norm_eps` of the QK-norms, `gain` of the output map."""
         super().__init__()
         num_kv_heads, head_dim = num_kv_heads or num_heads, head_dim or dim // num_heads
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key heads evenly")
         self.heads, self.head_dim = (num_heads, num_kv_heads, num_kv_heads), head_dim
-        self.qkv = Linear(dim, sum(self.heads) * head_dim, bias=bias)
-        self.q_norm = None if qk_norm_eps is None else nn.RMSNorm(head_dim, eps=qk_norm_eps)
-        self.k_norm = None if qk_norm_eps is None else nn.RMSNorm(head_dim, eps=qk_norm_eps)
+        self.qkv = Linear(dim, sum(self.heads) * head_dim, bias=bias or qkv_bias)
+        self.qk_norm = qk_norm
+        widths = [heads * head_dim if qk_norm == "full" else head_dim for heads in self.heads[:2]]
+        self.q_norm, self.k_norm = (nn.RMSNorm(width, eps=norm_eps) if qk_norm else None for width in widths)
         self.out = Linear(num_heads * head_dim, dim, bias=bias, gain=gain)
 
     def forward(
@@ -70,10 +78,13 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "*batch D"]:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, -2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self._normed(q, self.q_norm), self._normed(k, self.k_norm)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         return self.out(context.attend(q, k, v).flatten(-2))
+
+    def _normed(self, x: Float[Tensor, "*batch heads d"], norm: nn.Module) -> Float[Tensor, "*batch heads d"]:
+        return norm(x.flatten(-2)).unflatten(-1, x.shape[-2:]) if self.qk_norm == "full" else norm(x)
 
 
 class Everything(Context):

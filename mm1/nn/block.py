@@ -1,4 +1,4 @@
-"""The pre-norm transformer block of encoder, text tower and decoder; they differ in the parts that they put in."""
+"""The transformer block of encoder, text tower and decoder; they differ in the parts that they put in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,11 @@ from mm1.nn.linear import Linear
 from mm1.nn.position import Rotation
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+NormPlacement = Literal["pre", "post"]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); with post-norms x + norm(attention(x)) and so on.
 
     `scale` makes the layer scale that each of the two sums passes through (CaiT, arXiv:2103.17239).
     """
@@ -28,16 +29,28 @@ class Block(nn.Module):
         feed_forward: nn.Module,
         norm: Callable[[], nn.Module],
         scale: Callable[[], nn.Module] = nn.Identity,
+        norm_placement: NormPlacement = "pre",
     ) -> None:
         super().__init__()
+        self.norm_placement = norm_placement
         self.attention_norm, self.attention, self.attention_scale = norm(), attention, scale()
         self.feed_forward_norm, self.feed_forward, self.feed_forward_scale = norm(), feed_forward, scale()
 
     def forward(
         self, x: Float[Tensor, "*batch D"], context: Context, rotation: Rotation | None = None
     ) -> Float[Tensor, "*batch D"]:
-        x = x + self.attention_scale(self.attention(self.attention_norm(x), context, rotation))
+        x = self.attend(x, context, rotation)
+        if self.norm_placement == "post":
+            return x + self.feed_forward_scale(self.feed_forward_norm(self.feed_forward(x)))
         return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
+
+    def attend(
+        self, x: Float[Tensor, "*batch D"], context: Context, rotation: Rotation | None
+    ) -> Float[Tensor, "*batch D"]:
+        """The first half of the block."""
+        if self.norm_placement == "post":
+            return x + self.attention_scale(self.attention_norm(self.attention(x, context, rotation)))
+        return x + self.attention_scale(self.attention(self.attention_norm(x), context, rotation))
 
 
 class LayerScale(nn.Module):

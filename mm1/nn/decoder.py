@@ -1,20 +1,21 @@
-"""Decoder-only language model, Llama- and Qwen3-shaped: RMSNorm, SwiGLU, RoPE, grouped queries, no biases."""
+"""Decoder-only language model: RMSNorm, SwiGLU, RoPE, grouped queries; Llama's shape, options of Qwen and OLMo2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mm1.batch import IGNORE, PackedBatch
-from mm1.nn.attention import Attention, Context, Packed
-from mm1.nn.block import Block, SwiGLU
+from mm1.nn.attention import Attention, Context, Packed, QKNorm
+from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import Cache
 from mm1.nn.linear import Embedding, Linear, num_weights
 from mm1.nn.losses import NextToken, next_token
 from mm1.nn.model import Losses, Mean, Model, Module
-from mm1.nn.position import rotation
+from mm1.nn.position import Llama3Scaling, rotation
 
 
 class Decoder(Module):
@@ -32,7 +33,14 @@ class Decoder(Module):
         hidden_dim: int | None = None
         """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of 256."""
         rope_base: float = 1e4
-        qk_norm: bool = False
+        llama3_scaling: Llama3Scaling | None = None
+        """How RoPE is slowed down for long texts in Llama 3.1 and later."""
+        qk_norm: QKNorm | None = None
+        """A norm of queries and keys: of each head ("head", Qwen3) or over all heads ("full", OLMo2)."""
+        qkv_bias: bool = False
+        """Biases of queries, keys and values (Qwen2)."""
+        norm_placement: NormPlacement = "pre"
+        """Norms of what attention and feed-forward read ("pre"), or of what they give ("post", OLMo2)."""
         tied: bool = True
         """Is the output map the table of embeddings?"""
         norm_eps: float = 1e-5
@@ -56,11 +64,14 @@ class Decoder(Module):
             num_heads=c.num_heads,
             num_kv_heads=c.num_kv_heads,
             head_dim=self.head_dim,
-            qk_norm_eps=c.norm_eps if c.qk_norm else None,
+            qkv_bias=c.qkv_bias,
+            qk_norm=c.qk_norm,
+            norm_eps=c.norm_eps,
             gain=gain,
         )
         feed_forward = SwiGLU(c.dim, c.hidden_dim or -(-8 * c.dim // (3 * 256)) * 256, gain=gain)
-        return Block(attention, feed_forward, lambda: nn.RMSNorm(c.dim, eps=c.norm_eps))
+        norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
+        return Block(attention, feed_forward, norm, norm_placement=c.norm_placement)
 
     @property
     def head(self) -> Float[Tensor, "V D"]:
@@ -71,7 +82,13 @@ class Decoder(Module):
 
     def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context) -> Float[Tensor, "T D"]:
         """Hidden states after the final norm: `hidden @ head.T` are the logits."""
-        angles = rotation(positions, self.head_dim, base=self.config.rope_base, dtype=x.dtype)
+        angles = rotation(
+            positions,
+            self.head_dim,
+            base=self.config.rope_base,
+            dtype=x.dtype,
+            llama3_scaling=self.config.llama3_scaling,
+        )
         for layer, block in enumerate(self.blocks):
             x = block(x, context.at(layer), angles)
         return self.norm(x)

@@ -1,5 +1,6 @@
 """Where a token or patch is: rotary embedding for streams of tokens, tables over (rows, columns) for images."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,36 @@ class Rotation(NamedTuple):
     """Negative in the first half of the channels: see `rotate`."""
 
 
-def rotation(positions: Int[Tensor, " T"], dim: int, *, base: float, dtype: torch.dtype) -> Rotation:
+Llama3Scaling = tuple[float, float, float, int]
+"""(factor, low frequency factor, high frequency factor, original length): see `slowed`."""
+
+
+def rotation(
+    positions: Int[Tensor, " T"],
+    dim: int,
+    *,
+    base: float,
+    dtype: torch.dtype,
+    llama3_scaling: Llama3Scaling | None = None,
+) -> Rotation:
     """RoPE's angles (Su et al. 2021, arXiv:2104.09864) for heads of width `dim`: computed in fp32, kept in `dtype`."""
     speeds = base ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    if llama3_scaling is not None:
+        speeds = slowed(speeds, llama3_scaling)
     angles = positions.float()[:, None, None] * speeds
     cos, sin = angles.cos(), angles.sin()
     return Rotation(torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype))
+
+
+def slowed(speeds: Float[Tensor, " half"], scaling: Llama3Scaling) -> Float[Tensor, " half"]:
+    """Speeds in radians a token, as Llama 3.1 slows them down for longer texts than it was first trained on.
+
+    What turns at least `high` times in the original length stays, what turns at most `low` times is slowed by `factor`,
+    and between the two the share of each goes linearly with the number of turns.
+    """
+    factor, low, high, original = scaling
+    kept = ((speeds * original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return speeds * (kept + (1 - kept) / factor)
 
 
 def rotate(x: Float[Tensor, "T heads d"], by: Rotation) -> Float[Tensor, "T heads d"]:

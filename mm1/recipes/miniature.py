@@ -66,7 +66,7 @@ def _encoder(image_size: int) -> ViT.Config:
 
 
 def _decoder() -> Decoder.Config:
-    return Decoder.Config(depth=3, dim=128, num_heads=4, hidden_dim=352, rope_base=1e3, qk_norm=True)
+    return Decoder.Config(depth=3, dim=128, num_heads=4, hidden_dim=352, rope_base=1e3, qk_norm="head")
 
 
 def _model(image_size: int) -> MM1.Config:

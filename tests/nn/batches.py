@@ -15,7 +15,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 
 VOCABULARY, PLACES = 31, 4
-DECODER = Decoder.Config(depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm=True)
+DECODER = Decoder.Config(depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm="head")
 ENCODER = ViT.Config(image_size=(8, 12), patch_size=2, depth=2, dim=16, num_heads=2)
 
 

@@ -85,6 +85,35 @@ def test_heads_must_share_evenly() -> None:
         Attention(16, num_heads=4, num_kv_heads=3)
 
 
+def test_qk_norm_is_over_each_head_or_over_all_heads() -> None:
+    """Queries of one length stay so under "head"; under "full" a head may be as long as all of them together."""
+    x = torch.randn(5, 24)
+    for qk_norm, shape in (("head", (6,)), ("full", (24,))):
+        attention = Attention(24, num_heads=4, num_kv_heads=2, qk_norm=qk_norm)
+        keeper = Keeper()
+        attention(x, keeper)
+        q, k = attention.qkv(x)[:, :36].split((24, 12), -1)
+        heads = (4, 2) if qk_norm == "head" else (1, 1)
+        for kept, plain, num in zip(keeper.seen, (q, k), heads, strict=False):
+            expected = F.rms_norm(plain.unflatten(-1, (num, -1)), (plain.shape[-1] // num,), eps=1e-5)
+            torch.testing.assert_close(kept.flatten(1), expected.flatten(1))
+        assert attention.q_norm is not None
+        assert attention.q_norm.weight.shape == shape
+
+
+def test_biases_of_queries_keys_and_values_alone() -> None:
+    names = [name for name, _ in Attention(24, num_heads=4, qkv_bias=True).named_parameters()]
+    assert names == ["qkv.weight", "qkv.bias", "out.weight"]
+
+
+class Keeper(Everything):
+    """Remembers what it is asked."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.seen = (q, k, v)
+        return q
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
 def test_variable_length_kernel_equals_the_dense_mask(heads: int, kv_heads: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mm1.batch import IGNORE
 from mm1.nn.attention import Packed
+from mm1.nn.block import NormPlacement
 from mm1.nn.decoder import Decoder
 from mm1.nn.model import initialise
 
@@ -84,9 +86,18 @@ def test_a_batch_without_targets_gives_zero_and_no_nan() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_every_parameter_learns_and_changes_in_one_step(tied: bool) -> None:
-    model = language_model(decoder=replace(DECODER, tied=tied))
+OPTIONS: list[dict[str, Any]] = [
+    {"tied": False},
+    {"tied": True},
+    {"qk_norm": None},
+    {"qk_norm": "full", "norm_placement": "post"},
+    {"qkv_bias": True, "llama3_scaling": (8.0, 1.0, 4.0, 16)},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_parameter_learns_and_changes_in_one_step(options: dict[str, Any]) -> None:
+    model = language_model(decoder=replace(DECODER, **options))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model(packed(LENGTHS)).objective.backward()
     assert without_gradient(model) == []
@@ -124,6 +135,22 @@ def test_builds_on_meta_and_initialises_after() -> None:
     batch = packed(LENGTHS)
     # Unit-variance logits add about a half to the uniform guess.
     assert model(batch).objective.item() / batch.num_targets == pytest.approx(math.log(VOCABULARY) + 0.5, abs=0.5)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_norms_stand_before_or_behind_attention_and_feed_forward(placement: NormPlacement) -> None:
+    block = language_model(decoder=replace(DECODER, norm_placement=placement)).decoder.blocks[0]
+    x, context = torch.randn(6, 24), Packed(torch.tensor([0, 6], dtype=torch.int32), 6)
+    for name in ("attention", "feed_forward"):  # a norm of weight 0 gives 0
+        torch.nn.init.zeros_(block.get_submodule(f"{name}_norm").weight)  # type: ignore[arg-type]
+    assert torch.equal(block(x, context), x)  # post: nothing is added; pre: the maps read zeros
+    torch.nn.init.zeros_(block.get_submodule("attention.out").weight)  # type: ignore[arg-type]
+    torch.nn.init.ones_(block.feed_forward_norm.weight)
+    added = block(x, context) - x
+    if placement == "pre":
+        torch.testing.assert_close(added, block.feed_forward(block.feed_forward_norm(x)))
+    else:
+        torch.testing.assert_close(added.square().mean(-1), torch.ones(6), atol=1e-3, rtol=0)  # epsilon 1e-5 of it
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mm1.nn.position import interpolate, rotate, rotation, sincos
+from mm1.nn.position import interpolate, rotate, rotation, sincos, slowed
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:
@@ -51,3 +51,19 @@ def test_interpolation_keeps_a_constant_and_a_slope(grid: tuple[int, int]) -> No
     assert resized.shape == (*grid, 2)
     torch.testing.assert_close(resized[..., 0], torch.ones(grid))
     assert (resized[1:, :, 1] > resized[:-1, :, 1]).all()
+
+
+def test_llama3_slows_what_turns_slowly_and_keeps_what_turns_fast() -> None:
+    turns = torch.tensor([10.0, 4.0, 2.5, 1.0, 0.5])  # in the original 1,000 tokens
+    speeds = turns * 2 * math.pi / 1000
+    ratio = slowed(speeds, (8.0, 1.0, 4.0, 1000)) / speeds
+    # Half-way between 1 and 4 turns: half as it was, half slowed by 8.
+    torch.testing.assert_close(ratio, torch.tensor([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8]))
+
+
+def test_llama3_scaling_turns_by_the_slowed_angles() -> None:
+    positions, scaling = torch.tensor([0, 1, 700]), (8.0, 1.0, 4.0, 64)
+    plain, scaled = (rotation(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s) for s in (None, scaling))
+    torch.testing.assert_close(scaled.cos[:, 0, 0], plain.cos[:, 0, 0])  # 10 turns in 64 tokens
+    slowest = 700 * 1e4 ** (-14 / 16) / 8
+    assert scaled.cos[2, 0, 7].item() == pytest.approx(math.cos(slowest), abs=1e-6)
