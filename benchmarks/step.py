@@ -36,10 +36,10 @@ from mm1.batch import PackedBatch, move
 from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
 from mm1.data.feed import load
-from mm1.data.images import Views
 from mm1.data.mixture import Excerpt, Mixture
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.renderer import make_renderer
 from mm1.recipes import recipe
 from mm1.train.metrics import matmul_ceiling
 from mm1.train.parallel import freeze, recompute, shard
@@ -118,7 +118,6 @@ class Filler(torch.utils.data.Dataset):
 
 def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool) -> Iterator[PackedBatch]:
     feed = config.feed
-    views = Views(model.image_size, feed.max_tiles) if model.image_size else None
     weights = {"text": 1.0} if text_only else WEIGHTS
     sources = {kind: Synthetic(kind, model.tokens_per_image, feed.row_length, tokenizer.vocab_size) for kind in weights}
     shape = {"row_length": feed.row_length, "max_images": feed.max_images, "rows_per_window": max(64, feed.micro_rows)}
@@ -132,7 +131,7 @@ def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text
                 yield window.rows[i : i + feed.micro_rows]
             state = window.after
 
-    renderer = Renderer(tokenizer, views, model.tokens_per_image)
+    renderer = make_renderer(model, tokenizer, feed)
     side = int(1.4 * max(model.image_size)) if model.image_size else 32
     return load(plan(), Filler(renderer, list(sources.values()), pictures(64, side), feed.row_length), workers=workers)
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mm1.batch import Batch
 from mm1.config import Configurable
+from mm1.data.images import Views
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
-from mm1.data.tokenizer import Tokenizer
 
 WORKER_PATIENCE = 600.0
 """Seconds after which a batch that does not come is an error and not a hang."""
@@ -46,18 +46,18 @@ class Feed(Configurable):
     class Config(Configurable.Config):
         workers: int = 0
         """Processes that decode and render; 0 does it in the training process."""
-        max_tiles: int = 1
-        """Sub-images a large picture may be cut into: 1 none, 4 two by two ... (see `images.Views`)."""
 
         def tokenizer(self) -> str:
             """Where the tokenizer of the prepared data lies."""
             raise NotImplementedError
 
-        def build(
-            self, *, tokenizer: Tokenizer, image_size: tuple[int, int] | None, tokens_per_image: int, seed: int
-        ) -> "Feed":
-            """`image_size` is the model's (height, width), None for a model without an encoder."""
-            return self.make(tokenizer=tokenizer, image_size=image_size, tokens_per_image=tokens_per_image, seed=seed)
+        def views(self, whole: Views) -> Views:
+            """How this feed's pictures become views, from how the encoder wants them whole."""
+            return whole
+
+        def build(self, *, renderer: Renderer, seed: int) -> "Feed":
+            """The renderer is `mm1.infer.renderer.make_renderer`'s, of the model that the feed is for."""
+            return self.make(renderer=renderer, seed=seed)
 
     def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
         """Steps from `state` on (None: from the beginning)."""

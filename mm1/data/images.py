@@ -16,6 +16,7 @@ Resizing is torch's antialiased bicubic on uint8, which equals Pillow's to one g
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -120,6 +121,8 @@ class Views:
 
     size: tuple[int, int]
     max_tiles: int = 1
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def tiles_per_side(self, width: Numbers, height: Numbers) -> Numbers:
         """n of n x n tiles for pictures of these sizes; elementwise over arrays."""

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from mm1.data.mixture import Excerpt, Mixture, MixtureState
 from mm1.data.packing import Piece, never_fits, plan
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
-from mm1.data.tokenizer import Tokenizer
 
 Row = tuple[Excerpt, ...]
 
@@ -41,30 +40,25 @@ class Packed(Feed):
         """Images (sub-images counted) that a row may hold."""
         rows_per_window: int = 512
         """Rows that are packed together: more pack tighter, and mix exactly over more."""
+        max_tiles: int = 1
+        """Sub-images a large picture may be cut into: 1 none, 4 two by two ... (see `images.Views`)."""
+
+        def views(self, whole: Views) -> Views:
+            return replace(whole, max_tiles=self.max_tiles)
 
         def tokenizer(self) -> str:
             if not self.sources:
                 raise ConfigError("feed.sources is empty: name prepared folders, as feed.sources.text=data/text")
             return next(iter(self.sources.values()))
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        tokenizer: Tokenizer,
-        image_size: tuple[int, int] | None,
-        tokens_per_image: int,
-        seed: int,
-    ) -> None:
-        self.config, self.seed = config, seed
-        views = Views(image_size, config.max_tiles) if image_size else None
-        self.renderer = Renderer(tokenizer, views, tokens_per_image)
+    def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
+        self.config, self.renderer, self.seed = config, renderer, seed
         self.sources = {name: Prepared(folder, self.renderer) for name, folder in config.sources.items()}
         self.mixture = Mixture(
             self.sources,
             config.weights,
             row_length=config.row_length,
-            max_images=config.max_images if image_size else 0,
+            max_images=config.max_images if renderer.views else 0,
             rows_per_window=config.rows_per_window,
             seed=seed,
         )

@@ -15,11 +15,10 @@ from mm1.batch import PairBatch
 from mm1.config import ConfigError
 from mm1.data.document import Text
 from mm1.data.feed import Feed, Prepared, Step, load
-from mm1.data.images import ImageError, Views
+from mm1.data.images import ImageError
 from mm1.data.mixture import permute
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
-from mm1.data.tokenizer import Tokenizer
 
 
 class Pairs(Feed):
@@ -39,19 +38,10 @@ class Pairs(Feed):
                 raise ConfigError("feed.sources is empty: name prepared captions, as feed.sources=['data/captions']")
             return self.sources[0]
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        tokenizer: Tokenizer,
-        image_size: tuple[int, int] | None,
-        tokens_per_image: int,
-        seed: int,
-    ) -> None:
-        if image_size is None:
+    def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
+        if renderer.views is None:
             raise ConfigError("the feed of pairs needs a model with an image encoder")
-        self.config, self.seed = config, seed
-        self.renderer = Renderer(tokenizer, Views(image_size), tokens_per_image)
+        self.config, self.renderer, self.seed = config, renderer, seed
         self.sources = {folder: Prepared(folder, self.renderer) for folder in config.sources}
         self.size = sum(source.num_documents for source in self.sources.values())
 

@@ -101,6 +101,7 @@ class CLIP(Model):
         self.encoder, self.text = config.encoder.build(), config.text.build(vocab_size=vocab_size)
         self.projection = Projection(self.encoder.dim, self.text.dim, config.dim)
         self.image_size = self.encoder.image_size
+        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "text": self.text, "projection": self.projection}

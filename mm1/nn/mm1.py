@@ -34,6 +34,7 @@ class MM1(LanguageModel):
         super().__init__(config, vocab_size=vocab_size)
         self.encoder = config.encoder.build()
         self.image_size, self.tokens_per_image = self.encoder.image_size, config.connector.num_tokens
+        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
         self.connector = config.connector.build(
             grid=self.encoder.grid, input_dim=self.encoder.dim, output_dim=self.decoder.dim
         )

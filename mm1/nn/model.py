@@ -6,7 +6,7 @@ that are sharded, recomputed or compiled one by one. Freezing, loading and timin
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -84,6 +84,9 @@ class Model(Module):
 
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels of the views it wants; None without an image encoder."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.images`)."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     tokens_per_image: int = 0
     """Places that a view takes in the token stream; 0 where images are no part of it."""
 

@@ -12,6 +12,7 @@ from mm1.data.mixture import Excerpt
 from mm1.data.packed import Packed
 from mm1.data.render import Sequence
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.renderer import make_renderer
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText
 from mm1.train.run import Run
 
@@ -27,13 +28,7 @@ def open_feed(config: Run.Config) -> Packed:
     tokenizer = Tokenizer.Config(path=config.tokenizer.path or config.feed.tokenizer()).build()
     with torch.device("meta"):
         model = config.model.build(vocab_size=tokenizer.vocab_size)
-    return Packed(
-        config.feed,
-        tokenizer=tokenizer,
-        image_size=model.image_size,
-        tokens_per_image=model.tokens_per_image,
-        seed=config.seed,
-    )
+    return Packed(config.feed, renderer=make_renderer(model, tokenizer, config.feed), seed=config.seed)
 
 
 def picture_of_packing(config: Run.Config, num_rows: int = 24) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
-from mm1.data.images import Views
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.renderer import make_renderer
 from mm1.nn.model import Model, adapt
 
 WEIGHTS = "model.safetensors"
@@ -109,5 +109,4 @@ def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tup
     if unexpected or set(missing) - shared:
         raise ConfigError(f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}")
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    views = Views(model.image_size, config.feed.max_tiles) if model.image_size else None
-    return model.to(device, dtype).eval(), Renderer(tokenizer, views, model.tokens_per_image), config
+    return model.to(device, dtype).eval(), make_renderer(model, tokenizer, config.feed), config

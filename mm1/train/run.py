@@ -19,13 +19,12 @@ from mm1 import dist
 from mm1.batch import move
 from mm1.config import Configurable, UserError
 from mm1.data.feed import Feed, Step
-from mm1.data.images import Views
 from mm1.data.packed import Packed
-from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.benchmarks import Benchmark
 from mm1.eval.evaluate import evaluate
 from mm1.infer.predictor import Predictor
+from mm1.infer.renderer import make_renderer
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Mean, Model
 from mm1.train.checkpoint import Checkpoints
@@ -92,12 +91,8 @@ class Run(Configurable):
         saved = self.checkpoints.steps() if resume else []
         for part, origin in config.init.items() if not saved else ():
             start_part(self.model, part, Path(origin))
-        self.feed = config.feed.build(
-            tokenizer=self.tokenizer,
-            image_size=self.model.image_size,
-            tokens_per_image=self.model.tokens_per_image,
-            seed=config.seed,
-        )
+        self.renderer = make_renderer(self.model, self.tokenizer, config.feed)
+        self.feed = config.feed.build(renderer=self.renderer, seed=config.seed)
         # Built, and their questions read, before training: a missing file must not show after it.
         self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
         for benchmark in self.benchmarks.values():
@@ -225,9 +220,7 @@ class Run(Configurable):
         dist.everywhere(True)  # the weights are there before any rank asks for their fingerprint
         if self.config.benchmarks:
             self.model.eval()
-            views = Views(self.model.image_size, self.config.feed.max_tiles) if self.model.image_size else None
-            renderer = Renderer(self.tokenizer, views, self.model.tokens_per_image)
-            predictor = Predictor(self.model, renderer, self.device)
+            predictor = Predictor(self.model, self.renderer, self.device)
             evaluate(predictor, self.benchmarks, self.config.shots, self.folder, version=version(self.folder))
         self._describe(finished=True)
 

@@ -13,8 +13,10 @@ from worlds import contrastive, make_world, pretrain
 
 from mm1.batch import IGNORE
 from mm1.data.feed import Feed
+from mm1.data.images import Views
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
+from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 
 
@@ -26,7 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(config: Feed.Config, *, workers: int = 0, seed: int = 0) -> Any:
     config.workers = workers
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
-    return config.build(tokenizer=tokenizer, image_size=(8, 8), tokens_per_image=4, seed=seed)
+    renderer = Renderer(tokenizer, Views((8, 8)), tokens_per_image=4)
+    return config.build(renderer=renderer, seed=seed)
 
 
 def packed(world: Path, *, workers: int = 0) -> Packed:

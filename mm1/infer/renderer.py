@@ -1,0 +1,22 @@
+"""Where a model and its documents meet: how this feed lays documents out for this model.
+
+Training, evaluation, pages and exports all take their renderer from here, so that they cannot differ.
+"""
+
+from mm1.data.feed import Feed
+from mm1.data.images import Views
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.nn.model import Model
+
+
+def make_renderer(model: Model, tokenizer: Tokenizer, feed: Feed.Config) -> Renderer:
+    """The model says how its encoder wants whole pictures, the feed into how many views they may be split.
+
+    Raises:
+        ConfigError: the two do not go together; the options are named.
+    """
+    if model.image_size is None:
+        return Renderer(tokenizer, None)
+    whole = Views(model.image_size, resize=model.resize, interpolation=model.interpolation)
+    return Renderer(tokenizer, feed.views(whole), model.tokens_per_image)
