@@ -33,11 +33,11 @@ class MM1(LanguageModel):
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__(config, vocab_size=vocab_size)
         self.encoder = config.encoder.build()
-        self.image_size, self.tokens_per_image = self.encoder.image_size, config.connector.num_tokens
         self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
         self.connector = config.connector.build(
             grid=self.encoder.grid, input_dim=self.encoder.dim, output_dim=self.decoder.dim
         )
+        self.image_size, self.tokens_per_image = self.encoder.image_size, self.connector.num_tokens
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "connector": self.connector, "decoder": self.decoder}

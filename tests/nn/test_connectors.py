@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import classes_in
+from nn.batches import multimodal_model
 
+from mm1.config import ConfigError
 from mm1.nn import connectors
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.nn.connectors.linear import Linear
+from mm1.nn.connectors.mlp import MLP
 from mm1.nn.model import adapt, initialise
 
 ENCODER, DECODER = 16, 24
@@ -36,7 +40,9 @@ def patches(grid: tuple[int, int] = SQUARE, num_images: int = 2) -> torch.Tensor
 @pytest.mark.parametrize("num_tokens", [64, 144])
 @pytest.mark.parametrize("grid", [(16, 16), (24, 24), (27, 27), (8, 8), (24, 36), (7, 30)])
 def test_gives_num_tokens_of_the_decoders_width(cls: type[Connector], num_tokens: int, grid: tuple[int, int]) -> None:
-    assert make(cls, grid, num_tokens)(patches(grid)).shape == (2, num_tokens, DECODER)
+    connector = make(cls, grid, num_tokens)
+    assert connector.num_tokens == num_tokens
+    assert connector(patches(grid)).shape == (2, num_tokens, DECODER)
 
 
 @every_connector
@@ -108,10 +114,60 @@ def test_a_file_imports_torch_and_the_contract_alone(cls: type[Connector]) -> No
     assert imported <= {"dataclasses", "typing", "torch", "jaxtyping", "mm1.nn.connectors"}
 
 
-@pytest.mark.parametrize("cls", [AveragePool, CAbstractor])
-def test_spatial_connectors_need_a_square_number(cls: type[Connector]) -> None:
-    with pytest.raises(ValueError, match="square number for a spatial connector, got 10"):
-        make(cls, num_tokens=10)
+@every_connector
+def test_another_number_of_patches_is_refused(cls: type[Connector]) -> None:
+    """As when a class token is left in: 37 in place of 36."""
+    with pytest.raises(ValueError, match=r"grid of 6 x 6 = 36 patches, got 37; .*leave class and register tokens out"):
+        make(cls)(torch.randn(1, 37, ENCODER))
+
+
+@pytest.mark.parametrize("cls", [AveragePool, CAbstractor, Linear, MLP])
+@pytest.mark.parametrize(("num_tokens", "near"), [(10, "4, 9, 16"), (-9, "1")])
+def test_spatial_connectors_need_a_square_number(cls: type[Connector], num_tokens: int, near: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"square number for a spatial connector, got {num_tokens}; near it are {near}"
+    ):
+        make(cls, num_tokens=num_tokens)
+
+
+@pytest.mark.parametrize("cls", [AveragePool, AttentionPool, CAbstractor])
+def test_no_tokens_are_refused_where_0_does_not_mean_all(cls: type[Connector]) -> None:
+    with pytest.raises(ConfigError, match="num_tokens"):
+        make(cls, num_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AttentionPool.Config(dim=24, num_heads=5), "dim=24 must be a multiple of num_heads=5"),
+        (AttentionPool.Config(depth=0), "depth must be at least 1"),
+        (CAbstractor.Config(depth=0), "depth >= 1.*got depth=0"),
+        (CAbstractor.Config(dim=2), "dim >= 4.*dim=2"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(config: Connector.Config, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.build(grid=SQUARE, input_dim=ENCODER, output_dim=DECODER)
+
+
+@pytest.mark.parametrize("cls", [Linear, MLP])
+def test_zero_is_one_token_for_each_patch(cls: type[Connector]) -> None:
+    connector, x = make(cls, WIDE, num_tokens=0), patches(WIDE)
+    assert connector.num_tokens == 45
+    together = connector(x)
+    alone = make(cls, (1, 1), num_tokens=0)(x[:1, 7:8])
+    # One patch or 45: the same sums in another order; worst seen over 200 draws 2.4e-7.
+    torch.testing.assert_close(together[:1, 7:8], alone, atol=1e-6, rtol=0)
+
+
+def test_the_model_asks_the_built_connector_for_its_tokens() -> None:
+    model = multimodal_model(MLP.Config())
+    assert model.tokens_per_image == model.encoder.grid[0] * model.encoder.grid[1]
+
+
+def test_linear_with_a_number_of_tokens_is_average_pooling() -> None:
+    linear, pooled, x = make(Linear), make(AveragePool), patches()
+    assert torch.equal(linear(x), pooled(x))
 
 
 def test_average_pool_averages_its_share_of_the_grid() -> None:

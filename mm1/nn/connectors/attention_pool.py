@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mm1.nn.connectors import Connector
+from mm1.nn.connectors import ConfigError, Connector, on_grid
 
 
 class AttentionPool(Connector):
@@ -21,7 +21,13 @@ class AttentionPool(Connector):
 
     def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
         super().__init__()
-        self.num_patches, self.dim = grid[0] * grid[1], config.dim
+        if config.num_tokens < 1 or config.depth < 1:
+            raise ConfigError(f"num_tokens and depth must be at least 1, got {config.num_tokens} and {config.depth}")
+        if config.num_heads < 1 or config.dim % config.num_heads:
+            raise ConfigError(
+                f"dim={config.dim} must be a multiple of num_heads={config.num_heads}: change one of them"
+            )
+        self.grid, self.num_tokens, self.dim = grid, config.num_tokens, config.dim
         self.queries = nn.Parameter(torch.empty(config.num_tokens, config.dim))
         self.input, self.input_norm = nn.Linear(input_dim, config.dim), nn.LayerNorm(config.dim)
         self.layers = nn.ModuleList(Layer(config.dim, config.num_heads) for _ in range(config.depth))
@@ -32,7 +38,7 @@ class AttentionPool(Connector):
         nn.init.normal_(self.queries, std=0.02)
 
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
-        memory = self.input_norm(self.input(patches))
+        memory = self.input_norm(self.input(on_grid(patches, self.grid).flatten(1, 2)))
         x = self.queries.expand(len(patches), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)
@@ -40,7 +46,7 @@ class AttentionPool(Connector):
 
     def flops(self) -> int:
         """6 for each weight and place, 12 for each pair of query and patch and channel."""
-        queries, patches = len(self.queries), self.num_patches
+        queries, patches = self.num_tokens, self.grid[0] * self.grid[1]
         layer = queries * 10 * self.dim**2 + patches * 2 * self.dim**2 + 2 * queries * patches * self.dim
         ends = patches * self.input.weight.numel() + queries * self.output.weight.numel()
         return 6 * (len(self.layers) * layer + ends)

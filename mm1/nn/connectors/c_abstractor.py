@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mm1.nn.connectors import Connector, interpolate, square_side
+from mm1.nn.connectors import ConfigError, Connector, interpolate, on_grid, pool, square_side
 
 
 class CAbstractor(Connector):
@@ -28,7 +28,12 @@ class CAbstractor(Connector):
 
     def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
         super().__init__()
-        self.grid, self.side = grid, square_side(config.num_tokens)
+        if config.depth < 1 or config.dim < 4 or input_dim < 4:
+            raise ConfigError(
+                f"the C-Abstractor needs depth >= 1, dim >= 4 and an encoder of width >= 4, got depth={config.depth}, "
+                f"dim={config.dim} and width {input_dim}; without convolutions it is AveragePool or MLP"
+            )
+        self.grid, self.side, self.num_tokens = grid, square_side(config.num_tokens), config.num_tokens
         self.position = nn.Parameter(torch.empty(*grid, input_dim))
         self.before = _stage(config.depth, input_dim, config.dim)
         self.after = _stage(config.depth, config.dim, config.dim)
@@ -39,8 +44,7 @@ class CAbstractor(Connector):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
-        x = self.before(patches.unflatten(1, self.grid) + self.position)
-        x = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.side).permute(0, 2, 3, 1)
+        x = pool(self.before(on_grid(patches, self.grid) + self.position), self.side)
         return self.output(self.after(x).flatten(1, 2))
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -48,8 +52,8 @@ class CAbstractor(Connector):
 
     def flops(self) -> int:
         h, w = self.grid
-        outside = self.side**2 * sum(p.numel() for p in self.output.parameters() if p.ndim > 1)
-        return 6 * (outside + _products(self.before, h * w) + _products(self.after, self.side**2))
+        outside = self.num_tokens * sum(p.numel() for p in self.output.parameters() if p.ndim > 1)
+        return 6 * (outside + _products(self.before, h * w) + _products(self.after, self.num_tokens))
 
 
 class Block(nn.Module):
@@ -62,7 +66,8 @@ class Block(nn.Module):
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
             nn.LayerNorm(dim),
         )
-        self.squeeze, self.excite = nn.Linear(dim, input_dim // 4), nn.Linear(input_dim // 4, dim)
+        narrow = round(input_dim / 4)
+        self.squeeze, self.excite = nn.Linear(dim, narrow), nn.Linear(narrow, dim)
         self.contract, self.contract_norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim)
         same = input_dim == dim
         self.shortcut = (
