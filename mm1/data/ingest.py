@@ -66,7 +66,8 @@ def prepare_file(
 ) -> Tally:
     """One raw file -> its shards and its list of drops in `folder`, both named by `number`."""
     source, tally = config.build(), Tally()
-    writers = {split: ShardWriter(folder, split, number) for split in SPLITS}
+    begin = tokenizer.begin is not None
+    writers = {split: ShardWriter(folder, split, number, begin=begin) for split in SPLITS}
     (folder / "drops").mkdir(exist_ok=True)
     with (folder / "drops" / f"{number:05}.jsonl").open("w", encoding="utf-8") as listed:
 

@@ -21,10 +21,10 @@ from mm1.data.ingest import SPLITS, Tally, prepare_file
 from mm1.data.progress import Display
 from mm1.data.shards import read_manifest
 from mm1.data.sources import Source
-from mm1.data.tokenizer import Tokenizer
+from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Tokenizer
 from mm1.dist import say
 
-OWN_FILES = {"manifest.json", "drops.jsonl", "tokenizer.json", "drops", *SPLITS}
+OWN_FILES = {"manifest.json", "drops.jsonl", TOKENIZER, SPECIAL_TOKENS, "drops", *SPLITS}
 
 
 def prepare(

@@ -3,7 +3,8 @@
     Document(Image, Text("a cat"))  ->  tokens  <i> <i> <i> <i> a cat <end>      (4 tokens an image)
                                         learn    .   .   .   .  x  x   x
 
-Every document ends with `<end>`, unless its last part has brought its own, or it is a prompt.
+Every document ends with `<end>`, unless its last part has brought its own, or it is a prompt. Where the tokenizer has a
+token to begin with, every document begins with it.
 """
 
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ class Renderer:
 
     def __call__(self, document: Document, *, end: bool = True) -> Sequence:
         """`end=False` leaves the document open for the model to go on: a prompt."""
-        tokens: list[int] = []
-        learn: list[bool] = []
+        tokens = [] if self.tokenizer.begin is None else [self.tokenizer.begin]
+        learn = [False] * len(tokens)
         for part in document.parts:
             if isinstance(part, Image):
                 num = self.num_views(part) * self.tokens_per_image
@@ -64,9 +65,12 @@ class Renderer:
         return int(self.views.count(image.width, image.height))
 
 
-def text_length(document: Document, token_counts: list[int]) -> int:
-    """Tokens of a whole rendered document without its image tokens, from the token count of each text part."""
+def text_length(document: Document, token_counts: list[int], *, begin: bool = False) -> int:
+    """Tokens of a whole rendered document without its image tokens, from the token count of each text part.
+
+    `begin`: has the tokenizer a token to begin with?
+    """
     texts = [part for part in document.parts if isinstance(part, Text)]
     own_ends = sum(part.end for part in texts)
     last = document.parts[-1] if document.parts else None
-    return sum(token_counts) + own_ends + (not (isinstance(last, Text) and last.end))
+    return begin + sum(token_counts) + own_ends + (not (isinstance(last, Text) and last.end))

@@ -41,13 +41,13 @@ def _schema() -> Any:
             "images": pa.list_(pa.binary()),
             "widths": pa.list_(pa.int32()),
             "heights": pa.list_(pa.int32()),
-            "num_text_tokens": pa.int32(),  # of all texts, with the end tokens that rendering adds
+            "num_text_tokens": pa.int32(),  # of all texts, with the begin and end tokens that rendering adds
             "num_images": pa.int32(),
         }
     )
 
 
-def _row(key: str, document: Document) -> dict[str, Any]:
+def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
     """A document as a row; each of its texts carries its tokens."""
     texts = [part if isinstance(part, Text) else None for part in document.parts]
     images = [part if isinstance(part, Image) else None for part in document.parts]
@@ -61,7 +61,7 @@ def _row(key: str, document: Document) -> dict[str, Any]:
         "images": [image and image.data for image in images],
         "widths": [image.width if image else 0 for image in images],
         "heights": [image.height if image else 0 for image in images],
-        "num_text_tokens": text_length(document, counts),
+        "num_text_tokens": text_length(document, counts, begin=begin),
         "num_images": len(document.images),
     }
 
@@ -83,8 +83,9 @@ class ShardWriter:
     manifest.
     """
 
-    def __init__(self, folder: Path, split: str, number: int) -> None:
-        self.folder, self.split, self.number = folder, split, number
+    def __init__(self, folder: Path, split: str, number: int, *, begin: bool = False) -> None:
+        """`begin`: do rendered documents begin with a token of their own?"""
+        self.folder, self.split, self.number, self.begin = folder, split, number, begin
         self.shards: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.num_bytes = 0
@@ -92,7 +93,7 @@ class ShardWriter:
 
     def add(self, key: str, document: Document) -> dict[str, Any]:
         """Takes a tokenised document; returns its row."""
-        row = _row(key, document)
+        row = _row(key, document, self.begin)
         self.rows.append(row)
         self.num_bytes += sum(len(p.data) if isinstance(p, Image) else 9 * len(p.content) for p in document.parts)
         if self.num_bytes >= BATCH_BYTES:

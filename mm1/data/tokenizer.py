@@ -1,22 +1,62 @@
 """The vocabulary and the few special tokens.
 
-The library is Hugging Face `tokenizers`; this file fixes what the project needs of it: three special tokens (`<pad>`,
-`<end>`, `<image>`), text that spells a special token stays text, and a fingerprint that shards and runs are checked by.
+The library is Hugging Face `tokenizers`; this file fixes what the project needs of it: tokens in the roles pad, end and
+image (and begin, where a tokenizer came with one), text that spells a special token stays text, and a fingerprint that
+shards and runs are checked by.
+
+Our own tokenizers call the roles `<pad>`, `<end>` and `<image>`. One that came with a published model has names of its
+own, which stand in a file beside it:
+
+    tokenizer.json
+    special_tokens.json    {"pad": "<pad>", "end": "<|endoftext|>", "image": "<image>", "vocab_size": 151936}
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from mm1.config import Configurable
+from mm1.config import ConfigError, Configurable, nearest
 
 PAD, END, IMAGE, UNKNOWN = "<pad>", "<end>", "<image>", "<unknown>"
+
+TOKENIZER, SPECIAL_TOKENS = "tokenizer.json", "special_tokens.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """Which tokens of a vocabulary play the parts that rendering needs: `special_tokens.json`."""
+
+    pad: str = PAD
+    end: str = END
+    image: str = IMAGE
+    begin: str | None = None
+    """Put before every document, never learnt; None: nothing is."""
+    vocab_size: int | None = None
+    """Rows of the model's table where it has more than the tokenizer has tokens."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Roles":
+        """Those of the file, or our own names where there is none."""
+        if not path.is_file():
+            return cls()
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is no JSON: {error}") from error
+        known = {f.name for f in fields(cls)}
+        if not isinstance(found, dict) or found.keys() - known:
+            wrong = sorted(found.keys() - known)[0] if isinstance(found, dict) else type(found).__name__
+            raise ConfigError(f"{path} names {wrong!r}{nearest(wrong, known)}")
+        return cls(**found)
+
+    def to_json(self) -> str:
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None}, indent=1) + "\n"
 
 
 class Tokenizer(Configurable):
@@ -32,10 +72,11 @@ class Tokenizer(Configurable):
 
     def __init__(self, config: Config) -> None:
         path = Path(config.path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = path / TOKENIZER if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}; make one with `mm1 tokenizer TEXT_FILES --out {path}`")
         self.text = path.read_text(encoding="utf-8")
+        self.roles = Roles.read(path.with_name(SPECIAL_TOKENS))
         self._load(str(path))
 
     def _load(self, origin: str) -> None:
@@ -43,18 +84,32 @@ class Tokenizer(Configurable):
         self.backend.encode_special_tokens = True  # "<image>" typed by a user is text, never a control token
         self.backend.no_truncation()
         self.backend.no_padding()
-        vocabulary = self.backend.get_vocab()
-        if missing := [token for token in (PAD, END, IMAGE) if token not in vocabulary]:
-            raise ValueError(f"{origin} lacks the special tokens {', '.join(missing)}")
-        self.pad, self.end, self.image = (vocabulary[token] for token in (PAD, END, IMAGE))
-        self.vocab_size = self.backend.get_vocab_size()
-        self.fingerprint = hashlib.sha256(json.dumps(json.loads(self.text), sort_keys=True).encode()).hexdigest()[:16]
+        self._assign(self.backend.get_vocab(), origin)
+        parsed = json.loads(self.text)
+        covered = parsed if self.roles == Roles() else {"tokenizer": parsed, "special_tokens": asdict(self.roles)}
+        self.fingerprint = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:16]
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"text": self.text}
+    def _assign(self, vocabulary: dict[str, int], origin: str) -> None:
+        """Raises ConfigError where a role has no token, two roles have the same, or the table is too small."""
+        roles = self.roles
+        tokens = [token for token in (roles.pad, roles.end, roles.image, roles.begin) if token is not None]
+        if missing := [token for token in tokens if token not in vocabulary]:
+            names = f"add them, or name the tokens that play these parts in {SPECIAL_TOKENS} beside it"
+            raise ConfigError(f"{origin} lacks the special tokens {', '.join(missing)}: {names}")
+        if len({roles.pad, roles.end, roles.image}) < 3:
+            raise ConfigError(f"{origin}: pad, end and image must be three tokens, not {', '.join(tokens[:3])}")
+        self.pad, self.end, self.image = (vocabulary[token] for token in tokens[:3])
+        self.begin = None if roles.begin is None else vocabulary[roles.begin]
+        self.num_tokens = max(vocabulary.values()) + 1
+        self.vocab_size = roles.vocab_size or self.num_tokens
+        if self.vocab_size < self.num_tokens:
+            raise ConfigError(f"{origin} has {self.num_tokens} tokens, {SPECIAL_TOKENS} says {self.vocab_size}")
 
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.text = state["text"]
+    def __getstate__(self) -> dict[str, Any]:
+        return {"text": self.text, "roles": self.roles}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.text, self.roles = state["text"], state["roles"]
         self._load("a pickled tokenizer")
 
     def encode(self, content: str) -> list[int]:
@@ -69,10 +124,20 @@ class Tokenizer(Configurable):
 
     def name(self, token: int) -> str:
         """One token as a person reads it, special tokens included."""
-        return {self.pad: PAD, self.end: END, self.image: IMAGE}.get(token) or self.decode([token])
+        special = {self.pad: self.roles.pad, self.end: self.roles.end, self.image: self.roles.image}
+        if self.roles.begin is not None and self.begin is not None:
+            special.setdefault(self.begin, self.roles.begin)
+        return special.get(token) or self.decode([token])
+
+    @property
+    def unsayable(self) -> list[int]:
+        """Tokens that are never an answer: places for pictures and padding, and ids that stand for nothing."""
+        return [self.pad, self.image, *range(self.num_tokens, self.vocab_size)]
 
     def save(self, folder: Path) -> None:
-        (folder / "tokenizer.json").write_text(self.text, encoding="utf-8")
+        (folder / TOKENIZER).write_text(self.text, encoding="utf-8")
+        if self.roles != Roles():
+            (folder / SPECIAL_TOKENS).write_text(self.roles.to_json(), encoding="utf-8")
 
 
 def train_tokenizer(

@@ -43,12 +43,12 @@ def generate(
 ) -> list[str]:
     """What the model says next to each of the first `num_prompts` documents of the batch, most likely token by token.
 
-    An answer ends at the end token, after `max_tokens`, or before the first stop string in its text. `<pad>` and
-    `<image>` are never said. All ranks must call this together with equal `max_tokens`: a sharded model is computed by
+    An answer ends at the end token, after `max_tokens`, or before the first stop string in its text. Padding and
+    pictures are never said. All ranks must call this together with equal `max_tokens`: a sharded model is computed by
     all ranks at once, so they go on until the last of them is done.
     """
     answers = [_Answer() for _ in range(num_prompts)]
-    unsayable = [tokenizer.pad, tokenizer.image]
+    unsayable = tokenizer.unsayable
     cache = model.new_cache(num_prompts, batch.longest + max_tokens)
     logits = model.prefill(batch, cache)
     for left in reversed(range(max_tokens)):

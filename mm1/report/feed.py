@@ -101,9 +101,13 @@ def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[Vi
 
 
 def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """Text with the end tokens written out."""
-    runs = groupby(ids, key=lambda token: token == tokenizer.end)
-    return "".join("<end>" * len(list(run)) if is_end else tokenizer.decode(list(run)) for is_end, run in runs)
+    """Text with the tokens that begin and end documents written out."""
+    marks = {tokenizer.begin, tokenizer.end}
+    runs = groupby(ids, key=lambda token: token if token in marks else None)
+    words = (
+        tokenizer.decode(list(run)) if mark is None else tokenizer.name(mark) * len(list(run)) for mark, run in runs
+    )
+    return "".join(words)
 
 
 def _png(view: torch.Tensor) -> bytes:
