@@ -13,8 +13,8 @@ HONEYBEE = recorded("honeybee_c_abstractor")
 GRIDS = [((8, 8), 4), ((6, 9), 3), ((27, 27), 12)]
 TOLERANCE = {"rtol": 0, "atol": 5e-6}
 """fp32 rounding through six blocks, at values of up to 2.7. Worst measured: tokens 0 (this CPU takes the same products
-for a 1 x 1 convolution and a linear map; another may not), gradients 7.7e-7. The same weights in fp64 are 1.5e-6 off the
-recording: that much is rounding. A norm's epsilon of 1e-6 in place of 1e-5 gives 9e-4."""
+for a 1 x 1 convolution and a linear map; another may not), gradients 7.7e-7. The same weights in fp64 are 1.5e-6 off
+the recording: that much is rounding. A norm's epsilon of 1e-6 in place of 1e-5 gives 9e-4."""
 
 OURS = {
     "conv1.conv": "expand",
