@@ -177,6 +177,22 @@ def test_average_pool_averages_its_share_of_the_grid() -> None:
     torch.testing.assert_close(connector(x), torch.nn.functional.linear(expected, *connector.output.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("rows", "side", "windows"),
+    [
+        (16, 12, [2] * 12),
+        (24, 12, [2] * 12),
+        (27, 8, [4, 4, 5, 4, 4, 5, 4, 4]),
+        (27, 12, [3] * 12),
+        (32, 12, [3, 4, 3, 3, 4, 3, 3, 4, 3, 3, 4, 3]),
+    ],
+)
+def test_windows_are_as_the_docs_say(rows: int, side: int, windows: list[int]) -> None:
+    """One map for each row of patches, with 1 in that row: a window's mean is above 0 for the rows that it covers."""
+    means = connectors.pool(torch.eye(rows)[:, :, None, None].expand(-1, -1, rows, 1), side)[:, :, 0, 0]
+    assert (means > 0).sum(0).tolist() == windows
+
+
 @pytest.mark.parametrize(("width", "expected"), [(1024, 15_828_480), (1280, 17_534_528)])
 def test_c_abstractor_has_honeybees_parameters(width: int, expected: int) -> None:
     with torch.device("meta"):
