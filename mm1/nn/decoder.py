@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mm1.batch import IGNORE, PackedBatch
 from mm1.nn.attention import Attention, Context, Packed, QKNorm
 from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import Cache
+from mm1.nn.experts import Experts, Routing, SparseBlock, router_losses
 from mm1.nn.linear import Embedding, Linear, num_weights
 from mm1.nn.losses import NextToken, next_token
 from mm1.nn.model import Losses, Mean, Model, Module
@@ -44,6 +45,8 @@ class Decoder(Module):
         tied: bool = True
         """Is the output map the table of embeddings?"""
         norm_eps: float = 1e-5
+        experts: Experts.Config | None = None
+        """Some blocks' feed-forward as a mixture of experts; None: all are dense."""
 
         def build(self, *, vocab_size: int) -> "Decoder":
             return self.make(vocab_size=vocab_size)
@@ -53,11 +56,11 @@ class Decoder(Module):
         self.config, self.dim, self.vocab_size = config, config.dim, vocab_size
         self.head_dim = config.head_dim or config.dim // config.num_heads
         self.embedding = Embedding(vocab_size, config.dim)
-        self.blocks = nn.ModuleList(self._block() for _ in range(config.depth))
+        self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.depth))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = None if config.tied else Linear(config.dim, vocab_size)
 
-    def _block(self) -> Block:
+    def _block(self, layer: int) -> Block:
         c, gain = self.config, (2 * self.config.depth) ** -0.5
         attention = Attention(
             c.dim,
@@ -69,9 +72,12 @@ class Decoder(Module):
             norm_eps=c.norm_eps,
             gain=gain,
         )
-        feed_forward = SwiGLU(c.dim, c.hidden_dim or -(-8 * c.dim // (3 * 256)) * 256, gain=gain)
+        hidden_dim = c.hidden_dim or -(-8 * c.dim // (3 * 256)) * 256
         norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
-        return Block(attention, feed_forward, norm, norm_placement=c.norm_placement)
+        if c.experts is not None and (layer + 1) % c.experts.every == 0:
+            experts = c.experts.build(dim=c.dim, hidden_dim=hidden_dim, gain=gain)
+            return SparseBlock(attention, experts, norm, norm_placement=c.norm_placement)
+        return Block(attention, SwiGLU(c.dim, hidden_dim, gain=gain), norm, norm_placement=c.norm_placement)
 
     @property
     def head(self) -> Float[Tensor, "V D"]:
@@ -82,6 +88,16 @@ class Decoder(Module):
 
     def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context) -> Float[Tensor, "T D"]:
         """Hidden states after the final norm: `hidden @ head.T` are the logits."""
+        return self.routed(x, positions, context)[0]
+
+    def routed(
+        self,
+        x: Float[Tensor, "T D"],
+        positions: Int[Tensor, " T"],
+        context: Context,
+        counts: Bool[Tensor, " T"] | None = None,
+    ) -> tuple[Float[Tensor, "T D"], dict[int, Routing]]:
+        """What `forward` gives, and by block what the routers of sparse blocks did; `counts` is false for padding."""
         angles = rotation(
             positions,
             self.head_dim,
@@ -89,18 +105,23 @@ class Decoder(Module):
             dtype=x.dtype,
             llama3_scaling=self.config.llama3_scaling,
         )
+        routings: dict[int, Routing] = {}
         for layer, block in enumerate(self.blocks):
-            x = block(x, context.at(layer), angles)
-        return self.norm(x)
+            if isinstance(block, SparseBlock):
+                x, routings[layer] = block(x, context.at(layer), angles, counts)
+            else:
+                x = block(x, context.at(layer), angles)
+        return self.norm(x), routings
 
     def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
         """Operations of forward and backward.
 
-        6 for each weight and token, of the output map for each target; 12 for each query-key pair and channel of a
-        block's attention.
+        6 for each weight and token, of the output map for each target and of the experts for those that a token goes
+        to; 12 for each query-key pair and channel of a block's attention.
         """
         attention = 12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
-        return 6 * num_tokens * num_weights(self.blocks) + attention + 6 * num_targets * self.head.numel()
+        active = num_weights(self.blocks) + sum(m.num_active for m in self.modules() if isinstance(m, Experts))
+        return 6 * num_tokens * active + attention + 6 * num_targets * self.head.numel()
 
 
 class LanguageModel(Model):

@@ -1,0 +1,229 @@
+"""Mixture of experts: the feed-forward of sparse blocks. A router sends each token to its `top_k` experts.
+
+Gate and losses are GShard's (arXiv:2006.16668) as in Apple's AXLearn, the router z-loss ST-MoE's (arXiv:2202.08906).
+Tokens are sorted by expert, and each of the three maps is one grouped matrix product over all experts.
+
+    token     a b c d          sorted   c0 a1 | a0 d0 | b1 d1 | b0 c1
+    choice 0  1 3 0 1          ends         2       4       6       8
+    choice 1  0 2 3 2
+
+First choices stand before second ones in every queue.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mm1.nn.attention import Context
+from mm1.nn.block import Block
+from mm1.nn.linear import Linear
+from mm1.nn.model import Mean, Module
+from mm1.nn.position import Rotation
+
+
+class Routing(NamedTuple):
+    """What one router did with a batch. The two losses have a gradient, the figures have none."""
+
+    balance: Float[Tensor, ""]
+    """experts * sum(share of first choices * mean probability): 1 where balanced, the number of experts if collapsed."""
+    z: Float[Tensor, ""]
+    """The mean of log-sum-exp squared of the router's logits."""
+    load: Float[Tensor, " experts"]
+    """Assignments to each expert, dropped ones included."""
+    dropped: Float[Tensor, ""]
+    """Assignments beyond an expert's capacity."""
+    entropy: Float[Tensor, ""]
+    """Of the router's probabilities in nats, summed over the tokens."""
+    num_tokens: Float[Tensor, ""]
+    """Tokens that count: all but padding."""
+
+
+class Experts(Module):
+    """SwiGLU feed-forwards of which each token uses `top_k`, weighted by the router's probabilities.
+
+    Router logits, probabilities and both losses are fp32 whatever is computed in. Padding goes to no expert and counts
+    in no figure. Sums are taken in one order: the same to the bit in every run for `top_k` of 1 or 2.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        num_experts: int = 64
+        top_k: int = 2
+        """Experts of each token."""
+        every: int = 2
+        """Block i (from 0) is sparse if `every` divides i + 1: dense, sparse, dense ... for 2."""
+        hidden_dim: int | None = None
+        """Width inside an expert; None: the dense feed-forward's."""
+        renormalise: bool = True
+        """Do the probabilities of the chosen experts, as weights of their outputs, sum to 1?"""
+        balance_loss: float = 0.01
+        """Weight of `Routing.balance`, summed over the sparse blocks."""
+        router_z_loss: float = 0.001
+        capacity_factor: float | None = None
+        """Room of each expert, as a multiple of tokens / experts, in training alone; None: no token is dropped.
+
+        An answer must not depend on what else is in the batch, so nothing is dropped outside of training.
+        """
+
+        def build(self, *, dim: int, hidden_dim: int, gain: float) -> "Experts":
+            """`hidden_dim` is the dense feed-forward's, `gain` of the maps that write to the residual stream."""
+            return self.make(dim=dim, hidden_dim=self.hidden_dim or hidden_dim, gain=gain)
+
+    def __init__(self, config: Config, *, dim: int, hidden_dim: int, gain: float) -> None:
+        super().__init__()
+        if not 1 <= config.top_k <= config.num_experts:
+            raise ValueError(f"top_k of {config.top_k} experts out of {config.num_experts}")
+        self.config, self.dim, self.hidden_dim, self.gain = config, dim, hidden_dim, gain
+        self.router = Linear(dim, config.num_experts)
+        self.gate_up = nn.Parameter(torch.empty(config.num_experts, 2 * hidden_dim, dim))
+        self.down = nn.Parameter(torch.empty(config.num_experts, dim, hidden_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.gate_up, std=self.dim**-0.5)
+        nn.init.normal_(self.down, std=self.gain * self.hidden_dim**-0.5)
+
+    @property
+    def num_active(self) -> int:
+        """Weights of the experts that one token is multiplied with; the router's are not among them."""
+        return self.config.top_k * 3 * self.dim * self.hidden_dim
+
+    def forward(
+        self, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | None = None
+    ) -> tuple[Float[Tensor, "T D"], Routing]:
+        """`counts` is false for padding; None: there is none."""
+        logits = F.linear(x.float(), self.router.weight.float())
+        probabilities = logits.softmax(-1)
+        gates, experts = probabilities.topk(self.config.top_k)
+        if self.config.renormalise:
+            gates = gates / gates.sum(-1, keepdim=True)
+        queue = self._queue(experts, counts)
+        out = self._compute(x, queue).unflatten(0, (self.config.top_k, -1))
+        mixed = (out * gates.T[..., None]).sum(0).to(x.dtype)
+        return mixed, self._routing(logits, probabilities, experts[:, 0], counts, queue)
+
+    def _queue(self, experts: Int[Tensor, "T k"], counts: Bool[Tensor, " T"] | None) -> "_Queue":
+        """The assignments by expert. "Nowhere" is a number behind those of all experts, so it sorts to the end."""
+        nowhere, factor = self.config.num_experts, self.config.capacity_factor if self.training else None
+        chosen = experts.T.flatten()
+        if counts is not None:
+            chosen = chosen.masked_fill(~counts.repeat(self.config.top_k), nowhere)
+        by_expert, order = chosen.sort(stable=True)
+        ends = self._ends(by_expert)
+        load = ends.diff(prepend=ends.new_zeros(1)).float()
+        dropped = load.new_zeros(())
+        if factor is not None:
+            capacity = max(1, int(len(experts) * factor / self.config.num_experts))
+            dropped = (load - capacity).clamp(min=0).sum()
+            place = torch.arange(len(by_expert), device=ends.device) - F.pad(ends, (1, 0))[by_expert]
+            by_expert, again = by_expert.masked_fill(place >= capacity, nowhere).sort(stable=True)
+            order, ends = order[again], self._ends(by_expert)
+        everywhere = counts is None and factor is None
+        return _Queue(order, ends, None if everywhere else by_expert == nowhere, load, dropped)
+
+    def _ends(self, by_expert: Int[Tensor, " n"]) -> Int[Tensor, " experts"]:
+        every = torch.arange(self.config.num_experts, device=by_expert.device)
+        return torch.searchsorted(by_expert, every, right=True, out_int32=True)
+
+    def _compute(self, x: Float[Tensor, "T D"], queue: "_Queue") -> Float[Tensor, "n D"]:
+        """The outputs of all assignments, first choices before second ones; 0 for those that go nowhere."""
+        rows = x.index_select(0, queue.order % len(x))
+        if queue.nowhere is not None:  # a grouped product leaves rows behind the last group unwritten, backward too
+            rows = rows.masked_fill(queue.nowhere[:, None], 0)
+        gate, up = F.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=queue.ends).chunk(2, -1)
+        out = F.grouped_mm(F.silu(gate) * up, self.down.transpose(1, 2), offs=queue.ends)
+        if queue.nowhere is not None:
+            out = out.masked_fill(queue.nowhere[:, None], 0)
+        return out.index_select(0, queue.order.argsort())
+
+    def _routing(
+        self,
+        logits: Float[Tensor, "T experts"],
+        probabilities: Float[Tensor, "T experts"],
+        first: Int[Tensor, " T"],
+        counts: Bool[Tensor, " T"] | None,
+        queue: "_Queue",
+    ) -> Routing:
+        weights = logits.new_ones(len(logits)) if counts is None else counts.float()
+        num_tokens = weights.sum()
+        share = weights / num_tokens.clamp(min=1)
+        density = share @ F.one_hot(first, self.config.num_experts).float()
+        balance = self.config.num_experts * (density * (share @ probabilities)).sum()
+        log_sum_exp = logits.logsumexp(-1)
+        with torch.no_grad():
+            entropy = weights @ (log_sum_exp - (probabilities * logits).sum(-1))
+        return Routing(balance, share @ log_sum_exp.square(), queue.load, queue.dropped, entropy, num_tokens)
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Up-cycling (arXiv:2212.05055): each expert starts as the dense feed-forward, the router as it is here.
+
+        Weights that sum to 1 then give the dense output.
+        """
+        if "gate_up.weight" not in state:
+            return state
+        copies = {n: state[f"{n}.weight"].expand(self.config.num_experts, -1, -1) for n in ("gate_up", "down")}
+        return {"router.weight": self.router.weight.detach(), **copies}
+
+
+class _Queue(NamedTuple):
+    """The assignments of all tokens, sorted by expert."""
+
+    order: Int[Tensor, " n"]
+    """Which assignment stands here; all first choices are numbered before all second ones."""
+    ends: Int[Tensor, " experts"]
+    nowhere: Bool[Tensor, " n"] | None
+    """Padding and what was dropped, at the end; None: there is none."""
+    load: Float[Tensor, " experts"]
+    dropped: Float[Tensor, ""]
+
+
+class SparseBlock(Block):
+    """A transformer block whose feed-forward is `Experts`."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "T D"],
+        context: Context,
+        rotation: Rotation | None = None,
+        counts: Bool[Tensor, " T"] | None = None,
+    ) -> tuple[Float[Tensor, "T D"], Routing]:
+        x = self.attend(x, context, rotation)
+        if self.norm_placement == "post":
+            out, routing = self.feed_forward(x, counts)
+            return x + self.feed_forward_scale(self.feed_forward_norm(out)), routing
+        out, routing = self.feed_forward(self.feed_forward_norm(x), counts)
+        return x + self.feed_forward_scale(out), routing
+
+
+def router_losses(
+    config: Experts.Config, routings: dict[int, Routing], num_targets: int
+) -> tuple[Float[Tensor, ""], dict[str, Mean]]:
+    """What the routers of the sparse blocks add to the objective, and figures by name.
+
+    The losses are means over the tokens of this batch; times the number of its targets they weigh, once the loop has
+    divided by all targets, like any other mean over tokens.
+
+    router/balance           mean over the sparse blocks: 1 balanced, the number of experts collapsed
+    router/z                 mean over the sparse blocks of log-sum-exp squared
+    router/dropped           share of all assignments
+    router/entropy/3         of block 3's router, in nats; log(num_experts) is a router that knows no difference
+    router/load/3/17         of expert 17 in block 3, in fair shares: 1 is balanced
+    """
+    balance, z, dropped, tokens = (
+        torch.stack([getattr(r, name) for r in routings.values()]) for name in ("balance", "z", "dropped", "num_tokens")
+    )
+    means = {
+        "router/balance": Mean(balance.detach() @ tokens, tokens.sum()),
+        "router/z": Mean(z.detach() @ tokens, tokens.sum()),
+        "router/dropped": Mean(dropped.sum(), config.top_k * tokens.sum()),
+    }
+    for layer, routing in routings.items():
+        means[f"router/entropy/{layer}"] = Mean(routing.entropy, routing.num_tokens)
+        fair = routing.load * config.num_experts / config.top_k
+        for expert, load in enumerate(fair.unbind()):
+            means[f"router/load/{layer}/{expert}"] = Mean(load, routing.num_tokens)
+    return num_targets * (config.balance_loss * balance.sum() + config.router_z_loss * z.sum()), means
