@@ -24,6 +24,8 @@ from torch import Tensor
 
 IGNORE = -100
 """The target of a token that is not learnt from."""
+NO_SOURCE = -1
+"""The source of padding."""
 
 AnyBatch = TypeVar("AnyBatch", bound="_Batch")
 
@@ -54,7 +56,7 @@ class PackedBatch(_Batch):
     targets: Int[Tensor, " T"]
     positions: Int[Tensor, " T"]
     sources: Int[Tensor, " T"]
-    """Index into `source_names` of the data set that a token comes from."""
+    """Index into `source_names` of the data set that a token comes from; NO_SOURCE for padding."""
     boundaries: Int[Tensor, " ends"]
     """S + 1 cumulative lengths, int32: the first is 0, the last is T; padding is a document too."""
     images: UInt8[Tensor, "N 3 H W"]

@@ -12,6 +12,7 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.nn.clip import CLIP, TextTower
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
+from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 from mm1.train.optimizer import Optimizer
@@ -69,6 +70,13 @@ def pretrain(world: Path, **fields: Any) -> Run.Config:
         optimizer=Optimizer.Config(peak_lr=1e-2, warmup=3),
         **settings,
     )
+
+
+def sparse(world: Path, **fields: Any) -> Run.Config:
+    """MM1 whose second of two blocks has three experts: a number that two ranks do not share evenly."""
+    run = pretrain(world, **fields)
+    run.model.decoder.experts = Experts.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
+    return run
 
 
 def text_only(world: Path, **fields: Any) -> Run.Config:

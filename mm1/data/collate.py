@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mm1.batch import IGNORE, PackedBatch
+from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
 from mm1.data.images import ImageError
 from mm1.data.render import Renderer, Sequence
 
@@ -72,7 +72,7 @@ class _Stream:
 
     def __init__(self, length: int, pad: int) -> None:
         self.tokens, self.targets = np.full(length, pad, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64)
-        self.positions, self.sources = np.zeros(length, dtype=np.int64), np.zeros(length, dtype=np.int64)
+        self.positions, self.sources = np.zeros(length, dtype=np.int64), np.full(length, NO_SOURCE, dtype=np.int64)
         self.boundaries, self.padding = [0], 0
 
     def add(self, span: Span) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mm1.batch import IGNORE, PackedBatch
+from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
 from mm1.nn.attention import Attention, Context, Packed, QKNorm
 from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import Cache
@@ -158,7 +158,7 @@ class LanguageModel(Model):
     def forward(self, batch: PackedBatch) -> Losses:
         """Next-token losses of the targets, in all and by source; every source is named, even without a target here."""
         learnt = _learnt(batch)
-        loss = self._next_token(batch, learnt)
+        loss, routings = self._next_token(batch, learnt)
         count = torch.ones_like(loss.nll)
         means = {"loss": Mean(loss.nll.sum(), count.sum()), "accuracy": Mean(loss.hit.float().sum(), count.sum())}
         if self.z_loss:
@@ -167,12 +167,16 @@ class LanguageModel(Model):
         for number, name in enumerate(batch.source_names):  # no scattered sums: the same to the bit in every run
             own = (sources == number).float()
             means[f"loss/{name}"] = Mean((own * loss.nll).sum(), own.sum())
-        return Losses(loss.objective, means)
+        objective, experts = loss.objective, self.decoder.config.experts
+        if experts is not None and routings:
+            added, figures = router_losses(experts, routings, batch.num_targets)
+            objective, means = objective + added, means | figures
+        return Losses(objective, means)
 
     def log_probs(self, batch: PackedBatch) -> Float[Tensor, " T"]:
         """Log-likelihood of each target in nats, 0 where there is none."""
         learnt = _learnt(batch)
-        nll = self._next_token(batch, learnt).nll
+        nll = self._next_token(batch, learnt)[0].nll
         return nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -nll)
 
     def new_cache(self, num_prompts: int, max_length: int) -> Cache:
@@ -192,9 +196,12 @@ class LanguageModel(Model):
         cache.advance()
         return (hidden @ self.decoder.head.T).float()
 
-    def _next_token(self, batch: PackedBatch, learnt: Int[Tensor, " n"]) -> NextToken:
-        hidden = self.decoder(self.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
-        return next_token(hidden.index_select(0, learnt), self.decoder.head, batch.targets[learnt], z_loss=self.z_loss)
+    def _next_token(self, batch: PackedBatch, learnt: Int[Tensor, " n"]) -> tuple[NextToken, dict[int, Routing]]:
+        counts = batch.sources != NO_SOURCE if batch.num_padding else None
+        context = Packed(batch.boundaries, batch.longest)
+        hidden, routings = self.decoder.routed(self.inputs(batch), batch.positions, context, counts)
+        hidden, targets = hidden.index_select(0, learnt), batch.targets[learnt]
+        return next_token(hidden, self.decoder.head, targets, z_loss=self.z_loss), routings
 
 
 def _learnt(batch: PackedBatch) -> Int[Tensor, " n"]:

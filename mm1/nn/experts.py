@@ -29,7 +29,7 @@ class Routing(NamedTuple):
     """What one router did with a batch. The two losses have a gradient, the figures have none."""
 
     balance: Float[Tensor, ""]
-    """experts * sum(share of first choices * mean probability): 1 where balanced, the number of experts if collapsed."""
+    """experts * sum(share of first choices * mean probability): 1 if balanced, the number of experts if collapsed."""
     z: Float[Tensor, ""]
     """The mean of log-sum-exp squared of the router's logits."""
     load: Float[Tensor, " experts"]

@@ -22,7 +22,10 @@ class Module(nn.Module, Configurable):
     """
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """This module's own tensors (not its children's), made for another patch grid, as they are for this one's."""
+        """Tensors of another such module, by their names below it, as they are for this one.
+
+        The other one may have another patch grid, or a dense feed-forward where this one has experts.
+        """
         return state
 
 
@@ -34,13 +37,16 @@ def initialise(module: nn.Module) -> None:
 
 
 def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights made for another patch grid, made to fit: positions are interpolated, the rest is as it was."""
+    """Another such module's weights made to fit: positions are interpolated, dense feed-forwards become experts."""
     adapted = dict(state)
     for path, child in module.named_modules():
         if isinstance(child, Module):
-            own = {name: f"{path}.{name}".lstrip(".") for name, _ in child.named_parameters(recurse=False)}
-            found = {name: state[key] for name, key in own.items() if key in state}
-            adapted |= {own[name]: value for name, value in child.adapt_state(found).items()}
+            prefix = f"{path}." if path else ""
+            below = {key.removeprefix(prefix): value for key, value in adapted.items() if key.startswith(prefix)}
+            changed = child.adapt_state(below)
+            for name in below.keys() - changed.keys():
+                del adapted[prefix + name]
+            adapted |= {prefix + name: value for name, value in changed.items()}
     return adapted
 
 

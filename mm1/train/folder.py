@@ -66,7 +66,7 @@ def version(folder: Path) -> str:
 def start_part(model: Model, part: str, folder: Path) -> None:
     """Gives `model`'s part the weights of the same part of a finished run.
 
-    Weights made for another patch grid are interpolated (see `adapt`).
+    Weights made for another patch grid are interpolated, a dense decoder becomes one of experts (see `adapt`).
 
     Raises:
         ConfigError: the part does not exist here or there, or tensors do not fit; all of them are named.

@@ -24,10 +24,10 @@ def language_model(*, z_loss: float = 0.0, decoder: Decoder.Config = DECODER) ->
     return LanguageModel.Config(decoder=decoder, z_loss=z_loss).build(vocab_size=VOCABULARY)
 
 
-def multimodal_model(connector: Connector.Config | None = None) -> MM1:
+def multimodal_model(connector: Connector.Config | None = None, *, decoder: Decoder.Config = DECODER) -> MM1:
     torch.manual_seed(0)
     connector = connector or AveragePool.Config(num_tokens=PLACES)
-    return MM1.Config(encoder=ENCODER, connector=connector, decoder=DECODER).build(vocab_size=VOCABULARY)
+    return MM1.Config(encoder=ENCODER, connector=connector, decoder=decoder).build(vocab_size=VOCABULARY)
 
 
 def packed(lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0) -> PackedBatch:

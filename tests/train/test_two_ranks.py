@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import contrastive, make_world, pretrain
+from worlds import contrastive, make_world, pretrain, sparse
 
 from mm1 import config as configs
 from mm1.train.run import Run
@@ -67,3 +67,15 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
     """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives alone they would be far apart."""
     runs = [train(contrastive(world), tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path) -> None:
+    """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they would see on one rank."""
+    config = sparse(world, recompute=1)
+    config.feed.micro_rows = 1  # type: ignore[attr-defined]
+    one, two = (train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    for name in ("router/balance", "router/dropped", "router/load/1/2"):
+        each = [[line[name] for line in lines if "loss" in line] for lines in (one, two)]
+        assert each[1] == pytest.approx(each[0], rel=1e-5)
