@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -70,22 +70,31 @@ def everywhere(flag: bool) -> bool:
     return bool(votes.item())
 
 
+def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:
+    """The tensors of all ranks along the first axis, in the order of ranks; every rank must bring the same shape."""
+    if world_size() == 1:
+        return local
+    joined = local.new_empty(world_size() * len(local), *local.shape[1:])
+    dist.all_gather(list(joined.chunk(world_size())), local.contiguous())
+    return joined
+
+
 class _AllGather(torch.autograd.Function):
-    """Gathers along the first axis; the gradient of this rank's part is the sum over ranks of what they made of it."""
+    """The gradient of a rank's part is the sum over ranks of what they made of it; no rank is sent another's part."""
 
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:  # type: ignore[override]
-        parts = [torch.empty_like(local) for _ in range(world_size())]
-        dist.all_gather(parts, local.contiguous())
-        return torch.cat(parts)
+        return all_gather(local)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(world_size())[rank()]
+        parts = list(gradient.contiguous().chunk(world_size()))
+        own = torch.empty_like(parts[0])
+        # The form with a list: gloo and NCCL have it, and torch renames the other one between 2.11 and 2.13.
+        dist.reduce_scatter(own, parts)
+        return own
 
 
 def all_gather_with_grad(local: Float[Tensor, "B E"]) -> Float[Tensor, "all_B E"]:
-    """The features of all ranks, in the order of ranks; every rank must bring the same number."""
+    """`all_gather` through which gradients flow back to the rank that a row came from."""
     return local if world_size() == 1 else _AllGather.apply(local)  # type: ignore[no-any-return]

@@ -9,11 +9,12 @@ from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.prepare import prepare
 from mm1.data.tokenizer import train_tokenizer
-from mm1.nn.clip import CLIP, TextTower
+from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
+from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Run

@@ -1,86 +1,75 @@
-"""Contrastive pre-training of the image encoder (CLIP, Radford et al. 2021, arXiv:2103.00020; MM1, section 3.2)."""
+"""Contrastive pre-training of the image encoder (CLIP, Radford et al. 2021, arXiv:2103.00020; MM1, section 3.2).
+
+With `loss="sigmoid"`, and the options of its towers, it is SigLIP (Zhai et al. 2023, arXiv:2303.15343).
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from mm1 import dist
 from mm1.batch import PairBatch
-from mm1.nn.attention import Everything
-from mm1.nn.block import Activation, clip_block
-from mm1.nn.linear import Embedding, Linear, num_weights
-from mm1.nn.losses import contrastive
-from mm1.nn.model import Losses, Mean, Model, Module
+from mm1.config import ConfigError
+from mm1.nn.contrastive import sigmoid_contrast, softmax_contrast
+from mm1.nn.linear import Linear, num_weights
+from mm1.nn.model import Losses, Mean, Model
+from mm1.nn.pooling import AttentionHead
+from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
+Loss = Literal["softmax", "sigmoid"]
+
 LARGEST_SCALE = 100.0
-"""Of the similarities, as in CLIP: a sharper softmax is unstable."""
-
-
-class TextTower(Module):
-    """A causal transformer over captions, read at their last token."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(Module.Config):
-        max_length: int = 77
-        depth: int = 12
-        dim: int = 768
-        num_heads: int = 12
-        activation: Activation = "gelu"
-
-        def build(self, *, vocab_size: int) -> "TextTower":
-            return self.make(vocab_size=vocab_size)
-
-    def __init__(self, config: Config, *, vocab_size: int) -> None:
-        super().__init__()
-        c = config
-        self.dim = c.dim
-        self.embedding = Embedding(vocab_size, c.dim)
-        self.position = nn.Parameter(torch.empty(c.max_length, c.dim))
-        self.blocks = nn.ModuleList(
-            clip_block(c.dim, c.num_heads, 4 * c.dim, activation=c.activation, depth=c.depth) for _ in range(c.depth)
-        )
-        self.norm = nn.LayerNorm(c.dim)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.position, std=0.01)
-
-    def forward(self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:
-        """Raises ValueError for captions longer than `max_length`; what follows a caption's end is never looked at."""
-        num_captions, length = tokens.shape
-        if length > len(self.position):
-            raise ValueError(f"the text tower reads captions of up to {len(self.position)} tokens, got {length}")
-        x, context = self.embedding(tokens) + self.position[:length], Everything(causal=True)
-        for block in self.blocks:
-            x = block(x, context)
-        return self.norm(x[torch.arange(num_captions, device=x.device), lengths - 1])
-
-    def flops(self, num_captions: int, length: int) -> int:
-        """Operations of forward and backward; half of the attention lies above the diagonal and is not counted."""
-        attention = 6 * num_captions * length * (length + 1) * self.dim * len(self.blocks)
-        return 6 * num_captions * length * num_weights(self.blocks) + attention
+"""Of the softmax's similarities, as in CLIP: a sharper softmax is unstable. SigLIP's scale is not bounded."""
+FIRST_SCALE: dict[Loss, float] = {"softmax": 1 / 0.07, "sigmoid": 10.0}
+FIRST_BIAS = -10.0
+"""Of the sigmoid's scores: nearly all pairs are no match, and the loss starts near that knowledge."""
 
 
 class Projection(nn.Module):
-    """The two maps into the common space, and the temperature."""
+    """The maps into the common space, and what makes scores of similarities: a scale and, for the sigmoid, a bias."""
 
-    def __init__(self, image_dim: int, text_dim: int, dim: int) -> None:
+    def __init__(self, image_dim: int, text_dim: int, dim: int | None, *, text_bias: bool, loss: Loss) -> None:
+        """Without a `dim`, images are not mapped: the common space is theirs."""
         super().__init__()
-        self.image, self.text = Linear(image_dim, dim), Linear(text_dim, dim)
+        self.loss: Loss = loss
+        self.image = nn.Identity() if dim is None else Linear(image_dim, dim)
+        self.text = Linear(text_dim, dim or image_dim, bias=text_bias)
         self.log_scale = nn.Parameter(torch.empty(1))  # not a scalar: FSDP2 shards the first axis
+        self.bias = nn.Parameter(torch.empty(1)) if loss == "sigmoid" else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.constant_(self.log_scale, math.log(1 / 0.07))
+        nn.init.constant_(self.log_scale, math.log(FIRST_SCALE[self.loss]))
+        if self.bias is not None:
+            nn.init.constant_(self.bias, FIRST_BIAS)
 
     @property
     def scale(self) -> Float[Tensor, "1"]:
-        return self.log_scale.float().exp().clamp(max=LARGEST_SCALE)
+        log_scale = self.log_scale.float()
+        if self.loss == "softmax":
+            log_scale = _AtMost.apply(log_scale, math.log(LARGEST_SCALE))
+        return log_scale.exp()  # type: ignore[union-attr]
+
+
+class _AtMost(torch.autograd.Function):
+    """min(x, largest). Beyond the bound a gradient counts only if it leads back: with none at all, x would be stuck."""
+
+    @staticmethod
+    def forward(ctx, x, largest):  # type: ignore[override]
+        ctx.beyond = x > largest
+        return x.clamp(max=largest)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[override]
+        leads_back = dist.sum_over_ranks(gradient.clone()) > 0  # one rank's part may point the other way
+        return gradient.where(leads_back | ~ctx.beyond, 0.0), None
 
 
 class CLIP(Model):
@@ -90,38 +79,56 @@ class CLIP(Model):
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         text: TextTower.Config = field(default_factory=TextTower.Config)
-        dim: int = 768
-        """Width of the common space."""
+        dim: int | None = 768
+        """Width of the common space; None: the encoder's, and images are not mapped into it, as in SigLIP."""
+        pooling: Literal["class", "mean", "attention"] | None = None
+        """What stands for an image: the class token, the mean over patches, or an attention head's look at them, as in
+        SigLIP; None: the class token where there is one, else the mean."""
+        loss: Loss = "softmax"
 
         def build(self, *, vocab_size: int) -> "CLIP":
             return self.make(vocab_size=vocab_size)
 
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__()
-        self.encoder, self.text = config.encoder.build(), config.text.build(vocab_size=vocab_size)
-        self.projection = Projection(self.encoder.dim, self.text.dim, config.dim)
+        c = self.config = config
+        if c.pooling == "class" and not c.encoder.class_token:
+            raise ConfigError("pooling='class' needs encoder.class_token=True")
+        self.encoder, self.text = c.encoder.build(), c.text.build(vocab_size=vocab_size)
+        self.pooling = AttentionHead(c.encoder) if c.pooling == "attention" else None
+        text_bias = c.text.output_bias
+        self.projection = Projection(self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss)
         self.image_size = self.encoder.image_size
         self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "text": self.text, "projection": self.projection}
+        pooling = {} if self.pooling is None else {"pooling": self.pooling}
+        return {"encoder": self.encoder, "text": self.text, **pooling, "projection": self.projection}
 
     def units(self) -> Sequence[nn.Module]:
         return [*self.encoder.blocks, *self.text.blocks]
 
     def flops(self, batch: PairBatch) -> dict[str, int]:
         num_pairs, length = batch.tokens.shape
+        h, w = self.encoder.grid
+        pooling = {} if self.pooling is None else {"pooling": num_pairs * self.pooling.flops(h * w)}
         return {
             "encoder": num_pairs * self.encoder.flops(),
             "text": self.text.flops(num_pairs, length),
+            **pooling,
             "projection": 6 * num_pairs * num_weights(self.projection),
         }
 
     def forward(self, batch: PairBatch) -> Losses:
-        images, texts = self._images(batch.images), self._texts(batch.tokens, batch.lengths)
-        objective, hits = contrastive(images, texts, self.projection.scale, batch.caption_ids)
-        count = torch.full_like(hits, len(images))
-        return Losses(objective, {"loss": Mean(objective.detach(), count), "accuracy": Mean(hits, count)})
+        features = self._images(batch.images), self._texts(batch.tokens, batch.lengths)
+        scale, bias = self.projection.scale, self.projection.bias
+        if bias is None:
+            objective, hits = softmax_contrast(*features, scale, batch.caption_ids)
+        else:
+            objective, hits = sigmoid_contrast(*features, scale, bias, batch.caption_ids)
+        count = torch.full_like(hits, batch.num_targets)
+        means = {"loss": objective, "accuracy": hits, "scale": scale[0] * count}
+        return Losses(objective, {name: Mean(total.detach(), count) for name, total in means.items()})
 
     def encode_images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         """Features of unit length; compared with those of texts by a dot product."""
@@ -134,9 +141,14 @@ class CLIP(Model):
     # FSDP gathers and frees weights around each public entry point, so these must not call one another.
 
     def _images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
-        """The class token's feature, or the mean over all patches where there is none."""
         tokens = self.encoder.tokens(images)
-        pooled = tokens.mean(1) if self.encoder.class_token is None else tokens[:, 0]
+        patches = tokens[:, self.encoder.num_extra :]
+        if self.pooling is not None:
+            pooled = self.pooling(patches)
+        elif self.encoder.class_token is not None and self.config.pooling != "mean":
+            pooled = tokens[:, 0]
+        else:
+            pooled = patches.mean(1)
         return F.normalize(self.projection.image(pooled), dim=-1)
 
     def _texts(self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:

@@ -3,11 +3,8 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from mm1 import dist
 
 LOGITS_AT_ONCE = 2**26
 """Logits held at a time, 256 MB in fp32."""
@@ -79,26 +76,3 @@ class _NextToken(torch.autograd.Function):
         hidden_grad, head_grad = ctx.saved_tensors
         scaled = (None if g is None else g * gradient.to(g.dtype) for g in (hidden_grad, head_grad))
         return *scaled, None, None, None, None
-
-
-def contrastive(
-    images: Float[Tensor, "B E"], texts: Float[Tensor, "B E"], scale: Float[Tensor, "1"], caption_ids: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """CLIP's symmetric loss over the pairs of all ranks (arXiv:2103.00020), summed over this rank's, and its hits.
-
-    `images` and `texts` have unit length. Another pair with the same caption is no negative: the softmax leaves it out.
-    A hit is an image whose own text is the most similar of all.
-    """
-    num_pairs, first = len(images), dist.rank() * len(images)
-    own = torch.arange(first, first + num_pairs, device=images.device)
-    all_ids = caption_ids.new_zeros(dist.world_size(), num_pairs)
-    all_ids[dist.rank()] = caption_ids
-    same = caption_ids[:, None] == dist.sum_over_ranks(all_ids).flatten()
-    same[torch.arange(num_pairs, device=own.device), own] = False
-    images, texts = images.float(), texts.float()
-    by_image, by_text = (
-        (scale.float() * mine @ dist.all_gather_with_grad(others).T).masked_fill(same, -torch.inf)
-        for mine, others in ((images, texts), (texts, images))
-    )
-    loss = F.cross_entropy(by_image, own, reduction="sum") + F.cross_entropy(by_text, own, reduction="sum")
-    return loss / 2, (by_image.argmax(-1) == own).sum().float()

@@ -18,10 +18,11 @@ from mm1.data.sources.miniature.write import Amounts, write_world
 from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.benchmarks import Benchmark
 from mm1.eval.benchmarks.miniature import NEW_LABELS, Miniature
-from mm1.nn.clip import CLIP, TextTower
+from mm1.nn.clip import CLIP
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
+from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.recipes.pretrain import MIXTURE
 from mm1.train.optimizer import Optimizer

@@ -1,18 +1,24 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from nn.batches import ENCODER, without_gradient
 
 from mm1.batch import PairBatch
-from mm1.nn.clip import CLIP, LARGEST_SCALE, TextTower
+from mm1.config import ConfigError
+from mm1.nn.clip import CLIP, LARGEST_SCALE
+from mm1.nn.text_tower import TextTower
+from mm1.nn.vit import ViT
 
 TEXT = TextTower.Config(max_length=9, depth=2, dim=16, num_heads=2)
+SIGLIP_TEXT = replace(TEXT, max_length=8, causal=False, read="last", output_bias=True)
+SIGLIP: dict[str, Any] = {"text": SIGLIP_TEXT, "dim": None, "pooling": "attention", "loss": "sigmoid"}
 
 
-def make(*, class_token: bool = False) -> CLIP:
+def make(*, encoder: ViT.Config = ENCODER, **options: Any) -> CLIP:
     torch.manual_seed(0)
-    return CLIP.Config(encoder=replace(ENCODER, class_token=class_token), text=TEXT, dim=12).build(vocab_size=31)
+    return CLIP.Config(**({"encoder": encoder, "text": TEXT, "dim": 12} | options)).build(vocab_size=31)
 
 
 def pairs(num: int = 4) -> PairBatch:
@@ -23,18 +29,29 @@ def pairs(num: int = 4) -> PairBatch:
     return PairBatch(images=images, tokens=tokens, lengths=lengths, caption_ids=torch.arange(num))
 
 
-@pytest.mark.parametrize("class_token", [False, True])
-def test_every_parameter_learns(class_token: bool) -> None:
-    model = make(class_token=class_token)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"encoder": replace(ENCODER, class_token=True)},
+        {"encoder": replace(ENCODER, class_token=True, num_registers=2), "pooling": "mean"},
+        {"loss": "sigmoid"},
+        SIGLIP,
+    ],
+)
+def test_every_parameter_learns(options: dict[str, Any]) -> None:
+    """A class token or registers that are not read learn through the patches, which see them."""
+    model = make(**options)
     losses = model(pairs())
     losses.objective.backward()
     assert without_gradient(model) == []
-    assert set(losses.means) == {"loss", "accuracy"}
-    assert losses.means["loss"].count == 4
+    assert set(losses.means) == {"loss", "accuracy", "scale"}
+    assert all(mean.count == 4 for mean in losses.means.values())
 
 
-def test_overfits_four_pairs() -> None:
-    model, batch = make(), pairs()
+@pytest.mark.parametrize("options", [{}, SIGLIP], ids=["clip", "siglip"])
+def test_overfits_four_pairs(options: dict[str, Any]) -> None:
+    model, batch = make(**options), pairs()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()
@@ -57,10 +74,54 @@ def test_what_follows_a_captions_end_is_never_looked_at() -> None:
     assert torch.equal(given, changed)
 
 
-def test_the_temperature_is_bounded() -> None:
+def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
+    """A plain clamp has no gradient beyond the bound: the temperature would stay there for good."""
     model = make()
-    torch.nn.init.constant_(model.projection.log_scale, 10.0)
-    assert model.projection.scale == LARGEST_SCALE
+    log_scale = model.projection.log_scale
+    torch.nn.init.constant_(log_scale, 10.0)
+    assert model.projection.scale.item() == pytest.approx(LARGEST_SCALE)
+    for slope, wanted in ((-1.0, 0.0), (1.0, LARGEST_SCALE)):  # descent along -slope: further out, and back in
+        (gradient,) = torch.autograd.grad(slope * model.projection.scale, log_scale)
+        assert gradient.item() == pytest.approx(wanted)
+    torch.nn.init.constant_(log_scale, 1.0)
+    (gradient,) = torch.autograd.grad(-model.projection.scale, log_scale)
+    assert gradient == -model.projection.scale
+
+
+def test_the_sigmoid_starts_as_siglip_does() -> None:
+    projection = make(loss="sigmoid").projection
+    assert projection.bias is not None
+    assert (projection.scale.item(), projection.bias.item()) == (pytest.approx(10), -10)
+
+
+def test_pooling_reads_the_tokens_that_it_names() -> None:
+    """The stream is class token, two registers, patches; the map into the common space is left out (`dim=None`)."""
+    encoder, images = replace(ENCODER, class_token=True, num_registers=2), pairs().images
+    for pooling, start, stop in (("class", 0, 1), (None, 0, 1), ("mean", 3, None)):
+        model = make(encoder=encoder, pooling=pooling, dim=None)
+        tokens = model.encoder.tokens(images)[:, start:stop]
+        wanted = torch.nn.functional.normalize(tokens.mean(1), dim=-1)
+        torch.testing.assert_close(model.encode_images(images), wanted)
+
+
+def test_a_class_token_that_is_not_there_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match=r"pooling='class' needs encoder\.class_token=True"):
+        make(pooling="class")
+
+
+def test_siglips_text_tower_looks_at_the_padding_and_wants_all_of_it() -> None:
+    model, batch = make(**SIGLIP), pairs()
+    padded = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
+    given, other = (model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, padded))
+    assert not torch.allclose(given, other, atol=1e-3)
+    with pytest.raises(ValueError, match=r"padded to exactly 8 tokens, got 6; feed\.context"):
+        model.encode_texts(batch.tokens[:, :6], batch.lengths)
+
+
+def test_a_vocabulary_of_its_own_holds_the_tokenizers() -> None:
+    assert len(make(text=replace(TEXT, vocab_size=40)).text.embedding.weight) == 40
+    with pytest.raises(ConfigError, match=r"text\.vocab_size=30 is less than the tokenizer's 31"):
+        make(text=replace(TEXT, vocab_size=30))
 
 
 def test_names_both_lengths_when_a_caption_is_too_long() -> None:
@@ -68,14 +129,16 @@ def test_names_both_lengths_when_a_caption_is_too_long() -> None:
         make().encode_texts(torch.ones(1, 10, dtype=torch.int64), torch.tensor([10]))
 
 
-def test_parts_and_units_cover_the_model() -> None:
-    model = make()
+@pytest.mark.parametrize("options", [{}, SIGLIP], ids=["clip", "siglip"])
+def test_parts_and_units_cover_the_model(options: dict[str, Any]) -> None:
+    model = make(**options)
     of_parts = {id(p) for part in model.parts().values() for p in part.parameters()}
     assert of_parts == {id(p) for p in model.parameters()}
     assert len(model.units()) == 4
 
 
 def test_flops_are_counted_by_part() -> None:
-    flops = make().flops(pairs())
-    assert set(flops) == {"encoder", "text", "projection"}
+    assert set(make().flops(pairs())) == {"encoder", "text", "projection"}
+    flops = make(**SIGLIP).flops(pairs())
+    assert set(flops) == {"encoder", "text", "pooling", "projection"}
     assert all(count > 0 for count in flops.values())
