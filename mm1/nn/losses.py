@@ -76,3 +76,26 @@ class _NextToken(torch.autograd.Function):
         hidden_grad, head_grad = ctx.saved_tensors
         scaled = (None if g is None else g * gradient.to(g.dtype) for g in (hidden_grad, head_grad))
         return *scaled, None, None, None, None
+
+
+def patch_targets(patches: Float[Tensor, "N P pixels"], *, eps: float = 1e-6) -> Float[Tensor, "N P pixels"]:
+    """Each patch minus its own mean, over its own standard deviation (MAE, arXiv:2111.06377, section 3); fp32.
+
+    `eps` is added to the variance, so a patch of one colour becomes zeros.
+    """
+    patches = patches.float()
+    variance, mean = torch.var_mean(patches, -1, correction=0, keepdim=True)
+    return (patches - mean) * (variance + eps).rsqrt()
+
+
+def patch_regression(
+    predictions: Float[Tensor, "N steps pixels"], targets: Float[Tensor, "N P pixels"], prefixes: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The squared errors of all patches after each image's prefix, each a mean over pixels; their sum and their number.
+
+    Prediction i is of patch i + 1, in raster order; the last prediction made is of the last patch.
+    """
+    errors = (predictions.float() - targets[:, 1:].float()).square().mean(-1)
+    place = torch.arange(1, targets.shape[1], device=targets.device)
+    counts = place >= prefixes[:, None]
+    return (errors * counts).sum(), counts.sum().float()

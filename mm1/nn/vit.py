@@ -136,7 +136,7 @@ class ViT(Module):
         if images.shape[2:] != self.image_size:
             given, expected = _pixels(images.shape[2:]), _pixels(self.image_size)
             raise ValueError(f"the encoder is built for images of {expected} pixels (height x width), got {given}")
-        x = self.patch_norm(self.patchify(self.patches(images))) + self.position.flatten(0, 1)
+        x = self.patch_norm(self.patchify(self.patches(images).to(self.position.dtype))) + self.position.flatten(0, 1)
         extra = [
             t.view(-1, self.dim).expand(len(x), -1, -1) for t in (self.class_token, self.registers) if t is not None
         ]
@@ -147,10 +147,12 @@ class ViT(Module):
         return self.norm(x)
 
     def patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P pixels"]:
-        """Normalised pixels, by channel, row and column within each patch: a flattened convolution fits `patchify`."""
-        pixels = torch.addcmul(self.get_buffer("shift"), images.float(), self.get_buffer("scale")).to(
-            self.position.dtype
-        )
+        """Normalised pixels, by channel, row and column within each patch: a flattened convolution fits `patchify`.
+
+        In fp32, whatever is computed in.
+        """
+        shift, scale = self.get_buffer("shift").float(), self.get_buffer("scale").float()
+        pixels = torch.addcmul(shift, images.float(), scale)
         (h, w), side = self.grid, self.config.patch_size
         cut = pixels.view(-1, 3, h, side, w, side).permute(0, 2, 4, 1, 3, 5)
         return cut.reshape(-1, h * w, 3 * side * side)

@@ -28,6 +28,14 @@ ENCODERS = {
     "H/14": (32, 1280, 16, 14),
 }
 
+# name: (depth, dim, heads); patches of 14 pixels
+AIM_ENCODERS = {
+    "600M": (24, 1536, 12),
+    "1B": (24, 2048, 16),
+    "3B": (24, 3072, 24),
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def law_peak_lr(num_params: float) -> float:
     """MM1's fit over 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), N the decoder's size without embeddings."""
@@ -48,3 +56,20 @@ def decoder(name: str) -> Decoder.Config:
 def encoder(name: str, image_size: int) -> ViT.Config:
     depth, dim, heads, patch = ENCODERS[name]
     return ViT.Config(image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads)
+
+
+def aim_encoder(name: str, image_size: int = 224) -> ViT.Config:
+    """The encoders of AIM (arXiv:2401.08541, table 1): fixed positions, a norm of the patches, hardly any biases."""
+    depth, dim, heads = AIM_ENCODERS[name]
+    return ViT.Config(
+        image_size=image_size,
+        depth=depth,
+        dim=dim,
+        num_heads=heads,
+        positions="fixed",
+        patch_norm=True,
+        bias=False,
+        norm_eps=1e-6,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )

@@ -111,7 +111,7 @@ def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> 
 def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) -> None:
     feed: Pairs = build(contrastive(world).feed)
     size = feed.size
-    first, second = feed.documents(np.arange(size)), feed.documents(np.arange(size, 2 * size))
+    first, second = feed.things(np.arange(size)), feed.things(np.arange(size, 2 * size))
     assert sorted(first) == sorted(second) == list(range(size))
     assert list(first) != list(second)
 

@@ -1,0 +1,55 @@
+"""The feed of pictures alone, for reconstructive pre-training."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mm1.batch import ImageBatch
+from mm1.data.shards import Shards
+from mm1.data.shuffled import Filler, Shuffled
+
+
+class Pictures(Shuffled):
+    """Batches of all pictures of any prepared folders, whatever documents they stand in; texts are left out."""
+
+    THINGS = "pictures"
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Shuffled.Config):
+        micro_batch: int | None = None
+        """Pictures that a rank looks at in one pass; a step has as many passes as it needs. None: all in one."""
+
+    config: Config
+
+    def filler(self, split: str) -> Filler:
+        return _Filler(self.renderer, self.config.sources, split)
+
+    def micro_batch(self, world_size: int) -> int:
+        return self.config.micro_batch or super().micro_batch(world_size)
+
+    def held_out(self, *, rank: int, world_size: int) -> Iterator[ImageBatch]:
+        """Where the last pictures are fewer than the ranks, they are left out."""
+        filler = _Filler(self.renderer, self.config.sources, "held_out")
+        mine = list(range(filler.size - filler.size % world_size))[rank::world_size]
+        micro = self.micro_batch(world_size)
+        for first in range(0, len(mine), micro):
+            yield filler(mine[first : first + micro])
+
+
+class _Filler(Filler):
+    """Numbers of pictures -> a batch."""
+
+    def count(self, shards: Shards) -> int:
+        return int(shards.image_offsets[-1])
+
+    def __call__(self, numbers: Any) -> ImageBatch:
+        views = []
+        for place in numbers:
+            shards, number = self.find(place)
+            document = int(np.searchsorted(shards.image_offsets, number, side="right")) - 1
+            which = number - int(shards.image_offsets[document])
+            views.append(self.view(shards.document(document).images[which], shards.key(document)))
+        return ImageBatch(images=torch.stack(views))
