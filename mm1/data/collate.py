@@ -98,10 +98,11 @@ def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
     views: list[Tensor] = []
     for span in spans:
-        for number, image in enumerate(span.sequence.images):
+        pictures = zip(span.sequence.images, span.sequence.grids, strict=True)
+        for number, (image, grid) in enumerate(pictures, 1):
             try:
-                views.append(renderer.views(image))
+                views.append(renderer.pixels(image, grid))
             except ImageError as error:
-                raise ImageError(f"{span.key or 'prompt'}, picture {number + 1}: {error}") from error
+                raise ImageError(f"{span.key or 'prompt'}, picture {number}: {error}") from error
     blank = torch.zeros(1, 3, *renderer.views.size, dtype=torch.uint8)
     return torch.cat(views) if views else blank

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mm1.batch import Batch
 from mm1.config import Configurable
-from mm1.data.images import Views
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
+from mm1.data.views import Views
 
 WORKER_PATIENCE = 600.0
 """Seconds after which a batch that does not come is an error and not a hang."""
@@ -79,15 +79,9 @@ class Prepared:
         self.shards = Shards(Path(folder), split)
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
         self.num_documents = len(self.shards)
-        self.num_views = self._count_views(renderer)
-        self.lengths = self.shards.text_tokens.astype(np.int64) + self.num_views * renderer.tokens_per_image
-
-    def _count_views(self, renderer: Renderer) -> Int[np.ndarray, " documents"]:
-        offsets = self.shards.image_offsets
-        if renderer.views is None:
-            return np.diff(offsets).astype(np.int64)
-        views = renderer.views.count(self.shards.image_widths, self.shards.image_heights)
-        return np.diff(np.concatenate([[0], np.cumsum(views)])[offsets])
+        self.lengths, self.num_views = renderer.lengths(
+            self.shards.text_tokens, self.shards.image_offsets, self.shards.image_widths, self.shards.image_heights
+        )
 
     def tokens(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         return self.lengths[ids]

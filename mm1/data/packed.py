@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -13,11 +13,12 @@ from mm1.batch import PackedBatch
 from mm1.config import ConfigError
 from mm1.data.collate import Span, collate
 from mm1.data.feed import Feed, Prepared, Step, load
-from mm1.data.images import Views
+from mm1.data.images import checked
 from mm1.data.mixture import Excerpt, Mixture, MixtureState
 from mm1.data.packing import Piece, never_fits, plan
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
+from mm1.data.views import Views
 
 Row = tuple[Excerpt, ...]
 
@@ -40,11 +41,26 @@ class Packed(Feed):
         """Images (sub-images counted) that a row may hold."""
         rows_per_window: int = 512
         """Rows that are packed together: more pack tighter, and mix exactly over more."""
+        split: Literal["square", "dynamic"] = "square"
+        """How large pictures are split into tiles: n x n, or by the grid of their shape (see `mm1.data.views`)."""
+        min_tiles: int = 1
+        """Tiles of a picture at least, however small it is."""
         max_tiles: int = 1
-        """Sub-images a large picture may be cut into: 1 none, 4 two by two ... (see `images.Views`)."""
+        """Tiles of a picture at most, its overview not counted; 1: none is split."""
+        index_tokens: bool = False
+        """Text before each view that says where in its picture it lies."""
 
         def views(self, whole: Views) -> Views:
-            return replace(whole, max_tiles=self.max_tiles)
+            """Raises ConfigError for settings that contradict one another."""
+            return checked(
+                replace(
+                    whole,
+                    split=self.split,
+                    min_tiles=self.min_tiles,
+                    max_tiles=self.max_tiles,
+                    index_tokens=self.index_tokens,
+                )
+            )
 
         def tokenizer(self) -> str:
             if not self.sources:
@@ -53,6 +69,7 @@ class Packed(Feed):
 
     def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
         self.config, self.renderer, self.seed = config, renderer, seed
+        self._check_room()
         self.sources = {name: Prepared(folder, self.renderer) for name, folder in config.sources.items()}
         self.mixture = Mixture(
             self.sources,
@@ -63,6 +80,18 @@ class Packed(Feed):
             seed=seed,
         )
         self.names = tuple(self.sources)
+
+    def _check_room(self) -> None:
+        """Raises ConfigError where a picture of the most tiles fits no row: it would be left out each time."""
+        c, views, num_tokens = self.config, self.renderer.views, self.renderer.tokens_per_image
+        if views is None:
+            return
+        most = max(len(views.cells(grid)) for grid in views.allowed())
+        if most > c.max_images or most * num_tokens > c.row_length:
+            raise ConfigError(
+                f"feed.max_tiles={c.max_tiles} gives pictures of {most} views with {num_tokens} tokens each, which fit "
+                f"no row of feed.max_images={c.max_images} views and feed.row_length={c.row_length} tokens"
+            )
 
     def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[Step]:
         """Raises ConfigError where the rows of a step do not divide over ranks and micro-batches."""

@@ -5,16 +5,28 @@
 
 Every document ends with `<end>`, unless its last part has brought its own, or it is a prompt. Where the tokenizer has a
 token to begin with, every document begins with it.
+
+A picture that is split (see `mm1.data.views`) takes the tokens of each of its views, one after another. With
+`index_tokens` the place of each view in its picture precedes it, as text that is not learnt:
+
+    (1,1,1) <i> <i> <i> <i> (1,1,2) <i> <i> <i> <i> (1,0,0) <i> <i> <i> <i> a cat <end>
 """
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
 
+from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import Views
+from mm1.data.images import see
 from mm1.data.tokenizer import Tokenizer
+from mm1.data.views import Views
+
+Grid = tuple[int, int]
+"""Rows and columns of the tiles that a picture is split into."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,6 +37,8 @@ class Sequence:
     learn: Bool[np.ndarray, " n"]
     """Is this token a target?"""
     images: tuple[Image, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    """Of each picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +54,13 @@ class Renderer:
         """`end=False` leaves the document open for the model to go on: a prompt."""
         tokens = [] if self.tokenizer.begin is None else [self.tokenizer.begin]
         learn = [False] * len(tokens)
+        grids = self.grids(document.images)
+        pictures = iter(enumerate(grids, 1))
         for part in document.parts:
             if isinstance(part, Image):
-                num = self.num_views(part) * self.tokens_per_image
-                tokens += [self.tokenizer.image] * num
-                learn += [False] * num
+                ids = self.image_tokens(*next(pictures))
+                tokens += ids
+                learn += [False] * len(ids)
             else:
                 ids = self.text_tokens(part)
                 tokens += ids
@@ -53,16 +69,83 @@ class Renderer:
         if end and not (isinstance(last, Text) and last.end):
             tokens.append(self.tokenizer.end)
             learn.append(last.loss if isinstance(last, Text) else True)
-        return Sequence(np.array(tokens, dtype=np.int64), np.array(learn, dtype=bool), document.images)
+        return Sequence(np.array(tokens, dtype=np.int64), np.array(learn, dtype=bool), document.images, grids)
 
     def text_tokens(self, part: Text) -> list[int]:
         ids = list(part.tokens) if part.tokens is not None else self.tokenizer.encode(part.content)
         return [*ids, self.tokenizer.end] if part.end else ids
 
-    def num_views(self, image: Image) -> int:
+    def grids(self, images: Items[Image]) -> tuple[Grid, ...]:
+        """Of the pictures of one document.
+
+        Raises:
+            ValueError: there are pictures, but the model has no encoder.
+        """
+        if not images:
+            return ()
         if self.views is None:
             raise ValueError("a document with pictures was given to a model without an image encoder")
-        return int(self.views.count(image.width, image.height))
+        return tuple(self.views.grid(image.width, image.height, len(images)) for image in images)
+
+    def image_tokens(self, number: int, grid: Grid) -> list[int]:
+        """The tokens of a document's picture `number`, counted from 1."""
+        assert self.views is not None
+        view = [self.tokenizer.image] * self.tokens_per_image
+        return [token for cell in self.views.cells(grid) for token in (*self._index(number, cell), *view)]
+
+    def _index(self, number: int, cell: Grid) -> list[int]:
+        assert self.views is not None
+        if not self.views.index_tokens:
+            return []
+        text = self.views.index(number, cell)
+        ids = self.tokenizer.encode(text)
+        if self.tokenizer.decode(ids).strip() != text:
+            raise ConfigError(f"feed.index_tokens: the tokenizer cannot spell {text!r}; use one of byte pairs, or none")
+        return ids
+
+    def pixels(self, image: Image, grid: Grid = (1, 1)) -> UInt8[Tensor, "views 3 H W"]:
+        """A picture's views, in the order of their tokens.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        assert self.views is not None
+        return see(image, self.views, grid)
+
+    def lengths(
+        self,
+        text_tokens: Int[np.ndarray, " documents"],
+        offsets: Int[np.ndarray, " offsets"],
+        widths: Int[np.ndarray, " images"],
+        heights: Int[np.ndarray, " images"],
+    ) -> tuple[Int[np.ndarray, " documents"], Int[np.ndarray, " documents"]]:
+        """(tokens, views) of documents as they would be rendered, from their text's tokens and their pictures' sizes.
+
+        The pictures of document i are those from `offsets[i]` to `offsets[i + 1]`.
+        """
+        text_tokens, per_document = text_tokens.astype(np.int64), np.diff(offsets).astype(np.int64)
+        if self.views is None:
+            return text_tokens, per_document
+        document = np.repeat(np.arange(len(per_document)), per_document)
+        rows, columns = self.views.grids(widths, heights, per_document[document])
+        number = np.arange(len(document)) - offsets[document] + 1
+        views = self.views.counts(rows, columns)
+        tokens = views * self.tokens_per_image + self._index_lengths(number, rows, columns)
+        num_tokens, num_views = (np.diff(np.concatenate([[0], np.cumsum(x)])[offsets]) for x in (tokens, views))
+        return text_tokens + num_tokens, num_views
+
+    def _index_lengths(self, number: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Index tokens of pictures; each sort of picture is spelled once."""
+        assert self.views is not None
+        if not self.views.index_tokens:
+            return np.zeros_like(number)
+        base = self.views.max_tiles + 1
+        sorts, sort = np.unique((number * base + rows) * base + columns, return_inverse=True)
+        lengths = []
+        for code in sorts.tolist():
+            (k, row), column = divmod(code // base, base), code % base
+            lengths.append(sum(len(self._index(k, cell)) for cell in self.views.cells((row, column))))
+        return np.array(lengths, dtype=np.int64)[sort]
 
 
 def text_length(document: Document, token_counts: list[int], *, begin: bool = False) -> int:

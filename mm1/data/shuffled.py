@@ -130,8 +130,7 @@ class Filler(Dataset):
 
     def view(self, image: Image, key: str) -> Any:
         """The picture as one view; raises ImageError with its origin, `key`."""
-        assert self.renderer.views is not None
         try:
-            return self.renderer.views(image)[0]
+            return self.renderer.pixels(image)[0]
         except ImageError as error:
             raise ImageError(f"{key}: {error}") from error

@@ -1,7 +1,7 @@
 """Is this text? Is this a picture? Asked once of every record, at prepare time, so that no run meets a bad one.
 
 Pictures are decoded in full, not only opened: a file that breaks off behind its header is found here. The most pixels a
-picture may have is `images.MAX_PIXELS`, checked from the header before memory is taken for them.
+picture may have is `views.MAX_PIXELS`, checked from the header before memory is taken for them.
 """
 
 from dataclasses import replace
@@ -49,7 +49,7 @@ def picture(image: Image) -> Image:
     """The same picture, decoded once to be sure of it, with its width and height as a person sees it.
 
     Raises:
-        Unusable: the bytes are no picture, a damaged one, or one of more than `images.MAX_PIXELS` pixels.
+        Unusable: the bytes are no picture, a damaged one, or one of more than `views.MAX_PIXELS` pixels.
     """
     data = image.data
     if not data:

@@ -23,7 +23,8 @@ from rich.progress import Progress
 from mm1 import config as configs
 from mm1 import dist
 from mm1.data.document import Document
-from mm1.data.images import decode, resize
+from mm1.data.images import decode
+from mm1.data.views import resize
 from mm1.eval.benchmarks import Benchmark, Question
 from mm1.infer.predictor import Predictor
 

@@ -4,9 +4,9 @@ Training, evaluation, pages and exports all take their renderer from here, so th
 """
 
 from mm1.data.feed import Feed
-from mm1.data.images import Views
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.data.views import Views
 from mm1.nn.model import Model
 
 
@@ -18,5 +18,6 @@ def make_renderer(model: Model, tokenizer: Tokenizer, feed: Feed.Config) -> Rend
     """
     if model.image_size is None:
         return Renderer(tokenizer, None)
-    whole = Views(model.image_size, resize=model.resize, interpolation=model.interpolation)
+    red, green, blue = (int(255 * part) for part in model.mean_colour)  # rounded down, as in LLaVA
+    whole = Views(model.image_size, resize=model.resize, interpolation=model.interpolation, fill=(red, green, blue))
     return Renderer(tokenizer, feed.views(whole), model.tokens_per_image)

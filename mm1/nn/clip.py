@@ -100,6 +100,7 @@ class CLIP(Model):
         self.projection = Projection(self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss)
         self.image_size = self.encoder.image_size
         self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.mean_colour = config.encoder.mean
 
     def parts(self) -> dict[str, nn.Module]:
         pooling = {} if self.pooling is None else {"pooling": self.pooling}

@@ -34,6 +34,7 @@ class MM1(LanguageModel):
         super().__init__(config, vocab_size=vocab_size)
         self.encoder = config.encoder.build()
         self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.mean_colour = config.encoder.mean
         self.connector = config.connector.build(
             grid=self.encoder.grid, input_dim=self.encoder.dim, output_dim=self.decoder.dim
         )

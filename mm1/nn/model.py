@@ -91,8 +91,10 @@ class Model(Module):
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels of the views it wants; None without an image encoder."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.images`)."""
+    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.views`)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of its encoder's normalisation, red, green, blue of 0..1; what lies around padded pictures."""
     tokens_per_image: int = 0
     """Places that a view takes in the token stream; 0 where images are no part of it."""
 

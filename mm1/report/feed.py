@@ -1,6 +1,8 @@
 """The first rows of a recipe's or a run's feed, as the pages want them."""
 
 import io
+from collections import deque
+from collections.abc import Iterator
 from itertools import groupby, islice
 from typing import Any
 
@@ -82,7 +84,7 @@ def _document(feed: Packed, e: Excerpt) -> ViewDocument:
 
 
 def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[ViewText | ViewImage, ...]:
-    tokenizer, pieces, pictures = feed.renderer.tokenizer, [], iter(sequence.images)
+    tokenizer, pieces, views = feed.renderer.tokenizer, [], deque(_views(feed, sequence))
     tokens, learn = sequence.tokens[start:stop].tolist(), sequence.learn[start:stop].tolist()
     for (is_image, learnt), run in groupby(
         zip(tokens, learn, strict=True), key=lambda pair: (pair[0] == tokenizer.image, pair[1])
@@ -91,13 +93,17 @@ def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[Vi
         if not is_image:
             pieces.append(ViewText(_readable(tokenizer, ids), learnt))
             continue
-        places = len(ids)
-        while places > 0:  # pictures that follow one another directly share one run of image tokens
-            picture = next(pictures)
-            places -= feed.renderer.num_views(picture) * feed.renderer.tokens_per_image
-            assert feed.renderer.views is not None
-            pieces.append(ViewImage(tuple(_png(view) for view in feed.renderer.views(picture))))
+        shown = [views.popleft() for _ in range(len(ids) // feed.renderer.tokens_per_image)]
+        for _, group in groupby(shown, key=lambda pair: pair[0]):  # pictures may follow one another directly
+            pieces.append(ViewImage(tuple(png for _, png in group)))
     return tuple(pieces)
+
+
+def _views(feed: Packed, sequence: Sequence) -> Iterator[tuple[int, bytes]]:
+    """The document's views in the order of their tokens, each with the number of its picture."""
+    for number, (image, grid) in enumerate(zip(sequence.images, sequence.grids, strict=True)):
+        for view in feed.renderer.pixels(image, grid):
+            yield number, _png(view)
 
 
 def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:

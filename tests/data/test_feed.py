@@ -13,11 +13,11 @@ from worlds import contrastive, make_world, pretrain
 
 from mm1.batch import IGNORE
 from mm1.data.feed import Feed
-from mm1.data.images import Views
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.data.views import Views
 
 
 @pytest.fixture(scope="module")

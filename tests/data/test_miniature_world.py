@@ -54,10 +54,11 @@ def test_a_digit_never_stands_across_the_border_of_a_tile():
 
 @pytest.mark.parametrize(("grid", "views"), [("near", 1), ("wide", 1), ("far", 5)])
 def test_only_far_pictures_are_cut_into_tiles_at_48_pixels(grid, views):
-    from mm1.data.images import Views
+    from mm1.data.views import Views
 
     shown = deal.make_picture("digit", grid, "train", np.random.default_rng(0))
-    assert Views((48, 48), max_tiles=4).count(shown.width, shown.width) == views
+    cut = Views((48, 48), max_tiles=4)
+    assert len(cut.cells(cut.grid(shown.width, shown.width))) == views
 
 
 def test_new_labels_are_consistent_within_an_episode():

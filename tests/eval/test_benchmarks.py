@@ -16,8 +16,8 @@ import tiny
 
 from mm1 import config as configs
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import Views
 from mm1.data.render import Renderer
+from mm1.data.views import Views
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
 
