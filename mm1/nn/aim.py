@@ -85,6 +85,7 @@ class AIM(Model):
         self.num_patches, num_pixels = num_patches, 3 * c.patch_size**2
         self.head = PixelHead(c.dim, num_pixels, depth=config.head_depth, dim=config.head_dim, norm_eps=c.norm_eps)
         self.image_size, self.resize, self.interpolation = self.encoder.image_size, c.resize, c.interpolation
+        self.mean_colour = c.mean
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "head": self.head}
