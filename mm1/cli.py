@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _data_commands(command)
     _run_commands(command)
+    _weights_commands(command)
     return parser
 
 
@@ -89,6 +90,17 @@ def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParse
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--rows", type=int, default=6)
+
+
+def _weights_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
+    sub = command(import_weights, "import", "Make a run folder from a published model, to go on from.")
+    sub.add_argument("name", metavar="PATH_OR_ID", help="a folder, or owner/model[@revision] on the Hugging Face hub")
+    sub.add_argument("--out", type=Path, required=True, help="the run folder")
+    sub.add_argument("--pickle", action="store_true", help="read pickled weights, with torch.load(weights_only=True)")
+
+    sub = command(export_weights, "export", "Write a finished run for transformers, with tokenizer and model card.")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
 
 
 def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
@@ -186,6 +198,18 @@ def view(arguments: argparse.Namespace) -> None:
     config = _config(arguments.what, arguments.overrides)
     write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.what)
     print(arguments.out)
+
+
+def import_weights(arguments: argparse.Namespace) -> None:
+    from mm1.export.import_model import import_model
+
+    import_model(arguments.name, arguments.out, pickle=arguments.pickle)
+
+
+def export_weights(arguments: argparse.Namespace) -> None:
+    from mm1.export.export_run import export_run
+
+    export_run(arguments.run, arguments.out)
 
 
 if __name__ == "__main__":

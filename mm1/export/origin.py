@@ -1,0 +1,60 @@
+"""Where a published model comes from: a folder here, or a repository of the Hugging Face hub."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mm1.config import UserError
+
+FILES = ("*.json", "*.safetensors", "README.md", "tokenizer.model")
+
+
+class Unreachable(UserError):
+    """Neither a folder nor something that the hub could give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    folder: Path
+    name: str
+    """As it was asked for."""
+    revision: str | None = None
+    """The commit on the hub."""
+
+    @property
+    def licence(self) -> str | None:
+        """As the model card names it."""
+        card = self.folder / "README.md"
+        if not card.is_file():
+            return None
+        head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        found = head and re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE)
+        return found[1] if found else None
+
+    def describe(self) -> dict[str, str | None]:
+        return {"name": self.name, "revision": self.revision, "licence": self.licence}
+
+
+def find(name: str, *, pickle: bool = False) -> Origin:
+    """A folder, or `owner/model` or `owner/model@revision` of the hub, whose files are fetched into its own cache.
+
+    Raises:
+        Unreachable: there is no such folder, and the hub does not give it.
+    """
+    if Path(name).is_dir():
+        return Origin(Path(name), name)
+    identifier, _, revision = name.partition("@")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", identifier):
+        raise Unreachable(f"no folder {name}; a model of the hub is named owner/model or owner/model@revision")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns: list[str] = [*FILES, "*.bin"] if pickle else [*FILES]
+    try:
+        folder = snapshot_download(identifier, revision=revision or None, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise Unreachable(
+            f"no folder {name} here, and the hub did not give it ({type(error).__name__}). Is the name right, do you "
+            "have access, is there a network? Otherwise download it elsewhere, copy it, and name its folder"
+        ) from error
+    return Origin(Path(folder), identifier, Path(folder).name)
