@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders as token_decoders
+from tokenizers import models, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
     MistralConfig,

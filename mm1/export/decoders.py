@@ -256,7 +256,7 @@ def published_config(decoder: Decoder, family: str, *, max_length: int) -> dict[
     if e is not None:
         values |= {"num_experts_per_tok": e.top_k, "router_aux_loss_coef": e.balance_loss}
     if e is not None and family == "mixtral":
-        values |= {"num_local_experts": e.num_experts}
+        values |= {"num_local_experts": e.num_experts, "intermediate_size": e.hidden_dim or _hidden_dim(decoder)}
     elif e is not None:
         values |= {"num_experts": e.num_experts, "norm_topk_prob": e.renormalise, "decoder_sparse_step": e.every}
         values |= {"moe_intermediate_size": e.hidden_dim or _hidden_dim(decoder), "mlp_only_layers": []}
@@ -264,7 +264,8 @@ def published_config(decoder: Decoder, family: str, *, max_length: int) -> dict[
 
 
 def _hidden_dim(decoder: Decoder) -> int:
-    """Width of the dense feed-forwards, or of the experts where no block is dense."""
+    """Width of the dense feed-forwards, which is that of experts without one of their own."""
     modules = [block.feed_forward for block in decoder.blocks]
-    dense = [module.down.in_features for module in modules if isinstance(module, SwiGLU)]
-    return dense[0] if dense else next(m.hidden_dim for m in modules if isinstance(m, Experts))
+    dense = [m.down.in_features for m in modules if isinstance(m, SwiGLU)]
+    sparse = [m.hidden_dim for m in modules if isinstance(m, Experts)]
+    return decoder.config.hidden_dim or (dense + sparse)[0]

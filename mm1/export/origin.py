@@ -7,6 +7,8 @@ from pathlib import Path
 from mm1.config import UserError
 
 FILES = ("*.json", "*.safetensors", "README.md", "tokenizer.model")
+NOT = ("*/*", "consolidated*")
+"""Other formats of the same weights, which some repositories hold as well."""
 
 
 class Unreachable(UserError):
@@ -51,7 +53,9 @@ def find(name: str, *, pickle: bool = False) -> Origin:
 
     patterns: list[str] = [*FILES, "*.bin"] if pickle else [*FILES]
     try:
-        folder = snapshot_download(identifier, revision=revision or None, allow_patterns=patterns)
+        folder = snapshot_download(
+            identifier, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*NOT]
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise Unreachable(
             f"no folder {name} here, and the hub did not give it ({type(error).__name__}). Is the name right, do you "

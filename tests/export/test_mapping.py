@@ -1,4 +1,4 @@
-"""Links undo themselves in both directions, files that do not fit are named, and files are written as the library does."""
+"""Links undo themselves, files that do not fit are named, and files are written as the library writes them."""
 
 import json
 from pathlib import Path
