@@ -1,0 +1,50 @@
+"""An image encoder by itself: a published one that was imported, to start from, to probe or to export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from mm1.config import UserError
+from mm1.nn.model import Losses, Model
+from mm1.nn.vit import ViT
+
+
+class NotTrainable(UserError, TypeError):
+    """A model without an objective was asked for its losses."""
+
+
+class Features(Model):
+    """A ViT and nothing else. It gives features and has no loss of its own, so `mm1 train` cannot train it."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Model.Config):
+        encoder: ViT.Config = field(default_factory=ViT.Config)
+
+        def build(self, *, vocab_size: int = 0) -> "Features":
+            """There is no text, so the size of a vocabulary says nothing here."""
+            return self.make()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.encoder = config.encoder.build()
+        self.image_size = self.encoder.image_size
+        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder}
+
+    def units(self) -> Sequence[nn.Module]:
+        return list(self.encoder.blocks)
+
+    def forward(self, batch: Any) -> Losses:
+        """Raises NotTrainable."""
+        raise NotTrainable(
+            "an encoder alone has no loss: start a model that has one from it, "
+            "as in `mm1 train clip_small init.encoder=RUN`"
+        )
+
+    def flops(self, batch: Any) -> dict[str, int]:
+        """Forward and backward of the batch's images, though there is no backward here: the loop's convention."""
+        return {"encoder": len(batch.images) * self.encoder.flops()}
