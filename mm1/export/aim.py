@@ -21,7 +21,7 @@ from torch import Tensor
 from mm1.config import ConfigError
 from mm1.export.mapping import Link, Reshaped, Rows
 from mm1.export.options import Options
-from mm1.export.vision import blocks, finish, grid, layer, patches, pixels, positions, side
+from mm1.export.vision import blocks, finish, grid, image_size, layer, patches, pixels, positions, side
 from mm1.nn.position import sincos
 from mm1.nn.vit import ViT
 
@@ -126,6 +126,27 @@ def aimv2_vision(options: Options, *, native: bool) -> dict[str, Any]:
     }
     finish(options, "use_head is_native num_queries projection_dropout")
     return found
+
+
+def aimv2_config(config: ViT.Config) -> dict[str, Any]:
+    """An Aimv2VisionConfig without the head, with the table of positions in the file."""
+    return {
+        "architectures": ["Aimv2VisionModel"],
+        "model_type": "aimv2_vision_model",
+        "hidden_size": config.dim,
+        "intermediate_size": round(config.mlp_ratio * config.dim),
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.depth,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "qkv_bias": False,
+        "mlp_bias": False,
+        "image_size": image_size(config)[0],
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+        "use_head": False,
+        "is_native": False,
+    }
 
 
 def aimv2_encoder(config: ViT.Config) -> list[Link]:

@@ -17,11 +17,13 @@ from torch import Tensor
 from mm1.export.mapping import Link, Reshaped, same
 from mm1.export.options import Options
 from mm1.export.vision import (
+    ACTIVATION_NAMES,
     ACTIVATIONS,
     blocks,
     choice,
     class_and_positions,
     finish,
+    image_size,
     layer,
     linear,
     patches,
@@ -190,3 +192,59 @@ def siglip_model(config: CLIP.Config) -> list[Link]:
         *layer("projection.text", "text_model.head"),
         *same({"projection.log_scale": "logit_scale", "projection.bias": "logit_bias"}),
     ]
+
+
+def clip_vision_config(config: ViT.Config) -> dict[str, Any]:
+    """A CLIPVisionConfig, as `clip_vision` reads it."""
+    return _published(config, "CLIPVisionModel", "clip_vision_model") | _sizes(config)
+
+
+def siglip_vision_config(config: ViT.Config) -> dict[str, Any]:
+    """A SiglipVisionConfig without the head."""
+    return _published(config, "SiglipVisionModel", "siglip_vision_model") | _sizes(config) | {"vision_use_head": False}
+
+
+def _sizes(config: ViT.Config) -> dict[str, Any]:
+    return {"image_size": image_size(config)[0], "patch_size": config.patch_size, "num_channels": 3}
+
+
+def _published(config: ViT.Config | TextTower.Config, architecture: str, model_type: str) -> dict[str, Any]:
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": config.dim,
+        "intermediate_size": round(config.mlp_ratio * config.dim),
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.depth,
+        "hidden_act": ACTIVATION_NAMES[config.activation],
+        "layer_norm_eps": config.norm_eps,
+        "attention_dropout": 0.0,
+    }
+
+
+def clip_config(config: CLIP.Config) -> dict[str, Any]:
+    """A CLIPConfig; sizes of the vocabulary and ids of tokens are the tokenizer's to add."""
+    vision = clip_vision_config(config.encoder) | {"projection_dim": config.dim}
+    text = _published(config.text, "CLIPTextModel", "clip_text_model") | {"projection_dim": config.dim}
+    return _together("CLIPModel", "clip", vision, text, config) | {"projection_dim": config.dim}
+
+
+def siglip_config(config: CLIP.Config) -> dict[str, Any]:
+    """A SiglipConfig; see `clip_config`."""
+    vision = siglip_vision_config(config.encoder) | {"vision_use_head": True}
+    text = _published(config.text, "SiglipTextModel", "siglip_text_model") | {"projection_size": config.encoder.dim}
+    return _together("SiglipModel", "siglip", vision, text, config)
+
+
+def _together(
+    architecture: str, model_type: str, vision: dict[str, Any], text: dict[str, Any], config: CLIP.Config
+) -> dict[str, Any]:
+    for tower in (vision, text):
+        del tower["architectures"]
+    text["max_position_embeddings"] = config.text.max_length
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vision_config": vision,
+        "text_config": text,
+    }

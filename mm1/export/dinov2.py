@@ -6,15 +6,18 @@ patches in pre-training is left behind. The published preprocessor asks for 224 
 
 from typing import Any
 
+from mm1.config import ConfigError
 from mm1.export.mapping import Link, Reshaped
 from mm1.export.options import Options
 from mm1.export.vision import (
+    ACTIVATION_NAMES,
     ACTIVATIONS,
     Constant,
     blocks,
     choice,
     class_and_positions,
     finish,
+    image_size,
     layer,
     linear,
     patches,
@@ -59,6 +62,36 @@ def swiglu_width(dim: int, ratio: float) -> int:
     return -(-int(int(dim * ratio) * 2 / 3) // 8) * 8
 
 
+def published(config: ViT.Config) -> dict[str, Any]:
+    """A Dinov2Config or Dinov2WithRegistersConfig, as `vision` reads it.
+
+    Raises:
+        ConfigError: the width inside the feed-forward is none that a whole `mlp_ratio` gives there.
+    """
+    hidden_dim, swiglu = round(config.mlp_ratio * config.dim), config.feed_forward == "swiglu"
+    widths = {(swiglu_width(config.dim, r) if swiglu else config.dim * r): r for r in range(1, 17)}
+    if hidden_dim not in widths:
+        raise ConfigError(f"Dinov2Model has no feed-forward of {hidden_dim} channels, as encoder.mlp_ratio says")
+    registers = config.num_registers > 0
+    found = {
+        "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
+        "model_type": "dinov2_with_registers" if registers else "dinov2",
+        "hidden_size": config.dim,
+        "mlp_ratio": widths[hidden_dim],
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.depth,
+        "hidden_act": ACTIVATION_NAMES[config.activation],
+        "layer_norm_eps": config.norm_eps,
+        "layerscale_value": 1.0 if config.layer_scale is None else config.layer_scale,
+        "use_swiglu_ffn": swiglu,
+        "qkv_bias": True,
+        "image_size": image_size(config)[0],
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+    }
+    return found | ({"num_register_tokens": config.num_registers} if registers else {})
+
+
 def encoder(config: ViT.Config) -> list[Link]:
     """Tensors of our `encoder` and of a Dinov2Model or Dinov2WithRegistersModel."""
     dim, num = config.dim, config.num_registers
@@ -70,6 +103,11 @@ def encoder(config: ViT.Config) -> list[Link]:
         *blocks(config.depth, "blocks", "encoder.layer", lambda ours, theirs: _block(config, ours, theirs)),
         *layer("norm", "layernorm"),
     ]
+
+
+def whole(config: ViT.Config) -> list[Link]:
+    """All tensors of theirs: the token for hidden patches too, which nobody hides when it is used."""
+    return [*encoder(config), Constant((), ("embeddings.mask_token",), (1, config.dim), 0)]
 
 
 def _block(config: ViT.Config, ours: str, theirs: str) -> list[Link]:

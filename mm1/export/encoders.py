@@ -17,18 +17,31 @@ from mm1.export.vision import finish, image_size, part, under
 from mm1.export.weights import Weights
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
-from mm1.nn.model import Model
 from mm1.nn.vit import ViT
+
+FAMILIES = (
+    "clip",
+    "siglip",
+    "clip_vision_model",
+    "siglip_vision_model",
+    "dinov2",
+    "dinov2_with_registers",
+    "aimv2_vision_model",
+)
+"""`model_type` in the config.json of transformers."""
 
 
 class Published(NamedTuple):
     """A published model in our terms."""
 
-    model: Model.Config
+    family: str
+    model: CLIP.Config | Features.Config
     links: list[Link]
     unused: str
     """Matches the names of tensors that are left out (see `mapping.check`)."""
     notes: list[str]
+    ends: list[int] = []
+    """Ids of tokens that end a caption, where the config names them."""
 
 
 class Source(NamedTuple):
@@ -55,14 +68,14 @@ class Source(NamedTuple):
         notes += pictures.notes
         return replace(config, **pictures.options)
 
-    def alone(self, encoder: ViT.Config, links: list[Link], unused: str, notes: list[str]) -> Published:
+    def alone(self, family: str, encoder: ViT.Config, links: list[Link], unused: str, notes: list[str]) -> Published:
         left = sorted(name for name in self.weights.names if re.fullmatch(unused, name))
         if left:
             notes = [
                 *notes,
                 f"left out: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else ""),
             ]
-        return Published(Features.Config(encoder=encoder), under(links, "encoder.", ""), unused, notes)
+        return Published(family, Features.Config(encoder=encoder), under(links, "encoder.", ""), unused, notes)
 
 
 def published(folder: Path, weights: Weights) -> Published | None:
@@ -96,27 +109,26 @@ def published(folder: Path, weights: Weights) -> Published | None:
 
 def _two_towers(source: Source, family: str) -> Published:
     options, notes = source.options(), []
-    vision, text, dim = (
-        part(options, "vision_config"),
-        part(options, "text_config"),
-        options.take("projection_dim", 512),
-    )
+    vision, text = part(options, "vision_config"), part(options, "text_config")
+    end, dim = text.raw("eos_token_id"), options.take("projection_dim", 512)
+    ends = [] if end in (None, 2) else [end]  # 2 is what old configs of CLIP say, whatever the end token is
     finish(options, "logit_scale_init_value vision_config_dict text_config_dict")
     if family == "clip":
         found, words = clip.clip_vision(vision), clip.clip_text(text)
         model = CLIP.Config(encoder=source.encoder("clip", found, notes), text=words, dim=dim)
-        return Published(model, clip.clip_model(model), clip.UNUSED, notes)
+        return Published(family, model, clip.clip_model(model), clip.UNUSED, notes, ends)
     found, words = clip.siglip_vision(vision), clip.siglip_text(text)
     encoder = source.encoder("siglip", found, notes)
     model = CLIP.Config(encoder=encoder, text=words, dim=None, pooling="attention", loss="sigmoid")
-    return Published(model, clip.siglip_model(model), clip.UNUSED, notes)
+    notes.append("captions were put in lower case, without punctuation, before its tokenizer saw them: do the same")
+    return Published(family, model, clip.siglip_model(model), clip.UNUSED, notes)
 
 
 def _clip_vision(source: Source) -> Published:
     notes = []
     encoder = source.encoder("clip", clip.clip_vision(source.options()), notes)
     links = under(clip.clip_encoder(encoder), "", source.prefix("vision_model."))
-    return source.alone(encoder, links, rf"{clip.UNUSED}|visual_projection\.weight", notes)
+    return source.alone("clip_vision_model", encoder, links, rf"{clip.UNUSED}|visual_projection\.weight", notes)
 
 
 def _siglip_vision(source: Source) -> Published:
@@ -124,7 +136,7 @@ def _siglip_vision(source: Source) -> Published:
     encoder = source.encoder("siglip", clip.siglip_vision(source.options()), notes)
     prefix = source.prefix("vision_model.")
     links = under(clip.siglip_encoder(encoder), "", prefix)
-    return source.alone(encoder, links, rf"{clip.UNUSED}|{re.escape(prefix)}head\..*", notes)
+    return source.alone("siglip_vision_model", encoder, links, rf"{clip.UNUSED}|{re.escape(prefix)}head\..*", notes)
 
 
 def _dinov2(source: Source) -> Published:
@@ -133,14 +145,14 @@ def _dinov2(source: Source) -> Published:
     encoder = source.encoder("imagenet", dinov2.vision(options, registers=family != "dinov2"), notes)
     prefix = source.prefix(f"{family}.")
     links = under(dinov2.encoder(encoder), "", prefix)
-    return source.alone(encoder, links, rf"{re.escape(prefix)}embeddings\.mask_token|classifier\..*", notes)
+    return source.alone(family, encoder, links, rf"{re.escape(prefix)}embeddings\.mask_token|classifier\..*", notes)
 
 
 def _aimv2(source: Source) -> Published:
     options, notes = source.options(), []
     native = bool(options.raw("is_native"))
     encoder = source.encoder("clip", aim.aimv2_vision(options, native=native), notes)
-    return source.alone(encoder, aim.aimv2_encoder(encoder), aim.UNUSED, notes)
+    return source.alone("aimv2_vision_model", encoder, aim.aimv2_encoder(encoder), aim.UNUSED, notes)
 
 
 def _ml_aim(source: Source) -> Published:
@@ -151,7 +163,7 @@ def _ml_aim(source: Source) -> Published:
     else:
         native = "preprocessor.pos_embed" not in source.weights.names
         encoder = source.encoder("clip", aim.aimv2_vision(options, native=native), notes)
-    return source.alone(encoder, aim.aim_encoder(encoder), aim.UNUSED, notes)
+    return source.alone("ml_aim", encoder, aim.aim_encoder(encoder), aim.UNUSED, notes)
 
 
 def _open_clip(source: Source) -> Published:
@@ -162,11 +174,11 @@ def _open_clip(source: Source) -> Published:
     found = from_preprocess_cfg(pictures, image_size(config.encoder))
     config.encoder = replace(config.encoder, **found.options)
     text = "text." if "text.ln_final.weight" in names else ""
-    return Published(config, open_clip.links(config, text=text), open_clip.UNUSED, notes + found.notes)
+    return Published("open_clip", config, open_clip.links(config, text=text), open_clip.UNUSED, notes + found.notes)
 
 
 def _openai(source: Source) -> Published:
     shapes = {name: source.weights.layout(name).shape for name in source.weights.names}
     config, pictures = open_clip.openai_config(shapes), assumed("clip")
     config.encoder = replace(config.encoder, **pictures.options)
-    return Published(config, open_clip.links(config), open_clip.UNUSED, pictures.notes)
+    return Published("openai", config, open_clip.links(config), open_clip.UNUSED, pictures.notes)

@@ -100,7 +100,7 @@ class Constant(Link):
         return []
 
     def split(self, ours: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.full(self.shape, self.value)]
+        return [torch.full(self.shape, float(self.value))]
 
 
 @dataclass(frozen=True, slots=True)
