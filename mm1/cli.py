@@ -101,6 +101,7 @@ def _weights_commands(command: "Callable[[Command, str, str], argparse.ArgumentP
     sub = command(export_weights, "export", "Write a finished run for transformers, with tokenizer and model card.")
     sub.add_argument("run", type=Path)
     sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--part", choices=["encoder"], help="only the image encoder of a larger model")
 
 
 def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
@@ -209,7 +210,7 @@ def import_weights(arguments: argparse.Namespace) -> None:
 def export_weights(arguments: argparse.Namespace) -> None:
     from mm1.export.export_run import export_run
 
-    export_run(arguments.run, arguments.out)
+    export_run(arguments.run, arguments.out, part=arguments.part)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _open_clip(source: Source) -> Published:
 
 
 def _openai(source: Source) -> Published:
-    shapes = {name: source.weights.layout(name).shape for name in source.weights.names}
+    shapes = {n: source.weights.layout(n).shape for n in source.weights.names if not re.fullmatch(open_clip.UNUSED, n)}
     config, pictures = open_clip.openai_config(shapes), assumed("clip")
     config.encoder = replace(config.encoder, **pictures.options)
     return Published("openai", config, open_clip.links(config), open_clip.UNUSED, pictures.notes)

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from mm1 import config as configs
-from mm1.config import ConfigError
 from mm1.dist import say
 from mm1.export.card import write_card
+from mm1.export.encoder_runs import write_encoder
 from mm1.export.language_models import USAGE, write_language_model
 from mm1.export.run_folder import aside
 from mm1.nn.decoder import LanguageModel
 from mm1.train.folder import read_config
 
 
-def export_run(run: Path, out: Path) -> None:
-    """Writes the finished run's model, tokenizer and card into `out`.
+def export_run(run: Path, out: Path, *, part: str | None = None) -> None:
+    """Writes the finished run's model, or one `part` of it, with tokenizer and card into `out`.
 
     Raises:
         ConfigError: the model is none that can be exported, or has options that no published family has.
@@ -21,10 +20,9 @@ def export_run(run: Path, out: Path) -> None:
     """
     config = read_config(run)
     with aside(out) as folder:
-        if type(config.model) is LanguageModel.Config:
-            family = write_language_model(run, config, folder)
-            write_card(run, config, folder, USAGE)
+        if type(config.model) is LanguageModel.Config and part is None:
+            family, usage = write_language_model(run, config, folder), USAGE
         else:
-            what = configs.path_of(config.model)
-            raise ConfigError(f"{run} holds a {what}, which cannot be exported; language models can")
-    say(f"{out}: {family}, opens with transformers' AutoModelForCausalLM and AutoTokenizer")
+            family, usage = write_encoder(run, config, folder, part)
+        write_card(run, config, folder, usage)
+    say(f"{out}: {family}, opens with transformers and no other code; see {out / 'README.md'}")

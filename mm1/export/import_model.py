@@ -5,10 +5,12 @@ from pathlib import Path
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.export import decoders
+from mm1.export.encoder_runs import encoder_weights, read_encoder
+from mm1.export.encoders import FAMILIES as ENCODERS
 from mm1.export.language_models import read_language_model
 from mm1.export.options import Options
 from mm1.export.origin import find
-from mm1.export.run_folder import aside, write_run
+from mm1.export.run_folder import Import, aside, write_run
 from mm1.export.weights import Weights
 
 
@@ -20,14 +22,19 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
         FileNotFoundError, FileExistsError, UserError: nothing there, or `out` is taken.
     """
     origin = find(name, pickle=pickle)
-    options = Options.read(origin.folder / "config.json")
-    family = options.need("model_type", str)
     with aside(out) as folder:
-        if family in decoders.FAMILIES:
-            weights = Weights(origin.folder, pickle=pickle)
-            found = read_language_model(origin.folder, options, family, weights)
-        else:
-            known = nearest(family, decoders.FAMILIES)
-            raise ConfigError(f"{options.origin}: model_type {family!r} is not known here{known}")
+        weights = encoder_weights(origin.folder, pickle=pickle)
+        found = read_encoder(origin.folder, weights) or _language_model(origin.folder, weights)
         write_run(folder, found, weights, origin)
-    say(f"{out}: a run folder of the family {family}, from {origin.name}")
+    for note in found.notes:
+        say(f"note: {note}")
+    say(f"{out}: a run folder of the family {found.family}, from {origin.name}")
+
+
+def _language_model(folder: Path, weights: Weights) -> Import:
+    options = Options.read(folder / "config.json")
+    family = options.need("model_type", str)
+    if family not in decoders.FAMILIES:
+        known = nearest(family, [*decoders.FAMILIES, *ENCODERS])
+        raise ConfigError(f"{options.origin}: model_type {family!r} is not known here{known}")
+    return read_language_model(folder, options, family, weights)

@@ -8,6 +8,7 @@ import torch
 
 from mm1 import config as configs
 from mm1.config import ConfigError
+from mm1.data.packed import Packed
 from mm1.data.tokenizer import TOKENIZER, Roles, Tokenizer
 from mm1.export import decoders
 from mm1.export.card import Usage
@@ -69,7 +70,9 @@ def read_language_model(folder: Path, options: Options, family: str, weights: We
         _check_tied(weights)
     unused = decoders.UNUSED + (rf"|{HEAD}" if decoder.tied else "")
     links = [_grown(link, vocabulary.num_new) for link in decoders.links(_built(model, num_rows), family)]
-    return Import(family, model, vocabulary, num_rows + vocabulary.num_new, links, length, unused)
+    return Import(
+        family, model, vocabulary, num_rows + vocabulary.num_new, links, Packed.Config(row_length=length), unused
+    )
 
 
 def _built(model: LanguageModel.Config, num_rows: int) -> Decoder:

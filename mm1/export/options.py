@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from mm1.config import ConfigError
 
@@ -80,7 +80,7 @@ class Options:
         if value is not None and value not in supported:
             self.refuse(key, value, f"only {' or '.join(json.dumps(v) for v in supported)} is supported: {remedy}")
 
-    def refuse(self, key: str, value: Any, why: str) -> None:
+    def refuse(self, key: str, value: Any, why: str) -> NoReturn:
         raise ConfigError(f"{self.origin}: {key} is {json.dumps(value)}; {why}")
 
     def _checked(self, key: str, value: Any, kind: type[T]) -> T:

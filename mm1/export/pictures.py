@@ -47,9 +47,7 @@ def assumed(family: str) -> Pictures:
         "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "crop"),
     }[family]
     options = {"mean": mean, "std": std, "resize": resize, "interpolation": "bicubic"}
-    return Pictures(
-        options, [f"no preprocessor_config.json: pictures are taken to be {resize}ped to size, mean {mean}"]
-    )
+    return Pictures(options, [f"no preprocessor_config.json: taken to be resize={resize!r}, mean={mean}, std={std}"])
 
 
 def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mm1 import config as configs
-from mm1.data.packed import Packed
+from mm1.data.feed import Feed
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Roles
 from mm1.export.mapping import Link, check, joined, ours_layout
 from mm1.export.origin import Origin
@@ -36,10 +36,12 @@ class Import:
     num_rows: int
     """Rows of the model's table of tokens, new ones counted."""
     links: Sequence[Link]
-    row_length: int
-    """Tokens that the model was made for."""
+    feed: Feed.Config
+    """Of rows or captions as long as the model was made for."""
     unused: str = r"(?!)"
     """Names of published tensors that play no part, as a regular expression."""
+    notes: Sequence[str] = ()
+    """What the user should know of it."""
 
 
 def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> None:
@@ -53,7 +55,7 @@ def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> 
     halves = {layout.dtype for layout in layouts.values()} & {torch.bfloat16, torch.float16}
     config = Run.Config(
         model=found.model,
-        feed=Packed.Config(row_length=found.row_length),
+        feed=found.feed,
         steps=0,
         precision="bf16" if halves else "fp32",
     )

@@ -41,7 +41,9 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    layout: Layout
+    layout: Layout | None
+    """None: of a type that no weight has. Old files carry counters and masks, which matter only if they are used."""
+    kind: str
     read: Callable[[], Tensor]
 
 
@@ -65,7 +67,12 @@ class Weights:
         self.names = self.entries.keys()
 
     def layout(self, name: str) -> Layout:
-        return self.entries[name].layout
+        """Raises ConfigError where the tensor holds no floating-point numbers."""
+        entry = self.entries[name]
+        if entry.layout is None:
+            kinds = ", ".join(DTYPES)
+            raise ConfigError(f"{self.origin}: {name} is {entry.kind}; only {kinds} can be read: no quantised weights")
+        return entry.layout
 
     def meta(self, name: str) -> Tensor:
         return torch.empty(self.layout(name).shape, dtype=self.layout(name).dtype, device="meta")
@@ -126,12 +133,9 @@ def _safetensors(path: Path) -> dict[str, _Entry]:
     entries = {}
     for name in file.keys():  # noqa: SIM118 (not a dict)
         part = file.get_slice(name)
-        if part.get_dtype() not in DTYPES:
-            raise ConfigError(
-                f"{path}: {name} is {part.get_dtype()}; only {', '.join(DTYPES)} can be read: no quantised weights"
-            )
-        layout = Layout(DTYPES[part.get_dtype()], tuple(part.get_shape()))
-        entries[name] = _Entry(layout, lambda name=name: file.get_tensor(name))
+        kind = part.get_dtype()
+        layout = Layout(DTYPES[kind], tuple(part.get_shape())) if kind in DTYPES else None
+        entries[name] = _Entry(layout, kind, lambda name=name: file.get_tensor(name))
     return entries
 
 
@@ -145,9 +149,10 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"{path} holds no state dict (names and tensors)")
-    if wrong := [name for name, tensor in state.items() if tensor.dtype not in NAMES]:
-        raise ConfigError(f"{path}: {wrong[0]} is {state[wrong[0]].dtype}; only {', '.join(DTYPES)} can be read")
-    return {name: _Entry(Layout.of(tensor), lambda tensor=tensor: tensor) for name, tensor in state.items()}
+    return {
+        name: _Entry(Layout.of(t) if t.dtype in NAMES else None, str(t.dtype), lambda t=t: t)
+        for name, t in state.items()
+    }
 
 
 def write(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]) -> None:
