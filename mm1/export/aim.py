@@ -149,8 +149,8 @@ def aimv2_config(config: ViT.Config) -> dict[str, Any]:
     }
 
 
-def aimv2_encoder(config: ViT.Config) -> list[Link]:
-    """Tensors of our `encoder` and of transformers' Aimv2VisionModel without its head."""
+def aimv2_encoder(config: ViT.Config, *, native: bool = False) -> list[Link]:
+    """Tensors of our `encoder` and of transformers' Aimv2VisionModel without its head; `native` as for the config."""
     dim, hidden_dim = config.dim, round(config.mlp_ratio * config.dim)
 
     def block(ours: str, theirs: str) -> list[Link]:
@@ -163,11 +163,10 @@ def aimv2_encoder(config: ViT.Config) -> list[Link]:
             *layer(f"{ours}.feed_forward.down", f"{theirs}.ffn.down_proj", bias=False),
         ]
 
-    computed = config.positions == "fixed"
     return [
         *patches(config, "embeddings.patch_embed"),
         *layer("patch_norm", "embeddings.rms_norm", bias=False),
-        columns_first(config) if computed else positions(config, "embeddings.position_embedding.weight"),
+        columns_first(config) if native else positions(config, "embeddings.position_embedding.weight"),
         *blocks(config.depth, "blocks", "encoder.layers", block),
         *layer("norm", "rms_norm", bias=False),
     ]

@@ -69,7 +69,7 @@ def published(config: ViT.Config) -> dict[str, Any]:
         ConfigError: the width inside the feed-forward is none that a whole `mlp_ratio` gives there.
     """
     hidden_dim, swiglu = round(config.mlp_ratio * config.dim), config.feed_forward == "swiglu"
-    widths = {(swiglu_width(config.dim, r) if swiglu else config.dim * r): r for r in range(1, 17)}
+    widths = {(swiglu_width(config.dim, float(r)) if swiglu else config.dim * r): r for r in range(1, 17)}
     if hidden_dim not in widths:
         raise ConfigError(f"Dinov2Model has no feed-forward of {hidden_dim} channels, as encoder.mlp_ratio says")
     registers = config.num_registers > 0
@@ -107,7 +107,7 @@ def encoder(config: ViT.Config) -> list[Link]:
 
 def whole(config: ViT.Config) -> list[Link]:
     """All tensors of theirs: the token for hidden patches too, which nobody hides when it is used."""
-    return [*encoder(config), Constant((), ("embeddings.mask_token",), (1, config.dim), 0)]
+    return [*encoder(config), Constant((), ("embeddings.mask_token",), (1, config.dim), 0.0)]
 
 
 def _block(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
@@ -131,5 +131,5 @@ def _block(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
 
 def _scale(config: ViT.Config, ours: str, theirs: str) -> Link:
     if config.layer_scale is None:
-        return Constant((), (theirs,), (config.dim,), 1)
+        return Constant((), (theirs,), (config.dim,), 1.0)
     return Link((ours,), (theirs,))

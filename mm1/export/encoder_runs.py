@@ -147,7 +147,7 @@ def _own(folder: Path) -> Import | None:
     if isinstance(model, Features.Config):
         return Import(family, model, _no_text(), 0, links, Pairs.Config())
     vocabulary = Vocabulary(_bare(folder, own), Roles(**own["special_tokens"]), 0)
-    num_rows = written.config["text_config"]["vocab_size"]
+    num_rows = Options.read(folder / "config.json").raw("text_config")["vocab_size"]
     return Import(family, model, vocabulary, num_rows, links, Pairs.Config(context=model.text.max_length))
 
 

@@ -152,7 +152,7 @@ def _aimv2(source: Source) -> Published:
     options, notes = source.options(), []
     native = bool(options.raw("is_native"))
     encoder = source.encoder("clip", aim.aimv2_vision(options, native=native), notes)
-    return source.alone("aimv2_vision_model", encoder, aim.aimv2_encoder(encoder), aim.UNUSED, notes)
+    return source.alone("aimv2_vision_model", encoder, aim.aimv2_encoder(encoder, native=native), aim.UNUSED, notes)
 
 
 def _ml_aim(source: Source) -> Published:

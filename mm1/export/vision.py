@@ -100,7 +100,7 @@ class Constant(Link):
         return []
 
     def split(self, ours: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.full(self.shape, float(self.value))]
+        return [torch.full(self.shape, self.value)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def patches(config: ViT.Config, theirs: str, *, bias: bool = True) -> list[Link]
     links: list[Link] = [Reshaped(("patchify.weight",), (f"{theirs}.weight",), *shapes)]
     if config.patch_bias:
         return [*links, *same({"patchify.bias": f"{theirs}.bias"})]
-    return [*links, Constant((), (f"{theirs}.bias",), (dim,), 0)] if bias else links
+    return [*links, Constant((), (f"{theirs}.bias",), (dim,), 0.0)] if bias else links
 
 
 def linear(ours: str, theirs: Sequence[str], sizes: Shape, *, bias: bool = True) -> list[Link]:
@@ -150,7 +150,7 @@ def linear(ours: str, theirs: Sequence[str], sizes: Shape, *, bias: bool = True)
     links: list[Link] = [Rows((f"{ours}.weight",), weights, sizes)]
     if bias:
         return [*links, Rows((f"{ours}.bias",), biases, sizes)]
-    return [*links, *(Constant((), (name,), (size,), 0) for name, size in zip(biases, sizes, strict=True))]
+    return [*links, *(Constant((), (name,), (size,), 0.0) for name, size in zip(biases, sizes, strict=True))]
 
 
 def blocks(depth: int, ours: str, theirs: str, one: Callable[[str, str], Sequence[Link]]) -> list[Link]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from mm1.config import UserError
 from mm1.nn.model import Losses, Model
@@ -44,6 +45,10 @@ class Features(Model):
             "an encoder alone has no loss: start a model that has one from it, "
             "as in `mm1 train clip_small init.encoder=RUN`"
         )
+
+    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+        """A feature for each patch, row by row."""
+        return self.encoder(images)
 
     def flops(self, batch: Any) -> dict[str, int]:
         """Forward and backward of the batch's images, though there is no backward here: the loop's convention."""

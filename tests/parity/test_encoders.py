@@ -1,178 +1,126 @@
-"""Published image encoders give the same features here as in transformers: tiny ones with random weights, fp32."""
+"""Published image encoders: the same features here as there, out again, and in again bit for bit; tiny ones, fp32."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
+from parity.encoders import ALONE, captions, normed, pictures, write_alone, write_two_towers
 from parity.recorded import Recorded, recorded
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from tiny import tokenizer
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from mm1.export.encoders import Published, published
-from mm1.export.mapping import check, joined
-from mm1.export.weights import Weights
-from mm1.nn.model import Model
-
-VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "image_size": 12,
-    "patch_size": 4,
-}
-TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 36,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "vocab_size": 50,
-    "max_position_embeddings": 8,
-    "bos_token_id": 48,
-    "eos_token_id": 49,
-}
-DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
+from mm1.data.tokenizer import Tokenizer
+from mm1.export.export_run import export_run
+from mm1.export.import_model import import_model
+from mm1.nn.features import Features
+from mm1.train.folder import load_model, read_config, start_part
 
 CLOSE = {"atol": 2e-5, "rtol": 0.0}
-"""Sums of at most 64 products, in another order in each block, and features of unit size; measured at most 3e-6."""
+"""Features of unit size after 2 or 3 blocks whose sums run in another order. TODO"""
 
 
-def randomised(model: nn.Module) -> Any:
-    """Every weight away from where it starts: a bias left out, or two tensors swapped, must show."""
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        with torch.no_grad():
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + float("norm" in name and name.endswith("weight")))
+def imported(folder: Path, run: Path) -> Any:
+    import_model(str(folder), run)
+    return load_model(run, torch.device("cpu"))[0]
+
+
+def exported(run: Path, out: Path, *, part: str | None = None) -> Any:
+    """The model as transformers opens it; nothing missing, left over or of another shape."""
+    export_run(run, out, part=part)
+    model, loading = AutoModel.from_pretrained(out, output_loading_info=True)
+    assert not any(loading.values())
     return model.eval()
 
 
-def saved(model: Any, folder: Path, **pictures: Any) -> Path:
-    model.save_pretrained(folder)
-    if pictures:
-        (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
-    return folder
+def assert_same_run(run: Path, other: Path) -> None:
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def load(folder: Path) -> tuple[Any, Published]:
-    weights = Weights(folder)
-    found = published(folder, weights)
-    assert found is not None
-    model = found.model.build(vocab_size=0)
-    check(found.links, {name: tuple(t.shape) for name, t in model.state_dict().items()}, weights, unused=found.unused)
-    model.load_state_dict(dict(joined(found.links, weights)))
-    return model.eval(), found
+def features(model: Any, images: Tensor, encoder: Any) -> Tensor:
+    """Of a model of transformers, all tokens after the last norm."""
+    found = model(normed(images, encoder)).last_hidden_state
+    return model.post_layernorm(found) if type(model).__name__ == "CLIPVisionModel" else found
 
 
-def pictures(model: Model, num: int = 2) -> Tensor:
-    assert model.image_size is not None
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(256, (num, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+@pytest.mark.parametrize("name", ALONE)
+@torch.no_grad()
+def test_encoders(name: str, tmp_path: Path) -> None:
+    theirs = write_alone(tmp_path / "published", name)
+    encoder = imported(tmp_path / "published", tmp_path / "run").encoder
+    images = pictures()
+    tokens = encoder.tokens(images)
+    torch.testing.assert_close(tokens, features(theirs, images, encoder), **CLOSE)
+    assert torch.equal(encoder(images), tokens[:, encoder.num_extra :])
 
-
-def normed(model: Any, images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(x)[:, None, None] for x in (model.encoder.config.mean, model.encoder.config.std))
-    return (images / 255 - mean) / std
+    out = exported(tmp_path / "run", tmp_path / "out")
+    assert type(out) is type(theirs)
+    torch.testing.assert_close(features(out, images, encoder), tokens, **CLOSE)
+    imported(tmp_path / "out", tmp_path / "again")
+    assert_same_run(tmp_path / "run", tmp_path / "again")
 
 
 @torch.no_grad()
-def test_clip_vision(tmp_path: Path) -> None:
-    theirs = randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)))
-    ours, found = load(saved(theirs, tmp_path))
-    images = pictures(ours)
-    expected = theirs(normed(ours, images))
-    tokens = ours.encoder.tokens(images)
-    torch.testing.assert_close(tokens[:, 0], expected.pooler_output, **CLOSE)
-    torch.testing.assert_close(tokens[:, 1:], theirs.post_layernorm(expected.last_hidden_state)[:, 1:], **CLOSE)
-
-
-@torch.no_grad()
-def test_siglip_vision(tmp_path: Path) -> None:
-    theirs = randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION)))
-    ours, found = load(saved(theirs, tmp_path))
-    images = pictures(ours)
-    expected = theirs(normed(ours, images)).last_hidden_state
-    torch.testing.assert_close(ours.encoder(images), expected, **CLOSE)
-    assert any(note.startswith("left out: head.attention") for note in found.notes)
-
-
-def dinov2(registers: int, **options: Any) -> Any:
-    if registers:
-        config = transformers.Dinov2WithRegistersConfig(**DINO, num_register_tokens=registers, **options)
-        return randomised(transformers.Dinov2WithRegistersModel(config))
-    return randomised(transformers.Dinov2Model(transformers.Dinov2Config(**DINO, **options)))
-
-
-@pytest.mark.parametrize("registers", [0, 3])
-@pytest.mark.parametrize("swiglu", [False, True])
-@torch.no_grad()
-def test_dinov2(tmp_path: Path, registers: int, swiglu: bool) -> None:
-    theirs = dinov2(registers, use_swiglu_ffn=swiglu)
-    ours, _ = load(saved(theirs, tmp_path))
-    images = pictures(ours)
-    expected = theirs(normed(ours, images))
-    tokens = ours.encoder.tokens(images)
-    torch.testing.assert_close(tokens, expected.last_hidden_state, **CLOSE)
-    torch.testing.assert_close(tokens[:, 0], expected.pooler_output, **CLOSE)
-
-
-@pytest.mark.parametrize("native", [False, True])
-@torch.no_grad()
-def test_aimv2(tmp_path: Path, native: bool) -> None:
-    theirs = randomised(transformers.Aimv2VisionModel(transformers.Aimv2VisionConfig(**VISION, is_native=native)))
-    ours, _ = load(saved(theirs, tmp_path))
-    images = pictures(ours)
-    expected = theirs(normed(ours, images)).last_hidden_state
-    torch.testing.assert_close(ours.encoder(images), expected, **CLOSE)
-
-
-def captions() -> tuple[Tensor, Tensor]:
-    """Of 8, 4 and 2 tokens, the last of each the end token; behind it padding."""
-    tokens, lengths = torch.full((3, 8), 1), torch.tensor([8, 4, 2])
-    for row, length in zip(tokens, lengths, strict=True):
-        row[: length - 1] = torch.arange(int(length) - 1) * 5 + 3
-        row[length - 1] = TEXT["eos_token_id"]
-    return tokens, lengths
-
-
-@pytest.mark.parametrize("end", [49, 2])
-@torch.no_grad()
-def test_clip(tmp_path: Path, end: int) -> None:
-    """2 is what old configs call the end token, whatever it is: there its highest number tells."""
-    config = transformers.CLIPConfig(vision_config=VISION, text_config=TEXT | {"eos_token_id": end}, projection_dim=20)
-    theirs = randomised(transformers.CLIPModel(config))
-    ours, _ = load(saved(theirs, tmp_path))
-    images, (tokens, lengths) = pictures(ours), captions()
-    expected = theirs(input_ids=tokens, pixel_values=normed(ours, images))
-    image, text = ours.encode_images(images), ours.encode_texts(tokens, lengths)
+def assert_same_scores(model: Any, theirs: Any, tokens: Tensor, lengths: Tensor) -> None:
+    images = pictures()
+    expected = theirs(input_ids=tokens, pixel_values=normed(images, model.encoder))
+    image, text = model.encode_images(images), model.encode_texts(tokens, lengths)
     torch.testing.assert_close(image, expected.image_embeds, **CLOSE)
     torch.testing.assert_close(text, expected.text_embeds, **CLOSE)
-    torch.testing.assert_close(ours.projection.scale * image @ text.T, expected.logits_per_image, **CLOSE)
-
-
-@torch.no_grad()
-def test_siglip(tmp_path: Path) -> None:
-    text = TEXT | {"projection_size": VISION["hidden_size"]}
-    theirs = randomised(transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config=text)))
-    ours, _ = load(saved(theirs, tmp_path))
-    images, (tokens, lengths) = pictures(ours), captions()
-    expected = theirs(input_ids=tokens, pixel_values=normed(ours, images))
-    image, text = ours.encode_images(images), ours.encode_texts(tokens, lengths)
-    torch.testing.assert_close(image, expected.image_embeds, **CLOSE)
-    torch.testing.assert_close(text, expected.text_embeds, **CLOSE)
-    scores = ours.projection.scale * image @ text.T + ours.projection.bias
+    scores = model.projection.scale * image @ text.T
+    scores = scores if model.projection.bias is None else scores + model.projection.bias
     torch.testing.assert_close(scores, expected.logits_per_image, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_two_towers(family: str, tmp_path: Path) -> None:
+    theirs = write_two_towers(tmp_path / "published", family)
+    model = imported(tmp_path / "published", tmp_path / "run")
+    assert_same_scores(model, theirs, *captions(end=1))
+
+    out = exported(tmp_path / "run", tmp_path / "out")
+    assert type(out) is type(theirs)
+    assert_same_scores(model, out, *captions(end=1))
+    imported(tmp_path / "out", tmp_path / "again")
+    assert_same_run(tmp_path / "run", tmp_path / "again")
+
+
+def test_old_configs_of_clip_call_the_end_token_2_whatever_it_is(tmp_path: Path) -> None:
+    """There transformers reads a caption at its highest number, so the test's captions end with that."""
+    theirs = write_two_towers(tmp_path / "published", "clip", eos_token_id=2)
+    model = imported(tmp_path / "published", tmp_path / "run")
+    assert_same_scores(model, theirs, *captions(end=theirs.config.text_config.vocab_size - 1))
+    assert Tokenizer.Config(path=str(tmp_path / "run")).build().roles.end == "<|endoftext|>"
+
+
+@torch.no_grad()
+def test_padding_is_to_a_tower_that_sees_it_what_it_was(tmp_path: Path) -> None:
+    """SigLIP pads with its end token; ours has a token of its own for that, which must look the same."""
+    theirs = write_two_towers(tmp_path / "published", "siglip")
+    model = imported(tmp_path / "published", tmp_path / "run")
+    tokenizer = Tokenizer.Config(path=str(tmp_path / "run")).build()
+    tokens, lengths = captions(end=tokenizer.end)
+    expected = theirs.get_text_features(tokens).pooler_output
+    for row, length in zip(tokens, lengths, strict=True):
+        row[length:] = tokenizer.pad
+    assert tokenizer.pad != tokenizer.end
+    torch.testing.assert_close(model.encode_texts(tokens, lengths), F.normalize(expected, dim=-1), **CLOSE)
 
 
 def unpacked(name: str, folder: Path, config: dict[str, Any], file: str) -> Recorded:
     """A recorded model as the folder that its library would have written."""
     found = recorded(name)
-    folder.mkdir(exist_ok=True)
-    save_file(found.state, folder / "model.safetensors")
+    folder.mkdir()
+    save_file(found.state, folder / "open_clip_model.safetensors")
     (folder / file).write_text(json.dumps(config))
+    tokenizer(folder, "word")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "pad_token": "<pad>"}))
     return found
 
 
@@ -181,12 +129,11 @@ def unpacked(name: str, folder: Path, config: dict[str, Any], file: str) -> Reco
 def test_open_clip(tmp_path: Path, name: str) -> None:
     facts = recorded(name).facts
     config = {"model_cfg": facts["config"], "preprocess_cfg": {"mean": facts["mean"], "std": facts["std"]}}
-    theirs = unpacked(name, tmp_path, config, "open_clip_config.json")
-    ours, _ = load(tmp_path)
+    theirs = unpacked(name, tmp_path / "published", config, "open_clip_config.json")
+    ours = imported(tmp_path / "published", tmp_path / "run")
     images, tokens = theirs.inputs["images"], theirs.inputs["tokens"]
-    lengths = tokens.argmax(-1) + 1
     torch.testing.assert_close(ours.encoder(images), theirs.outputs["patch_features"], **CLOSE)
-    image, text = ours.encode_images(images), ours.encode_texts(tokens, lengths)
+    image, text = ours.encode_images(images), ours.encode_texts(tokens, tokens.argmax(-1) + 1)
     torch.testing.assert_close(image, F.normalize(theirs.outputs["image_features"], dim=-1), **CLOSE)
     torch.testing.assert_close(text, F.normalize(theirs.outputs["text_features"], dim=-1), **CLOSE)
     torch.testing.assert_close(ours.projection.scale * image @ text.T, theirs.outputs["image_logits"], **CLOSE)
@@ -200,8 +147,48 @@ def test_ml_aim(tmp_path: Path, name: str) -> None:
         names = {"img_size": "image_size", "embed_dim": "hidden_size", "mlp_hidden_dim": "intermediate_size"}
         names |= {"num_blocks": "num_hidden_layers", "num_heads": "num_attention_heads"}
         config = {names.get(k, k): v for k, v in config.items() if k != "pos_embed_type"} | {"model_type": "aimv2"}
-    theirs = unpacked(name, tmp_path, config, "config.json")
-    ours, _ = load(tmp_path)
-    features = theirs.outputs["full.normed" if name == "aim_v1" else "patch_features"]
-    torch.testing.assert_close(ours.encoder.position, theirs.outputs["position"], atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.encoder(theirs.inputs["images"]), features, **CLOSE)
+    theirs = unpacked(name, tmp_path / "published", config, "config.json")
+    encoder = imported(tmp_path / "published", tmp_path / "run").encoder
+    expected = theirs.outputs["full.normed" if name == "aim_v1" else "patch_features"]
+    torch.testing.assert_close(encoder.position, theirs.outputs["position"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoder(theirs.inputs["images"]), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_other_resolutions_are_those_of_the_class_that_antialiases_as_we_do(tmp_path: Path) -> None:
+    """Of transformers' classes that is DINOv2 with registers alone; the others shrink and grow without antialiasing."""
+    theirs = write_alone(tmp_path / "published", "Dinov2WithRegistersModel")
+    imported(tmp_path / "published", tmp_path / "run")
+    for height, width in ((20, 8), (8, 8)):
+        model = Features.Config(
+            encoder=replace(read_config(tmp_path / "run").model.encoder, image_size=(height, width))
+        )
+        other = model.build()
+        start_part(other, "encoder", tmp_path / "run")
+        images = pictures(height, width)
+        expected = theirs(normed(images, other.encoder)).last_hidden_state
+        torch.testing.assert_close(other.encoder.tokens(images), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["CLIPVisionModel", "SiglipVisionModel"])
+def test_the_exported_processor_gives_the_same_pixels(name: str, tmp_path: Path) -> None:
+    """For pictures of the size that is wanted: cut out of the centre or not, bilinear or bicubic."""
+    write_alone(tmp_path / "published", name)
+    encoder = imported(tmp_path / "published", tmp_path / "run").encoder
+    exported(tmp_path / "run", tmp_path / "out")
+    images = pictures()
+    for folder in ("published", "out"):
+        processor = AutoImageProcessor.from_pretrained(tmp_path / folder, backend="pil")
+        pixels = processor(list(images), return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels, normed(images, encoder), atol=1e-5, rtol=0)
+
+
+def test_the_exported_tokenizer_ends_captions(tmp_path: Path) -> None:
+    """One that puts nothing around a text by itself, as ours do."""
+    write_two_towers(tmp_path / "published", "siglip")
+    imported(tmp_path / "published", tmp_path / "run")
+    exported(tmp_path / "run", tmp_path / "out")
+    ours, theirs = Tokenizer.Config(path=str(tmp_path / "run")).build(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    found = theirs(["a cat", "two dogs"], padding="max_length", truncation=True)["input_ids"]
+    wanted = [[*ours.encode(text), ours.end] for text in ("a cat", "two dogs")]
+    assert found == [[*ids, *[ours.pad] * (8 - len(ids))] for ids in wanted]
