@@ -2,7 +2,7 @@
 
 from mm1.data.packed import Packed
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.recipes.sizes import decoder, decoder_size, law_peak_lr
+from mm1.recipes.sizes import decoder, decoder_peak_lr
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Run
 
@@ -27,13 +27,64 @@ def language_model_small() -> Run.Config:
     )
 
 
+def language_model_9m() -> Run.Config:
+    """The smallest decoder of MM1's search for learning rates, 9M, on text."""
+    return _paper("9M")
+
+
+def language_model_85m() -> Run.Config:
+    """A decoder of MM1's search for learning rates, 85M, on text."""
+    return _paper("85M")
+
+
+def language_model_302m() -> Run.Config:
+    """A decoder of MM1's search for learning rates, 302M, on text."""
+    return _paper("302M")
+
+
 def language_model_1b() -> Run.Config:
-    """The decoder of MM1's ablations, 1.2B, on text: rows of 4,096 tokens, peak rate from the law."""
+    """The decoder of MM1's ablations, 1.2B, on text."""
+    return _paper("1.2B")
+
+
+def language_model_3b() -> Run.Config:
+    """The decoder of MM1-3B, 2.9B, on text."""
+    return _paper("2.9B")
+
+
+def language_model_7b() -> Run.Config:
+    """The decoder of MM1-7B, 6.4B, on text."""
+    return _paper("6.4B")
+
+
+def language_model_30b() -> Run.Config:
+    """The decoder of MM1-30B on text; with z-loss, which the paper has for this size."""
+    run = _paper("30B")
+    run.model.z_loss = 1e-4  # type: ignore[attr-defined]
+    return run
+
+
+def language_model_3b_moe() -> Run.Config:
+    """The decoder of MM1-3B-MoE on text: 64 experts in every second block of the 2.9B."""
+    return _paper("3B-MoE")
+
+
+def language_model_7b_moe() -> Run.Config:
+    """The decoder of MM1-7B-MoE on text: 32 experts in every fourth block of the 6.4B."""
+    return _paper("7B-MoE")
+
+
+def _paper(size: str) -> Run.Config:
+    """Rows of 4,096 tokens, 512 a step, peak rate from the law, decay 0.1 of it.
+
+    MM1 does not say how its language models were pre-trained: batch, steps and warm-up are those of its multimodal
+    stage.
+    """
     return Run.Config(
         steps=200_000,
-        model=LanguageModel.Config(decoder=decoder("1.2B")),
+        model=LanguageModel.Config(decoder=decoder(size)),
         feed=Packed.Config(sources={"text": "data/text"}, weights={"text": 1.0}, rows=512, workers=4),
-        optimizer=Optimizer.Config(peak_lr=float(f"{law_peak_lr(decoder_size('1.2B')):.3g}"), warmup=2000),
+        optimizer=Optimizer.Config(peak_lr=decoder_peak_lr(size), warmup=2000),
         recompute=1,
         compile=True,
     )

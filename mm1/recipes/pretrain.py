@@ -12,7 +12,7 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.recipes.sizes import decoder, decoder_size, encoder, law_peak_lr
+from mm1.recipes.sizes import decoder, decoder_peak_lr, encoder
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Run
 
@@ -74,6 +74,16 @@ def pretrain_30b() -> Run.Config:
     return run
 
 
+def pretrain_3b_moe() -> Run.Config:
+    """MM1-3B-MoE: as MM1-3B, with 64 experts in every second block of the decoder."""
+    return _paper("3B-MoE", encoder("H/14", 378))
+
+
+def pretrain_7b_moe() -> Run.Config:
+    """MM1-7B-MoE: as MM1-7B, with 32 experts in every fourth block of the decoder."""
+    return _paper("7B-MoE", encoder("H/14", 378))
+
+
 def _paper(size: str, vit: ViT.Config) -> Run.Config:
     """512 rows of 4,096 tokens with at most 16 images, 200k steps, warm-up 2,000, peak rate from the law."""
     return Run.Config(
@@ -88,7 +98,7 @@ def _paper(size: str, vit: ViT.Config) -> Run.Config:
             rows_per_window=512,
             workers=8,
         ),
-        optimizer=Optimizer.Config(peak_lr=float(f"{law_peak_lr(decoder_size(size)):.3g}"), warmup=2000),
+        optimizer=Optimizer.Config(peak_lr=decoder_peak_lr(size), warmup=2000),
         recompute=1,
         compile=True,
         checkpoint_every=1000,

@@ -5,8 +5,10 @@ are those of Apple's public AXLearn models where it has one of the size (docs/pa
 """
 
 import math
+from dataclasses import replace
 
 from mm1.nn.decoder import Decoder
+from mm1.nn.experts import Experts
 from mm1.nn.vit import ViT
 
 # name: (depth, dim, heads)
@@ -18,6 +20,12 @@ DECODERS = {
     "2.9B": (26, 3072, 24),
     "6.4B": (32, 4096, 32),
     "30B": (48, 7168, 56),
+}
+
+# name: (its dense decoder, experts, every how many-th block is sparse); two experts for each token
+MIXTURES = {
+    "3B-MoE": ("2.9B", 64, 2),
+    "7B-MoE": ("6.4B", 32, 4),
 }
 
 # name: (depth, dim, heads, patch)
@@ -43,12 +51,24 @@ def law_peak_lr(num_params: float) -> float:
 
 
 def decoder_size(name: str) -> float:
-    """The size that the law is asked with: 12 * depth * dim^2."""
-    depth, dim, _ = DECODERS[name]
+    """The size that the law is asked with: 12 * depth * dim^2, of the dense decoder for a mixture of experts."""
+    depth, dim, _ = DECODERS[MIXTURES[name][0] if name in MIXTURES else name]
     return 12.0 * depth * dim**2
 
 
+def decoder_peak_lr(name: str) -> float:
+    """The law's rate, in three digits."""
+    return float(f"{law_peak_lr(decoder_size(name)):.3g}")
+
+
 def decoder(name: str) -> Decoder.Config:
+    """A decoder of the ladder, or one of experts.
+
+    Every query head has keys and values of its own; `num_kv_heads` groups them.
+    """
+    if name in MIXTURES:
+        dense, num_experts, every = MIXTURES[name]
+        return replace(decoder(dense), experts=Experts.Config(num_experts=num_experts, every=every))
     depth, dim, heads = DECODERS[name]
     return Decoder.Config(depth=depth, dim=dim, num_heads=heads)
 
