@@ -1,14 +1,17 @@
 """A small prepared world and a model for it, for the tests of training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import raw_files
 
+from mm1.data.images_feed import Images
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.prepare import prepare
 from mm1.data.tokenizer import train_tokenizer
+from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
@@ -92,4 +95,12 @@ def contrastive(world: Path, **fields: Any) -> Run.Config:
     text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
     run.model = CLIP.Config(encoder=encoder(), text=text, dim=16)
     run.feed = Pairs.Config(sources=(str(world / "captions"),), batch=8, context=12)
+    return run
+
+
+def reconstructive(world: Path, **fields: Any) -> Run.Config:
+    run = pretrain(world, **fields)
+    vit = replace(encoder(), positions="fixed", patch_norm=True, bias=False)
+    run.model = AIM.Config(encoder=vit, head_depth=1, head_dim=16)
+    run.feed = Images.Config(sources=(str(world / "captions"), str(world / "pages")), batch=8, micro_batch=4)
     return run

@@ -1,4 +1,4 @@
-"""The feeds of single things, pairs or pictures, rather than of rows that documents are packed into.
+"""The feeds of single things, pairs or images, rather than of rows that documents are packed into.
 
 All things of all folders are numbered through, and each epoch is another permutation of the numbers. The state is how
 many have been taken: a run resumes exactly, on any number of ranks and workers, and with another batch size.

@@ -5,8 +5,11 @@ betas (0.9, 0.95), decay 0.05, the length of the warm-up and a rate that ends at
 without the random crops and flips that are common for such encoders.
 """
 
-from mm1.data.pictures import Pictures
+from dataclasses import replace
+
+from mm1.data.images_feed import Images
 from mm1.nn.aim import AIM
+from mm1.recipes.miniature import DEMO
 from mm1.recipes.sizes import aim_encoder
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Run
@@ -31,9 +34,25 @@ def _paper(size: str, *, steps: int) -> Run.Config:
     return Run.Config(
         steps=steps,
         model=AIM.Config(encoder=aim_encoder(size)),
-        feed=Pictures.Config(sources=("data/captions",), batch=4096, micro_batch=64, workers=8),
+        feed=Images.Config(sources=("data/captions",), batch=4096, micro_batch=64, workers=8),
         optimizer=Optimizer.Config(peak_lr=1e-3, warmup=30_000, weight_decay=0.05, end_fraction=0.0),
         recompute=1,
         compile=True,
         held_out_every=10_000,
+    )
+
+
+def miniature_aim(folder: str = DEMO) -> Run.Config:
+    """AIM in miniature: 8 x 8 patches of 4 pixels, on the pictures of the miniature world.
+
+    Rate and steps are tuned by hand for minutes on one CPU core.
+    """
+    encoder = replace(aim_encoder("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4)
+    return Run.Config(
+        steps=500,
+        model=AIM.Config(encoder=encoder, head_depth=2, head_dim=128),
+        feed=Images.Config(sources=(f"{folder}/world/captions",), batch=64, workers=1),
+        optimizer=Optimizer.Config(peak_lr=2e-3, warmup=50, weight_decay=0.05, end_fraction=0.0),
+        precision="fp32",
+        checkpoint_every=100,
     )

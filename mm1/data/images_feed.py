@@ -1,4 +1,4 @@
-"""The feed of pictures alone, for reconstructive pre-training."""
+"""The feed of images alone, for reconstructive pre-training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from mm1.data.shards import Shards
 from mm1.data.shuffled import Filler, Shuffled
 
 
-class Pictures(Shuffled):
-    """Batches of all pictures of any prepared folders, whatever documents they stand in; texts are left out."""
+class Images(Shuffled):
+    """Batches of all images of any prepared folders, whatever documents they stand in; texts are left out."""
 
-    THINGS = "pictures"
+    THINGS = "images"
 
     @dataclass(kw_only=True, slots=True)
     class Config(Shuffled.Config):
         micro_batch: int | None = None
-        """Pictures that a rank looks at in one pass; a step has as many passes as it needs. None: all in one."""
+        """Images that a rank looks at in one pass; a step has as many passes as it needs. None: all in one."""
 
     config: Config
 
@@ -31,7 +31,7 @@ class Pictures(Shuffled):
         return self.config.micro_batch or super().micro_batch(world_size)
 
     def held_out(self, *, rank: int, world_size: int) -> Iterator[ImageBatch]:
-        """Where the last pictures are fewer than the ranks, they are left out."""
+        """Where the last images are fewer than the ranks, they are left out."""
         filler = _Filler(self.renderer, self.config.sources, "held_out")
         mine = list(range(filler.size - filler.size % world_size))[rank::world_size]
         micro = self.micro_batch(world_size)
@@ -40,7 +40,7 @@ class Pictures(Shuffled):
 
 
 class _Filler(Filler):
-    """Numbers of pictures -> a batch."""
+    """Numbers of images -> a batch."""
 
     def count(self, shards: Shards) -> int:
         return int(shards.image_offsets[-1])
