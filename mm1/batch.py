@@ -74,7 +74,7 @@ class PackedBatch(_Batch):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PairBatch(_Batch):
-    """Images with one caption each: contrastive pre-training. Captions are padded with token 0 after their end."""
+    """Images with one caption each: contrastive pre-training. Captions are padded after their end."""
 
     images: UInt8[Tensor, "B 3 H W"]
     tokens: Int[Tensor, "B L"]

@@ -1,12 +1,13 @@
 """The feed of image-caption pairs, for contrastive pre-training."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mm1.batch import PairBatch
 from mm1.data.document import Text
@@ -14,6 +15,7 @@ from mm1.data.images import ImageError
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 from mm1.data.shuffled import Filler, Shuffled
+from mm1.data.tokenizer import Tokenizer
 
 
 class Pairs(Shuffled):
@@ -53,7 +55,7 @@ class _Filler(Filler):
         return len(shards)
 
     def __call__(self, numbers: Any) -> PairBatch:
-        context, images, captions, ids = self.context, [], [], []
+        tokenizer, context, images, captions, ids = self.renderer.tokenizer, self.context, [], [], []
         for place in numbers:
             shards, number = self.find(place)
             document = shards.document(number)
@@ -61,14 +63,26 @@ class _Filler(Filler):
                 raise ImageError(f"{shards.key(number)}: no picture")
             images.append(self.view(document.images[0], shards.key(number)))
             tokens = [t for part in document.parts if isinstance(part, Text) for t in self.renderer.text_tokens(part)]
-            captions.append([*tokens[: context - 1], self.renderer.tokenizer.end])
+            captions.append(caption(tokens, tokenizer, context))
             ids.append(int.from_bytes(hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()))
-        tokens = np.zeros((len(captions), context), dtype=np.int64)
-        for row, caption in zip(tokens, captions, strict=True):
-            row[: len(caption)] = caption
-        return PairBatch(
-            images=torch.stack(images),
-            tokens=torch.from_numpy(tokens),
-            lengths=torch.tensor([len(caption) for caption in captions]),
-            caption_ids=torch.tensor(ids),
-        )
+        padded, lengths = pad_captions(captions, tokenizer, context)
+        return PairBatch(images=torch.stack(images), tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids))
+
+
+def caption(tokens: Sequence[int], tokenizer: Tokenizer, context: int) -> list[int]:
+    """A text's tokens as a text tower reads them: from the token to begin with, if there is one, to the end token.
+
+    No more than `context` tokens; what is too much is cut before the end token.
+    """
+    begun = [*([] if tokenizer.begin is None else [tokenizer.begin]), *tokens]
+    return [*begun[: context - 1], tokenizer.end]
+
+
+def pad_captions(
+    captions: Sequence[Sequence[int]], tokenizer: Tokenizer, context: int
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"]]:
+    """All of them, padded to `context`, and their lengths."""
+    tokens = torch.full((len(captions), context), tokenizer.pad)
+    for row, tokens_of_one in zip(tokens, captions, strict=True):
+        row[: len(tokens_of_one)] = torch.tensor(tokens_of_one)
+    return tokens, torch.tensor([len(tokens_of_one) for tokens_of_one in captions])

@@ -1,4 +1,4 @@
-"""Benchmarks at several numbers of shots -> predictions and scores in a run folder.
+"""Exams (`mm1.eval.exam`) at several numbers of shots -> predictions and scores in a run folder.
 
 predictions/digits-4shot.jsonl        one question a line, with its prompt, its prediction and its score
 predictions/digits-4shot/17-0.png     the pictures of the first few prompts
@@ -9,36 +9,32 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed
 from PIL import Image as Pillow
 from rich.console import Console
 from rich.progress import Progress
 
 from mm1 import config as configs
 from mm1 import dist
-from mm1.data.document import Document
 from mm1.data.images import decode
 from mm1.data.views import resize
-from mm1.eval.benchmarks import Benchmark, Question
-from mm1.infer.predictor import Predictor
+from mm1.eval.exam import Exam, Line
+from mm1.infer.trained import Trained
 
 NUM_PICTURED = 12
 """Questions of each benchmark whose pictures are written, for people to look at."""
 LONGEST_SIDE = 384
 """Written pictures are made no larger, in pixels."""
-CHUNK = 512
-"""Questions of a rank whose pictures are in memory at once."""
 
 
 def evaluate(
-    predictor: Predictor,
-    benchmarks: Mapping[str, Benchmark],
+    trained: Trained,
+    benchmarks: Mapping[str, Exam],
     shots: Sequence[int],
     folder: Path,
     *,
@@ -54,7 +50,7 @@ def evaluate(
         ConfigError: a benchmark has no questions, or too few records for its demonstrations.
     """
     scores = _known_scores(folder / "scores.json", version)
-    plan = {name: shots if b.config.shots is None else b.config.shots for name, b in benchmarks.items()}
+    plan = {name: benchmark.plan(shots) for name, benchmark in benchmarks.items()}
     total = sum(len(benchmark.chosen) * len(plan[name]) for name, benchmark in benchmarks.items())
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
@@ -62,14 +58,14 @@ def evaluate(
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
             scores[name] = {"metric": benchmark.metric, "chance": benchmark.chance, "shots": known}
-            for num_shots, settings in _settings(benchmark, predictor, plan[name]).items():
+            for num_shots, settings in _settings(benchmark, trained, plan[name]).items():
                 path = folder / "predictions" / f"{name}-{num_shots}shot.jsonl"
                 old = known.get(str(num_shots), {}).get("settings") == settings and path.is_file()
                 if dist.everywhere(old):
                     progress.advance(bar, len(benchmark.chosen))
                     continue
-                lines = _ask(predictor, benchmark, num_shots, lambda num: progress.advance(bar, num))
-                result = _score(benchmark, lines)
+                lines = benchmark.ask(trained, num_shots, lambda n: progress.advance(bar, n * dist.world_size()))
+                result = _result(benchmark, lines)
                 known[str(num_shots)] = result | {"version": version, "settings": settings}
                 _write_predictions(benchmark, num_shots, lines, path)
                 _write(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
@@ -86,11 +82,11 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
     return {name: result for name, result in scores.items() if result["shots"]}
 
 
-def _settings(benchmark: Benchmark, predictor: Predictor, shots: Sequence[int]) -> dict[int, str]:
+def _settings(benchmark: Exam, trained: Trained, shots: Sequence[int]) -> dict[int, str]:
     """Number of shots -> a fingerprint of what answers depend on besides the weights."""
     alike = (
         configs.text(replace(benchmark.config, shots=None)),
-        predictor.renderer.views,
+        trained.renderer.views,
         _fingerprint(benchmark.test),
     )
     train = _fingerprint(benchmark.train) if any(shots) else ""
@@ -104,58 +100,22 @@ def _fingerprint(items: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _ask(
-    predictor: Predictor, benchmark: Benchmark, num_shots: int, advance: Callable[[int], object]
-) -> list[dict[str, Any]]:
-    """A line for each question, in the order of the records, the same on every rank; scores are still missing."""
-    mine = benchmark.chosen[dist.rank() :: dist.world_size()]
-    most = -(-len(benchmark.chosen) // dist.world_size())
-    lines: list[dict[str, Any]] = []
-    for start in range(0, most, CHUNK):
-        asked = [_prompt(benchmark, number, num_shots) for number in mine[start : start + CHUNK]]
-        prompts = [prompt for _, prompt in asked]
-        c = benchmark.config
-        texts = predictor.generate(prompts, max_tokens=c.max_tokens, stop=c.stop)
-        lines += [
-            {"id": question.id, "prompt": prompt.text, "answers": question.answers, "prediction": text.strip()}
-            for (question, prompt), text in zip(asked, texts, strict=True)
-        ]
-        advance(len(asked) * dist.world_size())
-    return _gather(lines)
+def _result(benchmark: Exam, lines: list[Line]) -> dict[str, Any]:
+    scores = [line["score"] for line in lines]
+    figures = {name: float(np.mean([line[name] for line in lines])) for name in benchmark.figures if name in lines[0]}
+    stderr = float(np.std(scores) / len(lines) ** 0.5)
+    return {"score": float(np.mean(scores)), "stderr": stderr, "num_questions": len(lines)} | figures
 
 
-def _prompt(benchmark: Benchmark, number: int, num_shots: int) -> tuple[Question, Document]:
-    question = benchmark.question(benchmark.test[number])
-    return question, benchmark.prompt(question, benchmark.shots(question, number, num_shots))
-
-
-def _gather(lines: list[Any]) -> list[Any]:
-    """The lines of all ranks, which were dealt out one by one."""
-    hands: list[list[Any]] = [lines] * dist.world_size()
-    if dist.world_size() > 1:
-        torch.distributed.all_gather_object(hands, lines)
-    return [hands[i % len(hands)][i // len(hands)] for i in range(sum(map(len, hands)))]
-
-
-def _score(benchmark: Benchmark, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Adds the scores to the lines."""
-    scores = benchmark.score([line["prediction"] for line in lines], [line["answers"] for line in lines])
-    for line, score in zip(lines, scores, strict=True):
-        line["score"] = float(score)
-    mean, stderr = np.mean(scores), np.std(scores) / len(lines) ** 0.5
-    return {"score": float(mean), "stderr": float(stderr), "num_questions": len(lines)}
-
-
-def _write_predictions(benchmark: Benchmark, num_shots: int, lines: list[dict[str, Any]], path: Path) -> None:
+def _write_predictions(benchmark: Exam, num_shots: int, lines: list[Line], path: Path) -> None:
     """Writes the lines, and the pictures of the first prompts, which their lines then list in order of appearance."""
     if dist.rank() != 0:
         return
     place = path.with_suffix("")
     place.mkdir(parents=True, exist_ok=True)
     for number, line in zip(benchmark.chosen[:NUM_PICTURED], lines, strict=False):
-        _, prompt = _prompt(benchmark, number, num_shots)
         line["pictures"] = []
-        for i, image in enumerate(prompt.images):
+        for i, image in enumerate(benchmark.pictures(number, num_shots)):
             file = place / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', line['id'])}-{i}.png"
             shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height))
             size = max(1, round(image.height * shrink)), max(1, round(image.width * shrink))

@@ -1,12 +1,10 @@
 """The two things a trained model is asked for, over documents: to go on, and to say how likely something is."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from mm1 import dist
 from mm1.batch import PackedBatch, move
 from mm1.data.collate import Span, collate
 from mm1.data.document import Document
@@ -14,6 +12,7 @@ from mm1.data.render import Renderer
 from mm1.data.render import Sequence as Rendered
 from mm1.infer.generate import generate
 from mm1.infer.score import log_likelihood
+from mm1.infer.trained import Trained, in_step
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 
@@ -21,7 +20,7 @@ TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 16_384}
 """On a CPU larger batches leave its caches: up to a third slower with a small encoder."""
 
 
-class Predictor:
+class Predictor(Trained):
     """A language model behind the renderer it was trained with.
 
     Documents are asked in batches of about equal lengths; answers come in the order of the questions. In a distributed
@@ -39,7 +38,8 @@ class Predictor:
         """
         if not isinstance(model, LanguageModel):
             raise TypeError(f"{type(model).__name__} is no language model: it has no answers to give")
-        self.model, self.renderer, self.device = model, renderer, device
+        super().__init__(model, renderer, device)
+        self.model: LanguageModel = model
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH[device.type]
 
     def generate(self, documents: Sequence[Document], *, max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
@@ -53,7 +53,7 @@ class Predictor:
         if empty := [i for i, prompt in enumerate(prompts) if not len(prompt.tokens)]:
             raise ValueError(f"document {empty[0]} is empty: there is nothing to go on from")
         answers = [""] * len(prompts)
-        for members in _in_step(self._batches(prompts, max_tokens)):
+        for members in in_step(self._batches(prompts, max_tokens)):
             texts = generate(
                 self.model,
                 self._collate(prompts, members),
@@ -74,7 +74,7 @@ class Predictor:
         """
         sequences = [self.renderer(document, end=False) for document in documents]
         scores = [0.0] * len(sequences)
-        for members in _in_step(self._batches(sequences, 0)):
+        for members in in_step(self._batches(sequences, 0)):
             found = log_likelihood(self.model, self._collate(sequences, members)).tolist()
             for i, score in zip(members, found, strict=False):
                 scores[i] = score
@@ -96,10 +96,3 @@ class Predictor:
         spans = [Span(sequences[i], 0, len(sequences[i].tokens), key=f"document {i}") for i in members]
         spans = spans or [Span.whole(dummy)]
         return move(collate([spans], self.renderer), self.device)
-
-
-def _in_step(batches: Sequence[list[int]]) -> Iterator[list[int]]:
-    """This rank's batches, then empty ones until all ranks are through."""
-    waiting = deque(batches)
-    while not dist.everywhere(not waiting):
-        yield waiting.popleft() if waiting else []

@@ -139,6 +139,10 @@ class CLIP(Model):
         """Features of unit length."""
         return self._texts(tokens, lengths)
 
+    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+        """What a connector sees: the encoder's features, before pooling."""
+        return self.encoder(images)
+
     # FSDP gathers and frees weights around each public entry point, so these must not call one another.
 
     def _images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:

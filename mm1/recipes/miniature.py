@@ -16,8 +16,8 @@ from mm1.data.pairs import Pairs
 from mm1.data.prepare import config_of, prepare
 from mm1.data.sources.miniature.write import Amounts, write_world
 from mm1.data.tokenizer import train_tokenizer
-from mm1.eval.benchmarks import Benchmark
 from mm1.eval.benchmarks.miniature import NEW_LABELS, Miniature
+from mm1.eval.exam import Exam
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder, LanguageModel
@@ -172,14 +172,14 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
     )
 
 
-def _text_benchmarks() -> dict[str, Benchmark.Config]:
+def _text_benchmarks() -> dict[str, Exam.Config]:
     tasks = ("fact", "copy")
     return {f"{task} (text)": Miniature.Config(task=task, seed=1, num_questions=200, shots=(0,)) for task in tasks}
 
 
-def _benchmarks() -> dict[str, Benchmark.Config]:
+def _benchmarks() -> dict[str, Exam.Config]:
     """Before and after fine-tuning the same."""
-    benchmarks: dict[str, Benchmark.Config] = {}
+    benchmarks: dict[str, Exam.Config] = {}
     for task in UNNAMED:
         benchmarks[task] = Miniature.Config(task=task, named=False, seed=1, num_questions=100)
     for task in NAMED:

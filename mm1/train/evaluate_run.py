@@ -7,7 +7,7 @@ from typing import Any
 from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.eval.evaluate import evaluate
-from mm1.infer.predictor import Predictor
+from mm1.infer.trained import Trained
 from mm1.train.folder import load_model, version
 from mm1.train.run import Run
 
@@ -38,5 +38,4 @@ def evaluate_run(
             config.benchmarks[name].shots = tuple(shots)
     benchmarks = {name: config.benchmarks[name].build() for name in chosen}
     model, renderer, _ = load_model(folder, device := dist.start(), config=config)
-    predictor = Predictor(model, renderer, device)
-    return evaluate(predictor, benchmarks, config.shots, out or folder, version=version(folder))
+    return evaluate(Trained(model, renderer, device), benchmarks, config.shots, out or folder, version=version(folder))

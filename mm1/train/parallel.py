@@ -17,7 +17,7 @@ from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.nn.model import Model
 
-ENTRY_POINTS = ("prefill", "step", "log_probs", "encode_images", "encode_texts")
+ENTRY_POINTS = ("prefill", "step", "log_probs", "encode_images", "encode_texts", "encode_patches")
 """Methods besides `forward` that use sharded parameters."""
 
 

@@ -21,10 +21,10 @@ from mm1.config import Configurable, UserError
 from mm1.data.feed import Feed, Step
 from mm1.data.packed import Packed
 from mm1.data.tokenizer import Tokenizer
-from mm1.eval.benchmarks import Benchmark
 from mm1.eval.evaluate import evaluate
-from mm1.infer.predictor import Predictor
+from mm1.eval.exam import Exam
 from mm1.infer.renderer import make_renderer
+from mm1.infer.trained import Trained
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Mean, Model
 from mm1.train.checkpoint import Checkpoints
@@ -55,7 +55,7 @@ class Run(Configurable):
         feed: Feed.Config = field(default_factory=Packed.Config)
         optimizer: Optimizer.Config = field(default_factory=Optimizer.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)
-        benchmarks: dict[str, Benchmark.Config] = field(default_factory=dict)
+        benchmarks: dict[str, Exam.Config] = field(default_factory=dict)
         shots: tuple[int, ...] = (0, 4, 8)
         """Demonstrations in the prompt at which the benchmarks are asked."""
         steps: int = 200_000
@@ -96,7 +96,7 @@ class Run(Configurable):
         # Built, and their questions read, before training: a missing file must not show after it.
         self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
         for benchmark in self.benchmarks.values():
-            _ = benchmark.test, benchmark.train if any(benchmark.config.shots or config.shots) else None
+            benchmark.load(config.shots)
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)
         self.step, self.feed_state, self.bad_updates = 0, None, 0
@@ -220,8 +220,8 @@ class Run(Configurable):
         dist.everywhere(True)  # the weights are there before any rank asks for their fingerprint
         if self.config.benchmarks:
             self.model.eval()
-            predictor = Predictor(self.model, self.renderer, self.device)
-            evaluate(predictor, self.benchmarks, self.config.shots, self.folder, version=version(self.folder))
+            trained = Trained(self.model, self.renderer, self.device)
+            evaluate(trained, self.benchmarks, self.config.shots, self.folder, version=version(self.folder))
         self._describe(finished=True)
 
     def _ceiling(self) -> float:

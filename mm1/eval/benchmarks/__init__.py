@@ -14,19 +14,21 @@ asked, which demonstrations precede them and how a prompt is put together is dec
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mm1.config import ConfigError, Configurable
+from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import ImageError, probe
+from mm1.eval.exam import Exam, Line, Split, gather, share
+from mm1.infer.predictor import Predictor
+from mm1.infer.trained import Trained
 
-Split = Literal["train", "test"]
+__all__ = ["PIXEL", "Benchmark", "Question", "Split", "picture"]
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC")
 """The smallest picture, for an `EXAMPLE`."""
@@ -47,7 +49,7 @@ class Question:
         return Counter(answer for answer in self.answers if answer.strip()).most_common(1)[0][0]
 
 
-class Benchmark(Configurable):
+class Benchmark(Exam):
     """Questions with a score. Records are small; a picture is read only when its question is asked."""
 
     EXAMPLE: ClassVar[Any]
@@ -56,17 +58,8 @@ class Benchmark(Configurable):
     ANSWER: ClassVar[str] = " {}\n"
     """How an answer stands behind its question in a demonstration; what follows the answer is a stop string."""
 
-    metric: str
-    chance: float | None = None
-    """The score of blind guessing, where it is known."""
-
     @dataclass(kw_only=True, slots=True)
-    class Config(Configurable.Config):
-        num_questions: int | None = None
-        """Test records that are asked, drawn by `seed`; None: all. Fewer are a subset of more."""
-        shots: tuple[int, ...] | None = None
-        """Demonstrations in the prompt; None: as many as the run asks everything with."""
-        seed: int = 0
+    class Config(Exam.Config):
         max_tokens: int = 16
         """Tokens of an answer at most."""
         stop: tuple[str, ...] = ("\n",)
@@ -76,11 +69,8 @@ class Benchmark(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self.config = config
-
-    def records(self, split: Split) -> Sequence[Any]:
-        """The raw records: of `test`, to be asked; of `train`, to demonstrate. Asked for once."""
-        raise NotImplementedError
 
     def question(self, record: Any) -> Question:
         raise NotImplementedError
@@ -100,20 +90,6 @@ class Benchmark(Configurable):
     def prompt(self, question: Question, shots: Sequence[Document]) -> Document:
         """The demonstrations, then the question, with nothing between them."""
         return sum(shots, Document(())) + question.prompt
-
-    @cached_property
-    def test(self) -> Sequence[Any]:
-        return self.records("test")
-
-    @cached_property
-    def train(self) -> Sequence[Any]:
-        return self.records("train")
-
-    @cached_property
-    def chosen(self) -> list[int]:
-        """Which test records are asked, in the order of the records."""
-        order = np.random.default_rng(self.config.seed).permutation(len(self.test))
-        return sorted(order[: self.config.num_questions].tolist())
 
     def shots(self, question: Question, number: int, num_shots: int) -> list[Document]:
         """Demonstrations for a question, drawn at random from the train split by the seed and the test record's number.
@@ -138,6 +114,28 @@ class Benchmark(Configurable):
             if not _gives_away(shot, question):
                 shots.append(shot)
         return shots
+
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+        predictor, c, lines = Predictor.of(trained), self.config, []
+        for numbers in share(self.chosen):
+            asked = [self._asked(number, num_shots) for number in numbers]
+            texts = predictor.generate([p for _, p in asked], max_tokens=c.max_tokens, stop=c.stop)
+            lines += [
+                {"id": question.id, "prompt": prompt.text, "answers": question.answers, "prediction": text.strip()}
+                for (question, prompt), text in zip(asked, texts, strict=True)
+            ]
+            advance(len(asked))
+        lines = gather(lines)
+        scores = self.score([line["prediction"] for line in lines], [line["answers"] for line in lines])
+        return [line | {"score": float(score)} for line, score in zip(lines, scores, strict=True)]
+
+    def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
+        return self._asked(number, num_shots)[1].images
+
+    def _asked(self, number: int, num_shots: int) -> tuple[Question, Document]:
+        """A test record's question, and the prompt that it becomes."""
+        question = self.question(self.test[number])
+        return question, self.prompt(question, self.shots(question, number, num_shots))
 
 
 def _gives_away(shot: Document, asked: Question) -> bool:
