@@ -18,7 +18,7 @@ Splitting: a large picture is also seen in tiles, cut from the picture fitted in
     dynamic   the tiles of the grid that suits the picture's shape, row by row, then an overview (MM1.5,
               arXiv:2409.20566); pictures of a document with `MANY` or more of them are not split
 
-Resizing is torch's, antialiased, on uint8: it equals Pillow's to one grey level and is several times faster.
+Resizing is torch's, antialiased, on uint8: it is within two grey levels of Pillow's and several times faster.
 """
 
 import io

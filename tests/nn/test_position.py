@@ -67,3 +67,14 @@ def test_llama3_scaling_turns_by_the_slowed_angles() -> None:
     torch.testing.assert_close(scaled.cos[:, 0, 0], plain.cos[:, 0, 0])  # 10 turns in 64 tokens
     slowest = 700 * 1e4 ** (-14 / 16) / 8
     assert scaled.cos[2, 0, 7].item() == pytest.approx(math.cos(slowest), abs=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [((27, 27), (48, 48)), ((16, 24), (40, 32)), ((3, 5), (1, 1))])
+def test_interpolation_takes_any_grid_to_any_grid(old: tuple[int, int], new: tuple[int, int]) -> None:
+    """378 -> 672 pixels is 27 -> 48 patches; the mean of a table hardly moves."""
+    table = torch.randn(*old, 64) + 3
+    resized = interpolate(table, new)
+    assert resized.shape == (*new, 64)
+    assert resized.isfinite().all()
+    # Unit noise about 3, its edges weighing a little more: measured worst over 200 seeds 0.13, from 3 x 5 to 1 x 1.
+    assert abs(resized.mean() - 3) < 0.3
