@@ -66,12 +66,18 @@ def language_model_30b() -> Run.Config:
 
 def language_model_3b_moe() -> Run.Config:
     """The decoder of MM1-3B-MoE on text: 64 experts in every second block of the 2.9B."""
-    return _paper("3B-MoE")
+    return _sparse("3B-MoE")
 
 
 def language_model_7b_moe() -> Run.Config:
     """The decoder of MM1-7B-MoE on text: 32 experts in every fourth block of the 6.4B."""
-    return _paper("7B-MoE")
+    return _sparse("7B-MoE")
+
+
+def _sparse(size: str) -> Run.Config:
+    run = _paper(size)
+    run.log_every = 100  # a line has a figure for each of some hundred experts
+    return run
 
 
 def _paper(size: str) -> Run.Config:

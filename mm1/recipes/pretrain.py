@@ -76,12 +76,18 @@ def pretrain_30b() -> Run.Config:
 
 def pretrain_3b_moe() -> Run.Config:
     """MM1-3B-MoE: as MM1-3B, with 64 experts in every second block of the decoder."""
-    return _paper("3B-MoE", encoder("H/14", 378))
+    return _sparse("3B-MoE")
 
 
 def pretrain_7b_moe() -> Run.Config:
     """MM1-7B-MoE: as MM1-7B, with 32 experts in every fourth block of the decoder."""
-    return _paper("7B-MoE", encoder("H/14", 378))
+    return _sparse("7B-MoE")
+
+
+def _sparse(size: str) -> Run.Config:
+    run = _paper(size, encoder("H/14", 378))
+    run.log_every = 100  # a line has a figure for each of some hundred experts
+    return run
 
 
 def _paper(size: str, vit: ViT.Config) -> Run.Config:

@@ -25,23 +25,30 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, device=device, dtype=torch.float64))
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        """Figures that came together, and their totals and counts: one sum for hundreds of them."""
 
     def add(self, means: dict[str, Mean]) -> None:
-        for name, mean in means.items():
-            self.sums[name] += torch.stack([mean.total.detach(), mean.count.detach()]).to(self.device, torch.float64)
+        names = tuple(means)
+        columns = ([getattr(mean, side).detach() for mean in means.values()] for side in ("total", "count"))
+        table = torch.stack([torch.stack(column) for column in columns], 1).to(self.device, torch.float64)
+        self.sums[names] = self.sums[names] + table if names in self.sums else table
 
     def state(self) -> dict[str, list[float]]:
         """The sums over all ranks, for a checkpoint. Every rank must call it."""
-        names = _names_everywhere(sorted(self.sums))
+        own: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, device=self.device, dtype=torch.float64))
+        for known, sums in self.sums.items():
+            for name, pair in zip(known, sums.unbind(), strict=True):
+                own[name] = own[name] + pair
+        names = _names_everywhere(sorted(own))
         if not names:
             return {}
-        table = dist.sum_over_ranks(torch.stack([self.sums[name] for name in names]))
+        table = dist.sum_over_ranks(torch.stack([own[name] for name in names]))
         return dict(zip(names, table.tolist(), strict=True))
 
     def restore(self, state: dict[str, list[float]]) -> None:
         for name, sums in state.items() if dist.rank() == 0 else ():
-            self.sums[name] = torch.tensor(sums, device=self.device, dtype=torch.float64)
+            self.sums[(name,)] = torch.tensor([sums], device=self.device, dtype=torch.float64)
 
     def read(self) -> dict[str, float]:
         """Means over all ranks since the last reading; clears the meter. Every rank must call it."""
