@@ -109,13 +109,18 @@ def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
 
 
-def _config(name: str, overrides: Sequence[str] = ()) -> Any:
-    """The config of a recipe, a run folder or a config.json, with overrides applied in order."""
+def _config(name: str, overrides: Sequence[str] = (), *, resumed: Path | None = None) -> Any:
+    """The config of a recipe, a run folder or a config.json, with overrides applied in order.
+
+    Parts that the overrides start from other runs (`init.decoder=runs/x`) take their shape; those of a `resumed` run
+    have it already, and its origins may be gone.
+    """
     import json
 
     from mm1 import config as configs
     from mm1.recipes import recipe
     from mm1.train.folder import read_config
+    from mm1.train.origins import adopt
 
     path = Path(name)
     if path.is_dir():
@@ -124,8 +129,11 @@ def _config(name: str, overrides: Sequence[str] = ()) -> Any:
         found = configs.from_json(json.loads(path.read_text()))
     else:
         found = recipe(name)
+    before = dict(found.init)
     for assignment in overrides:
         configs.override(found, assignment)
+    changed = {part: Path(origin) for part, origin in found.init.items() if before.get(part) != origin}
+    adopt(found, dict.fromkeys(changed, resumed) if resumed else changed, overrides)
     return found
 
 
@@ -175,7 +183,9 @@ def train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
 
     try:
-        _config(arguments.recipe, arguments.overrides).build(folder=arguments.out, resume=arguments.resume).fit()
+        resumed = arguments.out if arguments.resume and (arguments.out / "config.json").is_file() else None
+        config = _config(arguments.recipe, arguments.overrides, resumed=resumed)
+        config.build(folder=arguments.out, resume=arguments.resume).fit()
     finally:
         dist.stop()
 

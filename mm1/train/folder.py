@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
@@ -63,19 +64,22 @@ def version(folder: Path) -> str:
     return hashlib.blake2b(weights_path(folder).read_bytes(), digest_size=8).hexdigest()
 
 
-def start_part(model: Model, part: str, folder: Path) -> None:
+def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
     """Gives `model`'s part the weights of the same part of a finished run.
 
     Weights made for another patch grid are interpolated, a dense decoder becomes one of experts (see `adapt`).
 
     Raises:
-        ConfigError: the part does not exist here or there, or tensors do not fit; all of them are named.
+        ConfigError: the part does not exist here or there, its table is of another tokenizer than this, or tensors do
+            not fit; all of them are named.
     """
     parts = model.parts()
     if part not in parts:
         raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
-    prefix = f"{part}."
-    with safe_open(weights_path(folder), framework="pt") as file:
+    prefix, weights = f"{part}.", weights_path(folder)
+    if any(isinstance(module, nn.Embedding) for module in parts[part].modules()):
+        _check_tokenizer(part, folder, tokenizer)
+    with safe_open(weights, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
         state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     if not state:
@@ -92,6 +96,16 @@ def start_part(model: Model, part: str, folder: Path) -> None:
     if wrong or extra or set(missing) - tied:
         raise ConfigError(f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not known here {extra}")
     parts[part].load_state_dict(state, strict=False)
+
+
+def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where a table of tokens would stand for the words of another vocabulary."""
+    theirs = Tokenizer.Config(path=str(folder)).build().fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise ConfigError(
+            f"init.{part}={folder} was trained with the tokenizer {theirs}, this run's data were prepared with "
+            f"{tokenizer.fingerprint}: prepare them with --tokenizer {folder}"
+        )
 
 
 def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tuple[Model, Renderer, Any]:

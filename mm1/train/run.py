@@ -90,7 +90,7 @@ class Run(Configurable):
             self.model: Model = config.model.build(vocab_size=self.tokenizer.vocab_size)
         saved = self.checkpoints.steps() if resume else []
         for part, origin in config.init.items() if not saved else ():
-            start_part(self.model, part, Path(origin))
+            start_part(self.model, part, Path(origin), tokenizer=self.tokenizer)
         self.renderer = make_renderer(self.model, self.tokenizer, config.feed)
         self.feed = config.feed.build(renderer=self.renderer, seed=config.seed)
         # Built, and their questions read, before training: a missing file must not show after it.

@@ -1,6 +1,7 @@
 """Every family of language models, tiny and random: in, out and in again, against transformers' own classes."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -77,3 +78,14 @@ def greedy_texts(model: Any, tokenizer: Any) -> list[str]:
 def our_greedy_texts(run: Path) -> list[str]:
     model, renderer, _ = load_model(run, CPU)
     return Predictor(model, renderer, CPU).generate([Document((Text(text),)) for text in TEXTS], max_tokens=12)
+
+
+@pytest.mark.slow
+def test_two_blocks_at_the_width_of_3b() -> None:
+    """Measured at most 9e-6."""
+    shape = {"hidden_size": 3072, "num_hidden_layers": 2, "num_attention_heads": 24, "intermediate_size": 8192}
+    with TemporaryDirectory() as name:  # 2 GB, which pytest would keep
+        folder = Path(name)
+        original = write_model(folder / "published", "qwen3", **shape, num_key_value_heads=8, head_dim=128)
+        import_model(str(folder / "published"), folder / "run")
+        assert_same_logits(folder / "run", original, AutoTokenizer.from_pretrained(folder / "published"))

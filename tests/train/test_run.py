@@ -12,6 +12,7 @@ from worlds import contrastive, make_world, pretrain, text_only
 
 from mm1.config import ConfigError
 from mm1.data.feed import Step
+from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.train.folder import load_model, start_part
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Diverged, Interrupted, Run
@@ -142,12 +143,16 @@ def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
     lm = fit(text_only(world, steps=1), tmp_path / "lm")
     config = text_only(world)
     config.model.decoder.dim = 64  # type: ignore[attr-defined]
+    model, tokenizer = config.model.build(vocab_size=30), Tokenizer.Config(path=str(lm)).build()
     with pytest.raises(ConfigError, match=r"decoder.*does not fit.*blocks\.0"):
-        start_part(config.model.build(vocab_size=30), "decoder", lm)
+        start_part(model, "decoder", lm, tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="did you mean 'decoder'"):
-        start_part(config.model.build(vocab_size=30), "decodr", lm)
+        start_part(model, "decodr", lm, tokenizer=tokenizer)
     with pytest.raises(FileNotFoundError, match="not finished"):
-        start_part(config.model.build(vocab_size=30), "decoder", tmp_path)
+        start_part(model, "decoder", tmp_path, tokenizer=tokenizer)
+    other = train_tokenizer(["other words"], tmp_path / "tokenizer.json", vocab_size=300)
+    with pytest.raises(ConfigError, match=f"was trained with the tokenizer .* prepare them with --tokenizer {lm}"):
+        start_part(model, "decoder", lm, tokenizer=other)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: Path, tmp_path: Path) -> None:

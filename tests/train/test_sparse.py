@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from worlds import make_world, sparse, text_only
 
 from mm1.config import ConfigError
+from mm1.data.tokenizer import Tokenizer
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.train.folder import load_model, start_part
@@ -46,7 +47,8 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(world: Path, tmp_path: Pat
     config = sparse(world, steps=2, init={"decoder": str(tmp_path / "dense")})
     model = config.model.build(vocab_size=load_model(tmp_path / "dense", torch.device("cpu"))[0].decoder.vocab_size)  # type: ignore[attr-defined]
     assert isinstance(model, MM1)
-    start_part(model, "decoder", tmp_path / "dense")
+    tokenizer = Tokenizer.Config(path=str(tmp_path / "dense")).build()
+    start_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
     origin = load_file(tmp_path / "dense" / "model.safetensors")
     experts = model.decoder.blocks[1].feed_forward
     assert isinstance(experts, Experts)

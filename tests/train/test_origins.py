@@ -1,0 +1,87 @@
+"""Runs that start from parts of other runs, imported ones among them: the parts bring their shape along."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import worlds
+
+from mm1 import cli
+from mm1 import config as configs
+from mm1.config import ConfigError
+from mm1.nn.experts import Experts
+from mm1.nn.mm1 import MM1
+from mm1.recipes import recipe
+from mm1.train.folder import write_json
+from mm1.train.origins import adopt
+from mm1.train.run import Run
+
+
+def write_config(folder: Path, config: Run.Config) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", configs.to_json(config))
+    return folder
+
+
+def joint(tmp_path: Path, **decoder: object) -> Path:
+    """The config of a run with an encoder of 16 pixels and a decoder 32 wide."""
+    config = MM1.Config(encoder=replace(worlds.encoder(), image_size=16), decoder=replace(worlds.decoder(), **decoder))
+    return write_config(tmp_path / "joint", Run.Config(model=config))
+
+
+def test_a_part_takes_the_shape_of_its_origin_and_what_changed_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, origin = recipe("pretrain_small"), joint(tmp_path, qk_norm="head")
+    assert isinstance(config.model, MM1.Config)
+    connector = config.model.connector
+    adopt(config, {"decoder": origin})
+    assert config.model.decoder == replace(worlds.decoder(), qk_norm="head")
+    assert config.model.connector == connector
+    said = capsys.readouterr().err
+    assert f"init.decoder={origin} brings its shape:" in said
+    assert "model.decoder.dim 256 -> 32" in said
+    assert "model.decoder.qk_norm None -> head" in said
+
+
+def test_the_size_of_pictures_is_the_recipes(tmp_path: Path) -> None:
+    config = recipe("pretrain_small")
+    adopt(config, {"encoder": joint(tmp_path)})
+    assert config.model.encoder == replace(worlds.encoder(), image_size=96)  # type: ignore[attr-defined]
+
+
+def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(tmp_path: Path) -> None:
+    config = recipe("pretrain_small")
+    config.model.decoder.experts = Experts.Config(num_experts=4, balance_loss=0.5)  # type: ignore[attr-defined]
+    adopt(config, {"decoder": joint(tmp_path)})
+    experts = Experts.Config(num_experts=4, balance_loss=0.5)
+    assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
+    adopt(config, {"decoder": joint(tmp_path, experts=Experts.Config(num_experts=8, every=1, balance_loss=0.1))})
+    experts = Experts.Config(num_experts=8, every=1, balance_loss=0.5)
+    assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
+
+
+def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
+    config, origin = recipe("pretrain_small"), joint(tmp_path)
+    wishes = ["model.decoder.dim=64", "model.decoder.num_heads=2", "model.encoder.image_size=24"]
+    for wish in wishes:
+        configs.override(config, wish)
+    with pytest.raises(ConfigError, match=rf"model.decoder.dim=64 contradicts init.decoder={origin}, where it is 32"):
+        adopt(config, {"encoder": origin, "decoder": origin}, wishes)
+    adopt(config, {"encoder": origin}, wishes)
+    assert config.model.encoder.image_size == 24  # type: ignore[attr-defined]
+
+
+def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) -> None:
+    config = worlds.pretrain(tmp_path, init={"encoder": "nowhere"})  # a recipe's own: the run may not be made yet
+    write_config(tmp_path, config)
+    assert cli._config(str(tmp_path), ["steps=3"]).model == config.model
+    with pytest.raises(FileNotFoundError, match="elsewhere is no run folder"):
+        cli._config(str(tmp_path), ["init.encoder=elsewhere"])
+
+
+def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
+    run = joint(tmp_path)
+    resumed = cli._config("pretrain_small", ["init.decoder=gone", "model.connector.num_tokens=4"], resumed=run)
+    assert resumed.model.decoder == worlds.decoder()
+    assert resumed.init == {"decoder": "gone"}
