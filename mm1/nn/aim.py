@@ -110,6 +110,10 @@ class AIM(Model):
         total, count = patch_regression(predictions, patch_targets(self.encoder.patches(batch.images)), prefixes)
         return Losses(total / (self.num_patches / 2), {"loss": Mean(total.detach(), count)})
 
+    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+        """What a connector or a probe sees: features of patches that have all seen one another."""
+        return self.encoder(images)
+
     def prefixes(self, images: UInt8[Tensor, "N 3 H W"]) -> Int[Tensor, " N"]:
         """The length of each image's prefix, from 1 to P - 1 patches.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from worlds import contrastive, make_world, pretrain, text_only
+from worlds import contrastive, make_world, pretrain, reconstructive, text_only
 
 from mm1.config import ConfigError
 from mm1.data.feed import Step
@@ -46,7 +46,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     monkeypatch.setattr(Run, "_update", ending)
 
 
-@pytest.mark.parametrize("make", [pretrain, text_only, contrastive])
+@pytest.mark.parametrize("make", [pretrain, text_only, contrastive, reconstructive])
 def test_every_kind_of_run_learns_and_leaves_a_whole_folder(make: Any, world: Path, tmp_path: Path) -> None:
     folder = fit(make(world, steps=24), tmp_path / "run")
     trained = [line for line in lines(folder) if "loss" in line]
