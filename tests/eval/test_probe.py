@@ -22,7 +22,7 @@ COLOURS = {"dark": 40, "light": 200}
 
 
 def marked(num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise of 9 patches and 6 channels, but in one patch the sign of channel 5 tells the class, and channel 4 where."""
+    """Noise of 9 patches and 6 channels, but in one patch the sign of channel 5 tells the class, channel 4 where."""
     draw = torch.Generator().manual_seed(seed)
     features, labels = torch.randn(num, 9, 6, generator=draw), torch.arange(num) % 2
     place = torch.randint(9, (num,), generator=draw)
