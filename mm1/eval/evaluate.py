@@ -47,8 +47,10 @@ def evaluate(
     is the standard deviation of the questions' scores over the square root of their number.
 
     Raises:
-        ConfigError: a benchmark has no questions, or too few records for its demonstrations.
+        ConfigError: the model cannot be asked a benchmark, or it has too few records for its demonstrations.
     """
+    for benchmark in benchmarks.values():
+        benchmark.check(trained.model)
     scores = _known_scores(folder / "scores.json", version)
     plan = {name: benchmark.plan(shots) for name, benchmark in benchmarks.items()}
     total = sum(len(benchmark.chosen) * len(plan[name]) for name, benchmark in benchmarks.items())

@@ -16,9 +16,10 @@ import numpy as np
 import torch.distributed
 
 from mm1 import dist
-from mm1.config import Configurable
+from mm1.config import ConfigError, Configurable
 from mm1.data.document import Image
 from mm1.infer.trained import Trained
+from mm1.nn.model import Model
 
 Split = Literal["train", "test"]
 
@@ -36,6 +37,8 @@ class Exam(Configurable):
     """What a score is."""
     chance: float | None = None
     """The score of blind guessing, where it is known."""
+    needs: ClassVar[dict[str, str]] = {}
+    """Methods of the model that it calls -> what a model that has them is."""
     figures: ClassVar[tuple[str, ...]] = ()
     """Further numbers that lines may hold; their means are reported beside the score."""
 
@@ -67,7 +70,7 @@ class Exam(Configurable):
         Ranks share the work (`share`, `gather`) and call together; `advance` is told how many were answered.
 
         Raises:
-            ConfigError: this model cannot be asked, or there are too few train records.
+            ConfigError: there are too few train records.
         """
         raise NotImplementedError
 
@@ -88,6 +91,12 @@ class Exam(Configurable):
         """Which test records are asked, in the order of the records."""
         order = np.random.default_rng(self.config.seed).permutation(len(self.test))
         return sorted(order[: self.config.num_questions].tolist())
+
+    def check(self, model: Model) -> None:
+        """Raises ConfigError where this model cannot be asked."""
+        for method, kind in self.needs.items():
+            if not hasattr(model, method):
+                raise ConfigError(f"{type(self).__name__} asks {kind}; a run of {type(model).__name__} trains none")
 
     def load(self, shots: Sequence[int]) -> None:
         """Reads all records that `ask` will need: a missing file must show before a run, not after it."""

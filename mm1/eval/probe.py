@@ -39,6 +39,7 @@ class Probe(Exam):
     """Accuracy on the test pictures of a probe that has learnt from all train pictures."""
 
     metric = "probe accuracy"
+    needs = {"encode_patches": "an image encoder"}
 
     @dataclass(kw_only=True, slots=True)
     class Config(Exam.Config):

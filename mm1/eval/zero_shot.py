@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -28,6 +29,7 @@ class ZeroShot(Exam):
 
     metric = "zero-shot accuracy"
     figures = ("top5",)
+    needs = {"encode_texts": "an encoder that was trained with captions"}
 
     @dataclass(kw_only=True, slots=True)
     class Config(Exam.Config):
@@ -42,17 +44,17 @@ class ZeroShot(Exam):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if not config.templates:
+            raise ConfigError("templates is empty: give one, as templates=['a photo of a {}.']")
         for template in config.templates:
             if template.count("{}") != 1:
                 raise ConfigError(f"the template {template!r} needs one {{}}, where the class's name goes")
-        if not config.templates:
-            raise ConfigError("templates is empty: give one, as templates=['a photo of a {}.']")
         self.data = config.data.build()
 
     def plan(self, shots: Sequence[int]) -> Sequence[int]:
         return (0,)
 
-    def records(self, split: Split) -> Sequence:
+    def records(self, split: Split) -> Sequence[Any]:
         records, self.chance = self.data.records(split), 1 / len(self.data.names)
         return records
 
@@ -68,7 +70,7 @@ class ZeroShot(Exam):
             for each, nearest in zip(asked, (features @ classes.T).argsort(-1, descending=True).tolist(), strict=True):
                 line = {
                     "id": each.id,
-                    "prompt": f"<image> {self.config.templates[0]}",
+                    "prompt": f"<image> {' | '.join(self.config.templates)}",
                     "answers": [names[each.label]],
                     "prediction": names[nearest[0]],
                     "score": float(nearest[0] == each.label),
@@ -81,6 +83,6 @@ class ZeroShot(Exam):
         """The mean over templates of features of unit length, made to unit length again."""
         templates, found = self.config.templates, []
         for names in share(self.data.names):
-            features = encoder.texts([template.format(name) for name in names for template in templates])
+            features = encoder.texts([template.replace("{}", name) for name in names for template in templates])
             found += features.unflatten(0, (len(names), len(templates))).mean(1).tolist()
         return F.normalize(Tensor(gather(found)), dim=-1)

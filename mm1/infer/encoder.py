@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.pairs import caption, pad_captions
 from mm1.infer.trained import Trained, cut, in_step
@@ -19,42 +18,34 @@ TEXTS_PER_BATCH = 256
 class Encoder(Trained):
     """Features in fp32 on the CPU, in the order of the questions.
 
-    In a distributed run each rank asks its own, and all ranks must call together.
+    In a distributed run each rank asks its own, and all ranks must call together, at least one of them with something.
     """
 
     def patches(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "n P E"]]:
         """The features of patches, batch after batch: what a probe learns from.
 
         Raises:
-            ConfigError: the model has no image encoder of its own.
             ImageError: a picture cannot be decoded.
         """
-        return self._look(images, self._entry("encode_patches"))
+        return self._look(images, self.model.encode_patches)  # type: ignore[arg-type]
 
     def images(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
-        """Features of unit length, to be compared with those of texts. Errors as for `patches`."""
-        return _join(self._look(images, self._entry("encode_images")))
+        """CLIP's features of unit length, to be compared with those of texts; ImageError as for `patches`."""
+        assert isinstance(self.model, CLIP)
+        return torch.cat(list(self._look(images, self.model.encode_images)))
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
-        """Features of unit length. Texts are read as captions are in training, up to the text tower's longest.
-
-        Raises:
-            ConfigError: the model was not trained with texts.
-        """
-        encode, model, tokenizer = self._entry("encode_texts"), self.model, self.renderer.tokenizer
+        """CLIP's features of unit length; texts are read as captions are, up to the text tower's full length."""
+        model, tokenizer, found = self.model, self.renderer.tokenizer, []
         assert isinstance(model, CLIP)
-        context, found = model.text.config.max_length, []
+        context = model.text.config.max_length
         for members in in_step(cut(texts, TEXTS_PER_BATCH)):
             captions = [caption(tokenizer.encode(text), tokenizer, context) for text in members or [""]]
             tokens, lengths = pad_captions(captions, tokenizer, context)
-            found.append(encode(tokens.to(self.device), lengths.to(self.device))[: len(members)].float().cpu())
-        return _join(found)
-
-    def _entry(self, name: str) -> Callable[..., Tensor]:
-        if not hasattr(self.model, name):
-            raise ConfigError(f"{type(self.model).__name__} cannot be asked this benchmark: it has no {name}")
-        return getattr(self.model, name)
+            features = model.encode_texts(tokens.to(self.device), lengths.to(self.device))
+            found.append(features[: len(members)].float().cpu())
+        return torch.cat(found)
 
     @torch.no_grad()
     def _look(self, images: Sequence[Image], encode: Callable[..., Tensor]) -> Iterator[Tensor]:
@@ -68,9 +59,3 @@ class Encoder(Trained):
         if not images:
             return torch.zeros(1, 3, *self.renderer.views.size, dtype=torch.uint8)
         return torch.stack([self.renderer.pixels(image)[0] for image in images])
-
-
-def _join(features: Iterator[Tensor] | list[Tensor]) -> Tensor:
-    """Nothing asked, nothing found: then there is not even a width."""
-    found = list(features)
-    return torch.cat(found) if found else torch.empty(0, 0)

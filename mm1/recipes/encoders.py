@@ -1,10 +1,32 @@
-"""Image encoders, pre-trained by contrast with their captions (CLIP)."""
+"""Image encoders, pre-trained by contrast with their captions (CLIP).
+
+MM1's encoders are ViT-L/14 and ViT-H/14, trained with the CLIP objective; their hyper-parameters are not known. What
+stands here is taken from public runs on public data, and is called a choice where those are silent:
+
+    DFN        Apple's public ViT-H/14 on DFN-5B: 39B pairs seen at 224 px, then 5B at 378; text tower of 24 x 1024
+    DataComp   ViT-L/14: 12.8B pairs in batches of 90,112, peak 1e-3, warm-up 10,000, second beta 0.95, decay 0.2;
+               ViT-B/16: 1.28B pairs in batches of 8,192, peak 5e-4, warm-up 500
+
+Our choices: images are pooled by the mean over patches, so that what a connector sees is what was trained (AXLearn's
+H/14 pools so too); pictures are squashed to the square and not augmented; the text tower is CLIP's. A resolution step
+starts from the run before it, with positions interpolated:
+
+    mm1 train clip_h14_224 feed.sources=['data/captions'] --out runs/clip_h14_224
+    mm1 train clip_h14_378 feed.sources=['data/captions'] --out runs/clip_h14_378
+"""
+
+from dataclasses import replace
 
 from mm1.data.pairs import Pairs
 from mm1.nn.clip import CLIP
+from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+from mm1.recipes.sizes import encoder
 from mm1.train.optimizer import Optimizer
 from mm1.train.run import Run
+
+# encoder: (depth, dim, heads) of the text tower; the common space is as wide. The shapes are open_clip's.
+TEXTS = {"S/16": (12, 384, 6), "B/16": (12, 512, 8), "L/14": (12, 768, 12), "H/14": (24, 1024, 16)}
 
 
 def clip_small() -> Run.Config:
@@ -17,3 +39,56 @@ def clip_small() -> Run.Config:
         precision="fp32",
         checkpoint_every=100,
     )
+
+
+def clip_s16_224() -> Run.Config:
+    """ViT-S/16 at 224 px for a machine of a few GPUs: 128M pairs in batches of 4,096; rate and size are choices."""
+    return _clip("S/16", pairs=128e6, batch=4096, rate=Optimizer.Config(peak_lr=5e-4, warmup=500, betas=(0.9, 0.98)))
+
+
+def clip_b16_224() -> Run.Config:
+    """ViT-B/16 at 224 px: 1.28B pairs in batches of 8,192, as DataComp's "large"."""
+    return _clip("B/16", pairs=1.28e9, batch=8192, rate=Optimizer.Config(peak_lr=5e-4, warmup=500, betas=(0.9, 0.98)))
+
+
+def clip_l14_224() -> Run.Config:
+    """ViT-L/14 at 224 px, the first part of MM1's ablation encoder: 12.8B pairs, as DataComp's "xlarge"."""
+    return _clip("L/14", pairs=12.8e9, batch=90_112, rate=Optimizer.Config(peak_lr=1e-3, warmup=10_000))
+
+
+def clip_l14_336() -> Run.Config:
+    """`clip_l14_224` at MM1's 336 px, an eighth of its pairs more (DFN's share), at a tenth of its rate (a choice)."""
+    return _finer(clip_l14_224(), 336, pairs=12.8e9 / 8, start="runs/clip_l14_224")
+
+
+def clip_h14_224() -> Run.Config:
+    """ViT-H/14 at 224 px, the first part of MM1's final encoder: DFN's 39B pairs; half the rate of L/14 (a choice)."""
+    return _clip("H/14", pairs=39e9, batch=90_112, rate=Optimizer.Config(peak_lr=5e-4, warmup=10_000))
+
+
+def clip_h14_378() -> Run.Config:
+    """`clip_h14_224` at MM1's 378 px: DFN's 5B pairs more, at a tenth of its rate (a choice)."""
+    return _finer(clip_h14_224(), 378, pairs=5e9, start="runs/clip_h14_224")
+
+
+def _clip(name: str, *, pairs: float, batch: int, rate: Optimizer.Config) -> Run.Config:
+    depth, dim, heads = TEXTS[name]
+    text = TextTower.Config(depth=depth, dim=dim, num_heads=heads)
+    return Run.Config(
+        steps=round(pairs / batch),
+        model=CLIP.Config(encoder=encoder(name, 224), text=text, dim=dim, pooling="mean"),
+        feed=Pairs.Config(sources=("data/captions",), batch=batch, workers=8),
+        optimizer=replace(rate, end_fraction=0.0, weight_decay=0.2),
+        recompute=1,
+        compile=True,
+        held_out_every=5000,
+    )
+
+
+def _finer(run: Run.Config, image_size: int, *, pairs: float, start: str) -> Run.Config:
+    """The same model and batch at a higher resolution, from a finished run."""
+    run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
+    run.init = dict.fromkeys(("encoder", "text", "projection"), start)
+    run.steps = round(pairs / run.feed.batch)  # type: ignore[attr-defined]
+    run.optimizer = replace(run.optimizer, peak_lr=run.optimizer.peak_lr / 10, warmup=1000)
+    return run

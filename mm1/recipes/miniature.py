@@ -17,7 +17,9 @@ from mm1.data.prepare import config_of, prepare
 from mm1.data.sources.miniature.write import Amounts, write_world
 from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.benchmarks.miniature import NEW_LABELS, Miniature
+from mm1.eval.classes.miniature import MiniatureClasses
 from mm1.eval.exam import Exam
+from mm1.eval.zero_shot import ZeroShot
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder, LanguageModel
@@ -35,6 +37,8 @@ UNNAMED = ("colour", "shape", "count", "digit")
 """Tasks whose question does not say what is asked: the shots alone do. Pictures as in pre-training."""
 NAMED = ("colour", "shape", "digit", "small digit")
 """Tasks that are asked by name, on pictures with more in them than pre-training showed."""
+TEMPLATES = {"digit": ("digit {}",), "shape": ("{}",), "colour": ("{}",), "count": ("{}",)}
+"""Of zero-shot classification; captions have one to four such words in any order."""
 DIGIT, SMALL = "digit, asked", "small digit, asked"
 
 
@@ -87,6 +91,7 @@ def miniature_encoder(folder: str = DEMO) -> Run.Config:
         ),
         feed=Pairs.Config(sources=(f"{folder}/world/captions",), batch=128, context=8, workers=1),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=30),
+        benchmarks=_zero_shot(),
         precision="fp32",
         checkpoint_every=50,
     )
@@ -170,6 +175,16 @@ def miniature_finetune(folder: str = DEMO) -> Run.Config:
         precision="fp32",
         checkpoint_every=50,
     )
+
+
+def _zero_shot() -> dict[str, Exam.Config]:
+    """Pictures as in pre-training, of scenes and scans that it has not seen, told apart by the words of captions."""
+    return {
+        f"{task}, zero-shot": ZeroShot.Config(
+            data=MiniatureClasses.Config(task=task, seed=1, num_test=200), templates=templates
+        )
+        for task, templates in TEMPLATES.items()
+    }
 
 
 def _text_benchmarks() -> dict[str, Exam.Config]:

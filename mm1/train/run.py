@@ -96,6 +96,7 @@ class Run(Configurable):
         # Built, and their questions read, before training: a missing file must not show after it.
         self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
         for benchmark in self.benchmarks.values():
+            benchmark.check(self.model)
             benchmark.load(config.shots)
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)

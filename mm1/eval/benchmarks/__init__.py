@@ -58,6 +58,8 @@ class Benchmark(Exam):
     ANSWER: ClassVar[str] = " {}\n"
     """How an answer stands behind its question in a demonstration; what follows the answer is a stop string."""
 
+    needs = {"prefill": "a language model"}
+
     @dataclass(kw_only=True, slots=True)
     class Config(Exam.Config):
         max_tokens: int = 16
