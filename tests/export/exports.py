@@ -1,0 +1,110 @@
+"""Small MM1 runs with random weights, and what they say: what the tests of exports compare with."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from PIL import Image as Pillow
+from torch import Tensor
+
+from mm1 import config as configs
+from mm1.data.collate import Span, collate
+from mm1.data.document import Document, Image, Text
+from mm1.data.packed import Packed
+from mm1.infer.predictor import Predictor
+from mm1.nn.attention import Packed as Isolated
+from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.nn.decoder import Decoder
+from mm1.nn.mm1 import MM1
+from mm1.nn.vit import ViT
+from mm1.train.folder import load_model, write_json, write_weights
+from mm1.train.run import Run
+
+SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]
+"""Width and height of the pictures in prompts: some are larger than twice the encoder's 32 pixels."""
+
+
+def model() -> MM1.Config:
+    return MM1.Config(
+        encoder=ViT.Config(image_size=32, patch_size=8, depth=2, dim=32, num_heads=4),
+        connector=CAbstractor.Config(num_tokens=4, dim=16, depth=1),
+        decoder=Decoder.Config(depth=2, dim=64, num_heads=4, num_kv_heads=2, hidden_dim=96, qk_norm="head"),
+    )
+
+
+def feed(**options: Any) -> Packed.Config:
+    return Packed.Config(row_length=512, **options)
+
+
+def make_run(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str = "bpe", seed: int = 0) -> Run.Config:
+    """A finished run with weights from a seed, shaken so that its answers depend on what it is asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny.tokenizer(folder, kind)
+    run = Run.Config(model=config, feed=feed, precision="fp32", steps=1)
+    torch.manual_seed(seed)
+    built = config.build(vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * parameter.std(correction=0).clamp(min=0.05) * torch.randn_like(parameter))
+    write_weights(folder, built.state_dict())
+    write_json(folder / "config.json", configs.to_json(run))
+    params = {name: sum(p.numel() for p in part.parameters()) for name, part in built.parts().items()}
+    write_json(folder / "summary.json", {"model": configs.path_of(config), "params": params, "data": {}, "finished": True})
+    tokenizer.save(folder)
+    return run
+
+
+def picture(number: int, folder: Path, kind: str = "PNG") -> Path:
+    """A smooth picture with some noise, in a file."""
+    width, height = SIDES[number % len(SIDES)]
+    generator = torch.Generator().manual_seed(number)
+    coarse = torch.rand(1, 3, 4, 4, generator=generator)
+    pixels = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+    pixels = (pixels * 230 + 25 * torch.rand(3, height, width, generator=generator)).byte().permute(1, 2, 0)
+    path = folder / f"{number}.{kind.lower()}"
+    Pillow.fromarray(pixels.numpy()).save(path, kind)
+    return path
+
+
+def prompts(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Text with `<image>` marks, and their pictures: none, one and five."""
+    five = [picture(i, folder) for i in range(5)]
+    jpeg = picture(6, folder, "JPEG")
+    return [
+        (" red green cat", []),
+        ("<image> red dog", [jpeg]),
+        ("question<image> cat<image><image> two<image><image> answer", five),
+    ]
+
+
+def document(text: str, pictures: list[Path]) -> Document:
+    waiting = iter(pictures)
+    parts: list[Text | Image] = []
+    for number, piece in enumerate(text.split("<image>")):
+        if number:
+            data = next(waiting).read_bytes()
+            parts.append(Image(data, *Pillow.open(io.BytesIO(data)).size))
+        if piece:
+            parts.append(Text(piece, loss=False))
+    return Document(tuple(parts))
+
+
+def predictor(run: Path, **changes: Any) -> Predictor:
+    model, renderer, _ = load_model(run, torch.device("cpu"))
+    return Predictor(model, replace(renderer, **changes) if changes else renderer, torch.device("cpu"))
+
+
+@torch.no_grad()
+def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of a prompt, its views as the encoder sees them, and the logits after each token."""
+    sequence = asked.renderer(document, end=False)
+    batch = collate([[Span.whole(sequence)]], asked.renderer)
+    model: Any = asked.model
+    hidden = model.decoder(model.inputs(batch), batch.positions, Isolated(batch.boundaries, batch.longest))
+    scale, shift = model.encoder.get_buffer("scale"), model.encoder.get_buffer("shift")
+    views = torch.addcmul(shift, batch.images.float(), scale)
+    return batch.tokens, views[: len(views) if sequence.images else 0], hidden @ model.decoder.head.T

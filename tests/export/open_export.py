@@ -1,0 +1,56 @@
+"""Opens an exported folder as a user does who has no mm1, and writes down what it says. Runs alone, in any environment:
+
+    python -I open_export.py EXPORT REQUEST.json OUT
+
+The request names texts with their pictures, and chats; OUT gets `answers.json` and `tensors.safetensors`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ABSENT = ("mm1", "jaxtyping", "beartype", "torchvision")
+
+
+class Absent:
+    """Finds nothing of these, though they may be installed."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name in ABSENT[:3]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def open_and_ask(folder: str, request: str, out: str) -> None:
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    asked = json.loads(Path(request).read_text())
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    tensors, answers = {}, {"version": transformers.__version__, "texts": [], "chats": []}
+
+    def answer(inputs: Any) -> list[str]:
+        tokens = model.generate(**inputs, max_new_tokens=asked["max_tokens"])
+        return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    with torch.no_grad():
+        for number, batch in enumerate(asked["batches"]):
+            inputs = processor(images=batch["images"] or None, text=batch["texts"])
+            tensors |= {f"{number}.{name}": tensor for name, tensor in inputs.items()}
+            tensors[f"{number}.logits"] = model(**inputs).logits
+            answers["texts"].append(answer(inputs))
+        for number, chat in enumerate(asked["chats"]):
+            inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
+            tensors[f"chat.{number}"] = inputs["input_ids"]
+            answers["chats"].append(answer(inputs)[0])
+    answers["loaded"] = sorted(name for name in ABSENT if name in sys.modules)
+    save_file(tensors, Path(out) / "tensors.safetensors")
+    (Path(out) / "answers.json").write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
+    open_and_ask(*sys.argv[1:])
