@@ -141,8 +141,8 @@ def _own(folder: Path) -> Import | None:
     if not isinstance(model, (Features.Config, CLIP.Config)):
         return None
     written = _written(model, None)
-    _same(folder, "config.json", written.config)
-    _same(folder, PREPROCESSOR, to_preprocessor(model.encoder, image_size(model.encoder)))
+    check_same(folder, "config.json", written.config)
+    check_same(folder, PREPROCESSOR, to_preprocessor(model.encoder, image_size(model.encoder)))
     family, links = written.config["model_type"], written.links
     if isinstance(model, Features.Config):
         return Import(family, model, _no_text(), 0, links, Pairs.Config())
@@ -151,7 +151,8 @@ def _own(folder: Path) -> Import | None:
     return Import(family, model, vocabulary, num_rows, links, Pairs.Config(context=model.text.max_length))
 
 
-def _same(folder: Path, name: str, wanted: dict[str, Any]) -> None:
+def check_same(folder: Path, name: str, wanted: dict[str, Any]) -> None:
+    """Raises ConfigError where a file of our own export is no longer what its `mm1.json` says."""
     found = json.loads((folder / name).read_text(encoding="utf-8"))
     wrong = [key for key, value in wanted.items() if not _holds(found.get(key), value)]
     if wrong:

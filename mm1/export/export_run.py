@@ -5,9 +5,13 @@ from pathlib import Path
 from mm1.dist import say
 from mm1.export.card import write_card
 from mm1.export.encoder_runs import write_encoder
-from mm1.export.language_models import USAGE, write_language_model
+from mm1.export.language_models import USAGE as LANGUAGE_MODEL
+from mm1.export.language_models import write_language_model
+from mm1.export.multimodal import USAGE as MULTIMODAL
+from mm1.export.multimodal import write_multimodal
 from mm1.export.run_folder import aside
 from mm1.nn.decoder import LanguageModel
+from mm1.nn.mm1 import MM1
 from mm1.train.folder import read_config
 
 
@@ -21,8 +25,10 @@ def export_run(run: Path, out: Path, *, part: str | None = None) -> None:
     config = read_config(run)
     with aside(out) as folder:
         if type(config.model) is LanguageModel.Config and part is None:
-            family, usage = write_language_model(run, config, folder), USAGE
+            family, usage = write_language_model(run, config, folder), LANGUAGE_MODEL
+        elif isinstance(config.model, MM1.Config) and part is None:
+            family, usage = write_multimodal(run, config, folder), MULTIMODAL
         else:
             family, usage = write_encoder(run, config, folder, part)
         write_card(run, config, folder, usage)
-    say(f"{out}: {family}, opens with transformers and no other code; see {out / 'README.md'}")
+    say(f"{out}: {family}, opens with transformers; see {out / 'README.md'}")

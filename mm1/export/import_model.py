@@ -8,6 +8,7 @@ from mm1.export import decoders
 from mm1.export.encoder_runs import encoder_weights, read_encoder
 from mm1.export.encoders import FAMILIES as ENCODERS
 from mm1.export.language_models import read_language_model
+from mm1.export.multimodal import read_multimodal
 from mm1.export.options import Options
 from mm1.export.origin import find
 from mm1.export.run_folder import Import, aside, write_run
@@ -24,7 +25,8 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
     origin = find(name, pickle=pickle)
     with aside(out) as folder:
         weights = encoder_weights(origin.folder, pickle=pickle)
-        found = read_encoder(origin.folder, weights) or _language_model(origin.folder, weights)
+        found = read_encoder(origin.folder, weights) or read_multimodal(origin.folder)
+        found = found or _language_model(origin.folder, weights)
         write_run(folder, found, weights, origin)
     for note in found.notes:
         say(f"note: {note}")

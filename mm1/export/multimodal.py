@@ -1,4 +1,4 @@
-"""MM1 runs between a run folder and a folder that transformers opens with the files of `remote/` (trust_remote_code)."""
+"""MM1 runs between a run folder and a folder of the Hugging Face format, which carries `remote/` along."""
 
 import json
 from dataclasses import asdict, replace
@@ -9,21 +9,28 @@ from typing import Any
 import torch
 
 from mm1 import config as configs
-from mm1.data.tokenizer import END, IMAGE, Tokenizer
+from mm1.config import ConfigError
+from mm1.data.packed import Packed
+from mm1.data.tokenizer import END, IMAGE, TOKENIZER, Roles, Tokenizer
 from mm1.export import decoders
+from mm1.export.card import Usage
 from mm1.export.encoder_formats import CLIP_VISION, encoder_format
+from mm1.export.encoder_runs import check_same
 from mm1.export.language_models import MAX_LENGTH, OWN
 from mm1.export.mapping import Link, parted, same, theirs_layout
 from mm1.export.progress import shown
 from mm1.export.remote_code import remote_code
-from mm1.export.tokens import TOKENIZER_CONFIG, export_vocabulary
+from mm1.export.run_folder import Import
+from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
 from mm1.export.vision import under
 from mm1.export.weights import Weights, write_sharded
 from mm1.infer.renderer import make_renderer
 from mm1.nn.mm1 import MM1
 from mm1.train.folder import weights_path, write_json
 
-MODEL_TYPE = "mm1"
+MODEL_TYPE, CONFIG = "mm1", "config.json"
+VIEWS = ("split", "min_tiles", "max_tiles", "index_tokens")
+"""Options of the feed that say into what views a large picture is split."""
 CLASSES = {
     "AutoConfig": "modeling_mm1.MM1Config",
     "AutoModel": "modeling_mm1.MM1Model",
@@ -35,6 +42,29 @@ TEMPLATE, OUR_TOKENS = "chat_template.jinja", f'"{IMAGE}", "{END}", ""'
 """The template, and the tokens as it names them: image, end, begin."""
 NEW_TOKENS = 256
 """Length of an answer where nobody says how long it may be."""
+
+USAGE = Usage(
+    what="A multimodal language model that reads pictures and text and writes text, trained with mm1.",
+    code="""
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("FOLDER", trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained("FOLDER", trust_remote_code=True)
+question = [{"type": "image", "path": "picture.jpg"}, {"type": "text", "text": "What is in the picture?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=True, return_dict=True
+)
+answer = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))
+""",
+    limits=(
+        "The Python files in this folder run on your machine: read them first, they are short.",
+        "It may describe what is not in a picture, and what it writes may be wrong, biased or offensive.",
+        "Before a fine-tuning on instructions it continues pages of text and pictures; it follows no questions yet.",
+        "Nothing is known of its quality beyond the scores above.",
+    ),
+    task="image-text-to-text",
+)
 
 
 def write_multimodal(run: Path, config: Any, folder: Path) -> str:
@@ -56,16 +86,38 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
     ids = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
     dtype = {"dtype": str(next(iter(layouts.values())).dtype).removeprefix("torch.")}
     values["text_config"] |= ids  # some families have ids of their own otherwise
-    write_json(folder / "config.json", values | ids | dtype | {"image_token_index": tokenizer.image})
+    write_json(folder / CONFIG, values | ids | dtype | {"image_token_index": tokenizer.image})
     # As in `mm1.infer.generate`: places for pictures, padding and rows without a token are no answers.
     said = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "suppress_tokens": tokenizer.unsayable}
     write_json(folder / "generation_config.json", ids | said)
     write_processor(model, config, tokenizer, folder, max_length=max_length)
     own = {"model": configs.to_json(config.model), "special_tokens": json.loads(tokenizer.roles.to_json())}
+    own["views"] = {name: getattr(config.feed, name) for name in VIEWS}
     write_json(folder / OWN, own)
     total = sum(layout.num_bytes for layout in layouts.values())
     write_sharded(folder, layouts, shown("export", parted(links, weights), total))
     return f"{family} behind {values['vision_config']['model_type']}"
+
+
+def read_multimodal(folder: Path) -> Import | None:
+    """Our own export, which comes back as it was; None where the folder is of another kind.
+
+    Raises:
+        ConfigError: what makes it ours is gone, or the folder's files are of another model by now.
+    """
+    published = json.loads((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).is_file() else {}
+    if published.get("model_type") != MODEL_TYPE:
+        return None
+    if not (folder / OWN).is_file():
+        raise ConfigError(f"{folder} is an export of mm1 without its {OWN}: get that file, or export the run anew")
+    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    config, num_rows = configs.from_json(own["model"]), published["text_config"]["vocab_size"]
+    model, family = _built(config, num_rows), decoders.family_of(config.decoder)
+    max_length = published["text_config"]["max_position_embeddings"]
+    check_same(folder, CONFIG, published_config(model, config, family, max_length=max_length))
+    vocabulary = Vocabulary((folder / TOKENIZER).read_text(encoding="utf-8"), Roles(**own["special_tokens"]), 0)
+    feed = Packed.Config(row_length=max_length, **own["views"])
+    return Import(MODEL_TYPE, config, vocabulary, num_rows, links_of(model, config, family), feed)
 
 
 def _built(config: MM1.Config, num_rows: int) -> MM1:

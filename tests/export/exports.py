@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from PIL import Image as Pillow
@@ -53,7 +54,9 @@ def make_run(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str
     write_weights(folder, built.state_dict())
     write_json(folder / "config.json", configs.to_json(run))
     params = {name: sum(p.numel() for p in part.parameters()) for name, part in built.parts().items()}
-    write_json(folder / "summary.json", {"model": configs.path_of(config), "params": params, "data": {}, "finished": True})
+    write_json(
+        folder / "summary.json", {"model": configs.path_of(config), "params": params, "data": {}, "finished": True}
+    )
     tokenizer.save(folder)
     return run
 
@@ -108,3 +111,10 @@ def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor
     scale, shift = model.encoder.get_buffer("scale"), model.encoder.get_buffer("shift")
     views = torch.addcmul(shift, batch.images.float(), scale)
     return batch.tokens, views[: len(views) if sequence.images else 0], hidden @ model.decoder.head.T
+
+
+@pytest.fixture
+def modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of exports lands in a folder of this session, not in the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))

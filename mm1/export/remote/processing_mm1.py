@@ -53,7 +53,7 @@ class MM1Processor(ProcessorMixin):
         padding_side: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """Prompts of a batch: `input_ids`, `attention_mask`, and `pixel_values` [views, 3, height, width] of all pictures.
+        """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [views, 3, height, width] of all views.
 
         A picture is a PIL image, the bytes of a file, its path, a URL, a data URL, or an array [height, width, 3]. They
         come in the order of their marks in the texts; lists of pictures for each text may be nested.
@@ -101,8 +101,7 @@ class MM1Processor(ProcessorMixin):
     def _document(self, text: str, pictures: list[Tensor], *, begin: bool) -> tuple[list[int], list[Tensor]]:
         """Tokens and views of one prompt."""
         views = Views(**{key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()})
-        width, height = np.array([(p.shape[2], p.shape[1]) for p in pictures], dtype=np.int64).reshape(-1, 2).T
-        grids = list(zip(*(sides.tolist() for sides in views.grids(width, height, len(pictures))), strict=True))
+        grids = [views.grid(pixels.shape[2], pixels.shape[1], len(pictures)) for pixels in pictures]
         waiting, known = iter(enumerate(grids, 1)), self._control_tokens()
         tokens: list[int] = []
         for piece in re.split(f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text):
