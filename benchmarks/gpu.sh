@@ -8,10 +8,14 @@ export PYTHONPATH=.:${PYTHONPATH:-}
 step() { timeout "${LIMIT:-150}" python3 benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err" \
     || { echo "### $* failed: $(grep -v '^ ' "$note.err" | grep -v '^$' | tail -n 1)" | tee -a "$note"; }; }
 
-python3 -m pytest -q -m gpu tests/nn tests/test_batch.py -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
+python3 -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
 base="feed.rows=16 optimizer.warmup=10"
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0
 step pretrain_ablation_base $base feed.micro_rows=8 recompute=1
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 --text-only
 step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1
+# Experts: a slice of 3B-MoE that fits one GPU, beside the dense model of the same depth.
+slice="feed.rows=16 feed.micro_rows=4 optimizer.warmup=10 recompute=0 compile=false model.decoder.depth=4 --text-only"
+step language_model_3b $slice
+step language_model_3b_moe $slice model.decoder.experts.num_experts=8
