@@ -8,6 +8,9 @@ without the random crops and flips that are common for such encoders.
 from dataclasses import replace
 
 from mm1.data.images_feed import Images
+from mm1.eval.classes.miniature import MiniatureClasses
+from mm1.eval.exam import Exam
+from mm1.eval.probe import Probe
 from mm1.nn.aim import AIM
 from mm1.recipes.miniature import DEMO
 from mm1.recipes.sizes import aim_encoder
@@ -53,6 +56,16 @@ def miniature_aim(folder: str = DEMO) -> Run.Config:
         model=AIM.Config(encoder=encoder, head_depth=2, head_dim=128),
         feed=Images.Config(sources=(f"{folder}/world/captions",), batch=64, workers=1),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=50, weight_decay=0.05, end_fraction=0.0),
+        benchmarks=_probes(),
         precision="fp32",
         checkpoint_every=100,
     )
+
+
+def _probes() -> dict[str, Exam.Config]:
+    probes: dict[str, Exam.Config] = {}
+    for task in ("digit", "shape", "colour", "count"):
+        data = MiniatureClasses.Config(task=task, num_train=1000, num_test=1000, seed=1)
+        probes[task] = Probe.Config(data=data)
+        probes[f"{task}, attentive"] = Probe.Config(data=data, kind="attentive")
+    return probes

@@ -1,0 +1,84 @@
+"""Do features learn anything from foretelling? Probes on AIM's miniature, on the same encoder untrained, and on pixels.
+
+    python benchmarks/aim.py --out runs/aim --seeds 0 1 2 [--threads 1] [a.b=value ...]
+
+Each seed trains `miniature_aim` and, for comparison, the same recipe with steps=0. The probes are those of the recipe:
+classes of the miniature world. What is finished in the folder is not trained again. Prints a table; figures are means
+over seeds, with the standard error of the mean over seeds, and for pixels that over test pictures.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mm1 import config as configs
+from mm1.data.render import Renderer
+from mm1.data.views import Views
+from mm1.eval.evaluate import evaluate
+from mm1.infer.trained import Trained
+from mm1.recipes.aim import miniature_aim
+from mm1.recipes.miniature import make_world
+
+
+class Pixels(nn.Module):
+    """An encoder that does nothing: one "patch", all pixels."""
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, None] / 255
+
+
+def scores(folder: Path) -> dict[str, tuple[float, float]]:
+    """Probe -> accuracy and its standard error over test pictures."""
+    found = json.loads((folder / "scores.json").read_text())
+    results = {name: next(iter(result["shots"].values())) for name, result in found.items()}
+    return {name: (result["score"], result["stderr"]) for name, result in results.items()}
+
+
+def run(out: Path, world: str, seed: int, overrides: list[str]) -> dict[str, tuple[float, float]]:
+    if not (out / "scores.json").exists():
+        config = miniature_aim(world)
+        config.seed = seed
+        for each in overrides:
+            configs.override(config, each)
+        config.build(folder=out, resume=(out / "config.json").exists()).fit()
+    return scores(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/aim"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make_world(arguments.out / "world")
+
+    columns: dict[str, list[dict[str, tuple[float, float]]]] = {"AIM": [], "untrained": []}
+    for seed in arguments.seeds:
+        for name, more in (("AIM", []), ("untrained", ["steps=0"])):
+            folder = arguments.out / f"{name.lower()}-{seed}"
+            columns[name].append(run(folder, str(arguments.out), seed, [*arguments.overrides, *more]))
+    recipe = miniature_aim()
+    probes = {name: config.build() for name, config in recipe.benchmarks.items() if "attentive" not in name}
+    size = (recipe.model.encoder.image_size,) * 2  # type: ignore[attr-defined]
+    pixels = Trained(Pixels(), Renderer(None, Views(size)), torch.device("cpu"))  # type: ignore[arg-type]
+    evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")
+    of_pixels = scores(arguments.out / "pixels")
+
+    print("| probe | AIM | untrained | pixels |\n|---|---|---|---|")
+    for probe in columns["AIM"][0]:
+        cells = []
+        for seeds in columns.values():
+            values = np.array([found[probe][0] for found in seeds])
+            cells.append(f"{values.mean():.3f} +- {values.std(ddof=1) / len(values) ** 0.5:.3f}")
+        cells.append("{:.3f} +- {:.3f}".format(*of_pixels[probe]) if probe in of_pixels else "")
+        print(f"| {probe} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
