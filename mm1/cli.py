@@ -59,7 +59,7 @@ def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentPars
     sub.add_argument("kind", help="captions, interleaved, text, instructions, or any file in mm1/data/sources")
     sub.add_argument("paths", nargs="+", type=Path)
     sub.add_argument("--out", type=Path, required=True)
-    sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json; `mm1 tokenizer` makes one")
+    sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json, or a folder with one")
     sub.add_argument("--held-out", type=float, default=0.0, help="share of documents kept for held-out losses")
 
 

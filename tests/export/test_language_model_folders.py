@@ -20,7 +20,6 @@ from mm1.export import decoders, language_models
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
-from mm1.nn.clip import CLIP
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import Experts
 from mm1.train.folder import load_model, read_config, write_json, write_weights
@@ -145,10 +144,14 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
     assert read_config(tmp_path / "again").model == config.model
 
 
-def test_a_run_that_is_no_language_model_says_so(tmp_path: Path) -> None:
+def test_a_decoder_that_no_family_has_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / "config.json", configs.to_json(Run.Config(model=CLIP.Config())))
-    with pytest.raises(ConfigError, match=r"mm1.nn.clip:CLIP, which cannot be exported"):
+    tiny.tokenizer(tmp_path / "run")
+    decoder = Decoder.Config(depth=2, dim=32, num_heads=2, qk_norm="full")
+    write_json(
+        tmp_path / "run" / "config.json", configs.to_json(Run.Config(model=LanguageModel.Config(decoder=decoder)))
+    )
+    with pytest.raises(ConfigError, match="no published family has norm_placement = pre, qk_norm = full"):
         export_run(tmp_path / "run", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
