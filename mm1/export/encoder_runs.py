@@ -27,6 +27,7 @@ from mm1.export.run_folder import Import
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 from mm1.export.vision import image_size, under
 from mm1.export.weights import Weights, write_sharded
+from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT
@@ -121,11 +122,13 @@ class Written(NamedTuple):
 
 def _written(model: Any, part: str | None) -> Written:
     """Raises ConfigError where the model, or this part of it, has no published shape."""
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, ViT.Config) or part not in (None, "encoder"):
-        raise ConfigError(f"{configs.path_of(model)} has no part {part!r} that can be exported by itself; encoders can")
     if isinstance(model, CLIP.Config) and part is None:
         return Written(model, *published_clip(model))
+    whole = isinstance(model, (Features.Config, AIM.Config))  # AIM's head is of no use behind its encoder
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, ViT.Config) or not (part == "encoder" or (part is None and whole)):
+        what = configs.path_of(model) + ("" if part is None else f", part {part!r}")
+        raise ConfigError(f"{what}: cannot be exported; language models, CLIPs and image encoders (--part encoder) can")
     config, links = published_encoder(encoder)
     return Written(Features.Config(encoder=encoder), config, under(links, "encoder.", ""))
 

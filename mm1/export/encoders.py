@@ -13,7 +13,7 @@ from mm1.export import aim, clip, dinov2, open_clip
 from mm1.export.mapping import Link
 from mm1.export.options import Options
 from mm1.export.pictures import assumed, from_preprocess_cfg, from_preprocessor
-from mm1.export.vision import finish, image_size, part, under
+from mm1.export.vision import covered, finish, image_size, part, under
 from mm1.export.weights import Weights
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
@@ -51,9 +51,8 @@ class Source(NamedTuple):
     weights: Weights
 
     def options(self) -> Options:
-        options = Options.read(self.folder / "config.json")
-        options.left.pop("auto_map", None)
-        return options
+        """AIMv2 comes with code of its own beside the weights that transformers reads without it."""
+        return Options.read(self.folder / "config.json", without="auto_map")
 
     def prefix(self, *candidates: str) -> str:
         """What stands before all names where the encoder is part of a larger model."""
@@ -66,7 +65,7 @@ class Source(NamedTuple):
             options = Options.read(self.folder / "preprocessor_config.json")
             pictures = from_preprocessor(options, image_size(config))
         notes += pictures.notes
-        return replace(config, **pictures.options)
+        return _tiled(replace(config, **pictures.options), notes)
 
     def alone(self, family: str, encoder: ViT.Config, links: list[Link], unused: str, notes: list[str]) -> Published:
         left = sorted(name for name in self.weights.names if re.fullmatch(unused, name))
@@ -76,6 +75,15 @@ class Source(NamedTuple):
                 f"left out: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else ""),
             ]
         return Published(family, Features.Config(encoder=encoder), under(links, "encoder.", ""), unused, notes)
+
+
+def _tiled(config: ViT.Config, notes: list[str]) -> ViT.Config:
+    """SigLIP So400m has patches of 14 for pictures of 384 pixels: they cover 378, and the rest is never seen there."""
+    size = covered(config.image_size, config.patch_size)
+    if size != config.image_size:
+        words = f"its patches of {config.patch_size} cover {size} of the {config.image_size} pixels it asks for"
+        notes.append(f"{words}; here pictures are resized to {size}, so nothing of them is left out")
+    return replace(config, image_size=size)
 
 
 def published(folder: Path, weights: Weights) -> Published | None:
@@ -112,7 +120,7 @@ def _two_towers(source: Source, family: str) -> Published:
     vision, text = part(options, "vision_config"), part(options, "text_config")
     end, dim = text.raw("eos_token_id"), options.take("projection_dim", 512)
     ends = [] if end in (None, 2) else [end]  # 2 is what old configs of CLIP say, whatever the end token is
-    finish(options, "logit_scale_init_value vision_config_dict text_config_dict")
+    finish(options, "logit_scale_init_value")
     if family == "clip":
         found, words = clip.clip_vision(vision), clip.clip_text(text)
         model = CLIP.Config(encoder=source.encoder("clip", found, notes), text=words, dim=dim)
@@ -172,7 +180,7 @@ def _open_clip(source: Source) -> Published:
     options.finish()
     config = open_clip.config_of(model, sigmoid="logit_bias" in names)
     found = from_preprocess_cfg(pictures, image_size(config.encoder))
-    config.encoder = replace(config.encoder, **found.options)
+    config.encoder = _tiled(replace(config.encoder, **found.options), notes)
     text = "text." if "text.ln_final.weight" in names else ""
     return Published("open_clip", config, open_clip.links(config, text=text), open_clip.UNUSED, notes + found.notes)
 

@@ -43,8 +43,12 @@ class Options:
                 raise ConfigError(f"{origin}: {key} is set: {why}")
 
     @classmethod
-    def read(cls, path: Path) -> "Options":
-        """Raises FileNotFoundError or ConfigError where there is no config, or it is no JSON object."""
+    def read(cls, path: Path, *, without: str = "") -> "Options":
+        """All keys but `without`.
+
+        Raises:
+            FileNotFoundError, ConfigError: there is no config, or it is no JSON object.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"{path.parent} has no {path.name}: it is no folder of a published model")
         try:
@@ -53,7 +57,7 @@ class Options:
             raise ConfigError(f"{path} is no JSON ({error}); get it anew") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a {type(values).__name__}, not options by name")
-        return cls(values, path)
+        return cls({key: value for key, value in values.items() if key != without}, path)
 
     def need(self, key: str, kind: type[T]) -> T:
         """An option that must be there."""

@@ -27,8 +27,9 @@ LEFT_OVER = "num_beam_groups tie_word_embeddings pad_token_id bos_token_id eos_t
 
 
 def part(options: Options, key: str) -> Options:
-    """The options under `key`; none where there is no such key."""
-    return Options(options.take(key, {}), Path(f"{options.origin}: {key}"))
+    """The options under `key`, none where there is no such key; `key`_dict, in old configs of CLIP, takes its place."""
+    plain, amended = options.take(key, {}), options.take(f"{key}_dict", {})
+    return Options(amended or plain, Path(f"{options.origin}: {key}"))
 
 
 def choice(options: Options, key: str, default: str, known: Mapping[str, T]) -> T:
@@ -60,6 +61,12 @@ def finish(options: Options, idle: str = "") -> None:
     for key in f"{LEFT_OVER} {idle}".split():
         options.raw(key)
     options.finish()
+
+
+def covered(size: int | tuple[int, int], patch: int) -> int | tuple[int, int]:
+    """What patches cover of such pictures; transformers and open_clip leave out the rest, at the right and below."""
+    height, width = ((s // patch * patch) for s in ((size, size) if isinstance(size, int) else size))
+    return height if isinstance(size, int) else (height, width)
 
 
 def image_size(config: ViT.Config) -> tuple[int, int]:

@@ -145,7 +145,7 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged or unsafe file may fail in any way
-        raise ConfigError(f"{path} cannot be read with weights_only=True: {error}") from error
+        raise ConfigError(f"{path} cannot be read with weights_only=True: {error}{_scripted(path, error)}") from error
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -154,6 +154,16 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
         name: _Entry(Layout.of(t) if t.dtype in NAMES else None, str(t.dtype), lambda t=t: t)
         for name, t in state.items()
     }
+
+
+def _scripted(path: Path, error: Exception) -> str:
+    """The remedy for an archive of TorchScript, as OpenAI's own CLIP files are."""
+    if "TorchScript" not in str(error):
+        return ""
+    return (
+        "\nSuch an archive holds code. If you trust it: "
+        f"`safetensors.torch.save_file(dict(torch.jit.load({path.name!r}).state_dict()), 'model.safetensors')`"
+    )
 
 
 def write(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]) -> None:

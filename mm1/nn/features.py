@@ -32,6 +32,7 @@ class Features(Model):
         self.encoder = config.encoder.build()
         self.image_size = self.encoder.image_size
         self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.mean_colour = config.encoder.mean
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder}
