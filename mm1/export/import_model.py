@@ -25,7 +25,7 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
     origin = find(name, pickle=pickle)
     with aside(out) as folder:
         weights = encoder_weights(origin.folder, pickle=pickle)
-        found = read_encoder(origin.folder, weights) or read_multimodal(origin.folder)
+        found = read_multimodal(origin.folder) or read_encoder(origin.folder, weights)
         found = found or _language_model(origin.folder, weights)
         write_run(folder, found, weights, origin)
     for note in found.notes:

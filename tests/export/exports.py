@@ -1,6 +1,8 @@
 """Small MM1 runs with random weights, and what they say: what the tests of exports compare with."""
 
 import io
+import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ import pytest
 import tiny
 import torch
 from PIL import Image as Pillow
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mm1 import config as configs
 from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
 from mm1.data.packed import Packed
+from mm1.export.export_run import export_run
 from mm1.infer.predictor import Predictor
 from mm1.nn.attention import Packed as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
@@ -111,6 +115,56 @@ def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor
     scale, shift = model.encoder.get_buffer("scale"), model.encoder.get_buffer("shift")
     views = torch.addcmul(shift, batch.images.float(), scale)
     return batch.tokens, views[: len(views) if sequence.images else 0], hidden @ model.decoder.head.T
+
+
+MAX_TOKENS = 8
+
+TOLERANCE = 2e-5
+"""Of logits of about unit size: fp32 sums in other orders (fused attention there, plain here). Worst measured: 9e-6."""
+
+
+def export(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str = "bpe") -> None:
+    """A run in `run`, its export in `hf`."""
+    make_run(folder / "run", config, feed, kind=kind)
+    export_run(folder / "run", folder / "hf")
+
+
+def ask(folder: Path, python: Path) -> dict[str, Any]:
+    """What `open_export.py` says of the export, by another Python, in `out`."""
+    (folder / "out").mkdir()
+    paths = [folder / "hf", request(folder), folder / "out"]
+    places = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([python, "-I", Path(__file__).parent / "open_export.py", *paths], check=True, env=places)
+    return json.loads((folder / "out" / "answers.json").read_text())
+
+
+def compare(folder: Path) -> None:
+    """Tokens, pixels, logits and answers that lie in `out` with those of the run."""
+    asked, said = predictor(folder / "run"), json.loads((folder / "out" / "answers.json").read_text())
+    found, documents = load_file(folder / "out" / "tensors.safetensors"), [document(*p) for p in prompts(folder)]
+    alone = [asked.generate([each], max_tokens=MAX_TOKENS)[0] for each in documents]
+    assert len(set(alone)) > 1
+    assert said["texts"] == [[text] for text in alone] + [alone]
+    views = []
+    for number, each in enumerate(documents):
+        tokens, pixels, ours = logits(asked, each)
+        assert torch.equal(found[f"{number}.input_ids"][0], tokens)
+        for theirs in (found[f"{number}.logits"][0], found["3.logits"][number, -len(tokens) :]):
+            torch.testing.assert_close(theirs, ours, atol=TOLERANCE, rtol=0)
+        if each.images:
+            assert torch.equal(found[f"{number}.pixel_values"], pixels)
+        views.append(pixels)
+    assert torch.equal(found["3.pixel_values"], torch.cat(views))
+
+
+def request(folder: Path) -> Path:
+    """For `open_export.py`: each prompt alone, then all of them in one batch."""
+    made = [(text, [str(path) for path in pictures]) for text, pictures in prompts(folder)]
+    batches = [{"texts": [text], "images": pictures} for text, pictures in made]
+    batches.append({"texts": [text for text, _ in made], "images": [p for _, pictures in made for p in pictures]})
+    path = folder / "request.json"
+    path.write_text(json.dumps({"batches": batches, "max_tokens": MAX_TOKENS}))
+    return path
 
 
 @pytest.fixture

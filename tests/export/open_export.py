@@ -2,7 +2,7 @@
 
     python -I open_export.py EXPORT REQUEST.json OUT
 
-The request names texts with their pictures, and chats; OUT gets `answers.json` and `tensors.safetensors`.
+The request names texts with their pictures; OUT gets `answers.json` and `tensors.safetensors`.
 """
 
 import json
@@ -30,7 +30,7 @@ def open_and_ask(folder: str, request: str, out: str) -> None:
     asked = json.loads(Path(request).read_text())
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-    tensors, answers = {}, {"version": transformers.__version__, "texts": [], "chats": []}
+    tensors, answers = {}, {"version": transformers.__version__, "texts": []}
 
     def answer(inputs: Any) -> list[str]:
         tokens = model.generate(**inputs, max_new_tokens=asked["max_tokens"])
@@ -42,10 +42,6 @@ def open_and_ask(folder: str, request: str, out: str) -> None:
             tensors |= {f"{number}.{name}": tensor for name, tensor in inputs.items()}
             tensors[f"{number}.logits"] = model(**inputs).logits
             answers["texts"].append(answer(inputs))
-        for number, chat in enumerate(asked["chats"]):
-            inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
-            tensors[f"chat.{number}"] = inputs["input_ids"]
-            answers["chats"].append(answer(inputs)[0])
     answers["loaded"] = sorted(name for name in ABSENT if name in sys.modules)
     save_file(tensors, Path(out) / "tensors.safetensors")
     (Path(out) / "answers.json").write_text(json.dumps(answers))

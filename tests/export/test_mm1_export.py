@@ -1,23 +1,19 @@
 """An exported MM1 run, opened by transformers, is the run: tokens, pixels, logits and answers."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import exports
 import pytest
 import torch
-from exports import feed, make_run, model, modules
+from exports import ask, compare, export, feed, model, modules, request
 from open_export import open_and_ask
 from safetensors.torch import load_file
 
 from mm1.config import ConfigError
-from mm1.data.packed import Packed
 from mm1.export.decoders import family_of
-from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.mapping import theirs_of
 from mm1.export.multimodal import VIEWS, links_of, published_config
@@ -72,56 +68,6 @@ KINDS: dict[str, Callable[[MM1.Config], None]] = {
     "qwen3_moe behind siglip_vision_model": qwen3_moe,
     "mixtral behind siglip_vision_model": mixtral,
 }
-
-TOLERANCE = 2e-5
-"""Of logits of about unit size: fp32 sums in other orders (fused attention there, plain here). Worst measured: 9e-6."""
-
-
-def export(folder: Path, config: MM1.Config, feed: Packed.Config) -> None:
-    """A run in `run`, its export in `hf`."""
-    make_run(folder / "run", config, feed)
-    export_run(folder / "run", folder / "hf")
-
-
-def ask(folder: Path, python: Path) -> dict[str, Any]:
-    """What `open_export.py` says of the export, by another Python, in `out`."""
-    (folder / "out").mkdir()
-    paths = [folder / "hf", request(folder), folder / "out"]
-    places = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([python, "-I", Path(__file__).parent / "open_export.py", *paths], check=True, env=places)
-    return json.loads((folder / "out" / "answers.json").read_text())
-
-
-def compare(folder: Path) -> None:
-    """Tokens, pixels, logits and answers that lie in `out` with those of the run."""
-    asked, said = exports.predictor(folder / "run"), json.loads((folder / "out" / "answers.json").read_text())
-    found, documents = (
-        load_file(folder / "out" / "tensors.safetensors"),
-        [exports.document(*prompt) for prompt in exports.prompts(folder)],
-    )
-    alone = [asked.generate([document], max_tokens=8)[0] for document in documents]
-    assert len(set(alone)) > 1
-    assert said["texts"] == [[text] for text in alone] + [alone]
-    views = []
-    for number, document in enumerate(documents):
-        tokens, pixels, logits = exports.logits(asked, document)
-        assert torch.equal(found[f"{number}.input_ids"][0], tokens)
-        for theirs in (found[f"{number}.logits"][0], found["3.logits"][number, -len(tokens) :]):
-            torch.testing.assert_close(theirs, logits, atol=TOLERANCE, rtol=0)
-        if document.images:
-            assert torch.equal(found[f"{number}.pixel_values"], pixels)
-        views.append(pixels)
-    assert torch.equal(found["3.pixel_values"], torch.cat(views))
-
-
-def request(tmp_path: Path, chats: list[Any] | None = None) -> Path:
-    """Each prompt alone, then all of them in one batch."""
-    made = [(text, [str(path) for path in pictures]) for text, pictures in exports.prompts(tmp_path)]
-    batches = [{"texts": [text], "images": pictures} for text, pictures in made]
-    batches.append({"texts": [text for text, _ in made], "images": [p for _, pictures in made for p in pictures]})
-    path = tmp_path / "request.json"
-    path.write_text(json.dumps({"batches": batches, "chats": chats or [], "max_tokens": 8}))
-    return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
