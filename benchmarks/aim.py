@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mm1 import config as configs
 from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
 from mm1.data.views import Views
 from mm1.eval.evaluate import evaluate
 from mm1.infer.trained import Trained
@@ -66,7 +67,8 @@ def main() -> None:
     recipe = miniature_aim()
     probes = {name: config.build() for name, config in recipe.benchmarks.items() if "attentive" not in name}
     size = (recipe.model.encoder.image_size,) * 2  # type: ignore[attr-defined]
-    pixels = Trained(Pixels(), Renderer(None, Views(size)), torch.device("cpu"))  # type: ignore[arg-type]
+    words = Tokenizer.Config(path=str(arguments.out / "world" / "tokenizer.json")).build()
+    pixels = Trained(Pixels(), Renderer(words, Views(size)), torch.device("cpu"))  # type: ignore[arg-type]
     evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")
     of_pixels = scores(arguments.out / "pixels")
 

@@ -47,10 +47,10 @@ class Encoder(Trained):
             found.append(features[: len(members)].float().cpu())
         return torch.cat(found)
 
-    @torch.no_grad()
     def _look(self, images: Sequence[Image], encode: Callable[..., Tensor]) -> Iterator[Tensor]:
         for members in in_step(cut(images, IMAGES_PER_BATCH[self.device.type])):
-            features = encode(self._views(members).to(self.device))
+            with torch.no_grad():  # as a decorator it would not reach a generator that shape checks have wrapped
+                features = encode(self._views(members).to(self.device))
             yield features[: len(members)].float().cpu()
 
     def _views(self, images: Sequence[Image]) -> UInt8[Tensor, "n 3 H W"]:

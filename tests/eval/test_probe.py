@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
@@ -32,7 +33,7 @@ def marked(num: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(num_queries: int, penalty: float = 1e-3) -> float:
-    features, labels = marked(300, 0)
+    features, labels = marked(150, 0)
     probe = fit(Classifier(features, 2, num_queries, seed=0), features, labels, penalty)
     asked, truth = marked(300, 1)
     return (probe(asked).argmax(-1) == truth).float().mean().item()
@@ -79,11 +80,11 @@ def folders(root: Path) -> Folders.Config:
     return Folders.Config(test=str(root / "test"), train=str(root / "train"))
 
 
-def trained() -> Trained:
+def trained(folder: Path) -> Trained:
     torch.manual_seed(0)
     vit = ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2, positions="fixed", bias=False)
     model = AIM.Config(encoder=vit, head_depth=1, head_dim=8).build(vocab_size=9).eval()
-    return Trained(model, Renderer(None, Views((8, 8))), torch.device("cpu"))  # type: ignore[arg-type]
+    return Trained(model, Renderer(tiny.tokenizer(folder), Views((8, 8))), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
@@ -91,7 +92,7 @@ def test_classes_in_folders_are_told_apart_by_an_encoders_features(kind: str, tm
     data, scores = folders(tmp_path), []
     for run in ("one", "two"):
         probe = Probe.Config(data=data, kind=kind, num_questions=12).build()  # type: ignore[arg-type]
-        scores.append(evaluate(trained(), {"grey": probe}, (0, 4), tmp_path / run, version="1"))
+        scores.append(evaluate(trained(tmp_path), {"grey": probe}, (0, 4), tmp_path / run, version="1"))
     assert scores[0] == scores[1]
     (result,) = scores[0]["grey"]["shots"].values()
     assert list(scores[0]["grey"]["shots"]) == ["30"]
@@ -109,6 +110,6 @@ def test_too_few_pictures_or_no_penalties_are_errors(tmp_path: Path) -> None:
         file.unlink()
     probe = Probe.Config(data=data).build()
     with pytest.raises(ConfigError, match="at least 10 train pictures, data has 9"):
-        probe.ask(trained(), 9, lambda _: None)
+        probe.ask(trained(tmp_path), 9, lambda _: None)
     with pytest.raises(ConfigError, match="penalties is empty"):
         Probe.Config(data=data, penalties=()).build()
