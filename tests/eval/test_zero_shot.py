@@ -111,7 +111,7 @@ def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
 
 
 def test_features_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worst measured: MEASURED. Nor do texts depend on how far they are padded."""
+    """Matrix products of other sizes sum in another order: worst measured 9e-8."""
     asked_of, pictures = clip_encoder(tmp_path), [tiny.picture(n) for n in range(5)]
     texts = ["red dog", "a", "blue cat sun question answer two three green red", ""]
     whole = asked_of.images(pictures), asked_of.texts(texts)
@@ -124,12 +124,13 @@ def test_features_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_text_is_read_as_a_caption_is(tmp_path: Path) -> None:
+    """Padded to the full length or not: worst measured 4e-7."""
     asked_of = clip_encoder(tmp_path)
     tokenizer, model = asked_of.renderer.tokenizer, asked_of.model
     assert isinstance(model, CLIP)
     ids = [*tokenizer.encode("red cat"), tokenizer.end]
     wanted = model.encode_texts(torch.tensor([ids]), torch.tensor([len(ids)]))
-    torch.testing.assert_close(asked_of.texts(["red cat"]), wanted.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(asked_of.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6)
 
 
 def test_names_of_folders_can_be_given(tmp_path: Path) -> None:
