@@ -13,12 +13,13 @@ from worlds import make_world
 from mm1.batch import ImageBatch
 from mm1.config import ConfigError
 from mm1.data.feed import Step
-from mm1.data.images import ImageError, Views
+from mm1.data.images import ImageError, see
 from mm1.data.images_feed import Images
 from mm1.data.prepare import prepare
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 from mm1.data.tokenizer import Tokenizer
+from mm1.data.views import Views
 
 SOURCES = ("captions", "pages", "text")
 
@@ -55,7 +56,7 @@ def whole(world: Path, names: tuple[str, ...], split: str) -> Tensor:
     views, found = Views((8, 8)), []
     for folder in (world / name for name in names):
         shards = Shards(folder, split)
-        found += [views(image)[0] for n in range(len(shards)) for image in shards.document(n).images]
+        found += [see(image, views)[0] for n in range(len(shards)) for image in shards.document(n).images]
     return torch.stack(found)
 
 
