@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import raw_files
 from worlds import contrastive, make_world, pretrain, sparse
 
 from mm1 import config as configs
+from mm1.eval.classes.folders import Folders
+from mm1.eval.zero_shot import ZeroShot
 from mm1.train.run import Run
 
 PATIENCE = 240  # seconds, so that a hang is a failure
@@ -64,9 +67,21 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
 
 @pytest.mark.slow
 def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
-    """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives alone they would be far apart."""
-    runs = [train(contrastive(world), tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
+    """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives alone they would be far apart.
+
+    Then 9 pictures are classified: of two ranks one has 5 of them and 3 names of classes, the other 4 and 2.
+    """
+    for i in range(9):  # words that the world's captions have
+        path = tmp_path / "zoo" / ("last", "number", "page", "picture", "words")[i % 5] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw_files.jpeg(i))
+    exam = ZeroShot.Config(data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last"))
+    config = contrastive(world, benchmarks={"zoo": exam})
+    runs = [train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+    predictions = [(tmp_path / f"{n}/predictions/zoo-0shot.jsonl").read_text() for n in (1, 2)]
+    assert predictions[0] == predictions[1]
+    assert len(predictions[0].splitlines()) == 9
 
 
 @pytest.mark.slow
