@@ -12,12 +12,15 @@ import tiny
 import torch
 from PIL import Image as Pillow
 from safetensors.torch import load_file
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from mm1 import config as configs
 from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
 from mm1.data.packed import Packed
+from mm1.data.tokenizer import Roles, Tokenizer
 from mm1.export.export_run import export_run
 from mm1.infer.predictor import Predictor
 from mm1.nn.attention import Packed as Isolated
@@ -47,7 +50,7 @@ def feed(**options: Any) -> Packed.Config:
 def make_run(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str = "bpe", seed: int = 0) -> Run.Config:
     """A finished run with weights from a seed, shaken so that its answers depend on what it is asked."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tiny.tokenizer(folder, kind)
+    tokenizer = foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
     run = Run.Config(model=config, feed=feed, precision="fp32", steps=1)
     torch.manual_seed(seed)
     built = config.build(vocab_size=tokenizer.vocab_size)
@@ -63,6 +66,19 @@ def make_run(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str
     )
     tokenizer.save(folder)
     return run
+
+
+def foreign_tokenizer(folder: Path) -> Tokenizer:
+    """As imports bring them: a token to begin with, an end of another name, rows without a token."""
+    tiny.tokenizer(folder)
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens(["<s>", "</s>"])
+    begin = ("<s>", backend.token_to_id("<s>"))
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[begin])  # type: ignore[assignment]
+    backend.save(str(folder / "tokenizer.json"))
+    roles = Roles(begin="<s>", end="</s>", vocab_size=backend.get_vocab_size() + 6)
+    (folder / "special_tokens.json").write_text(roles.to_json())
+    return Tokenizer.Config(path=str(folder)).build()
 
 
 def picture(number: int, folder: Path, kind: str = "PNG") -> Path:

@@ -57,7 +57,7 @@ def conversations(picture: str) -> list[list[dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["bpe", "word"])
+@pytest.mark.parametrize("kind", ["bpe", "word", "foreign"])
 def test_the_chat_template_lays_out_as_our_instructions(kind: str, tmp_path: Path) -> None:
     processor, renderer = opened(tmp_path, feed(max_tiles=4), kind)
     picture = exports.picture(1, tmp_path)
@@ -79,10 +79,10 @@ def test_the_chat_template_lays_out_as_our_instructions(kind: str, tmp_path: Pat
 
 
 def test_what_a_user_types_is_text(tmp_path: Path) -> None:
-    processor, renderer = opened(tmp_path, feed())
+    processor, renderer = opened(tmp_path, feed(), "foreign")
     picture = exports.picture(1, tmp_path)
     data = picture.read_bytes()
-    typed = "is <image> <end> or <pad> red?"
+    typed = "is <image> <s> or </s><pad> red?"
     chat = [{"role": "user", "content": [{"type": "image", "path": str(picture)}, {"type": "text", "text": typed}]}]
     document = Document((Image(data, *probe(data)), Text(f"{typed}\n")))
     wanted = renderer(document, end=False).tokens

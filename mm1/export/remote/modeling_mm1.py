@@ -28,7 +28,7 @@ class MM1Config(LlavaConfig):
 class MM1Model(LlavaModel):
     config_class = MM1Config
 
-    def __init__(self, config: MM1Config) -> None:
+    def __init__(self, config: Any) -> None:
         LlavaPreTrainedModel.__init__(self, config)  # not LLaVA's own, which makes LLaVA's connector
         vision, text = config.vision_config, config.text_config
         self.vision_tower = AutoModel.from_config(vision)
@@ -42,21 +42,20 @@ class MM1Model(LlavaModel):
         self.language_model = AutoModel.from_config(text)
         self.post_init()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:  # type: ignore[override]
         """`pooler_output`: the tokens [tokens, width] of each view [3, height, width]."""
         seen = self.vision_tower(pixel_values, return_dict=True)
         patches = seen.last_hidden_state[:, self.config.num_extra_tokens :]
         if self.config.norm_features:
             patches = self.vision_tower.post_layernorm(patches)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=seen.last_hidden_state, pooler_output=list(self.connector(patches))
-        )
+        tokens: Any = list(self.connector(patches))
+        return BaseModelOutputWithPooling(last_hidden_state=seen.last_hidden_state, pooler_output=tokens)
 
 
 class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
     config_class = MM1Config
 
-    def __init__(self, config: MM1Config) -> None:
+    def __init__(self, config: Any) -> None:
         LlavaPreTrainedModel.__init__(self, config)
         self.model = MM1Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -64,4 +63,5 @@ class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
 
 
 # `transformers serve` loads and serves the kinds of models that this table names.
-modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["mm1"] = "MM1ForConditionalGeneration"
+served: Any = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})  # in versions that have it
+served["mm1"] = "MM1ForConditionalGeneration"

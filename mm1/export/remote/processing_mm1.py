@@ -28,7 +28,7 @@ class MM1Processor(ProcessorMixin):
         self,
         tokenizer: Any,
         chat_template: str | None = None,
-        views: dict[str, Any] | None = None,
+        views: Any = None,
         tokens_per_image: int = 144,
         image_mean: Sequence[float] = (0.0, 0.0, 0.0),
         image_std: Sequence[float] = (1.0, 1.0, 1.0),
@@ -43,7 +43,7 @@ class MM1Processor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values"]
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: Any = None,
         text: str | Sequence[str] = "",
@@ -75,7 +75,7 @@ class MM1Processor(ProcessorMixin):
         data = dict(found) | ({"pixel_values": self._normalised(torch.cat(views))} if views else {})
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -100,7 +100,8 @@ class MM1Processor(ProcessorMixin):
 
     def _document(self, text: str, pictures: list[Tensor], *, begin: bool) -> tuple[list[int], list[Tensor]]:
         """Tokens and views of one prompt."""
-        views = Views(**{key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()})
+        options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()}
+        views = Views(**options)
         grids = [views.grid(pixels.shape[2], pixels.shape[1], len(pictures)) for pixels in pictures]
         waiting, known = iter(enumerate(grids, 1)), self._control_tokens()
         tokens: list[int] = []
