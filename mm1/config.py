@@ -18,6 +18,7 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from beartype.door import is_bearable
@@ -132,7 +133,7 @@ def from_json(value: Any) -> Any:
 
 
 def override(config: Configurable.Config, assignment: str) -> None:
-    """Applies one `a.b=value` from the command line; a class path swaps a whole component.
+    """Applies one `a.b=value` from the command line; a class path swaps a whole component, None leaves out one.
 
     Raises:
         ConfigError: the key does not exist (the nearest one is named) or the value has the wrong type.
@@ -151,9 +152,10 @@ def override(config: Configurable.Config, assignment: str) -> None:
         holds_configs = isinstance(item, type) and issubclass(item, Configurable.Config)
         node[name] = find(raw).Config() if holds_configs else _parsed(raw, "" if item is str else node.get(name))
         return
-    old = _child(node, name, key)
-    if isinstance(old, Configurable.Config):
-        setattr(node, name, find(raw).Config())
+    old, hint = _child(node, name, key), get_type_hints(type(node)).get(name)
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if any(isinstance(kind, type) and issubclass(kind, Configurable.Config) for kind in kinds):
+        setattr(node, name, None if raw == "None" and NoneType in kinds else find(raw).Config())
         return
     setattr(node, name, _checked(type(node), name, _parsed(raw, old), key))
 

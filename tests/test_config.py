@@ -35,6 +35,8 @@ class Car(Configurable):
         name: str = "car"
         sizes: tuple[int, ...] = (1, 2)
         limit: int | None = None
+        sail: Turbine.Config | None = None
+        second: Turbine.Config | None = field(default_factory=Turbine.Config)
         origins: dict[str, str] = field(default_factory=dict)
         spare: dict[str, Engine.Config] = field(default_factory=dict)
 
@@ -77,6 +79,8 @@ def test_json_and_pickle_bring_back_the_same() -> None:
         ("origins.encoder=runs/clip", lambda c: c.origins == {"encoder": "runs/clip"}),
         ("engine=test_config:Turbine", lambda c: c.engine.owner is Turbine),
         ("spare.back=test_config:Turbine", lambda c: c.spare["back"].owner is Turbine),
+        ("sail=test_config:Turbine", lambda c: c.sail == Turbine.Config()),
+        ("second=None", lambda c: c.second is None),
         ("engine.fuel=wind", lambda c: c.engine.fuel == "wind"),
     ],
 )

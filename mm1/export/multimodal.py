@@ -18,6 +18,7 @@ from mm1.export.encoder_formats import CLIP_VISION, encoder_format
 from mm1.export.encoder_runs import check_same
 from mm1.export.language_models import MAX_LENGTH, OWN
 from mm1.export.mapping import Link, parted, same, theirs_layout
+from mm1.export.options import Options
 from mm1.export.progress import shown
 from mm1.export.remote_code import remote_code
 from mm1.export.run_folder import Import
@@ -105,7 +106,7 @@ def read_multimodal(folder: Path) -> Import | None:
     Raises:
         ConfigError: what makes it ours is gone, or the folder's files are of another model by now.
     """
-    published = json.loads((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).is_file() else {}
+    published = Options.read(folder / CONFIG, without="auto_map").left if (folder / CONFIG).is_file() else {}
     if published.get("model_type") != MODEL_TYPE:
         return None
     if not (folder / OWN).is_file():

@@ -134,8 +134,8 @@ class Experts(Module):
         rows = x.index_select(0, queue.order % len(x))
         if queue.nowhere is not None:  # a grouped product leaves rows behind the last group unwritten, backward too
             rows = rows.masked_fill(queue.nowhere[:, None], 0)
-        gate, up = F.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=queue.ends).chunk(2, -1)
-        out = F.grouped_mm(F.silu(gate) * up, self.down.transpose(1, 2), offs=queue.ends)
+        gate, up = _grouped(rows, self.gate_up, queue.ends).chunk(2, -1)
+        out = _grouped(F.silu(gate) * up, self.down, queue.ends)
         if queue.nowhere is not None:
             out = out.masked_fill(queue.nowhere[:, None], 0)
         return out.index_select(0, queue.order.argsort())
@@ -167,6 +167,22 @@ class Experts(Module):
             return state
         copies = {n: state[f"{n}.weight"].expand(self.config.num_experts, -1, -1) for n in ("gate_up", "down")}
         return {"router.weight": self.router.weight.detach(), **copies}
+
+
+def _grouped(
+    rows: Float[Tensor, "n i"], weight: Float[Tensor, "experts o i"], ends: Int[Tensor, " experts"]
+) -> Float[Tensor, "n o"]:
+    """Each expert's rows times its weight. A compiled block calls it as it is: the compiler takes bf16 alone."""
+    if rows.dtype == torch.bfloat16:
+        return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
+    return _uncompiled(rows, weight.transpose(1, 2), ends)  # type: ignore[call-issue]
+
+
+@torch.compiler.disable
+def _uncompiled(
+    rows: Float[Tensor, "n i"], weight: Float[Tensor, "experts i o"], ends: Int[Tensor, " experts"]
+) -> Float[Tensor, "n o"]:
+    return F.grouped_mm(rows, weight, offs=ends)
 
 
 class _Queue(NamedTuple):

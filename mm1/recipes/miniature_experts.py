@@ -21,7 +21,8 @@ def miniature_dense(folder: str = DEMO) -> Run.Config:
     run = miniature_decoder(folder)
     run.model = LanguageModel.Config(decoder=DENSE)
     run.benchmarks = {}
-    run.steps, run.held_out_every = 400, 50
+    run.steps, run.held_out_every = 400, 100
+    run.feed.rows = run.feed.micro_rows = 4  # type: ignore[attr-defined]
     return run
 
 

@@ -202,7 +202,7 @@ def test_the_encoder_of_a_larger_model_by_itself(config: Any, tmp_path: Path) ->
     export_run(tmp_path / "run", tmp_path / "out", part="encoder")
     import_model(str(tmp_path / "out"), tmp_path / "alone")
     other = Features.Config(encoder=config.encoder).build()
-    start_part(other, "encoder", tmp_path / "alone")
+    start_part(other, "encoder", tmp_path / "alone", tokenizer=tokenizer(tmp_path))
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(other.encoder.state_dict()[name], tensor), name
 

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 
 from mm1.config import ConfigError
-from mm1.data import images, verify
+from mm1.data import verify, views
 from mm1.data.document import Document, Image, Text
 from mm1.data.prepare import prepare
 from mm1.data.shards import Shards
@@ -116,7 +116,7 @@ def test_a_name_of_any_bytes_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(views, "MAX_PIXELS", 100)
     with pytest.raises(Unusable, match="limit"):
         verify.picture(Image(jpeg(size=(20, 20)), 0, 0))
 
@@ -135,7 +135,7 @@ def test_damaged_bytes_never_crash() -> None:
 
 def test_a_turned_picture_is_measured_as_seen(tmp_path: Path) -> None:
     exif = Pillow.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[views.ORIENTATION] = 6
     Pillow.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
     image = verify.picture(Image((tmp_path / "a.jpg").read_bytes(), 0, 0))
     assert (image.width, image.height) == (10, 30)

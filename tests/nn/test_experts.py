@@ -1,7 +1,10 @@
 """Experts: the grouped products against a plain loop, the gate, its losses, capacity and padding."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,7 +77,7 @@ def test_grouped_products_equal_the_loop_forward_and_backward(options: dict[str,
     inputs = [x, *module.parameters()]
     (given, _), expected = module(x, counts), loop(module, x, counts)
     slope = torch.randn_like(given)
-    # Sums of 16 or 24 products, and over up to 37 tokens for weights, in another order: measured 5e-7, backward 4e-6.
+    # Sums of 16 or 24 products, for weights over up to 37 tokens, in another order: measured 1.4e-6, backward 3.8e-6.
     torch.testing.assert_close(given, expected, atol=5e-6, rtol=0)
     for a, b in zip(
         torch.autograd.grad(given, inputs, slope), torch.autograd.grad(expected, inputs, slope), strict=True
@@ -119,7 +122,7 @@ def test_the_gate_is_fp32_whatever_is_computed_in() -> None:
     exact = experts()
     exact.load_state_dict(module.state_dict())
     expected, same = exact(x.float())
-    # The inputs are equal, so the choice is too, to the bit; outputs of unit size in 8-bit mantissas, measured 0.02.
+    # The inputs are equal, so the choice is too, to the bit; outputs of unit size in 8-bit mantissas, measured 0.03.
     assert torch.equal(routing.load, same.load)
     assert torch.equal(routing.balance, same.balance)
     torch.testing.assert_close(out.float(), expected, atol=0.06, rtol=0)
@@ -238,7 +241,7 @@ def test_weights_have_the_agreed_names_and_shapes() -> None:
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
     model, batch = sparse_model(every=1), packed(LENGTHS)
     start, stop = batch.boundaries[document : document + 2].tolist()
-    # As for dense blocks; measured 2e-6.
+    # As for dense blocks; measured 1.2e-6.
     torch.testing.assert_close(
         hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
     )
@@ -322,7 +325,7 @@ def test_generation_with_a_cache_equals_reading_everything_again() -> None:
     with torch.no_grad():
         logits = model.prefill(batch, cache)
         ends = batch.boundaries[1:].long() - 1
-        # Products of other shapes sum in another order: logits of unit size, measured 1e-6.
+        # Products of other shapes sum in another order: logits of unit size, measured 8e-7.
         torch.testing.assert_close(logits, (hidden(model, batch) @ model.decoder.head.T)[ends], atol=1e-5, rtol=0)
         new = logits.argmax(-1)
         step = model.step(new, cache)
@@ -330,6 +333,13 @@ def test_generation_with_a_cache_equals_reading_everything_again() -> None:
         read = replace(packed((6, 10)), tokens=torch.cat(longer))
         expected = (hidden(model, read) @ model.decoder.head.T)[read.boundaries[1:].long() - 1]
         torch.testing.assert_close(step, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_compiled_experts_give_the_same() -> None:
+    """In a process of its own: the compiler cannot read through the shape checks of the tests."""
+    done = subprocess.run([sys.executable, Path(__file__).with_name("compiled_experts.py")], timeout=240, check=False)
+    assert done.returncode == 0
 
 
 def test_builds_on_meta_and_initialises_after() -> None:
@@ -360,7 +370,7 @@ def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> N
     router = sparse.decoder.blocks[1].feed_forward.router.weight.clone()  # type: ignore[union-attr]
     state = adapt(sparse, tree_map(torch.clone, dense.state_dict()))
     sparse.load_state_dict(state)
-    # Equal experts with weights that sum to 1 up to rounding; states of unit size, measured 1e-6.
+    # Equal experts with weights that sum to 1 up to rounding; states of unit size, measured 5e-7.
     torch.testing.assert_close(hidden(sparse, batch), hidden(dense, batch), atol=1e-5, rtol=0)
     assert torch.equal(sparse.decoder.blocks[1].feed_forward.router.weight, router)  # type: ignore[union-attr]
 

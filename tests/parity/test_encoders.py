@@ -178,7 +178,7 @@ def test_other_resolutions_are_those_of_the_class_that_antialiases_as_we_do(tmp_
             encoder=replace(read_config(tmp_path / "run").model.encoder, image_size=(height, width))
         )
         other = model.build()
-        start_part(other, "encoder", tmp_path / "run")
+        start_part(other, "encoder", tmp_path / "run", tokenizer=tokenizer(tmp_path))
         images = pictures(height, width)
         expected = theirs(normed(images, other.encoder)).last_hidden_state
         torch.testing.assert_close(other.encoder.tokens(images), expected, **CLOSE)

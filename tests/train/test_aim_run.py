@@ -49,6 +49,7 @@ def test_learns_and_counts_images(aim: Path) -> None:
     assert set(summary["params"]) == {"encoder", "head"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_draws_the_same_prefixes(
     aim: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_multimodal_run_starts_from_the_encoder(aim: Path, world: Path, tmp_pa
     assert torch.equal(encoders[0](images), encoders[1](images))
 
 
+@pytest.mark.slow
 def test_at_another_resolution_fixed_positions_are_interpolated_and_stay(
     aim: Path, world: Path, tmp_path: Path
 ) -> None:
