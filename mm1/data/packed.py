@@ -35,7 +35,8 @@ class Packed(Feed):
         rows: int = 512
         """Rows of a step, over all ranks and micro-batches."""
         micro_rows: int = 1
-        """Rows that one rank computes at once; fewer need less memory and give the same result."""
+        """Rows that one rank computes at once; fewer need less memory. The result is the same, but for
+        experts, whose balance is asked of each micro-batch."""
         row_length: int = 4096
         max_images: int = 16
         """Images (sub-images counted) that a row may hold."""

@@ -1,6 +1,6 @@
 """A dense language model and one of experts with as many active weights, on the text of the miniature world.
 
-Two CPU cores, a minute each. What came out, with its curves: LOG.md.
+For CPU cores. What came out, and the time it took, with its curves: LOG.md.
 
     mm1 train miniature_dense --out runs/dense
     mm1 train miniature_moe seed=1 --out runs/moe-1

@@ -34,7 +34,7 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 def test_a_run_with_experts_learns_logs_its_routers_and_can_be_recomputed(world: Path, tmp_path: Path) -> None:
     plain, again = (fit(sparse(world, recompute=n), tmp_path / str(n)) for n in (0, 1))
     assert losses(plain)[-1] < losses(plain)[0]
-    assert losses(again) == pytest.approx(losses(plain), rel=1e-6)  # measured: equal
+    assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
     line = next(line for line in reversed(plain) if "loss" in line)
     loads = [line[f"router/load/1/{expert}"] for expert in range(3)]
     assert sum(loads) == pytest.approx(3)
