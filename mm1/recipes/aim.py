@@ -48,7 +48,7 @@ def _paper(size: str, *, steps: int) -> Run.Config:
 def miniature_aim(folder: str = DEMO) -> Run.Config:
     """AIM in miniature: 8 x 8 patches of 4 pixels, on the pictures of the miniature world.
 
-    Rate and steps are tuned by hand for minutes on one CPU core.
+    Rate and steps are a first guess; `benchmarks/aim.py` probes what it learns.
     """
     encoder = replace(aim_encoder("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4)
     return Run.Config(
