@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 
 from mm1.nn.grouping import Grouping, pad, unpad
 from mm1.nn.linear import Linear
@@ -161,6 +160,8 @@ class Packed(Context):
         self, q: Float[Tensor, "T heads d"], k: Float[Tensor, "T kv_heads d"], v: Float[Tensor, "T kv_heads d"]
     ) -> Float[Tensor, "T heads d"]:
         """FlashAttention over cumulative lengths: no padding, no mask."""
+        from torch.nn.attention.varlen import varlen_attn  # here: it brings the compiler, seconds that a CPU can save
+
         share = q.shape[1] // k.shape[1]
         if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
             k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)

@@ -178,7 +178,7 @@ def _grouped(
     return _uncompiled(rows, weight.transpose(1, 2), ends)  # type: ignore[call-issue]
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # `torch.compiler.disable` would import the compiler here, which costs a start of mm1 seconds
 def _uncompiled(
     rows: Float[Tensor, "n i"], weight: Float[Tensor, "experts i o"], ends: Int[Tensor, " experts"]
 ) -> Float[Tensor, "n o"]:
