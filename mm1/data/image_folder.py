@@ -54,18 +54,20 @@ class ImageFolder:
             return found(Unusable("no image"))
         if not isinstance(value, str):
             return found(Unusable("no image path", f"it is a {type(value).__name__}"))
+        url = value if is_url(value) else ""
         try:
-            if is_url(value):
-                return found(self._of_url(value) if self.urls else value, value)
-            return found(self._file(value))
+            return found(self._file(value) if not url else self._of_url(url) if self.urls else url, url)
         except Unusable as why:
-            return found(why, value)
+            return found(why, url)
 
     def _of_url(self, url: str) -> bytes:
         if self.urls == "sha256":
             name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         elif self.urls == "basename":
-            name = PurePosixPath(unquote(urlsplit(url).path)).name
+            try:
+                name = PurePosixPath(unquote(urlsplit(url).path)).name
+            except ValueError as error:  # as http://[x
+                raise Unusable("broken image address", f"{url[:200]}: {error}") from error
         else:
             known, has_keys = self._table
             name = known.get(url, "")

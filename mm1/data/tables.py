@@ -1,12 +1,13 @@
 """Tables of records, read one record at a time: parquet, CSV, TSV and JSON lines; all but parquet also as .gz or .zst.
 
-A file that breaks off gives the records before the break, and one `Unusable` for what is lost. What follows a damaged
-place in a compressed file is lost with up to `BUFFER` bytes before it.
+A file that breaks off gives the records before the break, and one `Unusable` for what is lost. In a compressed file up
+to `BUFFER` bytes before the break are lost too, or the compressor's block (128 KiB of zstd).
 """
 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import IO, Any
 from mm1.config import ConfigError, nearest
 from mm1.data import verify
 from mm1.data.sources import Record, Unusable
+from mm1.dist import say
 
 BUFFER = 1 << 13
 ROWS = 4
@@ -185,20 +187,25 @@ def _demand(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
 @lru_cache(maxsize=2)
 def lookup(path: Path, key: str, value: str) -> dict[str, str]:
     """`key` -> `value` of a table, or of all the tables directly in a folder; kept in memory, where a row takes some
-    200 bytes beside its text. The first of equal keys counts; rows without either are left out.
+    200 bytes beside its text. The first of equal keys counts; what is left out is said.
 
     Raises:
-        OSError: it cannot be opened. ConfigError: a column is missing, or a folder without tables.
+        OSError: it cannot be opened. ConfigError: a column is missing, or there is not one row.
     """
     parts = sorted(part for part in path.iterdir() if kind(part) in ENDINGS) if path.is_dir() else [path]
-    if not parts:
-        raise ConfigError(f"{path} holds no table ({', '.join(ENDINGS)})")
     table: dict[str, str] = {}
-    for part in parts:
-        for record in rows(part, [key, value]):
-            if isinstance(record.data, Unusable):
-                continue
-            name, content = record.data.get(key), record.data.get(value)
-            if isinstance(name, (str, int)) and isinstance(content, str):
-                table.setdefault(str(name), content)
+    left_out: Counter[str] = Counter()
+    for record in (record for part in parts for record in rows(part, [key, value])):
+        if isinstance(record.data, Unusable):
+            left_out[record.data.reason] += 1
+            continue
+        name, content = record.data.get(key), record.data.get(value)
+        if isinstance(name, (str, int)) and isinstance(content, str):
+            table.setdefault(str(name), content)
+        else:
+            left_out[f"without {key} or {value}"] += 1
+    if left_out:
+        say(f"{path}: rows left out: {', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())}")
+    if not table:
+        raise ConfigError(f"{path} is no table with {key} and {value} ({', '.join(ENDINGS)})")
     return table

@@ -46,12 +46,11 @@ class Interleaved(Source):
     def read(self, path: Path) -> Iterator[Record]:
         pictures = ImageFolder(Path(self.config.folder or path.parent), self.config.urls)
         for record in tables.rows(path, [self.config.images, self.config.texts]):
-            images = None if isinstance(record.data, Unusable) else record.data.get(self.config.images)
-            if isinstance(images, list):
+            data = record.data
+            if isinstance(data, dict) and isinstance(images := data.get(self.config.images), list):
                 read = [None if image is None else pictures.read(image) for image in images]
-                yield Record(record.key, record.data | {self.config.images: read})
-            else:
-                yield record
+                data = data | {self.config.images: read}
+            yield Record(record.key, data)
 
     def document(self, data: Any) -> Document:
         return page(data.get(self.config.images), data.get(self.config.texts))

@@ -49,14 +49,13 @@ class MMC4(Source):
     def read(self, path: Path) -> Iterator[Record]:
         pictures = ImageFolder(Path(self.config.folder or path.with_name(path.name.partition(".json")[0] + "_images")))
         for record in tables.rows(path, []):
-            infos = None if isinstance(record.data, Unusable) else record.data.get("image_info")
-            if isinstance(infos, list):
+            data = record.data
+            if isinstance(data, dict) and isinstance(infos := data.get("image_info"), list):
                 read = [
                     info | {"image": _picture(info, pictures)} if isinstance(info, dict) else info for info in infos
                 ]
-                yield Record(record.key, record.data | {"image_info": read})
-            else:
-                yield record
+                data = data | {"image_info": read}
+            yield Record(record.key, data)
 
     def document(self, data: Any) -> Document:
         sentences, infos = data.get("text_list"), data.get("image_info")
