@@ -26,11 +26,11 @@ class Tally:
     records_in: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     images_dropped: Counter[str] = field(default_factory=Counter)
-    noted: Counter[str] = field(default_factory=Counter)
-    """What the source counts beside these."""
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
     """Split -> documents, tokens (of text, with ends) and images."""
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    noted: Counter[str] = field(default_factory=Counter)
+    """What the source counts beside these, such as captions replaced."""
 
     def add(self, other: "Tally") -> None:
         self.records_in += other.records_in
