@@ -30,6 +30,8 @@ class Image:
     data: bytes
     width: int
     height: int
+    url: str = ""
+    """Where it was found, as far as its source knows; for filters at prepare time, not kept in shards."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,14 @@ class Tally:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
     """Split -> documents, tokens (of text, with ends) and images."""
     shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    noted: Counter[str] = field(default_factory=Counter)
+    """What the source counts beside these, such as captions replaced."""
 
     def add(self, other: "Tally") -> None:
         self.records_in += other.records_in
         self.drops += other.drops
         self.images_dropped += other.images_dropped
+        self.noted += other.noted
         for split in SPLITS:
             self.counts[split] += other.counts[split]
             self.shards[split] += other.shards[split]
@@ -48,6 +51,7 @@ class Tally:
             **{what: self.total(what) for what in whats},
             "drops": dict(self.drops.most_common()),
             "images_dropped": dict(self.images_dropped.most_common()),
+            "noted": dict(self.noted.most_common()),
             "splits": {
                 split: {**{what: self.counts[split][what] for what in whats}, "shards": self.shards[split]}
                 for split in SPLITS
@@ -93,6 +97,7 @@ def prepare_file(
             row = writers[split].add(name, document)
             tally.counts[split] += Counter(documents=1, tokens=row["num_text_tokens"], images=row["num_images"])
     tally.shards = {split: writer.close() for split, writer in writers.items()}
+    tally.noted = source.noted
     return tally
 
 

@@ -88,26 +88,16 @@ def config_of(kind: str) -> Source.Config:
     raise ConfigError(f"{module.__name__} defines no source")
 
 
-def find_files(source: type, paths: Sequence[Path]) -> list[Path]:
-    """The files in order, each once; of a folder those directly in it that the source's patterns match."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"no file or folder {path}")
-        if path.is_dir():
-            found = sorted({file for pattern in source.PATTERNS for file in path.glob(pattern) if file.is_file()})
-            if not found:
-                raise FileNotFoundError(f"{path} holds no file of this source ({', '.join(source.PATTERNS)})")
-            files += found
-        else:
-            files.append(path)
-    return list(dict.fromkeys(files))
+def find_files(source: type[Source], paths: Sequence[Path]) -> list[Path]:
+    """What is read, in order, each once; see `Source.find`."""
+    return list(dict.fromkeys(found for path in paths for found in source.find(path)))
 
 
 def _identity(file: Path) -> dict[str, Any]:
-    """How a raw file is known again, without reading it."""
-    stat = file.stat()
-    return {"file": str(file), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    """How raw data is known again, without reading it: a file, a folder that is read as one, or a name on the hub."""
+    stats = [found.stat() for found in (file.rglob("*") if file.is_dir() else [file]) if found.is_file()]
+    newest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return {"file": str(file), "bytes": sum(stat.st_size for stat in stats), "modified": newest}
 
 
 def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -186,4 +176,6 @@ def summary(out: Path, manifest: dict[str, Any]) -> str:
     for what, key in (("records", "drops"), ("images", "images_dropped")):
         if manifest[key]:
             lines.append(f"  dropped {what}: {_reasons(manifest[key])}; see {out / 'drops.jsonl'}")
+    if manifest["noted"]:
+        lines.append(f"  noted: {_reasons(manifest['noted'])}")
     return "\n".join(lines)

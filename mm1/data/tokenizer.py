@@ -13,6 +13,7 @@ own, which stand in a file beside it:
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -100,6 +101,7 @@ class Tokenizer(Configurable):
             raise ConfigError(f"{origin}: pad, end and image must be three tokens, not {', '.join(tokens[:3])}")
         self.pad, self.end, self.image = (vocabulary[token] for token in tokens[:3])
         self.begin = None if roles.begin is None else vocabulary[roles.begin]
+        self.control = {vocabulary[token] for token in tokens}
         self.num_tokens = max(vocabulary.values()) + 1
         self.vocab_size = roles.vocab_size or self.num_tokens
         if self.vocab_size < self.num_tokens:
@@ -113,10 +115,23 @@ class Tokenizer(Configurable):
         self._load("a pickled tokenizer")
 
     def encode(self, content: str) -> list[int]:
-        return self.backend.encode(content, add_special_tokens=False).ids
+        """The ids of a text; none of them is a special token, whatever the text spells."""
+        return self._as_text(content, self.backend.encode(content, add_special_tokens=False).ids)
 
     def encode_batch(self, contents: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self.backend.encode_batch(list(contents), add_special_tokens=False)]
+        encoded = self.backend.encode_batch(list(contents), add_special_tokens=False)
+        return [self._as_text(content, e.ids) for content, e in zip(contents, encoded, strict=True)]
+
+    def _as_text(self, content: str, ids: list[int]) -> list[int]:
+        """Takes a spelled special token apart where the vocabulary itself holds it as a word, as those of word-level
+        and unigram models do: behind its first character, which leaves two pieces that are no such word."""
+        if self.control.isdisjoint(ids):
+            return ids
+        spelled = sorted((self.roles.pad, self.roles.end, self.roles.image, self.roles.begin or END), key=len)
+        apart = "|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in spelled)
+        return [
+            i for piece in re.split(apart, content) for i in self.backend.encode(piece, add_special_tokens=False).ids
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens are left out."""

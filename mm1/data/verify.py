@@ -9,7 +9,7 @@ from typing import Any
 
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import ImageError, decode, probe
-from mm1.data.sources import Unusable
+from mm1.data.sources import Lost, Unusable
 
 MAX_BYTES = 1 << 28
 """256 MiB: the largest picture file, line or archive member that is read into memory."""
@@ -49,8 +49,11 @@ def picture(image: Image) -> Image:
     """The same picture, decoded once to be sure of it, with its width and height as a person sees it.
 
     Raises:
-        Unusable: the bytes are no picture, a damaged one, or one of more than `views.MAX_PIXELS` pixels.
+        Unusable: the bytes are no picture, a damaged one, or one of more than `views.MAX_PIXELS` pixels; or it could
+            not be had in the first place.
     """
+    if isinstance(image, Lost):
+        raise image.why
     data = image.data
     if not data:
         raise Unusable("empty image")
@@ -65,7 +68,7 @@ def picture(image: Image) -> Image:
         raise Unusable("unreadable image", f"{type(error).__name__}: {error}") from error
     if (height, width) != tuple(pixels.shape[1:]):
         raise Unusable("unreadable image", f"header says {width} x {height}, pixels {tuple(pixels.shape[1:])}")
-    return Image(data, width, height)
+    return replace(image, width=width, height=height)
 
 
 def document(found: Document, *, pictures_matter: bool) -> tuple[Document, list[Unusable]]:

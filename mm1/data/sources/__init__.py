@@ -9,6 +9,7 @@ decodes each of them once at prepare time, measures it and refuses what is none.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,10 @@ class Source(Configurable):
     """The `data` of one record: the format's documentation and its test."""
 
     PATTERNS: ClassVar[tuple[str, ...]]
-    """File name patterns that a folder is searched for, such as `*.tar`."""
+    """Patterns of file names that a folder is searched for, such as `*.tar`."""
+
+    READS_FOLDERS: ClassVar[bool] = False
+    """Are files so small that a folder of them is read as one? Its files at any depth are the records then."""
 
     PICTURES_MATTER: ClassVar[bool] = True
     """Is a document dropped where one of its pictures cannot be read? Else the picture alone is."""
@@ -57,9 +61,32 @@ class Source(Configurable):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.noted: Counter[str] = Counter()
+        """What is worth counting beside documents and drops, such as captions replaced; it stands in the manifest."""
+
+    @classmethod
+    def find(cls, path: Path) -> list[Path]:
+        """What `read` is called with, each by itself, for a path that a user names.
+
+        Raises:
+            FileNotFoundError: there is nothing to read.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f"no file or folder {path}")
+        if not path.is_dir():
+            return [path]
+        if not (files := cls.files_in(path)):
+            raise FileNotFoundError(f"{path} holds no file of this source ({', '.join(cls.PATTERNS)})")
+        return [path] if cls.READS_FOLDERS else files
+
+    @classmethod
+    def files_in(cls, folder: Path) -> list[Path]:
+        """The files of this source, in order: directly in the folder, or at any depth where folders are read."""
+        search = folder.rglob if cls.READS_FOLDERS else folder.glob
+        return sorted({file for pattern in cls.PATTERNS for file in search(pattern) if file.is_file()})
 
     def read(self, path: Path) -> Iterator[Record]:
-        """The records of one file, in order, one in memory at a time.
+        """The records of one file, in order, one in memory at a time. `path` is one of those that `find` gave.
 
         Raises:
             OSError: the file cannot be opened at all.
@@ -72,6 +99,19 @@ class Source(Configurable):
         raise NotImplementedError
 
 
-def found(data: bytes | str) -> Image:
-    """A picture as found in a record: bytes, or the URL that stands in their place. Not looked at yet."""
-    return Image(data.encode("utf-8", "replace") if isinstance(data, str) else data, width=0, height=0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(Image):
+    """The place of a picture that could not be had."""
+
+    why: Unusable
+
+
+def found(picture: "bytes | str | Unusable | Image", url: str = "") -> Image:
+    """A picture as found in a record: bytes, or the URL that stands in their place, or why there is none. Not looked at
+    yet."""
+    if isinstance(picture, Image):
+        return picture
+    if isinstance(picture, Unusable):
+        return Lost(data=b"", width=0, height=0, url=url, why=picture)
+    data = picture.encode("utf-8", "replace") if isinstance(picture, str) else picture
+    return Image(data, width=0, height=0, url=url)

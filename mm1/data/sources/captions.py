@@ -38,6 +38,7 @@ class Captions(Source):
         """The field of the sample's json that holds the caption; empty: the txt, or else the json's `caption`."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:

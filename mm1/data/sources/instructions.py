@@ -1,10 +1,12 @@
-"""Instructions and conversations, with pictures or without: a JSON list, or JSON lines, in one of two layouts.
+"""Instructions and conversations, with pictures or without: a JSON list, JSON lines (.gz and .zst too) or parquet, in
+one of two layouts.
 
     LLaVA       {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
                                                      {"from": "gpt", "value": "A cat."}, ...]}
     messages    {"images": ["a.jpg"], "messages": [{"role": "user", "content": "<image>What is it?"},
                                                    {"role": "assistant", "content": "A cat."}, ...]}
 
+`image` and `images` are one picture or a list: paths in a folder, or, in parquet, bytes or {"bytes": ..., "path": ...}.
 The content of a message may also be a list of parts, `{"type": "image"}` and `{"type": "text", "text": ...}`. Pictures
 stand where their marks are; without any mark they stand first. A question ends with a line break and is not learnt
 from; an answer is learnt from and has its own end.
@@ -17,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mm1.data import verify
+from mm1.data import tables, verify
 from mm1.data.document import Document, Image, Text
+from mm1.data.image_folder import ImageFolder
 from mm1.data.sources import DOT, Record, Source, Unusable, found
-from mm1.data.sources.text import json_lines
 
 MARK = "<image>"
 QUESTIONS = ("human", "user", "system")
@@ -46,39 +48,45 @@ class Instructions(Source):
         },
         "pictures": [DOT],
     }
-    PATTERNS = ("*.json", "*.jsonl")
+    PATTERNS = ("*.json", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.parquet")
 
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):
-        images: str = ""
-        """The folder that image paths are relative to; empty: the one that the file lies in."""
+        folder: str = ""
+        """Where pictures lie that are given by path; empty: the folder of the file."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            is_list = _first(file) == "["
-        folder = Path(self.config.images) if self.config.images else path.parent
-        for record in json_list(path) if is_list else json_lines(path):
-            yield Record(record.key, _with_pictures(record.data, folder))
+        pictures = ImageFolder(Path(self.config.folder or path.parent))
+        for record in _records(path):
+            if isinstance(record.data, (dict, Unusable)):
+                yield Record(record.key, _with_pictures(record.data, pictures))
+            else:
+                yield Record(record.key, tables.no_object(record.data))
 
     def document(self, data: Any) -> Document:
-        pictures = [found(picture) for picture in data["pictures"]]
-        turns = list(_turns(data["record"]))
-        num_marks = sum(content.count(MARK) for asks, content in turns if asks)
-        if num_marks not in (0, len(pictures)):
-            raise Unusable("marks and images differ", f"{num_marks} of {MARK}, {len(pictures)} images")
-        waiting = iter(pictures)
-        parts: list[Text | Image] = [] if num_marks else list(waiting)
-        for asks, content in turns:
-            if asks:
-                parts += _question(content, waiting)
-            else:
-                parts.append(Text(verify.text(content, "answer").strip(), end=True))
-        if all(asks for asks, _ in turns):
-            raise Unusable("no answer")
-        return Document(tuple(parts))
+        return conversation(data["record"], [found(picture) for picture in data["pictures"]])
+
+
+def conversation(record: Any, pictures: list[Image]) -> Document:
+    """The turns of a record, with its pictures in the places of their marks."""
+    turns = list(_turns(record))
+    num_marks = sum(content.count(MARK) for asks, content in turns if asks)
+    if num_marks not in (0, len(pictures)):
+        raise Unusable("marks and images differ", f"{num_marks} of {MARK}, {len(pictures)} images")
+    waiting = iter(pictures)
+    parts: list[Text | Image] = [] if num_marks else list(waiting)
+    for asks, content in turns:
+        if asks:
+            parts += _question(content, waiting)
+        else:
+            parts.append(Text(verify.text(content, "answer").strip(), end=True))
+    if all(asks for asks, _ in turns):
+        raise Unusable("no answer")
+    return Document(tuple(parts))
 
 
 def _question(content: str, pictures: Iterator[Image]) -> Iterator[Text | Image]:
@@ -110,29 +118,24 @@ def _content(value: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _with_pictures(record: Any, folder: Path) -> Any:
-    """The record and the bytes of its picture files (a URL stays one), or why they cannot be had."""
+def _with_pictures(record: dict[str, Any] | Unusable, pictures: ImageFolder) -> Any:
     if isinstance(record, Unusable):
         return record
-    if not isinstance(record, dict):
-        return Unusable("no JSON object", f"the record is a {type(record).__name__}")
-    names = record.get("image") or record.get("images") or []
-    pictures: list[bytes | str] = []
-    for name in names if isinstance(names, list) else [names]:
-        if not isinstance(name, str):
-            return Unusable("no image path", f"it is a {type(name).__name__}")
-        if name.lower().startswith(("http://", "https://")):
-            pictures.append(name)
-            continue
-        file = folder / name
-        try:
-            if file.stat().st_size > verify.MAX_BYTES:
-                return Unusable("file too large", f"{file}; the limit is {verify.MAX_BYTES:,} bytes")
-            pictures.append(file.read_bytes())
-        except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
-            missing = isinstance(error, FileNotFoundError)
-            return Unusable("missing image file" if missing else "unreadable image file", f"{name}: {error}")
-    return {"record": record, "pictures": pictures}
+    values = record.get("image") or record.get("images") or []
+    values = values if isinstance(values, list) else [values]
+    return {"record": record, "pictures": [pictures.read(value) for value in values]}
+
+
+def _records(path: Path) -> Iterator[Record]:
+    if tables.kind(path) == ".parquet":
+        known = tables.columns_of(path)
+        turns = next((layout[0] for layout in LAYOUTS if layout[0] in known), LAYOUTS[-1][0])
+        return tables.parquet_rows(path, [turns, *(column for column in ("image", "images") if column in known)])
+    if path.suffix not in tables.CODECS:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            if _first(file) == "[":
+                return json_list(path)
+    return tables.json_lines(path)
 
 
 def json_list(path: Path) -> Iterator[Record]:
