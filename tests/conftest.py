@@ -1,12 +1,16 @@
 """What several test modules share."""
 
 import importlib
+import multiprocessing
 import pkgutil
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+# Ranks and workers of feeds are forked from a server that has imported these: an import costs seconds.
+multiprocessing.set_forkserver_preload(["mm1.train.run"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

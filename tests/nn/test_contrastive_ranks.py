@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
+from ranks import on_ranks
 
+from mm1 import dist
 from mm1.batch import PairBatch
 from mm1.nn.clip import CLIP
 from mm1.nn.contrastive import sigmoid_contrast, softmax_contrast
@@ -60,13 +60,12 @@ def of_a_model(kind: Literal["softmax", "sigmoid"], rows: slice) -> dict[str, to
 CASES: dict[str, Callable[[Any, slice], dict[str, torch.Tensor]]] = {"features": of_features, "model": of_a_model}
 
 
-def rank(number: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=WORLD)
+def rank(folder: Path) -> None:
+    dist.start()
+    number = dist.rank()
     rows = slice(number * PAIRS // WORLD, (number + 1) * PAIRS // WORLD)
     found = {case: {kind: run(kind, rows) for kind in LOSSES} for case, run in CASES.items()}
-    torch.save(found, f"{folder}/{number}.pt")
-    dist.destroy_process_group()
+    torch.save(found, folder / f"{number}.pt")
 
 
 @pytest.mark.slow
@@ -75,7 +74,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 
     fp32 sums in another order: worst measured 4.8e-7 of a tensor's largest value.
     """
-    multiprocessing.spawn(rank, (str(tmp_path),), nprocs=WORLD)
+    on_ranks(WORLD, rank, tmp_path)
     ranks = [torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in range(WORLD)]
     for case, run in CASES.items():
         for kind in LOSSES:

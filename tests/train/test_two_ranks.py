@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import raw_files
+from ranks import PATIENCE, on_ranks
 from worlds import contrastive, make_world, pretrain, sparse
 
 from mm1 import config as configs
@@ -16,27 +17,37 @@ from mm1.eval.classes.folders import Folders
 from mm1.eval.zero_shot import ZeroShot
 from mm1.train.run import Run
 
-PATIENCE = 240  # seconds, so that a hang is a failure
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+def fit(config: Run.Config, folder: Path, resume: bool) -> None:
+    config.build(folder=folder, resume=resume).fit()
+
+
 def train(config: Run.Config, folder: Path, *, ranks: int, resume: bool = False) -> list[dict[str, Any]]:
-    """One rank here; more by `mm1 train` under torchrun."""
     if ranks == 1:
-        config.build(folder=folder, resume=resume).fit()
+        fit(config, folder, resume)
     else:
-        stored = folder.with_suffix(".json")
-        stored.write_text(json.dumps(configs.to_json(config)))
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [sys.executable, *launcher, "-m", "mm1.cli", "train", str(stored), "--out", str(folder)]
-        command += ["--resume"] * resume
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        on_ranks(ranks, fit, config, folder, resume)
+    return metrics(folder)
+
+
+def launch(config: Run.Config, folder: Path) -> list[dict[str, Any]]:
+    """`mm1 train` on two ranks, as a user starts it."""
+    stored = folder.with_suffix(".json")
+    stored.write_text(json.dumps(configs.to_json(config)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "mm1.cli", "train", str(stored), "--out", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return metrics(folder)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -54,7 +65,7 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
     config.feed.weights = {"pages": 0.1, "captions": 0.0, "text": 0.9}  # type: ignore[attr-defined]
     config.feed.micro_rows = 1  # type: ignore[attr-defined]
     one = train(config, tmp_path / "one", ranks=1)
-    two = train(config, tmp_path / "two", ranks=2)
+    two = launch(config, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert [line.get("tokens/pages") for line in two] == [line.get("tokens/pages") for line in one]
     held = [[line["held_out"] for line in lines if "held_out" in line][-1] for lines in (one, two)]
