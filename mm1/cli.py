@@ -61,6 +61,14 @@ def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentPars
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json, or a folder with one")
     sub.add_argument("--held-out", type=float, default=0.0, help="share of documents kept for held-out losses")
+    sub.add_argument(
+        "--held-out-by", choices=["text", "image"], default="text", help="what keeps documents on one side of the split"
+    )
+    sub.add_argument("--source", nargs="+", default=[], metavar="a=value", help="the source's options, as field=body")
+    sub.add_argument("--filters", help="a set of filters to begin with: web_pages or web_text")
+    sub.add_argument("--filter", nargs="+", default=[], metavar="a.b=value", help="such as images.min_side=100")
+    sub.add_argument("--workers", type=int, default=1, help="files that are read at a time, each in a process")
+    sub.add_argument("--on", choices=["processes", "ray"], default="processes", help="ray: as tasks of a cluster")
 
 
 def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
@@ -152,9 +160,26 @@ def tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
+    from mm1.config import override
+    from mm1.data.prepare import config_of
     from mm1.data.prepare import prepare as run
+    from mm1.recipes.filters import filters_named
 
-    run(arguments.kind, arguments.paths, arguments.out, arguments.tokenizer, held_out=arguments.held_out)
+    source, filters = config_of(arguments.kind), filters_named(arguments.filters)
+    for config, assignments in ((source, arguments.source), (filters, arguments.filter)):
+        for assignment in assignments:
+            override(config, assignment)
+    run(
+        source,
+        arguments.paths,
+        arguments.out,
+        arguments.tokenizer,
+        held_out=arguments.held_out,
+        held_out_by=arguments.held_out_by,
+        filters=filters,
+        workers=arguments.workers,
+        on=arguments.on,
+    )
 
 
 def list_recipes(_: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
-"""Raw data -> shards, once: read, verify, tokenise, count. What is left out is listed, and why.
+"""Raw data -> shards, once: read, verify, filter, tokenise, count. What is left out is listed, and why.
 
-`prepare` writes into `<out>.unfinished` and renames it when it is whole: a folder with a manifest is always finished.
-Each raw file becomes shards of its own (`mm1.data.ingest`); nothing of one depends on another.
+`prepare` works in `<out>.unfinished` (`mm1.data.unfinished`), renamed when it is whole: a folder with a manifest is
+always finished, and a preparation that was killed goes on where it was. Each raw file becomes shards of its own
+(`mm1.data.ingest`), the same whatever process reads it. Filters that look at all files together take a second pass over
+what was read (`mm1.data.sift`).
 """
 
 import importlib
@@ -9,38 +11,57 @@ import json
 import pkgutil
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
 from mm1.data import shards, sources
-from mm1.data.ingest import SPLITS, Tally, prepare_file
+from mm1.data.content import HeldOutBy
+from mm1.data.filters import Filters
+from mm1.data.ingest import SCRATCH, Job, Tally, marks_path, read_file
+from mm1.data.processes import Work, in_processes, in_this_process
 from mm1.data.progress import Display
 from mm1.data.shards import read_manifest
+from mm1.data.sift import Sifting, aside, sift_file, write_verdicts
 from mm1.data.sources import Source
-from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Tokenizer
+from mm1.data.tokenizer import Tokenizer
+from mm1.data.unfinished import Unfinished, unfinished
 from mm1.dist import say
 
-OWN_FILES = {"manifest.json", "drops.jsonl", TOKENIZER, SPECIAL_TOKENS, "drops", *SPLITS}
+Where = Literal["processes", "ray"]
 
 
 def prepare(
-    source: str | Source.Config, paths: Sequence[Path], out: Path, tokenizer: Path, *, held_out: float = 0.0
+    source: str | Source.Config,
+    paths: Sequence[Path],
+    out: Path,
+    tokenizer: Path,
+    *,
+    held_out: float = 0.0,
+    held_out_by: HeldOutBy = "text",
+    filters: Filters.Config | None = None,
+    workers: int = 1,
+    on: Where = "processes",
 ) -> dict[str, Any]:
     """Prepares raw files, or the files of folders, into the folder `out`; returns its manifest.
 
     `source` is a config, the name of a file in `mm1/data/sources`, or `package.module:Class`. `held_out` is the share
-    of documents put into a split of their own; documents of the same text always go to the same split. An `out` that
-    was prepared from the same files in the same way is left as it is.
+    of documents put into a split of their own (see `content.is_held_out` for what stays together). An `out` that was
+    prepared from the same files in the same way is left as it is; one that was begun is gone on with. The bytes of a
+    finished folder depend neither on `workers`, the number of files read at a time, nor on where they run.
 
     Raises:
-        ConfigError: an unknown source; `out` holds something else; a file lacks a column; no record can be used.
+        ConfigError: an unknown source; `out` holds something else; a file lacks a column; no record can be used;
+            somebody else is at it.
         FileNotFoundError: a path does not exist, or a folder holds no file of this source.
+        WorkerDied: a process was killed or hung; its file is named.
     """
     config = config_of(source) if isinstance(source, str) else source
+    filters = filters or Filters.Config()
+    filters.build()
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is a share of documents from 0 to below 1, not {held_out}")
     vocabulary = Tokenizer.Config(path=str(tokenizer)).build()
@@ -51,19 +72,97 @@ def prepare(
         "config": configs.to_json(config),
         "tokenizer": vocabulary.fingerprint,
         "held_out": held_out,
+        "held_out_by": held_out_by,
+        "filters": configs.to_json(filters),
         "inputs": [_identity(file) for file in files],
     }
     if finished := _finished(out, plan):
         say(f"{out} is prepared already: {finished['documents']:,} documents")
         return finished
-    total = Tally()
-    with _aside(out) as folder, Display(len(files)) as display:
-        for number, file in enumerate(files):
-            total.add(prepare_file(config, file, folder, number, vocabulary, held_out, display))
-        vocabulary.save(folder)
-        manifest = _finish(folder, plan, total)
+    with unfinished(out, plan) as work:
+        vocabulary.save(work.path)
+        facts = {"folder": work.path, "tokenizer": vocabulary.fingerprint}
+        how = {"source": config, "filters": filters, "held_out": held_out, "held_out_by": held_out_by}
+        jobs = [Job(number=number, file=file, **facts, **how) for number, file in enumerate(files)]
+        total = read_and_sift(work, jobs, plan, workers, on)
+        manifest = finish(work, plan, total)
     say(summary(out, manifest))
     return manifest
+
+
+def read_and_sift(work: Unfinished, jobs: Sequence[Job], plan: dict[str, Any], workers: int, on: Where) -> Tally:
+    """All files read and, where filters look at them together, judged and gone over once more."""
+    sizes = [each["bytes"] for each in plan["inputs"]]
+    tallies = [*_each(work, "prepare", read_file, jobs, sizes, workers, on, plan["inputs"])]
+    filters = jobs[0].filters.build()
+    if filters.duplicates.asked_for:
+        if not work.tallies("sift"):
+            judge(work, jobs, filters)
+        siftings = [_sifting(job) for job in jobs]
+        tallies += _each(work, "sift", sift_file, siftings, sizes, workers, on)
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total
+
+
+def judge(work: Unfinished, jobs: Sequence[Job], filters: Filters) -> None:
+    """The verdicts on all files, from their marks."""
+    import pyarrow as pa
+
+    say(f"comparing the documents of {len(jobs):,} files")
+    marks = [pa.ipc.open_stream(pa.memory_map(str(marks_path(work.path, job.number)))).read_all() for job in jobs]
+    matter = jobs[0].source.owner.PICTURES_MATTER  # type: ignore[attr-defined]
+    write_verdicts(work.path, filters.duplicates.judge(marks, filters.check_num_images, pictures_matter=matter))
+
+
+def _sifting(job: Job) -> Sifting:
+    shards = aside(job.folder, job.number)
+    return Sifting(number=job.number, file=job.file, folder=job.folder, tokenizer=job.tokenizer, shards=shards, job=job)
+
+
+def _each(
+    work: Unfinished,
+    step: str,
+    do: Work,
+    jobs: Sequence[Any],
+    sizes: Sequence[int],
+    workers: int,
+    on: Where,
+    inputs: Sequence[dict[str, Any]] = (),
+) -> list[Tally]:
+    """The tallies of all jobs, in their order; those that an earlier attempt finished are not done again.
+
+    Raises ConfigError where a file is not what it was among the `inputs`.
+    """
+    done = work.tallies(step)
+    left = [job for job in jobs if job.number not in done]
+    with Display(step, sizes, [*done]) as display:
+
+        def show(job: Any, records: int, dropped: int) -> None:
+            display.show(job.number, records, dropped)
+
+        with closing(_run(do, left, workers, on, show)) as results:
+            for job, (part, tally) in results:
+                if inputs and _identity(job.file) != inputs[job.number]:
+                    raise ConfigError(
+                        f"{job.file} changed while it was read: delete {work.path}, and begin when it is whole"
+                    )
+                work.publish(step, job.number, part, tally)
+                if step == "sift":
+                    for shard in aside(work.path, job.number):
+                        shard.unlink()
+                display.finish(job.number, tally.records_in, tally.drops.total())
+                done[job.number] = tally
+    return [done[job.number] for job in jobs]
+
+
+def _run(do: Work, jobs: Sequence[Any], workers: int, on: Where, show: Any) -> Generator[Any]:
+    if on == "ray":
+        from mm1.data.ray_tasks import on_ray
+
+        return on_ray(do, jobs, show)
+    return in_processes(do, jobs, workers, show) if workers > 1 and jobs else in_this_process(do, jobs, show)
 
 
 def kinds() -> list[str]:
@@ -110,9 +209,11 @@ def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (out / "manifest.json").is_file():
         raise ConfigError(f"{out} is not empty and no prepared data; name another folder")
+    shutil.rmtree(out / SCRATCH, ignore_errors=True)  # of one that was killed while it tidied up
     manifest = read_manifest(out)
+    unfiltered = {"held_out_by": "text", "filters": configs.to_json(Filters.Config())}  # older manifests do not say so
     for key, value in plan.items():
-        old = manifest.get(key)
+        old = manifest.get(key, unfiltered.get(key))
         if key == "inputs":  # a folder may be reached by another path, or have moved
             old, value = ([{**i, "file": Path(i["file"]).name} for i in inputs] for inputs in (old or [], value))
         if old != value:
@@ -121,43 +222,23 @@ def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     return manifest
 
 
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A fresh folder beside `out`, which takes the name of `out` when all went well and vanishes otherwise."""
-    aside = out.with_name(out.name + ".unfinished")
-    if aside.exists():
-        if foreign := {path.name for path in aside.iterdir()} - OWN_FILES:
-            raise ConfigError(f"{aside} is in the way and holds other files ({', '.join(sorted(foreign))}): move it")
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    aside.rename(out)
-
-
-def _finish(folder: Path, plan: dict[str, Any], total: Tally) -> dict[str, Any]:
+def finish(work: Unfinished, plan: dict[str, Any], total: Tally) -> dict[str, Any]:
     """Joins the lists of drops, checks the books and writes the manifest.
 
     Raises:
         ConfigError: there is not one usable record; the first reasons are named.
     """
-    with (folder / "drops.jsonl").open("wb") as whole:
-        for part in sorted((folder / "drops").iterdir()):
-            with part.open("rb") as lines:
-                shutil.copyfileobj(lines, whole)
-    shutil.rmtree(folder / "drops")
+    work.join_drops()
     documents, dropped = total.total("documents"), total.drops.total()
     if documents + dropped != total.records_in:
         raise RuntimeError(f"{total.records_in} records became {documents} documents and {dropped} drops")
     if not documents:
-        with (folder / "drops.jsonl").open(encoding="utf-8") as lines:
+        with (work.path / "drops.jsonl").open(encoding="utf-8") as lines:
             first = json.loads(next(lines, "{}"))
+        shutil.rmtree(work.scratch / "tallies")  # nothing to go on with
         raise ConfigError(f"none of {total.records_in} records can be used: {_reasons(total.drops)}; first: {first}")
     manifest = plan | total.to_json()
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (work.path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
 
 

@@ -9,7 +9,9 @@ A shard is an Arrow stream as `datasets.Dataset.from_file` opens it. A document'
 text null at the place of a picture and the other way round; pictures stay encoded.
 """
 
+import hashlib
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,8 @@ def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
     }
 
 
-def _document(row: dict[str, Any]) -> Document:
+def document_of(row: dict[str, Any]) -> Document:
+    """The document of a row; its texts carry their tokens."""
     columns = (row[name] for name in ("texts", "tokens", "loss", "ends", "images", "widths", "heights"))
     return Document(
         tuple(
@@ -74,6 +77,32 @@ def _document(row: dict[str, Any]) -> Document:
             for content, tokens, loss, end, image, width, height in zip(*columns, strict=True)
         )
     )
+
+
+class _Hashed:
+    """A new file that knows the hash of what was written to it; what goes wrong names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.num_bytes, self.closed, self.hash = path, 0, False, hashlib.sha256()
+        self.file = path.open("wb", buffering=0)
+
+    def write(self, data: Any) -> int:
+        try:
+            written = 0
+            while written < len(data):  # an unbuffered file may take less than it is given
+                written += self.file.write(memoryview(data)[written:])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self.hash.update(data)
+        self.num_bytes += written
+        return written
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.file.close()
+        self.closed = True
 
 
 class ShardWriter:
@@ -106,11 +135,14 @@ class ShardWriter:
         if self.stream is None:
             name = f"{self.split}/{self.number:05}-{len(self.shards):03}.arrow"
             (self.folder / self.split).mkdir(parents=True, exist_ok=True)
-            self.shards.append({"file": name, "documents": 0, "bytes": 0})
-            self.stream = pa.ipc.new_stream(str(self.folder / name), _schema())
+            self.shards.append({"file": name, "documents": 0, "tokens": 0, "images": 0, "bytes": 0})
+            self.file = _Hashed(self.folder / name)
+            self.stream = pa.ipc.new_stream(pa.PythonFile(self.file, "w"), _schema())
         self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, _schema()))
         shard = self.shards[-1]
         shard["documents"] += len(self.rows)
+        shard["tokens"] += sum(row["num_text_tokens"] for row in self.rows)
+        shard["images"] += sum(row["num_images"] for row in self.rows)
         shard["bytes"] += self.num_bytes
         self.rows, self.num_bytes = [], 0
         if shard["bytes"] >= SHARD_BYTES:
@@ -118,8 +150,9 @@ class ShardWriter:
 
     def _finish(self) -> None:
         self.stream.close()
+        self.file.close()
         self.stream = None
-        self.shards[-1]["bytes"] = (self.folder / self.shards[-1]["file"]).stat().st_size
+        self.shards[-1] |= {"bytes": self.file.num_bytes, "sha256": self.file.hash.hexdigest()}
 
     def close(self) -> list[dict[str, Any]]:
         if self.rows:
@@ -127,6 +160,11 @@ class ShardWriter:
         if self.stream is not None:
             self._finish()
         return self.shards
+
+    def abandon(self) -> None:
+        """Closes what is open; what was written is of no use."""
+        if self.stream is not None:
+            self.file.close()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -145,6 +183,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ConfigError(f"{path} is not of format {FORMAT}, which this version reads; prepare the data again")
     return manifest
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one shard, in order."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            for start in range(batch.num_rows):  # one at a time: a batch of pictures twice over would be in memory
+                yield batch.slice(start, 1).to_pylist()[0]
 
 
 class Shards:
@@ -190,7 +238,7 @@ class Shards:
 
     def document(self, number: int) -> Document:
         """Its texts carry their tokens."""
-        return _document(self.dataset[number])
+        return document_of(self.dataset[number])
 
     def key(self, number: int) -> str:
         """Where the document comes from: "file#record"."""

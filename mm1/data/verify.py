@@ -4,6 +4,7 @@ Pictures are decoded in full, not only opened: a file that breaks off behind its
 picture may have is `views.MAX_PIXELS`, checked from the header before memory is taken for them.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,9 @@ from mm1.data.sources import Lost, Unusable
 
 MAX_BYTES = 1 << 28
 """256 MiB: the largest picture file, line or archive member that is read into memory."""
+
+Look = Callable[[Image], Image]
+"""Gives a picture back, as it is or better known, or raises `Unusable`."""
 
 PARAGRAPH = "\n\n"
 """Between two texts of a page that nothing else parts."""
@@ -71,8 +75,10 @@ def picture(image: Image) -> Image:
     return replace(image, width=width, height=height)
 
 
-def document(found: Document, *, pictures_matter: bool) -> tuple[Document, list[Unusable]]:
+def document(found: Document, *, pictures_matter: bool, look: Look = picture) -> tuple[Document, list[Unusable]]:
     """The document with its pictures verified, and why some of them are left out (the texts beside one are joined).
+
+    `look` gives each picture back, or raises `Unusable`: filters ask more of it than `picture` does.
 
     Raises:
         Unusable: a picture cannot be read and `pictures_matter`, or nothing is left to learn from.
@@ -89,7 +95,7 @@ def document(found: Document, *, pictures_matter: bool) -> tuple[Document, list[
             gap = False
             continue
         try:
-            parts.append(picture(part))
+            parts.append(look(part))
         except Unusable as why:
             if pictures_matter:
                 raise

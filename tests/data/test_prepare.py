@@ -9,10 +9,9 @@ import pytest
 from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 
 from mm1.config import ConfigError
-from mm1.data import ingest
 from mm1.data import prepare as module
+from mm1.data.content import is_held_out
 from mm1.data.document import Document, Image, Text
-from mm1.data.ingest import is_held_out
 from mm1.data.prepare import config_of, find_files, kinds, prepare
 from mm1.data.shards import Shards, read_manifest
 from mm1.data.sources.captions import Captions
@@ -88,7 +87,7 @@ def test_a_finished_folder_is_left_as_it_is(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = prepare("captions", [raw], tmp_path / "out", tokenizer, held_out=0.3)
-    monkeypatch.setattr(module, "prepare_file", None)
+    monkeypatch.setattr(module, "read_file", None)
     capsys.readouterr()
     assert prepare(Captions.Config(), sorted(raw.iterdir()), tmp_path / "out", tokenizer, held_out=0.3) == first
     assert "prepared already" in capsys.readouterr().err
@@ -126,24 +125,9 @@ def test_what_a_killed_run_left_is_begun_again(raw: Path, tokenizer: Path, tmp_p
     left = tmp_path / "out.unfinished" / "train"
     left.mkdir(parents=True)
     (left / "00007-000.arrow").write_bytes(b"half")
-    (tmp_path / "out.unfinished" / "drops").mkdir()
+    (tmp_path / "out.unfinished" / "scratch" / "parts" / "00000-x").mkdir(parents=True)
     prepare("captions", [raw], tmp_path / "out", tokenizer)
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["00000-000.arrow", "00001-000.arrow"]
-
-
-@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_run_leaves_nothing(
-    end: type[BaseException], raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(config: Any, path: Path, *rest: Any) -> ingest.Tally:
-        if path.name == "1.tar":
-            raise end
-        return ingest.prepare_file(config, path, *rest)
-
-    monkeypatch.setattr(module, "prepare_file", interrupted)
-    with pytest.raises(end):
-        prepare("captions", [raw], tmp_path / "out", tokenizer)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 # --- held-out documents

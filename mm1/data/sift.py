@@ -1,0 +1,90 @@
+"""Prepared documents gone over once more, by a verdict on each file: some are dropped, some lose pictures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mm1.data import verify
+from mm1.data.content import image_hash
+from mm1.data.document import Document, Image
+from mm1.data.duplicates import EVERYWHERE, Verdict
+from mm1.data.ingest import ASIDE, SCRATCH, Job, Tally, new_part, tokenised, tokenizer_of
+from mm1.data.processes import Report
+from mm1.data.shards import document_of, read_rows
+from mm1.data.sources import Unusable
+
+VERDICTS = f"{SCRATCH}/verdicts"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sifting:
+    """One file's documents, and where they go."""
+
+    number: int
+    file: Path
+    """Where the documents come from, as drops name it."""
+    folder: Path
+    tokenizer: str
+    shards: tuple[Path, ...]
+    job: Job | None = None
+    """How the file was read, which decides the split."""
+    split: str = ""
+    """The split of all documents where they were split before."""
+
+
+def aside(folder: Path, number: int) -> tuple[Path, ...]:
+    """The documents of a file that are set aside, in order."""
+    return tuple(sorted((folder / ASIDE).glob(f"{number:05}-*.arrow")))
+
+
+def verdict_path(folder: Path, number: int) -> Path:
+    return folder / VERDICTS / f"{number:05}.json"
+
+
+def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> None:
+    (folder / VERDICTS).mkdir(parents=True, exist_ok=True)
+    for number, verdict in enumerate(verdicts):
+        found = {"documents": verdict.documents, "images": sorted(verdict.images)}
+        verdict_path(folder, number).write_text(json.dumps(found), encoding="utf-8")
+
+
+def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
+    """One file's documents -> a folder with the shards of those that are kept, and the list of the others.
+
+    The tally counts what is kept and dropped here; that of reading counts the rest.
+    """
+    verdict = json.loads(verdict_path(job.folder, job.number).read_text(encoding="utf-8"))
+    tokenizer = tokenizer_of(job.folder, job.tokenizer)
+    dropped, gone = verdict["documents"], frozenset(verdict["images"])
+
+    def look(image: Image) -> Image:
+        if image_hash(image) in gone:
+            raise Unusable(EVERYWHERE)
+        return image
+
+    with new_part(job, begin=tokenizer.begin is not None, drops=".sifted") as part:
+        rows = (row for shard in job.shards for row in read_rows(shard))
+        for number, row in enumerate(rows):
+            report(number + 1, part.tally.drops.total())
+            key = row["key"] if job.job is None else _record(job.file, row["key"])
+            if (why := dropped.get(str(number))) is not None:
+                part.drop("record", key, Unusable(*why))
+                continue
+            document = document_of(row)
+            if gone:
+                document, lost = _without(document, look)
+                document = tokenised(document, tokenizer) if lost else document
+                for each in lost:
+                    part.drop("image", key, each)
+            part.keep(job.job.split(document) if job.job else job.split, row["key"], document)
+    return part.folder, part.tally
+
+
+def _without(document: Document, look: verify.Look) -> tuple[Document, list[Unusable]]:
+    return verify.document(document, pictures_matter=False, look=look)
+
+
+def _record(file: Path, key: str) -> str:
+    """The key of a record in its file."""
+    return key.removeprefix(f"{file}#".encode("utf-8", "backslashreplace").decode())
