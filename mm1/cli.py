@@ -70,6 +70,21 @@ def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentPars
     sub.add_argument("--workers", type=int, default=1, help="files that are read at a time, each in a process")
     sub.add_argument("--on", choices=["processes", "ray"], default="processes", help="ray: as tasks of a cluster")
 
+    sub = command(filter_captions, "filter-captions", "Write prepared captions again without those of low CLIP score.")
+    sub.add_argument("run", type=Path, help="a CLIP: a finished run, or an imported model")
+    sub.add_argument("prepared", type=Path)
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--keep", type=float, help="the share of pairs that stay, the best")
+    sub.add_argument("--min-score", type=float, help="the least cosine between picture and caption")
+    sub.add_argument("--workers", type=int, default=1, help="processes that write")
+
+    sub = command(recaption, "recaption", "Have a model describe the pictures of prepared captions, as a table.")
+    sub.add_argument("run", type=Path, help="a finished run that writes, or an imported model")
+    sub.add_argument("prepared", type=Path)
+    sub.add_argument("--out", type=Path, required=True, help="a folder for parquet files with file, key, caption")
+    sub.add_argument("--prompt", default="", help='what follows the picture, as "A photo of"')
+    sub.add_argument("--max-tokens", type=int, default=64)
+
 
 def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
     command(list_recipes, "list", "Show all recipes.")
@@ -180,6 +195,32 @@ def prepare(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         on=arguments.on,
     )
+
+
+def filter_captions(arguments: argparse.Namespace) -> None:
+    from mm1.infer.filter_captions import filter_captions as run
+
+    trained, name = _trained(arguments.run)
+    keep, least, workers = arguments.keep, arguments.min_score, arguments.workers
+    run(trained, arguments.prepared, arguments.out, model=name, keep=keep, min_score=least, workers=workers)
+
+
+def recaption(arguments: argparse.Namespace) -> None:
+    from mm1.infer.recaption import recaption as run
+
+    trained, name = _trained(arguments.run)
+    prompt, longest = arguments.prompt, arguments.max_tokens
+    run(trained, arguments.prepared, arguments.out, model=name, prompt=prompt, max_tokens=longest)
+
+
+def _trained(run: Path) -> tuple[Any, str]:
+    """A finished run's model, and a name that tells its weights from others."""
+    from mm1 import dist
+    from mm1.infer.trained import Trained
+    from mm1.train.folder import load_model, version
+
+    model, renderer, _ = load_model(run, device := dist.start())
+    return Trained(model, renderer, device), f"{run.resolve().name} {version(run)}"
 
 
 def list_recipes(_: argparse.Namespace) -> None:

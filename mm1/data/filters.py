@@ -55,7 +55,7 @@ class ImageRules(Configurable):
         for word in self.config.url_words:
             if word in path:
                 raise Unusable("word in image URL", f"{word!r} in {image.url[:200]}")
-        if self.config.once:
+        if self.config.once and image.data:
             if (known := image_hash(image)) in seen:
                 raise Unusable("repeated image", "it stands in the document already")
             seen.add(known)

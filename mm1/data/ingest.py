@@ -80,8 +80,8 @@ class Tally:
     def from_json(found: dict[str, Any]) -> "Tally":
         """From its fields by name, as JSON keeps them."""
         counts = {split: Counter(counts) for split, counts in found["counts"].items()}
-        drops, images = Counter(found["drops"]), Counter(found["images_dropped"])
-        return Tally(found["records_in"], drops, images, counts, found["shards"])
+        drops, images, noted = (Counter(found[name]) for name in ("drops", "images_dropped", "noted"))
+        return Tally(found["records_in"], drops, images, counts, found["shards"], noted)
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest tells it."""

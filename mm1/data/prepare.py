@@ -11,10 +11,9 @@ import json
 import pkgutil
 import shutil
 from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
@@ -22,16 +21,13 @@ from mm1.data import shards, sources
 from mm1.data.content import HeldOutBy
 from mm1.data.filters import Filters
 from mm1.data.ingest import SCRATCH, Job, Tally, marks_path, read_file
-from mm1.data.processes import Work, in_processes, in_this_process
-from mm1.data.progress import Display
+from mm1.data.passes import Where, each_file, identity
 from mm1.data.shards import read_manifest
 from mm1.data.sift import Sifting, aside, sift_file, write_verdicts
 from mm1.data.sources import Source
 from mm1.data.tokenizer import Tokenizer
 from mm1.data.unfinished import Unfinished, unfinished
 from mm1.dist import say
-
-Where = Literal["processes", "ray"]
 
 
 def prepare(
@@ -74,11 +70,11 @@ def prepare(
         "held_out": held_out,
         "held_out_by": held_out_by,
         "filters": configs.to_json(filters),
-        "inputs": [_identity(file) for file in files],
+        "inputs": [identity(file) for file in files],
     }
-    if finished := _finished(out, plan):
-        say(f"{out} is prepared already: {finished['documents']:,} documents")
-        return finished
+    if known := finished(out, plan):
+        say(f"{out} is prepared already: {known['documents']:,} documents")
+        return known
     with unfinished(out, plan) as work:
         vocabulary.save(work.path)
         facts = {"folder": work.path, "tokenizer": vocabulary.fingerprint}
@@ -93,13 +89,13 @@ def prepare(
 def read_and_sift(work: Unfinished, jobs: Sequence[Job], plan: dict[str, Any], workers: int, on: Where) -> Tally:
     """All files read and, where filters look at them together, judged and gone over once more."""
     sizes = [each["bytes"] for each in plan["inputs"]]
-    tallies = [*_each(work, "prepare", read_file, jobs, sizes, workers, on, plan["inputs"])]
+    tallies = [*each_file(work, "prepare", read_file, jobs, sizes, workers, on, plan["inputs"])]
     filters = jobs[0].filters.build()
     if filters.duplicates.asked_for:
         if not work.tallies("sift"):
             judge(work, jobs, filters)
         siftings = [_sifting(job) for job in jobs]
-        tallies += _each(work, "sift", sift_file, siftings, sizes, workers, on)
+        tallies += each_file(work, "sift", sift_file, siftings, sizes, workers, on)
     total = Tally()
     for tally in tallies:
         total.add(tally)
@@ -119,50 +115,6 @@ def judge(work: Unfinished, jobs: Sequence[Job], filters: Filters) -> None:
 def _sifting(job: Job) -> Sifting:
     shards = aside(job.folder, job.number)
     return Sifting(number=job.number, file=job.file, folder=job.folder, tokenizer=job.tokenizer, shards=shards, job=job)
-
-
-def _each(
-    work: Unfinished,
-    step: str,
-    do: Work,
-    jobs: Sequence[Any],
-    sizes: Sequence[int],
-    workers: int,
-    on: Where,
-    inputs: Sequence[dict[str, Any]] = (),
-) -> list[Tally]:
-    """The tallies of all jobs, in their order; those that an earlier attempt finished are not done again.
-
-    Raises ConfigError where a file is not what it was among the `inputs`.
-    """
-    done = work.tallies(step)
-    left = [job for job in jobs if job.number not in done]
-    with Display(step, sizes, [*done]) as display:
-
-        def show(job: Any, records: int, dropped: int) -> None:
-            display.show(job.number, records, dropped)
-
-        with closing(_run(do, left, workers, on, show)) as results:
-            for job, (part, tally) in results:
-                if inputs and _identity(job.file) != inputs[job.number]:
-                    raise ConfigError(
-                        f"{job.file} changed while it was read: delete {work.path}, and begin when it is whole"
-                    )
-                work.publish(step, job.number, part, tally)
-                if step == "sift":
-                    for shard in aside(work.path, job.number):
-                        shard.unlink()
-                display.finish(job.number, tally.records_in, tally.drops.total())
-                done[job.number] = tally
-    return [done[job.number] for job in jobs]
-
-
-def _run(do: Work, jobs: Sequence[Any], workers: int, on: Where, show: Any) -> Generator[Any]:
-    if on == "ray":
-        from mm1.data.ray_tasks import on_ray
-
-        return on_ray(do, jobs, show)
-    return in_processes(do, jobs, workers, show) if workers > 1 and jobs else in_this_process(do, jobs, show)
 
 
 def kinds() -> list[str]:
@@ -192,14 +144,7 @@ def find_files(source: type[Source], paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found for path in paths for found in source.find(path)))
 
 
-def _identity(file: Path) -> dict[str, Any]:
-    """How raw data is known again, without reading it: a file, a folder that is read as one, or a name on the hub."""
-    stats = [found.stat() for found in (file.rglob("*") if file.is_dir() else [file]) if found.is_file()]
-    newest = max((stat.st_mtime_ns for stat in stats), default=0)
-    return {"file": str(file), "bytes": sum(stat.st_size for stat in stats), "modified": newest}
-
-
-def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of `out` where it was made by this very plan; None where there is nothing yet.
 
     Raises:

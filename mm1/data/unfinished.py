@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,10 @@ from mm1.data.ingest import SCRATCH, SPLITS, Tally
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
 
-OWN_FILES = {SCRATCH, "manifest.json", "drops.jsonl", TOKENIZER, SPECIAL_TOKENS, *SPLITS}
+TABLE = r"\d+\.parquet"
+OWN_FILES = re.compile(
+    "|".join([SCRATCH, r"manifest\.json", r"drops\.jsonl", TOKENIZER, SPECIAL_TOKENS, *SPLITS, TABLE])
+)
 
 
 class Unfinished:
@@ -95,7 +99,7 @@ def unfinished(out: Path, plan: dict[str, Any]) -> Iterator[Unfinished]:
 
 
 def _refuse_strangers(path: Path) -> None:
-    if path.exists() and (foreign := {each.name for each in path.iterdir()} - OWN_FILES):
+    if path.exists() and (foreign := [each.name for each in path.iterdir() if not OWN_FILES.fullmatch(each.name)]):
         raise ConfigError(f"{path} is in the way and holds other files ({', '.join(sorted(foreign))}): move it")
 
 

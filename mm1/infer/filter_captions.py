@@ -1,0 +1,144 @@
+"""Prepared captions without those that do not describe their picture, by a CLIP of one's own or an imported one.
+
+A pair's score is the cosine between the features of picture and caption. What stays is a share of the best, as data
+filtering networks have it (Fang et al. 2023, arXiv:2309.17425), or all from a score on (Schuhmann et al. 2021).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mm1.config import ConfigError
+from mm1.data.document import Document
+from mm1.data.duplicates import Verdict
+from mm1.data.ingest import SCRATCH, SPLITS, Tally, new_part
+from mm1.data.passes import each_file
+from mm1.data.prepare import finish, finished, summary
+from mm1.data.processes import Report
+from mm1.data.shards import document_of, read_manifest, read_rows
+from mm1.data.sift import Sifting, sift_file, write_verdicts
+from mm1.data.tokenizer import Tokenizer
+from mm1.data.unfinished import unfinished
+from mm1.dist import say
+from mm1.infer.encoder import Encoder
+from mm1.infer.trained import Trained
+from mm1.nn.clip import CLIP
+
+PAIRS_PER_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scoring:
+    """One shard whose pairs are scored."""
+
+    number: int
+    file: Path
+    folder: Path
+
+
+def filter_captions(
+    trained: Trained,
+    prepared: Path,
+    out: Path,
+    *,
+    model: str,
+    keep: float | None = None,
+    min_score: float | None = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Writes `prepared` again to `out` without the pairs of low score; returns the manifest of `out`.
+
+    `model` names the weights in the manifest. Shards that are scored are not scored again after an interruption; pairs
+    are left out of both splits by one threshold.
+
+    Raises:
+        ConfigError: not one of `keep` and `min_score`, or no share; the documents are no pairs; see `prepare`.
+    """
+    if (keep is None) == (min_score is None) or (keep is not None and not 0 < keep <= 1):
+        raise ConfigError("give either keep, a share of pairs from above 0 to 1, or min_score, a cosine")
+    if not isinstance(trained.model, CLIP):
+        raise ConfigError(f"{model} has no features of texts: name a run that was trained with captions, as CLIP")
+    before = read_manifest(prepared)
+    shards = [(split, shard) for split in SPLITS for shard in before["splits"][split]["shards"]]
+    plan = {
+        key: before.get(key) for key in ("format", "kind", "config", "tokenizer", "held_out", "held_out_by", "filters")
+    } | {
+        "captions": {"model": model, "keep": keep, "min_score": min_score},
+        "inputs": [{"file": str(prepared / shard["file"]), **shard} for _, shard in shards],
+    }
+    if known := finished(out, plan):
+        return known
+    with unfinished(out, plan) as work:
+        Tokenizer.Config(path=str(prepared)).build().save(work.path)
+        files = [prepared / shard["file"] for _, shard in shards]
+        sizes = [shard["bytes"] for _, shard in shards]
+        scorings = [Scoring(number=n, file=file, folder=work.path) for n, file in enumerate(files)]
+        read = each_file(work, "score", partial(score_file, Encoder.of(trained)), scorings, sizes)
+        scores = [np.load(scores_path(work.path, n)) for n in range(len(files))]
+        write_verdicts(work.path, verdicts(scores, _threshold(np.concatenate(scores), keep, min_score)))
+        siftings = [
+            Sifting(number=n, file=file, folder=work.path, tokenizer=before["tokenizer"], shards=(file,), split=split)
+            for n, (file, (split, _)) in enumerate(zip(files, shards, strict=True))
+        ]
+        total = Tally()
+        for tally in [*read, *each_file(work, "sift", sift_file, siftings, sizes, workers)]:
+            total.add(tally)
+        manifest = finish(work, plan, total)
+    say(summary(out, manifest))
+    return manifest
+
+
+def scores_path(folder: Path, number: int) -> Path:
+    return folder / SCRATCH / "scores" / f"{number:05}.npy"
+
+
+def score_file(encoder: Encoder, job: Scoring, report: Report) -> tuple[Path, Tally]:
+    """A shard -> the scores of its pairs."""
+    found: list[float] = []
+    with new_part(job, begin=False) as part:
+        for documents in batches(job.file, PAIRS_PER_BATCH):
+            found += scores(encoder, documents)
+            part.tally.records_in = len(found)
+            report(len(found), 0)
+        (path := scores_path(part.folder, job.number)).parent.mkdir(parents=True)
+        np.save(path, np.array(found, dtype=np.float32))
+    return part.folder, part.tally
+
+
+def batches(shard: Path, size: int) -> Iterator[list[tuple[str, Document]]]:
+    """(key, document) of a shard, some at a time."""
+    rows = read_rows(shard)
+    while batch := [(row["key"], document_of(row)) for row in islice(rows, size)]:
+        yield batch
+
+
+def scores(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list[float]:
+    """The cosine of each picture with its caption."""
+    for key, document in pairs:
+        if len(document.images) != 1:
+            raise ConfigError(f"{key} is no pair: it has {len(document.images)} pictures; filter prepared captions")
+    pictures = encoder.images([document.images[0] for _, document in pairs])
+    texts = encoder.texts([document.text.replace("<image>", "", 1).strip() for _, document in pairs])
+    return (pictures * texts).sum(-1).tolist()
+
+
+def _threshold(scores: Float[np.ndarray, " pairs"], keep: float | None, min_score: float | None) -> float:
+    """The lowest score that stays; of pairs as good as the last one of a share, all stay."""
+    if keep is None:
+        return min_score or 0.0
+    return float(np.sort(scores)[::-1][max(0, round(keep * len(scores)) - 1)])
+
+
+def verdicts(scores: Sequence[np.ndarray], threshold: float) -> list[Verdict]:
+    """What each shard loses."""
+    low = "low CLIP score"
+    return [
+        Verdict(documents={n: (low, f"{shard[n]:.4f}") for n in np.flatnonzero(shard < threshold).tolist()})
+        for shard in scores
+    ]
