@@ -97,7 +97,7 @@ def in_processes(
         WorkerFailed: the work raised something else than a `UserError` or `OSError`, which come as they are.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
+    context.set_forkserver_preload([work.__module__, "pyarrow"])
     waiting, crew = deque(jobs), list[_Worker]()
     try:
         for _ in range(min(workers, len(jobs))):

@@ -28,7 +28,10 @@ def on_ray(work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None
         raise UserError("--on ray needs Ray: pip install 'mm1[ray]'") from error
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        except Exception as error:  # Ray raises bare Exceptions, a late raylet's among them
+            raise UserError(f"Ray did not start: {error}") from error
     try:
         task = ray.remote(max_retries=ATTEMPTS - 1)(_work_in)
         waiting = {task.remote(os.getcwd(), work, job): job for job in jobs}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from raw_files import jpeg, write_lines, write_pages
 
+from mm1 import cli
 from mm1.config import ConfigError, UserError
 from mm1.data import verify
 from mm1.data.content import image_hash, is_held_out
@@ -17,7 +18,7 @@ from mm1.data.duplicates import Duplicates
 from mm1.data.filters import Filters, ImageRules, TextRules
 from mm1.data.prepare import prepare
 from mm1.data.repetition import repeated
-from mm1.data.shards import Shards
+from mm1.data.shards import Shards, read_manifest
 from mm1.data.sources import Unusable
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.recipes.filters import filters_named, web_pages, web_text
@@ -207,6 +208,20 @@ def test_options_that_cannot_be() -> None:
         Duplicates.Config(near=1.5).build()
     with pytest.raises(ConfigError, match="did you mean 'web_text'"):
         filters_named("webtext")
+
+
+def test_options_of_the_command(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = write_lines(tmp_path / "a.jsonl", [{"body": "one"}, {"body": "two words"}, {"body": "Two words!"}])
+    options = ["--filters", "web_text", "--filter", "duplicates.near=None", "text.min_words=2", "text.repetition=False"]
+    options += ["--source", "field=body", "--held-out-by", "image"]
+    paths = ["--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer)]
+    monkeypatch.setattr("sys.argv", ["mm1", "prepare", "text", str(raw), *paths, *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["drops"] == {"text too short": 1, "duplicate": 1}
+    assert manifest["filters"]["text"]["max_words"] == 100_000
 
 
 def test_sets_of_filters() -> None:
