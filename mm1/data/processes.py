@@ -23,6 +23,9 @@ PATIENCE = 600.0
 
 REPORT_SECONDS = 0.2
 
+PRELOAD = ("pyarrow", "pandas")
+"""Imported once for all processes, beside the work's own module: pyarrow imports pandas when it first makes a batch."""
+
 Report = Callable[[int, int], None]
 """How far a job is: (records read, records dropped)."""
 
@@ -97,7 +100,7 @@ def in_processes(
         WorkerFailed: the work raised something else than a `UserError` or `OSError`, which come as they are.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, "pyarrow"])
+    context.set_forkserver_preload([work.__module__, *PRELOAD])
     waiting, crew = deque(jobs), list[_Worker]()
     try:
         for _ in range(min(workers, len(jobs))):
