@@ -98,8 +98,7 @@ def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
     views: list[Tensor] = []
     for span in spans:
-        pictures = zip(span.sequence.images, span.sequence.grids, strict=True)
-        for number, (image, grid) in enumerate(pictures, 1):
+        for number, image, grid in span.sequence.pictures(span.start, span.stop):
             try:
                 views.append(renderer.pixels(image, grid))
             except ImageError as error:

@@ -20,6 +20,7 @@ earlier piece, and positions restart at 0. No target is lost: a piece's last tok
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -49,9 +50,32 @@ class Plan:
 def never_fits(
     num_tokens: Int[np.ndarray, " docs"], num_images: Int[np.ndarray, " docs"], row_length: int, max_images: int
 ) -> Bool[np.ndarray, " docs"]:
-    """Which documents no row can hold: too many images, or images and more tokens than a row. Nor empty ones."""
+    """Which documents no row can hold whole: too many images, or images and more tokens than a row. Nor empty ones."""
     with_images_too_long = (num_images > 0) & (num_tokens > row_length)
     return (num_images > max_images) | with_images_too_long | (num_tokens < 1)
+
+
+def cut(
+    num_tokens: int, pictures: Iterable[tuple[int, int, int]], *, row_length: int, max_images: int
+) -> list[tuple[int, int, int]]:
+    """Cuts a document that no row can hold into pieces that rows can: (start, stop, images) of each, in order.
+
+    `pictures` are (start, stop, images) of each picture's tokens. A piece is as long as a row, shorter only where the
+    next picture would go beyond it or be one too many: a picture is never cut. A document with a picture that is itself
+    too large has no pieces.
+    """
+    pieces, begin, images = [], 0, 0
+    for start, stop, more in (*pictures, (num_tokens, num_tokens, 0)):
+        if stop - start > row_length or more > max_images:
+            return []
+        while start - begin > row_length:
+            pieces.append((begin, begin + row_length, images))
+            begin, images = begin + row_length, 0
+        if stop - begin > row_length or images + more > max_images:
+            pieces.append((begin, start, images))
+            begin, images = start, 0
+        images += more
+    return [*pieces, (begin, num_tokens, images)] if begin < num_tokens else pieces
 
 
 def plan(
@@ -67,11 +91,11 @@ def plan(
 ) -> Plan:
     """Packs documents of `num_tokens` tokens and `num_images` images (sub-images counted) into rows.
 
-    Documents with images are never cut. Texts are cut only at row ends, into pieces of at least `min_piece` tokens
-    (shorter only where the text, or what was left of it, is itself shorter).
+    Documents with images are never cut here (see `cut`). Texts are cut only at row ends, into pieces of at least
+    `min_piece` tokens (shorter only where the text, or what was left of it, is itself shorter).
 
     `num_rows` is by default the lower bound: the larger of tokens / row length and images / image cap, rounded up.
-    `starts` says where the unread part of each document begins (0: whole; more: the rest of a text cut earlier).
+    `starts` says where the unread part of each document begins (0: whole; more: a piece, or the rest of a cut text).
     The first `num_waiting` documents were left over before. They are placed before all others, so none waits for ever.
 
     Raises ValueError if a document can never fit; see `never_fits`.

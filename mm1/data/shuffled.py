@@ -19,7 +19,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.feed import Feed, Prepared, Step, load
 from mm1.data.images import ImageError
-from mm1.data.mixture import permute
+from mm1.data.permutation import permute
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 

@@ -61,7 +61,7 @@ def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
     feed = packed(world)
 
     def images(rows: list[Any]) -> int:
-        return sum(int(feed.sources[feed.names[e.source]].num_views[e.document]) for row in rows for e in row)
+        return sum(e.images for row in rows for e in row)
 
     spread = []
     for rows, _, _ in islice(feed.windows(None), 8):
@@ -80,7 +80,7 @@ def test_every_target_of_a_document_is_dealt_exactly_once(world: Path) -> None:
             for e in row:
                 pieces[(e.source, e.document)] += e.stop - e.start
         state = window.after
-    for name, document, start, stop in state.carried:
+    for name, document, start, stop, _ in state.carried:
         pieces[(feed.names.index(name), document)] += stop - start
     for (source, document), tokens in pieces.items():
         length = int(feed.sources[feed.names[source]].lengths[document])

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1.data.mixture import Mixture, MixtureState, permute
+from mm1.config import ConfigError
+from mm1.data.account import MixtureState
+from mm1.data.mixture import Mixture
+from mm1.data.permutation import permute
 
 ROW_LENGTH, MAX_IMAGES = 512, 4
 
@@ -31,6 +34,9 @@ class Fixed:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.num_images[ids]
 
+    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+        return []
+
 
 class Endless:
     """Two billion documents whose lengths are computed: an index of that size without its memory."""
@@ -42,6 +48,9 @@ class Endless:
 
     def images(self, ids: np.ndarray) -> np.ndarray:
         return np.ones_like(ids)
+
+    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+        return []
 
 
 def texts(*lengths: int) -> Fixed:
@@ -144,7 +153,7 @@ def test_each_document_comes_exactly_once_in_an_epoch(seed, n) -> None:
         state = window.after
         for p in (p for row in window.rows for p in row):
             seen[p.source][p.document] += p.stop - p.start
-    for name, document, start, stop in state.carried:
+    for name, document, start, stop, _ in state.carried:
         seen[mixture.names.index(name)][document] += stop - start
     for s, name in enumerate(mixture.names):
         epochs, rest = divmod(state.drawn[name], n)
@@ -252,7 +261,7 @@ def test_a_rare_fitting_document_is_found_in_any_epoch() -> None:
 
 def test_a_state_of_other_sources_is_refused() -> None:
     state = mixture_of({"a": texts(9)}, (1.0,)).start()
-    with pytest.raises(ValueError, match=r"the state is of sources \['a'\], the mixture of \['b'\]"):
+    with pytest.raises(ConfigError, match=r"the run has read from \['a'\], which the mixture of \['b'\] lacks"):
         mixture_of({"b": texts(9)}, (1.0,)).window(state)
 
 
