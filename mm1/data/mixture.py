@@ -17,6 +17,7 @@ weights win.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -108,7 +109,8 @@ class Mixture:
         self.names = list(sources)
         self.sources = list(sources.values())
         self.row_length, self.max_images = row_length, max_images
-        self.rows_per_window, self.weights_of, self.seed = rows_per_window, weights_of, seed
+        self.rows_per_window, self.seed = rows_per_window, seed
+        self.weights_of: Unit = weights_of
 
     def start(self) -> MixtureState:
         """The state before the first window."""
@@ -174,7 +176,7 @@ class Mixture:
                 "to stop reading a source keep it and give it the weight 0"
             )
         columns = {name: getattr(self.start(), name) | getattr(state, name) for name in ("drawn", "skipped", "debt")}
-        return MixtureState(**state.to_json() | columns)
+        return replace(state, **columns)
 
     def _waiting(self, state: MixtureState, terms: Terms) -> _Documents:
         """What earlier windows left over."""

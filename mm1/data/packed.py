@@ -150,10 +150,11 @@ class Packed(Feed):
             ConfigError: a source's documents, or how they are rendered, are not what they were.
         """
         for name, then in state["data"].items():
-            if (now := self.data.get(name, then)) != then:
+            now = self.data.get(name, then)
+            if changed := {what: (then[what], now[what]) for what in then if then[what] != now[what]}:
                 raise ConfigError(
-                    f"feed.sources.{name} was {then} when the run stopped, and is {now}: give new documents a source "
-                    "of their own, and keep the seed and the tokens of an image"
+                    f"feed.sources.{name} is not what it was when the run stopped (then, now): {changed}; give new "
+                    "documents a source of their own, and keep the seed and the tokens of an image"
                 )
         mixture, terms, used = MixtureState.from_json(state["mixture"]), Terms(**state["terms"]), state["row"]
         if terms == self.mixture.terms(mixture):
