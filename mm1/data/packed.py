@@ -16,7 +16,7 @@ from mm1.data.collate import Span, collate
 from mm1.data.feed import Feed, Prepared, Step, load
 from mm1.data.images import checked
 from mm1.data.mixture import Mixture
-from mm1.data.packing import Piece, never_fits, plan
+from mm1.data.packing import Piece, deal, never_fits, plan
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 from mm1.data.views import Views
@@ -179,14 +179,10 @@ class Packed(Feed):
         return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
 
     def deal(self, rows: list[Row], rank: int, world_size: int) -> list[list[Row]]:
-        """This rank's rows in micro-batches, all with nearly equal numbers of images (a snake over the sorted rows)."""
-        hands = len(rows) // self.config.micro_rows
-        ordered = sorted(range(len(rows)), key=lambda i: (-sum(e.images for e in rows[i]), i))
-        dealt: list[list[Row]] = [[] for _ in range(hands)]
-        for turn, i in enumerate(ordered):
-            lap, place = divmod(turn, hands)
-            dealt[place if lap % 2 == 0 else hands - 1 - place].append(rows[i])
-        return dealt[rank::world_size]
+        """This rank's rows in micro-batches; those of all ranks hold nearly equal numbers of images."""
+        images = [sum(e.images for e in row) for row in rows]
+        hands = deal(images, len(rows) // self.config.micro_rows, rank, world_size)
+        return [[rows[i] for i in hand] for hand in hands]
 
     def describe(self) -> dict[str, dict[str, int | float]]:
         weights = self.config.weights

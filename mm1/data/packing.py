@@ -196,3 +196,21 @@ def _fits(text: Piece, free: int, min_piece: int) -> int:
         return length
     taken = min(free, length - min_piece)
     return taken if taken >= min_piece else 0
+
+
+def deal(images: list[int], num_hands: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """Deals rows, named by their places in `images` (how many each holds), into hands; returns those of a rank.
+
+    Rows are sorted by their images and dealt to and fro, so that hands hold nearly equal numbers of images. The hands
+    that ranks compute at the same time differ least; which rank has the fullest of them changes from turn to turn.
+    """
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    for turn, row in enumerate(sorted(range(len(images)), key=lambda i: (-images[i], i))):
+        hands[_to_and_fro(turn, num_hands)].append(row)
+    return [hand for i, hand in enumerate(hands) if _to_and_fro(i, world_size) == rank]
+
+
+def _to_and_fro(turn: int, places: int) -> int:
+    """0, 1, 2, 2, 1, 0, 0, 1, 2 ... for three places."""
+    lap, place = divmod(turn, places)
+    return place if lap % 2 == 0 else places - 1 - place
