@@ -242,6 +242,5 @@ class _Filler(Dataset):
 
     def _span(self, e: Excerpt) -> Span:
         assert self.shards is not None
-        shards = self.shards[e.source]
-        sequence = self.renderer(shards.document(e.document))
-        return Span(sequence, e.start, e.stop, e.source, f"{self.names[e.source]} {shards.key(e.document)}")
+        key, document = self.shards[e.source].read(e.document)
+        return Span(self.renderer(document), e.start, e.stop, e.source, f"{self.names[e.source]} {key}")
