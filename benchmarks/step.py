@@ -33,10 +33,11 @@ from tokenizers import models
 from mm1 import config as configs
 from mm1 import dist
 from mm1.batch import PackedBatch, move
+from mm1.data.account import Excerpt
 from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
 from mm1.data.feed import load
-from mm1.data.mixture import Excerpt, Mixture
+from mm1.data.mixture import Mixture
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.renderer import make_renderer
@@ -69,6 +70,9 @@ class Synthetic:
 
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.pictures[ids % TABLE]
+
+    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+        return []  # all fit a row
 
     def document(self, number: int, pool: list[Image]) -> Document:
         n, k = int(self.text[number % TABLE]) - 1, int(self.pictures[number % TABLE])

@@ -148,9 +148,10 @@ def override(config: Configurable.Config, assignment: str) -> None:
         hint = get_type_hints(type(node)).get(parent) if isinstance(node, Configurable.Config) else None
         node = _child(node, parent, ".".join(parents[: i + 1]))
     if isinstance(node, dict):
-        item = get_args(hint)[1] if get_args(hint) else object
+        kind, item = get_args(hint) or (str, object)
         holds_configs = isinstance(item, type) and issubclass(item, Configurable.Config)
-        node[name] = find(raw).Config() if holds_configs else _parsed(raw, "" if item is str else node.get(name))
+        at: Any = int(name) if kind is int and name.isdecimal() else name
+        node[at] = find(raw).Config() if holds_configs else _parsed(raw, "" if item is str else node.get(at))
         return
     old, hint = _child(node, name, key), get_type_hints(type(node)).get(name)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
@@ -190,6 +191,8 @@ def _checked(config_class: type, name: str, value: Any, key: str) -> Any:
         value = float(value)
     if isinstance(value, list) and not is_bearable(value, hint):
         value = tuple(value)
+    if isinstance(value, dict) and not is_bearable(value, hint):  # the keys of JSON are texts
+        value = {int(k) if isinstance(k, str) and k.isdecimal() else k: item for k, item in value.items()}
     if not is_bearable(value, hint):
         wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise ConfigError(f"{key} must be {wanted}, not {value!r}")

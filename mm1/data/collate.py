@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
-from mm1.data.images import ImageError
+from mm1.data.images import ImageError, room
 from mm1.data.render import Renderer, Sequence
 
 
@@ -94,15 +94,17 @@ class _Stream:
 
 
 def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
+    """The views of the spans' pictures; one blank where there are none."""
     if renderer.views is None:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    views: list[Tensor] = []
-    for span in spans:
-        pictures = zip(span.sequence.images, span.sequence.grids, strict=True)
-        for number, (image, grid) in enumerate(pictures, 1):
-            try:
-                views.append(renderer.pixels(image, grid))
-            except ImageError as error:
-                raise ImageError(f"{span.key or 'prompt'}, picture {number}: {error}") from error
-    blank = torch.zeros(1, 3, *renderer.views.size, dtype=torch.uint8)
-    return torch.cat(views) if views else blank
+    pictures = [(span, *picture) for span in spans for picture in span.sequence.pictures(span.start, span.stop)]
+    counts = [len(renderer.views.cells(grid)) for _, _, _, grid in pictures]
+    views = room(max(1, sum(counts)), renderer.views)
+    if not pictures:
+        return views.zero_()
+    for place, (span, number, image, grid) in zip(views.split(counts), pictures, strict=True):
+        try:
+            place.copy_(renderer.pixels(image, grid))
+        except ImageError as error:
+            raise ImageError(f"{span.key or 'prompt'}, picture {number}: {error}") from error
+    return views

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mm1.batch import Batch
 from mm1.config import Configurable
+from mm1.data.packing import cut
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 from mm1.data.views import Views
@@ -76,7 +77,7 @@ class Prepared:
     """A prepared folder as the mixture sees it: lengths of documents under this renderer."""
 
     def __init__(self, folder: str, renderer: Renderer, split: str = "train") -> None:
-        self.shards = Shards(Path(folder), split)
+        self.shards, self.renderer = Shards(Path(folder), split), renderer
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
         self.num_documents = len(self.shards)
         self.lengths, self.num_views = renderer.lengths(
@@ -88,6 +89,16 @@ class Prepared:
 
     def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         return self.num_views[ids]
+
+    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+        """None of a document with pictures where the model has no encoder."""
+        views = self.renderer.views
+        if views is None:
+            return []
+        sequence = self.renderer(self.shards.document(document))
+        counts = (len(views.cells(grid)) for grid in sequence.grids)
+        pictures = ((*place, count) for place, count in zip(sequence.places, counts, strict=True))
+        return cut(len(sequence.tokens), pictures, row_length=row_length, max_images=max_images)
 
     def describe(self) -> dict[str, int | float]:
         return {

@@ -1,10 +1,13 @@
 """The pictures of documents: read as `mm1.data.views` does, with errors that say what a user can mend."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mm1.config import ConfigError, UserError
 from mm1.data import views as portable
@@ -51,6 +54,15 @@ def see(image: Image, views: Views, grid: tuple[int, int] = (1, 1)) -> UInt8[Ten
         ImageError: the bytes are no picture, or a damaged one.
     """
     return views(decode(image.data), grid)
+
+
+def room(num_views: int, views: Views) -> UInt8[Tensor, "N 3 H W"]:
+    """Room for the views of a batch; in a worker where the training process sees it too: no pixel is copied again."""
+    shape = (num_views, 3, *views.size)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
 
 
 def checked(views: Views) -> Views:

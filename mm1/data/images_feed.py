@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from mm1.batch import ImageBatch
 from mm1.data.shards import Shards
@@ -46,10 +45,11 @@ class _Filler(Filler):
         return int(shards.image_offsets[-1])
 
     def __call__(self, numbers: Any) -> ImageBatch:
-        views = []
-        for place in numbers:
+        views = self.room(len(numbers))
+        for i, place in enumerate(numbers):
             shards, number = self.find(place)
             document = int(np.searchsorted(shards.image_offsets, number, side="right")) - 1
             which = number - int(shards.image_offsets[document])
-            views.append(self.view(shards.document(document).images[which], shards.key(document)))
-        return ImageBatch(images=torch.stack(views))
+            key, found = shards.read(document)
+            views[i] = self.view(found.images[which], key)
+        return ImageBatch(images=views)

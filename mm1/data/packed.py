@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,15 @@ from torch.utils.data import Dataset
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
+from mm1.data.account import Excerpt, MixtureState, Row, Terms, Unit
 from mm1.data.collate import Span, collate
 from mm1.data.feed import Feed, Prepared, Step, load
 from mm1.data.images import checked
-from mm1.data.mixture import Excerpt, Mixture, MixtureState
-from mm1.data.packing import Piece, never_fits, plan
+from mm1.data.mixture import Mixture
+from mm1.data.packing import Piece, deal, never_fits, plan
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 from mm1.data.views import Views
-
-Row = tuple[Excerpt, ...]
 
 
 class Packed(Feed):
@@ -31,7 +30,12 @@ class Packed(Feed):
         sources: dict[str, str] = field(default_factory=dict)
         """Name -> folder written by `mm1 prepare`."""
         weights: dict[str, float] = field(default_factory=dict)
-        """Name -> share of tokens; they sum to 1."""
+        """Name -> share; they sum to 1. A source of weight 0 is not read."""
+        weights_of: Unit = "tokens"
+        """What they are shares of: "tokens", "documents", or "rows", the room that documents take of them (the larger
+        of their share of a row's tokens and their share of its images)."""
+        schedule: dict[int, dict[str, float]] = field(default_factory=dict)
+        """Step -> the weights from it on, counted from 0; before the first of them `weights` hold."""
         rows: int = 512
         """Rows of a step, over all ranks and micro-batches."""
         micro_rows: int = 1
@@ -79,8 +83,12 @@ class Packed(Feed):
             max_images=config.max_images if renderer.views else 0,
             rows_per_window=config.rows_per_window,
             seed=seed,
+            weights_of=config.weights_of,
+            schedule={step * config.rows: weights for step, weights in config.schedule.items()},
         )
         self.names = tuple(self.sources)
+        self.data = {name: source.describe() | {"seed": seed} for name, source in self.sources.items()}
+        """What the order of each source's documents, and where they are cut, depends on."""
 
     def _check_room(self) -> None:
         """Raises ConfigError where a picture of the most tiles fits no row: it would be left out each time."""
@@ -119,28 +127,50 @@ class Packed(Feed):
 
     def windows(self, state: dict[str, Any] | None) -> Iterator[tuple[list[Row], MixtureState, dict[str, Any]]]:
         """(rows of a step over all ranks, mixture after their window, state after the step), from `state` on."""
-        mixture = MixtureState.from_json(state["mixture"]) if state else self.mixture.start()
-        used = state["row"] if state else 0
+        mixture, used = self._resumed(state) if state else (self.mixture.start(), 0)
         rows: list[Row] = []
         while True:
-            window = self.mixture.window(mixture)
+            terms = self.mixture.terms(mixture)
+            window = self.mixture.window(mixture, terms)
+            begun = {"mixture": mixture.to_json(), "terms": asdict(terms), "data": self.data}
             while used < len(window.rows):
                 taken = window.rows[used : used + self.config.rows - len(rows)]
                 rows, used = rows + taken, used + len(taken)
                 if len(rows) == self.config.rows:
-                    after = {"mixture": mixture.to_json(), "row": used}
-                    yield rows, window.after, after
+                    yield rows, window.after, begun | {"row": used}
                     rows = []
             mixture, used = window.after, 0
 
+    def _resumed(self, state: dict[str, Any]) -> tuple[MixtureState, int]:
+        """The state of a window and how many of its rows have been used.
+
+        Under other terms than it was begun under, the rest of a window is not used: its documents are planned anew.
+
+        Raises:
+            ConfigError: a source's documents, or how they are rendered, are not what they were.
+        """
+        for name, then in state["data"].items():
+            now = self.data.get(name, then)
+            if changed := {what: (then[what], now[what]) for what in then if then[what] != now[what]}:
+                raise ConfigError(
+                    f"feed.sources.{name} is not what it was when the run stopped (then, now): {changed}; give new "
+                    "documents a source of their own, and keep the seed and the tokens of an image"
+                )
+        mixture, terms, used = MixtureState.from_json(state["mixture"]), Terms(**state["terms"]), state["row"]
+        if terms == self.mixture.terms(mixture):
+            return mixture, used
+        return self.mixture.window(mixture, terms).hand_back(used, self.mixture.names), 0
+
     def _counts(self, rows: list[Row]) -> dict[str, int]:
+        """Of a step over all ranks; a document counts where it begins, `cuts` are the pieces that go on with one."""
         excerpts = [excerpt for row in rows for excerpt in row]
-        counts = {"tokens": len(rows) * self.config.row_length, "useful": 0, "documents": len(excerpts), "images": 0}
+        counts = {"tokens": len(rows) * self.config.row_length, "useful": 0, "documents": 0, "cuts": 0, "images": 0}
         counts |= {f"tokens/{name}": 0 for name in self.names}
         for e in excerpts:
             counts["useful"] += e.stop - e.start
             counts[f"tokens/{self.names[e.source]}"] += e.stop - e.start
-            counts["images"] += int(self.sources[self.names[e.source]].num_views[e.document])
+            counts["documents" if e.start == 0 else "cuts"] += 1
+            counts["images"] += e.images
         return counts
 
     def _levels(self, state: MixtureState) -> dict[str, int | float]:
@@ -149,18 +179,10 @@ class Packed(Feed):
         return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
 
     def deal(self, rows: list[Row], rank: int, world_size: int) -> list[list[Row]]:
-        """This rank's rows in micro-batches, all with nearly equal numbers of images (a snake over the sorted rows)."""
-
-        def images(row: Row) -> int:
-            return sum(int(self.sources[self.names[e.source]].num_views[e.document]) for e in row)
-
-        hands = len(rows) // self.config.micro_rows
-        ordered = sorted(range(len(rows)), key=lambda i: (-images(rows[i]), i))
-        dealt: list[list[Row]] = [[] for _ in range(hands)]
-        for turn, i in enumerate(ordered):
-            lap, place = divmod(turn, hands)
-            dealt[place if lap % 2 == 0 else hands - 1 - place].append(rows[i])
-        return dealt[rank::world_size]
+        """This rank's rows in micro-batches; those of all ranks hold nearly equal numbers of images."""
+        images = [sum(e.images for e in row) for row in rows]
+        hands = deal(images, len(rows) // self.config.micro_rows, rank, world_size)
+        return [[rows[i] for i in hand] for hand in hands]
 
     def describe(self) -> dict[str, dict[str, int | float]]:
         weights = self.config.weights
@@ -180,14 +202,20 @@ class Packed(Feed):
                 yield filler(chunk)
 
     def _held_out_rows(self, held: Prepared) -> list[Row]:
-        row_length, max_images = self.config.row_length, self.config.max_images
-        ids = np.flatnonzero(~never_fits(held.lengths, held.num_views, row_length, max_images))
-        planned = plan(held.lengths[ids], held.num_views[ids], row_length=row_length, max_images=max_images)
+        """All documents that are held out of a source, each once."""
+        caps = {"row_length": self.config.row_length, "max_images": self.mixture.max_images}
+        misfit = never_fits(held.lengths, held.num_views, **caps)
+        excerpts = []
+        for d, whole in enumerate(zip(held.lengths.tolist(), held.num_views.tolist(), strict=True)):
+            pieces = held.pieces(d, **caps) if misfit[d] else [(0, *whole)]
+            excerpts += [Excerpt(0, d, *piece) for piece in pieces]
+        _, _, starts, stops, images = np.array(excerpts, dtype=np.int64).reshape(-1, 5).T
+        planned = plan(stops, images, starts=starts, **caps)
         rows: list[tuple[Piece, ...]] = list(planned.rows)
         for piece in planned.left_over:
-            cuts = range(piece.start, piece.stop, row_length)
-            rows += [(Piece(piece.document, a, min(a + row_length, piece.stop)),) for a in cuts]
-        return [tuple(Excerpt(0, int(ids[p.document]), p.start, p.stop) for p in row) for row in rows]
+            cuts = range(piece.start, piece.stop, self.config.row_length)
+            rows += [(Piece(piece.document, a, min(a + self.config.row_length, piece.stop)),) for a in cuts]
+        return [tuple(excerpts[p.document]._replace(start=p.start, stop=p.stop) for p in row) for row in rows]
 
 
 class _Filler(Dataset):
@@ -214,6 +242,5 @@ class _Filler(Dataset):
 
     def _span(self, e: Excerpt) -> Span:
         assert self.shards is not None
-        shards = self.shards[e.source]
-        sequence = self.renderer(shards.document(e.document))
-        return Span(sequence, e.start, e.stop, e.source, f"{self.names[e.source]} {shards.key(e.document)}")
+        key, document = self.shards[e.source].read(e.document)
+        return Span(self.renderer(document), e.start, e.stop, e.source, f"{self.names[e.source]} {key}")

@@ -20,6 +20,7 @@ earlier piece, and positions restart at 0. No target is lost: a piece's last tok
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -49,9 +50,32 @@ class Plan:
 def never_fits(
     num_tokens: Int[np.ndarray, " docs"], num_images: Int[np.ndarray, " docs"], row_length: int, max_images: int
 ) -> Bool[np.ndarray, " docs"]:
-    """Which documents no row can hold: too many images, or images and more tokens than a row. Nor empty ones."""
+    """Which documents no row can hold whole: too many images, or images and more tokens than a row. Nor empty ones."""
     with_images_too_long = (num_images > 0) & (num_tokens > row_length)
     return (num_images > max_images) | with_images_too_long | (num_tokens < 1)
+
+
+def cut(
+    num_tokens: int, pictures: Iterable[tuple[int, int, int]], *, row_length: int, max_images: int
+) -> list[tuple[int, int, int]]:
+    """Cuts a document that no row can hold into pieces that rows can: (start, stop, images) of each, in order.
+
+    `pictures` are (start, stop, images) of each picture's tokens. A piece is as long as a row, shorter only where the
+    next picture would go beyond it or be one too many: a picture is never cut. A document with a picture that is itself
+    too large has no pieces.
+    """
+    pieces, begin, images = [], 0, 0
+    for start, stop, more in (*pictures, (num_tokens, num_tokens, 0)):
+        if stop - start > row_length or more > max_images:
+            return []
+        while start - begin > row_length:
+            pieces.append((begin, begin + row_length, images))
+            begin, images = begin + row_length, 0
+        if stop - begin > row_length or images + more > max_images:
+            pieces.append((begin, start, images))
+            begin, images = start, 0
+        images += more
+    return [*pieces, (begin, num_tokens, images)] if begin < num_tokens else pieces
 
 
 def plan(
@@ -67,11 +91,11 @@ def plan(
 ) -> Plan:
     """Packs documents of `num_tokens` tokens and `num_images` images (sub-images counted) into rows.
 
-    Documents with images are never cut. Texts are cut only at row ends, into pieces of at least `min_piece` tokens
-    (shorter only where the text, or what was left of it, is itself shorter).
+    Documents with images are never cut here (see `cut`). Texts are cut only at row ends, into pieces of at least
+    `min_piece` tokens (shorter only where the text, or what was left of it, is itself shorter).
 
     `num_rows` is by default the lower bound: the larger of tokens / row length and images / image cap, rounded up.
-    `starts` says where the unread part of each document begins (0: whole; more: the rest of a text cut earlier).
+    `starts` says where the unread part of each document begins (0: whole; more: a piece, or the rest of a cut text).
     The first `num_waiting` documents were left over before. They are placed before all others, so none waits for ever.
 
     Raises ValueError if a document can never fit; see `never_fits`.
@@ -172,3 +196,21 @@ def _fits(text: Piece, free: int, min_piece: int) -> int:
         return length
     taken = min(free, length - min_piece)
     return taken if taken >= min_piece else 0
+
+
+def deal(images: list[int], num_hands: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """Deals rows, named by their places in `images` (how many each holds), into hands; returns those of a rank.
+
+    Rows are sorted by their images and dealt to and fro, so that hands hold nearly equal numbers of images. The hands
+    that ranks compute at the same time differ least; which rank has the fullest of them changes from turn to turn.
+    """
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
+    for turn, row in enumerate(sorted(range(len(images)), key=lambda i: (-images[i], i))):
+        hands[_to_and_fro(turn, num_hands)].append(row)
+    return [hand for i, hand in enumerate(hands) if _to_and_fro(i, world_size) == rank]
+
+
+def _to_and_fro(turn: int, places: int) -> int:
+    """0, 1, 2, 2, 1, 0, 0, 1, 2 ... for three places."""
+    lap, place = divmod(turn, places)
+    return place if lap % 2 == 0 else places - 1 - place

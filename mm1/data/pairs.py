@@ -55,18 +55,19 @@ class _Filler(Filler):
         return len(shards)
 
     def __call__(self, numbers: Any) -> PairBatch:
-        tokenizer, context, images, captions, ids = self.renderer.tokenizer, self.context, [], [], []
-        for place in numbers:
+        tokenizer, context, captions, ids = self.renderer.tokenizer, self.context, [], []
+        images = self.room(len(numbers))
+        for i, place in enumerate(numbers):
             shards, number = self.find(place)
-            document = shards.document(number)
+            key, document = shards.read(number)
             if not document.images:
-                raise ImageError(f"{shards.key(number)}: no picture")
-            images.append(self.view(document.images[0], shards.key(number)))
+                raise ImageError(f"{key}: no picture")
+            images[i] = self.view(document.images[0], key)
             tokens = [t for part in document.parts if isinstance(part, Text) for t in self.renderer.text_tokens(part)]
             captions.append(caption(tokens, tokenizer, context))
             ids.append(int.from_bytes(hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()))
         padded, lengths = pad_captions(captions, tokenizer, context)
-        return PairBatch(images=torch.stack(images), tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids))
+        return PairBatch(images=images, tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids))
 
 
 def caption(tokens: Sequence[int], tokenizer: Tokenizer, context: int) -> list[int]:

@@ -12,6 +12,7 @@ A picture that is split (see `mm1.data.views`) takes the tokens of each of its v
     (1,1,1) <i> <i> <i> <i> (1,1,2) <i> <i> <i> <i> (1,0,0) <i> <i> <i> <i> a cat <end>
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -39,6 +40,15 @@ class Sequence:
     images: tuple[Image, ...] = ()
     grids: tuple[Grid, ...] = ()
     """Of each picture."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Of each picture: where its tokens begin and where they end (exclusive), its index tokens included."""
+
+    def pictures(self, start: int, stop: int) -> Iterator[tuple[int, Image, Grid]]:
+        """Number (counted from 1) and grid of the pictures whose tokens lie from `start` to `stop`."""
+        pictures = zip(self.images, self.grids, self.places, strict=True)
+        for number, (image, grid, (begin, end)) in enumerate(pictures, 1):
+            if start <= begin and end <= stop:
+                yield number, image, grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,12 @@ class Renderer:
         """`end=False` leaves the document open for the model to go on: a prompt."""
         tokens = [] if self.tokenizer.begin is None else [self.tokenizer.begin]
         learn = [False] * len(tokens)
-        grids = self.grids(document.images)
+        grids, places = self.grids(document.images), []
         pictures = iter(enumerate(grids, 1))
         for part in document.parts:
             if isinstance(part, Image):
                 ids = self.image_tokens(*next(pictures))
+                places.append((len(tokens), len(tokens) + len(ids)))
                 tokens += ids
                 learn += [False] * len(ids)
             else:
@@ -69,7 +80,8 @@ class Renderer:
         if end and not (isinstance(last, Text) and last.end):
             tokens.append(self.tokenizer.end)
             learn.append(last.loss if isinstance(last, Text) else True)
-        return Sequence(np.array(tokens, dtype=np.int64), np.array(learn, dtype=bool), document.images, grids)
+        learnt = np.array(learn, dtype=bool)
+        return Sequence(np.array(tokens, dtype=np.int64), learnt, document.images, grids, tuple(places))
 
     def text_tokens(self, part: Text) -> list[int]:
         ids = list(part.tokens) if part.tokens is not None else self.tokenizer.encode(part.content)

@@ -238,7 +238,12 @@ class Shards:
 
     def document(self, number: int) -> Document:
         """Its texts carry their tokens."""
-        return document_of(self.dataset[number])
+        return self.read(number)[1]
+
+    def read(self, number: int) -> tuple[str, Document]:
+        """The document, and where it comes from: "file#record"."""
+        row = self.dataset.data.fast_slice(number, 1).to_pylist()[0]  # half the time of `self.dataset[number]`
+        return row["key"], document_of(row)
 
     def key(self, number: int) -> str:
         """Where the document comes from: "file#record"."""

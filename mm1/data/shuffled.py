@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mm1.batch import Batch
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.feed import Feed, Prepared, Step, load
-from mm1.data.images import ImageError
-from mm1.data.mixture import permute
+from mm1.data.images import ImageError, room
+from mm1.data.permutation import permute
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
 
@@ -63,6 +64,11 @@ class Shuffled(Feed):
         if batch % (world_size * micro) or batch > self.size:
             ranks = f"{world_size} ranks" + f" of {micro} at a time" * (micro < batch // world_size)
             raise ConfigError(f"feed.batch={batch} must divide over {ranks} and be at most {self.size} {self.THINGS}")
+        if state and state["of"] != self.size:
+            raise ConfigError(
+                f"feed.sources held {state['of']} {self.THINGS} when the run stopped, and hold {self.size} now; which "
+                "are still to come depends on all of them: keep the folders"
+            )
         start = state[self.THINGS] if state else 0
 
         def plan() -> Iterator[list[int]]:
@@ -77,7 +83,7 @@ class Shuffled(Feed):
             micro_batches = list(islice(batches, batch // world_size // micro))
             position += batch
             epoch = round(position / self.size, 4)
-            yield Step(micro_batches, {"images": batch}, {"epoch": epoch}, {self.THINGS: position})
+            yield Step(micro_batches, {"images": batch}, {"epoch": epoch}, {self.THINGS: position, "of": self.size})
 
     def things(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The numbers of the things that stand at these places of the endless stream."""
@@ -127,6 +133,10 @@ class Filler(Dataset):
                 return shards, number
             number -= self.count(shards)
         raise IndexError(number)
+
+    def room(self, num_views: int) -> UInt8[Tensor, "N 3 H W"]:
+        assert self.renderer.views is not None  # `Shuffled` refuses a model without an encoder
+        return room(num_views, self.renderer.views)
 
     def view(self, image: Image, key: str) -> Any:
         """The picture as one view; raises ImageError with its origin, `key`."""

@@ -84,9 +84,11 @@ def decode(data: bytes) -> UInt8[Tensor, "3 height width"]:
 def pixels_of(image: Pillow.Image) -> UInt8[Tensor, "3 height width"]:
     """RGB, upright, transparency on white, the first frame of an animation, 16 bits reduced to 8."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        upright = ImageOps.exif_transpose(image)
-        return torch.from_numpy(np.array(_rgb(upright), dtype=np.uint8)).permute(2, 0, 1)
+        warnings.simplefilter("ignore")  # also of torch, about memory that only we hold and that nobody writes to
+        image.load()  # a format may say after its pixels how a camera was held
+        if image.getexif().get(ORIENTATION, 1) != 1:  # else a copy would be made for nothing
+            image = ImageOps.exif_transpose(image)
+        return torch.from_numpy(np.asarray(_rgb(image), dtype=np.uint8)).permute(2, 0, 1)
 
 
 def _open(data: bytes) -> Pillow.Image:
@@ -113,7 +115,7 @@ def _rgb(image: Pillow.Image) -> Pillow.Image:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")
         return Pillow.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize(
@@ -147,6 +149,8 @@ class Views:
 
     def grid(self, width: int, height: int, num_pictures: int = 1) -> tuple[int, int]:
         """(rows, columns) of a picture of this size, in a document of so many pictures."""
+        if self.max_tiles == 1:
+            return 1, 1
         rows, columns = self.grids(np.array([width]), np.array([height]), np.array([num_pictures]))
         return int(rows[0]), int(columns[0])
 

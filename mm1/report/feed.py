@@ -10,7 +10,7 @@ import torch
 from PIL import Image as Pillow
 
 from mm1.config import ConfigError
-from mm1.data.mixture import Excerpt
+from mm1.data.account import Excerpt
 from mm1.data.packed import Packed
 from mm1.data.render import Sequence
 from mm1.data.tokenizer import Tokenizer
@@ -60,8 +60,7 @@ def _boxes(feed: Packed, row: tuple[Excerpt, ...]) -> list[dict[str, Any]]:
     boxes, at = [], 0
     for e in row:
         name, length = feed.names[e.source], e.stop - e.start
-        images = int(feed.sources[name].num_views[e.document])
-        boxes.append({"source": name, "start": at, "stop": at + length, "images": images, "padding": False})
+        boxes.append({"source": name, "start": at, "stop": at + length, "images": e.images, "padding": False})
         at += length
     if at < feed.config.row_length:
         boxes.append({"source": "", "start": at, "stop": feed.config.row_length, "images": 0, "padding": True})
@@ -84,7 +83,7 @@ def _document(feed: Packed, e: Excerpt) -> ViewDocument:
 
 
 def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[ViewText | ViewImage, ...]:
-    tokenizer, pieces, views = feed.renderer.tokenizer, [], deque(_views(feed, sequence))
+    tokenizer, pieces, views = feed.renderer.tokenizer, [], deque(_views(feed, sequence, start, stop))
     tokens, learn = sequence.tokens[start:stop].tolist(), sequence.learn[start:stop].tolist()
     for (is_image, learnt), run in groupby(
         zip(tokens, learn, strict=True), key=lambda pair: (pair[0] == tokenizer.image, pair[1])
@@ -99,9 +98,9 @@ def _pieces(feed: Packed, sequence: Sequence, start: int, stop: int) -> tuple[Vi
     return tuple(pieces)
 
 
-def _views(feed: Packed, sequence: Sequence) -> Iterator[tuple[int, bytes]]:
-    """The document's views in the order of their tokens, each with the number of its picture."""
-    for number, (image, grid) in enumerate(zip(sequence.images, sequence.grids, strict=True)):
+def _views(feed: Packed, sequence: Sequence, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """The views of an excerpt in the order of their tokens, each with the number of its picture."""
+    for number, image, grid in sequence.pictures(start, stop):
         for view in feed.renderer.pixels(image, grid):
             yield number, _png(view)
 

@@ -80,6 +80,12 @@ def test_texts_are_left_out(world: Path) -> None:
         take(build(world, names=("text",)), 1)
 
 
+def test_another_number_of_images_than_before_is_refused(world: Path) -> None:
+    feed = build(world)
+    with pytest.raises(ConfigError, match=rf"held {feed.size - 1} images when .* stopped, and hold {feed.size} now"):
+        take(feed, 1, {"images": 16, "of": feed.size - 1})
+
+
 def test_a_state_gives_the_same_continuation(world: Path) -> None:
     steps = take(build(world), 12)
     for stop in (1, 5, 11):
@@ -119,7 +125,7 @@ def test_what_a_step_holds_is_counted(world: Path) -> None:
     step = take(feed, 2)[-1]
     assert step.counts == {"images": 8}
     assert step.levels == {"epoch": round(16 / feed.size, 4)}
-    assert step.state == {"images": 16}
+    assert step.state == {"images": 16, "of": feed.size}
     assert feed.describe()["pages"]["images"] == feed.size - feed.describe()["captions"]["images"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1.data.packing import Piece, Plan, never_fits, plan
+from mm1.data.packing import Piece, Plan, cut, never_fits, plan
 
 ROW_LENGTH, MAX_IMAGES, MIN_PIECE = 200, 4, 16
 
@@ -115,6 +115,32 @@ def test_what_never_fits() -> None:
     assert never_fits(tokens, images, ROW_LENGTH, MAX_IMAGES).tolist() == [False, True, False, False, True, True]
     with pytest.raises(ValueError, match=r"document 1 has 201 tokens and 1 images: it never fits a row of 200 tokens"):
         plan(tokens, images, row_length=ROW_LENGTH, max_images=MAX_IMAGES)
+
+
+@thorough
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, MAX_IMAGES)), max_size=12), st.integers(1, 300))
+def test_pieces_of_a_long_page_fit_rows_and_no_picture_is_cut(parts, last_text) -> None:
+    """Each part is a text of so many tokens and a picture of so many views, 10 tokens each."""
+    pictures, at = [], 0
+    for text, views in parts:
+        pictures.append((at + text, at + text + 10 * views, views))
+        at += text + 10 * views
+    pieces = cut(at + last_text, pictures, row_length=ROW_LENGTH, max_images=MAX_IMAGES)
+    assert [start for start, _, _ in pieces] == [0, *(stop for _, stop, _ in pieces)][:-1]
+    assert pieces[-1][1] == at + last_text
+    for start, stop, images in pieces:
+        assert stop - start <= ROW_LENGTH
+        assert images <= MAX_IMAGES
+        assert images == sum(views for a, b, views in pictures if start <= a and b <= stop)
+    assert sum(images for _, _, images in pieces) == sum(views for _, _, views in pictures)
+
+
+def test_a_long_page_is_cut_at_row_size_or_before_a_picture() -> None:
+    pictures = [(0, 40, 2), (40, 80, 2), (95, 115, 1), (500, 540, 2)]
+    pieces = cut(560, pictures, row_length=200, max_images=4)
+    assert pieces == [(0, 95, 4), (95, 295, 1), (295, 495, 0), (495, 560, 2)]
+    assert cut(560, [*pictures, (540, 550, 5)], row_length=200, max_images=4) == []  # a picture that fits no row
+    assert cut(560, [(0, 201, 1)], row_length=200, max_images=4) == []
 
 
 def mm1_pool(shares: tuple[float, float, float], num_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
