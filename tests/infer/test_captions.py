@@ -139,7 +139,7 @@ def test_the_threshold_keeps_ties() -> None:
     ]
 
 
-def test_captions_written_anew(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_written_anew(prepared: Path, tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     counts = recaption(predictor, prepared, tmp_path / "new", model="tiny", prompt=" cat", max_tokens=4)
     table = pq.read_table(tmp_path / "new")
@@ -151,5 +151,7 @@ def test_captions_written_anew(prepared: Path, tmp_path: Path, monkeypatch: pyte
     for number in (0, 7):
         prompt = Document((Image(jpeg(number), 12, 9), Text(" cat", loss=False)))
         assert found[str(number)] == predictor.generate([prompt], max_tokens=4, stop=("\n",))[0].strip()
+    with pytest.raises(ConfigError, match="clip has no words"):
+        recaption(clip(tmp_path), prepared, tmp_path / "other", model="clip")
     with pytest.raises(ConfigError, match="not empty"):
         recaption(predictor, prepared, tmp_path / "new", model="tiny")
