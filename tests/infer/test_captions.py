@@ -123,7 +123,7 @@ def test_what_cannot_be_filtered(prepared: Path, tmp_path: Path) -> None:
     encoder = clip(tmp_path)
     for wrong in ({}, {"keep": 0.5, "min_score": 0.1}, {"keep": 0.0}):
         with pytest.raises(ConfigError, match="either keep"):
-            filter_captions(encoder, prepared, tmp_path / "out", model="clip", **wrong)
+            filter_captions(encoder, prepared, tmp_path / "out", model="clip", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no features of texts"):
         filter_captions(tiny.predictor(tmp_path), prepared, tmp_path / "out", model="mm1", keep=0.5)
     write_lines(tmp_path / "a.jsonl", [{"text": "red"}])
