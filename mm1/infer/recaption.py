@@ -19,6 +19,7 @@ from mm1.dist import say
 from mm1.infer.filter_captions import batches
 from mm1.infer.predictor import Predictor
 from mm1.infer.trained import Trained
+from mm1.nn.decoder import LanguageModel
 
 PICTURES_PER_BATCH = 256
 
@@ -45,11 +46,12 @@ def recaption(
     ends at its first line break. Shards that are through are not asked again after an interruption.
 
     Raises:
-        ConfigError: the documents are no pairs; `out` exists; somebody else is at it.
-        TypeError: the model cannot write.
+        ConfigError: the model cannot write; a document has no picture; `out` exists; somebody else is at it.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: name another folder")
+    if not isinstance(trained.model, LanguageModel):
+        raise ConfigError(f"{model} has no words: name a run of a model that writes, as MM1")
     before = read_manifest(prepared)
     shards = [shard for split in SPLITS for shard in before["splits"][split]["shards"]]
     inputs = [{"file": str(prepared / shard["file"]), **shard} for shard in shards]

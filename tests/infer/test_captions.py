@@ -123,7 +123,7 @@ def test_what_cannot_be_filtered(prepared: Path, tmp_path: Path) -> None:
     encoder = clip(tmp_path)
     for wrong in ({}, {"keep": 0.5, "min_score": 0.1}, {"keep": 0.0}):
         with pytest.raises(ConfigError, match="either keep"):
-            filter_captions(encoder, prepared, tmp_path / "out", model="clip", **wrong)
+            filter_captions(encoder, prepared, tmp_path / "out", model="clip", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no features of texts"):
         filter_captions(tiny.predictor(tmp_path), prepared, tmp_path / "out", model="mm1", keep=0.5)
     write_lines(tmp_path / "a.jsonl", [{"text": "red"}])
@@ -139,7 +139,7 @@ def test_the_threshold_keeps_ties() -> None:
     ]
 
 
-def test_captions_written_anew(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_written_anew(prepared: Path, tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     counts = recaption(predictor, prepared, tmp_path / "new", model="tiny", prompt=" cat", max_tokens=4)
     table = pq.read_table(tmp_path / "new")
@@ -151,5 +151,7 @@ def test_captions_written_anew(prepared: Path, tmp_path: Path, monkeypatch: pyte
     for number in (0, 7):
         prompt = Document((Image(jpeg(number), 12, 9), Text(" cat", loss=False)))
         assert found[str(number)] == predictor.generate([prompt], max_tokens=4, stop=("\n",))[0].strip()
+    with pytest.raises(ConfigError, match="clip has no words"):
+        recaption(clip(tmp_path), prepared, tmp_path / "other", model="clip")
     with pytest.raises(ConfigError, match="not empty"):
         recaption(predictor, prepared, tmp_path / "new", model="tiny")
