@@ -150,7 +150,7 @@ class Packed(Feed):
             ConfigError: a source's documents, or how they are rendered, are not what they were.
         """
         for name, then in state["data"].items():
-            now = self.data.get(name, then)
+            now = self.data[name] if name in self.data else then
             if changed := {what: (then[what], now[what]) for what in then if then[what] != now[what]}:
                 raise ConfigError(
                     f"feed.sources.{name} is not what it was when the run stopped (then, now): {changed}; give new "
