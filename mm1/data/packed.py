@@ -149,8 +149,9 @@ class Packed(Feed):
         Raises:
             ConfigError: a source's documents, or how they are rendered, are not what they were.
         """
-        for name, then in state["data"].items():
-            now = self.data[name] if name in self.data else then
+        data: dict[str, dict[str, Any]] = state["data"]
+        for name, then in data.items():
+            now = self.data.get(name, then)
             if changed := {what: (then[what], now[what]) for what in then if then[what] != now[what]}:
                 raise ConfigError(
                     f"feed.sources.{name} is not what it was when the run stopped (then, now): {changed}; give new "
