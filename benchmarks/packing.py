@@ -233,7 +233,7 @@ def spreads(images: list[int], rows_of_a_step: int, micro_rows: int) -> tuple[np
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Packing, mixing and dealing.")
     parser.add_argument("--windows", type=int, default=10)
     parser.add_argument("--rows", type=int, default=512, help="rows in a window")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ so a run resumes exactly, on any number of ranks and workers, without reading an
 
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,39 @@ def _leave_interrupts_to_the_run(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A batch on its way from a worker.
+
+    Pictures lie in shared memory (see `images.room`). What is small goes with the message: each tensor in shared memory
+    is a file that both sides open, which for a row's tokens takes longer than to copy them.
+    """
+
+    kind: type[Any]
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, batch: Any) -> "_Parcel":
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        small = {n: v.numpy() for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_shared()}
+        return cls(type(batch), values | small)
+
+    def open(self) -> Batch:
+        return self.kind(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in self.fields.items()})
+
+    def pin_memory(self) -> "_Parcel":
+        """In page-locked memory; torch's loader calls it."""
+        opened: Any = self.open().pin_memory()
+        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)})
+
+
 def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batch]:
     """Fills planned work into batches, in order, in `workers` processes (0: in this one)."""
     loader = DataLoader(
         filler,
         sampler=InOrder(plan),
         batch_size=None,
+        collate_fn=_Parcel.of,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         timeout=WORKER_PATIENCE if workers else 0,
@@ -136,4 +163,4 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_run if workers else None,
     )
-    return iter(loader)
+    return (parcel.open() for parcel in loader)

@@ -62,26 +62,25 @@ class Renderer:
 
     def __call__(self, document: Document, *, end: bool = True) -> Sequence:
         """`end=False` leaves the document open for the model to go on: a prompt."""
-        tokens = [] if self.tokenizer.begin is None else [self.tokenizer.begin]
-        learn = [False] * len(tokens)
-        grids, places = self.grids(document.images), []
+        begin = self.tokenizer.begin
+        ids: list[Items[int] | Int[np.ndarray, " n"]] = [] if begin is None else [[begin]]
+        learn = [False] * len(ids)
+        grids, places, at = self.grids(document.images), [], len(ids)
         pictures = iter(enumerate(grids, 1))
         for part in document.parts:
-            if isinstance(part, Image):
-                ids = self.image_tokens(*next(pictures))
-                places.append((len(tokens), len(tokens) + len(ids)))
-                tokens += ids
-                learn += [False] * len(ids)
-            else:
-                ids = self.text_tokens(part)
-                tokens += ids
-                learn += [part.loss] * len(ids)
+            picture = isinstance(part, Image)
+            ids.append(self.image_tokens(*next(pictures)) if picture else self.text_tokens(part))
+            learn.append(not picture and part.loss)
+            at += len(ids[-1])
+            if picture:
+                places.append((at - len(ids[-1]), at))
         last = document.parts[-1] if document.parts else None
         if end and not (isinstance(last, Text) and last.end):
-            tokens.append(self.tokenizer.end)
+            ids.append([self.tokenizer.end])
             learn.append(last.loss if isinstance(last, Text) else True)
-        learnt = np.array(learn, dtype=bool)
-        return Sequence(np.array(tokens, dtype=np.int64), learnt, document.images, grids, tuple(places))
+        tokens = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in ids)])
+        learnt = np.repeat(np.array(learn, dtype=bool), [len(some) for some in ids])
+        return Sequence(tokens, learnt, document.images, grids, tuple(places))
 
     def text_tokens(self, part: Text) -> list[int]:
         ids = list(part.tokens) if part.tokens is not None else self.tokenizer.encode(part.content)
@@ -99,16 +98,17 @@ class Renderer:
             raise ValueError("a document with pictures was given to a model without an image encoder")
         return tuple(self.views.grid(image.width, image.height, len(images)) for image in images)
 
-    def image_tokens(self, number: int, grid: Grid) -> list[int]:
+    def image_tokens(self, number: int, grid: Grid) -> Int[np.ndarray, " n"]:
         """The tokens of a document's picture `number`, counted from 1."""
         assert self.views is not None
+        cells = self.views.cells(grid)
+        if not self.views.index_tokens:
+            return np.full(len(cells) * self.tokens_per_image, self.tokenizer.image)
         view = [self.tokenizer.image] * self.tokens_per_image
-        return [token for cell in self.views.cells(grid) for token in (*self._index(number, cell), *view)]
+        return np.array([token for cell in cells for token in (*self._index(number, cell), *view)])
 
     def _index(self, number: int, cell: Grid) -> list[int]:
         assert self.views is not None
-        if not self.views.index_tokens:
-            return []
         text = self.views.index(number, cell)
         ids = self.tokenizer.encode(text)
         if self.tokenizer.decode(ids).strip() != text:

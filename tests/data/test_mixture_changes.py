@@ -20,7 +20,7 @@ LONGEST = {"tokens": 900, "documents": 1, "rows": 1.8}
 
 
 def mixture_of(sources: dict[str, Any], *weights: float, **options: Any) -> Mixture:
-    caps = {"row_length": ROW_LENGTH, "max_images": MAX_IMAGES, "rows_per_window": 24, "seed": 0}
+    caps: dict[str, Any] = {"row_length": ROW_LENGTH, "max_images": MAX_IMAGES, "rows_per_window": 24, "seed": 0}
     return Mixture(sources, dict(zip(sources, weights, strict=True)), **caps | options)
 
 

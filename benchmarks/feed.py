@@ -1,0 +1,155 @@
+"""Does the feed keep up with its pictures? A bare loop of decode and resize against the whole feed, in one run.
+
+    python benchmarks/feed.py captions=data/captions interleaved=data/pages text=data/text [--workers 2] [--steps 24]
+
+The folders are prepared ones. Feed: the workers read the shards, render, decode, resize and lay out rows, and hand them
+to the training process, which does nothing with them. Bare: as many processes as workers decode and resize the very
+pictures of these steps, from memory, and do nothing else. The two take turns, since other work on the machine changes
+from minute to minute. What counts is CPU time for each picture, of all processes together, which on busy cores is what
+speed is a share of; speeds by the clock are given too.
+
+Memory is what workers hold for themselves and share (anonymous and shared pages; the shards' own pages, which the
+system drops when it needs to, are not counted).
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from mm1.data.document import Image
+from mm1.data.feed import Step
+from mm1.data.packed import Packed
+from mm1.data.pairs import Pairs
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.data.views import Views
+
+WEIGHTS = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
+Side = tuple[int, float, float]
+"""Pictures, seconds by the clock, seconds of CPU."""
+AHEAD = 4
+"""Batches that each worker makes ahead (see `mm1.data.feed.load`)."""
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def bare(job: tuple[list[Image], Views]) -> Side:
+    """Decode and resize alone, in one process."""
+    pictures, views = job
+    torch.set_num_threads(1)
+    renderer = Renderer(None, views)  # type: ignore[arg-type]
+    renderer.pixels(pictures[0])
+    began, used = time.perf_counter(), time.process_time()
+    for picture in pictures:
+        renderer.pixels(picture)
+    return len(pictures), time.perf_counter() - began, time.process_time() - used
+
+
+class Consumer:
+    """Takes steps and does nothing with them; the workers stay between rounds."""
+
+    def __init__(self, feed: Packed | Pairs) -> None:
+        others = set(multiprocessing.active_children())
+        self.steps = feed.steps(None, rank=0, world_size=1)
+        self.memory, self.taken = [], 0
+        self.take(4)
+        self.workers = [child.pid for child in set(multiprocessing.active_children()) - others]
+
+    def take(self, num_steps: int) -> int:
+        """Pictures of so many steps."""
+        steps: list[Step] = list(islice(self.steps, num_steps))
+        self.taken += num_steps
+        return sum(step.counts["images"] for step in steps)
+
+    def round(self, num_steps: int) -> Side:
+        self.take(AHEAD * len(self.workers))  # what was made while the other side had its turn
+        began, used = time.perf_counter(), self.used()
+        done = self.take(num_steps)
+        taken = time.perf_counter() - began, self.used() - used
+        self.memory.append(self.held())
+        return done, *taken
+
+    def used(self) -> float:
+        """CPU seconds of this process and its workers."""
+        stats = (Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.workers)
+        return time.process_time() + sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICK
+
+    def held(self) -> float:
+        """MiB of the workers together."""
+        lines = (line for pid in self.workers for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) / 1024
+
+
+def compare(name: str, feed: Any, options: argparse.Namespace) -> str:
+    consumer, rounds, num = Consumer(feed), [], options.workers
+    with multiprocessing.get_context("forkserver").Pool(num) as pool:
+        for _ in range(options.rounds):
+            # While so many steps are taken, the workers make those that come after what is ready.
+            begin = consumer.taken + 2 * AHEAD * num
+            pictures = list(pictures_of(feed, begin, begin + options.steps))
+            alone = pool.map(bare, [(pictures[i::num], feed.renderer.views) for i in range(num)], chunksize=1)
+            done, seconds, used = zip(*alone, strict=True)
+            rounds.append(((sum(done), max(seconds), sum(used)), consumer.round(options.steps)))
+    each = [[1e3 * cpu / done for done, _, cpu in sides] for sides in rounds]
+    speed = [[done / seconds for done, seconds, _ in sides] for sides in rounds]
+    columns = [statistics.median(column) for column in (*zip(*each, strict=True), *zip(*speed, strict=True))]
+    shares = [statistics.median(a / b for a, b in each), statistics.median(b / a for a, b in speed)]
+    held = ", ".join(f"{m:,.0f}" for m in consumer.memory)
+    cpu, clock = f"{columns[0]:.2f} | {columns[1]:.2f}", f"{columns[2]:,.0f} | {columns[3]:,.0f}"
+    return f"| {name} | {cpu} | {shares[0]:.1%} | {clock} | {shares[1]:.1%} | {held} | {consumer.taken:,} |"
+
+
+def pictures_of(feed: Packed | Pairs, begin: int, end: int) -> Iterator[Image]:
+    """Of the steps `begin` to `end`."""
+    if isinstance(feed, Pairs):
+        batch = feed.config.batch
+        shards = next(iter(feed.sources.values())).shards
+        for number in feed.things(np.arange(begin * batch, end * batch)).tolist():
+            yield shards.document(number).images[0]
+        return
+    for rows, _, _ in islice(feed.windows(None), begin, end):
+        for e in (e for row in rows for e in row if e.images):
+            sequence = feed.renderer(feed.sources[feed.names[e.source]].shards.document(e.document))
+            yield from (image for _, image, _ in sequence.pictures(e.start, e.stop))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of the feed against its pictures.")
+    parser.add_argument("sources", nargs="+", metavar="KIND=FOLDER", help=f"KIND is one of {', '.join(WEIGHTS)}")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int, default=24, help="of a round: 4 rows, or 64 pairs")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 378])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folders = dict(source.split("=", 1) for source in options.sources)
+    tokenizer = Tokenizer.Config(path=next(iter(folders.values()))).build()
+    total = sum(WEIGHTS[name] for name in folders)
+    weights = {name: WEIGHTS[name] / total for name in folders}
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, torch {torch.__version__}, Pillow {PIL.__version__}", end="; ")
+    print(f"{options.workers} workers, {options.rounds} rounds of {options.steps} steps a side\n")
+    print("| feed | CPU ms a picture, bare | feed | share | pictures/s, bare | feed | share | MiB, by round | steps |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for size in options.sizes:
+        renderer = Renderer(tokenizer, Views((size, size)), tokens_per_image=144)
+        packed = Packed.Config(sources=folders, weights=weights, rows_per_window=64, workers=options.workers)
+        packed.rows = packed.micro_rows = 4
+        print(compare(f"packed rows, {size} px", packed.build(renderer=renderer, seed=0), options), flush=True)
+        if "captions" in folders:
+            pairs = Pairs.Config(sources=(folders["captions"],), batch=64, workers=options.workers)
+            print(compare(f"pairs, {size} px", pairs.build(renderer=renderer, seed=0), options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
