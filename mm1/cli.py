@@ -11,7 +11,7 @@ Command = Callable[[argparse.Namespace], int | None]
 
 
 def main() -> None:
-    """Runs one command. What a user can mend is one line and exit code 2, an interruption 130; our faults are shown."""
+    """Runs one command. A mistake is one line and exit code 2; a diverged run ends with 3, an interruption with 130."""
     arguments = _parser().parse_args()
     # Before torch is loaded: threads that wait by spinning are many times slower as soon as anything else runs here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,7 +23,7 @@ def main() -> None:
         code = 130
     except (UserError, OSError) as error:
         print(f"mm1: {error}", file=sys.stderr)
-        code = 130 if type(error).__name__ == "Interrupted" else 2
+        code = {"Interrupted": 130, "Diverged": 3}.get(type(error).__name__, 2)
     sys.exit(code)
 
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _data_commands(command)
     _run_commands(command)
+    _study_command(command)
     _weights_commands(command)
     return parser
 
@@ -113,6 +114,14 @@ def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParse
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--rows", type=int, default=6)
+
+
+def _study_command(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
+    sub = command(study, "study", "Train an ablation's rows over several seeds and judge it; or the law of rates.")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="lr-law; `list` shows all")
+    law = sub.add_argument_group("lr-law")
+    law.add_argument("--fit", type=Path, metavar="POINTS.csv", help="columns params, lr, loss or score, perhaps seed")
+    law.add_argument("--predict", type=float, nargs="+", default=[], metavar="PARAMS", help="sizes, such as 2.9e9")
 
 
 def _weights_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
@@ -275,6 +284,12 @@ def view(arguments: argparse.Namespace) -> None:
     config = _config(arguments.what, arguments.overrides)
     write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.what)
     print(arguments.out)
+
+
+def study(arguments: argparse.Namespace) -> None:
+    from mm1.recipes.lr_law import print_law
+
+    print_law(arguments.fit, arguments.predict)
 
 
 def import_weights(arguments: argparse.Namespace) -> None:
