@@ -118,7 +118,11 @@ def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParse
 
 def _study_command(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
     sub = command(study, "study", "Train an ablation's rows over several seeds and judge it; or the law of rates.")
-    sub.add_argument("names", nargs="+", metavar="NAME", help="lr-law; `list` shows all")
+    sub.add_argument("words", nargs="+", metavar="NAME_OR_OVERRIDE", help="`list` shows names; [STAGE:]a.b=value")
+    sub.add_argument("--out", type=Path, help="the folder for runs and pages; what is finished there is not done again")
+    sub.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    sub.add_argument("--jobs", type=int, help="runs at a time; one for each core by default")
+    sub.add_argument("--launcher", default="", help="what starts a run in place of python, such as 'torchrun ...'")
     law = sub.add_argument_group("lr-law")
     law.add_argument("--fit", type=Path, metavar="POINTS.csv", help="columns params, lr, loss or score, perhaps seed")
     law.add_argument("--predict", type=float, nargs="+", default=[], metavar="PARAMS", help="sizes, such as 2.9e9")
@@ -286,10 +290,15 @@ def view(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
-def study(arguments: argparse.Namespace) -> None:
-    from mm1.recipes.lr_law import print_law
+def study(arguments: argparse.Namespace) -> int | None:
+    from mm1.recipes import lr_law, studies
 
-    print_law(arguments.fit, arguments.predict)
+    a = arguments
+    if a.words == ["list"]:
+        return studies.list_studies()
+    if a.words == ["lr-law"] and (a.fit or a.predict):
+        return lr_law.print_law(a.fit, a.predict)
+    return studies.study(a.words, a.out, seeds=a.seeds, jobs=a.jobs, launcher=a.launcher)
 
 
 def import_weights(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
+from mm1.train.origins import adopt
 from mm1.train.run import Run
 
 DIVERGED_CODE = 3
@@ -37,13 +38,17 @@ class Plan:
     def add(self, stage: str, config: Run.Config) -> str:
         """The folder of this run, as others name it in their `init`.
 
+        Parts that an override starts from another run take its shape, as in `mm1 train`.
+
         Raises:
             ConfigError: an override does not fit the config.
         """
         config = copy.deepcopy(config)
-        for chosen, assignment in self.overrides:
-            if chosen in (None, stage):
-                configs.override(config, assignment)
+        before, own = dict(config.init), [text for chosen, text in self.overrides if chosen in (None, stage)]
+        for assignment in own:
+            configs.override(config, assignment)
+        changed = {part: Path(origin) for part, origin in config.init.items() if before.get(part) != origin}
+        adopt(config, changed, own)
         content = configs.text(config).replace(str(self.folder), "")
         name = f"{stage}-{hashlib.blake2b(content.encode(), digest_size=5).hexdigest()}"
         folder = str(self.folder / "runs" / name)

@@ -53,20 +53,17 @@ def _minus_loss(run: RunFolder) -> float | None:
 def _study(world: Path) -> Study:
     def rows(plan: Plan, seed: int) -> dict[str, str]:
         base = worlds.pretrain(world, steps=6, seed=seed)
-        frozen = worlds.pretrain(world, steps=6, seed=seed, frozen=("encoder",))
-        wild = worlds.pretrain(world, steps=40, seed=0)
+        wild = worlds.pretrain(world, steps=40)
         wild.optimizer.peak_lr = 1e30
-        return {name: plan.add("joint", run) for name, run in (("all", base), ("frozen", frozen), ("wild", wild))}
+        return {"calm": plan.add("joint", base), "wild": plan.add("joint", wild)}
 
-    measure = Measure(read=_minus_loss, about="minus the held-out loss", percent=False)
-    lessons = (better("learning all helps", "loss", "all", "frozen"), better("rates matter", "loss", "all", "wild"))
     return Study(
-        title="Frozen <or> not",
+        title="Calm <or> wild",
         about="An example.",
         rows=rows,
-        measures={"loss": measure},
-        lessons=lessons,
-        paper={"loss": {"frozen": -9.5}},
+        measures={"loss": Measure(read=_minus_loss, about="minus the held-out loss", percent=False)},
+        lessons=(better("calm is better", "loss", "calm", "wild"),),
+        paper={"loss": {"wild": -9.5}},
         paper_source="made up.",
     )
 
@@ -74,18 +71,16 @@ def _study(world: Path) -> Study:
 @pytest.mark.slow
 def test_a_study_from_its_function_to_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, out = _study(worlds.make_world(tmp_path / "world")), tmp_path / "out"
-    assert run_studies("Test", {"frozen": study}, out, seeds=(0, 1), jobs=2) == 0
-    results = json.loads((out / "results.json").read_text())["frozen"]
+    assert run_studies("Test", {"calm": study}, out, seeds=(0, 1), jobs=2) == 0
+    results = json.loads((out / "results.json").read_text())["calm"]
     values = results["values"]["loss"]
-    assert set(values["all"]) == {"0", "1"}
-    assert values["all"]["0"] != values["all"]["1"]
+    assert values["calm"]["0"] != values["calm"]["1"]
     assert values["wild"] == {}
-    assert [v["verdict"] for v in results["verdicts"]][1] == "undecided"
-    assert len(list((out / "runs").glob("*/"))) == 5  # "wild" does not depend on the seed
+    assert len(list((out / "runs").glob("*/"))) == 3  # "wild" does not depend on the seed
     html, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
-    for text in ("wild, seed 1: diverged", "frozen: () ", "[-9.5]", "torch"):
+    for text in ("wild, seed 1: diverged", "optimizer.peak_lr: 0.01 ", "[-9.5]", "torch"):
         assert text in markdown
         assert text in html
-    assert "Frozen &lt;or&gt; not" in html
+    assert "Calm &lt;or&gt; wild" in html
     assert "http" not in html
-    assert "rates matter" in capsys.readouterr().out
+    assert "undecided      calm is better" in capsys.readouterr().out
