@@ -42,25 +42,25 @@ def _prepare(folder: Path) -> None:
     make_world(folder / "world")
 
 
-def _vit(image_size: int = 32, dim: int = 128) -> ViT.Config:
+def small_vit(image_size: int = 32, dim: int = 128) -> ViT.Config:
     config = miniature_encoder().model.encoder  # type: ignore[attr-defined]
     return replace(config, image_size=image_size, dim=dim, num_heads=dim // 32)
 
 
-def _lean(run: Run.Config, seed: int) -> Run.Config:
+def lean(run: Run.Config, seed: int) -> Run.Config:
     """One process a run: several run side by side."""
     run.seed, run.feed.workers, run.held_out_every, run.checkpoint_every = seed, 0, 0, 100
     return run
 
 
-def _clip(plan: Plan, seed: int, vit: ViT.Config) -> str:
-    run = _lean(miniature_encoder(str(plan.folder)), seed)
+def train_clip(plan: Plan, seed: int, vit: ViT.Config) -> str:
+    run = lean(miniature_encoder(str(plan.folder)), seed)
     run.model.encoder, run.benchmarks = vit, {}  # type: ignore[attr-defined]
     return plan.add("encoder", run)
 
 
 def _aim(plan: Plan, seed: int, vit: ViT.Config) -> str:
-    """As many pictures as `_clip` sees; rate and head of `miniature_aim`, which nobody has tuned."""
+    """As many pictures as `train_clip` sees; rate and head of `miniature_aim`, which nobody has tuned."""
     clip = miniature_encoder(str(plan.folder))
     run = Run.Config(
         steps=2 * clip.steps,
@@ -69,17 +69,17 @@ def _aim(plan: Plan, seed: int, vit: ViT.Config) -> str:
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup=50, weight_decay=0.05, end_fraction=0.0),
         precision="fp32",
     )
-    return plan.add("aim", _lean(run, seed))
+    return plan.add("aim", lean(run, seed))
 
 
 def _decoder(plan: Plan, seed: int) -> str:
-    run = _lean(miniature_decoder(str(plan.folder)), seed)
+    run = lean(miniature_decoder(str(plan.folder)), seed)
     run.benchmarks = {}
     return plan.add("decoder", run)
 
 
 def _pretrain(plan: Plan, seed: int, vit: ViT.Config, encoder: str | None) -> Run.Config:
-    run = _lean(miniature_pretrain(str(plan.folder)), seed)
+    run = lean(miniature_pretrain(str(plan.folder)), seed)
     run.steps, run.benchmarks = STEPS, _benchmarks()
     run.model.encoder = vit  # type: ignore[attr-defined]
     run.init = {"decoder": _decoder(plan, seed)} | ({"encoder": encoder} if encoder else {})
@@ -87,8 +87,8 @@ def _pretrain(plan: Plan, seed: int, vit: ViT.Config, encoder: str | None) -> Ru
 
 
 def _base(plan: Plan, seed: int, image_size: int) -> Run.Config:
-    vit = _vit(image_size)
-    return _pretrain(plan, seed, vit, _clip(plan, seed, vit))
+    vit = small_vit(image_size)
+    return _pretrain(plan, seed, vit, train_clip(plan, seed, vit))
 
 
 def _benchmarks() -> dict[str, Exam.Config]:
@@ -160,13 +160,17 @@ def miniature_tokens() -> Study:
 
 def miniature_encoder_loss() -> Study:
     """Encoders by contrast, by reconstruction and untrained; wider, and at more pixels."""
-    aim = replace(_vit(), positions="fixed", patch_norm=True, bias=False)
+    aim = replace(small_vit(), positions="fixed", patch_norm=True, bias=False)
 
     def rows(plan: Plan, seed: int) -> dict[str, str]:
-        clip: dict[str, ViT.Config] = {"CLIP": _vit(), "CLIP, wider": _vit(dim=192), "CLIP, 48 px": _vit(48)}
-        runs = {row: _pretrain(plan, seed, vit, _clip(plan, seed, vit)) for row, vit in clip.items()}
+        clip: dict[str, ViT.Config] = {
+            "CLIP": small_vit(),
+            "CLIP, wider": small_vit(dim=192),
+            "CLIP, 48 px": small_vit(48),
+        }
+        runs = {row: _pretrain(plan, seed, vit, train_clip(plan, seed, vit)) for row, vit in clip.items()}
         runs["AIM"] = _pretrain(plan, seed, aim, _aim(plan, seed, aim))
-        runs["untrained"] = _pretrain(plan, seed, _vit(), None)
+        runs["untrained"] = _pretrain(plan, seed, small_vit(), None)
         return {row: plan.add("pretrain", run) for row, run in runs.items()}
 
     return MINIATURE.study(
@@ -185,8 +189,8 @@ def miniature_encoder_loss() -> Study:
 def _tuned(plan: Plan, run: Run.Config, image_size: int, tiles: int) -> str:
     """A pre-training, fine-tuned at a size and with sub-images."""
     start = plan.add("pretrain", run)
-    tuned = _lean(miniature_finetune(str(plan.folder)), run.seed)
-    tuned.model.encoder = _vit(image_size)  # type: ignore[attr-defined]
+    tuned = lean(miniature_finetune(str(plan.folder)), run.seed)
+    tuned.model.encoder = small_vit(image_size)  # type: ignore[attr-defined]
     tuned.feed.max_tiles = tiles  # type: ignore[attr-defined]
     tuned.init = dict.fromkeys(("encoder", "connector", "decoder"), start)
     tuned.benchmarks = {name: tuned.benchmarks[name] for name in (*ASKED, SMALL)}

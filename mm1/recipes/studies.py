@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mm1 import recipes
 from mm1.config import ConfigError, nearest
+from mm1.recipes import lr_law
 from mm1.study.ablation import Study
 from mm1.study.run import run_studies
 
@@ -38,34 +39,33 @@ def all_studies() -> dict[str, Callable[[], Study]]:
 
 
 def list_studies() -> None:
-    functions = all_studies()
-    about = {name: (function.__doc__ or "").splitlines()[0] for name, function in functions.items()}
-    about |= {"lessons": ", ".join(LESSONS), "lr-law": "The law of the peak learning rate."}
+    about = {name: (function.__doc__ or "").splitlines()[0] for name, function in all_studies().items()}
+    about |= {"lessons": "What two CPU cores do in an hour and a half: " + ", ".join(LESSONS) + "."} | lr_law.NAMES
     for name, line in about.items():
         print(f"{name:{max(map(len, about))}}  {line}")
 
 
-def study(words: Sequence[str], out: Path | None, *, seeds: Sequence[int], jobs: int | None, launcher: str = "") -> int:
-    """Runs the studies that are named among the words; the others are overrides.
+def study(
+    words: Sequence[str], out: Path | None, *, seeds: Sequence[int], jobs: int | None = None, launcher: str = ""
+) -> int | None:
+    """Runs the studies that are named among the words, or one law of rates; the other words are overrides.
 
     Raises:
         ConfigError: there is no such study, or no folder is given.
     """
-    names = [word for word in words if "=" not in word]
+    names, overrides = ([word for word in words if ("=" in word) == given] for given in (False, True))
     known = all_studies()
-    if names == ["lessons"]:
-        names = list(LESSONS)
     for name in names:
-        if name not in known:
-            raise ConfigError(f"no study {name!r}{nearest(name, [*known, 'lessons'])}; `mm1 study list` shows all")
-    if out is None:
-        raise ConfigError("a study needs --out, the folder for its runs and its page")
-    return run_studies(
-        "MM1's lessons in miniature" if names == list(LESSONS) else ", ".join(names),
-        {name: known[name]() for name in names},
-        out,
-        seeds=seeds,
-        jobs=jobs or len(os.sched_getaffinity(0)),
-        launcher=shlex.split(launcher),
-        overrides=[word for word in words if "=" in word],
-    )
+        if name not in (*known, "lessons", *lr_law.NAMES):
+            nearby = nearest(name, [*known, "lessons", *lr_law.NAMES])
+            raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
+    if out is None or not names:
+        raise ConfigError("a study needs a name and --out, the folder for its runs and its page")
+    how = {"seeds": seeds, "jobs": jobs or len(os.sched_getaffinity(0)), "launcher": shlex.split(launcher)}
+    if lr_law.NAMES.keys() & set(names):
+        if len(names) > 1:
+            raise ConfigError(f"{' and '.join(names)} do not go into one folder: each law has its own page")
+        return lr_law.find_law(names[0], out, overrides=overrides, **how)
+    chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
+    title = "MM1's lessons in miniature" if names == ["lessons"] else ", ".join(names)
+    return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)

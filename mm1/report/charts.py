@@ -165,7 +165,7 @@ class Dot:
     """What stands in place of a value that is not there."""
 
 
-def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE) -> Html:
+def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = "") -> Html:
     """Rows under one another, each with its mean, error bar and single values; a hover on a row shows its numbers."""
     left, step = min(width // 2, round(6.2 * max(len(dot.name) for dot in dots)) + 14), 24
     floor = TOP + step * len(dots)
@@ -181,8 +181,8 @@ def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE) ->
         parts.append(tag("text", x.text(tick), x=at, y=floor + 14, text_anchor="middle"))
     parts.append(tag("text", x.label, x=(left + width - RIGHT) / 2, y=floor + 30, text_anchor="middle"))
     parts += [_dot(dot, x, across, left, TOP + step * (i + 0.5)) for i, dot in enumerate(dots)]
-    drawn = tag("svg", *parts, viewBox=f"0 0 {width} {floor + 34}", role="img", aria_label=title)
-    return tag("figure", tag("h3", title), drawn, class_="card")
+    drawn = tag("svg", *parts, viewBox=f"0 0 {width} {floor + (34 if x.label else 18)}", role="img", aria_label=title)
+    return tag("figure", tag("h3", title, tag("span", aside, class_="note")), drawn, class_="card")
 
 
 def _dot(dot: Dot, x: Axis, across: Callable[[float], float], left: int, y: float) -> Html:

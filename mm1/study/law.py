@@ -24,6 +24,15 @@ WORTH = ("loss", "score")
 DIVERGED = ("diverged", "nan", "inf")
 
 
+class EdgeError(ConfigError):
+    """The best rate of a size is the lowest or the highest of its grid."""
+
+    def __init__(self, params: float, best: float, *, higher: bool) -> None:
+        self.params, self.higher = params, higher
+        end, way = ("highest", "higher") if higher else ("lowest", "lower")
+        super().__init__(f"size {params:.4g}: the best rate {best:.3g} is the {end} of its grid; add {way} ones")
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One run of the grid."""
@@ -125,7 +134,8 @@ def best_rate(points: Sequence[Point]) -> Optimum:
     Its error is that of -c1 / (2 c2), to first order in the errors of the least-squares fit.
 
     Raises:
-        ConfigError: the best rate is the lowest or the highest of the grid; the message says which way to go on.
+        EdgeError: the best rate is the lowest or the highest of the grid; the message says which way to go on.
+        ConfigError: runs beside it diverged, or the costs show no valley.
     """
     costs = _means(points)
     rates, size = list(costs), f"size {points[0].params:.4g}"
@@ -134,8 +144,7 @@ def best_rate(points: Sequence[Point]) -> Optimum:
     place = min(range(len(rates)), key=lambda i: costs[rates[i]])
     best, below, above = rates[place], rates[max(0, place - 1)], rates[min(len(rates) - 1, place + 1)]
     if place in (0, len(rates) - 1):
-        end, way = ("lowest", "lower") if place == 0 else ("highest", "higher")
-        raise ConfigError(f"{size}: the best rate {best:.3g} is the {end} of its grid; add {way} ones")
+        raise EdgeError(points[0].params, best, higher=place > 0)
     for beside in (below, above):
         if not math.isfinite(costs[beside]):
             raise ConfigError(f"{size}: {beside:.3g}, beside the best rate {best:.3g}, diverged; add rates between")

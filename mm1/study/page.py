@@ -45,16 +45,16 @@ def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
 
 def _study(results: Results, plan: Plan) -> Html:
     study, numbers = results.study, range(2, 2 + len(results.study.measures))
+    rows = [list(map(_lines, row)) for row in _rows(results, plan)]
     lessons = [(badge(word, KINDS[word]), *map(_lines, rest)) for word, *rest in _lessons(results)]
     parts = (
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
-        grid(*(_chart(results, measure) for measure in study.measures)),
-        table(_columns(results), [list(map(_lines, row)) for row in _rows(results, plan)], numbers=numbers),
-        *(missing(text) for text in _bad(results)),
+        tag("div", grid(*(_chart(results, measure) for measure in study.measures)), class_="below"),
+        tag("div", table(_columns(results), rows, numbers=numbers), class_="below"),
+        *(tag("div", missing(text), class_="below") for text in _bad(results)),
     )
-    about = join(*(tag("p", f"{name}: {m.about}", class_="note") for name, m in study.measures.items()))
-    source = tag("p", f"In brackets the paper's: {study.paper_source}", class_="note") if study.paper else None
-    return section(study.title, *parts, about, source, note=study.about, anchor=results.name)
+    source = tag("p", f"In brackets the paper's: {study.paper_source}", class_="note below") if study.paper else None
+    return section(study.title, *parts, source, note=study.about, anchor=results.name)
 
 
 def _lines(text: str) -> Html:
@@ -69,7 +69,8 @@ def _chart(results: Results, measure: str) -> Html:
         mean, half = (spread.mean, spread.half) if spread else (None, None)
         dots.append(Dot(row, mean, half, values, ", ".join(bad) or "no such number"))
     known = [value for dot in dots for value in dot.values] or [0.0, 1.0]
-    return dot_chart(measure, dots, SHARES if results.study.measures[measure].percent else axis(known, ""))
+    about = results.study.measures[measure]
+    return dot_chart(measure, dots, SHARES if about.percent else axis(known, ""), aside=f" {about.about}")
 
 
 def _lessons(results: Results) -> list[tuple[str, ...]]:
@@ -131,7 +132,9 @@ def _changes(plan: Plan, first: str, run: str) -> str:
 
 
 def _short(value: object) -> str:
-    """A class without its module."""
+    """A class without its module, a number in three digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
     return value.rpartition(":")[2] if isinstance(value, str) and value.startswith("mm1.") else f"{value}"
 
 

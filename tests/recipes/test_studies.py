@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,15 @@ def test_lessons_share_runs(tmp_path: Path) -> None:
     assert stages.count("pretrain") == 18
 
 
+def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    found: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], found)
+    assert list(found["warmup"]().rows(Plan(tmp_path), 0)) == ["0 steps", "30 steps", "100 steps"]
+
+
 def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'mixture'"):
         study(["mixtur"], tmp_path, seeds=(0,), jobs=1)
-    with pytest.raises(ConfigError, match="needs --out"):
+    with pytest.raises(ConfigError, match="and --out"):
         study(["mixture"], None, seeds=(0,), jobs=1)
