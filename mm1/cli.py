@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mm1.study.arguments import add_arguments
+
 Command = Callable[[argparse.Namespace], int | None]
 
 
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _data_commands(command)
     _run_commands(command)
-    _study_command(command)
+    add_arguments(command(study, "study", "Train an ablation's rows over seeds and judge it; or the law of rates."))
     _weights_commands(command)
     return parser
 
@@ -114,18 +116,6 @@ def _run_commands(command: "Callable[[Command, str, str], argparse.ArgumentParse
     sub.add_argument("overrides", nargs="*", metavar="a.b=value")
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--rows", type=int, default=6)
-
-
-def _study_command(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
-    sub = command(study, "study", "Train an ablation's rows over several seeds and judge it; or the law of rates.")
-    sub.add_argument("words", nargs="+", metavar="NAME_OR_OVERRIDE", help="`list` shows names; [STAGE:]a.b=value")
-    sub.add_argument("--out", type=Path, help="the folder for runs and pages; what is finished there is not done again")
-    sub.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    sub.add_argument("--jobs", type=int, help="runs at a time; one for each core by default")
-    sub.add_argument("--launcher", default="", help="what starts a run in place of python, such as 'torchrun ...'")
-    law = sub.add_argument_group("lr-law")
-    law.add_argument("--fit", type=Path, metavar="POINTS.csv", help="columns params, lr, loss or score, perhaps seed")
-    law.add_argument("--predict", type=float, nargs="+", default=[], metavar="PARAMS", help="sizes, such as 2.9e9")
 
 
 def _weights_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
@@ -291,14 +281,9 @@ def view(arguments: argparse.Namespace) -> None:
 
 
 def study(arguments: argparse.Namespace) -> int | None:
-    from mm1.recipes import lr_law, studies
+    from mm1.recipes.studies import study_command
 
-    a = arguments
-    if a.words == ["list"]:
-        return studies.list_studies()
-    if a.words == ["lr-law"] and (a.fit or a.predict):
-        return lr_law.print_law(a.fit, a.predict)
-    return studies.study(a.words, a.out, seeds=a.seeds, jobs=a.jobs, launcher=a.launcher)
+    return study_command(**{key: value for key, value in vars(arguments).items() if key != "command"})
 
 
 def import_weights(arguments: argparse.Namespace) -> None:

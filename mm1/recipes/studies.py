@@ -45,15 +45,28 @@ def list_studies() -> None:
         print(f"{name:{max(map(len, about))}}  {line}")
 
 
-def study(
-    words: Sequence[str], out: Path | None, *, seeds: Sequence[int], jobs: int | None = None, launcher: str = ""
+def study_command(
+    words: Sequence[str],
+    out: Path | None,
+    *,
+    seeds: Sequence[int],
+    jobs: int | None = None,
+    launcher: str = "",
+    fit: Path | None = None,
+    predict: Sequence[float] = (),
 ) -> int | None:
     """Runs the studies that are named among the words, or one law of rates; the other words are overrides.
+
+    `list` shows the studies. The law is not trained for where points are given to fit, or sizes are asked for alone.
 
     Raises:
         ConfigError: there is no such study, or no folder is given.
     """
     names, overrides = ([word for word in words if ("=" in word) == given] for given in (False, True))
+    if names == ["list"]:
+        return list_studies()
+    if names == ["lr-law"] and (fit or predict):
+        return lr_law.print_law(fit, predict)
     known = all_studies()
     for name in names:
         if name not in (*known, "lessons", *lr_law.NAMES):

@@ -9,7 +9,7 @@ import pytest
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.recipes.studies import LESSONS, all_studies, study
+from mm1.recipes.studies import LESSONS, all_studies, study_command
 from mm1.study.ablation import Study
 from mm1.study.plan import Plan
 
@@ -68,6 +68,6 @@ def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
 
 def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'mixture'"):
-        study(["mixtur"], tmp_path, seeds=(0,), jobs=1)
+        study_command(["mixtur"], tmp_path, seeds=(0,), jobs=1)
     with pytest.raises(ConfigError, match="and --out"):
-        study(["mixture"], None, seeds=(0,), jobs=1)
+        study_command(["mixture"], None, seeds=(0,), jobs=1)

@@ -48,18 +48,7 @@ CYCLE = (
 )
 """The kinds of 20 pictures in a row."""
 
-STREAMS = (
-    "picture",
-    "caption",
-    "page",
-    "text",
-    "conversation",
-    "question",
-    "fact",
-    "copy",
-    "new labels",
-    "description",
-)
+STREAMS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels", "described")
 
 ORDINALS = ("first", "second", "third")
 

@@ -38,7 +38,7 @@ def question(
 
 def description(seed: int, n: int, split: Split) -> Question:
     """The n-th picture to be described in a caption's words: one thing or several alike, a word or a digit."""
-    rng = generator("description", seed, SPLITS.index(split), n)
+    rng = generator("described", seed, SPLITS.index(split), n)
     shown = make_picture(one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng)
     assert not isinstance(shown.scene, Pair)
     return Question(shown, "", " ".join(words_of(shown.scene)))
