@@ -1,11 +1,14 @@
-# Two commands for a stranger: `make demo` and `make test`. Both make .venv first, once.
+# For a stranger: `make demo`, `make test`, and, with more time, `make lessons`. All make .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo lessons test check install clean
 
 demo: install
 	$(BIN)/mm1 demo
+
+lessons: install
+	$(BIN)/mm1 study lessons --out runs/lessons
 
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

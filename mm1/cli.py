@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mm1.study.arguments import add_arguments
+
 Command = Callable[[argparse.Namespace], int | None]
 
 
 def main() -> None:
-    """Runs one command. What a user can mend is one line and exit code 2, an interruption 130; our faults are shown."""
+    """Runs one command. A mistake is one line and exit code 2; a diverged run ends with 3, an interruption with 130."""
     arguments = _parser().parse_args()
     # Before torch is loaded: threads that wait by spinning are many times slower as soon as anything else runs here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,7 +25,7 @@ def main() -> None:
         code = 130
     except (UserError, OSError) as error:
         print(f"mm1: {error}", file=sys.stderr)
-        code = 130 if type(error).__name__ == "Interrupted" else 2
+        code = {"Interrupted": 130, "Diverged": 3}.get(type(error).__name__, 2)
     sys.exit(code)
 
 
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _data_commands(command)
     _run_commands(command)
+    add_arguments(command(study, "study", "Train an ablation's rows over seeds and judge it; or the law of rates."))
     _weights_commands(command)
     return parser
 
@@ -275,6 +278,12 @@ def view(arguments: argparse.Namespace) -> None:
     config = _config(arguments.what, arguments.overrides)
     write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.what)
     print(arguments.out)
+
+
+def study(arguments: argparse.Namespace) -> int | None:
+    from mm1.recipes.studies import study_command
+
+    return study_command(**{key: value for key, value in vars(arguments).items() if key != "command"})
 
 
 def import_weights(arguments: argparse.Namespace) -> None:

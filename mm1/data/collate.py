@@ -34,8 +34,12 @@ def collate(
     *,
     row_length: int | None = None,
     source_names: tuple[str, ...] = ("data",),
+    isolate: bool = True,
 ) -> PackedBatch:
     """Lays rows of spans end to end, each padded to `row_length` (None: rows are as long as they are).
+
+    Without `isolate` a row is one document to attention: each sees those before it. Positions restart all the same, and
+    no target changes, so that the mask alone differs.
 
     The last token of a cut piece still has its target, the next token of the document: cutting loses no target.
 
@@ -45,8 +49,11 @@ def collate(
     lengths = [sum(span.stop - span.start for span in row) for row in rows]
     stream = _Stream(sum(lengths) if row_length is None else row_length * len(rows), renderer.tokenizer.pad)
     for row, length in zip(rows, lengths, strict=True):
+        first = len(stream.boundaries)
         for span in row:
             stream.add(span)
+        if not isolate:
+            del stream.boundaries[first:-1]
         if row_length is not None and length < row_length:
             stream.pad(row_length - length)
     k, sizes = renderer.tokens_per_image, np.diff(stream.boundaries)

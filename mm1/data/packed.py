@@ -46,6 +46,8 @@ class Packed(Feed):
         """Images (sub-images counted) that a row may hold."""
         rows_per_window: int = 512
         """Rows that are packed together: more pack tighter, and mix exactly over more."""
+        isolate: bool = True
+        """Does a document of a row see itself alone? If not, it sees those before it, as in MM1's ablation."""
         split: Literal["square", "dynamic"] = "square"
         """How large pictures are split into tiles: n x n, or by the grid of their shape (see `mm1.data.views`)."""
         min_tiles: int = 1
@@ -117,7 +119,7 @@ class Packed(Feed):
                 plans.append(planned)  # the loader plans ahead of the batches it has delivered
                 yield from self.deal(planned[0], rank, world_size)
 
-        filler = _Filler(self.renderer, list(self.config.sources.values()), self.names, self.config.row_length)
+        filler = _Filler(self.renderer, list(self.config.sources.values()), self.names, self.config)
         batches = load(order(), filler, workers=self.config.workers)
         num_micro = per_rank // self.config.micro_rows
         while True:
@@ -195,7 +197,7 @@ class Packed(Feed):
             if not Shards.has_split(Path(folder), "held_out"):
                 continue
             rows = self._held_out_rows(Prepared(folder, self.renderer, "held_out"))
-            filler = _Filler(self.renderer, [folder], (name,), self.config.row_length, split="held_out")
+            filler = _Filler(self.renderer, [folder], (name,), self.config, split="held_out")
             step = self.config.micro_rows
             chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
             chunks += [[]] * (-len(chunks) % world_size)  # empty batches keep the ranks in step
@@ -223,10 +225,15 @@ class _Filler(Dataset):
     """Rows of excerpts -> a batch; runs in workers, which open the shards for themselves."""
 
     def __init__(
-        self, renderer: Renderer, folders: list[str], names: tuple[str, ...], row_length: int, split: str = "train"
+        self,
+        renderer: Renderer,
+        folders: list[str],
+        names: tuple[str, ...],
+        config: Packed.Config,
+        split: str = "train",
     ) -> None:
         self.renderer, self.folders, self.names = renderer, folders, names
-        self.row_length, self.split = row_length, split
+        self.row_length, self.isolate, self.split = config.row_length, config.isolate, split
         self.shards: list[Shards] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -239,7 +246,7 @@ class _Filler(Dataset):
         if self.shards is None:
             self.shards = [Shards(Path(folder), self.split) for folder in self.folders]
         spans = [[self._span(excerpt) for excerpt in row] for row in rows] or [[]]
-        return collate(spans, self.renderer, row_length=self.row_length, source_names=self.names)
+        return collate(spans, self.renderer, row_length=self.row_length, source_names=self.names, isolate=self.isolate)
 
     def _span(self, e: Excerpt) -> Span:
         assert self.shards is not None

@@ -22,7 +22,7 @@ from mm1.recipes.checks import check
 from mm1.report.demo import write_report
 from mm1.report.feed import picture_of_packing
 from mm1.train.evaluate_run import evaluate_run
-from mm1.train.folder import read_config, write_json
+from mm1.train.folder import finished, read_config, write_json
 from mm1.train.run import Run
 
 STAGES: dict[str, Callable[[str], Run.Config]] = {
@@ -39,7 +39,7 @@ def run_demo(folder: Path) -> int:
     miniature.make_world(folder / "world")
     for name, recipe in STAGES.items():
         run = folder / name
-        if _finished(run):
+        if finished(run):
             console.print(f"[bold]{name}[/]  done before")
             continue
         started = time.monotonic()
@@ -59,11 +59,6 @@ def run_demo(folder: Path) -> int:
     console.print(f"{time.monotonic() - began:.0f} s in all; the report: [bold]{folder / 'report.html'}[/]")
     dist.stop()
     return 0 if all(c["passed"] for c in checks) else 1
-
-
-def _finished(run: Path) -> bool:
-    summary = run / "summary.json"
-    return summary.exists() and json.loads(summary.read_text())["finished"]
 
 
 def _ask_without_tiles(folder: Path) -> None:

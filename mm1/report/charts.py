@@ -1,7 +1,7 @@
 """Charts as inline SVG and plain boxes; their colours come from the page's style, so they follow light and dark."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mm1.report.page import Html, tag
@@ -151,6 +151,56 @@ def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
     marks = {"line": "", "dashed": "dashed", "block": "block", "pad": "block pad"}
     items = [tag("li", tag("i", class_=f"{marks[kind]} {tone}".strip()), name) for name, tone, kind in keys]
     return tag("ul", *items, class_="legend")
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A line of a dot chart: a mean, half the length of its error bar, the values that it is the mean of."""
+
+    name: str
+    value: float | None
+    error: float | None
+    values: Sequence[float]
+    aside: str = ""
+    """What stands in place of a value that is not there."""
+
+
+def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = "") -> Html:
+    """Rows under one another, each with its mean, error bar and single values; a hover on a row shows its numbers."""
+    left, step = min(width // 2, round(6.2 * max(len(dot.name) for dot in dots)) + 14), 24
+    floor = TOP + step * len(dots)
+
+    def across(value: float) -> float:
+        share = min(1.0, max(0.0, x.share(value)))
+        return round(left + share * (width - RIGHT - left), 1)
+
+    parts = []
+    for tick in x.ticks:
+        at = across(tick)
+        parts.append(tag("line", x1=at, x2=at, y1=TOP, y2=floor, class_="rule"))
+        parts.append(tag("text", x.text(tick), x=at, y=floor + 14, text_anchor="middle"))
+    parts.append(tag("text", x.label, x=(left + width - RIGHT) / 2, y=floor + 30, text_anchor="middle"))
+    parts += [_dot(dot, x, across, left, TOP + step * (i + 0.5)) for i, dot in enumerate(dots)]
+    drawn = tag("svg", *parts, viewBox=f"0 0 {width} {floor + (34 if x.label else 18)}", role="img", aria_label=title)
+    return tag("figure", tag("h3", title, tag("span", aside, class_="note")), drawn, class_="card")
+
+
+def _dot(dot: Dot, x: Axis, across: Callable[[float], float], left: int, y: float) -> Html:
+    name = tag("text", dot.name, x=left - 10, y=y + 3.8, text_anchor="end")
+    if dot.value is None:
+        return tag("g", name, tag("text", dot.aside, x=left + 6, y=y + 3.8))
+    at, error = across(dot.value), dot.error or 0.0
+    spread = "" if dot.error is None else f" \u00b1 {x.text(dot.error)}"
+    hover = tag("title", f"{dot.name}: {x.text(dot.value)}{spread} ({', '.join(map(x.text, dot.values))})")
+    bar = tag("line", x1=across(dot.value - error), x2=across(dot.value + error), y1=y, y2=y, class_="error")
+    single = [tag("circle", cx=across(value), cy=y, r=2.2, class_="dot hollow") for value in dot.values]
+    marks = (
+        bar,
+        *single,
+        tag("circle", cx=at, cy=y, r=4, class_="dot"),
+        tag("circle", hover, cx=at, cy=y, r=9, class_="hit"),
+    )
+    return tag("g", name, *marks, class_="tone-1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ def write_json(path: Path, value: Any) -> None:
     aside.rename(path)
 
 
+def finished(folder: Path) -> bool:
+    """Has the run come to its end, benchmarks and all?"""
+    summary = folder / "summary.json"
+    return summary.is_file() and json.loads(summary.read_text())["finished"]
+
+
 def weights_path(folder: Path) -> Path:
     path = folder / WEIGHTS
     if not path.is_file():

@@ -41,6 +41,15 @@ def rows_of(feed: Packed, state: dict[str, Any] | None, num_steps: int) -> list[
     return [row for rows, _, _ in islice(feed.windows(state), num_steps) for row in rows]
 
 
+def test_documents_are_isolated_unless_the_feed_says_not(world: Path) -> None:
+    config = pretrain(world).feed
+    ends = []
+    for config.isolate in (True, False):  # type: ignore[attr-defined]
+        step = next(build(config).steps(None, rank=0, world_size=1))
+        ends.append(len(step.micro_batches[0].boundaries))
+    assert ends[1] <= 2 * config.micro_rows + 1 < ends[0]  # type: ignore[attr-defined]
+
+
 def test_ranks_share_a_steps_rows_and_all_of_them(world: Path) -> None:
     feed = packed(world)
     for rows, _, _ in islice(feed.windows(None), 6):

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 from pictures import picture
 
 from mm1.batch import IGNORE
@@ -96,6 +97,17 @@ def test_targets_never_cross_a_document_and_pictures_are_no_targets(renderer: Re
     assert batch.boundaries.tolist() == [0, 5, 8, 10]
     assert batch.slots.tolist() == [[0, 1]]
     assert (batch.num_targets, batch.num_padding, batch.num_pairs, batch.longest) == (5, 2, 15 + 6 + 3, 5)
+
+
+def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None:
+    spans = [Span.whole(renderer(Document((Text(text),)))) for text in ("a cat", "two dogs", "sit")]
+    rows = [spans[:2], spans[2:]]
+    apart, together = (collate(rows, renderer, row_length=8, isolate=isolate) for isolate in (True, False))
+    assert apart.boundaries.tolist() == [0, 3, 6, 8, 10, 16]
+    assert together.boundaries.tolist() == [0, 6, 8, 10, 16]  # padding stays by itself
+    assert (together.longest, together.num_pairs) == (6, 21 + 3 + 3 + 21)
+    for name in ("tokens", "targets", "positions", "sources"):
+        assert torch.equal(getattr(apart, name), getattr(together, name))
 
 
 def test_a_cut_document_loses_no_target(renderer: Renderer, tokenizer: Tokenizer) -> None:

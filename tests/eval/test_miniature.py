@@ -7,6 +7,7 @@ from mm1.data.document import Document
 from mm1.data.sources.miniature.deal import TASKS
 from mm1.eval.benchmarks import Question
 from mm1.eval.benchmarks.miniature import Miniature
+from mm1.eval.benchmarks.miniature_captions import MiniatureCaptions
 
 
 def prompt(benchmark: Miniature, number: int, num_shots: int) -> tuple[Question, list[Document]]:
@@ -43,6 +44,15 @@ def test_new_labels_mean_the_same_in_shots_and_question() -> None:
         labels = {shot.text.removeprefix("<image>") for shot in shots}
         assert question.answer in labels
         assert len(labels) == 2
+
+
+def test_a_caption_counts_its_right_words_in_any_order() -> None:
+    benchmark = MiniatureCaptions.Config().build()
+    truth = ("two large red ring",)
+    said = ["ring red large two", "two ring", "two two red ring", "two large red ring cat", "", "cat"]
+    assert benchmark.score(said, [truth] * len(said)) == [1.0, 0.5, 0.75, 0.8, 0.0, 0.0]
+    seen = {len(benchmark.question(("test", n)).answer.split()) for n in range(12)}
+    assert seen == {3, 4}  # "digit seven red", "two large red ring"
 
 
 def test_an_unknown_task_is_named_with_the_nearest() -> None:

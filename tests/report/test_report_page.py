@@ -6,7 +6,7 @@ import math
 import pytest
 from PIL import Image
 
-from mm1.report.charts import NARROW, Axis, Frame, Series, axis, bar, line_chart
+from mm1.report.charts import NARROW, Axis, Dot, Frame, Series, axis, bar, dot_chart, line_chart
 from mm1.report.charts import Piece as BarPiece
 from mm1.report.page import Html, count, duration, join, tag, thumbnail
 
@@ -47,6 +47,16 @@ def test_error_bars_stay_on_the_canvas() -> None:
     chart = line_chart("a", [series], Frame(Axis(-1.0, 1.0, (0.0,), "shots"), shares, NARROW))
     assert "99.0% ± 5.0 (shots 0)" in chart
     assert 'y2="12.0"' in chart  # the top of the canvas
+
+
+def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
+    shares = Axis(0.0, 1.0, (0.0, 1.0), "", percent=True)
+    chart = dot_chart("a", [Dot("x", 0.5, 0.8, (0.4, 0.6)), Dot("<y>", None, None, (), "diverged")], shares, width=200)
+    assert chart.count('class="dot hollow"') == 2
+    assert "x: 50% \N{PLUS-MINUS SIGN} 80% (40%, 60%)" in chart
+    assert 'x2="188.0"' in chart  # the error bar ends where the canvas does
+    assert "&lt;y&gt;" in chart
+    assert "diverged" in chart
 
 
 def test_bar_pieces_have_their_share() -> None:

@@ -48,7 +48,7 @@ CYCLE = (
 )
 """The kinds of 20 pictures in a row."""
 
-STREAMS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels")
+STREAMS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels", "described")
 
 ORDINALS = ("first", "second", "third")
 
@@ -130,12 +130,13 @@ def caption(seed: int, n: int) -> Caption:
     if isinstance(scene := shown.scene, Pair):
         first, second = f"{scene.colour} {scene.shape}", f"{scene.other_colour} {scene.other_shape}"
         return Caption(shown, f"{first} {scene.relation} {second}", one_of((first, second), rng))
-    words = _words(scene)
+    words = words_of(scene)
     some = [words[i] for i in rng.permutation(len(words))[: rng.integers(1, len(words))]]
     return Caption(shown, " ".join(words[i] for i in rng.permutation(len(words))), " ".join(some))
 
 
-def _words(scene: Objects | Word | Digit) -> tuple[str, ...]:
+def words_of(scene: Objects | Word | Digit) -> tuple[str, ...]:
+    """What a caption says of it, in some order."""
     match scene:
         case Objects():
             return scene.count, scene.size, scene.colour, scene.shape

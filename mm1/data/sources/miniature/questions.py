@@ -3,6 +3,7 @@
 named        <image> what colour ? -> red             the question says what is asked
 unnamed      <image> -> red                           only the shots say it: without any there is no telling
 new labels   <image> -> cat                           only the shots say which colour is called "cat"
+description  <image> -> two large red ring            as captions have it, the words in any order
 fact         three plus four is -> seven              no picture
 copy         cat red dog two ... cat -> red           no picture
 """
@@ -12,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from mm1.data.sources.miniature.deal import TASKS, Picture, answer, ask, generator, make_picture
+from mm1.data.sources.miniature.deal import TASKS, Picture, answer, ask, generator, make_picture, words_of
 from mm1.data.sources.miniature.text import fact, relabelling
-from mm1.data.sources.miniature.world import COLOURS, WORDS, Split, one_of
+from mm1.data.sources.miniature.world import COLOURS, WORDS, Pair, Split, one_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -33,6 +34,14 @@ def question(
     rng = generator("question", seed, list(TASKS).index(task), SPLITS.index(split), n)
     shown = make_picture(one_of(TASKS[task].kinds, rng), grid, split, rng)
     return Question(shown, ask(task, shown.scene) if named else "", answer(task, shown.scene))
+
+
+def description(seed: int, n: int, split: Split) -> Question:
+    """The n-th picture to be described in a caption's words: one thing or several alike, a word or a digit."""
+    rng = generator("described", seed, SPLITS.index(split), n)
+    shown = make_picture(one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng)
+    assert not isinstance(shown.scene, Pair)
+    return Question(shown, "", " ".join(words_of(shown.scene)))
 
 
 def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:

@@ -1,0 +1,144 @@
+"""MM1's ablations (section 3) at full size, from `pretrain_ablation_base`; in miniature in `miniature_ablations`.
+
+A figure each. The rows start from runs that must be there: `runs/clip_l14_336` and so on, `runs/language_model_1b`,
+each trained by the recipe of that name or imported (`mm1 import`), and the benchmarks need their files:
+
+    mm1 study mixture --out runs/mixture --seeds 0 --launcher "srun --nodes 8 --gpus-per-node 8 ..." \\
+        pretrain:benchmarks.coco.annotations=data/coco/test.json ...
+
+The paper's numbers come from public notes on it (docs/paper.md), not from its text: they are second-hand.
+"""
+
+from collections.abc import Callable
+
+from mm1.eval.benchmarks.coco import Coco
+from mm1.eval.benchmarks.vqa import Vqa
+from mm1.nn.connectors import Connector
+from mm1.nn.connectors.attention_pool import AttentionPool
+from mm1.nn.connectors.average_pool import AveragePool
+from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.recipes import figures
+from mm1.recipes.figures import FEW, SECOND_HAND, TEXT, ZERO, Scale
+from mm1.recipes.pretrain import pretrain_ablation_base
+from mm1.recipes.sizes import aim_encoder, encoder
+from mm1.report.runs import RunFolder
+from mm1.study.ablation import Measure, Study, better, score
+from mm1.study.plan import Plan
+from mm1.train.run import Run
+
+CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
+    "average": lambda k: AveragePool.Config(num_tokens=k),
+    "attention": lambda k: AttentionPool.Config(num_tokens=k),
+    "C-Abstractor": lambda k: CAbstractor.Config(num_tokens=k),
+}
+
+
+def _base(plan: Plan, seed: int, image_size: int) -> Run.Config:
+    run = pretrain_ablation_base()
+    run.seed, run.shots = seed, (0, 4, 8)
+    run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
+    run.init = {"encoder": f"runs/clip_l14_{image_size}", "decoder": "runs/language_model_1b"}
+    run.benchmarks = {"coco": Coco.Config(), "vqav2": Vqa.Config()}
+    return run
+
+
+def _minus_held_out_text(run: RunFolder) -> float | None:
+    losses = run.curve("held_out/text")
+    return -losses[-1][1] if losses else None
+
+
+FULL = Scale(
+    base=_base,
+    measures={
+        ZERO: Measure(read=score(("coco", "vqav2"), 0), about="mean of CIDEr and VQA accuracy"),
+        FEW: Measure(read=score(("coco", "vqav2"), 4), about="mean of CIDEr and VQA accuracy"),
+        TEXT: Measure(read=_minus_held_out_text, about="minus the loss on held-out text", percent=False),
+    },
+    size=336,
+    sizes=(224, 336),
+    num_tokens=(64, 144),
+    connectors=CONNECTORS,
+    fit=lambda run: None,
+)
+
+
+def mixture() -> Study:
+    """Captions : interleaved pages, 100/0 to 0/100 (figure 5)."""
+    return figures.mixture(FULL)
+
+
+def text() -> Study:
+    """With and without text-only data (figure 5)."""
+    return figures.text(FULL)
+
+
+def text_share() -> Study:
+    """Images : text-only, 100/0 to 66/33 (figure 5)."""
+    return figures.text_share(FULL)
+
+
+def isolation() -> Study:
+    """Packed documents that see one another, or not (section 3.3)."""
+    return figures.isolation(FULL)
+
+
+def freezing() -> Study:
+    """Encoder and decoder frozen, or not (section 3.3)."""
+    return figures.freezing(FULL)
+
+
+def connector() -> Study:
+    """Three connectors, 64 and 144 tokens, 224 and 336 px (figure 4)."""
+    return figures.connector(FULL)
+
+
+def encoder_loss() -> Study:
+    """Encoders by contrast and by reconstruction, their sizes and resolutions (table 1)."""
+    encoders = {
+        "AIM 600M, 224 px": ("runs/aim_600m", aim_encoder("600M")),
+        "AIM 1B, 224 px": ("runs/aim_1b", aim_encoder("1B")),
+        "AIM 3B, 224 px": ("runs/aim_3b", aim_encoder("3B")),
+        "CLIP L, 224 px": ("runs/clip_l14_224", encoder("L/14", 224)),
+        "CLIP H, 224 px": ("runs/clip_h14_224", encoder("H/14", 224)),
+        "CLIP L, 336 px": ("runs/clip_l14_336", encoder("L/14", 336)),
+        "CLIP H, 378 px": ("runs/clip_h14_378", encoder("H/14", 378)),
+        "untrained L, 336 px": (None, encoder("L/14", 336)),
+    }
+
+    def rows(plan: Plan, seed: int) -> dict[str, str]:
+        folders = {}
+        for row, (origin, config) in encoders.items():
+            run = _base(plan, seed, 336)
+            run.model.encoder = config  # type: ignore[attr-defined]
+            del run.init["encoder"]
+            run.init |= {"encoder": origin} if origin else {}
+            folders[row] = plan.add("pretrain", run)
+        return folders
+
+    return FULL.study(
+        "Encoders",
+        "The paper's CLIP encoders at 224 and 336 px saw DFN-5B and VeCap, that at 378 px DFN-5B, its AIM DFN-2B.",
+        rows,
+        (
+            better("Contrast beats reconstruction", FEW, "CLIP L, 224 px", "AIM 600M, 224 px"),
+            better("More pixels help", FEW, "CLIP L, 336 px", "CLIP L, 224 px"),
+            better("More pixels help more than a larger encoder", FEW, "CLIP L, 336 px", "CLIP H, 224 px"),
+            better("A trained encoder helps", FEW, "CLIP L, 336 px", "untrained L, 336 px"),
+        ),
+        paper={ZERO: _table_1(0), FEW: _table_1(1)},
+        paper_source=SECOND_HAND,
+    )
+
+
+def _table_1(column: int) -> dict[str, float]:
+    """0 and 4 shots."""
+    scores = {
+        "AIM 600M, 224 px": (36.6, 56.6),
+        "AIM 1B, 224 px": (37.9, 59.5),
+        "AIM 3B, 224 px": (38.9, 60.9),
+        "CLIP L, 224 px": (36.9, 58.7),
+        "CLIP H, 224 px": (37.5, 60.0),
+        "CLIP L, 336 px": (39.9, 62.4),
+        "CLIP H, 378 px": (40.9, 62.5),
+    }
+    return {row: numbers[column] for row, numbers in scores.items()}

@@ -1,0 +1,210 @@
+"""What MM1's figures vary, and the lessons they are to show: written once, for the full size and for the miniature.
+
+A `Scale` says what the variations are done to and what is measured. A lesson's test is stated here, before any run.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+from mm1.nn.connectors import Connector
+from mm1.study.ablation import Lesson, Measure, Study, better
+from mm1.study.plan import Plan
+from mm1.train.run import Run
+
+ZERO, FEW, TEXT = "0 shots", "4 shots", "text"
+SECOND_HAND = "second-hand, from public notes on the paper; averages over its own benchmarks, on its own scale."
+Rows = Callable[[Plan, int], Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """What the figures are drawn for."""
+
+    base: Callable[[Plan, int, int], Run.Config]
+    """(plan, seed, image size) -> the run that rows change, with the runs it starts from added to the plan."""
+    measures: Mapping[str, Measure]
+    """For ZERO, FEW and TEXT."""
+    size: int
+    """The base's image size in pixels."""
+    sizes: tuple[int, ...]
+    """Image sizes at which connectors are compared, the lower first."""
+    num_tokens: tuple[int, int]
+    connectors: Mapping[str, Callable[[int], Connector.Config]]
+    """Name -> a connector of so many tokens."""
+    fit: Callable[[Run.Config], None]
+    """Gives rows more room where images take more tokens, so that a step holds as many images."""
+    prepare: Callable[[Path], None] | None = None
+
+    def rows(self, edits: Mapping[str, Callable[[Run.Config], None]]) -> Rows:
+        """Rows that change the base in place."""
+
+        def made(plan: Plan, seed: int) -> dict[str, str]:
+            folders = {}
+            for row, edit in edits.items():
+                run = self.base(plan, seed, self.size)
+                edit(run)
+                folders[row] = plan.add("pretrain", run)
+            return folders
+
+        return made
+
+    def study(self, title: str, about: str, rows: Rows, lessons: tuple[Lesson, ...], **more: Any) -> Study:
+        return Study(
+            title=title, about=about, rows=rows, lessons=lessons, measures=self.measures, prepare=self.prepare, **more
+        )
+
+
+def weigh(captions: int | float, interleaved: int | float, text: int | float) -> Callable[[Run.Config], None]:
+    """Shares of the sources, in any unit. A share of nothing keeps the source's held-out loss."""
+
+    def edit(run: Run.Config) -> None:
+        total = captions + interleaved + text
+        shares = {"interleaved": interleaved / total, "captions": captions / total, "text": text / total}
+        run.feed.weights = shares  # type: ignore[attr-defined]
+
+    return edit
+
+
+def mixture(scale: Scale) -> Study:
+    """(c) Captions against interleaved pages."""
+    rows = {"100/0": (100, 0), "66/33": (66, 33), "50/50": (50, 50), "33/66": (33, 66), "0/100": (0, 100)}
+    return scale.study(
+        "Captions : interleaved pages",
+        "Shares of tokens, without text-only data; what the rows start from is the same. Only pages hold several "
+        "pictures, so part of what they teach is the very format of shots.",
+        scale.rows({row: weigh(*shares, 0) for row, shares in rows.items()}),
+        (
+            better("Interleaved pages bring few-shot performance", FEW, "50/50", "100/0"),
+            better("Captions bring zero-shot performance", ZERO, "50/50", "0/100"),
+            better("Interleaved pages help text", TEXT, "0/100", "100/0"),
+        ),
+        paper={
+            ZERO: {"100/0": 39.3, "50/50": 33.4, "0/100": 25.8},
+            FEW: {"100/0": 43.8, "50/50": 58.7},
+            TEXT: {"100/0": 49.6, "50/50": 52.2},
+        },
+        paper_source=f"{SECOND_HAND} Text is its TextCore average.",
+    )
+
+
+def text(scale: Scale) -> Study:
+    """(d) With and without text-only data."""
+    return scale.study(
+        "With and without text-only data",
+        "A tenth of the tokens is text where it is there; the rest keeps its proportions.",
+        scale.rows(
+            {
+                "captions": weigh(100, 0, 0),
+                "captions + text": weigh(90, 0, 10),
+                "interleaved": weigh(0, 100, 0),
+                "interleaved + text": weigh(0, 90, 10),
+                "both": weigh(50, 50, 0),
+                "both + text": weigh(45, 45, 10),
+            }
+        ),
+        (
+            better("Text-only data keep text performance (captions)", TEXT, "captions + text", "captions"),
+            better("Text-only data keep text performance (both)", TEXT, "both + text", "both"),
+            better("Text-only data help few-shot performance (captions)", FEW, "captions + text", "captions"),
+        ),
+    )
+
+
+def text_share(scale: Scale) -> Study:
+    """(e) How much text-only data."""
+    rows = {"100/0": (50, 50, 0), "91/9": (45.5, 45.5, 9), "86/14": (43, 43, 14), "66/33": (33, 33, 33)}
+    return scale.study(
+        "Images : text-only",
+        "Captions and pages share the first number evenly.",
+        scale.rows({row: weigh(*shares) for row, shares in rows.items()}),
+        (
+            better("A tenth of text keeps text performance", TEXT, "91/9", "100/0"),
+            better("A third of text costs few-shot performance", FEW, "91/9", "66/33"),
+        ),
+    )
+
+
+def isolation(scale: Scale) -> Study:
+    """(g) Packed documents that do not see one another."""
+
+    def share(run: Run.Config) -> None:
+        run.feed.isolate = False  # type: ignore[attr-defined]
+
+    return scale.study(
+        "Isolation of packed documents",
+        "The rows differ in the attention mask alone: positions restart with each document in both, and no target "
+        "changes. Benchmarks ask one document at a time: that is how only the isolated row was trained.",
+        scale.rows({"isolated": lambda _: None, "seeing one another": share}),
+        (
+            better("Isolation helps few-shot performance", FEW, "isolated", "seeing one another"),
+            better("Isolation helps zero-shot performance", ZERO, "isolated", "seeing one another"),
+        ),
+    )
+
+
+def freezing(scale: Scale) -> Study:
+    """(h) Which parts learn."""
+
+    def freeze(*parts: str) -> Callable[[Run.Config], None]:
+        return lambda run: setattr(run, "frozen", parts)
+
+    frozen = {"encoder frozen": freeze("encoder"), "decoder frozen": freeze("decoder")}
+    both = {"both frozen": freeze("encoder", "decoder")}
+    return scale.study(
+        "Frozen or not",
+        "The connector learns in every row.",
+        scale.rows({"all learn": lambda _: None} | frozen | both),
+        (
+            better("Training the encoder helps", FEW, "all learn", "encoder frozen"),
+            better("Training the decoder helps", FEW, "all learn", "decoder frozen"),
+        ),
+    )
+
+
+def connector(scale: Scale) -> Study:
+    """(b) Connector x tokens x resolution."""
+    names, (few, many), sizes = tuple(scale.connectors), scale.num_tokens, scale.sizes
+
+    def rows(plan: Plan, seed: int) -> dict[str, str]:
+        folders = {}
+        for size, num_tokens, name in product(sizes, (few, many), names):
+            run = scale.base(plan, seed, size)
+            run.model.connector = scale.connectors[name](num_tokens)  # type: ignore[attr-defined]
+            scale.fit(run)
+            folders[_corner(name, num_tokens, size)] = plan.add("pretrain", run)
+        return folders
+
+    tokens = _mean(names, (many,), sizes, 1.0) | _mean(names, (few,), sizes, -1.0)
+    kinds = [
+        _less(tokens, _mean((a,), (few, many), sizes, 1.0) | _mean((b,), (few, many), sizes, -1.0))
+        for a, b in permutations(names, 2)
+    ]
+    kind = "The number of tokens matters more than the kind of connector"
+    lessons = [
+        Lesson(text="More tokens help", measure=FEW, contrasts=(tokens,)),
+        Lesson(text=kind, measure=FEW, contrasts=tuple(kinds)),
+    ]
+    if len(sizes) == 2:
+        pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(names, (few, many), sizes[:1], -1.0)
+        lessons.append(Lesson(text="More pixels help", measure=FEW, contrasts=(pixels,)))
+    about = "Each step holds about as many images whatever they take in tokens. The contrasts are of means over rows."
+    return scale.study("Connector x tokens x resolution", about, rows, tuple(lessons))
+
+
+def _corner(name: str, num_tokens: int, size: int) -> str:
+    return f"{name}, {num_tokens} tokens, {size} px"
+
+
+def _mean(names: tuple[str, ...], tokens: tuple[int, ...], sizes: tuple[int, ...], weight: float) -> dict[str, float]:
+    """A contrast's terms: the mean over these corners, times a weight."""
+    corners = [_corner(name, k, size) for name in names for k in tokens for size in sizes]
+    return dict.fromkeys(corners, weight / len(corners))
+
+
+def _less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """a - b, without the terms that cancel."""
+    terms = {row: a.get(row, 0.0) - b.get(row, 0.0) for row in a | b}
+    return {row: weight for row, weight in terms.items() if abs(weight) > 1e-9}

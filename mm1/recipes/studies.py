@@ -1,0 +1,84 @@
+"""`mm1 study`: which studies there are, and what the command does with them."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mm1 import recipes
+from mm1.config import ConfigError, nearest
+from mm1.recipes import lr_law
+from mm1.study.ablation import Study
+from mm1.study.run import run_studies
+
+LESSONS = (
+    "miniature_mixture",
+    "miniature_text",
+    "miniature_isolation",
+    "miniature_tokens",
+    "miniature_encoder_loss",
+    "miniature_resolution",
+)
+"""What `mm1 study lessons` and `make lessons` run: as much as two CPU cores do in an hour and a half."""
+
+
+def all_studies() -> dict[str, Callable[[], Study]]:
+    """Every function of `mm1.recipes` that needs no argument and returns a study, by its name."""
+    found: dict[str, Callable[[], Study]] = {}
+    for module in pkgutil.iter_modules(recipes.__path__):
+        file = importlib.import_module(f"{recipes.__name__}.{module.name}")
+        for name, function in inspect.getmembers(file, inspect.isfunction):
+            signature = inspect.signature(function)
+            own = function.__module__ == file.__name__ and not signature.parameters
+            if own and signature.return_annotation is Study:
+                found[name] = function
+    return found
+
+
+def list_studies() -> None:
+    about = {name: (function.__doc__ or "").splitlines()[0] for name, function in all_studies().items()}
+    about |= {"lessons": "What two CPU cores do in an hour and a half: " + ", ".join(LESSONS) + "."} | lr_law.NAMES
+    for name, line in about.items():
+        print(f"{name:{max(map(len, about))}}  {line}")
+
+
+def study_command(
+    words: Sequence[str],
+    out: Path | None,
+    *,
+    seeds: Sequence[int],
+    jobs: int | None = None,
+    launcher: str = "",
+    fit: Path | None = None,
+    predict: Sequence[float] = (),
+) -> int | None:
+    """Runs the studies that are named among the words, or one law of rates; the other words are overrides.
+
+    `list` shows the studies. The law is not trained for where points are given to fit, or sizes are asked for alone.
+
+    Raises:
+        ConfigError: there is no such study, or no folder is given.
+    """
+    names, overrides = ([word for word in words if ("=" in word) == given] for given in (False, True))
+    if names == ["list"]:
+        return list_studies()
+    if names == ["lr-law"] and (fit or predict):
+        return lr_law.print_law(fit, predict)
+    known = all_studies()
+    for name in names:
+        if name not in (*known, "lessons", *lr_law.NAMES):
+            nearby = nearest(name, [*known, "lessons", *lr_law.NAMES])
+            raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
+    if out is None or not names:
+        raise ConfigError("a study needs a name and --out, the folder for its runs and its page")
+    how = {"seeds": seeds, "jobs": jobs or len(os.sched_getaffinity(0)), "launcher": shlex.split(launcher)}
+    if lr_law.NAMES.keys() & set(names):
+        if len(names) > 1:
+            raise ConfigError(f"{' and '.join(names)} do not go into one folder: each law has its own page")
+        return lr_law.find_law(names[0], out, overrides=overrides, **how)
+    chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
+    title = "MM1's lessons in miniature" if names == ["lessons"] else ", ".join(names)
+    return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)

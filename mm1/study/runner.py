@@ -1,0 +1,184 @@
+"""Trains the runs of a plan as processes of their own, several at a time, those that others start from first.
+
+Whatever happens to one run, the others go on. Ctrl-C (or SIGTERM) stops all of them with their checkpoints; a second
+call goes on where they were. A run whose gradient stayed not finite has diverged: that is its result, and it is not
+tried again.
+
+`launcher` is what starts a process in place of this Python, on other machines too: it is followed by
+`-m mm1.cli train ...`, must wait for the run to end, and must end with its exit code.
+
+    torchrun --nproc-per-node 8                                          eight GPUs for each run
+    srun --nodes 1 --gpus 8 torchrun --nproc-per-node 8                  Slurm: as many runs at a time as `jobs`
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import mm1
+from mm1 import config as configs
+from mm1.config import UserError
+from mm1.study.plan import DIVERGED_CODE, Plan, attempts, diverged
+from mm1.train.folder import finished, write_json
+
+State = Literal["waiting", "finished", "diverged", "failed", "not run"]
+"""A run is `not run` where one that it starts from has diverged or failed."""
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    process: subprocess.Popen
+    since: float
+
+
+class Runner:
+    """The state of every run of a plan while they are trained."""
+
+    def __init__(self, plan: Plan, *, jobs: int, launcher: Sequence[str] = ()) -> None:
+        self.plan, self.jobs, self.launcher = plan, jobs, launcher or (sys.executable,)
+        self.states: dict[str, State] = {folder: _known(folder) for folder in plan.runs}
+        self.children: dict[str, _Child] = {}
+        self.took: dict[str, float] = {}
+        """Seconds of the runs that this call has finished."""
+        quiet = not sys.stderr.isatty()
+        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        words = TextColumn("{task.description}")
+        self.bar = Progress(*columns, words, console=Console(stderr=True), disable=quiet)
+
+    def run(self) -> dict[str, State]:
+        """The last state of every run.
+
+        Raises:
+            UserError: a run is being trained already, by an earlier call.
+            KeyboardInterrupt: SIGINT or SIGTERM came, and the runs have been stopped.
+        """
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        task = self.bar.add_task("", total=len(self.states))
+        try:
+            with self.bar:
+                while self._start():
+                    done = sum(state != "waiting" for state in self.states.values())
+                    self.bar.update(task, completed=done, description=self._left())
+                    time.sleep(POLL_SECONDS)
+                    self._collect()
+        finally:
+            self._stop()
+            signal.signal(signal.SIGTERM, before)
+        return self.states
+
+    def _start(self) -> bool:
+        """Starts what can be started; False when nothing is left to wait for."""
+        for folder, state in self.states.items():
+            if state != "waiting" or folder in self.children:
+                continue
+            origins = [self.states[origin] for origin in self.plan.origins(folder)]
+            if any(state not in ("waiting", "finished") for state in origins):
+                self.states[folder] = "not run"
+            elif "waiting" not in origins and len(self.children) < self.jobs:
+                self.children[folder] = self._child(Path(folder))
+        return bool(self.children)
+
+    def _child(self, folder: Path) -> _Child:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder.with_suffix(".json")
+        write_json(config, configs.to_json(self.plan.runs[str(folder)]))
+        with (folder / "log.txt").open("a") as log:
+            try:  # The child holds it as long as it lives: should we be killed, the next call does not start it twice.
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder} is being trained by an earlier call; wait for it, or end it") from None
+            command = [*self.launcher, "-m", "mm1.cli", "train", str(config), "--out", str(folder), "--resume"]
+            # In a session of its own: a terminal's Ctrl-C reaches us alone, and we stop the runs one by one.
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            process = subprocess.Popen(command, **streams, env=self._environment(), start_new_session=True)
+        return _Child(process, time.monotonic())
+
+    def _environment(self) -> dict[str, str]:
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        path = [str(Path(mm1.__path__[0]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        own = {"OMP_NUM_THREADS": str(threads)} if self.launcher == (sys.executable,) else {}
+        return os.environ | own | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+    def _collect(self) -> None:
+        for folder, child in list(self.children.items()):
+            code = child.process.poll()
+            if code is not None:
+                del self.children[folder]
+                seconds = time.monotonic() - child.since
+                _note(folder, seconds, code)
+                self.states[folder] = _ended(folder, code)
+                self.took[folder] = seconds
+                self._say(folder, seconds)
+
+    def _say(self, folder: str, seconds: float) -> None:
+        done = sum(state != "waiting" for state in self.states.values())
+        words = f"{done} of {len(self.states)} runs: {Path(folder).name} {self.states[folder]} after {seconds:.0f} s"
+        if self.states[folder] == "failed":
+            words += f"; {folder}/log.txt ends with: {_last_line(Path(folder) / 'log.txt')}"
+        self.bar.console.print(f"{words}{self._left()}", markup=False, highlight=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        """Time that is left, by what runs of the same stage have taken so far."""
+        waiting = [folder for folder, state in self.states.items() if state == "waiting"]
+        if not self.took or not waiting:
+            return ""
+        by_stage: dict[str, list[float]] = {}
+        for folder, seconds in self.took.items():
+            by_stage.setdefault(self.plan.stages[folder], []).append(seconds)
+        usual = sum(self.took.values()) / len(self.took)
+        means = {stage: sum(each) / len(each) for stage, each in by_stage.items()}
+        work = sum(means.get(self.plan.stages[folder], usual) for folder in waiting)
+        spent = sum(time.monotonic() - child.since for child in self.children.values())
+        return f"; about {max(0.0, work - spent) / 60 / self.jobs:.0f} min left"
+
+    def _stop(self) -> None:
+        """Asks every run to stop, and waits until each has saved its checkpoint."""
+        for child in self.children.values():
+            child.process.terminate()
+        try:
+            for folder, child in self.children.items():
+                _note(folder, time.monotonic() - child.since, child.process.wait())
+        except KeyboardInterrupt:
+            for child in self.children.values():
+                child.process.kill()
+            raise
+
+
+def _known(folder: str) -> State:
+    if finished(Path(folder)):
+        return "finished"
+    return "diverged" if diverged(folder) else "waiting"
+
+
+def _ended(folder: str, code: int) -> State:
+    if code == DIVERGED_CODE:
+        return "diverged"
+    return "finished" if code == 0 and finished(Path(folder)) else "failed"
+
+
+def _note(folder: str, seconds: float, code: int) -> None:
+    with (Path(folder) / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps({"seconds": round(seconds, 1), "code": code}) + "\n")
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+
+
+def seconds(folder: str | Path) -> float:
+    """Wall time of all attempts at a run."""
+    return sum(attempt["seconds"] for attempt in attempts(folder))
