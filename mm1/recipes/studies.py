@@ -80,5 +80,5 @@ def study_command(
             raise ConfigError(f"{' and '.join(names)} do not go into one folder: each law has its own page")
         return lr_law.find_law(names[0], out, overrides=overrides, **how)
     chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
-    title = "MM1's lessons in miniature" if names == ["lessons"] else ", ".join(names)
+    title = "MM1's lessons in miniature" if names == ["lessons"] else " \N{MIDDLE DOT} ".join(names)
     return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)

@@ -99,7 +99,7 @@ def _number(value: Estimate | None, measure: str, results: Results, sign: str = 
     if value is None:
         return NOTHING
     unit, kind = (100, ".1f") if results.study.measures[measure].percent else (1, ".4g")
-    spread = "" if value.half is None else f" \N{PLUS-MINUS SIGN} {value.half * unit:{kind}}"
+    spread = " (one seed)" if value.half is None else f" \N{PLUS-MINUS SIGN} {value.half * unit:{kind}}"
     return f"{value.mean * unit:{sign}{kind}}{spread}"
 
 
@@ -156,7 +156,7 @@ def _costs(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _cost_section(plan: Plan) -> Html:
-    note = "Wall time of each run's process: start, training, evaluation, further attempts. Runs are shared by rows."
+    note = "Wall time of each run's processes, from start to end, as long as the study was there to see them end."
     return section("Cost", table(COST_COLUMNS, _costs(plan), numbers=(1, 2, 3)), note=note)
 
 
