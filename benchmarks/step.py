@@ -89,9 +89,8 @@ def pictures(count: int, side: int) -> list[Image]:
     made = []
     for i in range(count):
         rng = np.random.default_rng(i)
-        coarse = Pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize(
-            (side, side), Pillow.Resampling.BICUBIC
-        )
+        small = Pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        coarse = small.resize((side, side), Pillow.Resampling.BICUBIC)
         noisy = np.asarray(coarse, np.int16) + rng.normal(0, 12, (side, side, 3)).astype(np.int16)
         buffer = io.BytesIO()
         Pillow.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
