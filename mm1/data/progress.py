@@ -62,7 +62,7 @@ class Display:
             say(f"{self.what}: {self.words()}")
 
     def _bytes_read(self) -> float:
-        whole = sum(self.sizes[number] for number in self.finished) - self.before
+        whole = float(sum(self.sizes[number] for number in self.finished) - self.before)
         a_record = whole / self.records if self.records else 0.0
         return whole + sum(min(records * a_record, self.sizes[number]) for number, (records, _) in self.open.items())
 

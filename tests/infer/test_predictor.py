@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def continue_without_cache(predictor: Predictor, document: Document, num_tokens:
     sequence, tokenizer, said = predictor.renderer(document, end=False), predictor.renderer.tokenizer, []
     while len(said) < num_tokens:
         tokens = torch.tensor([*sequence.tokens, *said]).numpy()
-        logits = logits_one_by_one(predictor, Rendered(tokens, tokens < 0, sequence.images, sequence.grids))[-1]
+        logits = logits_one_by_one(predictor, replace(sequence, tokens=tokens, learn=tokens < 0))[-1]
         logits[[tokenizer.pad, tokenizer.image]] = -torch.inf
         if (token := int(logits.argmax())) == tokenizer.end:
             break
