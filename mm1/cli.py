@@ -52,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentParser]") -> None:
     sub = command(tokenizer, "tokenizer", "Learn a tokenizer from text files.")
-    sub.add_argument(
-        "paths", nargs="+", type=Path, help="JSONL files with a field `text`, plain text files, or folders"
-    )
+    sub.add_argument("paths", nargs="+", type=Path, help="JSON lines with a field `text`, text files, or folders")
     sub.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
     sub.add_argument("--vocab-size", type=int, default=8192)
 
