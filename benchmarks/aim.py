@@ -77,7 +77,8 @@ def main() -> None:
         cells = []
         for seeds in columns.values():
             values = np.array([found[probe][0] for found in seeds])
-            cells.append(f"{values.mean():.3f} +- {values.std(ddof=1) / len(values) ** 0.5:.3f}")
+            error = f" +- {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.3f}{error}")
         cells.append("{:.3f} +- {:.3f}".format(*of_pixels[probe]) if probe in of_pixels else "")
         print(f"| {probe} | {' | '.join(cells)} |")
 
