@@ -28,7 +28,6 @@ import PIL
 import torch
 
 from mm1.data.document import Image
-from mm1.data.feed import Step
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.render import Renderer
@@ -67,9 +66,8 @@ class Consumer:
 
     def take(self, num_steps: int) -> int:
         """Pictures of so many steps."""
-        steps: list[Step] = list(islice(self.steps, num_steps))
         self.taken += num_steps
-        return sum(step.counts["images"] for step in steps)
+        return sum(step.counts["images"] for step in islice(self.steps, num_steps))
 
     def round(self, num_steps: int) -> Side:
         self.take(AHEAD * len(self.workers))  # what was made while the other side had its turn

@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mm1.batch import Batch
-from mm1.config import Configurable
+from mm1.config import Configurable, UserError
 from mm1.data.packing import cut
+from mm1.data.processes import WorkerDied
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
+from mm1.data.shelf import Place, Shelf, received
 from mm1.data.views import Views
 
 WORKER_PATIENCE = 600.0
 """Seconds after which a batch that does not come is an error and not a hang."""
+WORKER_POLL = 5.0
+"""Seconds of waiting after which it is looked whether all workers live."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,40 +131,91 @@ def _leave_interrupts_to_the_run(_: int) -> None:
 class _Parcel:
     """A batch on its way from a worker.
 
-    Pictures lie in shared memory (see `images.room`). What is small goes with the message: each tensor in shared memory
-    is a file that both sides open, which for a row's tokens takes longer than to copy them.
+    Pictures lie on a shelf of shared memory (`mm1.data.shelf`). What is small goes with the message: each tensor in
+    shared memory is a file that both sides open, which for a row's tokens takes longer than to copy them.
     """
 
     kind: type[Any]
     fields: dict[str, Any]
+    places: dict[str, Place | None]
+    """Where the fields that lie in shared memory do."""
 
     @classmethod
-    def of(cls, batch: Any) -> "_Parcel":
+    def of(cls, batch: Any) -> "_Parcel | UserError":
+        if isinstance(batch, UserError):
+            return batch
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         small = {n: v.numpy() for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_shared()}
-        return cls(type(batch), values | small)
+        worker = get_worker_info()
+        large = [n for n, v in values.items() if worker and n not in small and isinstance(v, torch.Tensor)]
+        places = {n: worker.dataset.shelf.place(values[n], worker.id) for n in large} if worker else {}  # type: ignore
+        return cls(type(batch), values | small, places)
 
     def open(self) -> Batch:
+        for name, place in self.places.items():
+            received(self.fields[name], place)
         return self.kind(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in self.fields.items()})
 
     def pin_memory(self) -> "_Parcel":
         """In page-locked memory; torch's loader calls it."""
         opened: Any = self.open().pin_memory()
-        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)})
+        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)}, {})
+
+
+class _Worker(Dataset):
+    """A filler in a worker. A user's mistake comes back as itself, and not as the text of a traceback."""
+
+    def __init__(self, filler: Dataset, shelf: Shelf) -> None:
+        self.filler, self.shelf = filler, shelf
+
+    def __getitem__(self, work: Any) -> Any:
+        try:
+            return self.filler[work]
+        except UserError as error:
+            return error
 
 
 def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batch]:
-    """Fills planned work into batches, in order, in `workers` processes (0: in this one)."""
+    """Fills planned work into batches, in order, in `workers` processes (0: in this one).
+
+    Raises:
+        UserError: the filler's own, or a worker died, or none has delivered for `WORKER_PATIENCE` seconds.
+    """
+    shelf = Shelf(workers)
     loader = DataLoader(
-        filler,
+        _Worker(filler, shelf),
         sampler=InOrder(plan),
         batch_size=None,
         collate_fn=_Parcel.of,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        timeout=WORKER_PATIENCE if workers else 0,
+        timeout=WORKER_POLL if workers else 0,
         multiprocessing_context="forkserver" if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_run if workers else None,
     )
-    return (parcel.open() for parcel in loader)
+    for parcel in _awaited(iter(loader)):
+        if isinstance(parcel, UserError):
+            raise parcel
+        yield parcel.open()
+        shelf.sweep()
+
+
+def _awaited(deliveries: Iterator[Any]) -> Iterator[Any]:
+    """The loader's deliveries; it looks for dead workers only where it times out, and may be asked again then."""
+    waited = 0.0
+    while True:
+        try:
+            delivery = next(deliveries)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two: a worker died while it delivered
+            if "timed out" in str(error) and waited < WORKER_PATIENCE:
+                waited += WORKER_POLL
+                continue
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
+                raise
+            remedy = "go on with `mm1 train --resume`, with fewer feed.workers where memory ran out"
+            raise WorkerDied(f"a worker of the feed was killed or hangs ({error}): {remedy}") from error
+        waited = 0.0
+        yield delivery

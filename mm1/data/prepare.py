@@ -6,6 +6,7 @@ always finished, and a preparation that was killed goes on where it was. Each ra
 what was read (`mm1.data.sift`).
 """
 
+import contextlib
 import importlib
 import json
 import pkgutil
@@ -62,28 +63,40 @@ def prepare(
         raise ConfigError(f"held_out is a share of documents from 0 to below 1, not {held_out}")
     vocabulary = Tokenizer.Config(path=str(tokenizer)).build()
     files = find_files(config.owner, paths)
-    plan = {
-        "format": shards.FORMAT,
-        "kind": config.owner.__module__.rpartition(".")[2],
-        "config": configs.to_json(config),
-        "tokenizer": vocabulary.fingerprint,
-        "held_out": held_out,
-        "held_out_by": held_out_by,
-        "filters": configs.to_json(filters),
-        "inputs": [identity(file) for file in files],
-    }
+    how = {"source": config, "filters": filters, "held_out": held_out, "held_out_by": held_out_by}
+    plan = plan_of(files, vocabulary, **how)
     if known := finished(out, plan):
         say(f"{out} is prepared already: {known['documents']:,} documents")
         return known
     with unfinished(out, plan) as work:
         vocabulary.save(work.path)
         facts = {"folder": work.path, "tokenizer": vocabulary.fingerprint}
-        how = {"source": config, "filters": filters, "held_out": held_out, "held_out_by": held_out_by}
         jobs = [Job(number=number, file=file, **facts, **how) for number, file in enumerate(files)]
-        total = read_and_sift(work, jobs, plan, workers, on)
-        manifest = finish(work, plan, total)
+        manifest = finish(work, plan, read_and_sift(work, jobs, plan, workers, on))
     say(summary(out, manifest))
     return manifest
+
+
+def plan_of(
+    files: Sequence[Path],
+    vocabulary: Tokenizer,
+    *,
+    source: Source.Config,
+    filters: Filters.Config,
+    held_out: float,
+    held_out_by: HeldOutBy,
+) -> dict[str, Any]:
+    """All that decides what a preparation makes, as its manifest tells it; JSON."""
+    return {
+        "format": shards.FORMAT,
+        "kind": source.owner.__module__.rpartition(".")[2],
+        "config": configs.to_json(source),
+        "tokenizer": vocabulary.fingerprint,
+        "held_out": held_out,
+        "held_out_by": held_out_by,
+        "filters": configs.to_json(filters),
+        "inputs": [identity(file) for file in files],
+    }
 
 
 def read_and_sift(work: Unfinished, jobs: Sequence[Job], plan: dict[str, Any], workers: int, on: Where) -> Tally:
@@ -159,6 +172,9 @@ def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     unfiltered = {"held_out_by": "text", "filters": configs.to_json(Filters.Config())}  # older manifests do not say so
     for key, value in plan.items():
         old = manifest.get(key, unfiltered.get(key))
+        if key in ("config", "filters"):  # options that are newer than the folder had their defaults
+            with contextlib.suppress(ConfigError):
+                old = configs.to_json(configs.from_json(old))
         if key == "inputs":  # a folder may be reached by another path, or have moved
             old, value = ([{**i, "file": Path(i["file"]).name} for i in inputs] for inputs in (old or [], value))
         if old != value:

@@ -11,8 +11,10 @@ text null at the place of a picture and the other way round; pictures stay encod
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jaxtyping import Int
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
+from mm1.data.mapped import Mapped
 from mm1.data.render import text_length
 
 FORMAT = 1
@@ -218,6 +221,8 @@ class Shards:
             if size != shard["bytes"]:
                 has = "is missing" if size is None else f"has {size:,} bytes"
                 raise ConfigError(f"{path} {has}; the manifest says {shard['bytes']:,} bytes: copy the folder again")
+        self.mapped = [Mapped(self.folder / shard["file"], shard.get("sha256")) for shard in shards]
+        self.ends = list(accumulate(shard["documents"] for shard in shards))
         return concatenate_datasets([Dataset.from_file(str(self.folder / shard["file"])) for shard in shards])
 
     @staticmethod
@@ -241,7 +246,12 @@ class Shards:
         return self.read(number)[1]
 
     def read(self, number: int) -> tuple[str, Document]:
-        """The document, and where it comes from: "file#record"."""
+        """The document, and where it comes from: "file#record".
+
+        Raises:
+            ConfigError: its shard was changed meanwhile.
+        """
+        self.mapped[bisect_right(self.ends, number)].check()
         row = self.dataset.data.fast_slice(number, 1).to_pylist()[0]  # half the time of `self.dataset[number]`
         return row["key"], document_of(row)
 

@@ -24,7 +24,7 @@ from mm1.data.processes import Report
 from mm1.data.shards import document_of, read_manifest, read_rows
 from mm1.data.sift import Sifting, sift_file, write_verdicts
 from mm1.data.tokenizer import Tokenizer
-from mm1.data.unfinished import unfinished
+from mm1.data.unfinished import Unfinished, unfinished
 from mm1.dist import say
 from mm1.infer.encoder import Encoder
 from mm1.infer.trained import Trained
@@ -76,22 +76,34 @@ def filter_captions(
         return known
     with unfinished(out, plan) as work:
         Tokenizer.Config(path=str(prepared)).build().save(work.path)
-        files = [prepared / shard["file"] for _, shard in shards]
         sizes = [shard["bytes"] for _, shard in shards]
-        scorings = [Scoring(number=n, file=file, folder=work.path) for n, file in enumerate(files)]
-        read = each_file(work, "score", partial(score_file, Encoder.of(trained)), scorings, sizes)
-        scores = [np.load(scores_path(work.path, n)) for n in range(len(files))]
-        write_verdicts(work.path, verdicts(scores, _threshold(np.concatenate(scores), keep, min_score)))
         siftings = [
             Sifting(number=n, file=file, folder=work.path, tokenizer=before["tokenizer"], shards=(file,), split=split)
-            for n, (file, (split, _)) in enumerate(zip(files, shards, strict=True))
+            for n, (split, file) in enumerate((split, prepared / shard["file"]) for split, shard in shards)
         ]
+        read = score_and_judge(work, siftings, sizes, Encoder.of(trained), keep, min_score)
         total = Tally()
         for tally in [*read, *each_file(work, "sift", sift_file, siftings, sizes, workers)]:
             total.add(tally)
         manifest = finish(work, plan, total)
     say(summary(out, manifest))
     return manifest
+
+
+def score_and_judge(
+    work: Unfinished,
+    shards: Sequence[Sifting],
+    sizes: Sequence[int],
+    encoder: Encoder,
+    keep: float | None,
+    min_score: float | None,
+) -> list[Tally]:
+    """Scores the pairs of all shards and writes down what each shard loses."""
+    scorings = [Scoring(number=shard.number, file=shard.file, folder=work.path) for shard in shards]
+    tallies = [*each_file(work, "score", partial(score_file, encoder), scorings, sizes)]
+    scores = [np.load(scores_path(work.path, shard.number)) for shard in shards]
+    write_verdicts(work.path, verdicts(scores, _threshold(np.concatenate(scores), keep, min_score)))
+    return tallies
 
 
 def scores_path(folder: Path, number: int) -> Path:

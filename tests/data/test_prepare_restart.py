@@ -1,9 +1,6 @@
 """Preparing that is interrupted: what is finished stays, the same command goes on, nobody is let in meanwhile."""
 
 import errno
-import fcntl
-import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ from raw_files import pairs, write_tar
 
 from mm1.config import ConfigError
 from mm1.data import prepare as module
-from mm1.data import shards
 from mm1.data.duplicates import Duplicates
 from mm1.data.filters import Filters
 from mm1.data.ingest import Job, read_file
@@ -123,56 +119,3 @@ def test_another_plan_does_not_go_on(
     write_tar(raw / "2.tar", pairs(1))
     with pytest.raises(ConfigError, match="another inputs"):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
-
-
-def test_a_folder_somebody_works_in_is_refused(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
-    lock = tmp_path / "out.unfinished" / "scratch" / "lock"
-    lock.parent.mkdir(parents=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another process is preparing into"):
-            prepare("captions", [raw], tmp_path / "out", tokenizer)
-    assert prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"] == 8
-
-
-def test_a_file_that_changes_while_it_is_read(
-    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(job: Job, report: Any) -> Any:
-        found = read_file(job, report)
-        if job.number == 1:
-            write_tar(job.file, pairs(1))
-        return found
-
-    monkeypatch.setattr(module, "read_file", read)
-    with pytest.raises(ConfigError, match=r"1\.tar changed while it was read"):
-        prepare("captions", [raw], tmp_path / "out", tokenizer)
-
-
-def test_a_full_disk_names_the_shard(
-    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full(io.FileIO):
-        def write(self, data: Any) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    written = shards._Hashed.__init__
-
-    def begin(self: Any, path: Path) -> None:
-        written(self, path)
-        if path.name.startswith("00002"):
-            self.file.close()
-            self.file = Full(path, "w")
-
-    monkeypatch.setattr(shards._Hashed, "__init__", begin)
-    with pytest.raises(OSError, match=r"No space left on device.*00002-000\.arrow"):
-        prepare("captions", [raw], tmp_path / "out", tokenizer)
-    monkeypatch.undo()
-    assert prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"] == 8
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
-    (closed := tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(PermissionError, match="closed"):
-        prepare("captions", [raw], closed / "out", tokenizer)

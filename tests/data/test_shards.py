@@ -100,13 +100,6 @@ def test_another_tokenizer_is_refused(prepared: Path) -> None:
         read.check_tokenizer("0123456789abcdef")
 
 
-def test_missing_and_unprepared_folders_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        Shards(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
-        Shards(tmp_path)
-
-
 def test_a_split_without_documents_says_so(prepared: Path) -> None:
     assert Shards.has_split(prepared, "train")
     assert not Shards.has_split(prepared, "held_out")
@@ -114,23 +107,6 @@ def test_a_split_without_documents_says_so(prepared: Path) -> None:
         Shards(prepared, "held_out")
     with pytest.raises(ConfigError, match="no split 'trian'; did you mean 'train'"):
         Shards(prepared, "trian")
-
-
-def test_half_a_copy_is_noticed(prepared: Path) -> None:
-    shard = prepared / "train" / "00000-000.arrow"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ConfigError, match=r"00000-000\.arrow has .* copy the folder again"):
-        Shards(prepared)
-    shard.unlink()
-    with pytest.raises(ConfigError, match="is missing"):
-        Shards(prepared)
-
-
-def test_shards_of_another_format_are_refused(prepared: Path) -> None:
-    manifest = json.loads((prepared / "manifest.json").read_text())
-    (prepared / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
-    with pytest.raises(ConfigError, match="prepare the data again"):
-        Shards(prepared)
 
 
 def test_a_shard_is_as_large_as_its_documents_need(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Tars of captions."""
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from raw_files import jpeg, pairs, write_tar
+
+from cases import Case, plain, prepared, refused
+from mm1.data.prepare import find_files
+from mm1.data.sources.captions import Captions
+
+
+def cut(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(4))
+    path.write_bytes(path.read_bytes()[:5000])
+    return prepared("captions", path)
+
+
+def no_end_mark(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(2))
+    path.write_bytes(path.read_bytes().rstrip(b"\0"))
+    return prepared("captions", path)
+
+
+def damaged_header(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(4))
+    data = bytearray(path.read_bytes())
+    data[(at := data.index(b"0002.jpg")) : at + 300] = bytes([7]) * 300
+    path.write_bytes(data)
+    return prepared("captions", path)
+
+
+def no_tar(folder: Path, _: pytest.MonkeyPatch) -> str:
+    (folder / "a.tar").write_bytes(b"<html>not found</html>" * 100)
+    return refused(lambda: prepared("captions", folder / "a.tar"), folder)
+
+
+def zipped(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(2))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    return refused(lambda: prepared("captions", path), folder)
+
+
+def empty(folder: Path, _: pytest.MonkeyPatch) -> str:
+    (folder / "a.tar").touch()
+    return refused(lambda: prepared("captions", folder / "a.tar"), folder)
+
+
+def nothing_in_it(folder: Path, _: pytest.MonkeyPatch) -> str:
+    return refused(lambda: prepared("captions", write_tar(folder / "a.tar", [])), folder)
+
+
+def names_that_lead_out(folder: Path, _: pytest.MonkeyPatch) -> str:
+    members = [(f"../../{name}", data) for name, data in pairs(1)] + [(f"/tmp/{n}", d) for n, d in pairs(1, start=1)]
+    outcome = prepared("captions", write_tar(folder / "a.tar", members))
+    assert not (folder.parent.parent / "0000.jpg").exists()
+    return f"{outcome}; nothing is unpacked, names are only keys"
+
+
+def links_and_devices(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(1))
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE), ("d.jpg", tarfile.CHRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    return f"{prepared('captions', path)}; what is no file is passed over"
+
+
+def any_bytes_as_name(folder: Path, _: pytest.MonkeyPatch) -> str:
+    members = [(name.replace("0000", "caf\udce9"), data) for name, data in pairs(1)]
+    return prepared("captions", write_tar(folder / "a.tar", members))
+
+
+def same_name_twice(folder: Path, _: pytest.MonkeyPatch) -> str:
+    return f"{prepared('captions', write_tar(folder / 'a.tar', pairs(1) + pairs(1)))}; both are samples"
+
+
+def other_members(folder: Path, _: pytest.MonkeyPatch) -> str:
+    members = [("README", b"words"), *pairs(1), ("0000.npy", b"\x93NUMPY"), ("0000.JSON", b"{}"), (".hidden", b"x")]
+    return f"{prepared('captions', write_tar(folder / 'a.tar', members))}; other members are passed over"
+
+
+def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(1))
+    opened = io.open
+
+    def closed(file: object, *arguments: object, **options: object) -> object:  # root may read everything
+        if os.fspath(file) == str(path):  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(file, *arguments, **options)  # type: ignore[call-overload]
+
+    patch.setattr(io, "open", closed)
+    return refused(lambda: prepared("captions", path), folder)
+
+
+def no_file(folder: Path, _: pytest.MonkeyPatch) -> str:
+    return refused(lambda: find_files(Captions, [folder / "nowhere.tar"]), folder)
+
+
+def no_file_of_the_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
+    (folder / "a.jpg").write_bytes(jpeg())
+    return plain(refused(lambda: find_files(Captions, [folder]), folder), folder)
+
+
+CASES: dict[str, Case] = {
+    "cut in the middle": cut,
+    "without its end mark": no_end_mark,
+    "damaged header in the middle": damaged_header,
+    "HTML under the name of a tar": no_tar,
+    "gzipped, still called .tar": zipped,
+    "no bytes": empty,
+    "no members": nothing_in_it,
+    "names that lead out of the folder": names_that_lead_out,
+    "links and devices": links_and_devices,
+    "a name that is not UTF-8": any_bytes_as_name,
+    "two samples of one name": same_name_twice,
+    "members of other kinds": other_members,
+    "no permission to read": no_permission,
+    "no such file": no_file,
+    "a folder without tars": no_file_of_the_kind,
+}

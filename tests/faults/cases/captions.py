@@ -1,0 +1,63 @@
+"""Captions, in a tar or in a table, among good ones."""
+
+from pathlib import Path
+
+import pytest
+from raw_files import jpeg, pairs, write_tar
+
+from cases import Case, prepared, refused, tokenizer
+from mm1.data.document import Text
+from mm1.data.shards import Shards
+from mm1.data.tokenizer import Tokenizer
+
+PICTURE = ("bad.jpg", jpeg())
+
+
+def in_tar(*members: tuple[str, bytes]) -> Case:
+    return lambda folder, _: prepared("captions", write_tar(folder / "a.tar", [*pairs(1), *members]))
+
+
+def of_csv(*rows: str, header: str = "image,caption") -> Case:
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        for name in ("0.jpg", "../secret.jpg"):
+            (folder / name).write_bytes(jpeg())
+        text = "\n".join([header, "0.jpg,good", *rows, "0.jpg,good"])
+        (folder / "a.csv").write_text(text, "utf-8", "surrogateescape")
+        return prepared("caption_tables", folder / "a.csv")
+
+    return case
+
+
+def no_column(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    return refused(lambda: of_csv(header="image,captions")(folder, patch), folder)
+
+
+def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    outcome = in_tar(PICTURE, ("bad.txt", b"<image> <end><pad> <end>"))(folder, patch)
+    vocabulary = Tokenizer.Config(path=str(tokenizer(folder))).build()
+    special = {vocabulary.pad, vocabulary.end, vocabulary.image}
+    texts = [part for part in Shards(folder / "out").document(1).parts if isinstance(part, Text)]
+    assert all(special.isdisjoint(part.tokens or ()) for part in texts)
+    return f"{outcome}; they are text like any other, and no control tokens"
+
+
+CASES: dict[str, Case] = {
+    "empty": in_tar(PICTURE, ("bad.txt", b"")),
+    "white space alone": in_tar(PICTURE, ("bad.txt", "\u3000 \n".encode())),
+    "Latin-1, not UTF-8": in_tar(PICTURE, ("bad.txt", "caf\xe9".encode("latin-1"))),
+    "NUL bytes": in_tar(PICTURE, ("bad.txt", b"a\0b")),
+    "20,000 words": in_tar(PICTURE, ("bad.txt", b"word " * 20_000)),
+    "special tokens, spelled out": control_tokens,
+    "a picture without caption": in_tar(PICTURE),
+    "a caption without picture": in_tar(("bad.txt", b"text")),
+    "json without a caption": in_tar(PICTURE, ("bad.json", b"{}")),
+    "broken json": in_tar(PICTURE, ("bad.json", b"{'a'")),
+    "json nested 100,000 deep": in_tar(PICTURE, ("bad.json", b"[" * 100_000)),
+    "a number for a caption": in_tar(PICTURE, ("bad.json", b'{"caption": 3}')),
+    "CSV: a field too few": of_csv("0.jpg"),
+    "CSV: a field too many": of_csv("0.jpg,a,b"),
+    "CSV: not UTF-8": of_csv("0.jpg,caf\udce9"),
+    "CSV: missing image file": of_csv("nowhere.jpg,x"),
+    "CSV: a path out of the image folder": of_csv("../secret.jpg,x"),
+    "CSV: no such column": no_column,
+}

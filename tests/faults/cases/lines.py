@@ -1,0 +1,96 @@
+"""Texts in JSON lines, and conversations, among good ones."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_files import chat, jpeg, write_lines
+
+from cases import Case, prepared, refused
+from mm1.data import verify
+from mm1.data.sources import DOT
+
+
+def line(bad: bytes) -> Case:
+    return lambda folder, _: prepared(
+        "text", write_lines(folder / "a.jsonl", [{"text": "good"}, bad, {"text": "good"}])
+    )
+
+
+def too_long(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(verify, "MAX_BYTES", 100)
+    return line(json.dumps({"text": "x" * 1000}).encode())(folder, patch)
+
+
+def zipped(damage: Any) -> Case:
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        texts = [f"good {random.Random(i).randbytes(5000).hex()}" for i in range(40)]
+        path = write_lines(folder / "a.jsonl.gz", [{"text": text} for text in texts])
+        path.write_bytes(damage(gzip.compress(path.read_bytes())))
+        outcome = prepared("text", path)
+        kept = int(outcome.split()[0])
+        assert 0 < kept < 40
+        return outcome.replace(str(kept), "N", 1).replace(f"of {kept + 1} ", "of N + 1 ", 1)
+
+    return case
+
+
+def nothing_usable(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_lines(folder / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}])
+    return refused(lambda: prepared("text", path), folder)
+
+
+def no_bytes(folder: Path, _: pytest.MonkeyPatch) -> str:
+    (folder / "a.jsonl").touch()
+    return refused(lambda: prepared("text", folder / "a.jsonl"), folder)
+
+
+def conversation(record: Any) -> Case:
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        (folder / "dot.png").write_bytes(DOT)
+        (folder / "text.jpg").write_text("no picture")
+        (folder.parent / "secret.jpg").write_bytes(jpeg())
+        good = chat("Well?", "Good.")
+        (folder / "a.json").write_text(json.dumps([good, record, good]))
+        return prepared("instructions", folder / "a.json")
+
+    return case
+
+
+def list_cut(folder: Path, _: pytest.MonkeyPatch) -> str:
+    (folder / "a.json").write_text(json.dumps([chat("Well?", "Good.")] * 3)[:-20])
+    return prepared("instructions", folder / "a.json")
+
+
+CASES: dict[str, Case] = {
+    "a line that breaks off": line(b'{"text": "unfinished'),
+    "not UTF-8": line(b'{"text": "caf\xe9"}'),
+    "half a surrogate pair": line(b'{"text": "\\ud83d"}'),
+    "NUL": line(b'{"text": "a\\u0000b"}'),
+    "white space alone": line(b'{"text": " \\n"}'),
+    "another field": line(b'{"content": "x"}'),
+    "a list in place of a text": line(b'{"text": ["x"]}'),
+    "no object": line(b'["text"]'),
+    "a line too long (limit lowered to 100 bytes)": too_long,
+    "gz that breaks off": zipped(lambda data: data[: len(data) // 2]),
+    "gz with damage inside": zipped(lambda data: data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]),
+    "no usable line": nothing_usable,
+    "no line": no_bytes,
+    "conversation: missing image file": conversation(chat("<image>What?", "x", image="nowhere.jpg")),
+    "conversation: a folder for an image": conversation(chat("<image>What?", "x", image=".")),
+    "conversation: a text for an image": conversation(chat("<image>What?", "x", image="text.jpg")),
+    "conversation: a path out of the folder": conversation(chat("<image>What?", "x", image="../secret.jpg")),
+    "conversation: a URL": conversation(chat("<image>What?", "x", image="https://example.org/1.jpg")),
+    "conversation: a number for a path": conversation(chat("<image>What?", "x", image=3)),
+    "conversation: two marks, one image": conversation(chat("<image><image>What?", "x", image="dot.png")),
+    "conversation: an image without mark": conversation(chat("What?", "x", image="dot.png")),
+    "conversation: an empty answer": conversation(chat("What?", " ")),
+    "conversation: no answer": conversation({"conversations": [{"from": "human", "value": "What?"}]}),
+    "conversation: no turns": conversation({"prompt": "What?"}),
+    "conversation: an unknown speaker": conversation({"conversations": [{"from": "parrot", "value": "What?"}]}),
+    "conversation: no object": conversation(["What?", "x"]),
+    "conversations: a list that breaks off": list_cut,
+}

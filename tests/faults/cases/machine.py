@@ -1,0 +1,177 @@
+"""The machine and its user, while `mm1 prepare` works on three tars."""
+
+import errno
+import fcntl
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_files import pairs, write_tar
+
+from cases import Case, plain, prepared, refused, tokenizer
+from mm1.data import ingest, shards
+from mm1.data import prepare as module
+from mm1.data.ingest import Job
+from mm1.data.prepare import prepare
+
+
+def raw(folder: Path) -> Path:
+    (place := folder / "raw").mkdir()
+    for number in range(3):
+        write_tar(place / f"{number}.tar", pairs(3, start=3 * number))
+    return place
+
+
+def go_on(folder: Path) -> str:
+    return f"; the same command again: {prepared_all(folder)}"
+
+
+def prepared_all(folder: Path) -> str:
+    manifest = prepare("captions", [folder / "raw"], folder / "out", tokenizer(folder))
+    assert manifest["records_in"] == manifest["documents"] + sum(manifest["drops"].values())
+    assert [path.name for path in folder.iterdir() if "unfinished" in path.name] == []
+    return f"{manifest['documents']} of {manifest['records_in']} kept"
+
+
+def at_file(number: int, happens: Callable[[Job], object]) -> Case:
+    """Something happens after a file was read, before that is noted."""
+
+    def case(folder: Path, patch: pytest.MonkeyPatch) -> str:
+        raw(folder)
+
+        def read(job: Job, report: Any) -> Any:
+            found = ingest.read_file(job, report)
+            if job.number == number:
+                happens(job)
+            return found
+
+        patch.setattr(module, "read_file", read)
+        return refused(lambda: prepared_all(folder), folder)
+
+    return case
+
+
+def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = shards._Hashed.__init__
+
+    def begin(self: Any, path: Path) -> None:
+        opened(self, path)
+        if path.name.startswith("00002"):
+            self.file.close()
+            self.file = Full(path, "w")
+
+    raw(folder)
+    patch.setattr(shards._Hashed, "__init__", begin)
+    outcome = refused(lambda: prepared_all(folder), folder)
+    patch.undo()
+    return scrubbed(outcome) + go_on(folder)
+
+
+def scrubbed(outcome: str) -> str:
+    """Without the random name of a folder of work."""
+    before, _, after = outcome.partition("parts/00002-")
+    return f"{before}parts/00002-N{after[after.index('/') :]}" if after else outcome
+
+
+def killed(folder: Path, _: pytest.MonkeyPatch) -> str:
+    raw(folder)
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from mm1.data import prepare, ingest
+def read(job, report):
+    if job.number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ingest.read_file(job, report)
+prepare.read_file = read
+prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokenizer(folder))!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (folder / "out").exists()
+    return f"no folder `out`; what was finished stays aside{go_on(folder)}"
+
+
+def interrupted(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    def read(job: Job, report: Any) -> Any:
+        if job.number == 1:
+            raise KeyboardInterrupt
+        return ingest.read_file(job, report)
+
+    raw(folder)
+    patch.setattr(module, "read_file", read)
+    with pytest.raises(KeyboardInterrupt):
+        prepared_all(folder)
+    patch.undo()
+    return f"stopped (exit code 130){go_on(folder)}"
+
+
+def two_at_once(folder: Path, _: pytest.MonkeyPatch) -> str:
+    raw(folder)
+    (lock := folder / "out.unfinished" / "scratch" / "lock").parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        outcome = refused(lambda: prepared_all(folder), folder)
+    return outcome + go_on(folder)
+
+
+def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    raw(folder)
+    made = Path.mkdir
+
+    def closed(self: Path, *arguments: Any, **options: Any) -> None:  # root may write everywhere
+        if "out.unfinished" in str(self):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        made(self, *arguments, **options)
+
+    patch.setattr(Path, "mkdir", closed)
+    return refused(lambda: prepared_all(folder), folder)
+
+
+def into_other_things(folder: Path, _: pytest.MonkeyPatch) -> str:
+    raw(folder)
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.tex").touch()
+    return refused(lambda: prepared_all(folder), folder)
+
+
+def prepared_already(folder: Path, _: pytest.MonkeyPatch) -> str:
+    raw(folder)
+    first, second = prepared_all(folder), prepared_all(folder)
+    assert first == second
+    write_tar(folder / "raw" / "1.tar", pairs(1))
+    return f"nothing is done twice; with a changed raw file {refused(lambda: prepared_all(folder), folder)}"
+
+
+def no_tokenizer(folder: Path, _: pytest.MonkeyPatch) -> str:
+    place = raw(folder)
+    return refused(lambda: prepare("captions", [place], folder / "out", folder / "tokenizer.json"), folder)
+
+
+def unknown_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
+    return plain(refused(lambda: prepared("caption", raw(folder)), folder), folder)
+
+
+CASES: dict[str, Case] = {
+    "the disk is full": full_disk,
+    "the output folder may not be written": no_permission,
+    "a raw file changes while it is read": at_file(1, lambda job: write_tar(job.file, pairs(1))),
+    "a raw file vanishes before its turn": at_file(0, lambda job: job.file.with_name("2.tar").unlink()),
+    "killed (`kill -9`)": killed,
+    "Ctrl-C": interrupted,
+    "two at once into one folder": two_at_once,
+    "into a folder that holds something else": into_other_things,
+    "the same command again": prepared_already,
+    "no tokenizer": no_tokenizer,
+    "a kind of source that is not there": unknown_kind,
+}

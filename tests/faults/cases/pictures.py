@@ -1,0 +1,100 @@
+"""Pictures, each in a tar of captions between two good ones; a picture that is kept is shown as it was decoded."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from raw_files import jpeg, pairs, write_tar
+
+from cases import Case, prepared
+from mm1.data import verify, views
+from mm1.data.images import decode
+from mm1.data.shards import Shards
+
+
+def in_tar(data: bytes, kind: str = "jpg") -> Case:
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        members = [*pairs(1), (f"bad.{kind}", data), ("bad.txt", b"text"), *pairs(1, start=1)]
+        outcome = prepared("captions", write_tar(folder / "a.tar", members))
+        if "dropped" in outcome:
+            return outcome
+        (image,) = Shards(folder / "out").document(1).images
+        pixels = decode(image.data)
+        assert (image.height, image.width) == tuple(pixels.shape[1:])
+        corners = [tuple(pixels[:, 0, x].tolist()) for x in (0, -1)]
+        return f"kept; {image.width} x {image.height}, RGB at the upper corners {corners[0]} and {corners[1]}"
+
+    return case
+
+
+def saved(picture: Pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(mode: str, left: Any, right: Any, size: tuple[int, int] = (16, 8)) -> Pillow.Image:
+    picture = Pillow.new(mode, size, left)
+    picture.paste(right, (size[0] // 2, 0, *size))
+    return picture
+
+
+def rotated() -> bytes:
+    exif = Pillow.Exif()
+    exif[views.ORIENTATION] = 6  # the camera was held on its side: to be turned a quarter clockwise
+    return saved(halves("RGB", "black", "white"), exif=exif)
+
+
+def palette() -> bytes:
+    return saved(halves("RGB", (200, 0, 0), (0, 0, 200)).convert("P", palette=Pillow.Palette.ADAPTIVE))
+
+
+def animated() -> bytes:
+    frames = [Pillow.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    return saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def deep() -> bytes:
+    values = np.full((4, 6), 30_000, dtype=np.uint16)
+    values[:, 3:] = 65_535
+    return saved(Pillow.fromarray(values))
+
+
+def too_many_pixels(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(views, "MAX_PIXELS", 1000)
+    return in_tar(jpeg(size=(40, 40)))(folder, patch)
+
+
+def too_many_bytes(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(verify, "MAX_BYTES", 1000)
+    return in_tar(bytes(2000))(folder, patch)
+
+
+WHOLE = jpeg(size=(64, 64))
+RED, CLEAR = (255, 0, 0, 255), (0, 0, 255, 0)
+
+CASES: dict[str, Case] = {
+    "half a JPEG": in_tar(WHOLE[: len(WHOLE) // 2]),
+    "a JPEG's header alone": in_tar(WHOLE[:200]),
+    "a PNG cut short": in_tar((png := jpeg(kind="PNG", size=(64, 64)))[: len(png) // 2], "png"),
+    "a page of HTML in place of a picture": in_tar(b"<html>404</html>"),
+    "an SVG": in_tar(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    "no bytes": in_tar(b""),
+    "a URL in place of the bytes": in_tar(b"https://example.org/1.jpg"),
+    "PNG under the name of a JPEG": in_tar(saved(Pillow.new("RGB", (3, 2), "lime"))),
+    "PNG with alpha (right half clear)": in_tar(saved(halves("RGBA", RED, CLEAR)), "png"),
+    "grey with alpha": in_tar(saved(halves("LA", (9, 255), (9, 0))), "png"),
+    "palette": in_tar(palette(), "png"),
+    "black and white, one bit": in_tar(saved(halves("1", 0, 1)), "png"),
+    "CMYK JPEG": in_tar(saved(Pillow.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")),
+    "16 bits a channel": in_tar(deep(), "png"),
+    "rotated by EXIF": in_tar(rotated(), "png"),
+    "animated GIF (its first frame is red)": in_tar(animated(), "webp"),
+    "1 x 1": in_tar(saved(Pillow.new("RGB", (1, 1), "white"))),
+    "12,000 x 40": in_tar(saved(halves("RGB", "black", "white", (12_000, 40)))),
+    "decompression bomb (limit lowered to 1,000 pixels)": too_many_pixels,
+    "absurdly large file (limit lowered to 1,000 bytes)": too_many_bytes,
+}

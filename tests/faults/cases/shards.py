@@ -1,0 +1,138 @@
+"""Prepared folders, while a feed opens them and while it has them in use."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+from worlds import make_world, pretrain
+
+from cases import Case, plain, refused
+from mm1.config import ConfigError
+from mm1.data.feed import Step
+from mm1.data.shards import Shards
+from mm1.data.tokenizer import Tokenizer
+from mm1.infer.renderer import make_renderer
+
+
+def steps(folder: Path, workers: int = 0) -> Iterator[Step]:
+    run = pretrain(folder)
+    feed = replace(run.feed, workers=workers)  # type: ignore[type-var]
+    tokenizer = Tokenizer.Config(path=feed.tokenizer()).build()
+    renderer = make_renderer(run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, feed)
+    return feed.build(renderer=renderer, seed=0).steps(None, rank=0, world_size=1)
+
+
+def world(folder: Path) -> Path:
+    """A copy of one that is made once for all cases."""
+    made = folder.parent / "world"
+    if not made.is_dir():
+        make_world(made)
+    return shutil.copytree(made, folder, dirs_exist_ok=True)
+
+
+def opening(spoil: Callable[[Path], object]) -> Case:
+    """The first step of a feed, after something was done to the folder of captions."""
+
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        spoil(world(folder) / "captions")
+        return refused(lambda: next(steps(folder)), folder)
+
+    return case
+
+
+def reading(spoil: Callable[[Path], object], workers: int = 0) -> Case:
+    """The second epoch of a feed that has all shards open."""
+
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        feed = steps(world(folder), workers)
+        next(feed)
+        spoil(folder / "captions")
+        try:
+            for _ in range(25):
+                next(feed)
+        except ConfigError as error:
+            return f"error: {plain(str(error), folder)}"
+        return "the feed goes on with what it has open"
+
+    return case
+
+
+def shard(folder: Path) -> Path:
+    return folder / "train" / "00000-000.arrow"
+
+
+def change(folder: Path) -> None:
+    """Other bytes of the same number, written into the file."""
+    size = shard(folder).stat().st_size
+    with shard(folder).open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(100))
+    os.utime(shard(folder), ns=(0, 0))  # clocks of file systems are coarse
+
+
+def shorten(folder: Path) -> None:
+    os.truncate(shard(folder), shard(folder).stat().st_size // 2)
+
+
+def replace_whole(folder: Path) -> None:
+    (new := folder / "new").write_bytes(b"another file")
+    new.replace(shard(folder))
+
+
+def spoil_a_picture(folder: Path) -> None:
+    data = shard(folder).read_bytes()
+    shard(folder).write_bytes(data.replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"))
+
+
+def edit(**changes: object) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return spoil
+
+
+def parent(process: Path) -> int:
+    """Of a folder of /proc; 0 where the process has just ended."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def killed_worker(folder: Path, _: pytest.MonkeyPatch) -> str:
+    feed = steps(world(folder), workers=1)
+    next(feed)
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    (worker,) = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == server]
+    os.kill(worker, signal.SIGKILL)
+    return refused(lambda: [next(feed) for _ in range(25)], folder)
+
+
+def no_such_split(folder: Path, _: pytest.MonkeyPatch) -> str:
+    return refused(lambda: Shards(world(folder) / "text", "heldout"), folder)
+
+
+CASES: dict[str, Case] = {
+    "opened: a shard is missing": opening(lambda folder: shard(folder).unlink()),
+    "opened: a shard is too short": opening(shorten),
+    "opened: no manifest": opening(lambda folder: (folder / "manifest.json").unlink()),
+    "opened: no folder": opening(lambda folder: folder.rename(folder.with_name("moved"))),
+    "opened: another version's format": opening(edit(format=99)),
+    "opened: tokenised otherwise": opening(edit(tokenizer="0123456789abcdef")),
+    "opened: a split that is not there": no_such_split,
+    "opened: a picture that was spoiled after it was prepared": opening(spoil_a_picture),
+    "in use: a shard is deleted": reading(lambda folder: shard(folder).unlink()),
+    "in use: a shard is replaced": reading(replace_whole),
+    "in use: a shard is only touched": reading(lambda folder: os.utime(shard(folder), ns=(0, 0))),
+    "in use: a shard is written to": reading(change),
+    "in use: a shard becomes shorter": reading(shorten),
+    "in use: a shard is written to, read by a worker": reading(change, workers=1),
+    "in use: a worker is killed (`kill -9`)": killed_worker,
+}
