@@ -104,9 +104,8 @@ def _fingerprint(items: Sequence[Any]) -> str:
 
 def _result(benchmark: Exam, lines: list[Line]) -> dict[str, Any]:
     scores = [line["score"] for line in lines]
-    figures = {name: float(np.mean([line[name] for line in lines])) for name in benchmark.figures if name in lines[0]}
     stderr = float(np.std(scores) / len(lines) ** 0.5)
-    return {"score": float(np.mean(scores)), "stderr": stderr, "num_questions": len(lines)} | figures
+    return {"score": float(np.mean(scores)), "stderr": stderr, "num_questions": len(lines)} | benchmark.figures(lines)
 
 
 def _write_predictions(benchmark: Exam, num_shots: int, lines: list[Line], path: Path) -> None:

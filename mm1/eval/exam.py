@@ -39,8 +39,6 @@ class Exam(Configurable):
     """The score of blind guessing, where it is known."""
     needs: ClassVar[dict[str, str]] = {}
     """Methods of the model that it calls -> what a model that has them is."""
-    figures: ClassVar[tuple[str, ...]] = ()
-    """Further numbers that lines may hold; their means are reported beside the score."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -77,6 +75,10 @@ class Exam(Configurable):
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         """What the question about a test record shows, for people to look at."""
         raise NotImplementedError
+
+    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
+        """Further numbers by name, reported beside the score."""
+        return {}
 
     @cached_property
     def test(self) -> Sequence[Any]:

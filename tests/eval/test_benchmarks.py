@@ -1,6 +1,5 @@
 """The contract of a benchmark, asked of every file in `mm1/eval/benchmarks`."""
 
-import importlib
 import inspect
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from conftest import classes_in
 
 from mm1 import config as configs
 from mm1.data.document import Document, Image, Text
@@ -23,10 +23,7 @@ from mm1.eval.benchmarks import Benchmark
 
 
 def every_benchmark() -> list[type[Benchmark]]:
-    names = [f"{benchmarks.__name__}.{module.name}" for module in pkgutil.iter_modules(benchmarks.__path__)]
-    modules = [importlib.import_module(name) for name in names]
-    found = [cls for module in modules for _, cls in inspect.getmembers(module, inspect.isclass)]
-    return [cls for cls in found if issubclass(cls, Benchmark) and cls.__module__ != benchmarks.__name__]
+    return classes_in(benchmarks, Benchmark)
 
 
 @pytest.fixture(params=every_benchmark(), ids=lambda cls: cls.__name__)
@@ -134,7 +131,7 @@ class Cats(Benchmark):
 def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     shutil.copytree(root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     (tmp_path / "mm1" / "eval" / "benchmarks" / "cats.py").write_text(TOY)
