@@ -44,7 +44,9 @@ class Annotated(Benchmark):
         instruction: str = ""
         """What follows the picture."""
 
-    config: Config
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
 
     def records(self, split: Split) -> Sequence[Any]:
         """Raises ConfigError, FileNotFoundError or ValueError, naming file and record, where something is amiss."""
@@ -82,7 +84,9 @@ class Captions(Annotated):
         instruction: str = DESCRIBE
         max_tokens: int = 32
 
-    config: Config
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
 
     def question(self, record: Captioned) -> Question:
         image = picture(record.picture, f"image {record.id}")
@@ -114,10 +118,9 @@ class ShortAnswers(Annotated):
         instruction: str = ANSWER_SHORTLY
         """What follows the picture, with a place for the question."""
 
-    config: Config
-
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.config = config
         if config.instruction.count("{}") != 1:
             raise ConfigError(f"instruction {config.instruction!r} needs one {{}}, where the question goes")
 

@@ -9,6 +9,7 @@ import tiny
 
 from mm1.config import ConfigError
 from mm1.eval.annotated import Annotated
+from mm1.eval.benchmarks import Benchmark
 from mm1.eval.benchmarks.gqa import Gqa
 from mm1.eval.benchmarks.nocaps import NoCaps
 from mm1.eval.benchmarks.textcaps import TextCaps
@@ -110,7 +111,7 @@ PICTURES = {
 }
 
 
-def built(cls: type[Annotated], folder: Path, change: Any = lambda data: None) -> Annotated:
+def built(cls: type[Annotated], folder: Path, change: Any = lambda data: None) -> Benchmark:
     """The benchmark of its two records, after a change to the file."""
     data = json.loads(json.dumps(FILES[cls]))
     change(data)
@@ -183,7 +184,7 @@ def test_what_is_wrong_is_named(cls: type[Annotated], tmp_path: Path) -> None:
 
 def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
     def twice(data: Any) -> None:
-        records = data if isinstance(data, list) else data.get("images", data["data"] if "data" in data else None)
+        records = data if isinstance(data, list) else data.get("images") or data["data"]
         records.append(records[1])
 
     for cls, said in (
@@ -231,7 +232,7 @@ def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
 
 
 def test_an_instruction_has_a_place_for_the_question() -> None:
-    with pytest.raises(ConfigError, match="instruction 'Why\\?' needs one {}"):
+    with pytest.raises(ConfigError, match=r"instruction 'Why\?' needs one {}"):
         TextVqa.Config(instruction="Why?").build()
     asked = TextVqa.Config(instruction="Q: {} A:").build().question(TextVqa.EXAMPLE)
     assert asked.prompt.text == "<image>Q: Where is he looking? A:"
