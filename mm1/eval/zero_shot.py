@@ -61,7 +61,7 @@ class ZeroShot(Exam):
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         return (self.data.labelled(self.test[number]).image,)
 
-    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         encoder, names, lines = Encoder.of(trained), self.data.names, []
         classes = self._classes(encoder)
         for numbers in share(self.chosen):

@@ -170,6 +170,15 @@ def test_fewer_shots_begin_more_shots() -> None:
     assert shots(Colours.Config(seed=4).build(), 4, 8) != eight
 
 
+def test_each_draw_has_other_demonstrations() -> None:
+    colours = Colours.Config(draws=2).build()
+    question = colours.question(colours.test[4])
+    first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
+    assert (first, second != first) == (shots(colours, 4, 8), True)
+    with pytest.raises(configs.ConfigError, match="draws=0: everything is asked at least once"):
+        Colours.Config(draws=0).build()
+
+
 def test_the_picture_of_a_question_never_demonstrates() -> None:
     colours = Colours.Config().build()
     for number in range(20):

@@ -8,19 +8,24 @@ asked, which demonstrations precede them and how a prompt is put together is dec
               <image>Question: how many? Short answer: 3
               <image>Question: what colour? Short answer:
     0 shots   <image>Question: what colour? Short answer:
+    0 shots   Question: what is it? Short answer: a cat
+              Question: how many? Short answer: 3
+              <image>Question: what colour? Short answer:
 
-0 shots means no demonstrations at all. (Flamingo's "0-shot" shows two without their pictures; its numbers differ.)
+0 shots have two meanings, and their numbers differ: no demonstrations at all, or, as in Flamingo (Alayrac et al. 2022,
+arXiv:2204.14198), two without their pictures. `zero_shot` says which; scores and tables name it.
 """
 
 import base64
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import ImageError, probe
@@ -28,7 +33,11 @@ from mm1.eval.exam import Exam, Line, Split, gather, share
 from mm1.infer.predictor import Predictor
 from mm1.infer.trained import Trained
 
-__all__ = ["PIXEL", "Benchmark", "Question", "Split", "picture"]
+__all__ = ["PIXEL", "ZERO_SHOT", "Benchmark", "Question", "Split", "picture"]
+
+ZERO_SHOT = {"none": "no demonstrations", "text_only": "two demonstrations without pictures"}
+"""What 0 shots may mean, in the words of tables."""
+NUM_TEXT_ONLY = 2
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC")
 """The smallest picture, for an `EXAMPLE`."""
@@ -66,6 +75,10 @@ class Benchmark(Exam):
         """Tokens of an answer at most."""
         stop: tuple[str, ...] = ("\n",)
         """Strings that end an answer; the end token always does."""
+        zero_shot: Literal["none", "text_only"] = "none"
+        """What 0 shots mean: no demonstrations, or two without their pictures."""
+        draws: int = 1
+        """How often everything is asked, each time after other demonstrations; the score is the mean."""
 
         def build(self) -> "Benchmark":
             return self.make()
@@ -73,6 +86,8 @@ class Benchmark(Exam):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
+        if config.draws < 1:
+            raise ConfigError(f"draws={config.draws}: everything is asked at least once")
 
     def question(self, record: Any) -> Question:
         raise NotImplementedError
@@ -93,8 +108,22 @@ class Benchmark(Exam):
         """The demonstrations, then the question, with nothing between them."""
         return sum(shots, Document(())) + question.prompt
 
-    def shots(self, question: Question, number: int, num_shots: int) -> list[Document]:
-        """Demonstrations for a question, drawn at random from the train split by the seed and the test record's number.
+    def learns(self, num_shots: int) -> bool:
+        return num_shots > 0 or self.config.zero_shot == "text_only"
+
+    def num_draws(self, num_shots: int) -> int:
+        return self.config.draws if self.learns(num_shots) else 1
+
+    def zero_shot(self, num_shots: int) -> str | None:
+        return None if num_shots else ZERO_SHOT[self.config.zero_shot]
+
+    def settings(self, num_shots: int) -> str:
+        """Draws are asked one by one, so their number may grow."""
+        meaning = "none" if num_shots else self.config.zero_shot
+        return configs.text(replace(self.config, shots=None, draws=1, zero_shot=meaning))
+
+    def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
+        """Demonstrations for a question, drawn at random from the train split by seed, test record's number and draw.
 
         Fewer are the beginning of more. A record with a picture of the question, or with the very same question, never
         demonstrates.
@@ -102,7 +131,7 @@ class Benchmark(Exam):
         Raises:
             ConfigError: the train split has too few records.
         """
-        rng = np.random.default_rng((self.config.seed, number))
+        rng = np.random.default_rng((self.config.seed, number, draw))
         tried: set[int] = set()
         shots: list[Document] = []
         while len(shots) < num_shots:
@@ -117,10 +146,10 @@ class Benchmark(Exam):
                 shots.append(shot)
         return shots
 
-    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         predictor, c, lines = Predictor.of(trained), self.config, []
         for numbers in share(self.chosen):
-            asked = [self._asked(number, num_shots) for number in numbers]
+            asked = [self._asked(number, num_shots, draw) for number in numbers]
             texts = predictor.generate([p for _, p in asked], max_tokens=c.max_tokens, stop=c.stop)
             lines += [
                 {"id": question.id, "prompt": prompt.text, "answers": question.answers, "prediction": text.strip()}
@@ -132,12 +161,21 @@ class Benchmark(Exam):
         return [line | {"score": float(score)} for line, score in zip(lines, scores, strict=True)]
 
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
-        return self._asked(number, num_shots)[1].images
+        """Those of the first draw."""
+        return self._asked(number, num_shots, 0)[1].images
 
-    def _asked(self, number: int, num_shots: int) -> tuple[Question, Document]:
+    def _asked(self, number: int, num_shots: int, draw: int) -> tuple[Question, Document]:
         """A test record's question, and the prompt that it becomes."""
         question = self.question(self.test[number])
-        return question, self.prompt(question, self.shots(question, number, num_shots))
+        if num_shots or not self.learns(0):
+            shots = self.shots(question, number, num_shots, draw)
+        else:
+            shots = [_without_pictures(shot) for shot in self.shots(question, number, NUM_TEXT_ONLY, draw)]
+        return question, self.prompt(question, shots)
+
+
+def _without_pictures(shot: Document) -> Document:
+    return Document(tuple(part for part in shot.parts if isinstance(part, Text)))
 
 
 def _gives_away(shot: Document, asked: Question) -> bool:
