@@ -9,7 +9,7 @@ Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's ow
 changed as `instruction`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +54,9 @@ class Annotated(Benchmark):
         path, data = self.file("annotations", split, self.KEYS)
         folder = Folder((train and c.train_images) or c.images, "train_images" if train else "images")
         return self.read(path, data, folder, split)
+
+    def picture_name(self, record: Any) -> Hashable:
+        return record.picture
 
     def read(self, path: Path, data: Any, folder: Folder, split: Split) -> Sequence[Any]:
         """The records of a file's content, each with an answer and a picture that is there."""

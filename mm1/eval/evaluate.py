@@ -10,8 +10,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def evaluate(
     total = sum(len(b.chosen) * sum(map(b.num_draws, plan[name])) for name, b in benchmarks.items())
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
-        bar = progress.add_task("questions", total=total)
+        bars = _Bars(progress, total)
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
             scores[name] = {"metric": benchmark.metric, "chance": benchmark.chance, "shots": known}
@@ -65,7 +64,7 @@ def evaluate(
                 old = known.get(str(num_shots), {})
                 num_known = len(old.get("draws", ())) if old.get("settings") == settings else 0
                 path = folder / "predictions" / f"{name}-{num_shots}shot.jsonl"
-                for lines in _draws(benchmark, trained, num_shots, num_known, path, partial(progress.advance, bar)):
+                for lines in _draws(benchmark, trained, num_shots, num_known, path, bars):
                     result = _result(benchmark, lines, num_shots) | {"version": version, "settings": settings}
                     if result != known.get(str(num_shots)):
                         known[str(num_shots)] = result
@@ -95,7 +94,7 @@ def _draws(
     num_shots: int,
     num_known: int,
     first: Path,
-    advance: Callable[[int], object],
+    bars: "_Bars",
 ) -> Iterator[list[list[Line]]]:
     """The lines of all draws so far, each time that another one was asked, and at the end.
 
@@ -106,12 +105,27 @@ def _draws(
         path = first.with_stem(f"{first.stem}-draw{draw + 1}") if draw else first
         if known := dist.everywhere(draw < num_known and path.is_file()):
             draws.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-            advance(len(benchmark.chosen))
+            bars.answered(len(benchmark.chosen))
         else:
-            draws.append(benchmark.ask(trained, num_shots, lambda n: advance(n * dist.world_size()), draw))
+            benchmark.prepare(num_shots, bars.looked)
+            draws.append(benchmark.ask(trained, num_shots, lambda n: bars.answered(n * dist.world_size()), draw))
             _write_predictions(benchmark, num_shots, draw, draws[-1], path)
         if not known or draw == count - 1:
             yield draws
+
+
+class _Bars:
+    """Questions that are answered, and pictures that are looked at to find shots."""
+
+    def __init__(self, progress: Progress, num_questions: int) -> None:
+        self.progress, self.questions = progress, progress.add_task("questions", total=num_questions)
+        self.pictures = progress.add_task("pictures of shots", visible=False)
+
+    def answered(self, number: int) -> None:
+        self.progress.advance(self.questions, number)
+
+    def looked(self, seen: int, total: int) -> None:
+        self.progress.update(self.pictures, completed=seen, total=total, visible=seen < total)
 
 
 def _known_scores(path: Path, version: str) -> dict[str, Any]:

@@ -93,6 +93,9 @@ class Exam(Configurable):
         """What the question about a test record shows, for people to look at."""
         raise NotImplementedError
 
+    def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
+        """Done by all ranks before the first question at this number of shots; `advance` is told seen and total."""
+
     def figures(self, lines: Sequence[Line]) -> dict[str, float]:
         """Further numbers by name, reported beside the score."""
         return {}

@@ -18,8 +18,9 @@ arXiv:2204.14198), two without their pictures. `zero_shot` says which; scores an
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,8 +31,10 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import ImageError, probe
 from mm1.eval.exam import Exam, Line, Split, gather, share
+from mm1.eval.rices import Pictures, Rices
 from mm1.infer.predictor import Predictor
 from mm1.infer.trained import Trained
+from mm1.nn.model import Model
 
 __all__ = ["PIXEL", "ZERO_SHOT", "Benchmark", "Question", "Split", "picture"]
 
@@ -79,6 +82,9 @@ class Benchmark(Exam):
         """What 0 shots mean: no demonstrations, or two without their pictures."""
         draws: int = 1
         """How often everything is asked, each time after other demonstrations; the score is the mean."""
+        retrieval: str = ""
+        """A run folder with an image encoder: demonstrations are then those whose pictures look most like the
+        question's (see `rices`), not drawn at random."""
 
         def build(self) -> "Benchmark":
             return self.make()
@@ -86,8 +92,17 @@ class Benchmark(Exam):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
+        self.rices: Rices | None = None
+        """Given by whoever can open run folders, where `retrieval` names one."""
         if config.draws < 1:
             raise ConfigError(f"draws={config.draws}: everything is asked at least once")
+        if config.draws > 1 and config.retrieval:
+            raise ConfigError(f"draws={config.draws}, but shots that retrieval={config.retrieval} finds are not drawn")
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        if self.config.retrieval and self.rices is None:
+            raise ConfigError(f"retrieval={self.config.retrieval}: ask through `mm1 eval` or a run, which open it")
 
     def question(self, record: Any) -> Question:
         raise NotImplementedError
@@ -118,33 +133,61 @@ class Benchmark(Exam):
         return None if num_shots else ZERO_SHOT[self.config.zero_shot]
 
     def settings(self, num_shots: int) -> str:
-        """Draws are asked one by one, so their number may grow."""
+        """Draws are asked one by one, so their number may grow; an encoder is known by its weights."""
         meaning = "none" if num_shots else self.config.zero_shot
-        return configs.text(replace(self.config, shots=None, draws=1, zero_shot=meaning))
+        retrieved = self.rices.version if self.rices is not None and self.learns(num_shots) else ""
+        return configs.text(replace(self.config, shots=None, draws=1, zero_shot=meaning, retrieval=retrieved))
+
+    def picture_name(self, record: Any) -> Hashable:
+        """Equal for records with the same picture, which is then looked at once where shots are retrieved."""
+        return record
+
+    def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
+        """Looks at the pictures that shots are retrieved by, once."""
+        if self.rices is None or self.rices.train is not None or not self.learns(num_shots):
+            return
+        if not self.train:
+            raise ConfigError("there are no train records to retrieve shots from")
+        train, test = (
+            Pictures(list(map(self.picture_name, records)), partial(self._picture, records))
+            for records in (self.train, self.test)
+        )
+        self.rices.look(train, test, self.chosen, advance)
+
+    def _picture(self, records: Sequence[Any], number: int) -> Image:
+        question = self.question(records[number])
+        if not question.prompt.images:
+            raise ConfigError(f"retrieval={self.config.retrieval}: {question.id} has no picture that others are like")
+        return question.prompt.images[0]
 
     def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
-        """Demonstrations for a question, drawn at random from the train split by seed, test record's number and draw.
+        """Demonstrations for a question: at random by seed, test record's number and draw, or the nearest retrieved.
 
-        Fewer are the beginning of more. A record with a picture of the question, or with the very same question, never
-        demonstrates.
+        Fewer are the beginning of more; of retrieved ones, the end, for the nearest stands next to the question. A
+        record with a picture of the question, or with the very same question, never demonstrates.
 
         Raises:
             ConfigError: the train split has too few records.
         """
-        rng = np.random.default_rng((self.config.seed, number, draw))
-        tried: set[int] = set()
         shots: list[Document] = []
+        candidates = self._at_random(number, draw) if self.rices is None else self.rices.nearest(number)
         while len(shots) < num_shots:
-            if len(tried) == len(self.train):
+            if (candidate := next(candidates, None)) is None:
                 raise ConfigError(f"{num_shots} shots asked for, but {len(shots)} train records fit {question.id}")
-            drawn = int(rng.integers(len(self.train)))
-            if drawn in tried:
-                continue
-            tried.add(drawn)
-            shot = self.shot(self.train[drawn])
+            shot = self.shot(self.train[candidate])
             if not _gives_away(shot, question):
                 shots.append(shot)
-        return shots
+        return shots if self.rices is None else shots[::-1]
+
+    def _at_random(self, number: int, draw: int) -> Iterator[int]:
+        """All train records, in an order that belongs to a test record."""
+        rng = np.random.default_rng((self.config.seed, number, draw))
+        tried: set[int] = set()
+        while len(tried) < len(self.train):
+            drawn = int(rng.integers(len(self.train)))
+            if drawn not in tried:
+                tried.add(drawn)
+                yield drawn
 
     def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         predictor, c, lines = Predictor.of(trained), self.config, []
