@@ -179,20 +179,20 @@ class LanguageModel(Model):
         nll = self._next_token(batch, learnt)[0].nll
         return nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -nll)
 
-    def new_cache(self, num_prompts: int, max_length: int) -> Cache:
-        """Memory for generation: `max_length` counts a prompt and what is generated after it."""
-        return Cache(num_prompts, max_length)
+    def new_cache(self, num_prompts: int, max_length: int, prefix: Cache | None = None) -> Cache:
+        """Memory for generation: `max_length` counts a prompt and what is generated after it, without the prefix."""
+        return Cache(num_prompts, max_length, prefix)
 
     def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
         """Reads the prompts, the first B documents of the batch, into the cache; logits of what follows each."""
         context = cache.prefill(batch.boundaries, batch.longest)
-        hidden = self.decoder(self.inputs(batch), batch.positions, context)
+        hidden = self.decoder(self.inputs(batch), batch.positions + cache.offset, context)
         last = batch.boundaries[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
         """Reads one more token of every prompt; logits of what follows it."""
-        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths, cache.step())
+        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step())
         cache.advance()
         return (hidden @ self.decoder.head.T).float()
 

@@ -50,7 +50,7 @@ class Oracle(Predictor):
 
     calls = 0
 
-    def generate(self, documents: Any, *, max_tokens: int, stop: Any = ()) -> list[str]:
+    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
         self.calls += 1
         assert (max_tokens, stop) == (2, ("\n",))
         return [" cat " if i % 2 == 0 else "dog" for i in range(len(documents))]
@@ -117,7 +117,7 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> No
 class Fickle(Oracle):
     """Right for even records when asked for the first, third ... time, else for odd ones."""
 
-    def generate(self, documents: Any, *, max_tokens: int, stop: Any = ()) -> list[str]:
+    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
         said = super().generate(documents, max_tokens=max_tokens, stop=stop)
         return said if self.calls % 2 else ["dog" if answer == " cat " else " cat " for answer in said]
 
@@ -160,6 +160,20 @@ def test_what_0_shots_mean_is_named_and_part_of_the_settings(tmp_path: Path, ora
     line = lines(tmp_path, "numbers-0shot.jsonl")[0]
     assert re.fullmatch(r"( question (0|1|cat)\n){2}<image> question", line["prompt"])
     assert len(line["pictures"]) == 1
+
+
+def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
+    """Some questions are among the shots, so they have others: those are asked apart."""
+
+    class Overlapping(Numbers):
+        def records(self, split: Split) -> list[int]:
+            return list(range(1, 8)) if split == "train" else list(range(9))
+
+    benchmark, predictor = Overlapping.Config(same_shots=True).build(), tiny.predictor(tmp_path)
+    prompts = [benchmark._asked(number, 3, 0)[1] for number in benchmark.chosen]
+    assert 1 < len({prompt.parts[:-2] for prompt in prompts}) <= 4
+    alone = [predictor.generate([prompt], max_tokens=2, stop=("\n",))[0].strip() for prompt in prompts]
+    assert [line["prediction"] for line in benchmark.ask(predictor, 3, lambda _: None)] == alone
 
 
 def test_shots_need_no_train_split_where_there_are_none(tmp_path: Path, oracle: Oracle) -> None:

@@ -11,10 +11,10 @@ import tiny
 import torch
 
 from mm1.data.collate import Span, collate
-from mm1.data.document import Document, Text
+from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.data.render import Sequence as Rendered
-from mm1.infer.predictor import Predictor
+from mm1.infer.predictor import Predictor, shared_length
 from mm1.nn.attention import Packed
 from mm1.nn.clip import CLIP
 
@@ -66,6 +66,38 @@ def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
     for members in batches:
         longest = max(len(sequences[i].tokens) + 5 for i in members)
         assert longest * len(members) <= 80 or len(members) == 1
+
+
+def test_what_documents_begin_with_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, ends, read = sum(tiny.prompts(4)[1:], Document(())), tiny.prompts(7), []
+    documents, predictor = [begin + end for end in ends], tiny.predictor(tmp_path, tokens_per_batch=60)
+    alone = predictor.generate(documents, max_tokens=5)
+    prefill = predictor.model.prefill
+    monkeypatch.setattr(predictor.model, "prefill", lambda batch, cache: read.append(batch) or prefill(batch, cache))
+    assert predictor.generate(documents, max_tokens=5, shared=True) == alone
+    assert len(set(alone)) > 2
+    first, *rest = (len(batch.tokens) for batch in read)
+    lengths = [len(predictor.renderer(document, end=False).tokens) for document in (begin, *ends)]
+    assert first == lengths[0] + 1  # all ends begin with the token of an r, which is shared too
+    assert sum(rest) == sum(lengths[1:]) - 7
+    assert len(rest) > 2
+    assert predictor.generate([], max_tokens=5, shared=True) == []
+
+
+def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path)  # 4 tokens a picture
+
+    def shared(*documents: tuple[Text | Image, ...]) -> int:
+        return shared_length([predictor.renderer(Document(parts), end=False) for parts in documents])
+
+    red, one, two = Text("red"), tiny.picture(1), tiny.picture(2)
+    length = len(predictor.renderer(Document((red,)), end=False).tokens)
+    assert shared((red, one, red), (red, one, Text(" dog"))) == length + 4
+    assert shared((red, one, red), (red, two, red)) == length  # tokens alike, pictures not
+    assert shared((red, one), (red, one)) == length  # a token of each must be left, and a picture is not cut
+    assert shared((red, one, two, red), (red, one, one, red)) == length + 4
+    assert shared((red, one, red), (red, red, one)) == length
+    assert shared((one, red), (two, red)) == shared((red,), (one,)) == 0
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word"])

@@ -82,6 +82,8 @@ class Benchmark(Exam):
         """What 0 shots mean: no demonstrations, or two without their pictures."""
         draws: int = 1
         """How often everything is asked, each time after other demonstrations; the score is the mean."""
+        same_shots: bool = False
+        """Are all questions of a draw asked after the same demonstrations? They are then read once for all."""
         retrieval: str = ""
         """A run folder with an image encoder: demonstrations are then those whose pictures look most like the
         question's (see `rices`), not drawn at random."""
@@ -94,10 +96,13 @@ class Benchmark(Exam):
         self.config = config
         self.rices: Rices | None = None
         """Given by whoever can open run folders, where `retrieval` names one."""
+        self.kept: dict[int, Document] = {}
         if config.draws < 1:
             raise ConfigError(f"draws={config.draws}: everything is asked at least once")
         if config.draws > 1 and config.retrieval:
             raise ConfigError(f"draws={config.draws}, but shots that retrieval={config.retrieval} finds are not drawn")
+        if config.same_shots and config.retrieval:
+            raise ConfigError(f"same_shots=True, but retrieval={config.retrieval} finds shots for each question")
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -163,6 +168,8 @@ class Benchmark(Exam):
     def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
         """Demonstrations for a question: at random by seed, test record's number and draw, or the nearest retrieved.
 
+        With `same_shots` the number does not count: all have the same, but questions that one would give away.
+
         Fewer are the beginning of more; of retrieved ones, the end, for the nearest stands next to the question. A
         record with a picture of the question, or with the very same question, never demonstrates.
 
@@ -174,14 +181,22 @@ class Benchmark(Exam):
         while len(shots) < num_shots:
             if (candidate := next(candidates, None)) is None:
                 raise ConfigError(f"{num_shots} shots asked for, but {len(shots)} train records fit {question.id}")
-            shot = self.shot(self.train[candidate])
+            shot = self._shot(candidate)
             if not _gives_away(shot, question):
                 shots.append(shot)
         return shots if self.rices is None else shots[::-1]
 
+    def _shot(self, candidate: int) -> Document:
+        """A train record as a demonstration; those that come again for every question are kept."""
+        if not self.config.same_shots:
+            return self.shot(self.train[candidate])
+        if candidate not in self.kept:
+            self.kept[candidate] = self.shot(self.train[candidate])
+        return self.kept[candidate]
+
     def _at_random(self, number: int, draw: int) -> Iterator[int]:
         """All train records, in an order that belongs to a test record."""
-        rng = np.random.default_rng((self.config.seed, number, draw))
+        rng = np.random.default_rng((self.config.seed, 0 if self.config.same_shots else number, draw))
         tried: set[int] = set()
         while len(tried) < len(self.train):
             drawn = int(rng.integers(len(self.train)))
@@ -190,10 +205,10 @@ class Benchmark(Exam):
                 yield drawn
 
     def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
-        predictor, c, lines = Predictor.of(trained), self.config, []
+        predictor, lines = Predictor.of(trained), []
         for numbers in share(self.chosen):
             asked = [self._asked(number, num_shots, draw) for number in numbers]
-            texts = predictor.generate([p for _, p in asked], max_tokens=c.max_tokens, stop=c.stop)
+            texts = self._answers(predictor, asked)
             lines += [
                 {"id": question.id, "prompt": prompt.text, "answers": question.answers, "prediction": text.strip()}
                 for (question, prompt), text in zip(asked, texts, strict=True)
@@ -202,6 +217,20 @@ class Benchmark(Exam):
         lines = gather(lines)
         scores = self.score([line["prediction"] for line in lines], [line["answers"] for line in lines])
         return [line | {"score": float(score)} for line, score in zip(lines, scores, strict=True)]
+
+    def _answers(self, predictor: Predictor, asked: Sequence[tuple[Question, Document]]) -> list[str]:
+        c, prompts = self.config, [prompt for _, prompt in asked]
+        if not c.same_shots:
+            return predictor.generate(prompts, max_tokens=c.max_tokens, stop=c.stop)
+        begins = [prompt.parts[: -len(question.prompt.parts)] for question, prompt in asked]
+        usual = Counter(begins).most_common(1)[0][0] if begins else ()
+        answers = [""] * len(asked)
+        for shared in (True, False):  # all ranks make both calls, whatever they have to ask
+            some = [i for i, begin in enumerate(begins) if (begin == usual) == shared]
+            texts = predictor.generate([prompts[i] for i in some], max_tokens=c.max_tokens, stop=c.stop, shared=shared)
+            for i, text in zip(some, texts, strict=True):
+                answers[i] = text
+        return answers
 
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         """Those of the first draw."""

@@ -52,10 +52,9 @@ class Miniature(Benchmark):
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
             self.chance = 1 / 2
-            if config.draws > 1 or config.retrieval:
-                raise ConfigError(
-                    f"the demonstrations of {NEW_LABELS!r} belong to their question: no draws, no retrieval"
-                )
+            if config.draws > 1 or config.retrieval or config.same_shots:
+                words = "draws, retrieval and same_shots do not go together with it"
+                raise ConfigError(f"the demonstrations of {NEW_LABELS!r} belong to their question: {words}")
 
     def records(self, split: Split) -> Sequence[tuple[Split, int]]:
         return [(split, n) for n in range(NUM_RECORDS)]
