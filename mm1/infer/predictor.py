@@ -12,7 +12,7 @@ from mm1.data.document import Document, Image
 from mm1.data.render import Grid, Renderer
 from mm1.data.render import Sequence as Rendered
 from mm1.infer.generate import generate
-from mm1.infer.score import log_likelihood
+from mm1.infer.score import score
 from mm1.infer.trained import Trained, in_step
 from mm1.nn.cache import Cache
 from mm1.nn.decoder import LanguageModel
@@ -81,12 +81,16 @@ class Predictor(Trained):
         An end token counts where a part asks for it (`Text(end=True)`); the very first token of a document has nothing
         that precedes it and never counts.
         """
+        return [nats for nats, _ in self.score(documents)]
+
+    def score(self, documents: Sequence[Document]) -> list[tuple[float, bool]]:
+        """(`log_likelihood`, is each token that counts the most likely one of all at its place?) of each document."""
         sequences = [self.renderer(document, end=False) for document in documents]
-        scores = [0.0] * len(sequences)
+        scores = [(0.0, True)] * len(sequences)
         for members in in_step(self._batches(sequences, 0)):
-            found = log_likelihood(self.model, self._collate(sequences, members)).tolist()
-            for i, score in zip(members, found, strict=False):
-                scores[i] = score
+            nats, greedy = score(self.model, self._collate(sequences, members))
+            for i, found in zip(members, zip(nats.tolist(), greedy.tolist(), strict=True), strict=False):
+                scores[i] = found
         return scores
 
     def _batches(self, sequences: Sequence[Rendered], room: int) -> list[list[int]]:

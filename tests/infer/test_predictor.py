@@ -150,6 +150,23 @@ def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
     assert found[-1] < 0.0
 
 
+@torch.no_grad()
+def test_greedy_is_what_the_model_holds_most_likely(tmp_path: Path) -> None:
+    """Two tokens that are the most likely ones, and pairs with one of them."""
+    predictor, documents, wanted = tiny.predictor(tmp_path, tokens_per_batch=60), [], []
+    for prompt in tiny.prompts(6):
+        asked = Document(tuple(replace(p, loss=False) if isinstance(p, Text) else p for p in prompt.parts))
+        said: list[int] = []
+        for _ in range(2):
+            document = asked + Document((Text("", tokens=tuple(said)),))
+            logits = logits_one_by_one(predictor, predictor.renderer(document, end=False))
+            said.append(int(logits[-1].argmax()))
+        for tokens in (said, [said[0], said[1] ^ 1], [said[0] ^ 1, said[1]]):
+            documents.append(asked + Document((Text("", tokens=tuple(tokens)),)))
+            wanted.append(tokens == said)
+    assert [greedy for _, greedy in predictor.score(documents)] == wanted
+
+
 def test_nothing_asked_is_nothing_answered(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     assert predictor.generate([], max_tokens=2) == []
