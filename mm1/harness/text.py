@@ -88,13 +88,16 @@ class TextModel:
         max_length: int | None = None,
         tokens_per_batch: int | None = None,
     ) -> "TextModel":
-        """A finished run; without `max_length` it is the length of the rows that the run was trained with.
+        """A finished run, on the CPU if `device` says so, else on this rank's GPU where there is one.
+
+        Without `max_length` it is the length of the rows that the run was trained with.
 
         Raises:
             ConfigError, FileNotFoundError: it is no run folder of a language model.
         """
-        place = dist.start()
-        model, renderer, config = load_model(Path(run), place := torch.device(device) if device else place)
+        own = dist.start()
+        place = torch.device("cpu") if device == "cpu" else own  # the harness says cuda:0 to all, GPU or not
+        model, renderer, config = load_model(Path(run), place)
         if max_length is None:
             if not isinstance(config.feed, Packed.Config):
                 raise ConfigError(f"{run} was not trained on packed rows: is it a language model? Else give max_length")

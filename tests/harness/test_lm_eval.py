@@ -81,8 +81,8 @@ class Theirs(TemplateLM):
 
 pieces = ["red", " red", "gre", "en", " ", "cat ", "\\n", "dog\\n\\n", ", sun?", "<image>", "\\u00e9"]
 pairs = [(a + b, c + d) for a in pieces for b in pieces for c in pieces for d in pieces]
-for context, continuation in pairs:
-    assert split(tokenizer, context, continuation) == Theirs()._encode_pair(context, continuation), (context, continuation)
+for pair in pairs:
+    assert split(tokenizer, *pair) == Theirs()._encode_pair(*pair), pair
 for length in range(1, 30):
     for room in range(1, 12):
         ids = list(range(length))
@@ -144,7 +144,7 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
         return ours.score([Document((Text(context, loss=False), Text(each))) for each in continuations])
 
     for name in TASKS:
-        assert f"|{name} " in printed
+        assert f"|{name}" in printed
         assert len(samples[name]) == len(RECORDS)
     for sample in samples["mm1_choice"]:
         record = sample["doc"]
