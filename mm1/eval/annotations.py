@@ -94,3 +94,27 @@ class Folder:
         if name not in self.names and not path.is_file():
             raise FileNotFoundError(f"{owner}: no picture at {path}")
         return path
+
+
+def read_lines(name: str, field: str) -> tuple[Path, list[dict[str, Any]]]:
+    """The path and the records of a file with one JSON object on each line.
+
+    Raises:
+        ConfigError, FileNotFoundError, ValueError: as `read_json`; the line is named.
+    """
+    if not name:
+        raise ConfigError(f"{field} is empty: name an annotations file")
+    path, records = Path(name), []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{field}: there is no file {path}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: line {number} holds no object")
+        records.append(record)
+    return path, records
