@@ -10,31 +10,21 @@ training and our own benchmarks have them, wherever no token spans the boundary;
 with their space has none there if the continuation begins with a space and the context does not end with one.
 """
 
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.data.packed import Packed
 from mm1.data.tokenizer import Tokenizer
-from mm1.eval.exam import gather, share
+from mm1.harness.answers import Limits, answers, limits, over_ranks
 from mm1.infer.predictor import Predictor
 from mm1.train.folder import load_model
-
-LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""What tasks call the length of an answer, the first that is there counts; without any it is the harness's own."""
-DEFAULT_LENGTH = 256
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 
 def split(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -53,22 +43,8 @@ def windows(ids: Sequence[int], limit: int) -> Iterator[tuple[Sequence[int], Seq
         yield ids[max(0, min(start, stop - limit)) : start], ids[start:stop]
 
 
-def answer_limits(options: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
-    """(most tokens, stop strings) of a task's `generation_kwargs`.
-
-    Raises:
-        ConfigError: they ask for sampling; our answers are the most likely ones.
-    """
-    if options.get("do_sample", float(options.get("temperature") or 0.0) > 0):
-        raise ConfigError(f"answers are greedy, the task asks for sampling: {dict(options)}; set do_sample=False")
-    until = options.get("until") or ()
-    stop = (until,) if isinstance(until, str) else tuple(until)
-    lengths = [options[name] for name in LENGTH_NAMES if options.get(name) is not None]
-    return int(lengths[0] if lengths else DEFAULT_LENGTH), tuple(mark for mark in stop if mark)
-
-
 class TextModel:
-    """Every rank is given all that is asked, answers its share and returns all answers."""
+    """Every rank is asked all, answers its share and returns all answers."""
 
     def __init__(self, predictor: Predictor, max_length: int) -> None:
         """`max_length` bounds the tokens that are read at once; what is longer loses its beginning, and it is said."""
@@ -122,7 +98,7 @@ class TextModel:
             num_cut += over > 0
             documents.append(_document(before[over:], scored))
         self._say_cut(num_cut, len(documents))
-        return self._over_ranks(documents, self.predictor.score, "log-likelihoods")
+        return over_ranks(documents, self.predictor.score, "log-likelihoods")
 
     def rolling_log_likelihoods(self, texts: Sequence[str]) -> list[float]:
         """The log-likelihood in nats of each whole text, piece by piece where it is long (see `windows`)."""
@@ -132,7 +108,7 @@ class TextModel:
                 owners.append(number)
                 documents.append(_document(context, scored))
         nats = [0.0] * len(texts)
-        found = self._over_ranks(documents, self.predictor.log_likelihood, "log-likelihoods of texts")
+        found = over_ranks(documents, self.predictor.log_likelihood, "log-likelihoods of texts")
         for number, score in zip(owners, found, strict=True):
             nats[number] += score
         return nats
@@ -143,35 +119,23 @@ class TextModel:
         Raises:
             ConfigError: they ask for sampling, or leave no room for a question.
         """
-        alike = defaultdict(list)
-        for number, (_, options) in enumerate(asked):
-            alike[answer_limits(options)].append(number)
-        answers, num_cut = [""] * len(asked), 0
-        for (max_tokens, stop), members in alike.items():
+        wanted, documents, num_cut = [limits(options) for _, options in asked], [], 0
+        for (context, _), (max_tokens, _) in zip(asked, wanted, strict=True):
             room = self.max_length - self.begins - max_tokens
             if room < 1:
                 raise ConfigError(
                     f"answers of {max_tokens} tokens leave no room for a question in max_length={self.max_length}: "
                     "shorten them (lm_eval's --gen_kwargs max_gen_toks=16) or raise max_length"
                 )
-            prompts = [self.tokenizer.encode(asked[number][0]) for number in members]
-            num_cut += sum(len(prompt) > room for prompt in prompts)
-            documents = [_document(prompt[-room:], ()) for prompt in prompts]
-
-            def answer(some: Sequence[Document], most: int = max_tokens, ends: tuple[str, ...] = stop) -> list[str]:
-                return self.predictor.generate(some, max_tokens=most, stop=ends)
-
-            for number, text in zip(members, self._over_ranks(documents, answer, "answers"), strict=True):
-                answers[number] = text
+            prompt = self.tokenizer.encode(context)
+            num_cut += len(prompt) > room
+            documents.append(_document(prompt[-room:], ()))
         self._say_cut(num_cut, len(asked))
-        return answers
+        return answers(documents, wanted, self._answer)
 
-    def _over_ranks(
-        self, items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Found]], what: str
-    ) -> list[Found]:
-        quiet = dist.rank() != 0 or not sys.stderr.isatty()
-        parts = track(share(items), what, console=Console(stderr=True), transient=True, disable=quiet)
-        return gather([found for part in parts for found in answer(part)])
+    def _answer(self, documents: Sequence[Document], within: Limits) -> list[str]:
+        max_tokens, stop = within
+        return over_ranks(documents, partial(self.predictor.generate, max_tokens=max_tokens, stop=stop), "answers")
 
     def _say_cut(self, num_cut: int, total: int) -> None:
         if num_cut:

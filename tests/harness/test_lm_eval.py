@@ -148,18 +148,20 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
         assert len(samples[name]) == len(RECORDS)
     for sample in samples["mm1_choice"]:
         record = sample["doc"]
-        wanted = scores(f"Question: {record['question']}\nAnswer:", [f" {choice}" for choice in record["choices"]])
+        choices = scores(f"Question: {record['question']}\nAnswer:", [f" {choice}" for choice in record["choices"]])
         found = [(float(nats), greedy == "True") for ((nats, greedy),) in sample["resps"]]
-        assert found == [(pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in wanted]
-        best = max(range(len(wanted)), key=lambda i: wanted[i][0])
+        assert found == [(pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in choices]
+        best = max(range(len(choices)), key=lambda i: choices[i][0])
         assert sample["acc"] == (best == record["label"])
     for sample in samples["mm1_last_word"]:
         record = sample["doc"]
-        (wanted,) = scores(record["question"], [f" {record['choices'][record['label']]}"])
-        assert float(sample["resps"][0][0][0]) == pytest.approx(wanted[0], abs=1e-4)
+        ((wanted, _),) = scores(record["question"], [f" {record['choices'][record['label']]}"])
+        assert float(sample["resps"][0][0][0]) == pytest.approx(wanted, abs=1e-4)
     for sample in samples["mm1_text"]:
-        wanted = ours.log_likelihood([Document((Text(f"{sample['doc']['question']} {sample['doc']['choices'][0]}"),))])
-        assert float(sample["resps"][0][0]) == pytest.approx(wanted[0], abs=1e-4)
+        (wanted,) = ours.log_likelihood(
+            [Document((Text(f"{sample['doc']['question']} {sample['doc']['choices'][0]}"),))]
+        )
+        assert float(sample["resps"][0][0]) == pytest.approx(wanted, abs=1e-4)
     prompts = [Document((Text(f"{record['question']} "),)) for record in RECORDS]
     answers = ours.generate(prompts, max_tokens=5, stop=("\n", "."))
     assert [sample["resps"][0][0] for sample in sorted(samples["mm1_said"], key=lambda s: s["doc_id"])] == answers

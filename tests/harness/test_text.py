@@ -10,7 +10,8 @@ from export.exports import feed, make_run, model
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
-from mm1.harness.text import TextModel, answer_limits, split, windows
+from mm1.harness.answers import limits
+from mm1.harness.text import TextModel, split, windows
 
 PAIRS = [
     ("red green", " blue cat"),
@@ -128,8 +129,8 @@ def test_answers_are_those_of_our_own_predictor(runs: dict[str, TextModel]) -> N
 
 def test_what_we_cannot_answer_is_refused(runs: dict[str, TextModel], tmp_path: Path) -> None:
     asked: Any = runs["bpe"]
-    assert answer_limits({"until": ["\n", ""], "do_sample": False, "temperature": 0.7}) == (256, ("\n",))
-    assert answer_limits({"until": ".", "max_new_tokens": 5}) == (5, (".",))
+    assert limits({"until": ["\n", ""], "do_sample": False, "temperature": 0.7}) == (256, ("\n",))
+    assert limits({"until": ".", "max_new_tokens": 5}) == (5, (".",))
     for options in ({"do_sample": True}, {"temperature": 0.5}):
         with pytest.raises(ConfigError, match="answers are greedy, the task asks for sampling"):
             asked.generate([("red", options)])
