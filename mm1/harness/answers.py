@@ -3,6 +3,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import track
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document
+from mm1.data.packed import Packed
 from mm1.eval.exam import gather, share
 
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -22,6 +24,13 @@ Limits = tuple[int, tuple[str, ...]]
 """Most tokens of an answer, and the strings that end it."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+
+
+def row_length(run: str | Path, config: Any) -> int:
+    """Tokens of the rows that a run was trained with; raises ConfigError where it had none."""
+    if not isinstance(config.feed, Packed.Config):
+        raise ConfigError(f"{run} was not trained on rows of tokens: it is no language model")
+    return config.feed.row_length
 
 
 def limits(options: Mapping[str, Any]) -> Limits:

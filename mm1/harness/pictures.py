@@ -15,7 +15,7 @@ import torch
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.sources.instructions import MARK, conversation
-from mm1.harness.answers import Limits, answers
+from mm1.harness.answers import Limits, answers, row_length
 from mm1.infer.predictor import Predictor
 from mm1.train.folder import load_model
 
@@ -47,20 +47,24 @@ def encoded(picture: Any) -> Image:
 class PictureModel:
     """Questions are pairs of a text and its pictures, as PIL has them."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: Predictor, longest: int) -> None:
+        """`longest` bounds the tokens of an answer where a task would have more."""
+        self.predictor, self.longest = predictor, longest
 
     @classmethod
     def load(cls, run: str | Path, *, device: str | None = None, tokens_per_batch: int | None = None) -> "PictureModel":
         """A finished run, on the CPU if `device` says so, else on this rank's GPU where there is one.
+
+        No answer is longer than the rows that the run was trained with (MathVista's tasks allow 16,384 tokens).
 
         Raises:
             ConfigError, FileNotFoundError: it is no run folder.
         """
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         place = own if torch.cuda.is_available() and device != "cpu" else torch.device("cpu")
-        model, renderer, _ = load_model(Path(run), place)
-        return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch))
+        model, renderer, config = load_model(Path(run), place)
+        longest = row_length(run, config)
+        return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch), longest)
 
     def generate(self, asked: Sequence[tuple[str, Sequence[Any]]], wanted: Sequence[Limits]) -> list[str]:
         """The greedy answer to each question."""
@@ -78,4 +82,5 @@ class PictureModel:
         return [(-nats / length, greedy) for (nats, greedy), length in zip(scores, lengths, strict=True)]
 
     def _answer(self, documents: Sequence[Document], within: Limits) -> list[str]:
-        return self.predictor.generate(documents, max_tokens=within[0], stop=within[1])
+        max_tokens, stop = within
+        return self.predictor.generate(documents, max_tokens=min(max_tokens, self.longest), stop=stop)

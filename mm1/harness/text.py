@@ -20,9 +20,8 @@ import torch
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
-from mm1.data.packed import Packed
 from mm1.data.tokenizer import Tokenizer
-from mm1.harness.answers import Limits, answers, limits, over_ranks
+from mm1.harness.answers import Limits, answers, limits, over_ranks, row_length
 from mm1.infer.predictor import Predictor
 from mm1.train.folder import load_model
 
@@ -74,11 +73,8 @@ class TextModel:
         own = dist.start()
         place = torch.device("cpu") if device == "cpu" else own  # the harness says cuda:0 to all, GPU or not
         model, renderer, config = load_model(Path(run), place)
-        if max_length is None:
-            if not isinstance(config.feed, Packed.Config):
-                raise ConfigError(f"{run} was not trained on packed rows: is it a language model? Else give max_length")
-            max_length = config.feed.row_length
-        return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch), max_length)
+        longest = row_length(run, config)
+        return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch), max_length or longest)
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, is it what the model would say?) of each continuation after its context.
