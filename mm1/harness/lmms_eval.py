@@ -59,19 +59,12 @@ class HarnessModel(lmms):
         return found
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Mean losses, the smaller the better, as its own models give: it takes the least one for the choice."""
-        found: list[tuple[float, bool]] = []
-        for part in cut([request.args for request in requests], CHUNK):
-            found += self.model.losses(
-                [(context, self._pictures(*place), self._target(target, *place)) for context, target, *place in part]
-            )
-        return found
+        raise NotImplementedError(
+            "lmms-eval 0.7.3 makes texts of log-likelihoods and cannot score them: generate instead"
+        )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         raise NotImplementedError("mm1 answers tasks of one round")
 
     def _pictures(self, show: Any, number: int, task: str, split: str) -> list[Any]:
         return list(show(self.task_dict[task][split][number]) or [])
-
-    def _target(self, target: Any, show: Any, number: int, task: str, split: str) -> str:
-        return target if isinstance(target, str) else str(target(self.task_dict[task][split][number]))

@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 
 from mm1.config import ConfigError
-from mm1.data.document import Document, Image, Text
+from mm1.data.document import Document, Image
 from mm1.data.sources.instructions import MARK, conversation
 from mm1.harness.answers import Limits, answers, row_length
 from mm1.infer.predictor import Predictor
@@ -70,16 +70,6 @@ class PictureModel:
         """The greedy answer to each question."""
         documents = [question(text, [encoded(each) for each in shown]) for text, shown in asked]
         return answers(documents, wanted, self._answer)
-
-    def losses(self, asked: Sequence[tuple[str, Sequence[Any], str]]) -> list[tuple[float, bool]]:
-        """(mean loss of a token in nats, is it what the model would say?) of given answers, each with its end."""
-        documents = [
-            question(text, [encoded(each) for each in shown]) + Document((Text(answer.strip(), end=True),))
-            for text, shown, answer in asked
-        ]
-        lengths = [int(self.predictor.renderer(document, end=False).learn.sum()) for document in documents]
-        scores = self.predictor.score(documents)
-        return [(-nats / length, greedy) for (nats, greedy), length in zip(scores, lengths, strict=True)]
 
     def _answer(self, documents: Sequence[Document], within: Limits) -> list[str]:
         max_tokens, stop = within
