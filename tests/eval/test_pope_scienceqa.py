@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,13 @@ def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
 
 
 def test_scienceqa_asks_some_of_them(science: ScienceQA.Config) -> None:
-    for fields, wanted in (
+    cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
         ({"with_picture": True}, ["5"]),
         ({"with_picture": False, "images": ""}, ["7"]),
         ({"part": "minitest", "images": ""}, ["7"]),
-    ):
-        config = ScienceQA.Config(
-            problems=science.problems, splits=science.splits, **{"images": science.images} | fields
-        )
+    )
+    for fields, wanted in cases:
+        config = replace(science, **fields)
         benchmark = config.build()
         assert [record.id for record in benchmark.test] == wanted
         assert benchmark.figures([{"id": wanted[0], "score": 1.0}]) == {}
