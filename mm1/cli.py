@@ -258,15 +258,14 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    from mm1 import dist
+    from mm1.eval.evaluate import table
     from mm1.train.evaluate_run import evaluate_run
 
-    config = _config(str(arguments.run), arguments.overrides)
-    scores = evaluate_run(
-        arguments.run, config, names=arguments.benchmarks, shots=arguments.shots, out=arguments.out or arguments.run
-    )
-    for name, result in scores.items():
-        for shots, score in result["shots"].items():
-            print(f"{name:24} {shots:>2} shots  {result['metric']} {score['score']:.3f} +- {score['stderr']:.3f}")
+    config, out = _config(str(arguments.run), arguments.overrides), arguments.out or arguments.run
+    scores = evaluate_run(arguments.run, config, names=arguments.benchmarks, shots=arguments.shots, out=out)
+    if dist.rank() == 0:
+        print(table(scores))
 
 
 def view(arguments: argparse.Namespace) -> None:

@@ -8,13 +8,14 @@ written, and that nothing is asked twice, is `mm1.eval.evaluate`'s, alike for al
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch.distributed
 
+from mm1 import config as configs
 from mm1 import dist
 from mm1.config import ConfigError, Configurable
 from mm1.data.document import Image
@@ -39,8 +40,6 @@ class Exam(Configurable):
     """The score of blind guessing, where it is known."""
     needs: ClassVar[dict[str, str]] = {}
     """Methods of the model that it calls -> what a model that has them is."""
-    figures: ClassVar[tuple[str, ...]] = ()
-    """Further numbers that lines may hold; their means are reported beside the score."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -64,7 +63,23 @@ class Exam(Configurable):
         """After how many train records it is asked, each time anew; `shots` are those of the run."""
         return shots if self.config.shots is None else self.config.shots
 
-    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+    def learns(self, num_shots: int) -> bool:
+        """Does it need train records at this number of shots?"""
+        return num_shots > 0
+
+    def num_draws(self, num_shots: int) -> int:
+        """How often everything is asked, each time after other train records."""
+        return 1
+
+    def zero_shot(self, num_shots: int) -> str | None:
+        """What 0 shots mean here, in words for tables; None at more, and where there is but one meaning."""
+        return None
+
+    def settings(self, num_shots: int) -> str:
+        """Whatever of the config the answers at this number of shots depend on."""
+        return configs.text(replace(self.config, shots=None))
+
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         """The lines of the chosen records, in their order and on every rank the same.
 
         Ranks share the work (`share`, `gather`) and call together; `advance` is told how many were answered.
@@ -77,6 +92,13 @@ class Exam(Configurable):
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         """What the question about a test record shows, for people to look at."""
         raise NotImplementedError
+
+    def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
+        """Done by all ranks before the first question at this number of shots; `advance` is told seen and total."""
+
+    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
+        """Further numbers by name, reported beside the score."""
+        return {}
 
     @cached_property
     def test(self) -> Sequence[Any]:
@@ -100,7 +122,7 @@ class Exam(Configurable):
 
     def load(self, shots: Sequence[int]) -> None:
         """Reads all records that `ask` will need: a missing file must show before a run, not after it."""
-        _ = self.test, self.train if any(self.plan(shots)) else None
+        _ = self.test, self.train if any(map(self.learns, self.plan(shots))) else None
 
 
 def share(items: Sequence[Any], size: int = CHUNK) -> list[Sequence[Any]]:

@@ -71,7 +71,7 @@ class Probe(Exam):
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         return (self.data.labelled(self.test[number]).image,)
 
-    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         if len(self.train) < LEAST_TRAIN:
             raise ConfigError(f"a probe learns from at least {LEAST_TRAIN} train pictures, data has {len(self.train)}")
         encoder, names, device = Encoder.of(trained), self.data.names, trained.device

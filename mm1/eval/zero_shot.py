@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -28,7 +29,6 @@ class ZeroShot(Exam):
     """Accuracy of the nearest class, and how often the true one is among the five nearest where there are more."""
 
     metric = "zero-shot accuracy"
-    figures = ("top5",)
     needs = {"encode_texts": "an encoder that was trained with captions"}
 
     @dataclass(kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class ZeroShot(Exam):
     def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
         return (self.data.labelled(self.test[number]).image,)
 
-    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object]) -> list[Line]:
+    def ask(self, trained: Trained, num_shots: int, advance: Callable[[int], object], draw: int = 0) -> list[Line]:
         encoder, names, lines = Encoder.of(trained), self.data.names, []
         classes = self._classes(encoder)
         for numbers in share(self.chosen):
@@ -78,6 +78,9 @@ class ZeroShot(Exam):
                 lines.append(line | ({"top5": float(each.label in nearest[:TOP])} if len(names) > TOP else {}))
             advance(len(asked))
         return gather(lines)
+
+    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
+        return {"top5": float(np.mean([line["top5"] for line in lines]))} if "top5" in lines[0] else {}
 
     def _classes(self, encoder: Encoder) -> Float[Tensor, "classes E"]:
         """The mean over templates of features of unit length, made to unit length again."""

@@ -78,11 +78,22 @@ def _training(summary: dict[str, Any], config: Any) -> str:
 
 def _scores(scores: dict[str, Any]) -> str:
     rows = [
-        (name, found["metric"], shots, f"{score['score']:.3f} +- {score['stderr']:.3f}", found.get("chance", ""))
+        (
+            name,
+            found["metric"],
+            _shots(shots, score),
+            f"{score['score']:.3f} +- {score['stderr']:.3f}",
+            found.get("chance", ""),
+        )
         for name, found in scores.items()
         for shots, score in found["shots"].items()
     ]
     return _table(("benchmark", "metric", "shots", "score", "chance"), rows) if rows else "None measured."
+
+
+def _shots(number: str, score: dict[str, Any]) -> str:
+    """0 shots have two meanings, which belong to their number."""
+    return f"{number} ({score['zero_shot']})" if "zero_shot" in score else number
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

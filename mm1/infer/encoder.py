@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -33,6 +34,13 @@ class Encoder(Trained):
         """CLIP's features of unit length, to be compared with those of texts; ImageError as for `patches`."""
         assert isinstance(self.model, CLIP)
         return torch.cat(list(self._look(images, self.model.encode_images)))
+
+    def pooled(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
+        """One feature of unit length for each picture: CLIP's, else the mean over patches; ImageError as above."""
+        if isinstance(self.model, CLIP):
+            return self.images(images)
+        means = [features.mean(1) for features in self.patches(images)]
+        return F.normalize(torch.cat(means), dim=-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:

@@ -8,6 +8,7 @@ import torch
 from mm1 import dist
 from mm1.batch import PackedBatch
 from mm1.data.tokenizer import Tokenizer
+from mm1.nn.cache import Cache
 from mm1.nn.decoder import LanguageModel
 
 
@@ -40,8 +41,11 @@ def generate(
     tokenizer: Tokenizer,
     max_tokens: int,
     stop: Sequence[str] = (),
+    prefix: Cache | None = None,
 ) -> list[str]:
     """What the model says next to each of the first `num_prompts` documents of the batch, most likely token by token.
+
+    The documents go on from `prefix`, which holds one that was read before, where it is given.
 
     An answer ends at the end token, after `max_tokens`, or before the first stop string in its text. Padding and
     pictures are never said. All ranks must call this together with equal `max_tokens`: a sharded model is computed by
@@ -49,7 +53,7 @@ def generate(
     """
     answers = [_Answer() for _ in range(num_prompts)]
     unsayable = tokenizer.unsayable
-    cache = model.new_cache(num_prompts, batch.longest + max_tokens)
+    cache = model.new_cache(num_prompts, batch.longest + max_tokens, prefix)
     logits = model.prefill(batch, cache)
     for left in reversed(range(max_tokens)):
         logits[:, unsayable] = -torch.inf

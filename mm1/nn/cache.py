@@ -1,8 +1,15 @@
-"""The key-value cache of generation: a prompt fills its places at once, each new token one more."""
+"""The key-value cache of generation: a prompt fills its places at once, each new token one more.
+
+Prompts that begin alike, as questions after the same shots, can share what they begin with: a prefix is read once, and
+its keys and values are seen by all prompts without a copy.
+
+    prefix    a b c         each new token of "d e" sees a b c and what is before it in "d e";
+    prompts   d e   f       its position counts from a
+"""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mm1.nn.attention import Context, Packed
@@ -15,11 +22,18 @@ class Cache:
     only as many places without asking the device.
     """
 
-    def __init__(self, num_prompts: int, max_length: int) -> None:
+    def __init__(self, num_prompts: int, max_length: int, prefix: "Cache | None" = None) -> None:
+        """`prefix` holds the one prompt that all of these go on from; it takes none of the `max_length` places."""
+        self.prefix = prefix
         self.num_prompts, self.max_length, self.bound = num_prompts, max_length, 0
         self.lengths: Int[Tensor, " B"] = torch.zeros(num_prompts, dtype=torch.int64)
         self.keys: dict[int, Float[Tensor, "B L kv_heads d"]] = {}
         self.values: dict[int, Float[Tensor, "B L kv_heads d"]] = {}
+
+    @property
+    def offset(self) -> int:
+        """The position of the prompts' first tokens."""
+        return 0 if self.prefix is None else self.prefix.bound
 
     def prefill(self, boundaries: Int[Tensor, " ends"], longest: int) -> "Prefill":
         """The context that reads and keeps the first B documents of a packed stream; at most padding follows them.
@@ -73,7 +87,16 @@ class Prefill(Context):
         for memory, new in ((cache.keys, k), (cache.values, v)):
             memory[self.layer] = new.new_zeros(cache.num_prompts, cache.max_length, *new.shape[1:])
             memory[self.layer][self.prompt, self.place] = new[: len(self.prompt)]
-        return self.packed.attend(q, k, v)
+        if cache.prefix is None:
+            return self.packed.attend(q, k, v)
+        size = cache.bound
+        side_by_side = q.new_zeros(cache.num_prompts, size, *q.shape[1:])
+        side_by_side[self.prompt, self.place] = q[: len(self.prompt)]
+        keys, values = cache.keys[self.layer][:, :size], cache.values[self.layer][:, :size]
+        seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+        mixed, found = torch.zeros_like(q), _after(cache.prefix, self.layer, side_by_side, keys, values, seen)
+        mixed[: len(self.prompt)] = found[self.prompt, self.place]
+        return mixed
 
 
 class Step(Context):
@@ -94,6 +117,33 @@ class Step(Context):
     ) -> Float[Tensor, "B heads d"]:
         keys, values = self.cache.keys[self.layer], self.cache.values[self.layer]
         keys[self.prompts, self.cache.lengths], values[self.prompts, self.cache.lengths] = k, v
-        keys, values = keys[:, : self.size].transpose(1, 2), values[:, : self.size].transpose(1, 2)
+        keys, values = keys[:, : self.size], values[:, : self.size]
+        if self.cache.prefix is not None:
+            return _after(self.cache.prefix, self.layer, q[:, None], keys, values, self.seen[:, None])[:, 0]
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         shared, q = q.shape[1] != k.shape[1], q[:, :, None]
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=self.seen, enable_gqa=shared)[:, :, 0]
+
+
+def _after(
+    prefix: Cache,
+    layer: int,
+    q: Float[Tensor, "B L heads d"],
+    keys: Float[Tensor, "B places kv_heads d"],
+    values: Float[Tensor, "B places kv_heads d"],
+    seen: Bool[Tensor, "*over L places"],
+) -> Float[Tensor, "B L heads d"]:
+    """One softmax, in fp32, over the whole prefix and over a prompt's own places, as far as they are seen.
+
+    The prefix is one and the same for all prompts, so its scores are one large matrix product for each head.
+    """
+    num_kv_heads, past = keys.shape[2], slice(prefix.bound)
+    past_keys, past_values = prefix.keys[layer][0, past].float(), prefix.values[layer][0, past].float()
+    grouped = q.float().unflatten(2, (num_kv_heads, -1)) * q.shape[-1] ** -0.5
+    before = torch.einsum("blkgd,pkd->bkglp", grouped, past_keys)
+    own = torch.einsum("blkgd,bpkd->bkglp", grouped, keys.float()).masked_fill(~seen, -torch.inf)
+    weights = torch.cat((before, own), -1).softmax(-1)
+    of_past, of_own = weights.split((before.shape[-1], own.shape[-1]), -1)
+    mixed = torch.einsum("bkglp,pkd->blkgd", of_past, past_values)
+    mixed = mixed + torch.einsum("bkglp,bpkd->blkgd", of_own, values.float())
+    return mixed.flatten(2, 3).to(q.dtype)

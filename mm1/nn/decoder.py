@@ -173,26 +173,27 @@ class LanguageModel(Model):
             objective, means = objective + added, means | figures
         return Losses(objective, means)
 
-    def log_probs(self, batch: PackedBatch) -> Float[Tensor, " T"]:
-        """Log-likelihood of each target in nats, 0 where there is none."""
+    def log_probs(self, batch: PackedBatch) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
+        """Log-likelihood of each target in nats, and is it the most likely token; 0 and true where there is none."""
         learnt = _learnt(batch)
-        nll = self._next_token(batch, learnt)[0].nll
-        return nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -nll)
+        found = self._next_token(batch, learnt)[0]
+        nats = found.nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -found.nll)
+        return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(0, learnt, found.hit)
 
-    def new_cache(self, num_prompts: int, max_length: int) -> Cache:
-        """Memory for generation: `max_length` counts a prompt and what is generated after it."""
-        return Cache(num_prompts, max_length)
+    def new_cache(self, num_prompts: int, max_length: int, prefix: Cache | None = None) -> Cache:
+        """Memory for generation: `max_length` counts a prompt and what is generated after it, without the prefix."""
+        return Cache(num_prompts, max_length, prefix)
 
     def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
         """Reads the prompts, the first B documents of the batch, into the cache; logits of what follows each."""
         context = cache.prefill(batch.boundaries, batch.longest)
-        hidden = self.decoder(self.inputs(batch), batch.positions, context)
+        hidden = self.decoder(self.inputs(batch), batch.positions + cache.offset, context)
         last = batch.boundaries[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
         """Reads one more token of every prompt; logits of what follows it."""
-        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths, cache.step())
+        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step())
         cache.advance()
         return (hidden @ self.decoder.head.T).float()
 

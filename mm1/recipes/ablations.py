@@ -50,7 +50,9 @@ def _minus_held_out_text(run: RunFolder) -> float | None:
 FULL = Scale(
     base=_base,
     measures={
-        ZERO: Measure(read=score(("coco", "vqav2"), 0), about="mean of CIDEr and VQA accuracy"),
+        ZERO: Measure(
+            read=score(("coco", "vqav2"), 0), about="mean of CIDEr and VQA accuracy, without any demonstration"
+        ),
         FEW: Measure(read=score(("coco", "vqav2"), 4), about="mean of CIDEr and VQA accuracy"),
         TEXT: Measure(read=_minus_held_out_text, about="minus the loss on held-out text", percent=False),
     },

@@ -77,7 +77,10 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     stages = {"before": folder / "pretrain", "after": folder / "finetune"}
     scores = {name: json.loads((run / "scores.json").read_text()) for name, run in stages.items()}
     shots = list(dict.fromkeys(k for stage in scores.values() for task in stage.values() for k in task["shots"]))
+    results = [known for stage in scores.values() for task in stage.values() for known in task["shots"].values()]
+    meanings = dict.fromkeys(known["zero_shot"] for known in results if "zero_shot" in known)
     table = Table("task", "chance", title="Exact match at 0 ... 8 shots, before and after fine-tuning")
+    table.caption = f"0 shots: {'; '.join(meanings)}" if meanings else None
     for name in [f"{k} {stage}" for stage in stages for k in shots]:
         table.add_column(name, no_wrap=True)
     for task, known in scores["before"].items():

@@ -110,7 +110,9 @@ def _roomier(run: Run.Config) -> None:
 MINIATURE = Scale(
     base=_base,
     measures={
-        ZERO: Measure(read=score(("captions",), 0), about="words of a caption that are right"),
+        ZERO: Measure(
+            read=score(("captions",), 0), about="words of a caption that are right, without any demonstration"
+        ),
         FEW: Measure(read=score(UNNAMED, 4), about="exact match, mean of colour, shape, count and digit"),
         TEXT: Measure(read=score(("fact (text)", "copy (text)"), 0), about="exact match, mean of facts and copying"),
     },

@@ -1,6 +1,6 @@
 """The demo's report: what was trained, how it went, what it can do, and where it is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,17 @@ def _scores(runs: Mapping[str, RunFolder]) -> Html:
         "Shots are solved examples put in front of the question, picture and all. Bars are one standard error; "
         "the dotted line is what guessing would score."
     )
+    note += "".join(f" 0 shots{meaning}." for meaning in _zero_shot(run for _, run, _ in asked))
     gone = [missing(f"{r.name}/scores.json is missing: no scores {when}.") for when, r, _ in asked if not r.scores]
     charts = [_score(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
     parts = (grid(*charts, tight=True) if charts else None, *gone, alone)
     return section("Scores by number of shots", *parts, note=note, anchor="scores")
+
+
+def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
+    """What 0 shots mean in these runs; different meanings in the order of the benchmarks."""
+    return list(dict.fromkeys(filter(None, (run.zero_shot(name) for run in runs for name in run.scores))))
 
 
 def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
@@ -216,7 +222,8 @@ def _text_only(decoder: RunFolder) -> Html:
         for k, s in decoder.shots(name).items()
     ]
     head = ("Task", "Metric", "Shots", "Score", "Questions")
-    title = tag("h3", "Text alone, asked of the language model before it meets pictures")
+    meaning = "".join(f"; 0 shots{meaning}" for meaning in _zero_shot([decoder]))
+    title = tag("h3", f"Text alone, asked of the language model before it meets pictures{meaning}")
     return tag("div", title, table(head, rows, numbers=(2, 3, 4)), class_="below")
 
 

@@ -64,7 +64,8 @@ def _choose(run: RunFolder, before: RunFolder | None) -> list[Asked]:
 def _question(asked: Asked) -> Html:
     line = asked.line
     mark = badge("right", "good") if asked.right else badge("wrong", "bad")
-    title = tag("h3", asked.benchmark, tag("span", f" · {plural(asked.shots, 'shot')}", class_="note"))
+    meaning = "" if asked.shots else asked.run.zero_shot(asked.benchmark)
+    title = tag("h3", asked.benchmark, tag("span", f" · {plural(asked.shots, 'shot')}{meaning}", class_="note"))
     truth = line.get("answers") or []
     answers: list[tuple[str, str, str | None]] = [("true answer", " / ".join(dict.fromkeys(map(str, truth))), None)]
     if asked.before is not None:

@@ -102,6 +102,11 @@ class RunFolder:
         shots = (self.scores.get(benchmark) or {}).get("shots") or {}
         return {int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")}
 
+    def zero_shot(self, benchmark: str) -> str:
+        """What 0 shots mean, such as " (no demonstrations)"; nothing where the scores do not say."""
+        meaning = self.shots(benchmark).get(0, {}).get("zero_shot")
+        return f" ({meaning})" if meaning else ""
+
     def predictions(self, benchmark: str, shots: int) -> list[dict[str, Any]]:
         return read_lines(self.path / "predictions" / f"{benchmark}-{shots}shot.jsonl")
 

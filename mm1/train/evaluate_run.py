@@ -9,6 +9,7 @@ from mm1.config import ConfigError, nearest
 from mm1.eval.evaluate import evaluate
 from mm1.infer.trained import Trained
 from mm1.train.folder import load_model, version
+from mm1.train.retrieval import give_encoders
 from mm1.train.run import Run
 
 
@@ -37,5 +38,6 @@ def evaluate_run(
         for name in chosen:
             config.benchmarks[name].shots = tuple(shots)
     benchmarks = {name: config.benchmarks[name].build() for name in chosen}
-    model, renderer, _ = load_model(folder, device := dist.start(), config=config)
+    give_encoders(benchmarks, device := dist.start())
+    model, renderer, _ = load_model(folder, device, config=config)
     return evaluate(Trained(model, renderer, device), benchmarks, config.shots, out or folder, version=version(folder))

@@ -33,6 +33,7 @@ from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
 from mm1.train.optimizer import Optimizer
 from mm1.train.parallel import freeze, recompute, shard
 from mm1.train.progress import Display
+from mm1.train.retrieval import give_encoders
 
 PATIENCE = 20
 """Updates in a row with a gradient that is not finite, after which the run stops."""
@@ -95,6 +96,7 @@ class Run(Configurable):
         self.feed = config.feed.build(renderer=self.renderer, seed=config.seed)
         # Built, and their questions read, before training: a missing file must not show after it.
         self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
+        give_encoders(self.benchmarks, self.device)
         for benchmark in self.benchmarks.values():
             benchmark.check(self.model)
             benchmark.load(config.shots)

@@ -1,6 +1,5 @@
 """The contract of a benchmark, asked of every file in `mm1/eval/benchmarks`."""
 
-import importlib
 import inspect
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from conftest import classes_in
 
 from mm1 import config as configs
 from mm1.data.document import Document, Image, Text
@@ -23,10 +23,7 @@ from mm1.eval.benchmarks import Benchmark
 
 
 def every_benchmark() -> list[type[Benchmark]]:
-    names = [f"{benchmarks.__name__}.{module.name}" for module in pkgutil.iter_modules(benchmarks.__path__)]
-    modules = [importlib.import_module(name) for name in names]
-    found = [cls for module in modules for _, cls in inspect.getmembers(module, inspect.isclass)]
-    return [cls for cls in found if issubclass(cls, Benchmark) and cls.__module__ != benchmarks.__name__]
+    return classes_in(benchmarks, Benchmark)
 
 
 @pytest.fixture(params=every_benchmark(), ids=lambda cls: cls.__name__)
@@ -134,7 +131,7 @@ class Cats(Benchmark):
 def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     shutil.copytree(root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     (tmp_path / "mm1" / "eval" / "benchmarks" / "cats.py").write_text(TOY)
@@ -171,6 +168,31 @@ def test_fewer_shots_begin_more_shots() -> None:
     assert [shots(colours, 4, k) for k in (0, 1, 4)] == [eight[:0], eight[:1], eight[:4]]
     assert shots(colours, 5, 8) != eight
     assert shots(Colours.Config(seed=4).build(), 4, 8) != eight
+
+
+def test_each_draw_has_other_demonstrations() -> None:
+    colours = Colours.Config(draws=2).build()
+    question = colours.question(colours.test[4])
+    first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
+    assert (first, second != first) == (shots(colours, 4, 8), True)
+    with pytest.raises(configs.ConfigError, match="draws=0: everything is asked at least once"):
+        Colours.Config(draws=0).build()
+
+
+def test_the_same_shots_for_all_questions_but_those_they_would_give_away() -> None:
+    colours = Colours.Config(same_shots=True, draws=2).build()
+    found = [[shot.text for shot in shots(colours, number, 8)] for number in range(20)]
+    usual = max(found, key=found.count)
+    given_away = [number for number in range(20) if found[number] != usual]
+    assert 0 < len(given_away) < 4
+    for number in given_away:  # its own record is passed over, and the next one comes in
+        own = f"<image>colour? colour {colours.test[number]}\n"
+        assert [text for text in usual if text != own] == found[number][:7]
+        assert own in usual
+    question = colours.question(colours.test[4])
+    assert colours.shots(question, 4, 8, draw=1) != colours.shots(question, 4, 8)
+    with pytest.raises(configs.ConfigError, match="same_shots=True, but retrieval=runs/clip finds shots for each"):
+        Colours.Config(same_shots=True, retrieval="runs/clip").build()
 
 
 def test_the_picture_of_a_question_never_demonstrates() -> None:

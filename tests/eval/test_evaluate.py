@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import tiny
 
 from mm1.data.document import Document, Text
 from mm1.eval.benchmarks import Benchmark, Question, Split
-from mm1.eval.evaluate import evaluate
+from mm1.eval.evaluate import evaluate, table
 from mm1.eval.metrics import exact_match
 from mm1.infer.predictor import Predictor
 
@@ -49,7 +50,7 @@ class Oracle(Predictor):
 
     calls = 0
 
-    def generate(self, documents: Any, *, max_tokens: int, stop: Any = ()) -> list[str]:
+    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
         self.calls += 1
         assert (max_tokens, stop) == (2, ("\n",))
         return [" cat " if i % 2 == 0 else "dog" for i in range(len(documents))]
@@ -111,6 +112,68 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> No
     last = evaluate(oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2")
     assert oracle.calls == 6  # other weights, so nothing that was known holds
     assert {name: list(result["shots"]) for name, result in last.items()} == {"other": ["0"]}
+
+
+class Fickle(Oracle):
+    """Right for even records when asked for the first, third ... time, else for odd ones."""
+
+    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
+        said = super().generate(documents, max_tokens=max_tokens, stop=stop)
+        return said if self.calls % 2 else ["dog" if answer == " cat " else " cat " for answer in said]
+
+
+def test_draws_are_asked_one_by_one_and_averaged(tmp_path: Path, oracle: Oracle) -> None:
+    fickle = Fickle(oracle.model, oracle.renderer, oracle.device)
+
+    def asked(draws: int) -> dict[str, Any]:
+        return evaluate(fickle, {"numbers": Numbers.Config(draws=draws).build()}, (0, 2), tmp_path, version="v1")
+
+    result = asked(3)["numbers"]["shots"]
+    assert fickle.calls == 4  # without demonstrations all draws are alike
+    assert (result["0"]["draws"], "spread" in result["0"]) == ([pytest.approx(7 / 13)], False)
+    few = result["2"]
+    assert few["draws"] == [pytest.approx(share / 13) for share in (6, 7, 6)]
+    assert few["score"] == pytest.approx(19 / 39)
+    assert few["spread"] == pytest.approx(3**-0.5 / 13)  # of 6, 7 and 6 thirteenths, with n - 1
+    assert few["stderr"] == pytest.approx((7 / 13 * 6 / 13) ** 0.5 / 3 / 13**0.5)  # 1/3 for even ones, 2/3 for odd
+    prompts = [lines(tmp_path, f"numbers-2shot{draw}.jsonl")[3]["prompt"] for draw in ("", "-draw2", "-draw3")]
+    assert len(set(prompts)) > 1
+    (tmp_path / "predictions" / "numbers-2shot-draw2.jsonl").unlink()  # killed there
+    asked(3)
+    assert fickle.calls == 5
+    assert len(asked(4)["numbers"]["shots"]["2"]["draws"]) == 4
+    assert fickle.calls == 6  # only the fourth draw
+    assert "spread" not in asked(1)["numbers"]["shots"]["2"]
+    assert fickle.calls == 6
+
+
+def test_what_0_shots_mean_is_named_and_part_of_the_settings(tmp_path: Path, oracle: Oracle) -> None:
+    scores = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    assert scores["numbers"]["shots"]["0"]["zero_shot"] == "no demonstrations"
+    assert "zero_shot" not in scores["numbers"]["shots"]["2"]
+    config = Numbers.Config(zero_shot="text_only")
+    scores = evaluate(oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1")
+    assert oracle.calls == 3  # 2 shots are what they were
+    first, second = table(scores).splitlines()
+    assert first.endswith("0 shots  exact match 0.538 +- 0.138 (two demonstrations without pictures)")
+    assert second.endswith("2 shots  exact match 0.538 +- 0.138")
+    line = lines(tmp_path, "numbers-0shot.jsonl")[0]
+    assert re.fullmatch(r"( question (0|1|cat)\n){2}<image> question", line["prompt"])
+    assert len(line["pictures"]) == 1
+
+
+def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
+    """Some questions are among the shots, so they have others: those are asked apart."""
+
+    class Overlapping(Numbers):
+        def records(self, split: Split) -> list[int]:
+            return list(range(1, 8)) if split == "train" else list(range(9))
+
+    benchmark, predictor = Overlapping.Config(same_shots=True).build(), tiny.predictor(tmp_path)
+    prompts = [benchmark._asked(number, 3, 0)[1] for number in benchmark.chosen]
+    assert 1 < len({prompt.parts[:-2] for prompt in prompts}) <= 4
+    alone = [predictor.generate([prompt], max_tokens=2, stop=("\n",))[0].strip() for prompt in prompts]
+    assert [line["prediction"] for line in benchmark.ask(predictor, 3, lambda _: None)] == alone
 
 
 def test_shots_need_no_train_split_where_there_are_none(tmp_path: Path, oracle: Oracle) -> None:

@@ -170,12 +170,12 @@ def test_questions_without_answers_are_refused(coco: Coco.Config, vqa: Vqa.Confi
 def test_broken_and_missing_files_are_named(coco: Coco.Config, vqa: Vqa.Config) -> None:
     with pytest.raises(ConfigError, match="annotations is empty"):
         _ = Coco.Config().build().test
-    with pytest.raises(ConfigError, match="train_questions is empty"):
+    with pytest.raises(ConfigError, match="train_annotations is empty"):
         _ = Vqa.Config().build().train
     with pytest.raises(ValueError, match=r"captions\.json lacks annotations"):
         _ = edited(coco, "annotations", lambda data: data.pop("annotations")).test
     write(Path(coco.annotations), '{"images": [')
-    with pytest.raises(ValueError, match=r"captions\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"captions\.json is not sound JSON"):
         _ = coco.build().test
     vqa.picture_name = "{image}-{page}.png"
     with pytest.raises(ConfigError, match=r"picture_name .* does not work"):

@@ -120,7 +120,8 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
     write_json(run / "config.json", configs.to_json(config))
     data = {"text": {"documents": 40, "tokens": 1234, "weight": 1.0}}
     write_json(run / "summary.json", {"params": {"decoder": 4321}, "data": data, "hardware": "CPU", "world_size": 2})
-    scores = {"facts": {"metric": "accuracy", "chance": 0.25, "shots": {"4": {"score": 0.5, "stderr": 0.1}}}}
+    shots = {"0": {"score": 0.4, "stderr": 0.1, "zero_shot": "no demonstrations"}, "4": {"score": 0.5, "stderr": 0.1}}
+    scores = {"facts": {"metric": "accuracy", "chance": 0.25, "shots": shots}}
     write_json(run / "scores.json", scores)
 
     export_run(run, tmp_path / "out")
@@ -133,6 +134,7 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
         "4,321 in the decoder",
         "7 steps on 2 x CPU",
         "| text | 40 | 1,234 | 1.0 |",
+        "| facts | accuracy | 0 (no demonstrations) | 0.400 +- 0.100 | 0.25 |",
         "| facts | accuracy | 4 | 0.500 +- 0.100 | 0.25 |",
         "model.z_loss = 0.0001",
     ):

@@ -11,10 +11,10 @@ import tiny
 import torch
 
 from mm1.data.collate import Span, collate
-from mm1.data.document import Document, Text
+from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.data.render import Sequence as Rendered
-from mm1.infer.predictor import Predictor
+from mm1.infer.predictor import Predictor, shared_length
 from mm1.nn.attention import Packed
 from mm1.nn.clip import CLIP
 
@@ -68,6 +68,38 @@ def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
         assert longest * len(members) <= 80 or len(members) == 1
 
 
+def test_what_documents_begin_with_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, ends, read = sum(tiny.prompts(4)[1:], Document(())), tiny.prompts(7), []
+    documents, predictor = [begin + end for end in ends], tiny.predictor(tmp_path, tokens_per_batch=60)
+    alone = predictor.generate(documents, max_tokens=5)
+    prefill = predictor.model.prefill
+    monkeypatch.setattr(predictor.model, "prefill", lambda batch, cache: read.append(batch) or prefill(batch, cache))
+    assert predictor.generate(documents, max_tokens=5, shared=True) == alone
+    assert len(set(alone)) > 2
+    first, *rest = (len(batch.tokens) for batch in read)
+    lengths = [len(predictor.renderer(document, end=False).tokens) for document in (begin, *ends)]
+    assert first == lengths[0] + 1  # all ends begin with the token of an r, which is shared too
+    assert sum(rest) == sum(lengths[1:]) - 7
+    assert len(rest) > 2
+    assert predictor.generate([], max_tokens=5, shared=True) == []
+
+
+def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path)  # 4 tokens a picture
+
+    def shared(*documents: tuple[Text | Image, ...]) -> int:
+        return shared_length([predictor.renderer(Document(parts), end=False) for parts in documents])
+
+    red, one, two = Text("red"), tiny.picture(1), tiny.picture(2)
+    length = len(predictor.renderer(Document((red,)), end=False).tokens)
+    assert shared((red, one, red), (red, one, Text(" dog"))) == length + 4
+    assert shared((red, one, red), (red, two, red)) == length  # tokens alike, pictures not
+    assert shared((red, one), (red, one)) == length  # a token of each must be left, and a picture is not cut
+    assert shared((red, one, two, red), (red, one, one, red)) == length + 4
+    assert shared((red, one, red), (red, red, one)) == length
+    assert shared((one, red), (two, red)) == shared((red,), (one,)) == 0
+
+
 @pytest.mark.parametrize("kind", ["bpe", "word"])
 def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> None:
     predictor, documents = tiny.predictor(tmp_path, kind=kind), tiny.prompts(9)
@@ -116,6 +148,23 @@ def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
         assert score == pytest.approx(wanted, abs=1e-4)
     assert found[0] == 0.0  # nothing of it carries loss
     assert found[-1] < 0.0
+
+
+@torch.no_grad()
+def test_greedy_is_what_the_model_holds_most_likely(tmp_path: Path) -> None:
+    """Two tokens that are the most likely ones, and pairs with one of them."""
+    predictor, documents, wanted = tiny.predictor(tmp_path, tokens_per_batch=60), [], []
+    for prompt in tiny.prompts(6):
+        asked = Document(tuple(replace(p, loss=False) if isinstance(p, Text) else p for p in prompt.parts))
+        said: list[int] = []
+        for _ in range(2):
+            document = asked + Document((Text("", tokens=tuple(said)),))
+            logits = logits_one_by_one(predictor, predictor.renderer(document, end=False))
+            said.append(int(logits[-1].argmax()))
+        for tokens in (said, [said[0], said[1] ^ 1], [said[0] ^ 1, said[1]]):
+            documents.append(asked + Document((Text("", tokens=tuple(tokens)),)))
+            wanted.append(tokens == said)
+    assert [greedy for _, greedy in predictor.score(documents)] == wanted
 
 
 def test_nothing_asked_is_nothing_answered(tmp_path: Path) -> None:

@@ -59,3 +59,20 @@ def test_names_the_sizes_when_the_cache_is_too_small() -> None:
     model.prefill(batch, cache)
     with pytest.raises(ValueError, match="cache of 9 tokens a prompt is full"):
         model.step(torch.zeros(3, dtype=torch.int64), cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_prompts_after_a_shared_prefix_equal_reading_everything(kv_heads: int) -> None:
+    model = language_model(decoder=replace(DECODER, num_kv_heads=kv_heads))
+    beginning, batch = packed([7]), packed((*PROMPTS, 4))  # the last one is padding
+    model.prefill(beginning, prefix := model.new_cache(1, 7))
+    documents = [torch.cat((beginning.tokens, rest)) for rest in batch.tokens.split((*PROMPTS, 4))[:3]]
+    cache = model.new_cache(len(PROMPTS), max_length=14, prefix=prefix)
+    # Another order of fp32 sums over logits of unit size; measured 2.5e-6 in six seeds of five steps.
+    torch.testing.assert_close(model.prefill(batch, cache), logits(model, documents), atol=1e-5, rtol=0)
+    for _ in range(5):
+        new = torch.randint(VOCABULARY, (len(PROMPTS),))
+        documents = [torch.cat((d, token[None])) for d, token in zip(documents, new, strict=True)]
+        torch.testing.assert_close(model.step(new, cache), logits(model, documents), atol=1e-5, rtol=0)
+    assert (prefix.bound, cache.offset) == (7, 7)

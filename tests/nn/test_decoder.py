@@ -75,7 +75,9 @@ def test_log_probs_are_those_of_the_targets() -> None:
     model, batch = language_model(), packed(LENGTHS)
     logits = hidden(model, batch) @ model.decoder.head.T
     expected = -F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")
-    torch.testing.assert_close(model.log_probs(batch), expected)
+    found, hits = model.log_probs(batch)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(hits, (logits.argmax(-1) == batch.targets) | (batch.targets == IGNORE))
 
 
 def test_a_batch_without_targets_gives_zero_and_no_nan() -> None:

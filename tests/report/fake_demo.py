@@ -145,6 +145,8 @@ def _benchmark(chance: float | None, scores: dict[int, float]) -> dict:
         str(k): {"score": score, "stderr": (score * (1 - score) / 200) ** 0.5, "num_questions": 200}
         for k, score in scores.items()
     }
+    if "0" in shots:
+        shots["0"]["zero_shot"] = "no demonstrations"
     return {"metric": "exact match", "chance": chance, "shots": shots}
 
 

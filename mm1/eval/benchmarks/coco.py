@@ -1,4 +1,4 @@
-"""Image captions in COCO's format, scored by CIDEr: COCO itself, and NoCaps or TextCaps once brought into its format.
+"""Image captions in COCO's format, scored by CIDEr.
 
     captions.json   {"images": [{"id": 391895, "file_name": "COCO_val2014_000000391895.jpg"}, ...],
                      "annotations": [{"image_id": 391895, "id": 1, "caption": "A man with a red helmet."}, ...]}
@@ -7,64 +7,24 @@ MM1's COCO numbers are taken to be on Karpathy's test split: give the annotation
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mm1.data.document import Document, Text
-from mm1.eval.annotations import Folder, index, read_json
-from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split, picture
-from mm1.eval.cider import cider
-
-
-@dataclass(frozen=True, slots=True)
-class Captioned:
-    id: str
-    picture: Path | bytes
-    captions: tuple[str, ...]
+from mm1.eval.annotated import Captioned, Captions
+from mm1.eval.annotations import Folder, given, index, one_line
+from mm1.eval.benchmarks import Split
 
 
-class Coco(Benchmark):
-    EXAMPLE = Captioned("391895", PIXEL, ("A man with a red helmet on a dirt road.", "A man rides a small moped."))
+class Coco(Captions):
+    KEYS = ("images", "annotations")
 
-    metric = "CIDEr"
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(Benchmark.Config):
-        annotations: str = ""
-        """Captions of the pictures that are asked."""
-        images: str = ""
-        """The folder of their pictures."""
-        train_annotations: str = ""
-        """Captions that demonstrations are drawn from."""
-        train_images: str = ""
-        """The folder of their pictures; empty: the same folder."""
-        instruction: str = "A photo of"
-        """What follows the picture; a caption comes next."""
-        max_tokens: int = 32
-
-    config: Config
-
-    def records(self, split: Split) -> Sequence[Captioned]:
-        """Raises ConfigError, FileNotFoundError or ValueError, naming file and image, where something is amiss."""
-        c, train = self.config, split == "train"
-        name = "train_annotations" if train else "annotations"
-        path, data = read_json(getattr(c, name), name, ("images", "annotations"))
-        folder = Folder(c.train_images or c.images if train else c.images, "train_images" if train else "images")
+    def read(self, path: Path, data: Any, folder: Folder, split: Split) -> Sequence[Captioned]:
         captions: dict[int, list[str]] = {}
         for annotation in data["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(" ".join(annotation["caption"].split()))
+            captions.setdefault(annotation["image_id"], []).append(one_line(annotation["caption"]))
         found = []
         for number, image in index(data["images"], "id", path).items():
-            described = tuple(filter(None, captions.get(number, ())))
-            if not described:
-                raise ValueError(f"{path}: image {number} has no caption")
-            found.append(Captioned(str(number), folder.picture(image["file_name"], f"image {number}"), described))
+            owner = f"image {number}"
+            described = given(filter(None, captions.get(number, ())), path, owner, "caption")
+            found.append(Captioned(str(number), folder.picture(image["file_name"], owner), described))
         return found
-
-    def question(self, record: Captioned) -> Question:
-        image = picture(record.picture, f"image {record.id}")
-        return Question(Document((image, Text(self.config.instruction))), record.captions, record.id)
-
-    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
-        """CIDEr of each caption, from 0 to 10; papers print 100 times the mean."""
-        return cider(predictions, answers)[1].tolist()

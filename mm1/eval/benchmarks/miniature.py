@@ -52,6 +52,9 @@ class Miniature(Benchmark):
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
             self.chance = 1 / 2
+            if config.draws > 1 or config.retrieval or config.same_shots:
+                words = "draws, retrieval and same_shots do not go together with it"
+                raise ConfigError(f"the demonstrations of {NEW_LABELS!r} belong to their question: {words}")
 
     def records(self, split: Split) -> Sequence[tuple[Split, int]]:
         return [(split, n) for n in range(NUM_RECORDS)]
@@ -69,9 +72,9 @@ class Miniature(Benchmark):
     def shot(self, record: tuple[Split, int]) -> Document:
         return _shot(self.question(record))
 
-    def shots(self, question: Question, number: int, num_shots: int) -> list[Document]:
+    def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
         if self.config.task != NEW_LABELS:
-            return super().shots(question, number, num_shots)
+            return super().shots(question, number, num_shots, draw)
         episode = world.new_labels(self.config.seed, number, num_shots)
         return [_shot(_question(each, question.id)) for each in episode[:num_shots]]
 

@@ -1,0 +1,64 @@
+"""What lmms-eval is answered, without it: the layout of fine-tuning, pictures unchanged, our own predictor's words."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from mm1.config import ConfigError
+from mm1.data.document import Image, Text
+from mm1.data.images import decode
+from mm1.data.sources.instructions import conversation
+from mm1.harness.pictures import PictureModel, encoded, question
+
+
+def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(tiny.picture(number, side=9).data)).convert(mode)
+
+
+def pixels(image: Image) -> Tensor:
+    return decode(image.data)
+
+
+@pytest.mark.parametrize("text", ["What is it?", "<image>\nWhat is it?", "Is <image>\nlike\n<image>?", "cat\nA. red"])
+def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(text: str, tmp_path: Path) -> None:
+    pictures = [tiny.picture(n) for n in range(max(1, text.count("<image>")))]
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
+    trained, asked = conversation({"conversations": turns}, pictures), question(text, pictures)
+    assert trained.parts == (*asked.parts, Text("A cat.", end=True))
+    assert not any(part.loss for part in asked.parts if isinstance(part, Text))
+    assert asked.text.endswith("\n")
+    renderer = tiny.predictor(tmp_path).renderer
+    tokens = renderer(asked, end=False).tokens
+    assert tokens.tolist() == renderer(trained).tokens[: len(tokens)].tolist()
+
+
+def test_marks_that_are_not_its_pictures_go() -> None:
+    one, two = tiny.picture(1), tiny.picture(2)
+    assert question("see <image> and say", [one, two]).parts == (one, two, Text("see  and say\n", loss=False))
+    assert question("see <image>", []).parts == (Text("see\n", loss=False),)
+
+
+def test_pictures_arrive_as_they_are() -> None:
+    for mode in ("RGB", "L", "P", "RGBA"):
+        picture = shown(3, mode)
+        found = encoded(picture)
+        wanted = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8).view(9, 9, 3)
+        assert torch.equal(pixels(found).permute(1, 2, 0), wanted)
+        assert (found.width, found.height) == (9, 9)
+    with pytest.raises(ConfigError, match=r"pictures alone, this task shows str: film\.mp4"):
+        encoded("film.mp4")
+
+
+def test_answers_are_our_own_predictors(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path)
+    model = PictureModel(predictor, longest=4)
+    texts: list[tuple[str, list[Any]]] = [("red cat", [shown(0)]), ("two dog", [shown(1), shown(2)]), ("sun", [])]
+    documents = [question(text, list(map(encoded, pictures))) for text, pictures in texts]
+    wanted = [predictor.generate([document], max_tokens=n)[0] for document, n in zip(documents, (4, 2, 4), strict=True)]
+    assert model.generate(texts, [(4, ()), (2, ()), (16_384, ())]) == wanted
