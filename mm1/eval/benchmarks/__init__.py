@@ -97,6 +97,7 @@ class Benchmark(Exam):
         self.rices: Rices | None = None
         """Given by whoever can open run folders, where `retrieval` names one."""
         self.kept: dict[int, Document] = {}
+        """Train record -> demonstration, where `same_shots` brings it again and again."""
         if config.draws < 1:
             raise ConfigError(f"draws={config.draws}: everything is asked at least once")
         if config.draws > 1 and config.retrieval:
