@@ -83,7 +83,7 @@ class Checkpoints:
         state = _state(model, optimizer)
         dcp.load(state, checkpoint_id=self.path(step))
         set_model_state_dict(model, state["model"])
-        set_optimizer_state_dict(model, optimizer.adamw, state["optimizer"])
+        set_optimizer_state_dict(model, optimizer.rule, state["optimizer"])
         return json.loads((self.path(step) / "progress.json").read_text())
 
 
@@ -91,5 +91,5 @@ def _state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
     options = StateDictOptions(ignore_frozen_params=False)
     return {
         "model": get_model_state_dict(model, options=options),
-        "optimizer": get_optimizer_state_dict(model, optimizer.adamw, options=options),
+        "optimizer": get_optimizer_state_dict(model, optimizer.rule, options=options),
     }

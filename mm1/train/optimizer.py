@@ -1,5 +1,7 @@
 """AdamW under MM1's schedule: linear warm-up, cosine to a tenth of the peak (MM1, appendix B).
 
+AdaFactor, with which MM1 fine-tunes, is the other rule.
+
 MM1 states a decoupled weight decay of a tenth of the learning rate; in torch's convention, where the decay is
 multiplied by the rate, that is `weight_decay=0.1`. Matrices decay; norms, biases and other vectors do not.
 """
@@ -7,12 +9,14 @@ multiplied by the rate, that is `weight_decay=0.1`. Matrices decay; norms, biase
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
+from mm1.train.adafactor import Adafactor
 
 
 class Optimizer(Configurable):
@@ -20,12 +24,16 @@ class Optimizer(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
+        rule: Literal["adamw", "adafactor"] = "adamw"
         peak_lr: float = 6e-5
         warmup: int = 2000
         """Steps of linear growth from 0; they count among the run's steps."""
         end_fraction: float = 0.1
         """The last step's rate, as a share of the peak."""
         betas: tuple[float, float] = (0.9, 0.95)
+        """AdamW's; AdaFactor has none."""
+        relative: bool = False
+        """AdaFactor: is a tensor's rate multiplied by the root mean square of its weights? (Its authors do.)"""
         weight_decay: float = 0.1
         clip_norm: float = 1.0
         lr_factors: dict[str, float] = field(default_factory=dict)
@@ -43,8 +51,11 @@ class Optimizer(Configurable):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ConfigError("every part is frozen: nothing is left to train")
-        self.adamw = torch.optim.AdamW(
-            list(_groups(config, model, parts)), lr=config.peak_lr, betas=config.betas, fused=True
+        groups, lr = list(_groups(config, model, parts)), config.peak_lr
+        self.rule: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+            if config.rule == "adamw"
+            else Adafactor(groups, lr=lr, relative=config.relative)
         )
 
     def learning_rate(self, step: int) -> float:
@@ -58,17 +69,20 @@ class Optimizer(Configurable):
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Clips, updates and clears the gradients; returns (norm before clipping, was the update skipped).
 
-        A gradient that is not finite changes nothing: the fused update is told so on the device, without a wait.
+        A gradient that is not finite changes nothing. The fused AdamW is told so on the device, without a wait.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
         skipped = (~torch.isfinite(norm)).float()
         rate = self.learning_rate(step)
-        for group in self.adamw.param_groups:
+        for group in self.rule.param_groups:
             group["lr"] = rate * group["factor"]
-        self.adamw.grad_scale, self.adamw.found_inf = None, skipped  # type: ignore[attr-defined]
-        self.adamw.step()
-        self.adamw.zero_grad()
+        if isinstance(self.rule, torch.optim.AdamW):
+            self.rule.grad_scale, self.rule.found_inf = None, skipped  # type: ignore[attr-defined]
+            self.rule.step()
+        elif not skipped:
+            self.rule.step()
+        self.rule.zero_grad()
         return norm.detach(), skipped
 
 

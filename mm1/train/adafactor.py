@@ -1,0 +1,92 @@
+"""AdaFactor (Shazeer and Stern, arXiv:1804.04235) for sharded tensors; the optimizer of MM1's fine-tuning.
+
+A matrix's second moments are kept as means of its rows and of its columns, and there is no first moment: the state of
+a billion weights takes megabytes. torch's own (2.13) refuses sharded tensors, and its epsilon is so large that at
+gradients of 1e-7 its update is the plain gradient, normalised; here it is the paper's.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, zeros
+
+DECAY = -0.8
+"""Of step t, second moments take a share of t ** DECAY."""
+LEAST_SQUARE = 1e-30
+"""Added to squared gradients."""
+LEAST_SCALE = 1e-3
+"""Of weights, where rates are relative to them."""
+LARGEST = 1.0
+"""The root mean square of an update, at most."""
+
+
+class Adafactor(torch.optim.Optimizer):
+    """The rate is absolute, as AdamW's; `relative` multiplies it by the root mean square of each tensor's weights.
+
+    The last two dimensions of a tensor are factored. Weight decay is decoupled: a share `lr * weight_decay` of the
+    weights is taken from them.
+    """
+
+    def __init__(self, params: Iterable[Any], *, lr: float, relative: bool = False, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.relative = relative
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"])
+
+    def _update(self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float) -> None:
+        """Computes with this rank's shard; sums are taken over all."""
+        state, last, before = self.state[p], p.ndim - 1, p.ndim - 2
+        if not state:
+            factored = {"rows": _zeros(p, last), "columns": _zeros(p, before)}
+            state |= {"step": torch.zeros(()), **(factored if p.ndim > 1 else {"squares": torch.zeros_like(p)})}
+        state["step"] += 1
+        share = state["step"].item() ** DECAY
+        weights, grad = _local(p), _local(grad)
+        square = grad.square() + LEAST_SQUARE
+        if p.ndim > 1:
+            rows = _local(state["rows"]).lerp_(_mean(square, p, last), share)
+            columns = _local(state["columns"]).lerp_(_mean(square, p, before), share)
+            update = grad * (_mean(rows, p, before) / rows).sqrt() * columns.rsqrt()
+        else:
+            update = grad * _local(state["squares"]).lerp_(square, share).rsqrt()
+        scale = _rms(weights, p).clamp(min=LEAST_SCALE) if self.relative else 1.0
+        update *= lr * scale / (_rms(update, p) / LARGEST).clamp(min=1.0)
+        weights.mul_(1 - lr * weight_decay).sub_(update)
+
+
+def _zeros(p: Tensor, dim: int) -> Tensor:
+    """For means over `dim`; sharded as `p` is."""
+    shape = [1 if d == dim else size for d, size in enumerate(p.shape)]
+    if not isinstance(p, DTensor):
+        return p.new_zeros(shape)
+    placements = [Replicate() if placement.is_shard(dim) else placement for placement in p.placements]
+    return zeros(shape, dtype=p.dtype, device_mesh=p.device_mesh, placements=placements)
+
+
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def _mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
+    """Of a shard that is sharded as `p`; the dimension is kept."""
+    return _over_ranks(x.sum(dim, keepdim=True), p, dim) / p.shape[dim]
+
+
+def _rms(x: Tensor, p: Tensor) -> Tensor:
+    return (_over_ranks(x.square().sum(), p) / p.numel()).sqrt()
+
+
+def _over_ranks(total: Tensor, p: Tensor, dim: int | None = None) -> Tensor:
+    """The sum of all ranks' totals, where `p` is sharded along `dim` (None: along any)."""
+    if isinstance(p, DTensor):
+        for axis, placement in enumerate(p.placements):
+            if placement.is_shard(dim) and p.device_mesh.size(axis) > 1:
+                torch.distributed.all_reduce(total, group=p.device_mesh.get_group(axis))
+    return total
