@@ -72,6 +72,10 @@ def checked(views: Views) -> Views:
     limits = f"feed.min_tiles={low} and feed.max_tiles={high}"
     if not 1 <= low <= high:
         raise ConfigError(f"{limits}: the least must be 1 or more, and the most not below it")
+    if views.split_last is not None and views.split_last < 1:
+        raise ConfigError(
+            f"feed.split_last={views.split_last}: at least the last picture may be split; feed.max_tiles=1 splits none"
+        )
     if not views.allowed():
         raise ConfigError(
             f"feed.split=square makes 1, 4, 9, 16 ... tiles, none of them within {limits}; widen these, or set "
@@ -80,6 +84,6 @@ def checked(views: Views) -> Views:
     if views.split == "dynamic" and views.resize == "crop":
         raise ConfigError(
             "feed.split=dynamic shows whole pictures in their own shape, but the encoder crops them; set "
-            "model.encoder.resize=pad (or squash), or feed.split=square"
+            "feed.resize=pad (or squash), or feed.split=square"
         )
     return views

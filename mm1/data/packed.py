@@ -48,12 +48,16 @@ class Packed(Feed):
         """Rows that are packed together: more pack tighter, and mix exactly over more."""
         isolate: bool = True
         """Does a document of a row see itself alone? If not, it sees those before it, as in MM1's ablation."""
+        resize: Literal["squash", "crop", "pad"] | None = None
+        """How whole pictures are fitted; None: as the encoder was trained."""
         split: Literal["square", "dynamic"] = "square"
         """How large pictures are split into tiles: n x n, or by the grid of their shape (see `mm1.data.views`)."""
         min_tiles: int = 1
         """Tiles of a picture at least, however small it is."""
         max_tiles: int = 1
         """Tiles of a picture at most, its overview not counted; 1: none is split."""
+        split_last: int | None = None
+        """Of a document's pictures only the last so many are split; None: all may be."""
         index_tokens: bool = False
         """Text before each view that says where in its picture it lies."""
 
@@ -62,9 +66,11 @@ class Packed(Feed):
             return checked(
                 replace(
                     whole,
+                    resize=self.resize or whole.resize,
                     split=self.split,
                     min_tiles=self.min_tiles,
                     max_tiles=self.max_tiles,
+                    split_last=self.split_last,
                     index_tokens=self.index_tokens,
                 )
             )

@@ -96,7 +96,8 @@ class Renderer:
             return ()
         if self.views is None:
             raise ValueError("a document with pictures was given to a model without an image encoder")
-        return tuple(self.views.grid(image.width, image.height, len(images)) for image in images)
+        num = len(images)
+        return tuple(self.views.grid(image.width, image.height, num, i) for i, image in enumerate(images, 1))
 
     def image_tokens(self, number: int, grid: Grid) -> Int[np.ndarray, " n"]:
         """The tokens of a document's picture `number`, counted from 1."""
@@ -139,8 +140,8 @@ class Renderer:
         if self.views is None:
             return text_tokens, per_document
         document = np.repeat(np.arange(len(per_document)), per_document)
-        rows, columns = self.views.grids(widths, heights, per_document[document])
         number = np.arange(len(document)) - offsets[document] + 1
+        rows, columns = self.views.grids(widths, heights, per_document[document], number)
         views = self.views.counts(rows, columns)
         tokens = views * self.tokens_per_image + self._index_lengths(number, rows, columns)
         num_tokens, num_views = (np.diff(np.concatenate([[0], np.cumsum(x)])[offsets]) for x in (tokens, views))

@@ -16,7 +16,7 @@ Splitting: a large picture is also seen in tiles, cut from the picture fitted in
 
     square    an overview, then n x n tiles row by row (MM1, arXiv:2403.09611, section 5.1); nothing between them
     dynamic   the tiles of the grid that suits the picture's shape, row by row, then an overview (MM1.5,
-              arXiv:2409.20566); pictures of a document with `MANY` or more of them are not split
+              arXiv:2409.20566); of a document with `MANY` or more pictures to split none is
 
 Resizing is torch's, antialiased, on uint8: it is within two grey levels of Pillow's and several times faster.
 """
@@ -44,7 +44,7 @@ ELONGATED = 16
 """Of a picture that is more than so many times as long as wide, "crop" sees no more than the middle of this shape."""
 
 MANY = 3
-"""So many pictures in a document, and "dynamic" splits none of them (MM1.5)."""
+"""So many pictures to split in a document, and "dynamic" splits none of them (MM1.5)."""
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
@@ -144,14 +144,16 @@ class Views:
     min_tiles: int = 1
     max_tiles: int = 1
     """1: pictures are not split."""
+    split_last: int | None = None
+    """Of a document's pictures only the last so many are split, as MM1 spares its shots; None: all may be."""
     index_tokens: bool = False
     """Does a text precede each view that says where it lies (see `index`)?"""
 
-    def grid(self, width: int, height: int, num_pictures: int = 1) -> tuple[int, int]:
-        """(rows, columns) of a picture of this size, in a document of so many pictures."""
+    def grid(self, width: int, height: int, num_pictures: int = 1, number: int = 1) -> tuple[int, int]:
+        """(rows, columns) of a picture of this size, `number` of a document of so many pictures, counted from 1."""
         if self.max_tiles == 1:
             return 1, 1
-        rows, columns = self.grids(np.array([width]), np.array([height]), np.array([num_pictures]))
+        rows, columns = self.grids(*(np.array([fact]) for fact in (width, height, num_pictures, number)))
         return int(rows[0]), int(columns[0])
 
     def grids(
@@ -159,14 +161,18 @@ class Views:
         width: Int[np.ndarray, " images"],
         height: Int[np.ndarray, " images"],
         num_pictures: Int[np.ndarray, " images"],
+        number: Int[np.ndarray, " images"],
     ) -> tuple[Int[np.ndarray, " images"], Int[np.ndarray, " images"]]:
-        """The rows and the columns of many pictures at once; each with the number of pictures in its document."""
+        """The rows and the columns of many pictures at once; each with the number of pictures in its document, and
+        its place among them."""
         width, height = width.astype(np.int64), height.astype(np.int64)
+        num_split = num_pictures if self.split_last is None else np.minimum(num_pictures, self.split_last)
+        whole = number <= num_pictures - num_split
         if self.split == "square":
-            n = self._side(width, height)
-            return n, n
-        rows, columns = self._suited(width, height)
-        whole = num_pictures >= MANY
+            rows = columns = self._side(width, height)
+        else:
+            rows, columns = self._suited(width, height)
+            whole |= num_split >= MANY
         return np.where(whole, 1, rows), np.where(whole, 1, columns)
 
     def _side(

@@ -30,7 +30,7 @@ from mm1.nn.mm1 import MM1
 from mm1.train.folder import weights_path, write_json
 
 MODEL_TYPE, CONFIG = "mm1", "config.json"
-VIEWS = ("split", "min_tiles", "max_tiles", "index_tokens")
+VIEWS = ("resize", "split", "min_tiles", "max_tiles", "split_last", "index_tokens")
 """Options of the feed that say into what views a large picture is split."""
 CLASSES = {
     "AutoConfig": "modeling_mm1.MM1Config",

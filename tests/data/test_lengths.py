@@ -24,8 +24,10 @@ WAYS = {
     "whole": Views((4, 4)),
     "square": Views((4, 4), max_tiles=9),
     "square, padded": Views((4, 4), resize="pad", max_tiles=4, index_tokens=True),
+    "square, last alone": Views((4, 4), max_tiles=4, split_last=1),
     "dynamic": Views((4, 4), split="dynamic", min_tiles=4, max_tiles=9),
     "dynamic, padded": Views((4, 4), resize="pad", split="dynamic", min_tiles=1, max_tiles=6, index_tokens=True),
+    "dynamic, last two": Views((4, 4), split="dynamic", min_tiles=4, max_tiles=6, split_last=2, index_tokens=True),
 }
 
 

@@ -202,7 +202,7 @@ def test_many_grids_at_once_are_the_rules() -> None:
     views = Views((6, 8), split="dynamic", min_tiles=2, max_tiles=9)
     sizes = [(w, h) for w in range(1, 25) for h in range(1, 19)] + [(1, 10**8), (9_999, 10_000)]
     width, height = np.array(sizes).T
-    found = list(zip(*(a.tolist() for a in views.grids(width, height, np.ones_like(width))), strict=True))
+    found = list(zip(*(a.tolist() for a in views.grids(width, height, *[np.ones_like(width)] * 2)), strict=True))
     assert found == [_by_the_book(w, h, views) for w, h in sizes]
 
 
@@ -221,6 +221,14 @@ def test_pictures_among_many_are_not_split() -> None:
     assert MM15.grid(2000, 2000, MANY - 1) == (3, 3)
     assert MM15.grid(2000, 2000, MANY) == (1, 1)
     assert Views((4, 4), max_tiles=4).grid(8, 8, MANY) == (2, 2)  # MM1 knows no such limit
+
+
+@pytest.mark.parametrize("split", ["square", "dynamic"])
+def test_only_the_last_pictures_of_many_are_split(split: str) -> None:
+    """MM1's prompts of many shots: the last shots and the question in sub-images, those before them whole."""
+    views = Views((4, 4), split=split, min_tiles=4, max_tiles=4, split_last=2)  # type: ignore[arg-type]
+    assert [views.grid(8, 8, 9, number) for number in (1, 7, 8, 9)] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert views.grid(8, 8) == (2, 2)
 
 
 # --- the file that travels

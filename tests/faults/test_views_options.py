@@ -9,6 +9,7 @@ import torch
 
 from mm1.config import ConfigError
 from mm1.data.packed import Packed
+from mm1.data.views import Views
 from mm1.infer.renderer import make_renderer
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
@@ -27,7 +28,13 @@ def refused(folder: Path, *, feed: dict[str, Any], encoder: dict[str, Any] | Non
 def test_a_dynamic_grid_of_cropped_pictures(tmp_path: Path) -> None:
     said = refused(tmp_path, feed={"split": "dynamic", "max_tiles": 4}, encoder={"resize": "crop"})
     assert "feed.split=dynamic" in said
-    assert "set model.encoder.resize=pad (or squash), or feed.split=square" in said
+    assert "set feed.resize=pad (or squash), or feed.split=square" in said
+    mended = Packed.Config(split="dynamic", max_tiles=4, resize="pad")
+    assert mended.views(Views((28, 28), resize="crop")).resize == "pad"
+
+
+def test_no_last_picture(tmp_path: Path) -> None:
+    assert "feed.split_last=0" in refused(tmp_path, feed={"max_tiles": 4, "split_last": 0})
 
 
 def test_squares_that_no_number_of_tiles_allows(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class MM1Processor(ProcessorMixin):
         """Tokens and views of one prompt."""
         options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()}
         views = Views(**options)
-        grids = [views.grid(pixels.shape[2], pixels.shape[1], len(pictures)) for pixels in pictures]
+        num = len(pictures)
+        grids = [views.grid(pixels.shape[2], pixels.shape[1], num, i) for i, pixels in enumerate(pictures, 1)]
         waiting, known = iter(enumerate(grids, 1)), self._control_tokens()
         tokens: list[int] = []
         for piece in re.split(f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text):
