@@ -236,6 +236,18 @@ def test_pictures_stand_at_their_marks(tmp_path: Path) -> None:
     assert third.images == ()
 
 
+def test_a_line_may_stand_behind_every_question(tmp_path: Path) -> None:
+    record = chat("<image>\nWhat is it?", "Cat", image="0.jpg")
+    record["conversations"] = [
+        {"from": "system", "value": "Be brief."},
+        *record["conversations"],
+        *chat("Colour? \n", "Red")["conversations"],
+    ]
+    (document,) = usable(Instructions.Config(suffix="One word.").build(), written(tmp_path, [record]))
+    first = (ask("Be brief."), found(jpeg(0)), ask("What is it?\nOne word."), answer("Cat"))
+    assert document.parts == (*first, ask("Colour?\nOne word."), answer("Red"))
+
+
 def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
     string = {"role": "user", "content": "<image>What is it?"}
     content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]

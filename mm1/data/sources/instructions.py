@@ -25,7 +25,8 @@ from mm1.data.image_folder import ImageFolder
 from mm1.data.sources import DOT, Record, Source, Unusable, found
 
 MARK = "<image>"
-QUESTIONS = ("human", "user", "system")
+SYSTEM = "system"
+QUESTIONS = ("human", "user", SYSTEM)
 ANSWERS = ("gpt", "assistant")
 LAYOUTS = (("conversations", "from", "value"), ("messages", "role", "content"))
 """The list of turns; in a turn, who speaks and what."""
@@ -54,6 +55,9 @@ class Instructions(Source):
     class Config(Source.Config):
         folder: str = ""
         """Where pictures lie that are given by path; empty: the folder of the file."""
+        suffix: str = ""
+        """A line behind every question. LLaVA-1.5 (arXiv:2310.03744) asks for the short answers of academic sets with
+        "Answer the question using a single word or phrase."; many files bring it along."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -68,12 +72,12 @@ class Instructions(Source):
                 yield Record(record.key, tables.no_object(record.data))
 
     def document(self, data: Any) -> Document:
-        return conversation(data["record"], [found(picture) for picture in data["pictures"]])
+        return conversation(data["record"], [found(picture) for picture in data["pictures"]], self.config.suffix)
 
 
-def conversation(record: Any, pictures: list[Image]) -> Document:
-    """The turns of a record, with its pictures in the places of their marks."""
-    turns = list(_turns(record))
+def conversation(record: Any, pictures: list[Image], suffix: str = "") -> Document:
+    """The turns of a record, with its pictures in the places of their marks, and a line behind every question."""
+    turns = list(_turns(record, suffix))
     num_marks = sum(content.count(MARK) for asks, content in turns if asks)
     if num_marks not in (0, len(pictures)):
         raise Unusable("marks and images differ", f"{num_marks} of {MARK}, {len(pictures)} images")
@@ -99,7 +103,7 @@ def _question(content: str, pictures: Iterator[Image]) -> Iterator[Text | Image]
             yield Text(piece + "\n" if number == len(pieces) - 1 else piece, loss=False)
 
 
-def _turns(record: Any) -> Iterator[tuple[bool, str]]:
+def _turns(record: Any, suffix: str) -> Iterator[tuple[bool, str]]:
     """(is it a question?, content) of each turn."""
     turns, role, content = next((layout for layout in LAYOUTS if isinstance(record.get(layout[0]), list)), (None,) * 3)
     if turns is None:
@@ -108,7 +112,8 @@ def _turns(record: Any) -> Iterator[tuple[bool, str]]:
         if not isinstance(turn, dict) or turn.get(role) not in QUESTIONS + ANSWERS:
             known = ", ".join(QUESTIONS + ANSWERS)
             raise Unusable("unknown speaker", f"{role!r} is none of {known}")
-        yield turn[role] in QUESTIONS, _content(turn.get(content))
+        words, asks = _content(turn.get(content)), turn[role] in QUESTIONS
+        yield asks, f"{words.rstrip()}\n{suffix}" if suffix and asks and turn[role] != SYSTEM else words
 
 
 def _content(value: Any) -> str:
