@@ -47,7 +47,7 @@ OCR = ("pdfa", "idl", "rendered_text", "docstruct")
 def sft_small() -> Run.Config:
     """Conversations for the model of `pretrain_small`, on a laptop: pictures of 192 pixels and more in five views.
 
-    Hardware: 2 CPU cores, minutes. Steps and rate are tuned by hand (LOG.md).
+    Hardware: 2 CPU cores, minutes. Steps and rate are a first choice that was tried once (LOG.md).
     """
     run = pretrain_small()
     run.init = dict.fromkeys(PARTS, "runs/small")

@@ -29,6 +29,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.model import Mean, Model
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.folder import start_part, version, write_json, write_weights
+from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
 from mm1.train.optimizer import Optimizer
 from mm1.train.parallel import freeze, recompute, shard
@@ -65,6 +66,8 @@ class Run(Configurable):
         """Part -> the folder of a finished run that it starts from: `{"encoder": "runs/clip"}`."""
         frozen: tuple[str, ...] = ()
         """Parts that do not learn."""
+        lora: Lora.Config | None = None
+        """Adapters that are trained in place of parts' own weights: `lora=mm1.train.lora:Lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
         """What is computed in; weights, gradients and sums over ranks are fp32."""
         recompute: int = 0
@@ -92,6 +95,9 @@ class Run(Configurable):
         saved = self.checkpoints.steps() if resume else []
         for part, origin in config.init.items() if not saved else ():
             start_part(self.model, part, Path(origin), tokenizer=self.tokenizer)
+        self.lora = config.lora.build() if config.lora else None
+        if self.lora:
+            self.lora.inject(self.model)
         self.renderer = make_renderer(self.model, self.tokenizer, config.feed)
         self.feed = config.feed.build(renderer=self.renderer, seed=config.seed)
         # Built, and their questions read, before training: a missing file must not show after it.
@@ -219,7 +225,7 @@ class Run(Configurable):
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_model_state_dict(self.model, options=whole)
         if dist.rank() == 0:
-            write_weights(self.folder, state)
+            write_weights(self.folder, self.lora.merged(state) if self.lora else state)
         dist.everywhere(True)  # the weights are there before any rank asks for their fingerprint
         if self.config.benchmarks:
             self.model.eval()
