@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import raw_files
 from ranks import PATIENCE, on_ranks
-from worlds import contrastive, make_world, pretrain, sparse
+from worlds import contrastive, make_world, pretrain, reconstructive, sparse
 
 from mm1 import config as configs
 from mm1.eval.classes.folders import Folders
 from mm1.eval.zero_shot import ZeroShot
+from mm1.nn.aim import AIM
 from mm1.train.run import Run
 
 
@@ -107,3 +108,25 @@ def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path
     for name in ("router/balance", "router/dropped", "router/load/1/2"):
         each = [[line[name] for line in lines if "loss" in line] for lines in (one, two)]
         assert each[1] == pytest.approx(each[0], rel=1e-5)
+
+
+def fit_without_draws(config: Run.Config, folder: Path, resume: bool) -> None:
+    """Prefixes as in evaluation, from the pixels: those of training are drawn, by each rank for itself."""
+    drawn = AIM.prefixes
+    AIM.prefixes = lambda self, images: 1 + images.sum((1, 2, 3)) % (self.num_patches - 1)  # type: ignore[method-assign]
+    try:
+        fit(config, folder, resume)
+    finally:
+        AIM.prefixes = drawn  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_pictures_are_foretold_on_two_ranks_as_on_one(world: Path, tmp_path: Path) -> None:
+    """AIM, 6 steps of 8 pictures in micro-batches of 2."""
+    config = reconstructive(world, steps=6)
+    config.feed.micro_batch = 2  # type: ignore[attr-defined]
+    fit_without_draws(config, tmp_path / "one", False)
+    on_ranks(2, fit_without_draws, config, tmp_path / "two", False)
+    one, two = (losses(metrics(tmp_path / name)) for name in ("one", "two"))
+    assert len(one) == 3
+    assert two == pytest.approx(one, rel=1e-5)
