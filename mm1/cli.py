@@ -14,7 +14,7 @@ Command = Callable[[argparse.Namespace], int | None]
 
 def main() -> None:
     """Runs one command. A mistake is one line and exit code 2; a diverged run ends with 3, an interruption with 130."""
-    arguments = _parser().parse_args()
+    arguments = _arguments()
     # Before torch is loaded: threads that wait by spinning are many times slower as soon as anything else runs here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mm1.config import UserError
@@ -29,10 +29,19 @@ def main() -> None:
     sys.exit(code)
 
 
+def _arguments() -> argparse.Namespace:
+    """Overrides may stand anywhere; argparse takes them only side by side."""
+    arguments, others = (parser := _parser()).parse_known_args()
+    words = getattr(arguments, "overrides", getattr(arguments, "words", None))
+    if wrong := [other for other in others if words is None or "=" not in other or other.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if words is not None:
+        words += others
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mm1", description="Multimodal pre-training as in MM1: prepare data, train, evaluate, look."
-    )
+    parser = argparse.ArgumentParser("mm1", description="Multimodal pre-training as in MM1, from raw data to scores.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Command, name: str, text: str) -> argparse.ArgumentParser:
@@ -200,28 +209,20 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def filter_captions(arguments: argparse.Namespace) -> None:
     from mm1.infer.filter_captions import filter_captions as run
+    from mm1.train.folder import load_trained
 
-    trained, name = _trained(arguments.run)
+    trained, name = load_trained(arguments.run)
     keep, least, workers = arguments.keep, arguments.min_score, arguments.workers
     run(trained, arguments.prepared, arguments.out, model=name, keep=keep, min_score=least, workers=workers)
 
 
 def recaption(arguments: argparse.Namespace) -> None:
     from mm1.infer.recaption import recaption as run
+    from mm1.train.folder import load_trained
 
-    trained, name = _trained(arguments.run)
+    trained, name = load_trained(arguments.run)
     prompt, longest = arguments.prompt, arguments.max_tokens
     run(trained, arguments.prepared, arguments.out, model=name, prompt=prompt, max_tokens=longest)
-
-
-def _trained(run: Path) -> tuple[Any, str]:
-    """A finished run's model, and a name that tells its weights from others."""
-    from mm1 import dist
-    from mm1.infer.trained import Trained
-    from mm1.train.folder import load_model, version
-
-    model, renderer, _ = load_model(run, device := dist.start())
-    return Trained(model, renderer, device), f"{run.resolve().name} {version(run)}"
 
 
 def list_recipes(_: argparse.Namespace) -> None:

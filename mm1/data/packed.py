@@ -115,8 +115,8 @@ class Packed(Feed):
         per_rank, rest = divmod(self.config.rows, world_size)
         if rest or per_rank % self.config.micro_rows:
             raise ConfigError(
-                f"feed.rows={self.config.rows} does not divide over {world_size} ranks with "
-                f"feed.micro_rows={self.config.micro_rows}"
+                f"feed.rows={self.config.rows} does not divide over {world_size} ranks with feed.micro_rows="
+                f"{self.config.micro_rows}: make it a multiple of {world_size * self.config.micro_rows}"
             )
         plans: deque[tuple[list[Row], MixtureState, dict[str, Any]]] = deque()
 

@@ -40,7 +40,7 @@ def pretrain_small() -> Run.Config:
             sources=_sources(),
             weights=dict(MIXTURE),
             rows=2,
-            micro_rows=2,
+            micro_rows=1,  # two processes can share a step
             row_length=2048,
             max_images=64,
             rows_per_window=128,

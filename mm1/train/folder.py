@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mm1 import config as configs
+from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.renderer import make_renderer
+from mm1.infer.trained import Trained
 from mm1.nn.model import Model, adapt
 
 WEIGHTS = "model.safetensors"
@@ -130,3 +132,9 @@ def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tup
         raise ConfigError(f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}")
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return model.to(device, dtype).eval(), make_renderer(model, tokenizer, config.feed), config
+
+
+def load_trained(folder: Path) -> tuple[Trained, str]:
+    """A finished run's model on this process's device, and a name that tells its weights from others."""
+    model, renderer, _ = load_model(folder, device := dist.start())
+    return Trained(model, renderer, device), f"{folder.resolve().name} {version(folder)}"
