@@ -1,0 +1,70 @@
+"""What recipes at full size cost: operations, and hours of a GPU that reaches a stated share of its peak.
+
+    python benchmarks/costs.py [RECIPE ...] [--peak 989e12] [--share 0.4]
+
+Counted as `Model.flops` counts them, forward and backward, on models of the meta device; recomputation, which adds up
+to a third, is left out. What depends on data is assumed: rows hold 14.9 images for each 16 allowed
+(benchmarks/packing.md), documents have 512 tokens, the vocabulary 32,768 entries. The peak is an H100's for dense bf16;
+the share is what a well-kept trainer reaches at such sizes, and was not measured here.
+"""
+
+import argparse
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mm1.data.packed import Packed
+from mm1.data.pairs import Pairs
+from mm1.nn.model import Model
+from mm1.recipes import all_recipes, recipe
+from mm1.train.run import Run
+
+DOCUMENT = 512
+VOCABULARY = 32_768
+FILLED = 14.9 / 16
+
+
+def step_flops(run: Run.Config) -> tuple[Model, int]:
+    """The model without weights, and the operations of one optimiser step."""
+    with torch.device("meta"):
+        model = run.model.build(vocab_size=VOCABULARY)
+    return model, sum(model.flops(a_step(run, model)).values())
+
+
+def a_step(run: Run.Config, model: Model) -> Any:
+    """As much of a step's batch as `flops` looks at."""
+    feed: Any = run.feed
+    if not isinstance(feed, Packed.Config):
+        tokens = torch.empty(feed.batch, feed.context, device="meta") if isinstance(feed, Pairs.Config) else None
+        return SimpleNamespace(images=range(feed.batch), tokens=tokens)
+    tokens = feed.rows * feed.row_length
+    each = getattr(run.model, "connector", None)
+    images = round(feed.rows * feed.max_images * FILLED) if each else 0
+    text = tokens - images * (each.num_tokens if each else 0)
+    return SimpleNamespace(
+        tokens=range(tokens), images=range(images), num_pairs=tokens * DOCUMENT // 2, num_targets=text
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What recipes at full size cost.")
+    names = [name for name in all_recipes() if not name.startswith("miniature_") and not name.endswith("_small")]
+    parser.add_argument("recipes", nargs="*", default=names)
+    parser.add_argument("--peak", type=float, default=989e12, help="operations a second of one GPU")
+    parser.add_argument("--share", type=float, default=0.4)
+    options = parser.parse_args()
+    print(f"| recipe | parameters | steps | PFLOP a step | ZFLOP in all | GPU hours at {options.share:.0%} |")
+    print("|---|---|---|---|---|---|")
+    for name in options.recipes:
+        run = recipe(name)
+        model, flops = step_flops(run)
+        params, total = sum(p.numel() for p in model.parameters()) / 1e9, flops * run.steps
+        hours = total / (options.peak * options.share) / 3600
+        print(
+            f"| `{name}` | {params:,.2f}B | {run.steps:,} | {flops / 1e15:,.1f} | {total / 1e21:,.2f} | {hours:,.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
