@@ -46,16 +46,7 @@ def collate(
     Raises:
         ImageError: a picture cannot be decoded; the message names the document.
     """
-    lengths = [sum(span.stop - span.start for span in row) for row in rows]
-    stream = _Stream(sum(lengths) if row_length is None else row_length * len(rows), renderer.tokenizer.pad)
-    for row, length in zip(rows, lengths, strict=True):
-        first = len(stream.boundaries)
-        for span in row:
-            stream.add(span)
-        if not isolate:
-            del stream.boundaries[first:-1]
-        if row_length is not None and length < row_length:
-            stream.pad(row_length - length)
+    stream = _laid_out(rows, renderer.tokenizer.pad, row_length=row_length, isolate=isolate)
     k, sizes = renderer.tokens_per_image, np.diff(stream.boundaries)
     places = np.flatnonzero(stream.tokens == renderer.tokenizer.image)
     return PackedBatch(
@@ -98,6 +89,20 @@ class _Stream:
         self.positions[start : start + length] = np.arange(length)
         self.boundaries.append(start + length)
         self.padding += length
+
+
+def _laid_out(rows: Items[Items[Span]], pad: int, *, row_length: int | None, isolate: bool) -> _Stream:
+    lengths = [sum(span.stop - span.start for span in row) for row in rows]
+    stream = _Stream(sum(lengths) if row_length is None else row_length * len(rows), pad)
+    for row, length in zip(rows, lengths, strict=True):
+        first = len(stream.boundaries)
+        for span in row:
+            stream.add(span)
+        if not isolate:
+            del stream.boundaries[first:-1]
+        if row_length is not None and length < row_length:
+            stream.pad(row_length - length)
+    return stream
 
 
 def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:

@@ -60,10 +60,7 @@ def filter_captions(
     Raises:
         ConfigError: not one of `keep` and `min_score`, or no share; the documents are no pairs; see `prepare`.
     """
-    if (keep is None) == (min_score is None) or (keep is not None and not 0 < keep <= 1):
-        raise ConfigError("give either keep, a share of pairs from above 0 to 1, or min_score, a cosine")
-    if not isinstance(trained.model, CLIP):
-        raise ConfigError(f"{model} has no features of texts: name a run that was trained with captions, as CLIP")
+    _check(trained, model, keep, min_score)
     before = read_manifest(prepared)
     shards = [(split, shard) for split in SPLITS for shard in before["splits"][split]["shards"]]
     plan = {
@@ -88,6 +85,13 @@ def filter_captions(
         manifest = finish(work, plan, total)
     say(summary(out, manifest))
     return manifest
+
+
+def _check(trained: Trained, model: str, keep: float | None, min_score: float | None) -> None:
+    if (keep is None) == (min_score is None) or (keep is not None and not 0 < keep <= 1):
+        raise ConfigError("give either keep, a share of pairs from above 0 to 1, or min_score, a cosine")
+    if not isinstance(trained.model, CLIP):
+        raise ConfigError(f"{model} has no features of texts: name a run that was trained with captions, as CLIP")
 
 
 def score_and_judge(
