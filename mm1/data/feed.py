@@ -216,6 +216,6 @@ def _awaited(deliveries: Iterator[Any]) -> Iterator[Any]:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
                 raise
             remedy = "go on with `mm1 train --resume`, with fewer feed.workers where memory ran out"
-            raise WorkerDied(f"a worker of the feed was killed or hangs ({error}): {remedy}") from error
+            raise WorkerDied(f"a worker of the feed was killed or hangs: {remedy}") from error
         waited = 0.0
         yield delivery

@@ -52,5 +52,7 @@ def refused(meet: Callable[[], Any], folder: Path) -> str:
 
 
 def plain(message: str, folder: Path) -> str:
-    """Without what differs from run to run: the folder, numbers of processes."""
-    return re.sub(r"pid(\(s\))? \d+", "pid N", message.replace(f"{folder}/", "").replace(str(folder), "."))
+    """Without what differs from run to run: folders, numbers of processes, sizes of files that hold paths."""
+    for place in (folder, folder.parent):
+        message = message.replace(f"{place}/", "").replace(str(place), ".")
+    return re.sub(r"pid(\(s\))? \d+", "pid N", re.sub(r"[\d,]+ bytes", "N bytes", message))
