@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lessons test check install clean
+.PHONY: demo lessons test test-all check install clean
 
 demo: install
 	$(BIN)/mm1 demo
@@ -11,6 +11,9 @@ lessons: install
 	$(BIN)/mm1 study lessons --out runs/lessons
 
 test: check
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long"
+
+test-all: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: install

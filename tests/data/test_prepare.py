@@ -234,6 +234,7 @@ def test_all_kinds_reach_their_shards(tokenizer: Path, tmp_path: Path) -> None:
     ("kind", "documents", "images"),
     [("captions", 1531, 1531), ("interleaved", 437, 626), ("text", 695, 0), ("instructions", 416, 168)],
 )
+@pytest.mark.long
 def test_real_data_is_read_without_a_drop(kind: str, documents: int, images: int, tmp_path: Path) -> None:
     """The counts of the folder's README; every image decodes, every text is UTF-8."""
     sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))

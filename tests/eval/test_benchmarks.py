@@ -127,7 +127,7 @@ class Cats(Benchmark):
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     shutil.copytree(root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))

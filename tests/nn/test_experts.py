@@ -335,7 +335,7 @@ def test_generation_with_a_cache_equals_reading_everything_again() -> None:
         torch.testing.assert_close(step, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_experts_give_the_same() -> None:
     """In a process of its own: the compiler cannot read through the shape checks of the tests."""
     done = subprocess.run([sys.executable, Path(__file__).with_name("compiled_experts.py")], timeout=240, check=False)

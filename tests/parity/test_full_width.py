@@ -15,7 +15,7 @@ from mm1.export.import_model import import_model
 from mm1.nn.attention import Packed
 from mm1.train.folder import load_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def randomised(model: Any) -> Any:

@@ -80,7 +80,7 @@ def our_greedy_texts(run: Path) -> list[str]:
     return Predictor(model, renderer, CPU).generate([Document((Text(text),)) for text in TEXTS], max_tokens=12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_blocks_at_the_width_of_3b() -> None:
     """Measured at most 9e-6."""
     shape = {"hidden_size": 3072, "num_hidden_layers": 2, "num_attention_heads": 24, "intermediate_size": 8192}

@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_ends_as_if_nothing_had_been(world: Path, runs: Pat
     assert losses(cut)[-1] < losses(cut)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_go_on_as_one_does(world: Path, runs: Path, tmp_path: Path) -> None:
     """Weights after three steps: worst measured 1.2e-7; sums over ranks are taken in another order.
 

@@ -98,7 +98,7 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
     assert len(predictions[0].splitlines()) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path) -> None:
     """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they would see on one rank."""
     config = sparse(world, recompute=1)
@@ -120,7 +120,7 @@ def fit_without_draws(config: Run.Config, folder: Path, resume: bool) -> None:
         AIM.prefixes = drawn  # type: ignore[method-assign]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_are_foretold_on_two_ranks_as_on_one(world: Path, tmp_path: Path) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
