@@ -4,9 +4,9 @@
 
 The folders are prepared ones. Feed: the workers read the shards, render, decode, resize and lay out rows, and hand them
 to the training process, which does nothing with them. Bare: as many processes as workers decode and resize the very
-pictures of these steps, from memory, and do nothing else. The two take turns, since other work on the machine changes
-from minute to minute. What counts is CPU time for each picture, of all processes together, which on busy cores is what
-speed is a share of; speeds by the clock are given too.
+pictures of these steps, from memory, and do nothing else; their speed is the sum of each process's own, so that none
+waits for another. The two sides take many short turns, since such a machine's speed changes from second to second.
+Given are speeds by the clock, and the CPU time for each picture of all processes together, the training process too.
 
 Memory is what workers hold for themselves and share (anonymous and shared pages; the shards' own pages, which the
 system drops when it needs to, are not counted).
@@ -77,6 +77,13 @@ class Consumer:
         self.memory.append(self.held())
         return done, *taken
 
+    def settle(self) -> None:
+        """Waits until the workers have made all that they make ahead."""
+        before = -1.0
+        while (now := self.used()) - before > 1 / TICK:
+            before = now
+            time.sleep(0.3)
+
     def used(self) -> float:
         """CPU seconds of this process and its workers."""
         stats = (Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.workers)
@@ -95,14 +102,14 @@ def compare(name: str, feed: Any, options: argparse.Namespace) -> str:
             # While so many steps are taken, the workers make those that come after what is ready.
             begin = consumer.taken + 2 * AHEAD * num
             pictures = list(pictures_of(feed, begin, begin + options.steps))
+            consumer.settle()
             alone = pool.map(bare, [(pictures[i::num], feed.renderer.views) for i in range(num)], chunksize=1)
-            done, seconds, used = zip(*alone, strict=True)
-            rounds.append(((sum(done), max(seconds), sum(used)), consumer.round(options.steps)))
-    each = [[1e3 * cpu / done for done, _, cpu in sides] for sides in rounds]
-    speed = [[done / seconds for done, seconds, _ in sides] for sides in rounds]
+            rounds.append((alone, [consumer.round(options.steps)]))
+    each = [[1e3 * sum(cpu for *_, cpu in side) / sum(done for done, *_ in side) for side in sides] for sides in rounds]
+    speed = [[sum(done / seconds for done, seconds, _ in side) for side in sides] for sides in rounds]
     columns = [statistics.median(column) for column in (*zip(*each, strict=True), *zip(*speed, strict=True))]
     shares = [statistics.median(a / b for a, b in each), statistics.median(b / a for a, b in speed)]
-    held = ", ".join(f"{m:,.0f}" for m in consumer.memory)
+    held = ", ".join(f"{m:,.0f}" for m in consumer.memory[:: max(1, len(consumer.memory) // 5)])
     cpu, clock = f"{columns[0]:.2f} | {columns[1]:.2f}", f"{columns[2]:,.0f} | {columns[3]:,.0f}"
     return f"| {name} | {cpu} | {shares[0]:.1%} | {clock} | {shares[1]:.1%} | {held} | {consumer.taken:,} |"
 
@@ -125,8 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the feed against its pictures.")
     parser.add_argument("sources", nargs="+", metavar="KIND=FOLDER", help=f"KIND is one of {', '.join(WEIGHTS)}")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--steps", type=int, default=24, help="of a round: 4 rows, or 64 pairs")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=12, help="of a round: 4 rows, or 64 pairs")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 378])
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ instruction         Document(Image, Text(question, loss=False), Text(answer, end
 few-shot prompt     shot + shot + Document(Image, Text(question, loss=False))
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -19,8 +20,8 @@ class Text:
     """Are its tokens learnt from?"""
     end: bool = False
     """Does the end token follow it (learnt from if `loss`)? So an answer inside a conversation has its own end."""
-    tokens: tuple[int, ...] | None = None
-    """Its ids where it was tokenised beforehand, at prepare time."""
+    tokens: Sequence[int] | None = None
+    """Its ids where it was tokenised beforehand, at prepare time; of a shard's texts an `array`."""
 
 
 @dataclass(frozen=True, slots=True)

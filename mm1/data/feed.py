@@ -22,7 +22,7 @@ from mm1.data.packing import cut
 from mm1.data.processes import WorkerDied
 from mm1.data.render import Renderer
 from mm1.data.shards import Shards
-from mm1.data.shelf import Place, Shelf, received
+from mm1.data.shelf import Lent, Shelf
 from mm1.data.views import Views
 
 WORKER_PATIENCE = 600.0
@@ -137,29 +137,33 @@ class _Parcel:
 
     kind: type[Any]
     fields: dict[str, Any]
-    places: dict[str, Place | None]
-    """Where the fields that lie in shared memory do."""
 
     @classmethod
     def of(cls, batch: Any) -> "_Parcel | UserError":
         if isinstance(batch, UserError):
             return batch
-        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        small = {n: v.numpy() for n, v in values.items() if isinstance(v, torch.Tensor) and not v.is_shared()}
-        worker = get_worker_info()
-        large = [n for n, v in values.items() if worker and n not in small and isinstance(v, torch.Tensor)]
-        places = {n: worker.dataset.shelf.place(values[n], worker.id) for n in large} if worker else {}  # type: ignore
-        return cls(type(batch), values | small, places)
+        return cls(type(batch), {f.name: _packed(getattr(batch, f.name)) for f in fields(batch)})
 
     def open(self) -> Batch:
-        for name, place in self.places.items():
-            received(self.fields[name], place)
-        return self.kind(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in self.fields.items()})
+        return self.kind(**{name: _unpacked(value) for name, value in self.fields.items()})
 
     def pin_memory(self) -> "_Parcel":
         """In page-locked memory; torch's loader calls it."""
         opened: Any = self.open().pin_memory()
-        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)}, {})
+        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)})
+
+
+def _packed(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    worker = get_worker_info()
+    return worker.dataset.shelf.lend(value, worker.id) if worker and value.is_shared() else value.numpy()  # type: ignore
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, Lent):
+        return value.open()
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 class _Worker(Dataset):

@@ -57,13 +57,16 @@ def see(image: Image, views: Views, grid: tuple[int, int] = (1, 1)) -> UInt8[Ten
 
 
 def room(num_views: int, views: Views) -> UInt8[Tensor, "N 3 H W"]:
-    """Room for the views of a batch; in a worker where the training process sees it too: no pixel is copied again."""
-    shape, worker = (num_views, 3, *views.size), get_worker_info()
+    """Room for the views of a batch; in a worker where the training process sees it too: no pixel is copied again.
+
+    The colours of a pixel lie side by side, as `mm1.data.views` leaves them: so a view is copied as it lies.
+    """
+    shape, worker = (num_views, *views.size, 3), get_worker_info()
     if worker is None:
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
     size = math.prod(shape)
     piece = worker.dataset.shelf.take(size, worker.id)  # type: ignore[attr-defined]  # of `feed.load`
-    return torch.empty(0, dtype=torch.uint8).set_(piece)[:size].view(shape)
+    return torch.empty(0, dtype=torch.uint8).set_(piece)[:size].view(shape).permute(0, 3, 1, 2)
 
 
 def checked(views: Views) -> Views:

@@ -15,6 +15,7 @@ A picture that is split (see `mm1.data.views`) takes the tokens of each of its v
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -62,28 +63,26 @@ class Renderer:
 
     def __call__(self, document: Document, *, end: bool = True) -> Sequence:
         """`end=False` leaves the document open for the model to go on: a prompt."""
-        begin = self.tokenizer.begin
-        ids: list[Items[int] | Int[np.ndarray, " n"]] = [] if begin is None else [[begin]]
-        learn = [False] * len(ids)
-        grids, places, at = self.grids(document.images), [], len(ids)
+        pieces: list[tuple[Items[int] | Int[np.ndarray, " n"], bool]] = []  # ids, and are they learnt?
+        if self.tokenizer.begin is not None:
+            pieces.append(([self.tokenizer.begin], False))
+        images, places, at = document.images, [], len(pieces)
+        grids = self.grids(images)
         pictures = iter(enumerate(grids, 1))
         for part in document.parts:
-            picture = isinstance(part, Image)
-            ids.append(self.image_tokens(*next(pictures)) if picture else self.text_tokens(part))
-            learn.append(not picture and part.loss)
-            at += len(ids[-1])
-            if picture:
-                places.append((at - len(ids[-1]), at))
+            if isinstance(part, Image):
+                pieces.append((self.image_tokens(*next(pictures)), False))
+                places.append((at, at + len(pieces[-1][0])))
+            else:
+                pieces.append((self.text_tokens(part), part.loss))
+            at += len(pieces[-1][0])
         last = document.parts[-1] if document.parts else None
         if end and not (isinstance(last, Text) and last.end):
-            ids.append([self.tokenizer.end])
-            learn.append(last.loss if isinstance(last, Text) else True)
-        tokens = np.concatenate([np.zeros(0, np.int64), *(np.asarray(some, np.int64) for some in ids)])
-        learnt = np.repeat(np.array(learn, dtype=bool), [len(some) for some in ids])
-        return Sequence(tokens, learnt, document.images, grids, tuple(places))
+            pieces.append(([self.tokenizer.end], last.loss if isinstance(last, Text) else True))
+        return Sequence(*_joined(pieces), images, grids, tuple(places))
 
-    def text_tokens(self, part: Text) -> list[int]:
-        ids = list(part.tokens) if part.tokens is not None else self.tokenizer.encode(part.content)
+    def text_tokens(self, part: Text) -> Items[int]:
+        ids = part.tokens if part.tokens is not None else self.tokenizer.encode(part.content)
         return [*ids, self.tokenizer.end] if part.end else ids
 
     def grids(self, images: Items[Image]) -> tuple[Grid, ...]:
@@ -159,6 +158,15 @@ class Renderer:
             (k, row), column = divmod(code // base, base), code % base
             lengths.append(sum(len(self._index(k, cell)) for cell in self.views.cells((row, column))))
         return np.array(lengths, dtype=np.int64)[sort]
+
+
+def _joined(pieces: list[tuple[Any, bool]]) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    num = sum(len(ids) for ids, _ in pieces)
+    tokens, learn, start = np.empty(num, dtype=np.int64), np.empty(num, dtype=bool), 0
+    for ids, learnt in pieces:
+        stop = start + len(ids)
+        tokens[start:stop], learn[start:stop], start = ids, learnt, stop
+    return tokens, learn
 
 
 def text_length(document: Document, token_counts: list[int], *, begin: bool = False) -> int:

@@ -124,7 +124,8 @@ def resize(
     """Both sides become `size` (height, width); interpolation is "bicubic" or "bilinear"."""
     if tuple(pixels.shape[1:]) == size:
         return pixels.contiguous()
-    return F.interpolate(pixels[None], size=size, mode=interpolation, antialias=True)[0]
+    one = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # strides by which torch sees colours side by side
+    return F.interpolate(one, size=size, mode=interpolation, antialias=True)[0]
 
 
 @dataclass(frozen=True, slots=True)
