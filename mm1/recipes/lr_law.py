@@ -16,6 +16,7 @@ from mm1.recipes.miniature_ablations import lean, small_vit, train_clip
 from mm1.recipes.sizes import law_peak_lr
 from mm1.study.law import Law, fit, read_points
 from mm1.study.law_page import verdict, write_law_page
+from mm1.study.places import Place
 from mm1.study.plan import Plan
 from mm1.study.scaling import Grid, search
 
@@ -65,12 +66,10 @@ def rate(size: float, law: Law | None = None) -> str:
     return f"{size:.4g} parameters: peak rate {own.lr:.2e}{band}; {paper}; {decay}"
 
 
-def find_law(
-    name: str, folder: Path, *, seeds: Sequence[int], jobs: int, launcher: Sequence[str], overrides: Sequence[str]
-) -> None:
+def find_law(name: str, folder: Path, *, seeds: Sequence[int], place: Place, overrides: Sequence[str]) -> None:
     """One of `NAMES`: the law of language models, or that of MM1s that start from them."""
     grid = {"lr-law": language_model_grid, "lr-law-mm1": mm1_grid}[name]()
-    found = search(grid, Plan(folder, overrides), seeds=seeds, jobs=jobs, launcher=launcher)
+    found = search(grid, Plan(folder, overrides), seeds=seeds, place=place)
     write_law_page(found, law_peak_lr, folder)
     print(describe(found.law))
     print(verdict(found.law, found.larger))

@@ -2,16 +2,18 @@
 
 import importlib
 import inspect
-import os
+import json
 import pkgutil
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mm1 import recipes
 from mm1.config import ConfigError, nearest
 from mm1.recipes import lr_law
 from mm1.study.ablation import Study
+from mm1.study.places import Here, OnRay, OnSlurm, Place
 from mm1.study.run import run_studies
 
 LESSONS = (
@@ -52,6 +54,8 @@ def study_command(
     seeds: Sequence[int],
     jobs: int | None = None,
     launcher: str = "",
+    on: str = "here",
+    ask: Sequence[str] = (),
     fit: Path | None = None,
     predict: Sequence[float] = (),
 ) -> int | None:
@@ -74,7 +78,7 @@ def study_command(
             raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
     if out is None or not names:
         raise ConfigError("a study needs a name and --out, the folder for its runs and its page")
-    how = {"seeds": seeds, "jobs": jobs or len(os.sched_getaffinity(0)), "launcher": shlex.split(launcher)}
+    how = {"seeds": seeds, "place": _place(on, ask, out, jobs, shlex.split(launcher))}
     if lr_law.NAMES.keys() & set(names):
         if len(names) > 1:
             raise ConfigError(f"{' and '.join(names)} do not go into one folder: each law has its own page")
@@ -82,3 +86,23 @@ def study_command(
     chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
     title = "MM1's lessons in miniature" if names == ["lessons"] else " \N{MIDDLE DOT} ".join(names)
     return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)
+
+
+def _place(on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]) -> Place:
+    """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which grants none."""
+    if on == "here" and ask:
+        raise ConfigError(f"--ask {ask[0]} is for --on slurm or ray; here, runs take what there is")
+    if wrong := [wish for wish in ask if "=" not in wish]:
+        raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
+    asked = {name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)}
+    if on == "slurm":
+        return OnSlurm(out / "slurm", jobs, launcher, asked)
+    return OnRay(jobs, launcher, asked) if on == "ray" else Here(jobs, launcher)
+
+
+def _value(text: str) -> Any:
+    """A JSON value, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

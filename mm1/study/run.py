@@ -6,6 +6,7 @@ from pathlib import Path
 from mm1.dist import say
 from mm1.study.ablation import Study, collect, write_results
 from mm1.study.page import write_pages
+from mm1.study.places import Place
 from mm1.study.plan import Plan
 from mm1.study.runner import Runner
 
@@ -16,8 +17,7 @@ def run_studies(
     folder: Path,
     *,
     seeds: Sequence[int],
-    jobs: int,
-    launcher: Sequence[str] = (),
+    place: Place,
     overrides: Sequence[str] = (),
 ) -> int:
     """Writes report.html, report.md and results.json into the folder; 1 if a run failed, else 0.
@@ -31,7 +31,7 @@ def run_studies(
     for prepare in dict.fromkeys(study.prepare for study in studies.values()):
         if prepare is not None:
             prepare(folder)
-    states = Runner(plan, jobs=jobs, launcher=launcher).run()
+    states = Runner(plan, place).run()
     results = [collect(name, study, rows[name], states) for name, study in studies.items()]
     write_results(results, folder / "results.json")
     write_pages(title, results, plan)

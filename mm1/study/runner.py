@@ -3,22 +3,13 @@
 Whatever happens to one run, the others go on. Ctrl-C (or SIGTERM) stops all of them with their checkpoints; a second
 call goes on where they were. A run whose gradient stayed not finite has diverged: that is its result, and it is not
 tried again.
-
-`launcher` is what starts a process in place of this Python, on other machines too: it is followed by
-`-m mm1.cli train ...`, must wait for the run to end, and must end with its exit code.
-
-    torchrun --nproc-per-node 8                                          eight GPUs for each run
-    srun --nodes 1 --gpus 8 torchrun --nproc-per-node 8                  Slurm: as many runs at a time as `jobs`
 """
 
-import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,27 +19,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mm1
 from mm1 import config as configs
-from mm1.config import UserError
+from mm1.study.places import POLL_SECONDS, Job, Place, Work
 from mm1.study.plan import DIVERGED_CODE, Plan, attempts, diverged
 from mm1.train.folder import finished, write_json
 
 State = Literal["waiting", "finished", "diverged", "failed", "not run"]
 """A run is `not run` where one that it starts from has diverged or failed."""
 
-POLL_SECONDS = 0.2
-
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    process: subprocess.Popen
+    process: Job
     since: float
 
 
 class Runner:
     """The state of every run of a plan while they are trained."""
 
-    def __init__(self, plan: Plan, *, jobs: int, launcher: Sequence[str] = ()) -> None:
-        self.plan, self.jobs, self.launcher = plan, jobs, launcher or (sys.executable,)
+    def __init__(self, plan: Plan, place: Place) -> None:
+        self.plan, self.place, self.jobs = plan, place, place.jobs or len(plan.runs)
         self.states: dict[str, State] = {folder: _known(folder) for folder in plan.runs}
         self.children: dict[str, _Child] = {}
         self.took: dict[str, float] = {}
@@ -95,22 +84,12 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder.with_suffix(".json")
         write_json(config, configs.to_json(self.plan.runs[str(folder)]))
-        with (folder / "log.txt").open("a") as log:
-            try:  # The child holds it as long as it lives: should we be killed, the next call does not start it twice.
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{folder} is being trained by an earlier call; wait for it, or end it") from None
-            command = [*self.launcher, "-m", "mm1.cli", "train", str(config), "--out", str(folder), "--resume"]
-            # In a session of its own: a terminal's Ctrl-C reaches us alone, and we stop the runs one by one.
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            process = subprocess.Popen(command, **streams, env=self._environment(), start_new_session=True)
-        return _Child(process, time.monotonic())
+        command = (*self.place.launcher, "-m", "mm1.cli", "train", str(config), "--out", str(folder), "--resume")
+        return _Child(self.place.start(Work(command, folder, self._environment())), time.monotonic())
 
     def _environment(self) -> dict[str, str]:
-        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         path = [str(Path(mm1.__path__[0]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        own = {"OMP_NUM_THREADS": str(threads)} if self.launcher == (sys.executable,) else {}
-        return os.environ | own | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+        return {**self.place.environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     def _collect(self) -> None:
         for folder, child in list(self.children.items()):

@@ -14,6 +14,7 @@ from mm1.config import UserError
 from mm1.dist import say
 from mm1.report.runs import RunFolder
 from mm1.study.law import EdgeError, Law, Optimum, Point, best_rate, fit
+from mm1.study.places import Place
 from mm1.study.plan import Plan
 from mm1.study.runner import Runner, State
 
@@ -50,7 +51,7 @@ class Found:
     """What the larger size's own grid shows."""
 
 
-def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], jobs: int, launcher: Sequence[str] = ()) -> Found:
+def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], place: Place) -> Found:
     """Trains, extends grids where the best rate lies at an edge, and fits. `points.csv` is written in any case.
 
     Raises:
@@ -64,7 +65,7 @@ def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], jobs: int, launcher:
     while True:
         runs = {(n, lr, seed): makers[n](plan, lr, seed) for n in makers for lr in rates[n] for seed in seeds}
         plan.check()
-        states = Runner(plan, jobs=jobs, launcher=launcher).run()
+        states = Runner(plan, place).run()
         points = [_point(*key, folder, states) for key, folder in runs.items()]
         write_points(points, plan.folder / "points.csv")
         edges = [edge for size in makers if (edge := _edge([p for p in points if p.params == size]))]

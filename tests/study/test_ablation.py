@@ -9,6 +9,7 @@ import worlds
 from mm1.report.runs import RunFolder
 from mm1.study.ablation import Lesson, Measure, Study, better, judge
 from mm1.study.page import contrast_text
+from mm1.study.places import Here
 from mm1.study.plan import Plan
 from mm1.study.run import run_studies
 
@@ -71,7 +72,7 @@ def _study(world: Path) -> Study:
 @pytest.mark.slow
 def test_a_study_from_its_function_to_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, out = _study(worlds.make_world(tmp_path / "world")), tmp_path / "out"
-    assert run_studies("Test", {"calm": study}, out, seeds=(0, 1), jobs=2) == 0
+    assert run_studies("Test", {"calm": study}, out, seeds=(0, 1), place=Here(2)) == 0
     results = json.loads((out / "results.json").read_text())["calm"]
     values = results["values"]["loss"]
     assert values["calm"]["0"] != values["calm"]["1"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mm1.config import ConfigError, UserError
+from mm1.study.places import Here
 from mm1.study.plan import Plan, attempts
 from mm1.study.runner import Runner
 from mm1.train.run import Run
@@ -25,7 +26,7 @@ def config(rate: float, init: Mapping[str, str] | None = None, **fields: int) ->
 
 
 def outcome(plan: Plan, jobs: int = 2) -> dict[str, str]:
-    return {Path(run).name: state for run, state in Runner(plan, jobs=jobs, launcher=FAKE).run().items()}
+    return {Path(run).name: state for run, state in Runner(plan, Here(jobs, FAKE)).run().items()}
 
 
 def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_interrupted_runs_save_and_go_on_with_the_next_call(tmp_path: Path) -> N
 def test_a_run_that_an_earlier_call_still_trains_is_not_started_twice(tmp_path: Path) -> None:
     plan = Plan(tmp_path)
     run = Path(plan.add("long", config(9.0)))
-    orphan = Runner(plan, jobs=1, launcher=FAKE)  # as if we had been killed after its start
+    orphan = Runner(plan, Here(1, FAKE))  # as if we had been killed after its start
     orphan._start()
     with pytest.raises(UserError, match="being trained by an earlier call"):
         outcome(plan)

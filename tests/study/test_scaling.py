@@ -11,6 +11,7 @@ from mm1.recipes.lr_law import describe, language_model_grid, mm1_grid
 from mm1.study import runner
 from mm1.study.law import fit, read_points
 from mm1.study.law_page import verdict, write_law_page
+from mm1.study.places import Here
 from mm1.study.plan import Plan
 from mm1.study.scaling import Grid, search
 from mm1.train.run import Run
@@ -39,7 +40,7 @@ def grid(guess: float, dims: tuple[int, ...] = (10, 20, 40, 80)) -> Grid:
 def test_a_law_is_found_and_foretells_a_larger_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     plan = Plan(tmp_path)
-    found = search(grid(guess=5.0), plan, seeds=(0,), jobs=4, launcher=FAKE)
+    found = search(grid(guess=5.0), plan, seeds=(0,), place=Here(4, FAKE))
     assert found.law.slope == pytest.approx(-0.4, abs=1e-4)  # losses are written in six digits
     assert found.larger.lr == pytest.approx(found.law.predict(6400.0).lr, rel=1e-3)
     assert len(plan.runs) == 4 * 5 + 1  # the first size's grid began too high and was extended once
@@ -59,10 +60,10 @@ def test_a_grid_that_stays_at_its_edge_and_a_run_that_fails_are_errors(
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     monkeypatch.setattr("mm1.study.scaling.MOST_FURTHER", 0)
     with pytest.raises(ConfigError, match=r"size 100: the best rate \S+ is the lowest of its grid; add lower ones"):
-        search(grid(guess=6.0, dims=(10, 20, 40)), Plan(tmp_path / "edge"), seeds=(0,), jobs=4, launcher=FAKE)
+        search(grid(guess=6.0, dims=(10, 20, 40)), Plan(tmp_path / "edge"), seeds=(0,), place=Here(4, FAKE))
     broken = grid(guess=1.0 / 0.5 / 100**-0.4, dims=(10, 20, 40))  # the rate 1 makes the stand-in fail
     with pytest.raises(UserError, match=r"failed, without a held-out loss; its log\.txt says why"):
-        search(broken, Plan(tmp_path / "broken"), seeds=(0,), jobs=4, launcher=FAKE)
+        search(broken, Plan(tmp_path / "broken"), seeds=(0,), place=Here(4, FAKE))
 
 
 @pytest.mark.parametrize("make_grid", [language_model_grid, mm1_grid])
