@@ -5,8 +5,14 @@ The prompts of all of them stand here, and nowhere else:
     captions         <image>A photo of                                    a caption comes next
     short answers    <image>Question: what colour? Short answer:          an answer comes next
 
-Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's own are not known to us. Either can be
-changed as `instruction`.
+Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's own are not known to us. With `chat`, for
+fine-tuned models, they are LLaVA-1.5's (arXiv:2310.03744):
+
+    captions         <image>Provide a one-sentence caption for the provided image.
+    short answers    <image>what colour?
+                     Answer the question using a single word or phrase.
+
+Each can be changed as `instruction`.
 """
 
 from collections.abc import Hashable, Sequence
@@ -23,6 +29,8 @@ from mm1.eval.metrics import vqa_accuracy
 
 DESCRIBE = "A photo of"
 ANSWER_SHORTLY = "Question: {} Short answer:"
+DESCRIBE_IN_CHAT = "Provide a one-sentence caption for the provided image."
+ANSWER_SHORTLY_IN_CHAT = "{}\nAnswer the question using a single word or phrase."
 
 
 class Annotated(Benchmark):
@@ -42,7 +50,7 @@ class Annotated(Benchmark):
         train_images: str = ""
         """The folder of their pictures; empty: the same folder."""
         instruction: str = ""
-        """What follows the picture."""
+        """What follows the picture; empty: the words above."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -84,16 +92,16 @@ class Captions(Annotated):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Annotated.Config):
-        instruction: str = DESCRIBE
         max_tokens: int = 32
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config = config
+        self.config, usual = config, DESCRIBE_IN_CHAT if config.chat else DESCRIBE
+        self.instruction = config.instruction or usual
 
     def question(self, record: Captioned) -> Question:
         image = picture(record.picture, f"image {record.id}")
-        return Question(Document((image, Text(self.config.instruction))), record.captions, record.id)
+        return Question(Document((image, Text(self.instruction))), record.captions, record.id)
 
     def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
         """CIDEr of each caption, from 0 to 10; papers print 100 times the mean."""
@@ -118,18 +126,19 @@ class ShortAnswers(Annotated):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Annotated.Config):
-        instruction: str = ANSWER_SHORTLY
-        """What follows the picture, with a place for the question."""
+        instruction: str = ""
+        """What follows the picture, with a place for the question; empty: the words above."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config = config
-        if config.instruction.count("{}") != 1:
-            raise ConfigError(f"instruction {config.instruction!r} needs one {{}}, where the question goes")
+        self.config, usual = config, ANSWER_SHORTLY_IN_CHAT if config.chat else ANSWER_SHORTLY
+        self.instruction = config.instruction or usual
+        if self.instruction.count("{}") != 1:
+            raise ConfigError(f"instruction {self.instruction!r} needs one {{}}, where the question goes")
 
     def question(self, record: Asked) -> Question:
         image = picture(record.picture, f"question {record.id}")
-        words = Text(self.config.instruction.replace("{}", record.question))
+        words = Text(self.instruction.replace("{}", record.question))
         return Question(Document((image, words)), record.answers, record.id)
 
     def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:

@@ -26,7 +26,7 @@ MEASURES = {
 
 def _asked(run: Run.Config, seed: int) -> Run.Config:
     run.seed, run.shots = seed, (0,)
-    run.benchmarks = {"textvqa": TextVqa.Config(), "vqav2": Vqa.Config()}
+    run.benchmarks = {"textvqa": TextVqa.Config(chat=True), "vqav2": Vqa.Config(chat=True)}
     return run
 
 

@@ -8,6 +8,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from conftest import classes_in
 from mm1 import config as configs
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
+from mm1.data.sources.instructions import MARK, conversation
 from mm1.data.views import Views
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
@@ -103,6 +105,21 @@ def test_shots_and_question_pass_through_the_training_renderer(benchmark: Benchm
     page = Document((*shot.parts, *shot.parts, *shot.parts))
     asked, trained = renderer(prompt, end=False), renderer(page)
     assert asked.tokens.tolist() == trained.tokens[: len(asked.tokens)].tolist()
+
+
+def test_in_chat_it_is_laid_out_as_conversations_are_prepared(benchmark: Benchmark, tmp_path: Path) -> None:
+    renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
+    chat = replace(benchmark.config, chat=True).build()
+    question, shot = chat.asked(chat.EXAMPLE), chat.shot(chat.EXAMPLE)
+    words = "".join(MARK if isinstance(part, Image) else part.content for part in question.prompt.parts)
+    turns = [{"role": "user", "content": words}, {"role": "assistant", "content": question.answer}] * 2
+    prepared = conversation({"messages": turns}, [*shot.images, *question.prompt.images])
+    asked, trained = (
+        renderer(chat.prompt(question, [shot]), end=False),
+        renderer(Document(prepared.parts[:-1]), end=False),
+    )
+    assert asked.tokens.tolist() == trained.tokens.tolist()
+    assert not renderer(question.prompt, end=False).learn.any()
 
 
 TOY = '''"""Is it a cat?"""

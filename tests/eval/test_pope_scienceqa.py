@@ -79,9 +79,10 @@ def test_pope_is_read(pope: Pope.Config) -> None:
     assert questions[0].prompt.images == (tiny.picture(0),)
     assert questions[0].prompt.text == "<image>Question: Is there a snowboard in the image? Short answer:"
     assert benchmark.score(["Yes", "There is none."], [question.answers for question in questions]) == [1, 0]
-    pope.instruction = "{}\nAnswer the question using a single word or phrase.\n"
+    pope.chat = True
     tuned = pope.build()
-    assert tuned.question(tuned.test[1]).prompt.text.endswith("backpack in the image?\n" + pope.instruction[3:])
+    words = "backpack in the image?\nAnswer the question using a single word or phrase.\n"
+    assert tuned.asked(tuned.test[1]).prompt.text.endswith(words)
 
 
 def test_an_answer_is_a_no_by_the_authors_rule() -> None:

@@ -12,6 +12,9 @@ asked, which demonstrations precede them and how a prompt is put together is dec
               Question: how many? Short answer: 3
               <image>Question: what colour? Short answer:
 
+After fine-tuning, with `chat`, each question is a user's turn as `mm1.data.sources.instructions` lays it out, and each
+demonstration's answer has its end token.
+
 0 shots have two meanings, and their numbers differ: no demonstrations at all, or, as in Flamingo (Alayrac et al. 2022,
 arXiv:2204.14198), two without their pictures. `zero_shot` says which; scores and tables name it.
 """
@@ -78,6 +81,8 @@ class Benchmark(Exam):
         """Tokens of an answer at most."""
         stop: tuple[str, ...] = ("\n",)
         """Strings that end an answer; the end token always does."""
+        chat: bool = False
+        """Are questions asked as the turns of a conversation, as a fine-tuned model knows them?"""
         zero_shot: Literal["none", "text_only"] = "none"
         """What 0 shots mean: no demonstrations, or two without their pictures."""
         draws: int = 1
@@ -120,10 +125,16 @@ class Benchmark(Exam):
         """
         raise NotImplementedError
 
+    def asked(self, record: Any) -> Question:
+        """The question as this benchmark's layout has it."""
+        question = self.question(record)
+        return replace(question, prompt=_turn(question.prompt)) if self.config.chat else question
+
     def shot(self, record: Any) -> Document:
         """A record as a demonstration: the question and its answer."""
-        question = self.question(record)
-        return question.prompt + Document((Text(self.ANSWER.format(question.answer)),))
+        question = self.asked(record)
+        said = Text(question.answer, end=True) if self.config.chat else Text(self.ANSWER.format(question.answer))
+        return question.prompt + Document((said,))
 
     def prompt(self, question: Question, shots: Sequence[Document]) -> Document:
         """The demonstrations, then the question, with nothing between them."""
@@ -161,7 +172,7 @@ class Benchmark(Exam):
         self.rices.look(train, test, self.chosen, advance)
 
     def _picture(self, records: Sequence[Any], number: int) -> Image:
-        question = self.question(records[number])
+        question = self.asked(records[number])
         if not question.prompt.images:
             raise ConfigError(f"retrieval={self.config.retrieval}: {question.id} has no picture that others are like")
         return question.prompt.images[0]
@@ -239,12 +250,20 @@ class Benchmark(Exam):
 
     def _asked(self, number: int, num_shots: int, draw: int) -> tuple[Question, Document]:
         """A test record's question, and the prompt that it becomes."""
-        question = self.question(self.test[number])
+        question = self.asked(self.test[number])
         if num_shots or not self.learns(0):
             shots = self.shots(question, number, num_shots, draw)
         else:
             shots = [_without_pictures(shot) for shot in self.shots(question, number, NUM_TEXT_ONLY, draw)]
         return question, self.prompt(question, shots)
+
+
+def _turn(prompt: Document) -> Document:
+    """A user's turn: a line break ends it, and nothing of it is learnt from in fine-tuning."""
+    *parts, last = (replace(part, loss=False) if isinstance(part, Text) else part for part in prompt.parts)
+    if isinstance(last, Text):
+        last = replace(last, content=last.content.rstrip("\n") + "\n")
+    return Document((*parts, last))
 
 
 def _without_pictures(shot: Document) -> Document:

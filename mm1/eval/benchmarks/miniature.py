@@ -52,8 +52,8 @@ class Miniature(Benchmark):
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
             self.chance = 1 / 2
-            if config.draws > 1 or config.retrieval or config.same_shots:
-                words = "draws, retrieval and same_shots do not go together with it"
+            if config.draws > 1 or config.retrieval or config.same_shots or config.chat:
+                words = "draws, retrieval, same_shots and chat do not go together with it"
                 raise ConfigError(f"the demonstrations of {NEW_LABELS!r} belong to their question: {words}")
 
     def records(self, split: Split) -> Sequence[tuple[Split, int]]:
@@ -70,7 +70,7 @@ class Miniature(Benchmark):
         return _question(asked, str(n))
 
     def shot(self, record: tuple[Split, int]) -> Document:
-        return _shot(self.question(record))
+        return super().shot(record) if self.config.chat else _shot(self.question(record))
 
     def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
         if self.config.task != NEW_LABELS:

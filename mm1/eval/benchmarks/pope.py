@@ -6,9 +6,6 @@
 Three such files (random, popular, adversarial) share their pictures and their questions about what is there. Half of
 the labels are yes. What counts as which answer is the authors' `evaluate.py`: in the first sentence, without commas, a
 word `no`, `No` or `not` makes it a no; anything else, silence included, is a yes. So look at the share of yes as well.
-
-After fine-tuning on LLaVA's data its prompt is the better one:
-`instruction='{}\\nAnswer the question using a single word or phrase.\\n'`.
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,7 @@
     Answer:
 
 An answer is right if it is the letter, alone or as `B.`, `(B)` or `B. wood`. Lectures and solutions are not shown.
-After fine-tuning on LLaVA's data its ending is the better one:
-`ending="Answer with the option's letter from the given choices directly.\\n"`.
+With `chat`, for fine-tuned models, LLaVA's words take the place of `Answer:`, see `ending`.
 """
 
 import re
@@ -30,6 +29,8 @@ from mm1.eval.annotations import Folder, read_json
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split, picture
 from mm1.eval.exam import Line
 
+ENDING = "Answer:"
+ENDING_IN_CHAT = "Answer with the option's letter from the given choices directly."
 CHOSEN = re.compile(r"\(?([A-Za-z])\)?[.:]?|\(?([A-Z])[.):]\s.*", re.DOTALL)
 
 
@@ -62,11 +63,13 @@ class ScienceQA(Benchmark):
         """Which one demonstrations are drawn from."""
         with_picture: bool | None = None
         """True: only questions with a picture are asked; False: only those without; None: all."""
-        ending: str = "Answer:"
+        ending: str = ""
+        """The last line; empty: `ENDING`, in chat `ENDING_IN_CHAT`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config = config
+        self.config, usual = config, ENDING_IN_CHAT if config.chat else ENDING
+        self.ending = config.ending or usual
 
     def records(self, split: Split) -> Sequence[Problem]:
         """Raises ConfigError, FileNotFoundError or ValueError, naming file and problem, where something is amiss."""
@@ -88,12 +91,12 @@ class ScienceQA(Benchmark):
         return found
 
     def question(self, record: Problem) -> Question:
-        c, parts = self.config, list[Image | Text]()
+        parts = list[Image | Text]()
         if record.picture is not None:
             parts.append(picture(record.picture, f"problem {record.id}"))
         context = [f"Context: {record.hint}"] if record.hint else []
         choices = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, record.choices, strict=False)]
-        parts.append(Text("\n".join([*context, record.question, *choices, c.ending])))
+        parts.append(Text("\n".join([*context, record.question, *choices, self.ending])))
         return Question(Document(tuple(parts)), (ascii_uppercase[record.answer],), record.id)
 
     def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
