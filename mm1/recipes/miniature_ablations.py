@@ -13,6 +13,7 @@ from mm1.eval.benchmarks.miniature import Miniature
 from mm1.eval.benchmarks.miniature_captions import MiniatureCaptions
 from mm1.eval.exam import Exam
 from mm1.nn.aim import AIM
+from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.vit import ViT
 from mm1.recipes import figures
@@ -119,7 +120,11 @@ MINIATURE = Scale(
     size=32,
     sizes=(32, 48),
     num_tokens=(4, 16),
-    connectors=CONNECTORS | {"C-Abstractor": lambda k: CAbstractor.Config(num_tokens=k, dim=128, depth=1)},
+    connectors=CONNECTORS
+    | {
+        "attention": lambda k: AttentionPool.Config(num_tokens=k, dim=128, num_heads=4),
+        "C-Abstractor": lambda k: CAbstractor.Config(num_tokens=k, dim=128, depth=1),
+    },
     fit=_roomier,
     prepare=_prepare,
 )
