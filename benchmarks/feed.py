@@ -1,22 +1,28 @@
-"""Does the feed keep up with its pictures? A bare loop of decode and resize against the whole feed, in one run.
+"""Does the feed keep up with its pictures? Loops that decode and resize, and do nothing else, against the whole feed.
 
-    python benchmarks/feed.py captions=data/captions interleaved=data/pages text=data/text [--workers 2] [--steps 24]
+    python benchmarks/feed.py captions=data/captions interleaved=data/pages text=data/text [--workers 2] [--steps 12]
 
 The folders are prepared ones. Feed: the workers read the shards, render, decode, resize and lay out rows, and hand them
-to the training process, which does nothing with them. Bare: as many processes as workers decode and resize the very
-pictures of these steps, from memory, and do nothing else; their speed is the sum of each process's own, so that none
-waits for another. The two sides take many short turns, since such a machine's speed changes from second to second.
-Given are speeds by the clock, and the CPU time for each picture of all processes together, the training process too.
+to the training process, which does nothing with them. The loops decode and resize the very pictures of these steps,
+from memory, in as many processes as there are workers; their speed is the sum of each process's own, so that none
+waits for another.
+
+    Pillow    Image.open(...).convert("RGB").resize(..., BICUBIC), as anybody would write it
+    own       what the feed calls for each picture (`mm1.data.views`)
+
+The sides take many short turns, since a machine's speed changes from second to second. Given are speeds by the clock,
+and the CPU time for each picture of all processes together, the training process too. Shares are medians of the rounds'
+own.
 
 Memory is what workers hold for themselves and share (anonymous and shared pages; the shards' own pages, which the
 system drops when it needs to, are not counted).
 """
 
 import argparse
+import io
 import multiprocessing
 import os
 import platform
-import statistics
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -24,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
+import PIL.Image
 import torch
 
 from mm1.data.document import Image
+from mm1.data.images import see
 from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.data.render import Renderer
@@ -42,15 +49,27 @@ AHEAD = 4
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def bare(job: tuple[list[Image], Views]) -> Side:
-    """Decode and resize alone, in one process."""
-    pictures, views = job
+def pillow(picture: Image, views: Views) -> None:
+    opened = PIL.Image.open(io.BytesIO(picture.data)).convert("RGB")
+    np.asarray(opened.resize((views.size[1], views.size[0]), PIL.Image.Resampling.BICUBIC))
+
+
+def own(picture: Image, views: Views) -> None:
+    see(picture, views)
+
+
+LOOPS = {"Pillow": pillow, "own": own}
+
+
+def loop(job: tuple[str, list[Image], Views]) -> Side:
+    """One process of a loop."""
+    name, pictures, views = job
     torch.set_num_threads(1)
-    renderer = Renderer(None, views)  # type: ignore[arg-type]
-    renderer.pixels(pictures[0])
+    function = LOOPS[name]
+    function(pictures[0], views)
     began, used = time.perf_counter(), time.process_time()
     for picture in pictures:
-        renderer.pixels(picture)
+        function(picture, views)
     return len(pictures), time.perf_counter() - began, time.process_time() - used
 
 
@@ -96,22 +115,26 @@ class Consumer:
 
 
 def compare(name: str, feed: Any, options: argparse.Namespace) -> str:
-    consumer, rounds, num = Consumer(feed), [], options.workers
+    consumer, num = Consumer(feed), options.workers
+    rounds: list[list[list[Side]]] = []
     with multiprocessing.get_context("forkserver").Pool(num) as pool:
         for _ in range(options.rounds):
             # While so many steps are taken, the workers make those that come after what is ready.
             begin = consumer.taken + 2 * AHEAD * num
             pictures = list(pictures_of(feed, begin, begin + options.steps))
             consumer.settle()
-            alone = pool.map(bare, [(pictures[i::num], feed.renderer.views) for i in range(num)], chunksize=1)
-            rounds.append((alone, [consumer.round(options.steps)]))
-    each = [[1e3 * sum(cpu for *_, cpu in side) / sum(done for done, *_ in side) for side in sides] for sides in rounds]
-    speed = [[sum(done / seconds for done, seconds, _ in side) for side in sides] for sides in rounds]
-    columns = [statistics.median(column) for column in (*zip(*each, strict=True), *zip(*speed, strict=True))]
-    shares = [statistics.median(a / b for a, b in each), statistics.median(b / a for a, b in speed)]
-    held = ", ".join(f"{m:,.0f}" for m in consumer.memory[:: max(1, len(consumer.memory) // 5)])
-    cpu, clock = f"{columns[0]:.2f} | {columns[1]:.2f}", f"{columns[2]:,.0f} | {columns[3]:,.0f}"
-    return f"| {name} | {cpu} | {shares[0]:.1%} | {clock} | {shares[1]:.1%} | {held} | {consumer.taken:,} |"
+            jobs = [[(kind, pictures[i::num], feed.renderer.views) for i in range(num)] for kind in LOOPS]
+            sides = [pool.map(loop, job, chunksize=1) for job in jobs]
+            rounds.append([*sides, [consumer.round(options.steps)]])
+    speeds = np.array([[sum(done / seconds for done, seconds, _ in side) for side in sides] for sides in rounds])
+    cpu = np.array(
+        [[1e3 * sum(cpu for *_, cpu in side) / sum(done for done, *_ in side) for side in sides] for sides in rounds]
+    )
+    shares = [f"{share:.0%}" for share in np.median(speeds[:, -1:] / speeds[:, :-1], axis=0)]
+    held = [f"{m:,.0f}" for m in consumer.memory[:: max(1, len(consumer.memory) // 4)]]
+    columns = [f"{speed:,.0f}" for speed in np.median(speeds, axis=0)] + shares
+    columns += [f"{each:.2f}" for each in np.median(cpu, axis=0)] + [f"{np.median(cpu[:, 1] / cpu[:, 2]):.0%}"]
+    return f"| {name} | {' | '.join(columns)} | {', '.join(held)} |"
 
 
 def pictures_of(feed: Packed | Pairs, begin: int, end: int) -> Iterator[Image]:
@@ -144,8 +167,9 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, torch {torch.__version__}, Pillow {PIL.__version__}", end="; ")
     print(f"{options.workers} workers, {options.rounds} rounds of {options.steps} steps a side\n")
-    print("| feed | CPU ms a picture, bare | feed | share | pictures/s, bare | feed | share | MiB, by round | steps |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| | pictures/s: Pillow | own | feed | feed/Pillow | feed/own ", end="")
+    print("| CPU ms a picture: Pillow | own | feed | own/feed | MiB, by round |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for size in options.sizes:
         renderer = Renderer(tokenizer, Views((size, size)), tokens_per_image=144)
         packed = Packed.Config(sources=folders, weights=weights, rows_per_window=64, workers=options.workers)

@@ -3,15 +3,15 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from ranks import on_ranks
 
+from mm1 import dist
 from mm1.data.document import Document, Text
 from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.eval.evaluate import evaluate, table
@@ -191,13 +191,7 @@ def test_two_ranks_score_as_one(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir(), together.mkdir()
     run(alone)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, __file__, str(together)], env=environment, capture_output=True, text=True, timeout=150, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "numbers, 1 shots: exact match" in done.stderr
+    on_ranks(2, run_on_a_rank, together)
     for name in ("scores.json", "predictions/numbers-1shot.jsonl"):
         assert (together / name).read_bytes() == (alone / name).read_bytes()
 
@@ -208,9 +202,6 @@ def run(folder: Path) -> None:
     evaluate(tiny.predictor(place), {"numbers": Numbers.Config().build()}, (1,), folder, version="v1")
 
 
-if __name__ == "__main__":
-    from mm1 import dist
-
+def run_on_a_rank(folder: Path) -> None:
     dist.start()
-    run(Path(sys.argv[1]))
-    dist.stop()
+    run(folder)

@@ -32,6 +32,12 @@ def fit(config: Run.Config, folder: Path, **facts: Any) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=[pretrain, contrastive])
+def whole(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """What makes a run of this kind, and one that nothing interrupted."""
+    return request.param, fit(request.param(world), tmp_path_factory.mktemp("whole") / "run")
+
+
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     """Makes the next run end in its `step`-th update: politely by a signal, or as `kill -9` does."""
     update = Run._update
@@ -67,19 +73,18 @@ def test_losses_and_tokens_are_logged_by_source(world: Path, tmp_path: Path) -> 
     assert last["useful"] == sum(last[f"tokens/{name}"] for name in ("pages", "captions", "text"))
 
 
-@pytest.mark.parametrize("make", [pretrain, contrastive])
 @pytest.mark.parametrize(("step", "how"), [(7, "kill"), (7, "signal"), (3, "kill"), (12, "kill")])
 def test_an_interrupted_run_ends_as_if_nothing_had_been(
-    make: Any, step: int, how: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Any, Path], step: int, how: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = fit(make(world), tmp_path / "whole")
+    make, uncut = whole
     with monkeypatch.context() as patch:
         stop_at(patch, step, how=how)
         with pytest.raises(RuntimeError if how == "kill" else Interrupted):
             fit(make(world), tmp_path / "cut")
     cut = fit(make(world), tmp_path / "cut", resume=True)
-    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    one, two = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert (cut / "metrics.jsonl").read_bytes() == (uncut / "metrics.jsonl").read_bytes()
+    one, two = load_file(uncut / "model.safetensors"), load_file(cut / "model.safetensors")
     assert all(torch.equal(one[name], two[name]) for name in one | two)
 
 
