@@ -178,18 +178,20 @@ def connector(scale: Scale) -> Study:
         return folders
 
     tokens = _mean(names, (many,), sizes, 1.0) | _mean(names, (few,), sizes, -1.0)
+    pairs = tuple(permutations(names, 2))
     kinds = [
-        _less(tokens, _mean((a,), (few, many), sizes, 1.0) | _mean((b,), (few, many), sizes, -1.0))
-        for a, b in permutations(names, 2)
+        _less(tokens, _mean((a,), (few, many), sizes, 1.0) | _mean((b,), (few, many), sizes, -1.0)) for a, b in pairs
     ]
     kind = "The number of tokens matters more than the kind of connector"
+    more, kind_words = f"({many} tokens) - ({few} tokens)", [f"(({a}) - ({b}))" for a, b in pairs]
     lessons = [
-        Lesson(text="More tokens help", measure=FEW, contrasts=(tokens,)),
-        Lesson(text=kind, measure=FEW, contrasts=tuple(kinds)),
+        Lesson(text="More tokens help", measure=FEW, contrasts=(tokens,), words=(more,)),
+        Lesson(text=kind, measure=FEW, contrasts=tuple(kinds), words=tuple(f"({more}) - {k}" for k in kind_words)),
     ]
     if len(sizes) == 2:
         pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(names, (few, many), sizes[:1], -1.0)
-        lessons.append(Lesson(text="More pixels help", measure=FEW, contrasts=(pixels,)))
+        words = (f"({sizes[1]} px) - ({sizes[0]} px)",)
+        lessons.append(Lesson(text="More pixels help", measure=FEW, contrasts=(pixels,), words=words))
     about = "Each step holds about as many images whatever they take in tokens. The contrasts are of means over rows."
     return scale.study("Connector x tokens x resolution", about, rows, tuple(lessons))
 

@@ -41,6 +41,8 @@ class Lesson:
     text: str
     measure: str
     contrasts: tuple[Contrast, ...]
+    words: tuple[str, ...] = ()
+    """What the contrasts are, where their terms are too many to be read."""
 
 
 def better(text: str, measure: str, row: str, than: str) -> Lesson:

@@ -79,7 +79,7 @@ def _lessons(results: Results) -> list[tuple[str, ...]]:
             verdict.word,
             verdict.lesson.text,
             verdict.lesson.measure,
-            "\n".join(map(contrast_text, verdict.lesson.contrasts)),
+            "\n".join(verdict.lesson.words or map(contrast_text, verdict.lesson.contrasts)),
             "\n".join(_number(each, verdict.lesson.measure, results, sign="+") for each in verdict.estimates),
         )
         for verdict in results.verdicts
