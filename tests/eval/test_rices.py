@@ -167,7 +167,7 @@ def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
         Colours.Config(retrieval="runs/clip").build().check(WRITER.build(vocab_size=40))
     with pytest.raises(ConfigError, match="draws=2, but shots that retrieval=runs/clip finds are not drawn"):
         Colours.Config(retrieval="runs/clip", draws=2).build()
-    with pytest.raises(ConfigError, match="draws, retrieval and same_shots do not go"):
+    with pytest.raises(ConfigError, match="draws, retrieval, same_shots and chat do not go"):
         Miniature.Config(task="new labels", retrieval="runs/clip").build()
     fact = Miniature.Config(task="fact", retrieval="runs/clip").build()
     fact.rices = Rices(MeanColour, "v1")  # type: ignore[attr-defined]
