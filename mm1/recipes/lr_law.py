@@ -67,17 +67,21 @@ def rate(size: float, law: Law | None = None) -> str:
 
 
 def find_law(name: str, folder: Path, *, seeds: Sequence[int], place: Place, overrides: Sequence[str]) -> None:
-    """One of `NAMES`: the law of language models, or that of MM1s that start from them."""
+    """One of `NAMES`: the law of language models, or that of MM1s that start from them.
+
+    In one folder they share runs: an MM1 starts from the run at the middle of its size's first grid.
+    """
     grid = {"lr-law": language_model_grid, "lr-law-mm1": mm1_grid}[name]()
     found = search(grid, Plan(folder, overrides), seeds=seeds, place=place)
-    write_law_page(found, law_peak_lr, folder)
+    page = write_law_page(found, law_peak_lr, folder)
     print(describe(found.law))
     print(verdict(found.law, found.larger))
-    print(folder / "report.html")
+    print(page)
 
 
 def language_model_grid() -> Grid:
     return _grid(
+        "lr-law",
         "The learning rates of miniature language models",
         "Text of the miniature world, 120 steps of 16 rows of 128 tokens; the decoder's width alone varies. What is "
         "looked for is the least loss on held-out text.",
@@ -87,6 +91,7 @@ def language_model_grid() -> Grid:
 
 def mm1_grid() -> Grid:
     return _grid(
+        "lr-law-mm1",
         "The learning rates of miniature MM1s",
         "45/45/10 of the miniature world, 100 steps of 8 rows of 128 tokens; the decoder's width alone varies, and it "
         "starts from a language model of its size. What is looked for is the least loss on held-out captions, pages "
@@ -95,10 +100,11 @@ def mm1_grid() -> Grid:
     )
 
 
-def _grid(title: str, about: str, make: Callable[[int, Plan, float, int], str]) -> Grid:
+def _grid(name: str, title: str, about: str, make: Callable[[int, Plan, float, int], str]) -> Grid:
     sizes = {12.0 * DEPTH * dim**2: partial(make, dim) for dim in (*DIMS, LARGER)}
     *small, larger = sizes.items()
     return Grid(
+        name=name,
         title=title,
         about=about,
         sizes=dict(small),

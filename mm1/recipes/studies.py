@@ -81,7 +81,7 @@ def study_command(
     how = {"seeds": seeds, "place": _place(on, ask, out, jobs, shlex.split(launcher))}
     if lr_law.NAMES.keys() & set(names):
         if len(names) > 1:
-            raise ConfigError(f"{' and '.join(names)} do not go into one folder: each law has its own page")
+            raise ConfigError(f"{' and '.join(names)} are asked one after the other, in one folder if you like")
         return lr_law.find_law(names[0], out, overrides=overrides, **how)
     chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
     title = "MM1's lessons in miniature" if names == ["lessons"] else " \N{MIDDLE DOT} ".join(names)

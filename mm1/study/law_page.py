@@ -24,8 +24,8 @@ COLUMNS = (
 )
 
 
-def write_law_page(found: Found, paper: Rate, folder: Path) -> None:
-    """Writes report.html; `paper` is the law that stands beside ours."""
+def write_law_page(found: Found, paper: Rate, folder: Path) -> Path:
+    """Writes NAME.html and says where; `paper` is the law that stands beside ours."""
     law, larger = found.law, found.larger
     lead = tag("p", found.grid.about, class_="lead")
     body = (
@@ -34,7 +34,9 @@ def write_law_page(found: Found, paper: Rate, folder: Path) -> None:
         section("Each size", grid(*(_valley(found.points, each) for each in (*law.optima, larger))), note=VALLEYS),
         section("Numbers", table(COLUMNS, rows(law, larger, paper), numbers=range(7)), note=LAST_ROW),
     )
-    (folder / "report.html").write_text(page(found.grid.title, *body), encoding="utf-8")
+    path = folder / f"{found.grid.name}.html"
+    path.write_text(page(found.grid.title, *body), encoding="utf-8")
+    return path
 
 
 VALLEYS = "Dots: geometric mean of the loss over seeds, bars as long as its range. Dashed: the parabola that counts."

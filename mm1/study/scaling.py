@@ -31,6 +31,8 @@ Make = Callable[[Plan, float, int], str]
 class Grid:
     """What is trained, and where it is looked for."""
 
+    name: str
+    """Of its page and its points, so that several share a folder, and runs."""
     title: str
     about: str
     sizes: Mapping[float, Make]
@@ -52,7 +54,7 @@ class Found:
 
 
 def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], place: Place) -> Found:
-    """Trains, extends grids where the best rate lies at an edge, and fits. `points.csv` is written in any case.
+    """Trains, extends grids where the best rate lies at an edge, and fits. `NAME.csv` is written in any case.
 
     Raises:
         ConfigError: a size does not show its best rate; the message says which way to go on.
@@ -67,7 +69,7 @@ def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], place: Place) -> Fou
         plan.check()
         states = Runner(plan, place).run()
         points = [_point(*key, folder, states) for key, folder in runs.items()]
-        write_points(points, plan.folder / "points.csv")
+        write_points(points, plan.folder / f"{grid.name}.csv")
         edges = [edge for size in makers if (edge := _edge([p for p in points if p.params == size]))]
         if not edges or further == MOST_FURTHER:
             break

@@ -28,6 +28,7 @@ def make(dim: int, plan: Plan, lr: float, seed: int) -> str:
 def grid(guess: float, dims: tuple[int, ...] = (10, 20, 40, 80)) -> Grid:
     *small, larger = [(float(dim**2), partial(make, dim)) for dim in dims]
     return Grid(
+        name="rates",
         title="A <law>",
         about="",
         sizes=dict(small),
@@ -44,11 +45,10 @@ def test_a_law_is_found_and_foretells_a_larger_size(tmp_path: Path, monkeypatch:
     assert found.law.slope == pytest.approx(-0.4, abs=1e-4)  # losses are written in six digits
     assert found.larger.lr == pytest.approx(found.law.predict(6400.0).lr, rel=1e-3)
     assert len(plan.runs) == 4 * 5 + 1  # the first size's grid began too high and was extended once
-    again = fit([point for point in read_points(tmp_path / "points.csv") if point.params < 6400])
+    again = fit([point for point in read_points(tmp_path / "rates.csv") if point.params < 6400])
     assert again.slope == pytest.approx(found.law.slope, abs=1e-4)
     assert "(x 1.00), " in verdict(found.law, found.larger)
-    write_law_page(found, lambda size: 0.6 * size**-0.42, tmp_path)
-    page = (tmp_path / "report.html").read_text()
+    page = write_law_page(found, lambda size: 0.6 * size**-0.42, tmp_path).read_text()
     assert "A &lt;law&gt;" in page
     assert page.count("<svg") == 5
     assert "slope: 95% interval" in describe(found.law)
@@ -77,3 +77,9 @@ def test_the_grids_of_the_recipes_differ_in_width_and_rate_alone(make_grid: obje
             "model.decoder.hidden_dim",
             "optimizer.peak_lr",
         }
+
+
+def test_mm1s_start_from_the_language_models_of_the_first_law(tmp_path: Path) -> None:
+    plan, laws = Plan(tmp_path), (language_model_grid(), mm1_grid())
+    first, second = ([make_run(plan, law.guess(size), 3) for size, make_run in law.sizes.items()] for law in laws)
+    assert [plan.runs[run].init["decoder"] for run in second] == first
