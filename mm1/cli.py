@@ -142,12 +142,8 @@ def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("overrides", nargs="*", metavar="a.b=value", help="changes to the recipe")
 
 
-def _config(name: str, overrides: Sequence[str] = (), *, resumed: Path | None = None) -> Any:
-    """The config of a recipe, a run folder or a config.json, with overrides applied in order.
-
-    Parts that the overrides start from other runs (`init.decoder=runs/x`) take their shape; those of a `resumed` run
-    have it already, and its origins may be gone.
-    """
+def _config(name: str, overrides: Sequence[str] = ()) -> Any:
+    """Of a recipe, a run folder or a config.json, with overrides; parts that start from other runs take their shape."""
     import json
 
     from mm1 import config as configs
@@ -166,7 +162,7 @@ def _config(name: str, overrides: Sequence[str] = (), *, resumed: Path | None = 
     for assignment in overrides:
         configs.override(found, assignment)
     changed = {part: Path(origin) for part, origin in found.init.items() if before.get(part) != origin}
-    adopt(found, dict.fromkeys(changed, resumed) if resumed else changed, overrides)
+    adopt(found, changed, overrides)
     return found
 
 
@@ -249,10 +245,13 @@ def diff(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
+    from mm1.train.origins import say_kept
 
     try:
-        resumed = arguments.out if arguments.resume and (arguments.out / "config.json").is_file() else None
-        config = _config(arguments.recipe, arguments.overrides, resumed=resumed)
+        goes_on = arguments.resume and (arguments.out / "config.json").is_file()
+        config = _config(str(arguments.out) if goes_on else arguments.recipe, arguments.overrides)
+        if goes_on:
+            say_kept(arguments.out, arguments.recipe, _config(arguments.recipe))
         config.build(folder=arguments.out, resume=arguments.resume).fit()
     finally:
         dist.stop()

@@ -1,4 +1,7 @@
-"""Parts that start from other runs bring their architecture along: a recipe need not be of the shape of its origins."""
+"""What a run takes over: the shapes of parts that start from other runs, and its own config where it goes on.
+
+A recipe need not be of the shape of its origins: parts bring their architecture along.
+"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,8 +14,11 @@ from mm1.config import ConfigError, Configurable
 from mm1.dist import say
 from mm1.train.folder import read_config
 
-CHOICES = frozenset({"image_size", "balance_loss", "router_z_loss", "capacity_factor"})
+LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
+CHOICES = LOSSES | {"image_size"}
 """What a recipe decides about a part whatever its origin: positions are interpolated, losses are training's."""
+MOST_NAMED = 6
+"""Settings in one line of talk."""
 
 
 def adopt(config: Any, origins: Mapping[str, Path], assignments: Sequence[str] = ()) -> None:
@@ -53,3 +59,20 @@ def _taken(own: Any, its: Any) -> Any:
         elif isinstance(mine, Configurable.Config) and isinstance(there, Configurable.Config):
             setattr(taken, f.name, _taken(mine, there))
     return taken
+
+
+def say_kept(folder: Path, name: str, recipe: Any) -> None:
+    """Says aloud in what a run that goes on differs from the recipe (or config) of that name: it keeps its own."""
+    kept = [f"{key}={own}" for key, (_, own) in configs.diff(recipe, read_config(folder)).items()]
+    if kept:
+        more = f", and {len(kept) - MOST_NAMED} more" if len(kept) > MOST_NAMED else ""
+        say(f"{folder} goes on with its own config; unlike {name}: {', '.join(kept[:MOST_NAMED])}{more}")
+
+
+def check_kept(folder: Path, config: Any) -> None:
+    """Raises ConfigError where a run would go on with another model than its checkpoints are of."""
+    for key, (was, now) in configs.diff(read_config(folder), config).items():
+        kept = key.startswith(("model.", "lora", "frozen")) or key in ("model", "optimizer.rule")
+        if kept and key.rpartition(".")[2] not in LOSSES:
+            remedy = "leave it as it is, or start another run from this one's weights with init.PART"
+            raise ConfigError(f"{folder} cannot go on with {key} {now}: its checkpoints are of {was}; {remedy}")

@@ -32,6 +32,7 @@ from mm1.train.folder import start_part, version, write_json, write_weights
 from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
 from mm1.train.optimizer import Optimizer
+from mm1.train.origins import check_kept
 from mm1.train.parallel import freeze, recompute, shard
 from mm1.train.progress import Display
 from mm1.train.retrieval import give_encoders
@@ -88,11 +89,12 @@ class Run(Configurable):
         self.config, self.folder, self.device = config, folder, dist.start()
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
         self._claim(resume)
-        self.tokenizer = Tokenizer.Config(path=config.tokenizer.path or config.feed.tokenizer()).build()
+        saved = self.checkpoints.steps() if resume else []
+        given = str(folder) if saved else config.tokenizer.path or config.feed.tokenizer()
+        self.tokenizer = Tokenizer.Config(path=given).build()
         torch.manual_seed(config.seed)
         with self.device:
             self.model: Model = config.model.build(vocab_size=self.tokenizer.vocab_size)
-        saved = self.checkpoints.steps() if resume else []
         for part, origin in config.init.items() if not saved else ():
             start_part(self.model, part, Path(origin), tokenizer=self.tokenizer)
         self.lora = config.lora.build() if config.lora else None
@@ -121,6 +123,8 @@ class Run(Configurable):
         """A folder holds one run: starting another in it is refused."""
         if not resume and (self.folder / "config.json").exists():
             raise FileExistsError(f"{self.folder} holds a run already; go on with --resume, or choose another folder")
+        if resume and self.checkpoints.steps():
+            check_kept(self.folder, self.config)
         dist.everywhere(True)
         if dist.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,12 @@ def test_from_raw_files_to_a_trained_run_and_its_pages(
 
     assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first") == 2
     assert "--resume" in capsys.readouterr().err
-    assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first", "--resume") == 0
+    assert mm1(monkeypatch, "train", "pretrain_small", "--out", "runs/first", "--resume") == 0
+    assert "runs/first goes on with its own config; unlike pretrain_small: " in capsys.readouterr().err
+    config = Path("runs/first/config.json").read_text()
+    assert mm1(monkeypatch, "train", "pretrain_small", "model.decoder.dim=64", "--out", "runs/first", "--resume") == 2
+    assert "cannot go on with model.decoder.dim 64: its checkpoints are of 32" in capsys.readouterr().err
+    assert Path("runs/first/config.json").read_text() == config
     assert mm1(monkeypatch, "eval", "runs/first") == 2
     assert "has no benchmarks" in capsys.readouterr().err
     dist.stop()

@@ -13,7 +13,7 @@ from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.recipes import recipe
 from mm1.train.folder import write_json
-from mm1.train.origins import adopt
+from mm1.train.origins import adopt, check_kept, say_kept
 from mm1.train.run import Run
 
 
@@ -81,7 +81,27 @@ def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) 
 
 
 def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
-    run = joint(tmp_path)
-    resumed = cli._config("pretrain_small", ["init.decoder=gone", "model.connector.num_tokens=4"], resumed=run)
-    assert resumed.model.decoder == worlds.decoder()
-    assert resumed.init == {"decoder": "gone"}
+    write_config(tmp_path, worlds.pretrain(tmp_path, init={"decoder": "gone"}))
+    resumed = cli._config(str(tmp_path), ["init.decoder=gone", "steps=3"])  # all that was given before, once more
+    assert (resumed.init, resumed.steps) == ({"decoder": "gone"}, 3)
+
+
+def test_a_run_that_goes_on_says_what_it_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = recipe("pretrain_small")
+    say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
+    assert capsys.readouterr().err == ""
+    for wish in ("steps=3", "seed=4"):
+        configs.override(config, wish)
+    say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
+    assert capsys.readouterr().err.endswith("goes on with its own config; unlike pretrain_small: steps=3, seed=4\n")
+
+
+@pytest.mark.parametrize("wish", ["model.decoder.dim=64", "frozen=('encoder',)", "optimizer.rule=adafactor"])
+def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> None:
+    config = recipe("pretrain_small")
+    write_config(tmp_path, config)
+    configs.override(config, "steps=3")
+    check_kept(tmp_path, config)
+    configs.override(config, wish)
+    with pytest.raises(ConfigError, match=rf"cannot go on with {wish.partition('=')[0]} \S+.*: its checkpoints are of"):
+        check_kept(tmp_path, config)
