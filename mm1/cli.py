@@ -245,10 +245,11 @@ def diff(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
+    from mm1.train.checkpoint import whole_steps
     from mm1.train.origins import say_kept
 
     try:
-        goes_on = arguments.resume and (arguments.out / "config.json").is_file()
+        goes_on = arguments.resume and whole_steps(arguments.out / "checkpoints")
         config = _config(str(arguments.out) if goes_on else arguments.recipe, arguments.overrides)
         if goes_on:
             say_kept(arguments.out, arguments.recipe, _config(arguments.recipe))

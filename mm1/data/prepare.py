@@ -57,13 +57,9 @@ def prepare(
         WorkerDied: a process was killed or hung; its file is named.
     """
     config = config_of(source) if isinstance(source, str) else source
-    filters = filters or Filters.Config()
-    filters.build()
-    if not 0 <= held_out < 1:
-        raise ConfigError(f"held_out is a share of documents from 0 to below 1, not {held_out}")
     vocabulary = Tokenizer.Config(path=str(tokenizer)).build()
     files = find_files(config.owner, paths)
-    how = {"source": config, "filters": filters, "held_out": held_out, "held_out_by": held_out_by}
+    how = {"source": config, "filters": filters or Filters.Config(), "held_out": held_out, "held_out_by": held_out_by}
     plan = plan_of(files, vocabulary, **how)
     if known := finished(out, plan):
         say(f"{out} is prepared already: {known['documents']:,} documents")
@@ -86,7 +82,14 @@ def plan_of(
     held_out: float,
     held_out_by: HeldOutBy,
 ) -> dict[str, Any]:
-    """All that decides what a preparation makes, as its manifest tells it; JSON."""
+    """All that decides what a preparation makes, as its manifest tells it; JSON.
+
+    Raises:
+        ConfigError: a filter or the share makes no sense.
+    """
+    filters.build()
+    if not 0 <= held_out < 1:
+        raise ConfigError(f"held_out is a share of documents from 0 to below 1, not {held_out}")
     return {
         "format": shards.FORMAT,
         "kind": source.owner.__module__.rpartition(".")[2],

@@ -31,6 +31,8 @@ from mm1.infer.trained import Trained
 from mm1.nn.clip import CLIP
 
 PAIRS_PER_BATCH = 512
+KEPT = ("format", "kind", "config", "tokenizer", "held_out", "held_out_by", "filters")
+"""What the new manifest takes over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +65,9 @@ def filter_captions(
     _check(trained, model, keep, min_score)
     before = read_manifest(prepared)
     shards = [(split, shard) for split in SPLITS for shard in before["splits"][split]["shards"]]
-    plan = {
-        key: before.get(key) for key in ("format", "kind", "config", "tokenizer", "held_out", "held_out_by", "filters")
-    } | {
-        "captions": {"model": model, "keep": keep, "min_score": min_score},
-        "inputs": [{"file": str(prepared / shard["file"]), **shard} for _, shard in shards],
-    }
+    inputs = [{"file": str(prepared / shard["file"]), **shard} for _, shard in shards]
+    captions = {"model": model, "keep": keep, "min_score": min_score}
+    plan = {key: before.get(key) for key in KEPT} | {"captions": captions, "inputs": inputs}
     if known := finished(out, plan):
         return known
     with unfinished(out, plan) as work:

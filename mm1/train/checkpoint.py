@@ -29,6 +29,12 @@ from mm1.train.optimizer import Optimizer
 UNFINISHED = ".unfinished"
 
 
+def whole_steps(folder: Path) -> list[int]:
+    """Steps with a whole checkpoint in a folder of checkpoints, in order."""
+    found = folder.glob("step-*")
+    return sorted(int(p.name.removeprefix("step-")) for p in found if not p.name.endswith(UNFINISHED))
+
+
 class Checkpoints:
     """The checkpoints of one run folder."""
 
@@ -40,8 +46,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
-        found = self.folder.glob("step-*")
-        return sorted(int(p.name.removeprefix("step-")) for p in found if not p.name.endswith(UNFINISHED))
+        return whole_steps(self.folder)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

@@ -63,7 +63,10 @@ def test_from_raw_files_to_a_trained_run_and_its_pages(
     assert mm1(monkeypatch, "prepare", "interleaved", raw / "pages", "--out", "data/interleaved", *tokenizer) == 0
     assert mm1(monkeypatch, "view", "pretrain_small", *SMALL, "--out", "rows.html") == 0
     assert "picture number" in Path("rows.html").read_text()
-    assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first") == 0
+    wrong = (*SMALL, "feed.sources.more=data/nowhere")
+    assert mm1(monkeypatch, "train", "pretrain_small", *wrong, "--out", "runs/first") == 2
+    assert Path("runs/first/config.json").exists()  # and no checkpoint: nothing of the wrong command is kept
+    assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first", "--resume") == 0
     assert json.loads(Path("runs/first/summary.json").read_text())["finished"]
     assert mm1(monkeypatch, "view", "runs/first", "--out", "rows.html", "--rows", 2) == 0
     capsys.readouterr()
