@@ -73,7 +73,13 @@ def test_losses_and_tokens_are_logged_by_source(world: Path, tmp_path: Path) -> 
     assert last["useful"] == sum(last[f"tokens/{name}"] for name in ("pages", "captions", "text"))
 
 
-@pytest.mark.parametrize(("step", "how"), [(7, "kill"), (7, "signal"), (3, "kill"), (12, "kill")])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [(7, "kill"), (7, "signal"), pytest.param(3, "kill", marks=LONG), pytest.param(12, "kill", marks=LONG)],
+)
 def test_an_interrupted_run_ends_as_if_nothing_had_been(
     whole: tuple[Any, Path], step: int, how: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
