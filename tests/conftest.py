@@ -3,14 +3,19 @@
 import importlib
 import multiprocessing
 import pkgutil
+from multiprocessing import forkserver
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-# Ranks and workers of feeds are forked from a server that has imported these: an import costs seconds.
-multiprocessing.set_forkserver_preload(["mm1.train.run"])
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> None:
+    """Ranks and workers of feeds are forked from a server that has imported these: an import costs seconds."""
+    multiprocessing.set_forkserver_preload(["mm1.train.run", "mm1.data.packed", "datasets", "PIL.Image"])
+    forkserver.ensure_running()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

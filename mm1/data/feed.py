@@ -5,6 +5,7 @@ and pixels. The state after a step is (what the mixture remembers at the start o
 so a run resumes exactly, on any number of ranks and workers, without reading anything twice.
 """
 
+import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -29,6 +30,9 @@ WORKER_PATIENCE = 600.0
 """Seconds after which a batch that does not come is an error and not a hang."""
 WORKER_POLL = 5.0
 """Seconds of waiting after which it is looked whether all workers live."""
+PRELOAD = ("datasets", "PIL.Image")
+"""Imported once for all workers, beside the filler's module. Each would import them by itself otherwise, and one after
+the other: the next is not started before the last has read its filler."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -186,6 +190,9 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         UserError: the filler's own, or a worker died, or none has delivered for `WORKER_PATIENCE` seconds.
     """
     shelf = Shelf(workers)
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context is not None:
+        context.set_forkserver_preload([__name__, type(filler).__module__, *PRELOAD])
     loader = DataLoader(
         _Worker(filler, shelf),
         sampler=InOrder(plan),
@@ -194,7 +201,7 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         timeout=WORKER_POLL if workers else 0,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=context,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_run if workers else None,
     )
