@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
 # All measurements that need one GPU, in one call: bash benchmarks/gpu.sh NOTE.md
 # Each line is a run of benchmarks/step.py; one that fails (out of memory, say) is noted and the next one starts.
+# Some ten minutes on an H100. LIMIT: seconds for each; WORKERS: processes that decode pictures.
 set -u
 note=${1:?"usage: benchmarks/gpu.sh NOTE.md"}
 cd "$(dirname "$0")/.."
 export PYTHONPATH=.:${PYTHONPATH:-}
-step() { timeout "${LIMIT:-150}" python3 benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err" \
-    || { echo "### $* failed: $(grep -v '^ ' "$note.err" | grep -v '^$' | tail -n 1)" | tee -a "$note"; }; }
+step() {
+    timeout "${LIMIT:-150}" python3 -W ignore benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err"
+    local code=$? why
+    why=$(sed 's/^\[rank[0-9]*\]: //' "$note.err" | grep -E '^[A-Za-z0-9_.]+(Error|Died|error):' | tail -n 1)
+    [ $code -eq 124 ] && why="not finished in ${LIMIT:-150} s; last: $(tail -n 1 "$note.err")"
+    [ $code -eq 0 ] || printf '### %s\n\nFailed: %s\n\n' "$*" "${why:-exit code $code}" | tee -a "$note"
+}
 
 python3 -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
 base="feed.rows=16 optimizer.warmup=10"
-step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false
-step pretrain_ablation_base $base feed.micro_rows=4 recompute=0
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=1 compile=false
 step pretrain_ablation_base $base feed.micro_rows=8 recompute=1
-step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 --text-only
-step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false --text-only
+step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1  # more than the 80 GB of an H100
 # Experts: a slice of 3B-MoE that fits one GPU, beside the dense model of the same depth.
-slice="feed.rows=16 feed.micro_rows=4 optimizer.warmup=10 recompute=0 compile=false model.decoder.depth=4 --text-only"
-step language_model_3b $slice
-step language_model_3b_moe $slice model.decoder.experts.num_experts=8
+slice="feed.rows=16 feed.micro_rows=4 optimizer.warmup=10 recompute=0 compile=false model.decoder.depth=4"
+step language_model_3b $slice --text-only
+step language_model_3b_moe $slice model.decoder.experts.num_experts=8 --text-only

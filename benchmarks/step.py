@@ -14,13 +14,15 @@ dtype, measured in the same run. The shares come from marks on the device's own 
 import argparse
 import hashlib
 import io
+import multiprocessing
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -165,23 +167,24 @@ class Clock:
 
 def watch(model: Any, clock: Clock) -> None:
     """Marks where each part's forward and backward end."""
-    parts = [name for name in ("encoder", "connector", "decoder") if name in model.parts()]
-    for i, name in enumerate(parts):
-        module = model.parts()[name]
+    for name, call in (("encoder", "forward"), ("connector", "forward"), ("decoder", "routed")):
+        if name in model.parts():
+            setattr(model.parts()[name], call, _watched(name, getattr(model.parts()[name], call), clock))
 
-        def before(_m: Any, inputs: Any, _name: str = name, first: bool = i == 0) -> None:
-            clock.mark("loss")
-            tensors = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
-            if tensors and not first:
-                tensors[0].register_hook(lambda g, n=_name: clock.mark(n))  # this part's backward has come through
 
-        def after(_m: Any, _inputs: Any, output: Any, _name: str = name) -> None:
-            clock.mark(_name)
-            if isinstance(output, torch.Tensor) and output.requires_grad:
-                output.register_hook(lambda g: clock.mark("loss" if _name == "decoder" else "connector"))
+def _watched(name: str, call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+    def watched(x: torch.Tensor, *more: Any) -> Any:
+        clock.mark("loss")
+        if x.requires_grad and name != "encoder":
+            x.register_hook(lambda _: clock.mark(name))  # this part's backward has come through
+        output = call(x, *more)
+        clock.mark(name)
+        first = output[0] if isinstance(output, tuple) else output
+        if first.requires_grad:
+            first.register_hook(lambda _: clock.mark("loss" if name == "decoder" else "connector"))
+        return output
 
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+    return watched
 
 
 def main() -> None:
@@ -195,6 +198,8 @@ def main() -> None:
     parser.add_argument("--text-only", action="store_true", help="no pictures at all: the ceiling of the text side")
     parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
     arguments = parser.parse_args()
+    multiprocessing.set_forkserver_preload(["mm1.train.run", "mm1.recipes", "datasets", "PIL.Image"])
+    forkserver.ensure_running()  # each worker imports this file, and so what it imports
     config = recipe(arguments.recipe)
     for assignment in arguments.overrides:
         configs.override(config, assignment)
@@ -208,7 +213,7 @@ def main() -> None:
 
 
 def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    device = dist.start()
+    device, began = dist.start(), time.perf_counter()
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     ceiling = matmul_ceiling(device, dtype)
     scratch = Path("/tmp") if Path("/tmp").is_dir() else Path()
@@ -228,6 +233,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     optimizer = config.optimizer.build(model=model, steps=1000)
     feed = batches(config, model, tokenizer, workers=arguments.workers, text_only=arguments.text_only)
     accumulate = config.feed.rows // config.feed.micro_rows
+    dist.say(f"{sum(params.values()) / 1e6:,.0f}M parameters, ready after {time.perf_counter() - began:.0f} s")
     seconds, work = [], defaultdict(float)
     for step in range(arguments.warmup + arguments.steps):
         measured = step >= arguments.warmup
@@ -254,8 +260,10 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         optimizer.step(step)
         clock.mark("optimizer")
         clock.settle()
+        took = time.perf_counter() - start
+        dist.say(f"step {step + 1} of {arguments.warmup + arguments.steps}: {took:.2f} s")
         if measured:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(took)
     cuda = device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

@@ -15,7 +15,7 @@ def packed() -> PackedBatch:
         sources=torch.zeros_like(line),
         boundaries=torch.tensor([0, 4], dtype=torch.int32),
         images=torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
-        slots=torch.zeros(0, 1, dtype=torch.int64),
+        slots=torch.zeros(1, 1, dtype=torch.int64),
         longest=4,
         num_targets=4,
         num_padding=0,

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,7 +29,8 @@ def level(images: Tensor) -> int:
     return value
 
 
-def test_what_is_held_is_not_written_to_and_what_is_not_comes_again() -> None:
+def test_what_is_held_is_not_written_to_and_what_is_not_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what a batch for a GPU holds is a pinned copy
     others = set(shelf._shelves)
     batches: Iterator[Any] = load(range(120), Numbered(), workers=1)
     held = [next(batches).images for _ in range(40)]  # more than there are pieces

@@ -88,7 +88,8 @@ def test_at_another_resolution_fixed_positions_are_interpolated_and_stay(
     aim: Path, world: Path, tmp_path: Path
 ) -> None:
     joint = load_file(fit(multimodal(world, aim, 12), tmp_path / "joint") / "model.safetensors")
-    assert torch.equal(joint["encoder.position"], interpolate(sincos((2, 2), 16), (3, 3)))
+    wanted = interpolate(sincos((2, 2), 16), (3, 3))  # here in fp32 on the CPU; a GPU's sines differ in the last bit
+    torch.testing.assert_close(joint["encoder.position"], wanted, atol=1e-6, rtol=0)
     origin = load_file(aim / "model.safetensors")
     assert not torch.equal(joint["encoder.patchify.weight"], origin["encoder.patchify.weight"])
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from worlds import make_world, pretrain, text_only
 
+from mm1.batch import move
 from mm1.config import ConfigError
 from mm1.train.folder import load_model
 from mm1.train.lora import Lora
@@ -51,7 +52,8 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
     assert len(changed) == 2 * 4
 
     batch = next(iter(run.feed.held_out(rank=0, world_size=1)))
-    model, _, _ = load_model(tmp_path / "whole", torch.device("cpu"))
+    batch = move(batch, run.device)
+    model, _, _ = load_model(tmp_path / "whole", run.device)
     with torch.no_grad():
         mean, plain = run.model(batch).means["loss"], model(batch).means["loss"]
     torch.testing.assert_close(plain.total, mean.total, rtol=1e-5, atol=0.0)
