@@ -4,7 +4,7 @@ A `Scale` says what the variations are done to and what is measured. A lesson's 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Scale:
 
     base: Callable[[Plan, int, int], Run.Config]
     """(plan, seed, image size) -> the run that rows change, with the runs it starts from added to the plan."""
-    measures: Mapping[str, Measure]
+    measures: dict[str, Measure]
     """For ZERO, FEW and TEXT."""
     size: int
     """The base's image size in pixels."""
@@ -35,7 +35,9 @@ class Scale:
     connectors: Mapping[str, Callable[[int], Connector.Config]]
     """Name -> a connector of so many tokens."""
     fit: Callable[[Run.Config], None]
-    """Gives rows more room where images take more tokens, so that a step holds as many images."""
+    """Makes the data suit the comparison of connectors: a step holds as many images whatever they take in tokens."""
+    tokens_by: dict[str, Measure] = field(default_factory=dict)
+    """What connectors are compared by in place of FEW."""
     prepare: Callable[[Path], None] | None = None
 
     def rows(self, edits: Mapping[str, Callable[[Run.Config], None]]) -> Rows:
@@ -183,21 +185,27 @@ def connector(scale: Scale) -> Study:
         _less(tokens, _mean((a,), (few, many), sizes, 1.0) | _mean((b,), (few, many), sizes, -1.0)) for a, b in pairs
     ]
     kind = "The number of tokens matters more than the kind of connector"
-    more, kind_words = f"({many} tokens) - ({few} tokens)", [f"(({a}) - ({b}))" for a, b in pairs]
+    more, kind_words = f"({_tokens(many)}) - ({_tokens(few)})", [f"(({a}) - ({b}))" for a, b in pairs]
+    by, differences = next(iter(scale.tokens_by), FEW), tuple(f"({more}) - {k}" for k in kind_words)
     lessons = [
-        Lesson(text="More tokens help", measure=FEW, contrasts=(tokens,), words=(more,)),
-        Lesson(text=kind, measure=FEW, contrasts=tuple(kinds), words=tuple(f"({more}) - {k}" for k in kind_words)),
+        Lesson(text="More tokens help", measure=by, contrasts=(tokens,), words=(more,)),
+        Lesson(text=kind, measure=by, contrasts=tuple(kinds), words=differences),
     ]
     if len(sizes) == 2:
         pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(names, (few, many), sizes[:1], -1.0)
         words = (f"({sizes[1]} px) - ({sizes[0]} px)",)
         lessons.append(Lesson(text="More pixels help", measure=FEW, contrasts=(pixels,), words=words))
     about = "Each step holds about as many images whatever they take in tokens. The contrasts are of means over rows."
-    return scale.study("Connector x tokens x resolution", about, rows, tuple(lessons))
+    measured = replace(scale, measures=scale.measures | scale.tokens_by)
+    return measured.study("Connector x tokens x resolution", about, rows, tuple(lessons))
 
 
 def _corner(name: str, num_tokens: int, size: int) -> str:
-    return f"{name}, {num_tokens} tokens, {size} px"
+    return f"{name}, {_tokens(num_tokens)}, {size} px"
+
+
+def _tokens(number: int) -> str:
+    return "1 token" if number == 1 else f"{number} tokens"
 
 
 def _mean(names: tuple[str, ...], tokens: tuple[int, ...], sizes: tuple[int, ...], weight: float) -> dict[str, float]:

@@ -1,19 +1,21 @@
 """The miniature world: functions of (seed, n), tests apart from training, files that the real readers take."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from mm1.data.document import Image, Text
 from mm1.data.sources.captions import Captions
 from mm1.data.sources.instructions import Instructions
 from mm1.data.sources.interleaved import Interleaved
 from mm1.data.sources.miniature import deal, questions, text, world
-from mm1.data.sources.miniature.write import Amounts, write_world
+from mm1.data.sources.miniature.write import Amounts, write_four, write_world
 from mm1.data.sources.text import Texts
 
-SCENES = ("objects", "pair", "word", "digit")
+SCENES = ("objects", "pair", "word", "digit", "four")
 
 
 def test_records_depend_on_seed_and_number_alone():
@@ -32,7 +34,8 @@ def test_test_scenes_never_occur_in_training(kind):
     assert train
     assert test
     assert not train & test
-    assert {scene.colour for scene in test} == set(world.COLOURS)
+    colours = {colour for scene in test for colour in getattr(scene, "colours", None) or (scene.colour,)}
+    assert colours == set(world.COLOURS)
 
 
 @pytest.mark.parametrize("task", [task for task in deal.TASKS if task != "colour"])
@@ -40,6 +43,19 @@ def test_every_answer_of_a_task_occurs_in_both_splits(task):
     for split in ("train", "test"):
         answers = {questions.question(0, task, n, split).answer for n in range(150)}
         assert answers == set(deal.TASKS[task].answers)
+
+
+def test_four_things_are_named_cell_by_cell_in_reading_order():
+    for n in range(20):
+        shown = deal.four(0, n)
+        pixels = np.asarray(Pillow.open(io.BytesIO(shown.picture.png)), dtype=int)
+        words = shown.text.split()
+        assert (shown.picture.width, len(words)) == (48, 8)
+        for cell, colour in enumerate(words[::2]):
+            row, column = (24 * place for place in divmod(cell, 2))
+            quarter = pixels[row : row + 24, column : column + 24].reshape(-1, 3)
+            brightest = quarter[quarter.sum(-1).argmax()]  # of the ink; the ground is dark
+            assert abs(brightest - world.COLOURS[colour]).max() <= 14
 
 
 def test_a_digit_never_stands_across_the_border_of_a_tile():
@@ -75,8 +91,10 @@ def test_facts_are_true():
 
 def test_the_files_are_read_by_the_sources_of_real_data(tmp_path):
     write_world(tmp_path, seed=0, amounts=Amounts(captions=40, pages=8, texts=5, conversations=6))
+    write_four(tmp_path / "four", seed=0, num=7)
     for source, folder, num in (
         (Captions, "captions", 40),
+        (Captions, "four", 7),
         (Interleaved, "pages", 8),
         (Texts, "text", 5),
         (Instructions, "instructions", 6),

@@ -55,6 +55,16 @@ def test_a_caption_counts_its_right_words_in_any_order() -> None:
     assert seen == {3, 4}  # "digit seven red", "two large red ring"
 
 
+def test_words_about_four_things_count_at_their_places() -> None:
+    benchmark = MiniatureCaptions.Config(four=True, max_tokens=10).build()
+    truth = ("red ring blue cross green circle white square",)
+    said = [*truth, "blue cross red ring green circle white square", "red ring", f"{truth[0]} red ring", ""]
+    assert benchmark.score(said, [truth] * len(said)) == [1.0, 0.5, 0.25, 0.8, 0.0]
+    test, train = ({benchmark.question((split, n)).answer for n in range(50)} for split in ("test", "train"))
+    assert all(len(answer.split()) == 8 for answer in test | train)
+    assert not test & train
+
+
 def test_an_unknown_task_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="no task 'colours'; did you mean 'colour'"):
         Miniature.Config(task="colours").build()

@@ -1,12 +1,14 @@
-"""Captions of the miniature world's test pictures, in whatever order of words.
+"""Captions of the miniature world's test pictures.
 
 The score is the number of right words over that of the longer caption, the model's or the true one: a missing word
-costs as much as one too many. What a model says that sees nothing is not known, so there is no level of chance.
+costs as much as one too many. Their order does not matter, except for pictures of four things, where a word must be
+right at its place. What a model says that sees nothing is not known, so there is no level of chance.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import ClassVar
 
 from mm1.data.document import Document, Image
@@ -26,8 +28,10 @@ class MiniatureCaptions(Benchmark):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Benchmark.Config):
+        four: bool = False
+        """Pictures of four things, described by eight words in reading order?"""
         max_tokens: int = 6
-        """The longest captions have four words."""
+        """The longest captions have four words, of four things eight."""
 
     config: Config
 
@@ -36,13 +40,19 @@ class MiniatureCaptions(Benchmark):
 
     def question(self, record: tuple[Split, int]) -> Question:
         split, n = record
-        asked = world.description(self.config.seed, n, split)
+        asked = (world.four if self.config.four else world.description)(self.config.seed, n, split)
         assert asked.picture is not None
         picture = Image(asked.picture.png, asked.picture.width, asked.picture.width)
         return Question(Document((picture,)), (asked.answer,), str(n))
 
     def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
-        return [_overlap(said, *true) for said, true in zip(predictions, answers, strict=True)]
+        right = _in_place if self.config.four else _overlap
+        return [right(said, *true) for said, true in zip(predictions, answers, strict=True)]
+
+
+def _in_place(said: str, true: str) -> float:
+    a, b = said.split(), true.split()
+    return sum(map(eq, a, b)) / max(len(a), len(b))
 
 
 def _overlap(said: str, true: str) -> float:

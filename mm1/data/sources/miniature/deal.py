@@ -32,6 +32,7 @@ from mm1.data.sources.miniature.world import (
     SIZES,
     WORDS,
     Digit,
+    Four,
     Objects,
     Pair,
     Scene,
@@ -48,7 +49,19 @@ CYCLE = (
 )
 """The kinds of 20 pictures in a row."""
 
-STREAMS = ("picture", "caption", "page", "text", "conversation", "question", "fact", "copy", "new labels", "described")
+STREAMS = (
+    "picture",
+    "caption",
+    "page",
+    "text",
+    "conversation",
+    "question",
+    "fact",
+    "copy",
+    "new labels",
+    "described",
+    "four",
+)
 
 ORDINALS = ("first", "second", "third")
 
@@ -130,9 +143,18 @@ def caption(seed: int, n: int) -> Caption:
     if isinstance(scene := shown.scene, Pair):
         first, second = f"{scene.colour} {scene.shape}", f"{scene.other_colour} {scene.other_shape}"
         return Caption(shown, f"{first} {scene.relation} {second}", one_of((first, second), rng))
+    assert not isinstance(scene, Four)
     words = words_of(scene)
     some = [words[i] for i in rng.permutation(len(words))[: rng.integers(1, len(words))]]
     return Caption(shown, " ".join(words[i] for i in rng.permutation(len(words))), " ".join(some))
+
+
+def four(seed: int, n: int, split: Split = "train") -> Caption:
+    """Four things, each in its cell; the words are in reading order."""
+    shown = make_picture("four", "near", split, generator("four", seed, ("train", "test").index(split), n))
+    assert isinstance(shown.scene, Four)
+    things = [f"{colour} {shape}" for colour, shape in zip(shown.scene.colours, shown.scene.shapes, strict=True)]
+    return Caption(shown, " ".join(things), things[0])
 
 
 def words_of(scene: Objects | Word | Digit) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ named        <image> what colour ? -> red             the question says what is 
 unnamed      <image> -> red                           only the shots say it: without any there is no telling
 new labels   <image> -> cat                           only the shots say which colour is called "cat"
 description  <image> -> two large red ring            as captions have it, the words in any order
+four         <image> -> red ring blue cross ...       what is in each cell, in reading order
 fact         three plus four is -> seven              no picture
 copy         cat red dog two ... cat -> red           no picture
 """
@@ -14,8 +15,9 @@ from typing import Literal
 import numpy as np
 
 from mm1.data.sources.miniature.deal import TASKS, Picture, answer, ask, generator, make_picture, words_of
+from mm1.data.sources.miniature.deal import four as caption_of_four
 from mm1.data.sources.miniature.text import fact, relabelling
-from mm1.data.sources.miniature.world import COLOURS, WORDS, Pair, Split, one_of
+from mm1.data.sources.miniature.world import COLOURS, WORDS, Four, Objects, Pair, Split, one_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -40,8 +42,14 @@ def description(seed: int, n: int, split: Split) -> Question:
     """The n-th picture to be described in a caption's words: one thing or several alike, a word or a digit."""
     rng = generator("described", seed, SPLITS.index(split), n)
     shown = make_picture(one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng)
-    assert not isinstance(shown.scene, Pair)
+    assert not isinstance(shown.scene, Pair | Four)
     return Question(shown, "", " ".join(words_of(shown.scene)))
+
+
+def four(seed: int, n: int, split: Split) -> Question:
+    """The n-th picture of four things, to be described in reading order."""
+    shown = caption_of_four(seed, n, split)
+    return Question(shown.picture, "", shown.text)
 
 
 def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:
@@ -56,6 +64,7 @@ def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:
 def _called(called: dict[str, str], split: Split, rng: np.random.Generator) -> Question:
     while True:
         shown = make_picture("objects", "near", split, rng)
+        assert isinstance(shown.scene, Objects)
         if name := called.get(shown.scene.colour):
             return Question(shown, "", name)
 

@@ -1,6 +1,6 @@
 """What there is to see in the miniature world, and how it is drawn.
 
-A picture shows one kind of thing, on a dark square of cells:
+A picture shows one kind of thing, on a dark square of cells (`Four`: one thing in each cell of a near picture):
 
     Objects   1 to 4 alike:          Pair   two, one beside       Word   printed       Digit   handwritten
               "two large red ring"          or above the other    in capitals          (scikit-learn's scans)
@@ -104,11 +104,22 @@ class Digit:
     """Which of scikit-learn's scans."""
 
 
-Scene: TypeAlias = Objects | Pair | Word | Digit
+@dataclass(frozen=True, slots=True)
+class Four:
+    """One thing in each cell of a near picture, in reading order."""
+
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+
+Scene: TypeAlias = Objects | Pair | Word | Digit | Four
 
 
 def held_out(scene: Scene) -> bool:
     """Is this combination kept for tests? About a fifth is, such that every attribute's values occur on both sides."""
+    if isinstance(scene, Four):
+        colours = sum((cell + 1) * list(COLOURS).index(colour) for cell, colour in enumerate(scene.colours))
+        return (colours + sum(map(SHAPES.index, scene.shapes))) % 5 == 0
     colour = list(COLOURS).index(scene.colour)
     match scene:
         case Objects():
@@ -127,6 +138,11 @@ def draw(scene: Scene, grid: int, rng: np.random.Generator) -> Pillow.Image:
     """The scene on `grid` x `grid` cells; places, shades and angles are `rng`'s."""
     shade = int(rng.integers(12, 44))
     picture = Pillow.new("RGB", (grid * CELL, grid * CELL), (shade, shade, shade + 6))
+    if isinstance(scene, Four):
+        for cell, (colour, shape) in enumerate(zip(scene.colours, scene.shapes, strict=True)):
+            stencil = _stencil(shape, int(rng.integers(*PAIR_WIDTHS, endpoint=True)))
+            _paste(picture, stencil, _ink(colour, rng), divmod(cell, GRIDS["near"]), rng)
+        return picture
     ink = _ink(scene.colour, rng)
     match scene:
         case Objects():
@@ -221,7 +237,7 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
-    """A scene of that kind ("objects", "pair", "word" or "digit") that belongs to that split."""
+    """A scene of that kind ("objects", "pair", "word", "digit" or "four") that belongs to that split."""
     while True:
         scene = _any_scene(kind, rng, split)
         if held_out(scene) == (split == "test"):
@@ -247,6 +263,9 @@ def _any_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
             value = int(rng.integers(10))  # the scan second, so that all ten are alike often
             scans = _scans_of(value, split)
             return Digit(NUMBERS[value], colour, int(scans[rng.integers(len(scans))]))
+        case "four":
+            things = [(one_of(tuple(COLOURS), rng), one_of(SHAPES, rng)) for _ in range(4)]
+            return Four(*zip(*things, strict=True))
     raise ValueError(f"no kind of scene is called {kind!r}")
 
 

@@ -4,17 +4,20 @@ captions/00000.tar ...       WebDataset as img2dataset writes it: 000000123.png,
 pages/00000.parquet ...      OBELICS' schema: images, texts, metadata, general_metadata
 text/text.jsonl              {"text": ...}
 instructions/llava.json      LLaVA's conversations; pictures in instructions/images/
+four/00000.tar ...           as captions, of pictures with four things; `write_four` alone writes them
 """
 
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mm1.data.sources.miniature import deal, text
-from mm1.data.sources.miniature.deal import Picture
+from mm1.data.sources.miniature.deal import Caption, Picture
 
 RECORDS_A_FILE = 4_000
 
@@ -38,11 +41,19 @@ def write_world(folder: Path, seed: int, amounts: Amounts) -> None:
 
 
 def write_captions(folder: Path, seed: int, num: int) -> None:
+    _write_pairs(folder, num, partial(deal.caption, seed))
+
+
+def write_four(folder: Path, seed: int, num: int) -> None:
+    _write_pairs(folder, num, partial(deal.four, seed))
+
+
+def _write_pairs(folder: Path, num: int, make: Callable[[int], Caption]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num, RECORDS_A_FILE):
         with tarfile.open(folder / f"{start // RECORDS_A_FILE:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for n in range(start, min(num, start + RECORDS_A_FILE)):
-                caption, key = deal.caption(seed, n), f"{n:09d}"
+                caption, key = make(n), f"{n:09d}"
                 fields = {"key": key, "caption": caption.text, "short": caption.short, **_about(caption.picture)}
                 _add(tar, f"{key}.png", caption.picture.png)
                 _add(tar, f"{key}.txt", caption.text.encode())
