@@ -24,7 +24,7 @@ LESSONS = (
     "miniature_encoder_loss",
     "miniature_resolution",
 )
-"""What `mm1 study lessons` and `make lessons` run: as much as two CPU cores do in an hour and a half."""
+"""What `mm1 study lessons` and `make lessons` run."""
 
 
 def all_studies() -> dict[str, Callable[[], Study]]:
@@ -42,7 +42,7 @@ def all_studies() -> dict[str, Callable[[], Study]]:
 
 def list_studies() -> None:
     about = {name: (function.__doc__ or "").splitlines()[0] for name, function in all_studies().items()}
-    about |= {"lessons": "What two CPU cores do in an hour and a half: " + ", ".join(LESSONS) + "."} | lr_law.NAMES
+    about |= {"lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."} | lr_law.NAMES
     for name, line in about.items():
         print(f"{name:{max(map(len, about))}}  {line}")
 
