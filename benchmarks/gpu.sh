@@ -16,7 +16,7 @@ step() {
 
 python3 -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
 base="feed.rows=16 optimizer.warmup=10"
-step pretrain_ablation_base $base feed.micro_rows=4 recompute=1 compile=false
+step pretrain_ablation_base $base feed.micro_rows=4 recompute=1 compile=false --profile
 step pretrain_ablation_base $base feed.micro_rows=8 recompute=1
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false --text-only
 step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1  # more than the 80 GB of an H100

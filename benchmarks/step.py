@@ -31,6 +31,7 @@ import torch
 from PIL import Image as Pillow
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
+from torch.profiler import ProfilerActivity, profile
 
 from mm1 import config as configs
 from mm1 import dist
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--text-only", action="store_true", help="no pictures at all: the ceiling of the text side")
+    parser.add_argument("--profile", action="store_true", help="and the dearest operations of one more step, by shape")
     parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
     arguments = parser.parse_args()
     multiprocessing.set_forkserver_preload(["mm1.train.run", "mm1.recipes", "datasets", "PIL.Image"])
@@ -235,14 +237,10 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     accumulate = config.feed.rows // config.feed.micro_rows
     dist.say(f"{sum(params.values()) / 1e6:,.0f}M parameters, ready after {time.perf_counter() - began:.0f} s")
     seconds, work = [], defaultdict(float)
-    for step in range(arguments.warmup + arguments.steps):
-        measured = step >= arguments.warmup
-        if step == arguments.warmup:
-            clock.settle()
-            clock.totals.clear()
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+
+    def one_step() -> tuple[list[PackedBatch], Any]:
+        """The batches and the last one's losses."""
+        seen = []
         for _ in range(accumulate):
             clock.mark("optimizer")
             batch = move(next(feed), device, non_blocking=True)
@@ -251,31 +249,56 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             clock.mark("loss")
             (losses.objective / max(1, batch.num_targets * accumulate)).backward()
             clock.mark("encoder" if "encoder" in params and "encoder" not in config.frozen else "decoder")
-            if measured:
-                work["useful"] += len(batch.tokens) - batch.num_padding
-                work["images"] += len(batch.slots)
-                work["flops"] += sum(model.flops(batch).values())
-                for part, flops in model.flops(batch).items():
-                    work[f"flops/{part}"] += flops
+            seen.append(batch)
         optimizer.step(step)
         clock.mark("optimizer")
         clock.settle()
+        return seen, losses
+
+    for step in range(arguments.warmup + arguments.steps):
+        measured = step >= arguments.warmup
+        if step == arguments.warmup:
+            clock.settle()
+            clock.totals.clear()
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        seen, losses = one_step()
         took = time.perf_counter() - start
         dist.say(f"step {step + 1} of {arguments.warmup + arguments.steps}: {took:.2f} s")
         if measured:
             seconds.append(took)
+            for batch in seen:
+                work["useful"] += len(batch.tokens) - batch.num_padding
+                work["images"] += len(batch.slots)
+                for part, flops in model.flops(batch).items():
+                    work["flops"] += flops
+                    work[f"flops/{part}"] += flops
     cuda = device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    shares = {p: clock.totals[p] / sum(clock.totals.values()) for p in PARTS if clock.totals[p]}
+    dearest = _dearest(one_step, device) if arguments.profile else ""
     return {
         "params": params,
         "ceiling": ceiling,
         "seconds": seconds,
         "work": dict(work),
-        "shares": {p: clock.totals[p] / sum(clock.totals.values()) for p in PARTS if clock.totals[p]},
+        "shares": shares,
+        "dearest": dearest,
         "memory": memory,
         "loss": float(losses.means["loss"].total / losses.means["loss"].count),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
     }
+
+
+def _dearest(one_step: Callable[[], Any], device: torch.device) -> str:
+    """A table of the operations of one step that take most of the device's time."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities, record_shapes=True) as profiler:
+        one_step()
+    by = f"self_{device.type}_time_total"
+    found = profiler.key_averages(group_by_input_shape=True)
+    return found.table(sort_by=by, row_limit=15, max_src_column_width=10, max_name_column_width=50)
 
 
 def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
@@ -301,7 +324,8 @@ def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
     where = f"{time.strftime('%Y-%m-%d')}, {result['device']}, {versions}"
     command = f"`python benchmarks/step.py {' '.join(sys.argv[1:])}`"
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
-    return f"{head}\n\n{where}; {command}\n\n{table}\n"
+    dearest = f"\n```\n{result['dearest']}\n```\n" if result["dearest"] else ""
+    return f"{head}\n\n{where}; {command}\n\n{table}\n{dearest}"
 
 
 if __name__ == "__main__":
