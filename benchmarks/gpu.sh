@@ -19,7 +19,7 @@ base="feed.rows=16 optimizer.warmup=10"
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=1 compile=false --profile
 step pretrain_ablation_base $base feed.micro_rows=8 recompute=1
 step pretrain_ablation_base $base feed.micro_rows=4 recompute=0 compile=false --text-only
-step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1  # more than the 80 GB of an H100
+step pretrain_3b feed.rows=8 optimizer.warmup=10 feed.micro_rows=2 recompute=1  # ended with an error on 80 GB
 # Experts: a slice of 3B-MoE that fits one GPU, beside the dense model of the same depth.
 slice="feed.rows=16 feed.micro_rows=4 optimizer.warmup=10 recompute=0 compile=false model.decoder.depth=4"
 step language_model_3b $slice --text-only
