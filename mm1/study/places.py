@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -71,13 +71,19 @@ class Work:
 
     def __call__(self) -> int:
         """On another machine: starts it and waits; its exit code. Interrupted, it waits for the checkpoint."""
-        self.process = self.start()
         while True:
             try:
+                if self.process is None:
+                    with (
+                        _interrupts_later()
+                    ):  # one that came between the start and the assignment would lose the process
+                        self.process = self.start()
                 while (code := self.process.poll()) is None:  # Ray's interrupt does not wake one who waits
                     time.sleep(POLL_SECONDS)
                 return code
             except KeyboardInterrupt:
+                if self.process is None:
+                    raise
                 self.process.terminate()
 
     def checkpoint(self) -> Any:
@@ -89,6 +95,19 @@ class Work:
             with suppress(ChildProcessError):  # `Popen.wait` would wait for a lock that the interrupted call holds
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Work(self.command, self.folder, self.environment))
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """An interrupt that comes within is raised at the end."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Place:

@@ -1,7 +1,9 @@
 """Runs of a study as jobs of submitit (which plays Slurm on this machine) and as tasks of a local Ray."""
 
+import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -62,9 +64,24 @@ def test_interrupted_runs_save_and_go_on(tmp_path: Path, place: Place) -> None:
     with pytest.raises(KeyboardInterrupt):
         Runner(plan, place).run()
     thread.join()
+    with (run / "log.txt").open("a") as log:  # Slurm's stand-in kills a job after a second, and the run saves yet
+        fcntl.flock(log, fcntl.LOCK_EX)
     assert (run / "saved").exists()
     assert len(attempts(run)) == 1
     assert set(Runner(plan, place).run().values()) == {"finished"}
+
+
+def test_an_interrupt_while_a_process_is_started_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work((sys.executable, "-c", "import time; time.sleep(60)"), tmp_path, {})
+    start = Work.start
+
+    def interrupted(self: Work) -> subprocess.Popen:
+        process = start(self)
+        os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(Work, "start", interrupted)
+    assert work() == -signal.SIGTERM
 
 
 def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> None:
