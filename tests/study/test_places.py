@@ -32,7 +32,10 @@ def add(plan: Plan, rate: float, **init: str) -> str:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "slurm":
         pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
+        # What a shell starts in the background ignores SIGINT and hands that on: a cancelled job would not notice.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         yield OnSlurm(tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local")
+        signal.signal(signal.SIGINT, before)
         return
     ray = pytest.importorskip("ray", reason="pip install 'mm1[ray]'")
     folder = Path(__file__).parents[2]
