@@ -74,9 +74,7 @@ class Work:
         while True:
             try:
                 if self.process is None:
-                    with (
-                        _interrupts_later()
-                    ):  # one that came between the start and the assignment would lose the process
+                    with _interrupts_later():  # else one before the assignment loses the process
                         self.process = self.start()
                 while (code := self.process.poll()) is None:  # Ray's interrupt does not wake one who waits
                     time.sleep(POLL_SECONDS)
