@@ -144,20 +144,16 @@ def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
 
 def _config(name: str, overrides: Sequence[str] = ()) -> Any:
     """Of a recipe, a run folder or a config.json, with overrides; parts that start from other runs take their shape."""
-    import json
-
     from mm1 import config as configs
     from mm1.recipes import recipe
     from mm1.train.folder import read_config
     from mm1.train.origins import adopt
+    from mm1.train.run import Run
 
     path = Path(name)
-    if path.is_dir():
-        found = read_config(path)
-    elif path.suffix == ".json" and path.is_file():
-        found = configs.from_json(json.loads(path.read_text()))
-    else:
-        found = recipe(name)
+    found = read_config(path) if path.is_dir() or path.suffix == ".json" else recipe(name)
+    if not isinstance(found, Run.Config):
+        raise configs.ConfigError(f"{name} is the config of a {configs.path_of(found)}, not of a run")
     before = dict(found.init)
     for assignment in overrides:
         configs.override(found, assignment)

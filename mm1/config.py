@@ -16,8 +16,10 @@ import ast
 import copy
 import difflib
 import importlib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -113,9 +115,9 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `to_json`; unknown keys and values of a wrong type are errors."""
+    """The inverse of `to_json`; unknown keys, values of a wrong type and what is missing are errors."""
     if isinstance(value, dict) and "class" in value:
-        config_class = find(value["class"]).Config
+        config_class = find(str(value["class"])).Config
         known = {f.name for f in fields(config_class)}
         kwargs: dict[str, Any] = {}
         for key, item in value.items():
@@ -124,12 +126,32 @@ def from_json(value: Any) -> Any:
             if key not in known:
                 raise ConfigError(f"{value['class']} has no {key!r}{nearest(key, known)}")
             kwargs[key] = _checked(config_class, key, from_json(item), key)
+        needed = {f.name for f in fields(config_class) if f.default is f.default_factory is MISSING} - kwargs.keys()
+        if needed:
+            raise ConfigError(f"{value['class']} needs {', '.join(sorted(needed))}")
         return config_class(**kwargs)
     if isinstance(value, dict):
         return {k: from_json(v) for k, v in value.items()}
     if isinstance(value, list):
         return [from_json(v) for v in value]
     return value
+
+
+def load(path: Path) -> Any:
+    """The config in a file that `to_json` made.
+
+    Raises:
+        ConfigError: the file is damaged or holds no config; it is named.
+    """
+    try:
+        found = from_json(json.loads(path.read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}; mend it, or take it from a copy of the run") from error
+    if not isinstance(found, Configurable.Config):
+        raise ConfigError(f"{path} holds no config: it has no 'class'; take it from a copy of the run")
+    return found
 
 
 def override(config: Configurable.Config, assignment: str) -> None:

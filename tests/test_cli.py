@@ -1,5 +1,7 @@
 """What the command line takes, without running it."""
 
+from pathlib import Path
+
 import pytest
 
 from mm1 import cli
@@ -23,3 +25,27 @@ def test_what_is_neither_is_named(
     with pytest.raises(SystemExit):
         cli._arguments()
     assert wrong.split()[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no file {}"),
+        ("{", "{} is not JSON: Expecting property name"),
+        ('{"class": "mm1.nn.vit:ViT"}', "{} is the config of a mm1.nn.vit:ViT, not of a run"),
+    ],
+)
+def test_a_file_that_is_no_run_is_named(
+    content: str | None,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "my.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setattr("sys.argv", ["mm1", "show", str(path)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert message.format(path) in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -39,6 +40,13 @@ class Car(Configurable):
         second: Turbine.Config | None = field(default_factory=Turbine.Config)
         origins: dict[str, str] = field(default_factory=dict)
         spare: dict[str, Engine.Config] = field(default_factory=dict)
+
+
+class Boat(Configurable):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        length: float
+        sails: int = 1
 
 
 def car() -> Car.Config:
@@ -111,6 +119,26 @@ def test_an_unknown_key_in_a_file_is_an_error() -> None:
     stored = configs.to_json(car()) | {"sped": 3}
     with pytest.raises(ConfigError, match="did you mean 'speed'"):
         configs.from_json(stored)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"class": "test_config:Car", "speed": ', "config.json is not JSON: Expecting value: line 1"),
+        ("\xff", "config.json is not JSON: 'utf-8' codec"),
+        ("", "config.json is not JSON"),
+        ("{}", "config.json holds no config: it has no 'class'"),
+        ("[1]", "config.json holds no config"),
+        ('{"class": 3}', "config.json: no class at '3'"),
+        ('{"class": "test_config:Car", "sped": 1.0}', "Car has no 'sped'; did you mean 'speed'"),
+        ('{"class": "test_config:Boat"}', "config.json: test_config:Boat needs length"),
+    ],
+)
+def test_a_damaged_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message):
+        configs.load(path)
 
 
 def test_building_does_not_share_the_config() -> None:

@@ -23,16 +23,17 @@ from mm1.nn.model import Model, adapt
 WEIGHTS = "model.safetensors"
 
 
-def read_config(folder: Path) -> Any:
-    """The run's config.
+def read_config(run: Path) -> Any:
+    """The config of a run folder, or in a config.json.
 
     Raises:
         FileNotFoundError: the folder is no run folder.
+        ConfigError: its config.json is damaged.
     """
-    path = folder / "config.json"
+    path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
-    return configs.from_json(json.loads(path.read_text()))
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.json" if path != run else f"no file {run}")
+    return configs.load(path)
 
 
 def write_json(path: Path, value: Any) -> None:
