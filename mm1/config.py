@@ -16,10 +16,8 @@ import ast
 import copy
 import difflib
 import importlib
-import json
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -135,23 +133,6 @@ def from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [from_json(v) for v in value]
     return value
-
-
-def load(path: Path) -> Any:
-    """The config in a file that `to_json` made.
-
-    Raises:
-        ConfigError: the file is damaged or holds no config; it is named.
-    """
-    try:
-        found = from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}; mend it, or take it from a copy of the run") from error
-    if not isinstance(found, Configurable.Config):
-        raise ConfigError(f"{path} holds no config: it has no 'class'; take it from a copy of the run")
-    return found
 
 
 def override(config: Configurable.Config, assignment: str) -> None:

@@ -31,7 +31,7 @@ def test_what_is_neither_is_named(
     ("content", "message"),
     [
         (None, "no file {}"),
-        ("{", "{} is not JSON: Expecting property name"),
+        ("{", "{} is not JSON (Expecting property name"),
         ('{"class": "mm1.nn.vit:ViT"}', "{} is the config of a mm1.nn.vit:ViT, not of a run"),
     ],
 )

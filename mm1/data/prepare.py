@@ -29,6 +29,7 @@ from mm1.data.sources import Source
 from mm1.data.tokenizer import Tokenizer
 from mm1.data.unfinished import Unfinished, unfinished
 from mm1.dist import say
+from mm1.files import write_json
 
 
 def prepare(
@@ -202,7 +203,7 @@ def finish(work: Unfinished, plan: dict[str, Any], total: Tally) -> dict[str, An
         shutil.rmtree(work.scratch / "tallies")  # nothing to go on with
         raise ConfigError(f"none of {total.records_in} records can be used: {_reasons(total.drops)}; first: {first}")
     manifest = plan | total.to_json()
-    (work.path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_json(work.path / "manifest.json", manifest)
     return manifest
 
 

@@ -10,7 +10,6 @@ text null at the place of a picture and the other way round; pictures stay encod
 """
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
@@ -26,6 +25,7 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.mapped import Mapped
 from mm1.data.records import Records
 from mm1.data.render import text_length
+from mm1.files import read_object
 
 FORMAT = 1
 """Changes whenever shards written before can no longer be read."""
@@ -70,17 +70,6 @@ def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
         "num_text_tokens": text_length(document, counts, begin=begin),
         "num_images": len(document.images),
     }
-
-
-def document_of(row: dict[str, Any]) -> Document:
-    """The document of a row; its texts carry their tokens."""
-    columns = (row[name] for name in ("texts", "tokens", "loss", "ends", "images", "widths", "heights"))
-    return Document(
-        tuple(
-            Image(image, width, height) if content is None else Text(content, loss, end, tuple(tokens))
-            for content, tokens, loss, end, image, width, height in zip(*columns, strict=True)
-        )
-    )
 
 
 class _Hashed:
@@ -183,20 +172,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"no prepared data at {folder}: it has no manifest.json; `mm1 prepare` makes one")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_object(path, "prepare the data again")
+    if manifest.get("format") != FORMAT:
         raise ConfigError(f"{path} is not of format {FORMAT}, which this version reads; prepare the data again")
     return manifest
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one shard, in order."""
+def read_documents(path: Path) -> Iterator[tuple[str, Document]]:
+    """The documents of one shard, in order, each with where it comes from: "file#record"."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            for start in range(batch.num_rows):  # one at a time: a batch of pictures twice over would be in memory
-                yield batch.slice(start, 1).to_pylist()[0]
+            records = Records(batch)
+            yield from ((records.key(number), records.document(number)) for number in range(batch.num_rows))
 
 
 class Shards:

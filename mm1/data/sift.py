@@ -11,8 +11,10 @@ from mm1.data.document import Document, Image
 from mm1.data.duplicates import EVERYWHERE, Verdict
 from mm1.data.ingest import ASIDE, SCRATCH, Job, Tally, new_part, tokenised, tokenizer_of
 from mm1.data.processes import Report
-from mm1.data.shards import document_of, read_rows
+from mm1.data.shards import read_documents
 from mm1.data.sources import Unusable
+from mm1.data.unfinished import AGAIN
+from mm1.files import read_object, write_text
 
 VERDICTS = f"{SCRATCH}/verdicts"
 
@@ -46,7 +48,7 @@ def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> None:
     (folder / VERDICTS).mkdir(parents=True, exist_ok=True)
     for number, verdict in enumerate(verdicts):
         found = {"documents": verdict.documents, "images": sorted(verdict.images)}
-        verdict_path(folder, number).write_text(json.dumps(found), encoding="utf-8")
+        write_text(verdict_path(folder, number), json.dumps(found))
 
 
 def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
@@ -54,7 +56,7 @@ def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
 
     The tally counts what is kept and dropped here; that of reading counts the rest.
     """
-    verdict = json.loads(verdict_path(job.folder, job.number).read_text(encoding="utf-8"))
+    verdict = read_object(verdict_path(job.folder, job.number), AGAIN)
     tokenizer = tokenizer_of(job.folder, job.tokenizer)
     dropped, gone = verdict["documents"], frozenset(verdict["images"])
 
@@ -64,20 +66,19 @@ def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
         return image
 
     with new_part(job, begin=tokenizer.begin is not None, drops=".sifted") as part:
-        rows = (row for shard in job.shards for row in read_rows(shard))
-        for number, row in enumerate(rows):
+        documents = (found for shard in job.shards for found in read_documents(shard))
+        for number, (key, document) in enumerate(documents):
             report(number + 1, part.tally.drops.total())
-            key = row["key"] if job.job is None else _record(job.file, row["key"])
+            record = key if job.job is None else _record(job.file, key)
             if (why := dropped.get(str(number))) is not None:
-                part.drop("record", key, Unusable(*why))
+                part.drop("record", record, Unusable(*why))
                 continue
-            document = document_of(row)
             if gone:
                 document, lost = _without(document, look)
                 document = tokenised(document, tokenizer) if lost else document
                 for each in lost:
-                    part.drop("image", key, each)
-            part.keep(job.job.split(document) if job.job else job.split, row["key"], document)
+                    part.drop("image", record, each)
+            part.keep(job.job.split(document) if job.job else job.split, key, document)
     return part.folder, part.tally
 
 

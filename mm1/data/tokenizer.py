@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mm1.config import ConfigError, Configurable, nearest
+from mm1.files import read_object
 
 PAD, END, IMAGE, UNKNOWN = "<pad>", "<end>", "<image>", "<unknown>"
 
@@ -46,13 +47,9 @@ class Roles:
         """Those of the file, or our own names where there is none."""
         if not path.is_file():
             return cls()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path} is no JSON: {error}") from error
-        known = {f.name for f in fields(cls)}
-        if not isinstance(found, dict) or found.keys() - known:
-            wrong = sorted(found.keys() - known)[0] if isinstance(found, dict) else type(found).__name__
+        found, known = read_object(path, "mend it, or learn the vocabulary again"), {f.name for f in fields(cls)}
+        if found.keys() - known:
+            wrong = min(found.keys() - known)
             raise ConfigError(f"{path} names {wrong!r}{nearest(wrong, known)}")
         return cls(**found)
 

@@ -11,7 +11,6 @@ tally is whole, whatever was killed when, and the same command goes on with the 
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,9 @@ from mm1.config import ConfigError
 from mm1.data.ingest import SCRATCH, SPLITS, Tally
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
+from mm1.files import read_object, write_json
 
+AGAIN = "delete the folder, and prepare the data again"
 TABLE = r"\d+\.parquet"
 OWN_FILES = re.compile(
     "|".join([SCRATCH, r"manifest\.json", r"drops\.jsonl", TOKENIZER, SPECIAL_TOKENS, *SPLITS, TABLE])
@@ -41,7 +42,7 @@ class Unfinished:
     def tallies(self, step: str) -> dict[int, Tally]:
         """Of the files that are through a step, by number and in their order."""
         records = sorted((self.scratch / "tallies" / step).glob("*.json"), key=lambda path: int(path.stem))
-        return {int(path.stem): Tally.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in records}
+        return {int(path.stem): Tally.from_json(read_object(path, AGAIN)) for path in records}
 
     def publish(self, step: str, number: int, part: Path, tally: Tally) -> None:
         """Moves what came of a file into place, and then notes that it is through."""
@@ -53,8 +54,7 @@ class Unfinished:
         path = self.scratch / "tallies" / step / f"{number:05}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {f.name: getattr(tally, f.name) for f in fields(tally)}
-        path.with_suffix(".new").write_text(json.dumps(record), encoding="utf-8")
-        path.with_suffix(".new").replace(path)
+        write_json(path, record)
 
     @property
     def num_finished(self) -> int:
@@ -125,7 +125,7 @@ def _holds_something(out: Path) -> bool:
 def _begin(work: Unfinished, plan: dict[str, Any]) -> None:
     """Clears what no tally speaks for, and keeps the rest where the plan is the same."""
     path = work.scratch / "plan.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    before = read_object(path, AGAIN) if path.is_file() else None
     if before != plan and (count := work.num_finished):
         changed = [key for key in plan if before is None or before.get(key) != plan[key]]
         raise ConfigError(
@@ -138,7 +138,7 @@ def _begin(work: Unfinished, plan: dict[str, Any]) -> None:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(work.scratch / "parts")
-        path.write_text(json.dumps(plan), encoding="utf-8")
+        write_json(path, plan)
     elif count := work.num_finished:
         say(f"{work.path}: going on, {count:,} of {len(plan['inputs']):,} files are finished")
     shutil.rmtree(work.scratch / "parts", ignore_errors=True)

@@ -23,6 +23,7 @@ from mm1 import dist
 from mm1.data.images import decode
 from mm1.data.views import resize
 from mm1.eval.exam import Exam, Line
+from mm1.files import read_object, write_text
 from mm1.infer.trained import Trained
 
 NUM_PICTURED = 12
@@ -130,7 +131,7 @@ class _Bars:
 
 def _known_scores(path: Path, version: str) -> dict[str, Any]:
     """The scores in the folder that were made with these weights."""
-    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    scores = read_object(path, "delete it, to have its questions asked again") if path.is_file() else {}
     for result in scores.values():
         result["shots"] = {k: v for k, v in result["shots"].items() if v.get("version") == version}
     return {name: result for name, result in scores.items() if result["shots"]}
@@ -190,6 +191,4 @@ def _write(path: Path, content: str) -> None:
     if dist.rank() != 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".unfinished")
-    aside.write_text(content, encoding="utf-8")
-    aside.rename(path)
+    write_text(path, content)

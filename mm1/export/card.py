@@ -3,13 +3,13 @@
 A card states what the folder proves. Where a run came from an import, its origin and licence stand in front.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mm1 import config as configs
+from mm1.files import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path, "delete it; the card goes without") if path.is_file() else {}
 
 
 def _origin(summary: dict[str, Any], config: Any) -> dict[str, dict[str, Any]]:

@@ -27,11 +27,12 @@ from mm1.export.run_folder import Import
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 from mm1.export.vision import image_size, under
 from mm1.export.weights import Weights, write_sharded
+from mm1.files import ANEW, read_object, write_json
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT
-from mm1.train.folder import weights_path, write_json
+from mm1.train.folder import weights_path
 
 OWN = "mm1.json"
 """What our own exports carry along, so that they come back as they were."""
@@ -139,7 +140,7 @@ def _own(folder: Path) -> Import | None:
     Raises:
         ConfigError: the folder's files are of another encoder by now.
     """
-    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    own = read_object(folder / OWN, ANEW)
     model = configs.from_json(own["model"])
     if not isinstance(model, (Features.Config, CLIP.Config)):
         return None
@@ -156,7 +157,7 @@ def _own(folder: Path) -> Import | None:
 
 def check_same(folder: Path, name: str, wanted: dict[str, Any]) -> None:
     """Raises ConfigError where a file of our own export is no longer what its `mm1.json` says."""
-    found = json.loads((folder / name).read_text(encoding="utf-8"))
+    found = read_object(folder / name, ANEW)
     wrong = [key for key, value in wanted.items() if not _holds(found.get(key), value)]
     if wrong:
         raise ConfigError(f"{folder / OWN} and {name} differ in {', '.join(wrong)}: delete {OWN} to go by {name}")

@@ -18,8 +18,9 @@ from mm1.export.progress import shown
 from mm1.export.run_folder import Import
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 from mm1.export.weights import Weights, write_sharded
+from mm1.files import ANEW, read_object, write_json
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.train.folder import weights_path, write_json
+from mm1.train.folder import weights_path
 
 OWN = "mm1.json"
 """What our own exports carry along, so that they come back as they were."""
@@ -96,7 +97,7 @@ def _own(folder: Path, decoder: Decoder.Config, family: str) -> tuple[LanguageMo
     Raises:
         ConfigError: the folder's config.json is of another decoder by now.
     """
-    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    own = read_object(folder / OWN, ANEW)
     model = configs.from_json(own["model"])
     written = Options(decoders.published_config(_built(model, 1), family, max_length=1), folder / OWN)
     if decoders.decoder_config(written, family) != decoder:

@@ -25,9 +25,10 @@ from mm1.export.run_folder import Import
 from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
 from mm1.export.vision import under
 from mm1.export.weights import Weights, write_sharded
+from mm1.files import ANEW, read_object, write_json
 from mm1.infer.renderer import make_renderer
 from mm1.nn.mm1 import MM1
-from mm1.train.folder import weights_path, write_json
+from mm1.train.folder import weights_path
 
 MODEL_TYPE, CONFIG = "mm1", "config.json"
 VIEWS = ("resize", "split", "min_tiles", "max_tiles", "split_last", "index_tokens")
@@ -111,7 +112,7 @@ def read_multimodal(folder: Path) -> Import | None:
         return None
     if not (folder / OWN).is_file():
         raise ConfigError(f"{folder} is an export of mm1 without its {OWN}: get that file, or export the run anew")
-    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    own = read_object(folder / OWN, ANEW)
     config, num_rows = configs.from_json(own["model"]), published["text_config"]["vocab_size"]
     model, family = _built(config, num_rows), decoders.family_of(config.decoder)
     max_length = published["text_config"]["max_position_embeddings"]
@@ -166,7 +167,7 @@ def write_processor(model: MM1, config: Any, tokenizer: Tokenizer, folder: Path,
     roles, path = tokenizer.roles, folder / TOKENIZER_CONFIG
     # Prompts of a batch end together, so that each is gone on from its last token.
     more = PROCESSOR | {"padding_side": "left", "extra_special_tokens": {"image_token": roles.image}}
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | more)
+    write_json(path, read_object(path, ANEW) | more)
     template = (files("mm1.export.remote") / TEMPLATE).read_text(encoding="utf-8")
     own = ", ".join(json.dumps(token, ensure_ascii=False) for token in (roles.image, roles.end, roles.begin or ""))
     (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mm1.config import ConfigError
+from mm1.files import ANEW, read_object
 
 T = TypeVar("T")
 
@@ -51,12 +52,7 @@ class Options:
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path.parent} has no {path.name}: it is no folder of a published model")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path} is no JSON ({error}); get it anew") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds a {type(values).__name__}, not options by name")
+        values = read_object(path, ANEW)
         return cls({key: value for key, value in values.items() if key != without}, path)
 
     def need(self, key: str, kind: type[T]) -> T:

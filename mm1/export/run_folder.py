@@ -21,8 +21,9 @@ from mm1.export.origin import Origin
 from mm1.export.progress import shown
 from mm1.export.tokens import Vocabulary
 from mm1.export.weights import Weights, write
+from mm1.files import write_json
 from mm1.nn.model import Model
-from mm1.train.folder import WEIGHTS, write_json
+from mm1.train.folder import WEIGHTS
 from mm1.train.run import Run
 
 

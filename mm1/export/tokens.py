@@ -4,7 +4,6 @@ Roles that it lacks (padding, places for pictures) become new special tokens. Th
 has rows already, where it is longer than the vocabulary; otherwise the table must grow.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
 from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, Roles, Tokenizer
+from mm1.files import ANEW, read_object, write_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -79,7 +79,7 @@ def _named(folder: Path) -> dict[str, str]:
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
         if (folder / name).is_file():
-            found |= json.loads((folder / name).read_text(encoding="utf-8"))
+            found |= read_object(folder / name, ANEW)
     tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items() if k.endswith("_token")}
     return {key: value for key, value in tokens.items() if isinstance(value, str)}
 
@@ -140,4 +140,4 @@ def export_vocabulary(tokenizer: Tokenizer, folder: Path, *, max_length: int) ->
     if roles.begin is not None:
         config["bos_token"] = roles.begin
     (folder / TOKENIZER).write_text(tokenizer.text, encoding="utf-8")
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / TOKENIZER_CONFIG, config)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mm1.config import ConfigError
+from mm1.files import ANEW, read_object, write_json
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By their names in a file; in a file, wider ones come first, so that every tensor is aligned."""
@@ -115,9 +116,10 @@ def _shards(folder: Path, name: str) -> list[Path]:
     index = folder / f"{name}.index.json"
     if not index.is_file():
         return [folder / name] if (folder / name).is_file() else []
+    found = read_object(index, ANEW)
     try:
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = sorted(set(found["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{index} is no index of shards: {error!r}; get it anew") from error
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise FileNotFoundError(
@@ -193,7 +195,7 @@ def write_sharded(
         total = sum(layout.num_bytes for layout in layouts.values())
         where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def _cut(layouts: Mapping[str, Layout], most: int) -> Iterator[dict[str, Layout]]:

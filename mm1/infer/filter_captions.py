@@ -21,7 +21,7 @@ from mm1.data.ingest import SCRATCH, SPLITS, Tally, new_part
 from mm1.data.passes import each_file
 from mm1.data.prepare import finish, finished, summary
 from mm1.data.processes import Report
-from mm1.data.shards import document_of, read_manifest, read_rows
+from mm1.data.shards import read_documents, read_manifest
 from mm1.data.sift import Sifting, sift_file, write_verdicts
 from mm1.data.tokenizer import Tokenizer
 from mm1.data.unfinished import Unfinished, unfinished
@@ -128,8 +128,8 @@ def score_file(encoder: Encoder, job: Scoring, report: Report) -> tuple[Path, Ta
 
 def batches(shard: Path, size: int) -> Iterator[list[tuple[str, Document]]]:
     """(key, document) of a shard, some at a time."""
-    rows = read_rows(shard)
-    while batch := [(row["key"], document_of(row)) for row in islice(rows, size)]:
+    documents = read_documents(shard)
+    while batch := list(islice(documents, size)):
         yield batch
 
 

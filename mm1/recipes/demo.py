@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1 import dist
+from mm1.files import write_json
 from mm1.recipes import miniature
 from mm1.recipes.checks import check
 from mm1.report.demo import write_report
 from mm1.report.feed import picture_of_packing
 from mm1.train.evaluate_run import evaluate_run
-from mm1.train.folder import finished, read_config, write_json
+from mm1.train.folder import finished, read_config
 from mm1.train.run import Run
 
 STAGES: dict[str, Callable[[str], Run.Config]] = {

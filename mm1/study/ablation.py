@@ -11,12 +11,12 @@ and its 95% interval by Student's t,
 Each lesson is tested on its own: of twenty that say nothing true or false, one may be expected to "hold" or "not hold".
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mm1.files import write_json
 from mm1.report.runs import RunFolder
 from mm1.study.plan import Plan
 from mm1.study.runner import State
@@ -159,4 +159,4 @@ def write_results(results: Sequence[Results], path: Path) -> None:
         }
         for r in results
     }
-    path.write_text(json.dumps(stored, indent=1) + "\n")
+    write_json(path, stored)

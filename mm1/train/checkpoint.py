@@ -6,7 +6,6 @@ ranks. Nothing is pickled by us, and nothing is unpickled without `weights_only`
     checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
 """
 
-import json
 import shutil
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from mm1 import dist
+from mm1.files import read_object, write_json
 from mm1.nn.model import Model
 from mm1.train.optimizer import Optimizer
 
@@ -58,7 +58,7 @@ class Checkpoints:
         if dist.rank() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            (aside / "progress.json").write_text(json.dumps(progress))
+            write_json(aside / "progress.json", progress)
         dist.everywhere(True)  # no rank writes before the folder is there
         future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside, process_group=self.group)
         self.pending = (future, aside)  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class Checkpoints:
         dcp.load(state, checkpoint_id=self.path(step))
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(model, optimizer.rule, state["optimizer"])
-        return json.loads((self.path(step) / "progress.json").read_text())
+        return read_object(self.path(step) / "progress.json", "delete this checkpoint, to go on from the one before")
 
 
 def _state(model: Model, optimizer: Optimizer) -> dict[str, Any]:

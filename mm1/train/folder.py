@@ -1,7 +1,6 @@
 """A run folder, read and written: config, tokenizer, weights. The one thing that passes between stages."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.files import read_object
 from mm1.infer.renderer import make_renderer
 from mm1.infer.trained import Trained
 from mm1.nn.model import Model, adapt
@@ -33,20 +33,20 @@ def read_config(run: Path) -> Any:
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json" if path != run else f"no file {run}")
-    return configs.load(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Written aside and renamed, so that a reader never meets half a file."""
-    aside = path.with_suffix(".unfinished")
-    aside.write_text(json.dumps(value, indent=1) + "\n")
-    aside.rename(path)
+    remedy = "mend it, or take it from a copy of the run"
+    stored = read_object(path, remedy)
+    if "class" not in stored:
+        raise ConfigError(f"{path} holds no config, it has no 'class': {remedy}")
+    try:
+        return configs.from_json(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def finished(folder: Path) -> bool:
     """Has the run come to its end, benchmarks and all?"""
     summary = folder / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text())["finished"]
+    return summary.is_file() and read_object(summary, "delete it, and go on with --resume").get("finished", False)
 
 
 def weights_path(folder: Path) -> Path:

@@ -23,12 +23,13 @@ from mm1.data.packed import Packed
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
 from mm1.eval.exam import Exam
+from mm1.files import write_json
 from mm1.infer.renderer import make_renderer
 from mm1.infer.trained import Trained
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Mean, Model
 from mm1.train.checkpoint import Checkpoints
-from mm1.train.folder import start_part, version, write_json, write_weights
+from mm1.train.folder import start_part, version, write_weights
 from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
 from mm1.train.optimizer import Optimizer

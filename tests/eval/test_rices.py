@@ -20,13 +20,14 @@ from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.eval.benchmarks.coco import Coco
 from mm1.eval.benchmarks.miniature import Miniature
 from mm1.eval.rices import Rices
+from mm1.files import write_json
 from mm1.infer.encoder import Encoder
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.features import Features
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.train.folder import load_model, write_json, write_weights
+from mm1.train.folder import load_model, write_weights
 from mm1.train.retrieval import give_encoders
 from mm1.train.run import Run
 

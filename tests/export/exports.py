@@ -22,13 +22,14 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.packed import Packed
 from mm1.data.tokenizer import Roles, Tokenizer
 from mm1.export.export_run import export_run
+from mm1.files import write_json
 from mm1.infer.predictor import Predictor
 from mm1.nn.attention import Packed as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.train.folder import load_model, write_json, write_weights
+from mm1.train.folder import load_model, write_weights
 from mm1.train.run import Run
 
 SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]

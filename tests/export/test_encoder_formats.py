@@ -19,6 +19,7 @@ from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
 from mm1.export.pictures import from_preprocess_cfg, from_preprocessor, to_preprocessor
+from mm1.files import write_json
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
@@ -28,7 +29,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.train.folder import read_config, start_part, write_json, write_weights
+from mm1.train.folder import read_config, start_part, write_weights
 from mm1.train.run import Run
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)

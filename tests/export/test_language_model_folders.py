@@ -20,9 +20,10 @@ from mm1.export import decoders, language_models
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
+from mm1.files import write_json
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import Experts
-from mm1.train.folder import load_model, read_config, write_json, write_weights
+from mm1.train.folder import load_model, read_config, write_weights
 from mm1.train.run import Run
 
 TABLE = "decoder.embedding.weight"

@@ -18,12 +18,13 @@ from mm1.export.import_model import import_model
 from mm1.export.mapping import theirs_of
 from mm1.export.multimodal import VIEWS, links_of, published_config
 from mm1.export.remote_code import remote_code
+from mm1.files import write_json
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.mlp import MLP
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.recipes.pretrain import pretrain_3b, pretrain_7b, pretrain_30b, pretrain_ablation_base
-from mm1.train.folder import read_config, write_json
+from mm1.train.folder import read_config
 from mm1.train.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("modules")]

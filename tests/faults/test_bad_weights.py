@@ -98,6 +98,8 @@ def test_a_missing_shard_and_a_broken_index(published: Path) -> None:
     index.write_text(json.dumps({"weight_map": names}))
     refused(published, "lacks the shards model-00002-of-00002.safetensors", FileNotFoundError)
     index.write_text('{"weight_map": ')
+    refused(published, "is not JSON")
+    index.write_text('{"weight_map": 3}')
     refused(published, "is no index of shards")
 
 
@@ -180,7 +182,7 @@ def test_a_config_that_is_none(published: Path) -> None:
     (published / "config.json").write_text("[]")
     refused(published, "holds a list")
     (published / "config.json").write_text("{")
-    refused(published, "is no JSON")
+    refused(published, "is not JSON")
     (published / "config.json").unlink()
     refused(published, "has no config.json", FileNotFoundError)
 

@@ -9,10 +9,10 @@ import worlds
 from mm1 import cli
 from mm1 import config as configs
 from mm1.config import ConfigError
+from mm1.files import write_json
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.recipes import recipe
-from mm1.train.folder import write_json
 from mm1.train.origins import adopt, check_kept, say_kept
 from mm1.train.run import Run
 

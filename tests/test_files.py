@@ -1,0 +1,53 @@
+"""JSON files: damage is named with its remedy, and nothing is left half written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mm1.config import ConfigError
+from mm1.data.shards import read_manifest
+from mm1.files import read_object, write_json
+from mm1.train.folder import finished, read_config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": ', r"x.json is not JSON \(Expecting value: line 1 column 7 \(char 6\)\): get it anew"),
+        ("", "x.json is not JSON"),
+        ("\xff", "x.json is not JSON .'utf-8' codec"),
+        ("[1]", "x.json holds a list, not an object: get it anew"),
+    ],
+)
+def test_a_damaged_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message):
+        read_object(path, "get it anew")
+
+
+@pytest.mark.parametrize(
+    ("read", "name"), [(read_manifest, "manifest.json"), (finished, "summary.json"), (read_config, "config.json")]
+)
+def test_what_reads_a_folder_says_what_is_to_be_done(read: Callable[[Path], Any], name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{")
+    with pytest.raises(ConfigError, match=rf"{name} is not JSON .*\): (mend|delete|prepare)"):
+        read(tmp_path)
+
+
+def test_a_config_says_which_file_is_wrong(tmp_path: Path) -> None:
+    for content, message in (("{}", "has no 'class'"), ('{"class": "a:B"}', r"config.json: no class at 'a:B'")):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            read_config(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_object(path, "") == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
