@@ -46,7 +46,7 @@ def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
 def _study(results: Results, plan: Plan) -> Html:
     study, numbers = results.study, range(2, 2 + len(results.study.measures))
     rows = [list(map(_lines, row)) for row in _rows(results, plan)]
-    lessons = [(badge(word, KINDS[word]), *map(_lines, rest)) for word, *rest in _lessons(results)]
+    lessons = [(badge(word, KINDS[word]) if word else "", *rest) for word, *rest in _lessons(results)]
     parts = (
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
         tag("div", grid(*(_chart(results, measure) for measure in study.measures)), class_="below"),
@@ -74,16 +74,15 @@ def _chart(results: Results, measure: str) -> Html:
 
 
 def _lessons(results: Results) -> list[tuple[str, ...]]:
-    return [
-        (
-            verdict.word,
-            verdict.lesson.text,
-            verdict.lesson.measure,
-            "\n".join(verdict.lesson.words or map(contrast_text, verdict.lesson.contrasts)),
-            "\n".join(_number(each, verdict.lesson.measure, results, sign="+") for each in verdict.estimates),
-        )
-        for verdict in results.verdicts
-    ]
+    """A row for each contrast; verdict and lesson stand in the first of theirs."""
+    rows = []
+    for verdict in results.verdicts:
+        lesson, head = verdict.lesson, (verdict.word, verdict.lesson.text, verdict.lesson.measure)
+        words = lesson.words or map(contrast_text, lesson.contrasts)
+        for contrast, each in zip(words, verdict.estimates, strict=True):
+            rows.append((*head, contrast, _number(each, lesson.measure, results, sign="+")))
+            head = ("", "", "")
+    return rows
 
 
 def contrast_text(contrast: Contrast) -> str:

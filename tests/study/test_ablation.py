@@ -63,7 +63,10 @@ def _study(world: Path) -> Study:
         about="An example.",
         rows=rows,
         measures={"loss": Measure(read=_minus_loss, about="minus the held-out loss", percent=False)},
-        lessons=(better("calm is better", "loss", "calm", "wild"),),
+        lessons=(
+            better("calm is better", "loss", "calm", "wild"),
+            Lesson(text="calm is good", measure="loss", contrasts=({"calm": 1.0}, {"calm": 2.0})),
+        ),
         paper={"loss": {"wild": -9.5}},
         paper_source="made up.",
     )
@@ -82,6 +85,8 @@ def test_a_study_from_its_function_to_its_page(tmp_path: Path, capsys: pytest.Ca
     for text in ("wild, seed 1: diverged", "optimizer.peak_lr: 0.01 ", "[-9.5]", "torch"):
         assert text in markdown
         assert text in html
+    lessons = [line.split(" | ")[1:4] for line in markdown.splitlines() if line.startswith("| ") and "(calm)" in line]
+    assert lessons[1:] == [["calm is good", "loss", "(calm)"], ["", "", "2 (calm)"]]  # a row for each contrast
     assert "Calm &lt;or&gt; wild" in html
     assert "http" not in html
     assert "undecided      calm is better" in capsys.readouterr().out
