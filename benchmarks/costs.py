@@ -1,14 +1,17 @@
 """What recipes at full size cost: operations, and hours of a GPU that reaches a stated share of its peak.
 
     python benchmarks/costs.py [RECIPE ...] [--peak 989e12] [--share 0.4]
+    python benchmarks/costs.py --studies
 
 Counted as `Model.flops` counts them, forward and backward, on models of the meta device; recomputation, which adds up
 to a third, is left out. What depends on data is assumed: rows hold 14.9 images for each 16 allowed
 (benchmarks/packing.md), documents have 512 tokens, the vocabulary 32,768 entries. The peak is an H100's for dense bf16;
-the share is what a well-kept trainer reaches at such sizes, and was not measured here.
+the share is what one H100 reached on text alone (benchmarks/gpu.md).
 """
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +21,14 @@ from mm1.data.packed import Packed
 from mm1.data.pairs import Pairs
 from mm1.nn.model import Model
 from mm1.recipes import all_recipes, recipe
+from mm1.recipes.studies import all_studies
+from mm1.study.plan import Plan
 from mm1.train.run import Run
 
 DOCUMENT = 512
 VOCABULARY = 32_768
 FILLED = 14.9 / 16
+SEEDS = 3
 
 
 def step_flops(run: Run.Config) -> tuple[Model, int]:
@@ -47,23 +53,48 @@ def a_step(run: Run.Config, model: Model) -> Any:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What recipes at full size cost.")
-    names = [name for name in all_recipes() if not name.startswith("miniature_") and not name.endswith("_small")]
-    parser.add_argument("recipes", nargs="*", default=names)
-    parser.add_argument("--peak", type=float, default=989e12, help="operations a second of one GPU")
-    parser.add_argument("--share", type=float, default=0.4)
-    options = parser.parse_args()
-    print(f"| recipe | parameters | steps | PFLOP a step | ZFLOP in all | GPU hours at {options.share:.0%} |")
+def of_recipes(names: list[str], hours_of: Callable[[int], float], share: float) -> None:
+    print(f"| recipe | parameters | steps | PFLOP a step | ZFLOP in all | GPU hours at {share:.0%} |")
     print("|---|---|---|---|---|---|")
-    for name in options.recipes:
+    for name in names:
         run = recipe(name)
         model, flops = step_flops(run)
         params, total = sum(p.numel() for p in model.parameters()) / 1e9, flops * run.steps
-        hours = total / (options.peak * options.share) / 3600
         print(
-            f"| `{name}` | {params:,.2f}B | {run.steps:,} | {flops / 1e15:,.1f} | {total / 1e21:,.2f} | {hours:,.0f} |"
+            f"| `{name}` | {params:,.2f}B | {run.steps:,} | {flops / 1e15:,.1f} | {total / 1e21:,.2f} | "
+            f"{hours_of(total):,.0f} |"
         )
+
+
+def of_studies(hours_of: Callable[[int], float], share: float) -> None:
+    """Every row, with `SEEDS` seeds; what rows start from by name is not part of it."""
+    print(f"| study | runs, {SEEDS} seeds | GPU hours at {share:.0%} |")
+    print("|---|---|---|")
+    for name, study in all_studies().items():
+        if name.startswith("miniature_"):
+            continue
+        plan = Plan(Path("runs"))
+        study().rows(plan, 0)
+        total = sum(step_flops(run)[1] * run.steps for run in plan.runs.values())
+        print(f"| `{name}` | {len(plan.runs) * SEEDS} | {hours_of(total) * SEEDS:,.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What recipes and studies at full size cost.")
+    names = [name for name in all_recipes() if not name.startswith("miniature_") and not name.endswith("_small")]
+    parser.add_argument("recipes", nargs="*", default=names)
+    parser.add_argument("--studies", action="store_true", help="the ablations, in place of recipes")
+    parser.add_argument("--peak", type=float, default=989e12, help="operations a second of one GPU")
+    parser.add_argument("--share", type=float, default=0.4)
+    options = parser.parse_args()
+
+    def hours_of(flops: int) -> float:
+        return flops / (options.peak * options.share) / 3600
+
+    if options.studies:
+        of_studies(hours_of, options.share)
+    else:
+        of_recipes(options.recipes, hours_of, options.share)
 
 
 if __name__ == "__main__":
