@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mm1 import config as configs
+from mm1.data.image_processing import Views
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.data.views import Views
 from mm1.eval.evaluate import evaluate
 from mm1.infer.trained import Trained
+from mm1.miniature.recipes import make_world
 from mm1.recipes.aim import miniature_aim
-from mm1.recipes.miniature import make_world
 
 
 class Pixels(nn.Module):

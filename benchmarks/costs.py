@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 
-from mm1.data.packed import Packed
-from mm1.data.pairs import Pairs
+from mm1.catalog import all_recipes, all_studies, recipe
+from mm1.loader.packed import PackedLoader
+from mm1.loader.pairs import PairLoader
 from mm1.nn.model import Model
-from mm1.recipes import all_recipes, recipe
-from mm1.recipes.studies import all_studies
 from mm1.study.plan import Plan
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 DOCUMENT = 512
 VOCABULARY = 32_768
@@ -31,22 +30,26 @@ FILLED = 14.9 / 16
 SEEDS = 3
 
 
-def step_flops(run: Run.Config) -> tuple[Model, int]:
+def step_flops(run: Trainer.Config) -> tuple[Model, int]:
     """The model without weights, and the operations of one optimiser step."""
     with torch.device("meta"):
         model = run.model.build(vocab_size=VOCABULARY)
     return model, sum(model.flops(a_step(run, model)).values())
 
 
-def a_step(run: Run.Config, model: Model) -> Any:
+def a_step(run: Trainer.Config, model: Model) -> Any:
     """As much of a step's batch as `flops` looks at."""
-    feed: Any = run.feed
-    if not isinstance(feed, Packed.Config):
-        tokens = torch.empty(feed.batch, feed.context, device="meta") if isinstance(feed, Pairs.Config) else None
-        return SimpleNamespace(images=range(feed.batch), tokens=tokens)
-    tokens = feed.rows * feed.row_length
+    loader: Any = run.loader
+    if not isinstance(loader, PackedLoader.Config):
+        tokens = (
+            torch.empty(loader.batch_size, loader.context, device="meta")
+            if isinstance(loader, PairLoader.Config)
+            else None
+        )
+        return SimpleNamespace(images=range(loader.batch_size), tokens=tokens)
+    tokens = loader.batch_size * loader.sequence_length
     each = getattr(run.model, "connector", None)
-    images = round(feed.rows * feed.max_images * FILLED) if each else 0
+    images = round(loader.batch_size * loader.max_images * FILLED) if each else 0
     text = tokens - images * (each.num_tokens if each else 0)
     return SimpleNamespace(
         tokens=range(tokens), images=range(images), num_pairs=tokens * DOCUMENT // 2, num_targets=text

@@ -17,9 +17,9 @@ import torch
 from PIL import Image as Pillow
 
 from mm1.data.document import Document, Image, Text
+from mm1.data.image_processing import Views
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import train_tokenizer
-from mm1.data.views import Views
 from mm1.infer.predictor import Predictor
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from mm1.data.document import Document, Text
-from mm1.data.shards import Shards
+from mm1.data.prepared.shards import Shards
 from mm1.infer.predictor import Predictor
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 
 QUESTIONS = ("What is in the picture?", "Describe this image in detail.", "Is this a receipt?")
 NUM_PICTURES, NUM_TURNS, MAX_TOKENS = 8, 12, 48
@@ -25,7 +25,7 @@ NUM_PICTURES, NUM_TURNS, MAX_TOKENS = 8, 12, 48
 
 def train(origin: Path, instructions: Path, out: Path, steps: int) -> None:
     parts = [f"init.{part}={origin}" for part in ("encoder", "connector", "decoder")]
-    words = ["sft_small", *parts, f"feed.sources.instructions={instructions}", f"steps={steps}", "--out", str(out)]
+    words = ["sft_small", *parts, f"loader.sources.instructions={instructions}", f"steps={steps}", "--out", str(out)]
     resume = ["--resume"] if (out / "config.json").exists() else []
     print("$ mm1 train", *words, *resume, flush=True)
     subprocess.run([sys.executable, "-m", "mm1.cli", "train", *words, *resume], check=True)
@@ -33,7 +33,7 @@ def train(origin: Path, instructions: Path, out: Path, steps: int) -> None:
 
 def asked_of_pictures(captions: Path) -> list[tuple[str, Document, str]]:
     """(what it is, prompt, what is true)."""
-    shards, found = Shards(captions, "held_out"), []
+    shards, found = Shards(captions, "validation"), []
     for number in range(0, len(shards), max(1, len(shards) // NUM_PICTURES)):
         key, document = shards.read(number)
         image, caption = document.images[0], document.parts[-1].content  # type: ignore[union-attr]
@@ -43,7 +43,7 @@ def asked_of_pictures(captions: Path) -> list[tuple[str, Document, str]]:
 
 def asked_of_turns(instructions: Path) -> list[tuple[str, Document, str]]:
     """The first question of conversations with pictures."""
-    shards, found = Shards(instructions, "held_out"), []
+    shards, found = Shards(instructions, "validation"), []
     for number in range(len(shards)):
         key, document = shards.read(number)
         first = next(i for i, part in enumerate(document.parts) if isinstance(part, Text) and part.loss)

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mm1.data.account import Row
-from mm1.data.mixture import Mixture
-from mm1.data.packing import cut, deal
+from mm1.loader.mixture import Mixture
+from mm1.loader.mixture_state import Row
+from mm1.loader.packing import cut, deal
 
-ROW_LENGTH, MAX_IMAGES, TOKENS_PER_IMAGE = 4096, 16, 144
+SEQUENCE_LENGTH, MAX_IMAGES, TOKENS_PER_IMAGE = 4096, 16, 144
 WEIGHTS = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
 ROWS_PER_SECOND = 4  # what one H200 takes in when it trains a 3B model, about
 RANKS = 8
@@ -56,11 +56,11 @@ class Drawn:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.num_images[ids]
 
-    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
         tokens, images = int(self.num_tokens[document]), int(self.num_images[document])
         ends = (tokens * (i + 1) // images for i in range(images))
         pictures = ((end - TOKENS_PER_IMAGE, end, 1) for end in ends)
-        return cut(tokens, pictures, row_length=row_length, max_images=max_images)
+        return cut(tokens, pictures, sequence_length=sequence_length, max_images=max_images)
 
 
 def mm1_like(num_documents: int, seed: int) -> dict[str, Drawn]:
@@ -96,11 +96,11 @@ def padding(documents: Documents, _: int) -> list[Documents]:
 def in_order(documents: Documents, _: int) -> list[Documents]:
     """One open row, closed when the next document does not fit."""
     rows: list[Documents] = [[]]
-    free_tokens, free_images = ROW_LENGTH, MAX_IMAGES
+    free_tokens, free_images = SEQUENCE_LENGTH, MAX_IMAGES
     for tokens, images in documents:
         if tokens > free_tokens or images > free_images:
             rows.append([])
-            free_tokens, free_images = ROW_LENGTH, MAX_IMAGES
+            free_tokens, free_images = SEQUENCE_LENGTH, MAX_IMAGES
         rows[-1].append((tokens, images))
         free_tokens, free_images = free_tokens - tokens, free_images - images
     return rows
@@ -122,22 +122,22 @@ def knapsack(documents: Documents, num_rows: int) -> list[Documents]:
 
 def at_a_time(documents: Documents, num_rows: int) -> list[Documents]:
     """In order, as many documents together as hold the tokens of so many rows."""
-    group = np.cumsum([tokens for tokens, _ in documents]) // (num_rows * ROW_LENGTH)
+    group = np.cumsum([tokens for tokens, _ in documents]) // (num_rows * SEQUENCE_LENGTH)
     return [[documents[i] for i in np.flatnonzero(group == g).tolist()] for g in np.unique(group)]
 
 
 def _greedy(documents: Documents, more: int, *, lightest: bool) -> list[Documents]:
-    num_rows = -(-sum(tokens for tokens, _ in documents) // ROW_LENGTH) + more if lightest else 0
+    num_rows = -(-sum(tokens for tokens, _ in documents) // SEQUENCE_LENGTH) + more if lightest else 0
     rows: list[Documents] = [[] for _ in range(num_rows)]
     used_tokens, used_images = (np.zeros(len(documents) + num_rows, dtype=np.int64) for _ in range(2))
     for tokens, images in sorted(documents, reverse=True):
         used = used_tokens[: len(rows)]
-        fits = (used + tokens <= ROW_LENGTH) & (used_images[: len(rows)] + images <= MAX_IMAGES)
+        fits = (used + tokens <= SEQUENCE_LENGTH) & (used_images[: len(rows)] + images <= MAX_IMAGES)
         if not fits.any():
             row = len(rows)
             rows.append([])
         else:
-            row = int(np.where(fits, used, ROW_LENGTH + 1).argmin() if lightest else fits.argmax())
+            row = int(np.where(fits, used, SEQUENCE_LENGTH + 1).argmin() if lightest else fits.argmax())
         rows[row].append((tokens, images))
         used_tokens[row] += tokens
         used_images[row] += images
@@ -158,7 +158,7 @@ def grain_packers() -> dict[str, Packer]:
             parent = grain.MapDataset.source(documents).map(
                 lambda d: {"tokens": np.ones(d[0], dtype=np.int32), "images": np.ones(d[1], dtype=np.int32)}
             )
-            caps = {"tokens": ROW_LENGTH, "images": MAX_IMAGES}
+            caps = {"tokens": SEQUENCE_LENGTH, "images": MAX_IMAGES}
             began = time.process_time()
             for _ in parent.to_iter_dataset():
                 pass
@@ -205,7 +205,7 @@ def documents_of(rows: list[Row]) -> Documents:
         if not e.images:
             texts[e.source, e.document] = texts.get((e.source, e.document), 0) + e.stop - e.start
     for tokens in texts.values():
-        whole += [(min(ROW_LENGTH, tokens - start), 0) for start in range(0, tokens, ROW_LENGTH)]
+        whole += [(min(SEQUENCE_LENGTH, tokens - start), 0) for start in range(0, tokens, SEQUENCE_LENGTH)]
     np.random.default_rng(0).shuffle(whole)
     return [(int(tokens), int(images)) for tokens, images in whole]
 
@@ -214,18 +214,18 @@ def report(name: str, rows: list[Documents], num_documents: int, seconds: float)
     tokens = np.array([sum(t for t, _ in row) for row in rows])
     images = np.array([sum(i for _, i in row) for row in rows])
     print(
-        f"| {name} | {tokens.mean() / ROW_LENGTH:.2%} | {len(rows):,} | {images.mean():.1f} +- {images.std():.1f} | "
+        f"| {name} | {tokens.mean() / SEQUENCE_LENGTH:.2%} | {len(rows):,} | {images.mean():.1f} +- {images.std():.1f} | "
         f"{images.max()} | {1e6 * seconds / num_documents:,.1f} |"
     )
 
 
-def spreads(images: list[int], rows_of_a_step: int, micro_rows: int) -> tuple[np.ndarray, np.ndarray]:
+def spreads(images: list[int], rows_of_a_step: int, micro_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Largest less smallest number of images over ranks, as a share of the mean: of micro-batches that are computed at
     the same time, and of whole steps."""
     at_once, in_all = [], []
     for first in range(0, len(images) - rows_of_a_step + 1, rows_of_a_step):
         step = images[first : first + rows_of_a_step]
-        hands = (deal(step, rows_of_a_step // micro_rows, rank, RANKS) for rank in range(RANKS))
+        hands = (deal(step, rows_of_a_step // micro_batch_size, rank, RANKS) for rank in range(RANKS))
         counts = np.array([[sum(step[i] for i in hand) for hand in of_rank] for of_rank in hands])
         at_once += (np.ptp(counts, axis=0) / counts.mean()).tolist()
         in_all.append(np.ptp(counts.sum(1)) / counts.sum(1).mean())
@@ -239,11 +239,11 @@ def main() -> None:
     options = parser.parse_args()
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}; CPU time")
-    print(f"{options.windows} windows of {options.rows} rows of {ROW_LENGTH} tokens and {MAX_IMAGES} images\n")
+    print(f"{options.windows} windows of {options.rows} rows of {SEQUENCE_LENGTH} tokens and {MAX_IMAGES} images\n")
 
     # Enough documents of each kind that none comes twice.
     sources = mm1_like(num_documents=options.windows * options.rows * 12, seed=0)
-    caps = {"row_length": ROW_LENGTH, "max_images": MAX_IMAGES, "rows_per_window": options.rows}
+    caps = {"sequence_length": SEQUENCE_LENGTH, "max_images": MAX_IMAGES, "packing_window": options.rows}
     rows, seconds = mix(Mixture(sources, WEIGHTS, **caps, seed=0), options.windows)
     documents = documents_of(rows)
     packers = {"padding, a document a row": timed(padding), "in order, one open row": timed(in_order)}
@@ -255,17 +255,17 @@ def main() -> None:
         report(name, packed, len(documents), taken)
     pieces = [[(e.stop - e.start, e.images) for e in row] for row in rows]
     report("**mm1**, which also draws, mixes and shuffles", pieces, len(documents), seconds)
-    floor = sum(tokens for tokens, _ in documents) / ROW_LENGTH
+    floor = sum(tokens for tokens, _ in documents) / SEQUENCE_LENGTH
     print(f"\nWithout a gap the tokens fill {floor:,.1f} rows.")
     print(f"At {ROWS_PER_SECOND} rows/s mm1 takes {ROWS_PER_SECOND * seconds / len(rows):.3%} of one core.\n")
 
     images = [sum(e.images for e in row) for row in rows]
     print(f"| rows a step, {RANKS} ranks | rows at once | spread at once: mean, most | of whole steps: mean, most |")
     print("|---|---|---|---|")
-    for rows_of_a_step, micro_rows in ((512, 1), (512, 2), (128, 1), (64, 1), (64, 2), (8, 1)):
-        at_once, in_all = spreads(images, rows_of_a_step, micro_rows)
+    for rows_of_a_step, micro_batch_size in ((512, 1), (512, 2), (128, 1), (64, 1), (64, 2), (8, 1)):
+        at_once, in_all = spreads(images, rows_of_a_step, micro_batch_size)
         columns = f"{at_once.mean():.1%}, {at_once.max():.1%} | {in_all.mean():.1%}, {in_all.max():.1%}"
-        print(f"| {rows_of_a_step} | {micro_rows} | {columns} |")
+        print(f"| {rows_of_a_step} | {micro_batch_size} | {columns} |")
 
 
 if __name__ == "__main__":

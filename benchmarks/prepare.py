@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mm1.data.prepare import prepare
 from mm1.data.tokenizer import train_tokenizer
+from mm1.prepare.pipeline import prepare
 
 TARS, PAIRS = 8, 150
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from mm1.data.packed import Packed
-from mm1.data.shards import read_manifest
-from mm1.train.folder import load_model, read_config
+from mm1.data.prepared.shards import read_manifest
+from mm1.loader.packed import PackedLoader
+from mm1.runs.folder import load_model, read_config
 
 KINDS = {  # name: (kind, paths, options)
     "captions": ("captions", ["captions"], []),
@@ -39,8 +39,14 @@ SMALL = [
     *("model.encoder.image_size=48", "model.encoder.depth=2", "model.encoder.dim=96"),
     *("model.connector.num_tokens=4", "model.connector.dim=64"),
     *("model.decoder.depth=2", "model.decoder.dim=128"),
-    *("feed.rows=6", "feed.micro_rows=1", "feed.row_length=512", "feed.max_images=16", "feed.workers=1"),
-    *("held_out_every=0", "checkpoint_every=1000"),
+    *(
+        "loader.batch_size=6",
+        "loader.micro_batch_size=1",
+        "loader.sequence_length=512",
+        "loader.max_images=16",
+        "loader.workers=1",
+    ),
+    *("validate_every=0", "checkpoint_every=1000"),
 ]
 PROCESSES = (1, 2, 3)
 
@@ -56,7 +62,7 @@ def prepare(data: Path, out: Path) -> None:
     for name, (kind, paths, options) in KINDS.items():
         words = [option.format(data=data) for option in options]
         inputs = [data / path for path in paths]
-        where = ["--out", out / name, "--tokenizer", out / "tokenizer.json", "--held-out", "0.02"]
+        where = ["--out", out / name, "--tokenizer", out / "tokenizer.json", "--validation", "0.02"]
         mm1("prepare", kind, *inputs, *where, "--workers", "2", *words)
 
 
@@ -92,25 +98,25 @@ def balance(out: Path, steps: int) -> None:
         assert manifest["records_in"] == documents + sum(drops.values())
     config = read_config(out / "run")
     _, renderer, _ = load_model(out / "run", torch.device("cpu"))
-    feed = config.feed.build(renderer=renderer, seed=config.seed)
-    assert isinstance(feed, Packed)
+    loader = config.loader.build(renderer=renderer, seed=config.seed)
+    assert isinstance(loader, PackedLoader)
     logged: Counter[str] = Counter()
     for line in map(json.loads, (out / "run" / "metrics.jsonl").read_text().splitlines()):
         logged.update({k: v for k, v in line.items() if k in ("documents", "cuts", "images") or k.startswith("tokens")})
     planned: Counter[str] = Counter()
     covered: Counter[tuple[int, int]] = Counter()
-    windows = feed.windows(None)
+    windows = loader.windows(None)
     for _ in range(steps):
         rows, after, _ = next(windows)
         for excerpt in (e for row in rows for e in row):
             planned["documents" if excerpt.start == 0 else "cuts"] += 1
             planned["images"] += excerpt.images
-            planned[f"tokens/{feed.names[excerpt.source]}"] += excerpt.stop - excerpt.start
+            planned[f"tokens/{loader.names[excerpt.source]}"] += excerpt.stop - excerpt.start
             covered[excerpt.source, excerpt.document] += excerpt.stop - excerpt.start
-    planned["tokens"] = steps * config.feed.rows * config.feed.row_length
+    planned["tokens"] = steps * config.loader.batch_size * config.loader.sequence_length
     assert logged == planned, (logged, planned)
     print(f"logged by {PROCESSES} processes = planned at one go: {dict(logged)}")
-    for s, (name, source) in enumerate(feed.sources.items()):
+    for s, (name, source) in enumerate(loader.sources.items()):
         epochs = {d: n / int(source.lengths[d]) for (which, d), n in covered.items() if which == s}
         most = after.drawn[name] // source.num_documents + 1
         assert max(epochs.values()) <= most, name
@@ -127,7 +133,7 @@ def main() -> None:
     out, steps = arguments.out, arguments.steps
     prepare(arguments.data, out)
     sources = {name: str(out / name) for name in KINDS}
-    recipe = ["pretrain_small", *SMALL, f"steps={steps}", f"feed.sources={sources}", f"feed.weights={WEIGHTS}"]
+    recipe = ["pretrain_small", *SMALL, f"steps={steps}", f"loader.sources={sources}", f"loader.weights={WEIGHTS}"]
     recipe.append(f"tokenizer.path={out / 'tokenizer.json'}")
     for processes, stop_at in zip(PROCESSES, (steps // 3, 2 * steps // 3, None), strict=True):
         print(f"{processes} processes: stopped at step {train(out, processes, stop_at, recipe)} of {steps}", flush=True)

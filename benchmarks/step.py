@@ -1,6 +1,6 @@
 """What one training step of a recipe costs, and where the time goes.
 
-    python benchmarks/step.py pretrain_ablation_base feed.rows=8 feed.micro_rows=4 [--workers 8] [--out note.md]
+    python benchmarks/step.py pretrain_ablation_base loader.batch_size=8 loader.micro_batch_size=4 [--workers 8] [--out note.md]
 
 It needs no data set: documents of MM1-like lengths (the distributions are below) are made on the spot, packed by the
 real mixture and packing, and their pictures are real JPEGs that workers decode and resize. Model, precision, sharding
@@ -36,17 +36,17 @@ from torch.profiler import ProfilerActivity, profile
 from mm1 import config as configs
 from mm1 import dist
 from mm1.batch import PackedBatch, move
-from mm1.data.account import Excerpt
-from mm1.data.collate import Span, collate
+from mm1.catalog import recipe
 from mm1.data.document import Document, Image, Text
-from mm1.data.feed import load
-from mm1.data.mixture import Mixture
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.renderer import make_renderer
-from mm1.recipes import recipe
+from mm1.loader.collate import Span, collate
+from mm1.loader.loader import load
+from mm1.loader.mixture import Mixture
+from mm1.loader.mixture_state import Excerpt
 from mm1.train.metrics import matmul_ceiling
-from mm1.train.parallel import freeze, recompute, shard
+from mm1.train.parallel import checkpoint_activations, freeze, shard
 
 TABLE = 1 << 16  # document lengths come from a table of this many draws
 # kind: (lognormal median and sigma of text tokens, mean pictures beyond the first)
@@ -58,13 +58,13 @@ PARTS = ("data", "encoder", "connector", "decoder", "loss", "optimizer")
 class Synthetic:
     """Documents of one kind, from a seed: what the mixture asks for, and the documents themselves."""
 
-    def __init__(self, kind: str, tokens_per_image: int, row_length: int, vocabulary: int) -> None:
+    def __init__(self, kind: str, tokens_per_image: int, sequence_length: int, vocabulary: int) -> None:
         self.vocabulary = vocabulary
         median, sigma, more = KINDS[kind]
         rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest()))
         text = np.exp(rng.normal(np.log(median), sigma, TABLE)).astype(np.int64).clip(4, None)
         self.pictures = np.zeros(TABLE, np.int64) if more is None else 1 + rng.poisson(more, TABLE).clip(0, 15)
-        limit = row_length - self.pictures * tokens_per_image
+        limit = sequence_length - self.pictures * tokens_per_image
         self.text = text if more is None else np.minimum(text, limit.clip(4, None))
         self.num_documents, self.tokens_per_image = 2_000_000_000, tokens_per_image
 
@@ -74,7 +74,7 @@ class Synthetic:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.pictures[ids % TABLE]
 
-    def pieces(self, document: int, *, row_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
         return []  # all fit a row
 
     def document(self, number: int, pool: list[Image]) -> Document:
@@ -111,35 +111,43 @@ def plain_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
 class Filler(torch.utils.data.Dataset):
     """Rows of excerpts -> a batch, in workers."""
 
-    def __init__(self, renderer: Renderer, sources: list[Synthetic], pool: list[Image], row_length: int) -> None:
-        self.renderer, self.sources, self.pool, self.row_length = renderer, sources, pool, row_length
+    def __init__(self, renderer: Renderer, sources: list[Synthetic], pool: list[Image], sequence_length: int) -> None:
+        self.renderer, self.sources, self.pool, self.sequence_length = renderer, sources, pool, sequence_length
 
     def __getitem__(self, rows: list[tuple[Excerpt, ...]]) -> PackedBatch:
         spans = [
             [Span(self.renderer(self.sources[e.source].document(e.document, self.pool)), e.start, e.stop) for e in row]
             for row in rows
         ]
-        return collate(spans, self.renderer, row_length=self.row_length)
+        return collate(spans, self.renderer, sequence_length=self.sequence_length)
 
 
 def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool) -> Iterator[PackedBatch]:
-    feed = config.feed
+    loader = config.loader
     weights = {"text": 1.0} if text_only else WEIGHTS
-    sources = {kind: Synthetic(kind, model.tokens_per_image, feed.row_length, tokenizer.vocab_size) for kind in weights}
-    shape = {"row_length": feed.row_length, "max_images": feed.max_images, "rows_per_window": max(64, feed.micro_rows)}
+    sources = {
+        kind: Synthetic(kind, model.tokens_per_image, loader.sequence_length, tokenizer.vocab_size) for kind in weights
+    }
+    shape = {
+        "sequence_length": loader.sequence_length,
+        "max_images": loader.max_images,
+        "packing_window": max(64, loader.micro_batch_size),
+    }
     mixture = Mixture(sources, weights, seed=0, **shape)
 
     def plan() -> Iterator[list[tuple[Excerpt, ...]]]:
         state = mixture.start()
         while True:
             window = mixture.window(state)
-            for i in range(0, len(window.rows) - feed.micro_rows + 1, feed.micro_rows):
-                yield window.rows[i : i + feed.micro_rows]
+            for i in range(0, len(window.rows) - loader.micro_batch_size + 1, loader.micro_batch_size):
+                yield window.rows[i : i + loader.micro_batch_size]
             state = window.after
 
-    renderer = make_renderer(model, tokenizer, feed)
+    renderer = make_renderer(model, tokenizer, loader)
     side = int(1.4 * max(model.image_size)) if model.image_size else 32
-    return load(plan(), Filler(renderer, list(sources.values()), pictures(64, side), feed.row_length), workers=workers)
+    return load(
+        plan(), Filler(renderer, list(sources.values()), pictures(64, side), loader.sequence_length), workers=workers
+    )
 
 
 class Clock:
@@ -200,7 +208,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="and the dearest operations of one more step, by shape")
     parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
     arguments = parser.parse_args()
-    multiprocessing.set_forkserver_preload(["mm1.train.run", "mm1.recipes", "datasets", "PIL.Image"])
+    multiprocessing.set_forkserver_preload(["mm1.train.trainer", "mm1.recipes", "datasets", "PIL.Image"])
     forkserver.ensure_running()  # each worker imports this file, and so what it imports
     config = recipe(arguments.recipe)
     for assignment in arguments.overrides:
@@ -224,7 +232,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     with device:
         model = config.model.build(vocab_size=tokenizer.vocab_size)
     freeze(model, config.frozen)
-    recompute(model.units(), config.recompute)
+    checkpoint_activations(model.units(), config.activation_checkpointing)
     if config.compile:
         for unit in model.units():
             unit.compile()
@@ -233,8 +241,8 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     watch(model, clock)
     shard(model, device=device, precision=config.precision)
     optimizer = config.optimizer.build(model=model, steps=1000)
-    feed = batches(config, model, tokenizer, workers=arguments.workers, text_only=arguments.text_only)
-    accumulate = config.feed.rows // config.feed.micro_rows
+    loader = batches(config, model, tokenizer, workers=arguments.workers, text_only=arguments.text_only)
+    accumulate = config.loader.batch_size // config.loader.micro_batch_size
     dist.say(f"{sum(params.values()) / 1e6:,.0f}M parameters, ready after {time.perf_counter() - began:.0f} s")
     seconds, work = [], defaultdict(float)
 
@@ -243,7 +251,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         seen = []
         for _ in range(accumulate):
             clock.mark("optimizer")
-            batch = move(next(feed), device, non_blocking=True)
+            batch = move(next(loader), device, non_blocking=True)
             clock.mark("data")
             losses = model(batch)
             clock.mark("loss")
@@ -255,9 +263,9 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         clock.settle()
         return seen, losses
 
-    for step in range(arguments.warmup + arguments.steps):
-        measured = step >= arguments.warmup
-        if step == arguments.warmup:
+    for step in range(arguments.warmup_steps + arguments.steps):
+        measured = step >= arguments.warmup_steps
+        if step == arguments.warmup_steps:
             clock.settle()
             clock.totals.clear()
             if device.type == "cuda":
@@ -265,7 +273,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         seen, losses = one_step()
         took = time.perf_counter() - start
-        dist.say(f"step {step + 1} of {arguments.warmup + arguments.steps}: {took:.2f} s")
+        dist.say(f"step {step + 1} of {arguments.warmup_steps + arguments.steps}: {took:.2f} s")
         if measured:
             seconds.append(took)
             for batch in seen:

@@ -6,13 +6,13 @@
     D  decoder width                E  encoder width            V  vocabulary
     B  pairs, prompts or questions  C  channels of a feature map
 
-A packed batch is one flat stream of tokens. Documents never look at one another: `boundaries` are their cumulative
+A packed batch is one flat stream of tokens. Documents never look at one another: `cu_seqlens` are their cumulative
 lengths, as variable-length attention kernels want them.
 
     tokens      <i> <i> a cat <end>   two dogs <end> <pad>
     targets      .   a cat <end> .    dogs <end>  .    .          (. = IGNORE)
     positions    0   1  2   3   4      0    1     2    0
-    boundaries   0                     5               8     9
+    cu_seqlens   0                     5               8     9
 """
 
 from dataclasses import dataclass, fields, replace
@@ -57,13 +57,13 @@ class PackedBatch(_Batch):
     positions: Int[Tensor, " T"]
     sources: Int[Tensor, " T"]
     """Index into `source_names` of the data set that a token comes from; NO_SOURCE for padding."""
-    boundaries: Int[Tensor, " ends"]
+    cu_seqlens: Int[Tensor, " ends"]
     """S + 1 cumulative lengths, int32: the first is 0, the last is T; padding is a document too."""
     images: UInt8[Tensor, "N 3 H W"]
     """At least one: a batch without pictures carries a blank image so that no rank skips the encoder."""
     slots: Int[Tensor, "M K"]
     """Where the tokens of the first M images go in the flat stream; M = 0 when only the blank image is there."""
-    longest: int
+    max_seqlen: int
     """An upper bound of the documents' lengths."""
     num_targets: int
     num_padding: int

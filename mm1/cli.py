@@ -70,9 +70,12 @@ def _data_commands(command: "Callable[[Command, str, str], argparse.ArgumentPars
     sub.add_argument("paths", nargs="+", type=Path)
     sub.add_argument("--out", type=Path, required=True)
     sub.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json, or a folder with one")
-    sub.add_argument("--held-out", type=float, default=0.0, help="share of documents kept for held-out losses")
+    sub.add_argument("--validation", type=float, default=0.0, help="share of documents kept for held-out losses")
     sub.add_argument(
-        "--held-out-by", choices=["text", "image"], default="text", help="what keeps documents on one side of the split"
+        "--validation-by",
+        choices=["text", "image"],
+        default="text",
+        help="what keeps documents on one side of the split",
     )
     sub.add_argument("--source", nargs="+", default=[], metavar="a=value", help="the source's options, as field=body")
     sub.add_argument("--filters", help="a set of filters to begin with: web_pages or web_text")
@@ -145,14 +148,14 @@ def _recipe_and_overrides(sub: argparse.ArgumentParser) -> None:
 def _config(name: str, overrides: Sequence[str] = ()) -> Any:
     """Of a recipe, a run folder or a config.json, with overrides; parts that start from other runs take their shape."""
     from mm1 import config as configs
-    from mm1.recipes import recipe
-    from mm1.train.folder import read_config
+    from mm1.catalog import recipe
+    from mm1.runs.folder import read_config
     from mm1.train.origins import adopt
-    from mm1.train.run import Run
+    from mm1.train.trainer import Trainer
 
     path = Path(name)
     found = read_config(path) if path.is_dir() or path.suffix == ".json" else recipe(name)
-    if not isinstance(found, Run.Config):
+    if not isinstance(found, Trainer.Config):
         raise configs.ConfigError(f"{name} is the config of a {configs.path_of(found)}, not of a run")
     before = dict(found.init)
     for assignment in overrides:
@@ -163,14 +166,14 @@ def _config(name: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    from mm1.recipes.demo import run_demo
+    from mm1.miniature.demo import run_demo
 
     return run_demo(arguments.out)
 
 
 def tokenizer(arguments: argparse.Namespace) -> None:
-    from mm1.data.sources.text import read_texts
     from mm1.data.tokenizer import train_tokenizer
+    from mm1.prepare.sources.text import read_texts
 
     made = train_tokenizer(read_texts(arguments.paths), arguments.out, vocab_size=arguments.vocab_size)
     print(f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
@@ -178,8 +181,8 @@ def tokenizer(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     from mm1.config import override
-    from mm1.data.prepare import config_of
-    from mm1.data.prepare import prepare as run
+    from mm1.prepare.pipeline import config_of
+    from mm1.prepare.pipeline import prepare as run
     from mm1.recipes.filters import filters_named
 
     source, filters = config_of(arguments.kind), filters_named(arguments.filters)
@@ -191,8 +194,8 @@ def prepare(arguments: argparse.Namespace) -> None:
         arguments.paths,
         arguments.out,
         arguments.tokenizer,
-        held_out=arguments.held_out,
-        held_out_by=arguments.held_out_by,
+        validation=arguments.validation,
+        validation_by=arguments.validation_by,
         filters=filters,
         workers=arguments.workers,
         on=arguments.on,
@@ -201,7 +204,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def filter_captions(arguments: argparse.Namespace) -> None:
     from mm1.infer.filter_captions import filter_captions as run
-    from mm1.train.folder import load_trained
+    from mm1.runs.folder import load_trained
 
     trained, name = load_trained(arguments.run)
     keep, least, workers = arguments.keep, arguments.min_score, arguments.workers
@@ -210,7 +213,7 @@ def filter_captions(arguments: argparse.Namespace) -> None:
 
 def recaption(arguments: argparse.Namespace) -> None:
     from mm1.infer.recaption import recaption as run
-    from mm1.train.folder import load_trained
+    from mm1.runs.folder import load_trained
 
     trained, name = load_trained(arguments.run)
     prompt, longest = arguments.prompt, arguments.max_tokens
@@ -218,7 +221,7 @@ def recaption(arguments: argparse.Namespace) -> None:
 
 
 def list_recipes(_: argparse.Namespace) -> None:
-    from mm1.recipes import all_recipes
+    from mm1.catalog import all_recipes
 
     recipes = all_recipes()
     width = max(len(name) for name in recipes)
@@ -257,7 +260,7 @@ def train(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.eval.evaluate import table
-    from mm1.train.evaluate_run import evaluate_run
+    from mm1.eval.evaluate_run import evaluate_run
 
     config, out = _config(str(arguments.run), arguments.overrides), arguments.out or arguments.run
     scores = evaluate_run(arguments.run, config, names=arguments.benchmarks, shots=arguments.shots, out=out)
@@ -266,7 +269,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def view(arguments: argparse.Namespace) -> None:
-    from mm1.report.feed import view_rows
+    from mm1.report.packed_rows import view_rows
     from mm1.report.view import write_view
 
     config = _config(arguments.what, arguments.overrides)
@@ -275,7 +278,7 @@ def view(arguments: argparse.Namespace) -> None:
 
 
 def study(arguments: argparse.Namespace) -> int | None:
-    from mm1.recipes.studies import study_command
+    from mm1.catalog import study_command
 
     return study_command(**{key: value for key, value in vars(arguments).items() if key != "command"})
 

@@ -61,7 +61,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def everywhere(flag: bool) -> bool:
+def barrier() -> None:
+    """Waits until every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_true(flag: bool) -> bool:
     """Is `flag` true on every rank? All ranks must call this together."""
     if world_size() == 1:
         return flag

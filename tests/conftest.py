@@ -13,8 +13,8 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def server() -> None:
-    """Ranks and workers of feeds are forked from a server that has imported these: an import costs seconds."""
-    multiprocessing.set_forkserver_preload(["mm1.train.run", "mm1.data.packed", "datasets", "PIL.Image"])
+    """Ranks and workers of loaders are forked from a server that has imported these: an import costs seconds."""
+    multiprocessing.set_forkserver_preload(["mm1.train.trainer", "mm1.loader.packed", "datasets", "PIL.Image"])
     forkserver.ensure_running()
 
 
@@ -25,9 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def classes_in(package: ModuleType, role: type) -> list[Any]:
-    """Every class of a role that has a file in the package's folder: contract tests run over them."""
-    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+def classes_in(role: type, *packages: ModuleType) -> list[Any]:
+    """Every class of a role in the files of the packages' folders: contract tests run over them."""
+    modules = [
+        importlib.import_module(f"{package.__name__}.{m.name}")
+        for package in packages
+        for m in pkgutil.iter_modules(package.__path__)
+    ]
     return [
         c
         for m in modules

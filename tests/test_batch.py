@@ -13,10 +13,10 @@ def packed() -> PackedBatch:
         targets=line,
         positions=line,
         sources=torch.zeros_like(line),
-        boundaries=torch.tensor([0, 4], dtype=torch.int32),
+        cu_seqlens=torch.tensor([0, 4], dtype=torch.int32),
         images=torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
         slots=torch.zeros(1, 1, dtype=torch.int64),
-        longest=4,
+        max_seqlen=4,
         num_targets=4,
         num_padding=0,
         num_pairs=10,
@@ -27,7 +27,7 @@ def packed() -> PackedBatch:
 def test_a_moved_batch_has_its_tensors_there_and_the_rest_as_it_was() -> None:
     batch = move(packed(), "meta")
     assert all(t.is_meta for t in batch.tensors().values())
-    assert set(batch.tensors()) == {"tokens", "targets", "positions", "sources", "boundaries", "images", "slots"}
+    assert set(batch.tensors()) == {"tokens", "targets", "positions", "sources", "cu_seqlens", "images", "slots"}
     assert (batch.num_pairs, batch.source_names) == (10, ("text",))
     assert len(move(ImageBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), "meta").images) == 2
 

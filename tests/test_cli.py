@@ -8,10 +8,10 @@ from mm1 import cli
 
 
 def test_overrides_may_stand_before_and_after_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "mm1 train pretrain_small steps=3 --out x --resume feed.rows=2 optimizer.peak_lr=-1"
+    command = "mm1 train pretrain_small steps=3 --out x --resume loader.batch_size=2 optimizer.peak_lr=-1"
     monkeypatch.setattr("sys.argv", command.split())
     arguments = cli._arguments()
-    assert arguments.overrides == ["steps=3", "feed.rows=2", "optimizer.peak_lr=-1"]
+    assert arguments.overrides == ["steps=3", "loader.batch_size=2", "optimizer.peak_lr=-1"]
     assert (str(arguments.out), arguments.resume) == ("x", True)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mm1.config import ConfigError
-from mm1.data.shards import read_manifest
+from mm1.data.prepared.shards import read_manifest
 from mm1.files import read_object, write_json
-from mm1.train.folder import finished, read_config
+from mm1.runs.folder import finished, read_config
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mm1 import config as configs
+from mm1.catalog import Recipe, all_recipes, recipe
 from mm1.config import ConfigError
-from mm1.recipes import Recipe, all_recipes, recipe
 from mm1.recipes.sizes import DECODERS, ENCODERS, decoder, decoder_size, encoder, law_peak_lr
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,11 +6,10 @@ from typing import Any
 
 import raw_files
 
-from mm1.data.images_feed import Images
-from mm1.data.packed import Packed
-from mm1.data.pairs import Pairs
-from mm1.data.prepare import prepare
 from mm1.data.tokenizer import train_tokenizer
+from mm1.loader.image_only import ImageLoader
+from mm1.loader.packed import PackedLoader
+from mm1.loader.pairs import PairLoader
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
@@ -19,8 +18,9 @@ from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+from mm1.prepare.pipeline import prepare
 from mm1.train.optimizer import Optimizer
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 WEIGHTS = {"pages": 0.45, "captions": 0.45, "text": 0.1}
 
@@ -46,7 +46,7 @@ def make_world(folder: Path) -> Path:
         ("pages", "interleaved", "a.parquet"),
         ("text", "text", "a.jsonl"),
     ):
-        prepare(kind, [raw / file], folder / name, tokenizer, held_out=0.2)
+        prepare(kind, [raw / file], folder / name, tokenizer, validation=0.2)
     return folder
 
 
@@ -58,49 +58,51 @@ def decoder() -> Decoder.Config:
     return Decoder.Config(depth=2, dim=32, num_heads=2, hidden_dim=48)
 
 
-def pretrain(world: Path, **fields: Any) -> Run.Config:
+def pretrain(world: Path, **fields: Any) -> Trainer.Config:
     settings: dict[str, Any] = {"steps": 12, "log_every": 2, "checkpoint_every": 5, "precision": "fp32"} | fields
-    return Run.Config(
+    return Trainer.Config(
         model=MM1.Config(encoder=encoder(), connector=AveragePool.Config(num_tokens=4), decoder=decoder()),
-        feed=Packed.Config(
+        loader=PackedLoader.Config(
             sources={name: str(world / name) for name in WEIGHTS},
             weights=dict(WEIGHTS),
-            rows=4,
-            micro_rows=2,
-            row_length=64,
+            batch_size=4,
+            micro_batch_size=2,
+            sequence_length=64,
             max_images=6,
-            rows_per_window=10,
+            packing_window=10,
         ),
-        optimizer=Optimizer.Config(peak_lr=1e-2, warmup=3),
+        optimizer=Optimizer.Config(peak_lr=1e-2, warmup_steps=3),
         **settings,
     )
 
 
-def sparse(world: Path, **fields: Any) -> Run.Config:
+def sparse(world: Path, **fields: Any) -> Trainer.Config:
     """MM1 whose second of two blocks has three experts: a number that two ranks do not share evenly."""
     run = pretrain(world, **fields)
     run.model.decoder.experts = Experts.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
     return run
 
 
-def text_only(world: Path, **fields: Any) -> Run.Config:
+def text_only(world: Path, **fields: Any) -> Trainer.Config:
     run = pretrain(world, **fields)
     run.model = LanguageModel.Config(decoder=decoder())
-    run.feed.sources, run.feed.weights = {"text": str(world / "text")}, {"text": 1.0}  # type: ignore[attr-defined]
+    run.loader.sources, run.loader.weights = {"text": str(world / "text")}, {"text": 1.0}  # type: ignore[attr-defined]
     return run
 
 
-def contrastive(world: Path, **fields: Any) -> Run.Config:
+def contrastive(world: Path, **fields: Any) -> Trainer.Config:
     run = pretrain(world, **fields)
     text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
     run.model = CLIP.Config(encoder=encoder(), text=text, dim=16)
-    run.feed = Pairs.Config(sources=(str(world / "captions"),), batch=8, context=12)
+    run.loader = PairLoader.Config(sources=(str(world / "captions"),), batch_size=8, context=12)
     return run
 
 
-def reconstructive(world: Path, **fields: Any) -> Run.Config:
+def reconstructive(world: Path, **fields: Any) -> Trainer.Config:
     run = pretrain(world, **fields)
     vit = replace(encoder(), positions="fixed", patch_norm=True, bias=False)
     run.model = AIM.Config(encoder=vit, head_depth=1, head_dim=16)
-    run.feed = Images.Config(sources=(str(world / "captions"), str(world / "pages")), batch=8, micro_batch=4)
+    run.loader = ImageLoader.Config(
+        sources=(str(world / "captions"), str(world / "pages")), batch_size=8, micro_batch_size=4
+    )
     return run

@@ -1,4 +1,4 @@
-"""The pictures of documents: read as `mm1.data.views` does, with errors that say what a user can mend."""
+"""The pictures of documents: read as `mm1.data.image_processing` does, with errors that say what a user can mend."""
 
 import math
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from mm1.config import ConfigError, UserError
-from mm1.data import views as portable
+from mm1.data import image_processing as portable
 from mm1.data.document import Image
-from mm1.data.views import Views
+from mm1.data.image_processing import Views
 
 
 class ImageError(UserError, ValueError):
@@ -59,34 +59,34 @@ def see(image: Image, views: Views, grid: tuple[int, int] = (1, 1)) -> UInt8[Ten
 def room(num_views: int, views: Views) -> UInt8[Tensor, "N 3 H W"]:
     """Room for the views of a batch; in a worker where the training process sees it too: no pixel is copied again.
 
-    The colours of a pixel lie side by side, as `mm1.data.views` leaves them: so a view is copied as it lies.
+    The colours of a pixel lie side by side, as `mm1.data.image_processing` leaves them: so a view is copied as it lies.
     """
     shape, worker = (num_views, *views.size, 3), get_worker_info()
     if worker is None:
         return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
     size = math.prod(shape)
-    piece = worker.dataset.shelf.take(size, worker.id)  # type: ignore[attr-defined]  # of `feed.load`
+    piece = worker.dataset.shelf.take(size, worker.id)  # type: ignore[attr-defined]  # of `loader.load`
     return torch.empty(0, dtype=torch.uint8).set_(piece)[:size].view(shape).permute(0, 3, 1, 2)
 
 
 def checked(views: Views) -> Views:
     """Raises ConfigError for ways to split that contradict one another or the encoder's way to resize."""
     low, high = views.min_tiles, views.max_tiles
-    limits = f"feed.min_tiles={low} and feed.max_tiles={high}"
+    limits = f"loader.min_tiles={low} and loader.max_tiles={high}"
     if not 1 <= low <= high:
         raise ConfigError(f"{limits}: the least must be 1 or more, and the most not below it")
     if views.split_last is not None and views.split_last < 1:
         raise ConfigError(
-            f"feed.split_last={views.split_last}: at least the last picture may be split; feed.max_tiles=1 splits none"
+            f"loader.split_last={views.split_last}: at least the last picture may be split; loader.max_tiles=1 splits none"
         )
     if not views.allowed():
         raise ConfigError(
-            f"feed.split=square makes 1, 4, 9, 16 ... tiles, none of them within {limits}; widen these, or set "
-            "feed.split=dynamic"
+            f"loader.split=square makes 1, 4, 9, 16 ... tiles, none of them within {limits}; widen these, or set "
+            "loader.split=dynamic"
         )
     if views.split == "dynamic" and views.resize == "crop":
         raise ConfigError(
-            "feed.split=dynamic shows whole pictures in their own shape, but the encoder crops them; set "
-            "feed.resize=pad (or squash), or feed.split=square"
+            "loader.split=dynamic shows whole pictures in their own shape, but the encoder crops them; set "
+            "loader.resize=pad (or squash), or loader.split=square"
         )
     return views

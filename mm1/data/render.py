@@ -1,12 +1,12 @@
 """Document -> tokens. Training, evaluation and serving all come through here, so the model meets one layout in each.
 
     Document(Image, Text("a cat"))  ->  tokens  <i> <i> <i> <i> a cat <end>      (4 tokens an image)
-                                        learn    .   .   .   .  x  x   x
+                                        loss_mask .   .   .   .  x  x   x
 
 Every document ends with `<end>`, unless its last part has brought its own, or it is a prompt. Where the tokenizer has a
 token to begin with, every document begins with it.
 
-A picture that is split (see `mm1.data.views`) takes the tokens of each of its views, one after another. With
+A picture that is split (see `mm1.data.image_processing`) takes the tokens of each of its views, one after another. With
 `index_tokens` the place of each view in its picture precedes it, as text that is not learnt:
 
     (1,1,1) <i> <i> <i> <i> (1,1,2) <i> <i> <i> <i> (1,0,0) <i> <i> <i> <i> a cat <end>
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
+from mm1.data.image_processing import Views
 from mm1.data.images import see
 from mm1.data.tokenizer import Tokenizer
-from mm1.data.views import Views
 
 Grid = tuple[int, int]
 """Rows and columns of the tiles that a picture is split into."""
@@ -36,7 +36,7 @@ class Sequence:
     """A rendered document; its pictures stay encoded until a batch is made of it."""
 
     tokens: Int[np.ndarray, " n"]
-    learn: Bool[np.ndarray, " n"]
+    loss_mask: Bool[np.ndarray, " n"]
     """Is this token a target?"""
     images: tuple[Image, ...] = ()
     grids: tuple[Grid, ...] = ()
@@ -112,7 +112,9 @@ class Renderer:
         text = self.views.index(number, cell)
         ids = self.tokenizer.encode(text)
         if self.tokenizer.decode(ids).strip() != text:
-            raise ConfigError(f"feed.index_tokens: the tokenizer cannot spell {text!r}; use one of byte pairs, or none")
+            raise ConfigError(
+                f"loader.index_tokens: the tokenizer cannot spell {text!r}; use one of byte pairs, or none"
+            )
         return ids
 
     def pixels(self, image: Image, grid: Grid = (1, 1)) -> UInt8[Tensor, "views 3 H W"]:
@@ -162,11 +164,11 @@ class Renderer:
 
 def _joined(pieces: list[tuple[Any, bool]]) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     num = sum(len(ids) for ids, _ in pieces)
-    tokens, learn, start = np.empty(num, dtype=np.int64), np.empty(num, dtype=bool), 0
+    tokens, loss_mask, start = np.empty(num, dtype=np.int64), np.empty(num, dtype=bool), 0
     for ids, learnt in pieces:
         stop = start + len(ids)
-        tokens[start:stop], learn[start:stop], start = ids, learnt, stop
-    return tokens, learn
+        tokens[start:stop], loss_mask[start:stop], start = ids, learnt, stop
+    return tokens, loss_mask
 
 
 def text_length(document: Document, token_counts: list[int], *, begin: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Exams (`mm1.eval.exam`) at several numbers of shots -> predictions and scores in a run folder.
+"""Exams (`mm1.eval.evaluator`) at several numbers of shots -> predictions and scores in a run folder.
 
 predictions/digits-4shot.jsonl        one question a line, with its prompt, its prediction and its score
 predictions/digits-4shot-draw2.jsonl  the same questions after other shots, where there are several draws
@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mm1 import dist
+from mm1.data.image_processing import resize
 from mm1.data.images import decode
-from mm1.data.views import resize
-from mm1.eval.exam import Exam, Line
+from mm1.eval.evaluator import Evaluator, Line
 from mm1.files import read_object, write_text
 from mm1.infer.trained import Trained
 
@@ -34,7 +34,7 @@ LONGEST_SIDE = 384
 
 def evaluate(
     trained: Trained,
-    benchmarks: Mapping[str, Exam],
+    benchmarks: Mapping[str, Evaluator],
     shots: Sequence[int],
     folder: Path,
     *,
@@ -90,7 +90,7 @@ def shown(metric: str, score: Mapping[str, Any]) -> str:
 
 
 def _draws(
-    benchmark: Exam,
+    benchmark: Evaluator,
     trained: Trained,
     num_shots: int,
     num_known: int,
@@ -104,7 +104,7 @@ def _draws(
     draws: list[list[Line]] = []
     for draw in range(count := benchmark.num_draws(num_shots)):
         path = first.with_stem(f"{first.stem}-draw{draw + 1}") if draw else first
-        if known := dist.everywhere(draw < num_known and path.is_file()):
+        if known := dist.all_true(draw < num_known and path.is_file()):
             draws.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
             bars.answered(len(benchmark.chosen))
         else:
@@ -137,7 +137,7 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
     return {name: result for name, result in scores.items() if result["shots"]}
 
 
-def _settings(benchmark: Exam, trained: Trained, shots: Sequence[int]) -> dict[int, str]:
+def _settings(benchmark: Evaluator, trained: Trained, shots: Sequence[int]) -> dict[int, str]:
     """Number of shots -> a fingerprint of what answers depend on besides the weights."""
     alike = (trained.renderer.views, _fingerprint(benchmark.test))
     train = _fingerprint(benchmark.train) if any(map(benchmark.learns, shots)) else ""
@@ -151,7 +151,7 @@ def _fingerprint(items: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _result(benchmark: Exam, draws: Sequence[list[Line]], num_shots: int) -> dict[str, Any]:
+def _result(benchmark: Evaluator, draws: Sequence[list[Line]], num_shots: int) -> dict[str, Any]:
     scores = np.array([[line["score"] for line in lines] for lines in draws])
     stderr, means = scores.mean(0).std() / scores.shape[1] ** 0.5, scores.mean(1)
     result = {"score": float(scores.mean()), "stderr": float(stderr), "num_questions": scores.shape[1]}
@@ -164,7 +164,7 @@ def _result(benchmark: Exam, draws: Sequence[list[Line]], num_shots: int) -> dic
     return result | ({"zero_shot": meaning} if meaning else {})
 
 
-def _write_predictions(benchmark: Exam, num_shots: int, draw: int, lines: list[Line], path: Path) -> None:
+def _write_predictions(benchmark: Evaluator, num_shots: int, draw: int, lines: list[Line], path: Path) -> None:
     """Writes the lines; of the first draw also the pictures of the first prompts, in order, which their lines list."""
     if dist.rank() != 0:
         return
@@ -173,7 +173,7 @@ def _write_predictions(benchmark: Exam, num_shots: int, draw: int, lines: list[L
     _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _write_pictures(benchmark: Exam, num_shots: int, lines: list[Line], path: Path) -> None:
+def _write_pictures(benchmark: Evaluator, num_shots: int, lines: list[Line], path: Path) -> None:
     place = path.with_suffix("")
     place.mkdir(parents=True, exist_ok=True)
     for number, line in zip(benchmark.chosen[:NUM_PICTURED], lines, strict=False):

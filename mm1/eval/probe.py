@@ -23,7 +23,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.eval.classes import Classes
 from mm1.eval.classes.folders import Folders
-from mm1.eval.exam import Exam, Line, Split, gather, share
+from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
 from mm1.infer.encoder import Encoder
 from mm1.infer.trained import Trained
 
@@ -35,14 +35,14 @@ MOST_ITERATIONS = 200
 """Of L-BFGS; it stops before where the gradient is flat."""
 
 
-class Probe(Exam):
+class Probe(Evaluator):
     """Accuracy on the test pictures of a probe that has learnt from all train pictures."""
 
     metric = "probe accuracy"
     needs = {"encode_patches": "an image encoder"}
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Exam.Config):
+    class Config(Evaluator.Config):
         data: Classes.Config = field(default_factory=Folders.Config)
         kind: Literal["linear", "attentive"] = "linear"
         """The attentive one holds the features of all patches of all pictures in memory."""

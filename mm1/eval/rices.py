@@ -6,15 +6,19 @@ number of shots; their features stay in memory (4 bytes for each channel: 250 MB
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mm1 import dist
+from mm1.config import ConfigError
 from mm1.data.document import Image
-from mm1.eval.exam import gather, share
+from mm1.eval.evaluator import gather, share
 from mm1.infer.encoder import Encoder
+from mm1.runs.folder import load_model, read_config, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,27 @@ class Rices:
         assert self.train is not None
         for row in (self.train @ self.asked[number]).argsort(descending=True, stable=True).tolist():
             yield from self.records[row]
+
+
+def open_rices(folder: Path) -> Rices:
+    """Retrieval by the image encoder of a run; the encoder is loaded when the first shot is needed.
+
+    Raises:
+        ConfigError: the folder's model gives no features of pictures.
+        FileNotFoundError: it is no finished run.
+    """
+    owner = read_config(folder).model.owner
+    if not hasattr(owner, "encode_patches"):
+        raise ConfigError(
+            f"retrieval={folder} is a run of {owner.__name__}, which gives no features of pictures: "
+            "name one of CLIP or AIM, or an imported encoder"
+        )
+    return Rices(partial(_encoder, folder), version(folder))
+
+
+def _encoder(folder: Path) -> Encoder:
+    model, renderer, _ = load_model(folder, device := dist.start())
+    return Encoder(model, renderer, device)
 
 
 def _one_each(names: Sequence[Hashable], numbers: Sequence[int]) -> dict[Hashable, int]:

@@ -18,21 +18,21 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.eval.classes import Classes
 from mm1.eval.classes.folders import Folders
-from mm1.eval.exam import Exam, Line, Split, gather, share
+from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
 from mm1.infer.encoder import Encoder
 from mm1.infer.trained import Trained
 
 TOP = 5
 
 
-class ZeroShot(Exam):
+class ZeroShot(Evaluator):
     """Accuracy of the nearest class, and how often the true one is among the five nearest where there are more."""
 
     metric = "zero-shot accuracy"
     needs = {"encode_texts": "an encoder that was trained with captions"}
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Exam.Config):
+    class Config(Evaluator.Config):
         data: Classes.Config = field(default_factory=Folders.Config)
         templates: tuple[str, ...] = ("a photo of a {}.",)
         """Texts with a place for the class's name; a class's feature is the mean over all of them."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mm1.dist import say
 from mm1.export.card import write_card
-from mm1.export.encoder_runs import write_encoder
+from mm1.export.encoders.convert import write_encoder
 from mm1.export.language_models import USAGE as LANGUAGE_MODEL
 from mm1.export.language_models import write_language_model
 from mm1.export.multimodal import USAGE as MULTIMODAL
@@ -12,7 +12,7 @@ from mm1.export.multimodal import write_multimodal
 from mm1.export.run_folder import aside
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.mm1 import MM1
-from mm1.train.folder import read_config
+from mm1.runs.folder import read_config
 
 
 def export_run(run: Path, out: Path, *, part: str | None = None) -> None:

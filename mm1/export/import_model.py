@@ -5,8 +5,8 @@ from pathlib import Path
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.export import decoders
-from mm1.export.encoder_runs import encoder_weights, read_encoder
-from mm1.export.encoders import FAMILIES as ENCODERS
+from mm1.export.encoders.convert import encoder_weights, read_encoder
+from mm1.export.encoders.published import FAMILIES as ENCODERS
 from mm1.export.language_models import read_language_model
 from mm1.export.multimodal import read_multimodal
 from mm1.export.options import Options

@@ -8,7 +8,6 @@ import torch
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.packed import Packed
 from mm1.data.tokenizer import TOKENIZER, Roles, Tokenizer
 from mm1.export import decoders
 from mm1.export.card import Usage
@@ -19,8 +18,9 @@ from mm1.export.run_folder import Import
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 from mm1.export.weights import Weights, write_sharded
 from mm1.files import ANEW, read_object, write_json
+from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.train.folder import weights_path
+from mm1.runs.folder import weights_path
 
 OWN = "mm1.json"
 """What our own exports carry along, so that they come back as they were."""
@@ -28,7 +28,7 @@ OWN = "mm1.json"
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 MAX_LENGTH = 4096
-"""Of an exported model whose feed has no rows to go by."""
+"""Of an exported model whose loader has no rows to go by."""
 
 USAGE = Usage(
     what="A decoder-only language model, trained or kept with mm1.",
@@ -72,7 +72,13 @@ def read_language_model(folder: Path, options: Options, family: str, weights: We
     unused = decoders.UNUSED + (rf"|{HEAD}" if decoder.tied else "")
     links = [_grown(link, vocabulary.num_new) for link in decoders.links(_built(model, num_rows), family)]
     return Import(
-        family, model, vocabulary, num_rows + vocabulary.num_new, links, Packed.Config(row_length=length), unused
+        family,
+        model,
+        vocabulary,
+        num_rows + vocabulary.num_new,
+        links,
+        PackedLoader.Config(sequence_length=length),
+        unused,
     )
 
 
@@ -114,7 +120,7 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     tokenizer = Tokenizer.Config(path=str(run)).build()
     family = decoders.family_of(config.model.decoder)
     decoder = _built(config.model, tokenizer.vocab_size)
-    max_length = getattr(config.feed, "row_length", MAX_LENGTH)
+    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
     weights = Weights(weights_path(run))
     links = decoders.links(decoder, family)
     layouts = theirs_layout(links, weights)

@@ -10,12 +10,12 @@ import torch
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.packed import Packed
 from mm1.data.tokenizer import END, IMAGE, TOKENIZER, Roles, Tokenizer
 from mm1.export import decoders
 from mm1.export.card import Usage
-from mm1.export.encoder_formats import CLIP_VISION, encoder_format
-from mm1.export.encoder_runs import check_same
+from mm1.export.encoders.convert import check_same
+from mm1.export.encoders.formats import CLIP_VISION, encoder_format
+from mm1.export.encoders.vision import under
 from mm1.export.language_models import MAX_LENGTH, OWN
 from mm1.export.mapping import Link, parted, same, theirs_layout
 from mm1.export.options import Options
@@ -23,16 +23,16 @@ from mm1.export.progress import shown
 from mm1.export.remote_code import remote_code
 from mm1.export.run_folder import Import
 from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
-from mm1.export.vision import under
 from mm1.export.weights import Weights, write_sharded
 from mm1.files import ANEW, read_object, write_json
 from mm1.infer.renderer import make_renderer
+from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
-from mm1.train.folder import weights_path
+from mm1.runs.folder import weights_path
 
 MODEL_TYPE, CONFIG = "mm1", "config.json"
 VIEWS = ("resize", "split", "min_tiles", "max_tiles", "split_last", "index_tokens")
-"""Options of the feed that say into what views a large picture is split."""
+"""Options of the loader that say into what views a large picture is split."""
 CLASSES = {
     "AutoConfig": "modeling_mm1.MM1Config",
     "AutoModel": "modeling_mm1.MM1Model",
@@ -83,7 +83,7 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
         (folder / name).write_text(text, encoding="utf-8")
     weights, links = Weights(weights_path(run)), links_of(model, config.model, family)
     layouts = theirs_layout(links, weights)
-    max_length = getattr(config.feed, "row_length", MAX_LENGTH)
+    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
     values = published_config(model, config.model, family, max_length=max_length)
     ids = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
     dtype = {"dtype": str(next(iter(layouts.values())).dtype).removeprefix("torch.")}
@@ -94,7 +94,7 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
     write_json(folder / "generation_config.json", ids | said)
     write_processor(model, config, tokenizer, folder, max_length=max_length)
     own = {"model": configs.to_json(config.model), "special_tokens": json.loads(tokenizer.roles.to_json())}
-    own["views"] = {name: getattr(config.feed, name) for name in VIEWS}
+    own["views"] = {name: getattr(config.loader, name) for name in VIEWS}
     write_json(folder / OWN, own)
     total = sum(layout.num_bytes for layout in layouts.values())
     write_sharded(folder, layouts, shown("export", parted(links, weights), total))
@@ -118,8 +118,8 @@ def read_multimodal(folder: Path) -> Import | None:
     max_length = published["text_config"]["max_position_embeddings"]
     check_same(folder, CONFIG, published_config(model, config, family, max_length=max_length))
     vocabulary = Vocabulary((folder / TOKENIZER).read_text(encoding="utf-8"), Roles(**own["special_tokens"]), 0)
-    feed = Packed.Config(row_length=max_length, **own["views"])
-    return Import(MODEL_TYPE, config, vocabulary, num_rows, links_of(model, config, family), feed)
+    loader = PackedLoader.Config(sequence_length=max_length, **own["views"])
+    return Import(MODEL_TYPE, config, vocabulary, num_rows, links_of(model, config, family), loader)
 
 
 def _built(config: MM1.Config, num_rows: int) -> MM1:
@@ -171,7 +171,7 @@ def write_processor(model: MM1, config: Any, tokenizer: Tokenizer, folder: Path,
     template = (files("mm1.export.remote") / TEMPLATE).read_text(encoding="utf-8")
     own = ", ".join(json.dumps(token, ensure_ascii=False) for token in (roles.image, roles.end, roles.begin or ""))
     (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")
-    encoder, views = config.model.encoder, make_renderer(model, tokenizer, config.feed).views
+    encoder, views = config.model.encoder, make_renderer(model, tokenizer, config.loader).views
     assert views is not None
     pictures = {"views": asdict(views), "tokens_per_image": model.tokens_per_image, "image_token": roles.image}
     pictures |= {"image_mean": encoder.mean, "image_std": encoder.std}

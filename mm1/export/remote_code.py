@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data import views
+from mm1.data import image_processing as views
 from mm1.nn import connectors, position
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.c_abstractor import CAbstractor
@@ -27,7 +27,7 @@ BESIDE = {
     "mm1.nn.model": "base",
     "mm1.nn.position": "position",
     "mm1.nn.connectors": "connectors",
-    "mm1.data.views": "views",
+    "mm1.data.image_processing": "views",
 }
 """Module of mm1 -> the file that stands for it."""
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from mm1 import config as configs
-from mm1.data.feed import Feed
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Roles
 from mm1.export.mapping import Link, check, joined, ours_layout
 from mm1.export.origin import Origin
@@ -22,9 +21,10 @@ from mm1.export.progress import shown
 from mm1.export.tokens import Vocabulary
 from mm1.export.weights import Weights, write
 from mm1.files import write_json
+from mm1.loader.loader import Loader
 from mm1.nn.model import Model
-from mm1.train.folder import WEIGHTS
-from mm1.train.run import Run
+from mm1.runs.folder import WEIGHTS
+from mm1.train.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Import:
     num_rows: int
     """Rows of the model's table of tokens, new ones counted."""
     links: Sequence[Link]
-    feed: Feed.Config
+    loader: Loader.Config
     """Of rows or captions as long as the model was made for."""
     unused: str = r"(?!)"
     """Names of published tensors that play no part, as a regular expression."""
@@ -54,9 +54,9 @@ def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> 
     total = sum(layout.num_bytes for layout in layouts.values())
     write(folder / WEIGHTS, layouts, shown("import", joined(found.links, weights), total))
     halves = {layout.dtype for layout in layouts.values()} & {torch.bfloat16, torch.float16}
-    config = Run.Config(
+    config = Trainer.Config(
         model=found.model,
-        feed=found.feed,
+        loader=found.loader,
         steps=0,
         precision="bf16" if halves else "fp32",
     )

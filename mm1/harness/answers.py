@@ -12,8 +12,8 @@ from rich.progress import track
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document
-from mm1.data.packed import Packed
-from mm1.eval.exam import gather, share
+from mm1.eval.evaluator import gather, share
+from mm1.loader.packed import PackedLoader
 
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the length of an answer; the first that is there counts."""
@@ -26,11 +26,11 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def row_length(run: str | Path, config: Any) -> int:
+def sequence_length(run: str | Path, config: Any) -> int:
     """Tokens of the rows that a run was trained with; raises ConfigError where it had none."""
-    if not isinstance(config.feed, Packed.Config):
+    if not isinstance(config.loader, PackedLoader.Config):
         raise ConfigError(f"{run} was not trained on rows of tokens: it is no language model")
-    return config.feed.row_length
+    return config.loader.sequence_length
 
 
 def limits(options: Mapping[str, Any]) -> Limits:

@@ -14,10 +14,10 @@ import torch
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image
-from mm1.data.sources.instructions import MARK, conversation
-from mm1.harness.answers import Limits, answers, row_length
+from mm1.harness.answers import Limits, answers, sequence_length
 from mm1.infer.predictor import Predictor
-from mm1.train.folder import load_model
+from mm1.prepare.sources.instructions import MARK, conversation
+from mm1.runs.folder import load_model
 
 
 def question(text: str, pictures: Sequence[Image]) -> Document:
@@ -63,7 +63,7 @@ class PictureModel:
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         place = own if torch.cuda.is_available() and device != "cpu" else torch.device("cpu")
         model, renderer, config = load_model(Path(run), place)
-        longest = row_length(run, config)
+        longest = sequence_length(run, config)
         return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch), longest)
 
     def generate(self, asked: Sequence[tuple[str, Sequence[Any]]], wanted: Sequence[Limits]) -> list[str]:

@@ -21,9 +21,9 @@ from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.data.tokenizer import Tokenizer
-from mm1.harness.answers import Limits, answers, limits, over_ranks, row_length
+from mm1.harness.answers import Limits, answers, limits, over_ranks, sequence_length
 from mm1.infer.predictor import Predictor
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 
 
 def split(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -73,7 +73,7 @@ class TextModel:
         own = dist.start()
         place = torch.device("cpu") if device == "cpu" else own  # the harness says cuda:0 to all, GPU or not
         model, renderer, config = load_model(Path(run), place)
-        longest = row_length(run, config)
+        longest = sequence_length(run, config)
         return cls(Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch), max_length or longest)
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:

@@ -8,8 +8,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mm1.data.document import Image
-from mm1.data.pairs import caption, pad_captions
 from mm1.infer.trained import Trained, cut, in_step
+from mm1.loader.pairs import caption, pad_captions
 from mm1.nn.clip import CLIP
 
 IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}

@@ -16,22 +16,22 @@ from jaxtyping import Float
 
 from mm1.config import ConfigError
 from mm1.data.document import Document
-from mm1.data.duplicates import Verdict
-from mm1.data.ingest import SCRATCH, SPLITS, Tally, new_part
-from mm1.data.passes import each_file
-from mm1.data.prepare import finish, finished, summary
-from mm1.data.processes import Report
-from mm1.data.shards import read_documents, read_manifest
-from mm1.data.sift import Sifting, sift_file, write_verdicts
+from mm1.data.prepared.shards import read_documents, read_manifest
 from mm1.data.tokenizer import Tokenizer
-from mm1.data.unfinished import Unfinished, unfinished
 from mm1.dist import say
 from mm1.infer.encoder import Encoder
 from mm1.infer.trained import Trained
 from mm1.nn.clip import CLIP
+from mm1.prepare.convert import SCRATCH, SPLITS, Tally, new_part
+from mm1.prepare.deduplicate import Verdict
+from mm1.prepare.each_file import each_file
+from mm1.prepare.output_folder import Unfinished, unfinished
+from mm1.prepare.pipeline import finish, finished, summary
+from mm1.prepare.rewrite import Sifting, sift_file, write_verdicts
+from mm1.prepare.workers import Report
 
 PAIRS_PER_BATCH = 512
-KEPT = ("format", "kind", "config", "tokenizer", "held_out", "held_out_by", "filters")
+KEPT = ("format", "kind", "config", "tokenizer", "validation", "validation_by", "filters")
 """What the new manifest takes over."""
 
 

@@ -53,14 +53,14 @@ def generate(
     """
     answers = [_Answer() for _ in range(num_prompts)]
     unsayable = tokenizer.unsayable
-    cache = model.new_cache(num_prompts, batch.longest + max_tokens, prefix)
+    cache = model.new_cache(num_prompts, batch.max_seqlen + max_tokens, prefix)
     logits = model.prefill(batch, cache)
     for left in reversed(range(max_tokens)):
         logits[:, unsayable] = -torch.inf
         tokens = logits.argmax(-1)
         for answer, token in zip(answers, tokens.tolist(), strict=True):
             answer.add(token, tokenizer, stop)
-        if not left or dist.everywhere(all(answer.done for answer in answers)):
+        if not left or dist.all_true(all(answer.done for answer in answers)):
             break
         logits = model.step(tokens, cache)
     return [answer.text for answer in answers]

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from mm1.batch import PackedBatch, move
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image
 from mm1.data.render import Grid, Renderer
 from mm1.data.render import Sequence as Rendered
 from mm1.infer.generate import generate
 from mm1.infer.score import score
 from mm1.infer.trained import Trained, in_step
+from mm1.loader.collate import Span, collate
 from mm1.nn.cache import Cache
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
@@ -108,7 +108,7 @@ class Predictor(Trained):
     def _read(self, sequences: Sequence[Rendered], length: int) -> Cache | None:
         """The cache of what all sequences begin with; every rank reads something, since a sharded model needs all."""
         batch = self._collate(sequences, [0] if length else [], 0, length)
-        cache = self.model.new_cache(1, batch.longest)
+        cache = self.model.new_cache(1, batch.max_seqlen)
         self.model.prefill(batch, cache)
         return cache if length else None
 

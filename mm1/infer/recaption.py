@@ -1,6 +1,6 @@
 """Captions by a model for the pictures of prepared captions: a table that is joined to the raw files of these.
 
-VeCap (arXiv:2310.07699) mixes such captions with those of the web; `mm1.data.sources.synthetic_captions` does.
+VeCap (arXiv:2310.07699) mixes such captions with those of the web; `mm1.prepare.sources.synthetic_captions` does.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from typing import Any
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
-from mm1.data.ingest import SPLITS, Tally, new_part
-from mm1.data.passes import each_file
-from mm1.data.processes import Report
-from mm1.data.shards import read_manifest
-from mm1.data.unfinished import unfinished
+from mm1.data.prepared.shards import read_manifest
 from mm1.dist import say
 from mm1.infer.filter_captions import batches
 from mm1.infer.predictor import Predictor
 from mm1.infer.trained import Trained
 from mm1.nn.decoder import LanguageModel
+from mm1.prepare.convert import SPLITS, Tally, new_part
+from mm1.prepare.each_file import each_file
+from mm1.prepare.output_folder import unfinished
+from mm1.prepare.workers import Report
 
 PICTURES_PER_BATCH = 256
 

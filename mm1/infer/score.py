@@ -15,7 +15,7 @@ def score(model: LanguageModel, batch: PackedBatch) -> tuple[Float[Tensor, " S"]
     0 and true for a document without any. All ranks must call this together.
     """
     log_probs, hits = model.log_probs(batch)
-    lengths = batch.boundaries.diff()
+    lengths = batch.cu_seqlens.diff()
     documents = torch.repeat_interleave(lengths, output_size=len(log_probs))
     zeros = log_probs.new_zeros(len(lengths))
     misses = zeros.index_add(0, documents, (~hits).to(zeros.dtype))

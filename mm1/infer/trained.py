@@ -33,5 +33,5 @@ def cut(items: Sequence[Item], size: int) -> list[list[Item]]:
 def in_step(batches: Sequence[list[Item]]) -> Iterator[list[Item]]:
     """This rank's batches, then empty ones until all ranks are through: a sharded model needs all of them."""
     waiting = deque(batches)
-    while not dist.everywhere(not waiting):
+    while not dist.all_true(not waiting):
         yield waiting.popleft() if waiting else []

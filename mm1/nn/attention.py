@@ -139,15 +139,15 @@ class Packed(Context):
     Made once for a forward pass. The cost is the sum of squared document lengths, never the square of the sum.
     """
 
-    def __init__(self, boundaries: Int[Tensor, " ends"], longest: int) -> None:
+    def __init__(self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> None:
         """`longest` bounds the lengths from above."""
-        self.boundaries, self.longest = boundaries, longest
+        self.cu_seqlens, self.max_seqlen = cu_seqlens, max_seqlen
         self.grouping: Grouping | None = None
-        if boundaries.is_cuda:
+        if cu_seqlens.is_cuda:
             # Compiled blocks meet few distinct sizes: both are rounded up, the number of documents by empty ones.
-            self.longest = _power_of_two(longest)
-            missing = _power_of_two(len(boundaries)) - len(boundaries)
-            self.boundaries = torch.cat((boundaries, boundaries[-1:].expand(missing)))
+            self.max_seqlen = _power_of_two(max_seqlen)
+            missing = _power_of_two(len(cu_seqlens)) - len(cu_seqlens)
+            self.cu_seqlens = torch.cat((cu_seqlens, cu_seqlens[-1:].expand(missing)))
 
     def attend(
         self, q: Float[Tensor, "T heads d"], k: Float[Tensor, "T kv_heads d"], v: Float[Tensor, "T kv_heads d"]
@@ -165,15 +165,15 @@ class Packed(Context):
         share = q.shape[1] // k.shape[1]
         if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
             k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
-        ends, longest = self.boundaries, self.longest
-        return varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))  # type: ignore[return-value]
+        ends, max_seqlen = self.cu_seqlens, self.max_seqlen
+        return varlen_attn(q, k, v, ends, ends, max_seqlen, max_seqlen, window_size=(-1, 0))  # type: ignore[return-value]
 
     def _grouped(
         self, q: Float[Tensor, "T heads d"], k: Float[Tensor, "T kv_heads d"], v: Float[Tensor, "T kv_heads d"]
     ) -> Float[Tensor, "T heads d"]:
         """Documents of about one length side by side; causality keeps the padding at their ends unseen."""
         if self.grouping is None:  # the lengths must come to the host: free on the CPU, one wait for fp32 on CUDA
-            self.grouping = Grouping(self.boundaries, num_heads=q.shape[1], num_kv_heads=k.shape[1])
+            self.grouping = Grouping(self.cu_seqlens, num_heads=q.shape[1], num_kv_heads=k.shape[1])
         groups = (self.grouping.split(pad(x, self.grouping)) for x in (q, k, v))
         return unpad(torch.cat([_causal(*qkv).flatten(0, 1) for qkv in zip(*groups, strict=True)]), self.grouping)
 

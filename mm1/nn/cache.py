@@ -35,21 +35,21 @@ class Cache:
         """The position of the prompts' first tokens."""
         return 0 if self.prefix is None else self.prefix.bound
 
-    def prefill(self, boundaries: Int[Tensor, " ends"], longest: int) -> "Prefill":
+    def prefill(self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> "Prefill":
         """The context that reads and keeps the first B documents of a packed stream; at most padding follows them.
 
         Raises:
             ValueError: there are fewer documents than prompts, or one is longer than the cache.
         """
-        if len(boundaries) <= self.num_prompts:
+        if len(cu_seqlens) <= self.num_prompts:
             raise ValueError(
-                f"the cache holds {self.num_prompts} prompts, the batch has {len(boundaries) - 1} documents"
+                f"the cache holds {self.num_prompts} prompts, the batch has {len(cu_seqlens) - 1} documents"
             )
-        lengths = boundaries.diff()[: self.num_prompts].long()
+        lengths = cu_seqlens.diff()[: self.num_prompts].long()
         if (needed := int(lengths.max())) > self.max_length:
             raise ValueError(f"a prompt of {needed} tokens does not fit a cache of {self.max_length}")
         self.lengths, self.bound = lengths, needed
-        return Prefill(self, boundaries, longest)
+        return Prefill(self, cu_seqlens, max_seqlen)
 
     def step(self) -> "Step":
         """The context in which one more token of every prompt is read and kept; then call `advance`.
@@ -69,11 +69,11 @@ class Cache:
 class Prefill(Context):
     """Attention as in training; keys and values of the prompts stay in the cache."""
 
-    def __init__(self, cache: Cache, boundaries: Int[Tensor, " ends"], longest: int) -> None:
-        self.cache, self.packed, self.layer = cache, Packed(boundaries, longest), 0
-        prompts = torch.arange(cache.num_prompts, device=boundaries.device)
+    def __init__(self, cache: Cache, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> None:
+        self.cache, self.packed, self.layer = cache, Packed(cu_seqlens, max_seqlen), 0
+        prompts = torch.arange(cache.num_prompts, device=cu_seqlens.device)
         self.prompt: Int[Tensor, " kept"] = torch.repeat_interleave(prompts, cache.lengths)
-        starts = boundaries[: cache.num_prompts].long()
+        starts = cu_seqlens[: cache.num_prompts].long()
         self.place: Int[Tensor, " kept"] = torch.arange(len(self.prompt), device=prompts.device) - starts[self.prompt]
 
     def at(self, layer: int) -> "Prefill":

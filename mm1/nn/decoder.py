@@ -186,9 +186,9 @@ class LanguageModel(Model):
 
     def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
         """Reads the prompts, the first B documents of the batch, into the cache; logits of what follows each."""
-        context = cache.prefill(batch.boundaries, batch.longest)
+        context = cache.prefill(batch.cu_seqlens, batch.max_seqlen)
         hidden = self.decoder(self.inputs(batch), batch.positions + cache.offset, context)
-        last = batch.boundaries[1 : cache.num_prompts + 1] - 1
+        last = batch.cu_seqlens[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
@@ -199,7 +199,7 @@ class LanguageModel(Model):
 
     def _next_token(self, batch: PackedBatch, learnt: Int[Tensor, " n"]) -> tuple[NextToken, dict[int, Routing]]:
         counts = batch.sources != NO_SOURCE if batch.num_padding else None
-        context = Packed(batch.boundaries, batch.longest)
+        context = Packed(batch.cu_seqlens, batch.max_seqlen)
         hidden, routings = self.decoder.routed(self.inputs(batch), batch.positions, context, counts)
         hidden, targets = hidden.index_select(0, learnt), batch.targets[learnt]
         return next_token(hidden, self.decoder.head, targets, z_loss=self.z_loss), routings

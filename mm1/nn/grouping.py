@@ -16,9 +16,9 @@ from torch import Tensor
 class Grouping:
     """Where each head of each token goes, and back."""
 
-    def __init__(self, boundaries: Int[Tensor, " ends"], *, num_heads: int, num_kv_heads: int) -> None:
-        device, real = boundaries.device, boundaries.diff() > 0
-        lengths, starts = boundaries.diff()[real].long(), boundaries[:-1][real].long()
+    def __init__(self, cu_seqlens: Int[Tensor, " ends"], *, num_heads: int, num_kv_heads: int) -> None:
+        device, real = cu_seqlens.device, cu_seqlens.diff() > 0
+        lengths, starts = cu_seqlens.diff()[real].long(), cu_seqlens[:-1][real].long()
         rounded = _rounded(lengths)
         heads = torch.arange(num_heads, device=device)[:, None]
         shapes, queries, keys, used = [], [], [], []

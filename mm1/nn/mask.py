@@ -19,17 +19,17 @@ def causal(length: int) -> Bool[Tensor, "L L"]:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def document(boundaries: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
+def document(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
     """A token sees the tokens of its own document (MM1, section 3.3: packed examples do not mix).
 
-    boundaries = 0 2 5     x x . . .
+    cu_seqlens = 0 2 5     x x . . .
                            x x . . .
                            . . x x x
                            . . x x x
                            . . x x x
     """
-    numbers = torch.arange(len(boundaries) - 1, device=boundaries.device)
-    own = torch.repeat_interleave(numbers, boundaries.diff().long())
+    numbers = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    own = torch.repeat_interleave(numbers, cu_seqlens.diff().long())
     return own[:, None] == own[None, :]
 
 

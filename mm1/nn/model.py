@@ -91,7 +91,7 @@ class Model(Module):
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels of the views it wants; None without an image encoder."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.views`)."""
+    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.image_processing`)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Of its encoder's normalisation, red, green, blue of 0..1; what lies around padded pictures."""

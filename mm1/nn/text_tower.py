@@ -74,7 +74,7 @@ class TextTower(Module):
         (num_captions, length), most = tokens.shape, self.config.max_length
         if length > most or (self.sees_padding and length < most):
             bound = f"padded to exactly {most}" if self.sees_padding else f"of up to {most}"
-            raise ValueError(f"the text tower reads captions {bound} tokens, got {length}; feed.context sets it")
+            raise ValueError(f"the text tower reads captions {bound} tokens, got {length}; loader.context sets it")
         x, context = self.embedding(tokens) + self.position[:length], Everything(causal=self.config.causal)
         for block in self.blocks:
             x = block(x, context)

@@ -11,9 +11,9 @@ The paper's numbers come from public notes on it (docs/paper.md), not from its t
 
 from collections.abc import Callable
 
-from mm1.data.packed import Packed
 from mm1.eval.benchmarks.coco import Coco
 from mm1.eval.benchmarks.vqa import Vqa
+from mm1.loader.packed import PackedLoader
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.average_pool import AveragePool
@@ -22,10 +22,10 @@ from mm1.recipes import figures
 from mm1.recipes.figures import FEW, SECOND_HAND, TEXT, ZERO, Scale
 from mm1.recipes.pretrain import pretrain_ablation_base
 from mm1.recipes.sizes import aim_encoder, encoder
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 from mm1.study.ablation import Measure, Study, better, score
 from mm1.study.plan import Plan
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 SYNTHETIC = 0.07
 """Of captions: VeCap's part in MM1's."""
@@ -37,7 +37,7 @@ CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
 }
 
 
-def _base(plan: Plan, seed: int, image_size: int) -> Run.Config:
+def _base(plan: Plan, seed: int, image_size: int) -> Trainer.Config:
     run = pretrain_ablation_base()
     run.seed, run.shots = seed, (0, 4, 8)
     run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def _base(plan: Plan, seed: int, image_size: int) -> Run.Config:
 
 
 def _minus_held_out_text(run: RunFolder) -> float | None:
-    losses = run.curve("held_out/text")
+    losses = run.curve("validation/text")
     return -losses[-1][1] if losses else None
 
 
@@ -86,11 +86,11 @@ def text_share() -> Study:
 def synthetic_captions() -> Study:
     """With and without synthetic captions (figure 5)."""
 
-    def add(run: Run.Config) -> None:
-        feed: Packed.Config = run.feed  # type: ignore[assignment]
-        feed.sources["synthetic"] = "data/synthetic"
-        share = feed.weights["captions"]
-        feed.weights |= {"captions": (1 - SYNTHETIC) * share, "synthetic": SYNTHETIC * share}
+    def add(run: Trainer.Config) -> None:
+        loader: PackedLoader.Config = run.loader  # type: ignore[assignment]
+        loader.sources["synthetic"] = "data/synthetic"
+        share = loader.weights["captions"]
+        loader.weights |= {"captions": (1 - SYNTHETIC) * share, "synthetic": SYNTHETIC * share}
 
     return FULL.study(
         "Synthetic captions",

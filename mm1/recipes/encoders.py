@@ -11,84 +11,88 @@ Our choices: images are pooled by the mean over patches, so that what a connecto
 H/14 pools so too); pictures are squashed to the square and not augmented; the text tower is CLIP's. A resolution step
 starts from the run before it, with positions interpolated:
 
-    mm1 train clip_h14_224 feed.sources=['data/captions'] --out runs/clip_h14_224
-    mm1 train clip_h14_378 feed.sources=['data/captions'] --out runs/clip_h14_378
+    mm1 train clip_h14_224 loader.sources=['data/captions'] --out runs/clip_h14_224
+    mm1 train clip_h14_378 loader.sources=['data/captions'] --out runs/clip_h14_378
 """
 
 from dataclasses import replace
 
-from mm1.data.pairs import Pairs
+from mm1.loader.pairs import PairLoader
 from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.recipes.sizes import encoder
 from mm1.train.optimizer import Optimizer
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 # encoder: (depth, dim, heads) of the text tower; the common space is as wide. The shapes are open_clip's.
 TEXTS = {"S/16": (12, 384, 6), "B/16": (12, 512, 8), "L/14": (12, 768, 12), "H/14": (24, 1024, 16)}
 
 
-def clip_small() -> Run.Config:
+def clip_small() -> Trainer.Config:
     """The encoder of `pretrain_small`, on your own captions, on a laptop: 96 px, batch 128."""
-    return Run.Config(
+    return Trainer.Config(
         steps=500,
         model=CLIP.Config(encoder=ViT.Config(image_size=96, patch_size=12, depth=4, dim=192, num_heads=4)),
-        feed=Pairs.Config(sources=("data/captions",), batch=128, context=32),
-        optimizer=Optimizer.Config(peak_lr=1e-3, warmup=50),
+        loader=PairLoader.Config(sources=("data/captions",), batch_size=128, context=32),
+        optimizer=Optimizer.Config(peak_lr=1e-3, warmup_steps=50),
         precision="fp32",
         checkpoint_every=100,
     )
 
 
-def clip_s16_224() -> Run.Config:
+def clip_s16_224() -> Trainer.Config:
     """ViT-S/16 at 224 px for a machine of a few GPUs: 128M pairs in batches of 4,096; rate and size are choices."""
-    return _clip("S/16", pairs=128e6, batch=4096, rate=Optimizer.Config(peak_lr=5e-4, warmup=500, betas=(0.9, 0.98)))
+    return _clip(
+        "S/16", pairs=128e6, batch_size=4096, rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=500, betas=(0.9, 0.98))
+    )
 
 
-def clip_b16_224() -> Run.Config:
+def clip_b16_224() -> Trainer.Config:
     """ViT-B/16 at 224 px: 1.28B pairs in batches of 8,192, as DataComp's "large"."""
-    return _clip("B/16", pairs=1.28e9, batch=8192, rate=Optimizer.Config(peak_lr=5e-4, warmup=500, betas=(0.9, 0.98)))
+    return _clip(
+        "B/16", pairs=1.28e9, batch_size=8192, rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=500, betas=(0.9, 0.98))
+    )
 
 
-def clip_l14_224() -> Run.Config:
+def clip_l14_224() -> Trainer.Config:
     """ViT-L/14 at 224 px, the first part of MM1's ablation encoder: 12.8B pairs, as DataComp's "xlarge"."""
-    return _clip("L/14", pairs=12.8e9, batch=90_112, rate=Optimizer.Config(peak_lr=1e-3, warmup=10_000))
+    return _clip("L/14", pairs=12.8e9, batch_size=90_112, rate=Optimizer.Config(peak_lr=1e-3, warmup_steps=10_000))
 
 
-def clip_l14_336() -> Run.Config:
+def clip_l14_336() -> Trainer.Config:
     """`clip_l14_224` at MM1's 336 px, an eighth of its pairs more (DFN's share), at a tenth of its rate (a choice)."""
     return _finer(clip_l14_224(), 336, pairs=12.8e9 / 8, start="runs/clip_l14_224")
 
 
-def clip_h14_224() -> Run.Config:
+def clip_h14_224() -> Trainer.Config:
     """ViT-H/14 at 224 px, the first part of MM1's final encoder: DFN's 39B pairs; half the rate of L/14 (a choice)."""
-    return _clip("H/14", pairs=39e9, batch=90_112, rate=Optimizer.Config(peak_lr=5e-4, warmup=10_000))
+    return _clip("H/14", pairs=39e9, batch_size=90_112, rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=10_000))
 
 
-def clip_h14_378() -> Run.Config:
+def clip_h14_378() -> Trainer.Config:
     """`clip_h14_224` at MM1's 378 px: DFN's 5B pairs more, at a tenth of its rate (a choice)."""
     return _finer(clip_h14_224(), 378, pairs=5e9, start="runs/clip_h14_224")
 
 
-def _clip(name: str, *, pairs: float, batch: int, rate: Optimizer.Config) -> Run.Config:
+def _clip(name: str, *, pairs: float, batch_size: int, rate: Optimizer.Config) -> Trainer.Config:
     depth, dim, heads = TEXTS[name]
     text = TextTower.Config(depth=depth, dim=dim, num_heads=heads)
-    return Run.Config(
-        steps=round(pairs / batch),
+    return Trainer.Config(
+        steps=round(pairs / batch_size),
         model=CLIP.Config(encoder=encoder(name, 224), text=text, dim=dim, pooling="mean"),
-        feed=Pairs.Config(sources=("data/captions",), batch=batch, workers=8),
-        optimizer=replace(rate, end_fraction=0.0, weight_decay=0.2),
-        recompute=1,
+        loader=PairLoader.Config(sources=("data/captions",), batch_size=batch_size, workers=8),
+        optimizer=replace(rate, min_lr_ratio=0.0, weight_decay=0.2),
+        activation_checkpointing="full",
         compile=True,
-        held_out_every=5000,
+        validate_every=5000,
     )
 
 
-def _finer(run: Run.Config, image_size: int, *, pairs: float, start: str) -> Run.Config:
+def _finer(run: Trainer.Config, image_size: int, *, pairs: float, start: str) -> Trainer.Config:
     """The same model and batch at a higher resolution, from a finished run."""
     run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
     run.init = dict.fromkeys(("encoder", "text", "projection"), start)
-    run.steps = round(pairs / run.feed.batch)  # type: ignore[attr-defined]
-    run.optimizer = replace(run.optimizer, peak_lr=run.optimizer.peak_lr / 10, warmup=1000)
+    run.steps = round(pairs / run.loader.batch_size)  # type: ignore[attr-defined]
+    run.optimizer = replace(run.optimizer, peak_lr=run.optimizer.peak_lr / 10, warmup_steps=1000)
     return run

@@ -12,7 +12,7 @@ from typing import Any
 from mm1.nn.connectors import Connector
 from mm1.study.ablation import Lesson, Measure, Study, better
 from mm1.study.plan import Plan
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 ZERO, FEW, TEXT = "0 shots", "4 shots", "text"
 SECOND_HAND = "second-hand, from public notes on the paper; averages over its own benchmarks, on its own scale."
@@ -23,7 +23,7 @@ Rows = Callable[[Plan, int], Mapping[str, str]]
 class Scale:
     """What the figures are drawn for."""
 
-    base: Callable[[Plan, int, int], Run.Config]
+    base: Callable[[Plan, int, int], Trainer.Config]
     """(plan, seed, image size) -> the run that rows change, with the runs it starts from added to the plan."""
     measures: dict[str, Measure]
     """For ZERO, FEW and TEXT."""
@@ -34,13 +34,13 @@ class Scale:
     num_tokens: tuple[int, int]
     connectors: Mapping[str, Callable[[int], Connector.Config]]
     """Name -> a connector of so many tokens."""
-    fit: Callable[[Run.Config], None]
+    fit: Callable[[Trainer.Config], None]
     """Makes the data suit the comparison of connectors: a step holds as many images whatever they take in tokens."""
     tokens_by: dict[str, Measure] = field(default_factory=dict)
     """What connectors are compared by in place of FEW."""
     prepare: Callable[[Path], None] | None = None
 
-    def rows(self, edits: Mapping[str, Callable[[Run.Config], None]]) -> Rows:
+    def rows(self, edits: Mapping[str, Callable[[Trainer.Config], None]]) -> Rows:
         """Rows that change the base in place."""
 
         def made(plan: Plan, seed: int) -> dict[str, str]:
@@ -59,13 +59,13 @@ class Scale:
         )
 
 
-def weigh(captions: int | float, interleaved: int | float, text: int | float) -> Callable[[Run.Config], None]:
+def weigh(captions: int | float, interleaved: int | float, text: int | float) -> Callable[[Trainer.Config], None]:
     """Shares of the sources, in any unit. A share of nothing keeps the source's held-out loss."""
 
-    def edit(run: Run.Config) -> None:
+    def edit(run: Trainer.Config) -> None:
         total = captions + interleaved + text
         shares = {"interleaved": interleaved / total, "captions": captions / total, "text": text / total}
-        run.feed.weights = shares  # type: ignore[attr-defined]
+        run.loader.weights = shares  # type: ignore[attr-defined]
 
     return edit
 
@@ -132,8 +132,8 @@ def text_share(scale: Scale) -> Study:
 def isolation(scale: Scale) -> Study:
     """(g) Packed documents that do not see one another."""
 
-    def share(run: Run.Config) -> None:
-        run.feed.isolate = False  # type: ignore[attr-defined]
+    def share(run: Trainer.Config) -> None:
+        run.loader.isolate = False  # type: ignore[attr-defined]
 
     return scale.study(
         "Isolation of packed documents",
@@ -150,7 +150,7 @@ def isolation(scale: Scale) -> Study:
 def freezing(scale: Scale) -> Study:
     """(h) Which parts learn."""
 
-    def freeze(*parts: str) -> Callable[[Run.Config], None]:
+    def freeze(*parts: str) -> Callable[[Trainer.Config], None]:
         return lambda run: setattr(run, "frozen", parts)
 
     frozen = {"encoder frozen": freeze("encoder"), "decoder frozen": freeze("decoder")}

@@ -1,8 +1,8 @@
 """Sets of filters to begin with: `mm1 prepare ... --filters NAME`, to be changed by `--filter a.b=value`."""
 
 from mm1.config import ConfigError, nearest
-from mm1.data.duplicates import Duplicates
-from mm1.data.filters import Filters, ImageRules, TextRules
+from mm1.prepare.deduplicate import Duplicates
+from mm1.prepare.filters import Filters, ImageRules, TextRules
 
 
 def web_pages() -> Filters.Config:

@@ -2,7 +2,7 @@
 
 Each starts from a finished run and learns from the answers of conversations alone (`mm1 prepare instructions`):
 
-    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN feed.sources.instructions=DIR --out runs/sft
+    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN loader.sources.instructions=DIR --out runs/sft
 
 The run that it starts from brings its shape along, so `mm15_sft` tunes a model of any size.
 
@@ -14,7 +14,7 @@ rows of 4,096 tokens where pictures take up to ten views, and each picture cut i
 
 from dataclasses import replace
 
-from mm1.data.packed import Packed
+from mm1.loader.packed import PackedLoader
 from mm1.recipes.pretrain import (
     pretrain_3b,
     pretrain_3b_moe,
@@ -24,7 +24,7 @@ from mm1.recipes.pretrain import (
     pretrain_small,
 )
 from mm1.train.optimizer import Optimizer
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 PARTS = ("encoder", "connector", "decoder")
 INSTRUCTIONS = {"instructions": 1.0}
@@ -44,103 +44,103 @@ GROUPS = {
 OCR = ("pdfa", "idl", "rendered_text", "docstruct")
 
 
-def sft_small() -> Run.Config:
+def sft_small() -> Trainer.Config:
     """Conversations for the model of `pretrain_small`, on a laptop: pictures of 192 pixels and more in five views.
 
     Hardware: 2 CPU cores, minutes. Steps and rate are a first choice that was tried once (LOG.md).
     """
     run = pretrain_small()
     run.init = dict.fromkeys(PARTS, "runs/small")
-    run.steps, run.checkpoint_every, run.held_out_every = 200, 50, 50
-    run.feed = Packed.Config(
+    run.steps, run.checkpoint_every, run.validate_every = 200, 50, 50
+    run.loader = PackedLoader.Config(
         sources={"instructions": "data/instructions"},
         weights=dict(INSTRUCTIONS),
         weights_of="documents",
-        rows=2,
-        micro_rows=2,
-        row_length=1024,
+        batch_size=2,
+        micro_batch_size=2,
+        sequence_length=1024,
         max_images=40,
-        rows_per_window=64,
+        packing_window=64,
         max_tiles=4,
     )
     run.optimizer = Optimizer.Config(
-        rule="adafactor", peak_lr=5e-4, warmup=10, end_fraction=0.0, weight_decay=0.0, lr_factors={"encoder": 0.3}
+        rule="adafactor", peak_lr=5e-4, warmup_steps=10, min_lr_ratio=0.0, weight_decay=0.0, lr_factors={"encoder": 0.3}
     )
     return run
 
 
-def sft_3b() -> Run.Config:
+def sft_3b() -> Trainer.Config:
     """MM1-3B-Chat at 378 px: 10k steps of 256 rows of 2,048 tokens, AdaFactor, peak 1e-5.
 
     A row holds several conversations. MM1's figures fit one in each (2.56M of 1.45M examples, 1.77 epochs): watch the
-    metric `epoch/instructions`, and give `feed.rows=64` or fewer steps where it goes too far.
+    metric `epoch/instructions`, and give `loader.batch_size=64` or fewer steps where it goes too far.
     """
     return _tuned(pretrain_3b(), "runs/pretrain_3b")
 
 
-def sft_7b() -> Run.Config:
+def sft_7b() -> Trainer.Config:
     """MM1-7B-Chat at 378 px; otherwise `sft_3b`."""
     return _tuned(pretrain_7b(), "runs/pretrain_7b")
 
 
-def sft_30b() -> Run.Config:
+def sft_30b() -> Trainer.Config:
     """MM1-30B-Chat at 378 px; otherwise `sft_3b`. The z-loss of its pre-training stays (our choice)."""
     return _tuned(pretrain_30b(), "runs/pretrain_30b")
 
 
-def sft_3b_moe() -> Run.Config:
+def sft_3b_moe() -> Trainer.Config:
     """MM1-3B-MoE-Chat: `sft_3b` with 64 experts."""
     return _tuned(pretrain_3b_moe(), "runs/pretrain_3b_moe")
 
 
-def sft_7b_moe() -> Run.Config:
+def sft_7b_moe() -> Trainer.Config:
     """MM1-7B-MoE-Chat: `sft_7b` with 32 experts."""
     return _tuned(pretrain_7b_moe(), "runs/pretrain_7b_moe")
 
 
-def sft_3b_1344() -> Run.Config:
+def sft_3b_1344() -> Trainer.Config:
     """`sft_3b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
     return _finer(sft_3b())
 
 
-def sft_7b_1344() -> Run.Config:
+def sft_7b_1344() -> Trainer.Config:
     """`sft_7b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
     return _finer(sft_7b())
 
 
-def sft_30b_1344() -> Run.Config:
+def sft_30b_1344() -> Trainer.Config:
     """`sft_30b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
     return _finer(sft_30b())
 
 
-def mm15_ocr() -> Run.Config:
+def mm15_ocr() -> Trainer.Config:
     """MM1.5's continual pre-training on text in pictures, at 1344 px, before `mm15_sft`: at most 30k steps.
 
     Four sets in equal shares, prepared as captions: the picture, then its text.
     """
     run = _finer(sft_3b())
     run.steps = 30_000
-    run.feed = replace(
-        run.feed,
+    run.loader = replace(
+        run.loader,
         sources={name: f"data/{name}" for name in OCR},
         weights=dict.fromkeys(OCR, 1 / len(OCR)),
-        row_length=4096,
+        sequence_length=4096,
         max_images=25,
     )
     run.optimizer = _adafactor(1e-5, run.steps)
     return run
 
 
-def mm15_sft() -> Run.Config:
+def mm15_sft() -> Trainer.Config:
     """MM1.5's fine-tuning: eight groups, peak 2e-5, 23k steps, 4 to 9 tiles of 672 px by the picture's shape."""
     run = _finer(sft_3b())
     run.init = dict.fromkeys(PARTS, "runs/mm15_ocr")
     run.steps = 23_000
-    run.feed = replace(
-        run.feed,
+    run.loader = replace(
+        run.loader,
         sources={name: f"data/{name}" for name in GROUPS},
         weights=dict(GROUPS),
-        row_length=4096,
+        sequence_length=4096,
         max_images=28,
         resize="pad",
         split="dynamic",
@@ -151,30 +151,30 @@ def mm15_sft() -> Run.Config:
     return run
 
 
-def _tuned(run: Run.Config, origin: str) -> Run.Config:
+def _tuned(run: Trainer.Config, origin: str) -> Trainer.Config:
     run.init = dict.fromkeys(PARTS, origin)
-    run.steps, run.checkpoint_every, run.held_out_every = 10_000, 500, 1000
-    run.feed = Packed.Config(
+    run.steps, run.checkpoint_every, run.validate_every = 10_000, 500, 1000
+    run.loader = PackedLoader.Config(
         sources={"instructions": "data/instructions"},
         weights=dict(INSTRUCTIONS),
         weights_of="documents",
-        rows=256,
-        row_length=2048,
+        batch_size=256,
+        sequence_length=2048,
         max_images=14,
-        rows_per_window=512,
+        packing_window=512,
         workers=8,
     )
     run.optimizer = _adafactor(1e-5, run.steps)
     return run
 
 
-def _finer(run: Run.Config) -> Run.Config:
+def _finer(run: Trainer.Config) -> Trainer.Config:
     run.model.encoder.image_size = 672  # type: ignore[attr-defined]
-    run.feed.min_tiles = run.feed.max_tiles = 4  # type: ignore[attr-defined]
+    run.loader.min_tiles = run.loader.max_tiles = 4  # type: ignore[attr-defined]
     return run
 
 
 def _adafactor(peak_lr: float, steps: int) -> Optimizer.Config:
     return Optimizer.Config(
-        rule="adafactor", peak_lr=peak_lr, warmup=steps * 3 // 100, end_fraction=0.0, weight_decay=0.0
+        rule="adafactor", peak_lr=peak_lr, warmup_steps=steps * 3 // 100, min_lr_ratio=0.0, weight_decay=0.0
     )

@@ -1,7 +1,7 @@
 """MM1's ablations of fine-tuning at full size (section 5.1), from `pretrain_3b`; in miniature in `miniature_ablations`.
 
     mm1 study resolution --out runs/resolution --seeds 0 --launcher "srun --nodes 2 --gpus-per-node 8 ..." \\
-        finetune:feed.sources.instructions=data/instructions finetune:benchmarks.textvqa.annotations=... ...
+        finetune:loader.sources.instructions=data/instructions finetune:benchmarks.textvqa.annotations=... ...
 
 `resolution` starts from a finished `runs/pretrain_3b`; `steps` trains its own, each with a whole schedule.
 """
@@ -15,7 +15,7 @@ from mm1.recipes.finetune import PARTS, sft_3b, sft_3b_1344
 from mm1.recipes.pretrain import pretrain_3b
 from mm1.study.ablation import Measure, Study, better, score
 from mm1.study.plan import Plan
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 DETAIL, GENERAL = "text in pictures", "general"
 MEASURES = {
@@ -24,20 +24,20 @@ MEASURES = {
 }
 
 
-def _asked(run: Run.Config, seed: int) -> Run.Config:
+def _asked(run: Trainer.Config, seed: int) -> Trainer.Config:
     run.seed, run.shots = seed, (0,)
     run.benchmarks = {"textvqa": TextVqa.Config(chat=True), "vqav2": Vqa.Config(chat=True)}
     return run
 
 
-def _at(image_size: int) -> Run.Config:
+def _at(image_size: int) -> Trainer.Config:
     """`sft_3b` with whole pictures of another size; positions are interpolated."""
     run = sft_3b()
     run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
     return run
 
 
-def _at_1792() -> Run.Config:
+def _at_1792() -> Trainer.Config:
     """`sft_3b_1344` with five views of 896 pixels."""
     run = sft_3b_1344()
     run.model.encoder.image_size = 896  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def _at_1792() -> Run.Config:
 
 def resolution() -> Study:
     """Fine-tuning at 378 to 672 px, and with sub-images at 1344 and 1792 (figure 7)."""
-    rows: dict[str, Callable[[], Run.Config]] = {
+    rows: dict[str, Callable[[], Trainer.Config]] = {
         "378 px": sft_3b,
         "448 px": lambda: _at(448),
         "672 px": lambda: _at(672),

@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import Any
 
 from mm1.report.page import Html, badge, grid, missing, plural, section, tag, thumbnail
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 
 MOST_QUESTIONS = 12
 

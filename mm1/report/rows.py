@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from mm1.report.charts import Piece, bars, legend
 from mm1.report.page import Html, card, missing, plural, section, tag
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 
 
 def sources(run: RunFolder) -> list[str]:
@@ -17,7 +17,7 @@ def mixture(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
     note = "Shares of tokens: what the recipe asks for, and what the logged steps held."
     lines = []
     for title, run in runs.items():
-        wanted = run.setting("feed", "weights") or {}
+        wanted = run.setting("loader", "weights") or {}
         seen = {name: sum(y for _, y in run.curve(f"tokens/{name}")) for name in run.sources("tokens")}
         for label, shares in (("wanted", wanted), ("seen", {n: seen[n] for n in wanted if n in seen})):
             if sum(shares.values()) > 0:
@@ -49,7 +49,7 @@ def packing(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
 
 
 def _rows(title: str, run: RunFolder, tone: Mapping[str, str]) -> Html:
-    length, most, rows = run.packing["row_length"], run.packing.get("max_images"), run.packing["rows"]
+    length, most, rows = run.packing["sequence_length"], run.packing.get("max_images"), run.packing["rows"]
     lines, useful, images, shown = [], 0, 0, {}
     for number, row in enumerate(rows, 1):
         pieces = []

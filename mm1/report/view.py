@@ -1,6 +1,6 @@
 """Packed rows as a person can read them: what `mm1 view` shows of a run or a recipe before money is spent on it.
 
-ViewRow                     one row of the feed
+ViewRow                     one row of the loader
   ViewDocument              a document in it, or a piece of one that was cut at the row's end
     ViewText | ViewImage    text with and without loss; the views of one picture, as the model sees them
 """
@@ -53,10 +53,10 @@ class ViewDocument:
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """Documents side by side; what they leave of `row_length` tokens is padding."""
+    """Documents side by side; what they leave of `sequence_length` tokens is padding."""
 
     documents: tuple[ViewDocument, ...]
-    row_length: int
+    sequence_length: int
     max_images: int
 
     @property
@@ -94,10 +94,10 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
 
 
 def _figures(rows: Sequence[ViewRow]) -> Html:
-    slots, tokens = sum(row.row_length for row in rows), sum(row.num_tokens for row in rows)
+    slots, tokens = sum(row.sequence_length for row in rows), sum(row.num_tokens for row in rows)
     documents, images = sum(len(row.documents) for row in rows), sum(row.num_images for row in rows)
     pairs = [
-        (f"{len(rows)}", f"rows of {rows[0].row_length} tokens"),
+        (f"{len(rows)}", f"rows of {rows[0].sequence_length} tokens"),
         (f"{tokens / slots:.1%}", "of the slots filled"),
         (f"{sum(row.num_targets for row in rows) / max(1, tokens):.1%}", "of the tokens carry loss"),
         (f"{images / len(rows):.1f}", f"images a row, of {rows[0].max_images}"),
@@ -124,18 +124,18 @@ def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Piece]:
     pieces = []
     for i, document in enumerate(row.documents):
         hover = f"{document.source}: {document.num_tokens} tokens, {plural(document.num_images, 'image')}"
-        share = document.num_tokens / row.row_length
+        share = document.num_tokens / row.sequence_length
         pieces.append(Piece(share, tone[document.source], hover, light=i % 2 == 1))
-    padding = row.row_length - row.num_tokens
+    padding = row.sequence_length - row.num_tokens
     if padding:
-        pieces.append(Piece(padding / row.row_length, "tone-0", f"padding: {padding} tokens", padding=True))
+        pieces.append(Piece(padding / row.sequence_length, "tone-0", f"padding: {padding} tokens", padding=True))
     return pieces
 
 
 def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
-    padding = row.row_length - row.num_tokens
+    padding = row.sequence_length - row.num_tokens
     facts = (
-        f"{row.num_tokens} of {row.row_length} tokens ({row.num_tokens / row.row_length:.1%}), {row.num_targets} with "
+        f"{row.num_tokens} of {row.sequence_length} tokens ({row.num_tokens / row.sequence_length:.1%}), {row.num_targets} with "
         f"loss, {row.num_images} of {row.max_images} images, {plural(len(row.documents), 'document')}"
     )
     header = tag("header", tag("h2", f"Row {number}"), tag("span", facts, class_="note"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from mm1.files import write_json
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 from mm1.study.plan import Plan
 from mm1.study.runner import State
 from mm1.study.statistics import LEVEL, Estimate, combined, estimate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mm1.report.charts import Axis, Dot, axis, dot_chart
 from mm1.report.page import NOTHING, Html, badge, duration, figures, grid, join, missing, page, section, table, tag
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 from mm1.study.ablation import Contrast, Results
 from mm1.study.plan import Plan
 from mm1.study.runner import seconds

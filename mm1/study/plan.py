@@ -19,7 +19,7 @@ from typing import Any
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
 from mm1.train.origins import adopt
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 DIVERGED_CODE = 3
 """With which `mm1 train` ends where the gradient stayed not finite."""
@@ -31,11 +31,11 @@ class Plan:
     def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
         """`overrides` are `STAGE:a.b=value`, for the runs of one stage, or `a.b=value`, for all of them."""
         self.folder = folder
-        self.runs: dict[str, Run.Config] = {}
+        self.runs: dict[str, Trainer.Config] = {}
         self.stages: dict[str, str] = {}
         self.overrides = [_override(text) for text in overrides]
 
-    def add(self, stage: str, config: Run.Config) -> str:
+    def add(self, stage: str, config: Trainer.Config) -> str:
         """The folder of this run, as others name it in their `init`.
 
         Parts that an override starts from another run take its shape, as in `mm1 train`.

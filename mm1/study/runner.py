@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import mm1
 from mm1 import config as configs
 from mm1.files import write_json
+from mm1.runs.folder import finished
 from mm1.study.places import POLL_SECONDS, Job, Place, Work
 from mm1.study.plan import DIVERGED_CODE, Plan, attempts, diverged
-from mm1.train.folder import finished
 
 State = Literal["waiting", "finished", "diverged", "failed", "not run"]
 """A run is `not run` where one that it starts from has diverged or failed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mm1.config import UserError
 from mm1.dist import say
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 from mm1.study.law import EdgeError, Law, Optimum, Point, best_rate, fit
 from mm1.study.places import Place
 from mm1.study.plan import Plan
@@ -94,7 +94,7 @@ def _point(size: float, lr: float, seed: int, folder: str, states: Mapping[str, 
     """Raises UserError where the run has neither finished nor diverged."""
     if states[folder] == "diverged":
         return Point(size, lr, math.inf, seed)
-    losses = RunFolder(Path(folder)).curve("held_out")
+    losses = RunFolder(Path(folder)).curve("validation")
     if states[folder] != "finished" or not losses:
         raise UserError(f"{folder}: {states[folder]}, without a held-out loss; its log.txt says why")
     return Point(size, lr, math.log(losses[-1][1]), seed)

@@ -59,13 +59,13 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             write_json(aside / "progress.json", progress)
-        dist.everywhere(True)  # no rank writes before the folder is there
+        dist.barrier()  # no rank writes before the folder is there
         future = dcp.async_save(_state(model, optimizer), checkpoint_id=aside, process_group=self.group)
         self.pending = (future, aside)  # type: ignore[assignment]
 
     def settle(self) -> None:
         """Makes the checkpoint count if all ranks have written it, without waiting. Every rank must call it."""
-        if self.pending is not None and dist.everywhere(self.pending[0].done()):
+        if self.pending is not None and dist.all_true(self.pending[0].done()):
             self.finish()
 
     def finish(self) -> None:
@@ -75,13 +75,14 @@ class Checkpoints:
         future, aside = self.pending
         future.result()
         self.pending = None
-        if dist.everywhere(True) and dist.rank() == 0:
+        dist.barrier()
+        if dist.rank() == 0:
             whole = aside.with_name(aside.name.removesuffix(UNFINISHED))
             shutil.rmtree(whole, ignore_errors=True)
             aside.rename(whole)
             for step in self.steps()[: -self.keep]:
                 shutil.rmtree(self.path(step))
-        dist.everywhere(True)
+        dist.barrier()
 
     def load(self, step: int, model: Model, optimizer: Optimizer) -> dict[str, Any]:
         """Restores model and optimiser in place and returns the progress; any number of ranks may do it."""

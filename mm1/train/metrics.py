@@ -40,7 +40,7 @@ class Meter:
         for known, sums in self.sums.items():
             for name, pair in zip(known, sums.unbind(), strict=True):
                 own[name] = own[name] + pair
-        names = _names_everywhere(sorted(own))
+        names = _names_of_all_ranks(sorted(own))
         if not names:
             return {}
         table = dist.sum_over_ranks(torch.stack([own[name] for name in names]))
@@ -57,7 +57,7 @@ class Meter:
         return {name: total / count for name, (total, count) in state.items() if count > 0}
 
 
-def _names_everywhere(names: list[str]) -> list[str]:
+def _names_of_all_ranks(names: list[str]) -> list[str]:
     """All ranks' names, in one order: a rank may have met no document of some source."""
     if dist.world_size() == 1:
         return names
@@ -90,7 +90,7 @@ class Speed:
             "images_per_second": self.images / seconds,
             "data_wait": self.wait / seconds,
             "memory_gb": memory,
-            "flop_utilisation": self.flops / seconds / self.ceiling,
+            "mfu": self.flops / seconds / self.ceiling,
         }
         self.clear()
         return {name: float(f"{value:.4g}") for name, value in line.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
-from mm1.train.adafactor import Adafactor
+from mm1.train.optimizers.adafactor import Adafactor
 
 
 class Optimizer(Configurable):
@@ -26,16 +26,16 @@ class Optimizer(Configurable):
     class Config(Configurable.Config):
         rule: Literal["adamw", "adafactor"] = "adamw"
         peak_lr: float = 6e-5
-        warmup: int = 2000
+        warmup_steps: int = 2000
         """Steps of linear growth from 0; they count among the run's steps."""
-        end_fraction: float = 0.1
+        min_lr_ratio: float = 0.1
         """The last step's rate, as a share of the peak."""
         betas: tuple[float, float] = (0.9, 0.95)
         """AdamW's; AdaFactor has none."""
         relative: bool = False
         """AdaFactor: is a tensor's rate multiplied by the root mean square of its weights? (Its authors do.)"""
         weight_decay: float = 0.1
-        clip_norm: float = 1.0
+        max_grad_norm: float = 1.0
         lr_factors: dict[str, float] = field(default_factory=dict)
         """A part's own multiple of the rate: `{"encoder": 0.1}`."""
 
@@ -61,17 +61,17 @@ class Optimizer(Configurable):
     def learning_rate(self, step: int) -> float:
         """The rate of step `step` (from 0)."""
         c = self.config
-        if step < c.warmup:
-            return c.peak_lr * (step + 1) / c.warmup
-        done = min(1.0, (step - c.warmup) / max(1, self.steps - c.warmup))
-        return c.peak_lr * (c.end_fraction + (1 - c.end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+        if step < c.warmup_steps:
+            return c.peak_lr * (step + 1) / c.warmup_steps
+        done = min(1.0, (step - c.warmup_steps) / max(1, self.steps - c.warmup_steps))
+        return c.peak_lr * (c.min_lr_ratio + (1 - c.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done)))
 
     def step(self, step: int) -> tuple[Tensor, Tensor]:
         """Clips, updates and clears the gradients; returns (norm before clipping, was the update skipped).
 
         A gradient that is not finite changes nothing. The fused AdamW is told so on the device, without a wait.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
         skipped = (~torch.isfinite(norm)).float()
         rate = self.learning_rate(step)

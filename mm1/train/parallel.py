@@ -17,6 +17,8 @@ from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.nn.model import Model
 
+ActivationCheckpointing = Literal["none", "selective", "full"]
+
 ENTRY_POINTS = ("prefill", "step", "log_probs", "encode_images", "encode_texts", "encode_patches")
 """Methods besides `forward` that use sharded parameters."""
 
@@ -30,8 +32,12 @@ def freeze(model: Model, frozen: Sequence[str]) -> None:
         parts[name].requires_grad_(False)
 
 
-def recompute(units: Sequence[nn.Module], every: int) -> None:
-    """Selective recomputation: every `every`-th unit keeps its input alone and computes its inside again (0: none)."""
+def checkpoint_activations(units: Sequence[nn.Module], mode: ActivationCheckpointing) -> None:
+    """Activation checkpointing: a chosen unit keeps its input alone and computes the rest again in the backward pass.
+
+    "selective" chooses every second unit, "full" all of them.
+    """
+    every = {"none": 0, "selective": 2, "full": 1}[mode]
     for i, unit in enumerate(units):
         if every and i % every == every - 1:
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)

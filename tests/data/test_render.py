@@ -8,12 +8,12 @@ import torch
 from pictures import picture
 
 from mm1.batch import IGNORE
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
+from mm1.data.image_processing import Views
 from mm1.data.images import ImageError
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
-from mm1.data.views import Views
+from mm1.loader.collate import Span, collate
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_a_document_is_laid_out_as_drawn(renderer: Renderer, tokenizer: Tokenize
     sequence = renderer(Document((picture(), Text("a cat"))))
     image, (a, cat) = tokenizer.image, tokenizer.encode("a cat")
     assert sequence.tokens.tolist() == [image, image, a, cat, tokenizer.end]
-    assert sequence.learn.tolist() == [False, False, True, True, True]
+    assert sequence.loss_mask.tolist() == [False, False, True, True, True]
 
 
 def test_questions_are_not_learnt_and_answers_end_themselves(renderer: Renderer, tokenizer: Tokenizer) -> None:
     asked = Document((Text("two", loss=False), Text("dogs", end=True)))
-    assert renderer(asked).learn.tolist() == [False, True, True]
+    assert renderer(asked).loss_mask.tolist() == [False, True, True]
     assert renderer(asked).tokens.tolist()[-1] == tokenizer.end
     assert len(renderer(Document((Text("two", loss=False),)), end=False).tokens) == 1
 
@@ -90,29 +90,29 @@ def test_a_picture_for_a_model_without_eyes_is_an_error(tokenizer: Tokenizer) ->
 
 def test_targets_never_cross_a_document_and_pictures_are_no_targets(renderer: Renderer, tokenizer: Tokenizer) -> None:
     one, two = renderer(Document((picture(), Text("a cat")))), renderer(Document((Text("two dogs"),)))
-    batch = collate([[Span.whole(one), Span.whole(two)]], renderer, row_length=10)
+    batch = collate([[Span.whole(one), Span.whole(two)]], renderer, sequence_length=10)
     (a, cat, _two, dogs), end, _ = tokenizer.encode("a cat two dogs"), tokenizer.end, IGNORE
     assert batch.targets.tolist() == [_, a, cat, end, _, dogs, end, _, _, _]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
-    assert batch.boundaries.tolist() == [0, 5, 8, 10]
+    assert batch.cu_seqlens.tolist() == [0, 5, 8, 10]
     assert batch.slots.tolist() == [[0, 1]]
-    assert (batch.num_targets, batch.num_padding, batch.num_pairs, batch.longest) == (5, 2, 15 + 6 + 3, 5)
+    assert (batch.num_targets, batch.num_padding, batch.num_pairs, batch.max_seqlen) == (5, 2, 15 + 6 + 3, 5)
 
 
 def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None:
     spans = [Span.whole(renderer(Document((Text(text),)))) for text in ("a cat", "two dogs", "sit")]
     rows = [spans[:2], spans[2:]]
-    apart, together = (collate(rows, renderer, row_length=8, isolate=isolate) for isolate in (True, False))
-    assert apart.boundaries.tolist() == [0, 3, 6, 8, 10, 16]
-    assert together.boundaries.tolist() == [0, 6, 8, 10, 16]  # padding stays by itself
-    assert (together.longest, together.num_pairs) == (6, 21 + 3 + 3 + 21)
+    apart, together = (collate(rows, renderer, sequence_length=8, isolate=isolate) for isolate in (True, False))
+    assert apart.cu_seqlens.tolist() == [0, 3, 6, 8, 10, 16]
+    assert together.cu_seqlens.tolist() == [0, 6, 8, 10, 16]  # padding stays by itself
+    assert (together.max_seqlen, together.num_pairs) == (6, 21 + 3 + 3 + 21)
     for name in ("tokens", "targets", "positions", "sources"):
         assert torch.equal(getattr(apart, name), getattr(together, name))
 
 
 def test_a_cut_document_loses_no_target(renderer: Renderer, tokenizer: Tokenizer) -> None:
     text = renderer(Document((Text("a cat two dogs"),)))
-    batch = collate([[Span(text, 0, 2)], [Span(text, 2, 5)]], renderer, row_length=3)
+    batch = collate([[Span(text, 0, 2)], [Span(text, 2, 5)]], renderer, sequence_length=3)
     a, cat, two, dogs = tokenizer.encode("a cat two dogs")
     del a
     assert batch.targets.tolist() == [cat, two, IGNORE, dogs, tokenizer.end, IGNORE]

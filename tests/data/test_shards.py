@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from raw_files import pairs, write_lines, write_tar
 
 from mm1.config import ConfigError
-from mm1.data import shards
 from mm1.data.document import Document, Image, Text
-from mm1.data.prepare import prepare
+from mm1.data.prepared import shards
+from mm1.data.prepared.shards import Shards, ShardWriter
 from mm1.data.render import Renderer
-from mm1.data.shards import Shards, ShardWriter
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
+from mm1.prepare.pipeline import prepare
 
 # Fields alone: classes checked by beartype draw random numbers, which hypothesis forbids inside strategies.
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -103,9 +103,9 @@ def test_another_tokenizer_is_refused(prepared: Path) -> None:
 
 def test_a_split_without_documents_says_so(prepared: Path) -> None:
     assert Shards.has_split(prepared, "train")
-    assert not Shards.has_split(prepared, "held_out")
-    with pytest.raises(ConfigError, match="no documents in its split 'held_out'"):
-        Shards(prepared, "held_out")
+    assert not Shards.has_split(prepared, "validation")
+    with pytest.raises(ConfigError, match="no documents in its split 'validation'"):
+        Shards(prepared, "validation")
     with pytest.raises(ConfigError, match="no split 'trian'; did you mean 'train'"):
         Shards(prepared, "trian")
 

@@ -10,10 +10,10 @@ import raw_files
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
-from mm1.data.prepare import prepare
+from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
-from mm1.data.shards import Shards
 from mm1.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from mm1.prepare.pipeline import prepare
 
 NAMES = {"pad": "<pad>", "end": "<end>", "image": "<image>"}
 
@@ -64,7 +64,7 @@ def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(
     renderer = Renderer(made, None)
     whole, prompt = renderer(Document((Text("a cat"),))), renderer(Document((Text("a cat"),)), end=False)
     assert whole.tokens.tolist() == [made.begin, *made.encode("a cat"), made.end]
-    assert whole.learn.tolist() == [False, *[True] * (len(whole.tokens) - 1)]
+    assert whole.loss_mask.tolist() == [False, *[True] * (len(whole.tokens) - 1)]
     assert prompt.tokens.tolist() == [made.begin, *made.encode("a cat")]
 
 

@@ -22,9 +22,9 @@ SMALL = [
     "model.decoder.dim=32",
     "model.decoder.num_heads=2",
     "model.decoder.hidden_dim=48",
-    "feed.row_length=128",
-    "feed.rows_per_window=8",
-    "feed.max_images=8",
+    "loader.sequence_length=128",
+    "loader.packing_window=8",
+    "loader.max_images=8",
     "steps=6",
     "log_every=2",
     "checkpoint_every=3",
@@ -56,14 +56,14 @@ def test_from_raw_files_to_a_trained_run_and_its_pages(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tokenizer = ("--tokenizer", "data/tokenizer.json", "--held-out", "0.1")
+    tokenizer = ("--tokenizer", "data/tokenizer.json", "--validation", "0.1")
     assert mm1(monkeypatch, "tokenizer", raw / "text", "--out", "data/tokenizer.json", "--vocab-size", 300) == 0
     assert mm1(monkeypatch, "prepare", "text", raw / "text", "--out", "data/text", *tokenizer) == 0
     assert mm1(monkeypatch, "prepare", "captions", raw / "captions", "--out", "data/captions", *tokenizer) == 0
     assert mm1(monkeypatch, "prepare", "interleaved", raw / "pages", "--out", "data/interleaved", *tokenizer) == 0
     assert mm1(monkeypatch, "view", "pretrain_small", *SMALL, "--out", "rows.html") == 0
     assert "picture number" in Path("rows.html").read_text()
-    wrong = (*SMALL, "feed.sources.more=data/nowhere")
+    wrong = (*SMALL, "loader.sources.more=data/nowhere")
     assert mm1(monkeypatch, "train", "pretrain_small", *wrong, "--out", "runs/first") == 2
     assert Path("runs/first/config.json").exists()  # and no checkpoint: nothing of the wrong command is kept
     assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first", "--resume") == 0
@@ -99,7 +99,7 @@ def test_recipes_are_listed_and_spelled_out(
     ("words", "said"),
     [
         (["show", "pretrain_smal"], "did you mean 'pretrain_small'"),
-        (["show", "pretrain_small", "feed.row_lenth=3"], "did you mean 'row_length'"),
+        (["show", "pretrain_small", "loader.row_lenth=3"], "did you mean 'sequence_length'"),
         (["prepare", "caption", "x", "--out", "y", "--tokenizer", "z"], "did you mean 'captions'"),
         (["train", "pretrain_small", "--out", "run"], "data/interleaved"),
         (["eval", "nowhere"], "no recipe 'nowhere'"),

@@ -16,12 +16,12 @@ from mm1.nn.clip import CLIP, TextTower
 from mm1.nn.vit import ViT
 
 SMALL = [
-    "feed.sources={'captions': 'captions'}",
-    "feed.weights={'captions': 1.0}",
-    "feed.rows=2",
-    "feed.rows_per_window=4",
-    "feed.row_length=96",
-    "feed.max_images=4",
+    "loader.sources={'captions': 'captions'}",
+    "loader.weights={'captions': 1.0}",
+    "loader.batch_size=2",
+    "loader.packing_window=4",
+    "loader.sequence_length=96",
+    "loader.max_images=4",
     "model.encoder.image_size=24",
     "steps=2",
 ]
@@ -38,7 +38,7 @@ def write_encoder_run(folder: Path) -> None:
     encoder = ViT.Config(image_size=16, patch_size=4, depth=1, dim=24, num_heads=2)
     text = TextTower.Config(max_length=40, depth=1, dim=16, num_heads=2)
     clip = worlds.contrastive(folder, steps=1)
-    clip.model, clip.feed.sources = CLIP.Config(encoder=encoder, text=text, dim=16), ("captions",)  # type: ignore[attr-defined]
+    clip.model, clip.loader.sources = CLIP.Config(encoder=encoder, text=text, dim=16), ("captions",)  # type: ignore[attr-defined]
     clip.build(folder=folder).fit()
 
 

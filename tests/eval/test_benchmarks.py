@@ -16,16 +16,17 @@ import tiny
 from conftest import classes_in
 
 from mm1 import config as configs
+from mm1 import miniature
 from mm1.data.document import Document, Image, Text
+from mm1.data.image_processing import Views
 from mm1.data.render import Renderer
-from mm1.data.sources.instructions import MARK, conversation
-from mm1.data.views import Views
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
+from mm1.prepare.sources.instructions import MARK, conversation
 
 
 def every_benchmark() -> list[type[Benchmark]]:
-    return classes_in(benchmarks, Benchmark)
+    return classes_in(Benchmark, benchmarks, miniature)
 
 
 @pytest.fixture(params=every_benchmark(), ids=lambda cls: cls.__name__)
@@ -40,7 +41,7 @@ def benchmark(cls: type[Benchmark]) -> Benchmark:
 
 def test_every_file_holds_one() -> None:
     files = {m.name for m in pkgutil.iter_modules(benchmarks.__path__)}
-    assert {cls.__module__.rpartition(".")[2] for cls in every_benchmark()} == files
+    assert {cls.__module__.rpartition(".")[2] for cls in classes_in(Benchmark, benchmarks)} == files
 
 
 def test_its_config_is_text_and_back(cls: type[Benchmark]) -> None:
@@ -119,7 +120,7 @@ def test_in_chat_it_is_laid_out_as_conversations_are_prepared(benchmark: Benchma
         renderer(Document(prepared.parts[:-1]), end=False),
     )
     assert asked.tokens.tolist() == trained.tokens.tolist()
-    assert not renderer(question.prompt, end=False).learn.any()
+    assert not renderer(question.prompt, end=False).loss_mask.any()
 
 
 TOY = '''"""Is it a cat?"""

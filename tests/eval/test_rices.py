@@ -18,18 +18,17 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.eval.benchmarks.coco import Coco
-from mm1.eval.benchmarks.miniature import Miniature
 from mm1.eval.rices import Rices
 from mm1.files import write_json
 from mm1.infer.encoder import Encoder
+from mm1.miniature.benchmarks import Miniature
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.features import Features
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.train.folder import load_model, write_weights
-from mm1.train.retrieval import give_encoders
-from mm1.train.run import Run
+from mm1.runs.folder import load_model, write_weights
+from mm1.train.trainer import Trainer
 
 
 def plain(*colour: int) -> bytes:
@@ -101,7 +100,7 @@ def test_the_nearest_pictures_are_shown_the_nearest_last() -> None:
 def run_folder(folder: Path, model: Any) -> Path:
     folder.mkdir()
     made = tiny.tokenizer(folder)
-    config = Run.Config(model=model, precision="fp32")
+    config = Trainer.Config(model=model, precision="fp32")
     torch.manual_seed(0)
     write_weights(folder, config.model.build(vocab_size=made.vocab_size).state_dict())
     write_json(folder / "config.json", configs.to_json(config))
@@ -162,10 +161,8 @@ def test_shots_are_retrieved_through_the_command_line(tmp_path: Path, monkeypatc
 
 def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
     text = run_folder(tmp_path / "text", WRITER)
-    with pytest.raises(ConfigError, match=r"captions\.retrieval=.*text is a run of LanguageModel, which gives no feat"):
-        give_encoders({"captions": Coco.Config(retrieval=str(text)).build()}, torch.device("cpu"))
-    with pytest.raises(ConfigError, match="retrieval=runs/clip: ask through `mm1 eval`"):
-        Colours.Config(retrieval="runs/clip").build().check(WRITER.build(vocab_size=40))
+    with pytest.raises(ConfigError, match=r"retrieval=.*text is a run of LanguageModel, which gives no feat"):
+        Coco.Config(retrieval=str(text)).build().check(WRITER.build(vocab_size=40))
     with pytest.raises(ConfigError, match="draws=2, but shots that retrieval=runs/clip finds are not drawn"):
         Colours.Config(retrieval="runs/clip", draws=2).build()
     with pytest.raises(ConfigError, match="draws, retrieval, same_shots and chat do not go"):

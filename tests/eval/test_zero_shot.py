@@ -1,9 +1,6 @@
 """Zero-shot classification: the nearest text is the class; over folders of classes and the miniature world."""
 
-import importlib
-import inspect
 import json
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +9,22 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from conftest import classes_in
 
 from mm1 import config as configs
+from mm1 import miniature
 from mm1.config import ConfigError
 from mm1.data.images import ImageError, Views
 from mm1.data.render import Renderer
 from mm1.eval import classes
-from mm1.eval.benchmarks.miniature import Miniature
 from mm1.eval.classes import Classes, Labelled
 from mm1.eval.classes.folders import Folders
-from mm1.eval.classes.miniature import MiniatureClasses
 from mm1.eval.evaluate import evaluate
 from mm1.eval.zero_shot import ZeroShot
 from mm1.infer import encoder
 from mm1.infer.encoder import Encoder
+from mm1.miniature.benchmarks import Miniature
+from mm1.miniature.classes import MiniatureClasses
 from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
@@ -178,9 +177,7 @@ def test_an_exam_says_which_model_it_asks(tmp_path: Path) -> None:
 
 
 def every_data_set() -> list[type[Classes]]:
-    modules = [importlib.import_module(f"{classes.__name__}.{m.name}") for m in pkgutil.iter_modules(classes.__path__)]
-    found = [c for module in modules for _, c in inspect.getmembers(module, inspect.isclass)]
-    return [c for c in found if issubclass(c, Classes) and c.__module__ != classes.__name__]
+    return classes_in(Classes, classes, miniature)
 
 
 def test_every_data_set_is_text_and_back() -> None:

@@ -17,20 +17,20 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from mm1 import config as configs
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
-from mm1.data.packed import Packed
 from mm1.data.tokenizer import Roles, Tokenizer
 from mm1.export.export_run import export_run
 from mm1.files import write_json
 from mm1.infer.predictor import Predictor
+from mm1.loader.collate import Span, collate
+from mm1.loader.packed import PackedLoader
 from mm1.nn.attention import Packed as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.train.folder import load_model, write_weights
-from mm1.train.run import Run
+from mm1.runs.folder import load_model, write_weights
+from mm1.train.trainer import Trainer
 
 SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]
 """Width and height of the pictures in prompts: some are larger than twice the encoder's 32 pixels."""
@@ -44,15 +44,17 @@ def model() -> MM1.Config:
     )
 
 
-def feed(**options: Any) -> Packed.Config:
-    return Packed.Config(row_length=512, **options)
+def loader(**options: Any) -> PackedLoader.Config:
+    return PackedLoader.Config(sequence_length=512, **options)
 
 
-def make_run(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str = "bpe", seed: int = 0) -> Run.Config:
+def make_run(
+    folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe", seed: int = 0
+) -> Trainer.Config:
     """A finished run with weights from a seed, shaken so that its answers depend on what it is asked."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
-    run = Run.Config(model=config, feed=feed, precision="fp32", steps=1)
+    run = Trainer.Config(model=config, loader=loader, precision="fp32", steps=1)
     torch.manual_seed(seed)
     built = config.build(vocab_size=tokenizer.vocab_size)
     with torch.no_grad():
@@ -128,7 +130,7 @@ def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor
     sequence = asked.renderer(document, end=False)
     batch = collate([[Span.whole(sequence)]], asked.renderer)
     model: Any = asked.model
-    hidden = model.decoder(model.inputs(batch), batch.positions, Isolated(batch.boundaries, batch.longest))
+    hidden = model.decoder(model.inputs(batch), batch.positions, Isolated(batch.cu_seqlens, batch.max_seqlen))
     scale, shift = model.encoder.get_buffer("scale"), model.encoder.get_buffer("shift")
     views = torch.addcmul(shift, batch.images.float(), scale)
     return batch.tokens, views[: len(views) if sequence.images else 0], hidden @ model.decoder.head.T
@@ -140,9 +142,9 @@ TOLERANCE = 2e-5
 """Of logits of about unit size: fp32 sums in other orders (fused attention there, plain here). Worst measured: 9e-6."""
 
 
-def export(folder: Path, config: MM1.Config, feed: Packed.Config, *, kind: str = "bpe") -> None:
+def export(folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe") -> None:
     """A run in `run`, its export in `hf`."""
-    make_run(folder / "run", config, feed, kind=kind)
+    make_run(folder / "run", config, loader, kind=kind)
     export_run(folder / "run", folder / "hf")
 
 

@@ -14,11 +14,11 @@ from transformers import AutoModel, AutoTokenizer
 from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
-from mm1.export.encoder_formats import encoder_format, published_clip
+from mm1.export.encoders.formats import encoder_format, published_clip
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
-from mm1.export.pictures import from_preprocess_cfg, from_preprocessor, to_preprocessor
+from mm1.export.preprocessor import from_preprocess_cfg, from_preprocessor, to_preprocessor
 from mm1.files import write_json
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
@@ -29,8 +29,8 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.train.folder import read_config, start_part, write_weights
-from mm1.train.run import Run
+from mm1.runs.folder import read_config, start_part, write_weights
+from mm1.train.trainer import Trainer
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)
 TEXT = TextTower.Config(max_length=8, depth=1, dim=16, num_heads=2)
@@ -150,7 +150,7 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
     torch.manual_seed(0)
     run.mkdir()
     model = config.build(vocab_size=tokenizer(run, kind).vocab_size)
-    write_json(run / "config.json", configs.to_json(Run.Config(model=config, precision="fp32", steps=0)))
+    write_json(run / "config.json", configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)))
     write_weights(run, model.state_dict())
     return model
 

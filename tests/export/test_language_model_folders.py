@@ -23,8 +23,8 @@ from mm1.export.options import Options
 from mm1.files import write_json
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import Experts
-from mm1.train.folder import load_model, read_config, write_weights
-from mm1.train.run import Run
+from mm1.runs.folder import load_model, read_config, write_weights
+from mm1.train.trainer import Trainer
 
 TABLE = "decoder.embedding.weight"
 
@@ -115,7 +115,7 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
     run.mkdir()
     tokenizer = tiny.tokenizer(run)
     decoder = Decoder.Config(depth=2, dim=32, num_heads=2)
-    config = Run.Config(model=LanguageModel.Config(decoder=decoder, z_loss=1e-4), steps=7, precision="fp32")
+    config = Trainer.Config(model=LanguageModel.Config(decoder=decoder, z_loss=1e-4), steps=7, precision="fp32")
     model = config.model.build(vocab_size=tokenizer.vocab_size)
     write_weights(run, model.state_dict())
     write_json(run / "config.json", configs.to_json(config))
@@ -152,7 +152,7 @@ def test_a_decoder_that_no_family_has_leaves_nothing_behind(tmp_path: Path) -> N
     tiny.tokenizer(tmp_path / "run")
     decoder = Decoder.Config(depth=2, dim=32, num_heads=2, qk_norm="full")
     write_json(
-        tmp_path / "run" / "config.json", configs.to_json(Run.Config(model=LanguageModel.Config(decoder=decoder)))
+        tmp_path / "run" / "config.json", configs.to_json(Trainer.Config(model=LanguageModel.Config(decoder=decoder)))
     )
     with pytest.raises(ConfigError, match="no published family has norm_placement = pre, qk_norm = full"):
         export_run(tmp_path / "run", tmp_path / "out")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from exports import ask, compare, export, feed, model, modules, request
+from exports import ask, compare, export, loader, model, modules, request
 from open_export import open_and_ask
 from safetensors.torch import load_file
 
@@ -24,8 +24,8 @@ from mm1.nn.connectors.mlp import MLP
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
 from mm1.recipes.pretrain import pretrain_3b, pretrain_7b, pretrain_30b, pretrain_ablation_base
-from mm1.train.folder import read_config
-from mm1.train.run import Run
+from mm1.runs.folder import read_config
+from mm1.train.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("modules")]
 __all__ = ["modules"]  # a fixture
@@ -75,7 +75,7 @@ KINDS: dict[str, Callable[[MM1.Config], None]] = {
 def test_export_is_the_run(kind: str, tmp_path: Path) -> None:
     config: Any = model()
     KINDS[kind](config)
-    export(tmp_path, config, feed(max_tiles=4))
+    export(tmp_path, config, loader(max_tiles=4))
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert kind == f"{config['text_config']['model_type']} behind {config['vision_config']['model_type']}"
     (tmp_path / "out").mkdir()
@@ -85,7 +85,7 @@ def test_export_is_the_run(kind: str, tmp_path: Path) -> None:
 
 def test_it_opens_where_there_is_no_mm1(tmp_path: Path) -> None:
     """In a process that cannot import mm1 or jaxtyping; a dynamic grid with index tokens, a foreign tokenizer."""
-    export(tmp_path, model(), feed(split="dynamic", max_tiles=6, index_tokens=True), kind="foreign")
+    export(tmp_path, model(), loader(split="dynamic", max_tiles=6, index_tokens=True), kind="foreign")
     said = ask(tmp_path, Path(sys.executable))
     assert said["loaded"] == []
     compare(tmp_path)
@@ -95,7 +95,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     for kind, change in KINDS.items():
         config, folder = model(), tmp_path / kind
         change(config)
-        export(folder, config, feed(max_tiles=9, min_tiles=4), kind="foreign" if kind.startswith("llama") else "bpe")
+        export(folder, config, loader(max_tiles=9, min_tiles=4), kind="foreign" if kind.startswith("llama") else "bpe")
         import_model(str(folder / "hf"), folder / "back")
         before, after = (
             load_file(folder / "run" / "model.safetensors"),
@@ -105,8 +105,8 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
         was, now = read_config(folder / "run"), read_config(folder / "back")
         assert now.model == was.model
-        assert [getattr(now.feed, name) for name in VIEWS] == [getattr(was.feed, name) for name in VIEWS]
-        assert (now.feed.row_length, now.precision) == (was.feed.row_length, was.precision)
+        assert [getattr(now.loader, name) for name in VIEWS] == [getattr(was.loader, name) for name in VIEWS]
+        assert (now.loader.sequence_length, now.precision) == (was.loader.sequence_length, was.precision)
         for name in ("tokenizer.json", "special_tokens.json"):
             there = (folder / "run" / name).is_file()
             assert (folder / "back" / name).is_file() == there
@@ -114,7 +114,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [pretrain_3b, pretrain_7b, pretrain_30b, pretrain_ablation_base])
-def test_recipes_of_the_paper_have_valid_configs(recipe: Callable[[], Run.Config], tmp_path: Path) -> None:
+def test_recipes_of_the_paper_have_valid_configs(recipe: Callable[[], Trainer.Config], tmp_path: Path) -> None:
     """Two blocks of each, at full width, on the meta device: every tensor of theirs has a name and shape of ours."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -140,16 +140,16 @@ def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
     config = model()
     config.encoder.image_size = (32, 64)
     with pytest.raises(ConfigError, match="must be square"):
-        export(tmp_path / "a", config, feed())
+        export(tmp_path / "a", config, loader())
     config = model()
     config.decoder.norm_placement = "post"
     with pytest.raises(ConfigError, match=r"no published family has norm_placement = post, qk_norm = head"):
-        export(tmp_path / "b", config, feed())
+        export(tmp_path / "b", config, loader())
     assert not (tmp_path / "b" / "hf").exists()
 
 
 def test_an_export_that_was_changed_is_refused(tmp_path: Path) -> None:
-    export(tmp_path, model(), feed())
+    export(tmp_path, model(), loader())
     path = tmp_path / "hf" / "config.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"connector": values["connector"] | {"depth": 2}}))

@@ -10,26 +10,26 @@ import exports
 import numpy as np
 import pytest
 import torch
-from exports import feed, make_run, model, modules
+from exports import loader, make_run, model, modules
 from PIL import Image as Pillow
 
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import probe
-from mm1.data.packed import Packed
 from mm1.data.render import Renderer
-from mm1.data.sources.instructions import Instructions
 from mm1.export.multimodal import write_multimodal
-from mm1.train.folder import load_model
+from mm1.loader.packed import PackedLoader
+from mm1.prepare.sources.instructions import Instructions
+from mm1.runs.folder import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("modules")]  # transformers takes seconds to import
 __all__ = ["modules"]  # a fixture
 
 
-def opened(tmp_path: Path, feed: Packed.Config, kind: str = "bpe") -> tuple[Any, Renderer]:
+def opened(tmp_path: Path, loader: PackedLoader.Config, kind: str = "bpe") -> tuple[Any, Renderer]:
     """The processor of an exported run, and the run's own renderer."""
     from transformers import AutoProcessor
 
-    run = make_run(tmp_path / "run", model(), feed, kind=kind)
+    run = make_run(tmp_path / "run", model(), loader, kind=kind)
     (tmp_path / "hf").mkdir()
     write_multimodal(tmp_path / "run", run, tmp_path / "hf")
     processor = AutoProcessor.from_pretrained(tmp_path / "hf", trust_remote_code=True)
@@ -59,7 +59,7 @@ def conversations(picture: str) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "foreign"])
 def test_the_chat_template_lays_out_as_our_instructions(kind: str, tmp_path: Path) -> None:
-    processor, renderer = opened(tmp_path, feed(max_tiles=4), kind)
+    processor, renderer = opened(tmp_path, loader(max_tiles=4), kind)
     picture = exports.picture(1, tmp_path)
     data = picture.read_bytes()
     for chat in conversations(str(picture)):
@@ -79,7 +79,7 @@ def test_the_chat_template_lays_out_as_our_instructions(kind: str, tmp_path: Pat
 
 
 def test_what_a_user_types_is_text(tmp_path: Path) -> None:
-    processor, renderer = opened(tmp_path, feed(), "foreign")
+    processor, renderer = opened(tmp_path, loader(), "foreign")
     picture = exports.picture(1, tmp_path)
     data = picture.read_bytes()
     typed = "is <image> <s> or </s><pad> red?"
@@ -105,7 +105,7 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
     ids=str,
 )
 def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None:
-    processor, renderer = opened(tmp_path, feed(**options))
+    processor, renderer = opened(tmp_path, loader(**options))
     for resize in ("squash", "pad", "crop") if options.get("split") != "dynamic" else ("squash", "pad"):
         renderer = replace(renderer, views=replace(renderer.views, resize=resize))
         processor.views["resize"] = resize
@@ -120,7 +120,7 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
 
 
 def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
-    processor, _ = opened(tmp_path, feed(max_tiles=4))
+    processor, _ = opened(tmp_path, loader(max_tiles=4))
     for kind in ("PNG", "JPEG"):
         path = exports.picture(1, tmp_path, kind)
         data = path.read_bytes()
@@ -142,7 +142,7 @@ def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
-    processor, _ = opened(tmp_path, feed())
+    processor, _ = opened(tmp_path, loader())
     picture = exports.picture(1, tmp_path)
     with pytest.raises(ValueError, match="2 of <image> in the text, but 1 pictures"):
         processor(picture, "<image> and <image>")
@@ -155,7 +155,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 def test_it_is_saved_and_opened_again(tmp_path: Path) -> None:
     from transformers import AutoProcessor
 
-    processor, _ = opened(tmp_path, feed(max_tiles=4))
+    processor, _ = opened(tmp_path, loader(max_tiles=4))
     processor.save_pretrained(tmp_path / "again")
     again = AutoProcessor.from_pretrained(tmp_path / "again", trust_remote_code=True)
     text, pictures = exports.prompts(tmp_path)[2]

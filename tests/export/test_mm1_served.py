@@ -22,7 +22,7 @@ from typing import Any
 import exports
 import pytest
 import torch
-from exports import ask, compare, export, feed, model
+from exports import ask, compare, export, loader, model
 
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import probe
@@ -47,7 +47,7 @@ def python() -> Path:
 
 
 def test_it_opens_in_an_environment_without_mm1(python: Path, tmp_path: Path) -> None:
-    export(tmp_path, model(), feed(max_tiles=4))
+    export(tmp_path, model(), loader(max_tiles=4))
     assert ask(tmp_path, python)["loaded"] == []
     compare(tmp_path)
 
@@ -93,7 +93,7 @@ def said(address: str, folder: Path, messages: list[Any]) -> str:
 
 def test_it_is_served(python: Path, tmp_path: Path) -> None:
     """Questions with no, one and two pictures, as data URLs: answers of the run itself."""
-    export(tmp_path, model(), feed(max_tiles=4), kind="word")
+    export(tmp_path, model(), loader(max_tiles=4), kind="word")
     asked, folder = exports.predictor(tmp_path / "run"), tmp_path / "hf"
     with served(folder, python, tmp_path / "log") as address:
         for num in range(3):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from mm1.export.encoders import Published, published
+from mm1.export.encoders.published import Published, published
 from mm1.export.mapping import theirs_of
 from mm1.export.weights import Weights
 

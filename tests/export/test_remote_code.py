@@ -31,7 +31,7 @@ def packaged(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatc
     return lambda name: importlib.import_module(f"carried.{name}")
 
 
-@pytest.mark.parametrize("connector", classes_in(connectors, Connector))
+@pytest.mark.parametrize("connector", classes_in(Connector, connectors))
 def test_every_connector_travels(connector: type[Connector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = connector.Config(num_tokens=4)
     files = remote_code(config)

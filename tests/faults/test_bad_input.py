@@ -10,12 +10,13 @@ import pytest
 from PIL import Image as Pillow
 from raw_files import jpeg, pairs, write_pages, write_tar
 
-from mm1.data import verify, views
+from mm1.data import image_processing as views
 from mm1.data.document import Document, Image, Text
-from mm1.data.prepare import prepare
-from mm1.data.shards import Shards
-from mm1.data.sources import DOT, Unusable
+from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
+from mm1.prepare import verify
+from mm1.prepare.pipeline import prepare
+from mm1.prepare.sources import DOT, Unusable
 
 
 class Prepared:

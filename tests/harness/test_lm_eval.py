@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export.exports import feed, make_run, model
+from export.exports import loader, make_run, model
 
 from mm1.data.document import Document, Text
 from mm1.harness.text import TextModel
@@ -107,7 +107,7 @@ def python() -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    make_run(folder, model(), feed())
+    make_run(folder, model(), loader())
     return folder
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from mm1.config import ConfigError
 from mm1.data.document import Image, Text
 from mm1.data.images import decode
-from mm1.data.sources.instructions import conversation
 from mm1.harness.pictures import PictureModel, encoded, question
+from mm1.prepare.sources.instructions import conversation
 
 
 def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:
@@ -57,7 +57,7 @@ def test_pictures_arrive_as_they_are() -> None:
 
 def test_answers_are_our_own_predictors(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
-    model = PictureModel(predictor, longest=4)
+    model = PictureModel(predictor, max_seqlen=4)
     texts: list[tuple[str, list[Any]]] = [("red cat", [shown(0)]), ("two dog", [shown(1), shown(2)]), ("sun", [])]
     documents = [question(text, list(map(encoded, pictures))) for text, pictures in texts]
     wanted = [predictor.generate([document], max_tokens=n)[0] for document, n in zip(documents, (4, 2, 4), strict=True)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tiny
-from export.exports import feed, make_run, model
+from export.exports import loader, make_run, model
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextModel]:
     found = {}
     for kind in ("bpe", "foreign"):
         folder = tmp_path_factory.mktemp(kind)
-        make_run(folder, model(), feed(), kind=kind)
+        make_run(folder, model(), loader(), kind=kind)
         found[kind] = TextModel.load(folder)
     return found
 

@@ -14,10 +14,9 @@ from raw_files import jpeg, write_lines, write_tar
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.prepare import prepare
+from mm1.data.image_processing import Views
+from mm1.data.prepared.shards import Shards, read_manifest
 from mm1.data.render import Renderer
-from mm1.data.shards import Shards, read_manifest
-from mm1.data.views import Views
 from mm1.infer import filter_captions as module
 from mm1.infer.encoder import Encoder
 from mm1.infer.filter_captions import filter_captions
@@ -25,6 +24,7 @@ from mm1.infer.recaption import recaption
 from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+from mm1.prepare.pipeline import prepare
 
 WORDS = ["red", "green", "blue", "cat", "dog", "sun", "two", "three", "question", "answer"]
 
@@ -37,7 +37,7 @@ def prepared(tmp_path: Path) -> Path:
         numbers = range(5 * tar, 5 * tar + 5)
         members = [m for n in numbers for m in ((f"{n}.jpg", jpeg(n)), (f"{n}.txt", f"{WORDS[n]} sun".encode()))]
         write_tar(tmp_path / f"{tar}.tar", members)
-    prepare("captions", sorted(tmp_path.glob("*.tar")), tmp_path / "in", tmp_path / "tokenizer.json", held_out=0.3)
+    prepare("captions", sorted(tmp_path.glob("*.tar")), tmp_path / "in", tmp_path / "tokenizer.json", validation=0.3)
     return tmp_path / "in"
 
 
@@ -65,7 +65,7 @@ class Oracle(Encoder):
 def captions(folder: Path) -> set[str]:
     """The first words of all captions of a folder."""
     found = set()
-    for split in ("train", "held_out"):
+    for split in ("train", "validation"):
         if Shards.has_split(folder, split):
             shards = Shards(folder, split)
             found |= {shards.document(i).text.removeprefix("<image>").split()[0] for i in range(len(shards))}

@@ -10,11 +10,11 @@ import torch
 from ranks import on_ranks
 
 from mm1 import dist
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.data.render import Sequence as Rendered
 from mm1.infer.predictor import Predictor, shared_length
+from mm1.loader.collate import Span, collate
 from mm1.nn.attention import Packed
 from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
@@ -24,7 +24,7 @@ def logits_one_by_one(predictor: Predictor, sequence: Rendered) -> torch.Tensor:
     """Logits of every place of one document from the training forward pass, Float[T, V]."""
     batch = collate([[Span.whole(sequence)]], predictor.renderer)
     model = predictor.model
-    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
     return hidden @ model.decoder.head.T
 
 
@@ -34,7 +34,7 @@ def continue_without_cache(predictor: Predictor, document: Document, num_tokens:
     sequence, tokenizer, said = predictor.renderer(document, end=False), predictor.renderer.tokenizer, []
     while len(said) < num_tokens:
         tokens = torch.tensor([*sequence.tokens, *said]).numpy()
-        logits = logits_one_by_one(predictor, replace(sequence, tokens=tokens, learn=tokens < 0))[-1]
+        logits = logits_one_by_one(predictor, replace(sequence, tokens=tokens, loss_mask=tokens < 0))[-1]
         logits[[tokenizer.pad, tokenizer.image]] = -torch.inf
         if (token := int(logits.argmax())) == tokenizer.end:
             break
@@ -65,8 +65,8 @@ def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
     batches = predictor._batches(sequences, 5)
     assert sorted(i for members in batches for i in members) == list(range(20))
     for members in batches:
-        longest = max(len(sequences[i].tokens) + 5 for i in members)
-        assert longest * len(members) <= 80 or len(members) == 1
+        max_seqlen = max(len(sequences[i].tokens) + 5 for i in members)
+        assert max_seqlen * len(members) <= 80 or len(members) == 1
 
 
 def test_what_documents_begin_with_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
         sequence = predictor.renderer(document, end=False)
         log_probs = logits_one_by_one(predictor, sequence).log_softmax(-1)
         wanted = sum(
-            float(log_probs[i - 1, sequence.tokens[i]]) for i in range(1, len(sequence.tokens)) if sequence.learn[i]
+            float(log_probs[i - 1, sequence.tokens[i]]) for i in range(1, len(sequence.tokens)) if sequence.loss_mask[i]
         )
         assert score == pytest.approx(wanted, abs=1e-4)
     assert found[0] == 0.0  # nothing of it carries loss

@@ -45,10 +45,10 @@ def packed(lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0) -> P
         targets=targets,
         positions=torch.cat([torch.arange(n) for n in lengths]),
         sources=torch.arange(len(tokens)) % 2,
-        boundaries=torch.tensor(starts, dtype=torch.int32),
+        cu_seqlens=torch.tensor(starts, dtype=torch.int32),
         images=torch.randint(256, (max(1, num_pictures), *size), generator=draw, dtype=torch.uint8),
         slots=slots,
-        longest=max(lengths),
+        max_seqlen=max(lengths),
         num_targets=int((targets != IGNORE).sum()),
         num_padding=0,
         num_pairs=sum(n * (n + 1) // 2 for n in lengths),
@@ -58,7 +58,7 @@ def packed(lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0) -> P
 
 def alone(batch: PackedBatch, document: int) -> PackedBatch:
     """One document of a packed batch, with its picture if it has one."""
-    start, stop = batch.boundaries[document : document + 2].tolist()
+    start, stop = batch.cu_seqlens[document : document + 2].tolist()
     has_picture = document < len(batch.slots)
     targets = batch.targets[start:stop]
     return replace(
@@ -67,17 +67,17 @@ def alone(batch: PackedBatch, document: int) -> PackedBatch:
         targets=targets,
         positions=batch.positions[start:stop],
         sources=batch.sources[start:stop],
-        boundaries=torch.tensor([0, stop - start], dtype=torch.int32),
+        cu_seqlens=torch.tensor([0, stop - start], dtype=torch.int32),
         images=batch.images[document : document + 1] if has_picture else batch.images[:1],
         slots=batch.slots[document : document + 1] - start if has_picture else batch.slots[:0],
-        longest=stop - start,
+        max_seqlen=stop - start,
         num_targets=int((targets != IGNORE).sum()),
     )
 
 
 def hidden(model: LanguageModel, batch: PackedBatch) -> Tensor:
     """The decoder's output for every token."""
-    return model.decoder(model.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+    return model.decoder(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:

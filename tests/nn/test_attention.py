@@ -27,13 +27,13 @@ def dense(
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
-def boundaries(lengths: tuple[int, ...]) -> Tensor:
+def cu_seqlens(lengths: tuple[int, ...]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 def test_packed_equals_the_dense_mask_forward_and_backward(heads: int, kv_heads: int) -> None:
-    ends = boundaries(LENGTHS)
+    ends = cu_seqlens(LENGTHS)
     inputs = qkv(sum(LENGTHS), heads, kv_heads)
     expected = dense(*inputs, mask.causal(sum(LENGTHS)) & mask.document(ends))
     given = Packed(ends, max(LENGTHS)).attend(*inputs)
@@ -48,7 +48,7 @@ def test_packed_equals_the_dense_mask_forward_and_backward(heads: int, kv_heads:
 
 def test_a_document_has_exactly_no_gradient_on_another() -> None:
     inputs = qkv(sum(LENGTHS), 4, 2)
-    out = Packed(boundaries(LENGTHS), max(LENGTHS)).attend(*inputs)
+    out = Packed(cu_seqlens(LENGTHS), max(LENGTHS)).attend(*inputs)
     for gradient in torch.autograd.grad(out[6:23].square().sum(), inputs):  # the third document
         assert gradient[6:23].any()
         assert not gradient[:6].any()
@@ -57,8 +57,8 @@ def test_a_document_has_exactly_no_gradient_on_another() -> None:
 
 def test_empty_documents_change_nothing() -> None:
     inputs = qkv(7, 2, 2)
-    with_empty = Packed(boundaries((3, 0, 4, 0, 0)), 4).attend(*inputs)
-    assert torch.equal(with_empty, Packed(boundaries((3, 4)), 4).attend(*inputs))
+    with_empty = Packed(cu_seqlens((3, 0, 4, 0, 0)), 4).attend(*inputs)
+    assert torch.equal(with_empty, Packed(cu_seqlens((3, 4)), 4).attend(*inputs))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -74,8 +74,8 @@ def test_everything_equals_the_fused_kernel(causal: bool, length: int) -> None:
 def test_scores_are_exact_in_low_precision() -> None:
     exact = qkv(50, 2, 2)
     rounded = [x.detach().bfloat16() for x in exact]
-    given = Packed(boundaries((50,)), 50).attend(*rounded)
-    expected = Packed(boundaries((50,)), 50).attend(*(x.float() for x in rounded))
+    given = Packed(cu_seqlens((50,)), 50).attend(*rounded)
+    expected = Packed(cu_seqlens((50,)), 50).attend(*(x.float() for x in rounded))
     assert given.dtype == torch.bfloat16
     assert torch.equal(given, expected.bfloat16())
 
@@ -117,7 +117,7 @@ class Keeper(Everything):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
 def test_variable_length_kernel_equals_the_dense_mask(heads: int, kv_heads: int) -> None:
-    ends = boundaries(LENGTHS).cuda()
+    ends = cu_seqlens(LENGTHS).cuda()
     inputs = [x.detach().cuda().bfloat16() for x in qkv(sum(LENGTHS), heads, kv_heads)]
     given = Packed(ends, max(LENGTHS)).attend(*inputs)
     seen = (mask.causal(sum(LENGTHS)) & mask.document(ends.cpu())).cuda()

@@ -14,7 +14,7 @@ PROMPTS = (5, 1, 9)
 def logits(model: LanguageModel, documents: list[torch.Tensor]) -> torch.Tensor:
     """Of what follows each document, all tokens read at once."""
     batch = replace(packed([len(d) for d in documents]), tokens=torch.cat(documents))
-    return (hidden(model, batch) @ model.decoder.head.T)[batch.boundaries[1:] - 1]
+    return (hidden(model, batch) @ model.decoder.head.T)[batch.cu_seqlens[1:] - 1]
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def test_a_padding_document_after_the_prompts_is_ignored() -> None:
 @torch.no_grad()
 def test_prompts_with_pictures_are_read_as_in_training() -> None:
     model, batch = multimodal_model(), packed((9, 6), num_pictures=2)
-    expected = (hidden(model, batch) @ model.decoder.head.T)[batch.boundaries[1:] - 1]
+    expected = (hidden(model, batch) @ model.decoder.head.T)[batch.cu_seqlens[1:] - 1]
     assert PLACES < 6
     torch.testing.assert_close(model.prefill(batch, model.new_cache(2, 9)), expected, atol=1e-5, rtol=0)
 

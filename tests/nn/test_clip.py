@@ -114,7 +114,7 @@ def test_siglips_text_tower_looks_at_the_padding_and_wants_all_of_it() -> None:
     padded = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
     given, other = (model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, padded))
     assert not torch.allclose(given, other, atol=1e-3)
-    with pytest.raises(ValueError, match=r"padded to exactly 8 tokens, got 6; feed\.context"):
+    with pytest.raises(ValueError, match=r"padded to exactly 8 tokens, got 6; loader\.context"):
         model.encode_texts(batch.tokens[:, :6], batch.lengths)
 
 

@@ -21,7 +21,7 @@ from mm1.nn.model import adapt, initialise
 ENCODER, DECODER = 16, 24
 SQUARE, WIDE = (6, 6), (5, 9)
 
-CONNECTORS = classes_in(connectors, Connector)
+CONNECTORS = classes_in(Connector, connectors)
 every_connector = pytest.mark.parametrize("cls", CONNECTORS, ids=lambda c: c.__name__)
 
 

@@ -23,7 +23,7 @@ LENGTHS = (7, 1, 12, 5, 12, 3)
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
     model, batch = language_model(), packed(LENGTHS)
-    start, stop = batch.boundaries[document : document + 2].tolist()
+    start, stop = batch.cu_seqlens[document : document + 2].tolist()
     # Matrix products of other sizes sum in another order: states of unit size, measured 1e-6.
     torch.testing.assert_close(
         hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
@@ -33,7 +33,7 @@ def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
 def test_a_token_has_exactly_no_gradient_on_another_document() -> None:
     model, batch = language_model(), packed(LENGTHS)
     x = model.inputs(batch).detach().requires_grad_()
-    out = model.decoder(x, batch.positions, Packed(batch.boundaries, batch.longest))
+    out = model.decoder(x, batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
     (gradient,) = torch.autograd.grad(out[19].square().sum(), x)  # the last token of the third document
     reached = gradient.any(-1)
     assert reached.tolist() == [8 <= token < 20 for token in range(sum(LENGTHS))]

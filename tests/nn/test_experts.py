@@ -240,7 +240,7 @@ def test_weights_have_the_agreed_names_and_shapes() -> None:
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
     model, batch = sparse_model(every=1), packed(LENGTHS)
-    start, stop = batch.boundaries[document : document + 2].tolist()
+    start, stop = batch.cu_seqlens[document : document + 2].tolist()
     # As for dense blocks; measured 1.2e-6.
     torch.testing.assert_close(
         hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
@@ -252,7 +252,7 @@ def test_the_objective_holds_the_routers_losses_as_means_over_tokens() -> None:
     weights: dict[str, Any] = {"balance_loss": 0.3, "router_z_loss": 0.2, "every": 1}
     model, batch = sparse_model(**weights), packed(LENGTHS)
     losses, plain = model(batch), sparse_model(balance_loss=0.0, router_z_loss=0.0, every=1)(batch)
-    _, routings = model.decoder.routed(model.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+    _, routings = model.decoder.routed(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
     added = sum(0.3 * r.balance + 0.2 * r.z for r in routings.values())
     torch.testing.assert_close(losses.objective, plain.objective + batch.num_targets * added)
     twice = packed(LENGTHS + LENGTHS)
@@ -324,14 +324,14 @@ def test_generation_with_a_cache_equals_reading_everything_again() -> None:
     cache = model.new_cache(2, 16)
     with torch.no_grad():
         logits = model.prefill(batch, cache)
-        ends = batch.boundaries[1:].long() - 1
+        ends = batch.cu_seqlens[1:].long() - 1
         # Products of other shapes sum in another order: logits of unit size, measured 8e-7.
         torch.testing.assert_close(logits, (hidden(model, batch) @ model.decoder.head.T)[ends], atol=1e-5, rtol=0)
         new = logits.argmax(-1)
         step = model.step(new, cache)
         longer = [torch.cat((batch.tokens[a:b], t[None])) for a, b, t in ((0, 5, new[0]), (5, 14, new[1]))]
         read = replace(packed((6, 10)), tokens=torch.cat(longer))
-        expected = (hidden(model, read) @ model.decoder.head.T)[read.boundaries[1:].long() - 1]
+        expected = (hidden(model, read) @ model.decoder.head.T)[read.cu_seqlens[1:].long() - 1]
         torch.testing.assert_close(step, expected, atol=1e-5, rtol=0)
 
 

@@ -10,7 +10,7 @@ from mm1.nn.connectors import Connector
 from mm1.nn.mm1 import MM1
 
 LENGTHS = (9, 5, 12, 6)
-every_connector = pytest.mark.parametrize("cls", classes_in(connectors, Connector), ids=lambda c: c.__name__)
+every_connector = pytest.mark.parametrize("cls", classes_in(Connector, connectors), ids=lambda c: c.__name__)
 
 
 @every_connector
@@ -27,7 +27,7 @@ def test_every_parameter_learns_and_changes_in_one_step(cls: type[Connector]) ->
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
     model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
-    start, stop = batch.boundaries[document : document + 2].tolist()
+    start, stop = batch.cu_seqlens[document : document + 2].tolist()
     # As for text; measured 0 at these sizes.
     torch.testing.assert_close(
         hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
@@ -39,7 +39,7 @@ def test_another_documents_picture_moves_nothing() -> None:
     changed = batch.images.clone()
     changed[1] = 255 - changed[1]
     a, b = hidden(model, batch), hidden(model, replace(batch, images=changed))
-    start, stop = batch.boundaries[1:3].tolist()
+    start, stop = batch.cu_seqlens[1:3].tolist()
     assert (a != b).any(-1).tolist() == [start <= token < stop for token in range(sum(LENGTHS))]
 
 

@@ -15,12 +15,12 @@ from tiny import tokenizer
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
+from mm1.data.image_processing import Views
 from mm1.data.tokenizer import Tokenizer
-from mm1.data.views import Views
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.nn.features import Features
-from mm1.train.folder import load_model, read_config, start_part
+from mm1.runs.folder import load_model, read_config, start_part
 
 CLOSE = {"atol": 2e-5, "rtol": 0.0}
 """Features of unit size after 2 or 3 blocks, whose sums run in another order there. Measured at most 8.2e-6 (CLIP's

@@ -9,11 +9,11 @@ from parity.encoders import normed, pictures
 from published import TEXTS, write_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Text
 from mm1.export.import_model import import_model
+from mm1.loader.collate import Span, collate
 from mm1.nn.attention import Packed
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 
 pytestmark = pytest.mark.long
 
@@ -55,7 +55,7 @@ def test_a_decoder_3072_wide(tmp_path: Path) -> None:
     ours: Any = model
     sequence = renderer(Document((Text(" ".join(TEXTS) * 3),)), end=False)
     batch = collate([[Span.whole(sequence)]], renderer)
-    hidden = ours.decoder(ours.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))
+    hidden = ours.decoder(ours.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
     logits = (hidden @ ours.decoder.head.T)[:, :rows]  # the import has added tokens
     expected = theirs(input_ids=torch.as_tensor(sequence.tokens)[None].long()).logits[0]
     # Logits of unit size, fp32, sums of up to 4096 products in another order; measured 4.5e-6 (with 8192).

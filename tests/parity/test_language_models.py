@@ -10,13 +10,13 @@ from published import FAMILIES, TEXTS, write_model
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-from mm1.data.collate import Span, collate
 from mm1.data.document import Document, Text
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.infer.predictor import Predictor
+from mm1.loader.collate import Span, collate
 from mm1.nn.attention import Packed
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 
 LOGITS = 1e-4
 """In standard deviations of the logits, fp32: three blocks whose products are summed in another order. Measured at most
@@ -30,7 +30,7 @@ def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
     model, renderer, _ = load_model(run, CPU)
     sequences = [renderer(Document((Text(text),)), end=False) for text in texts]
     batch = collate([[Span.whole(s) for s in sequences]], renderer)
-    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.boundaries, batch.longest))  # type: ignore[attr-defined]
+    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))  # type: ignore[attr-defined]
     return list((hidden @ model.decoder.head.T).split([len(s.tokens) for s in sequences]))  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from mm1.data.views import Views, pixels_of
+from mm1.data.image_processing import Views, pixels_of
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow  # importing it takes seconds

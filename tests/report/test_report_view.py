@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from fake_demo import png
-from test_report_demo import check_self_contained, parse
+from pictures import png
+from test_report import check_self_contained, parse
 
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText, write_view
 
@@ -28,7 +28,7 @@ CHAT = ViewDocument(
     length=40,
     num_targets=2,
 )
-ROW = ViewRow((CAPTION, CHAT), row_length=32, max_images=4)
+ROW = ViewRow((CAPTION, CHAT), sequence_length=32, max_images=4)
 
 
 def test_counts_of_a_row() -> None:
@@ -55,7 +55,7 @@ def test_page_shows_text_loss_pictures_and_padding(tmp_path: Path) -> None:
 
 def test_a_full_row_has_no_padding(tmp_path: Path) -> None:
     out = tmp_path / "view.html"
-    write_view([ViewRow((CAPTION,), row_length=20, max_images=4)], out, title="rows")
+    write_view([ViewRow((CAPTION,), sequence_length=20, max_images=4)], out, title="rows")
     assert "of padding" not in out.read_text()
 
 

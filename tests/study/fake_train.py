@@ -31,5 +31,5 @@ if rate == 9.0:  # saves when it is told to stop, the first time that it runs
         time.sleep(60)
 best = 0.5 * config["model"]["decoder"]["dim"] ** -0.8
 loss = math.exp(1 + 0.05 * math.log(rate / best) ** 2 + 0.1 * config["seed"])
-(folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "held_out": loss}) + "\n")
+(folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "validation": loss}) + "\n")
 (folder / "summary.json").write_text(json.dumps({"finished": True}))

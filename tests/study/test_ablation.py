@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import worlds
 
-from mm1.report.runs import RunFolder
+from mm1.runs.results import RunFolder
 from mm1.study.ablation import Lesson, Measure, Study, better, judge
 from mm1.study.page import contrast_text
 from mm1.study.places import Here
@@ -47,7 +47,7 @@ def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
 
 
 def _minus_loss(run: RunFolder) -> float | None:
-    held = run.curve("held_out")
+    held = run.curve("validation")
     return -held[-1][1] if held else None
 
 

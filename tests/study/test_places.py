@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from mm1.catalog import study_command
 from mm1.config import ConfigError, UserError
-from mm1.recipes.studies import study_command
 from mm1.study.places import JOB, OnRay, OnSlurm, Place, Work
 from mm1.study.plan import Plan, attempts
 from mm1.study.runner import Runner
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
 def add(plan: Plan, rate: float, **init: str) -> str:
-    run = Run.Config(init=init)
+    run = Trainer.Config(init=init)
     run.optimizer.peak_lr = rate
     return plan.add("run", run)
 

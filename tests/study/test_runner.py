@@ -14,13 +14,13 @@ from mm1.config import ConfigError, UserError
 from mm1.study.places import Here
 from mm1.study.plan import Plan, attempts
 from mm1.study.runner import Runner
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
-def config(rate: float, init: Mapping[str, str] | None = None, **fields: int) -> Run.Config:
-    run = Run.Config(init=dict(init or {}), **fields)  # type: ignore[arg-type]
+def config(rate: float, init: Mapping[str, str] | None = None, **fields: int) -> Trainer.Config:
+    run = Trainer.Config(init=dict(init or {}), **fields)  # type: ignore[arg-type]
     run.optimizer.peak_lr = rate
     return run
 

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from mm1.config import ConfigError, UserError
-from mm1.recipes.lr_law import describe, language_model_grid, mm1_grid
+from mm1.miniature.lr_law import language_model_grid, mm1_grid
+from mm1.recipes.lr_law import describe
 from mm1.study import runner
 from mm1.study.law import fit, read_points
 from mm1.study.law_page import verdict, write_law_page
 from mm1.study.places import Here
 from mm1.study.plan import Plan
 from mm1.study.scaling import Grid, search
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
 def make(dim: int, plan: Plan, lr: float, seed: int) -> str:
-    config = Run.Config(seed=seed)
+    config = Trainer.Config(seed=seed)
     config.model.decoder.dim, config.optimizer.peak_lr = dim, lr  # type: ignore[attr-defined]
     return plan.add("joint", config)
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from worlds import make_world, pretrain
 
-from mm1.train.adafactor import Adafactor
 from mm1.train.optimizer import Optimizer
-from mm1.train.run import Run
+from mm1.train.optimizers.adafactor import Adafactor
+from mm1.train.trainer import Trainer
 
 SHAPES = ((7, 5), (4,), (3, 4, 6), (2, 3, 1, 1), (1, 5))
 
@@ -24,13 +24,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def tuned(world: Path, **fields: Any) -> Run.Config:
+def tuned(world: Path, **fields: Any) -> Trainer.Config:
     config = pretrain(world, steps=8, **fields)
-    config.optimizer = Optimizer.Config(rule="adafactor", peak_lr=1e-2, warmup=2, end_fraction=0.0)
+    config.optimizer = Optimizer.Config(rule="adafactor", peak_lr=1e-2, warmup_steps=2, min_lr_ratio=0.0)
     return config
 
 
-def fit(config: Run.Config, folder: Path, resume: bool = False) -> Path:
+def fit(config: Trainer.Config, folder: Path, resume: bool = False) -> Path:
     config.build(folder=folder, resume=resume).fit()
     return folder
 
@@ -86,16 +86,16 @@ def test_a_matrix_has_the_state_of_its_edges() -> None:
 @pytest.fixture(scope="module")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs: `whole`, and `cut`, which was killed after it had saved its first checkpoint."""
-    folder, save = tmp_path_factory.mktemp("runs"), Run._save
+    folder, save = tmp_path_factory.mktemp("runs"), Trainer._save
 
-    def gone(self: Run) -> None:
+    def gone(self: Trainer) -> None:
         save(self)
         self.checkpoints.finish()
         raise RuntimeError("gone")
 
     fit(tuned(world), folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_save", gone)
+        patch.setattr(Trainer, "_save", gone)
         with pytest.raises(RuntimeError, match="gone"):
             fit(tuned(world), folder / "cut")
     return folder

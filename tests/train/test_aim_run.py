@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from worlds import make_world, pretrain, reconstructive
 
 from mm1.config import ConfigError
-from mm1.data.feed import Step
+from mm1.loader.loader import StepBatches
 from mm1.nn.position import interpolate, sincos
-from mm1.train.folder import load_model
-from mm1.train.run import Run
+from mm1.runs.folder import load_model
+from mm1.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def aim(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(reconstructive(world), tmp_path_factory.mktemp("runs") / "aim")
 
 
-def fit(config: Run.Config, folder: Path, **facts: Any) -> Path:
+def fit(config: Trainer.Config, folder: Path, **facts: Any) -> Path:
     config.build(folder=folder, **facts).fit()
     return folder
 
 
-def multimodal(world: Path, aim: Path, image_size: int) -> Run.Config:
+def multimodal(world: Path, aim: Path, image_size: int) -> Trainer.Config:
     """An MM1 run whose encoder is the AIM run's, at some resolution."""
     config = pretrain(world, steps=2, init={"encoder": str(aim)})
     config.model.encoder = replace(reconstructive(world).model.encoder, image_size=image_size)  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ def test_learns_and_counts_images(aim: Path) -> None:
     trained = [line for line in lines if "loss" in line]
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert {line["images"] for line in trained} == {2 * 8}
-    assert lines[-1].keys() == {"step", "held_out"}
+    assert lines[-1].keys() == {"step", "validation"}
     summary = json.loads((aim / "summary.json").read_text())
     assert set(summary["params"]) == {"encoder", "head"}
 
@@ -53,15 +53,15 @@ def test_learns_and_counts_images(aim: Path) -> None:
 def test_an_interrupted_run_draws_the_same_prefixes(
     aim: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = Run._update
+    update = Trainer._update
 
-    def ending(self: Run, data: Step, speed: Any) -> None:
+    def ending(self: Trainer, data: StepBatches, speed: Any) -> None:
         update(self, data, speed)
         if self.step == 6:
             raise RuntimeError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_update", ending)
+        patch.setattr(Trainer, "_update", ending)
         with pytest.raises(RuntimeError, match="gone"):
             fit(reconstructive(world), tmp_path / "cut")
     cut = fit(reconstructive(world), tmp_path / "cut", resume=True)

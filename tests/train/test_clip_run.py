@@ -9,14 +9,14 @@ import pytest
 import torch
 from worlds import contrastive, make_world
 
+from mm1.catalog import recipe
 from mm1.config import ConfigError
-from mm1.eval.benchmarks.miniature import Miniature
-from mm1.eval.classes.miniature import MiniatureClasses
+from mm1.eval.evaluate_run import evaluate_run
 from mm1.eval.zero_shot import ZeroShot
+from mm1.miniature.benchmarks import Miniature
+from mm1.miniature.classes import MiniatureClasses
 from mm1.nn.position import interpolate
-from mm1.recipes import recipe
-from mm1.train.evaluate_run import evaluate_run
-from mm1.train.folder import load_model, read_config
+from mm1.runs.folder import load_model, read_config
 
 
 @pytest.fixture(scope="module")

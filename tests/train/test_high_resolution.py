@@ -13,7 +13,7 @@ from worlds import make_world, pretrain
 from mm1.data.document import Document, Text
 from mm1.infer.predictor import Predictor
 from mm1.nn.position import interpolate
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def test_a_pretrained_model_is_tuned_at_another_resolution(
 ) -> None:
     config: Any = pretrain(world, steps=2, init=dict.fromkeys(FROM_PRETRAINED, str(pretrained)), frozen=("encoder",))
     config.model.encoder.image_size, config.model.encoder.resize = 16, "pad"
-    config.feed.split, config.feed.min_tiles, config.feed.max_tiles = split, 4, 6
-    config.feed.max_images = 16
+    config.loader.split, config.loader.min_tiles, config.loader.max_tiles = split, 4, 6
+    config.loader.max_images = 16
     folder = fit(config, tmp_path / "tuned")
 
     old, new = (load_file(run / "model.safetensors")["encoder.position"] for run in (pretrained, folder))

@@ -11,9 +11,9 @@ from worlds import make_world, pretrain, text_only
 
 from mm1.batch import move
 from mm1.config import ConfigError
-from mm1.train.folder import load_model
+from mm1.runs.folder import load_model
 from mm1.train.lora import Lora
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 pytest.importorskip("peft", reason="the extra `lora` is not installed")
 
@@ -23,11 +23,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def adapted(world: Path, origin: Path) -> Run.Config:
+def adapted(world: Path, origin: Path) -> Trainer.Config:
     return text_only(world, steps=8, init={"decoder": str(origin)}, lora=Lora.Config(rank=4, alpha=8.0))
 
 
-def fit(config: Run.Config, folder: Path, resume: bool = False) -> dict[str, torch.Tensor]:
+def fit(config: Trainer.Config, folder: Path, resume: bool = False) -> dict[str, torch.Tensor]:
     config.build(folder=folder, resume=resume).fit()
     return load_file(folder / "model.safetensors")
 
@@ -51,22 +51,22 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
     assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} == set(Lora.Config().targets)
     assert len(changed) == 2 * 4
 
-    batch = next(iter(run.feed.held_out(rank=0, world_size=1)))
+    batch = next(iter(run.loader.validation(rank=0, world_size=1)))
     batch = move(batch, run.device)
     model, _, _ = load_model(tmp_path / "whole", run.device)
     with torch.no_grad():
         mean, plain = run.model(batch).means["loss"], model(batch).means["loss"]
     torch.testing.assert_close(plain.total, mean.total, rtol=1e-5, atol=0.0)
 
-    save = Run._save
+    save = Trainer._save
 
-    def gone(self: Run) -> None:
+    def gone(self: Trainer) -> None:
         save(self)
         self.checkpoints.finish()
         raise RuntimeError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_save", gone)
+        patch.setattr(Trainer, "_save", gone)
         with pytest.raises(RuntimeError, match="gone"):
             fit(adapted(world, tmp_path / "origin"), tmp_path / "cut")
     cut = fit(adapted(world, tmp_path / "origin"), tmp_path / "cut", resume=True)

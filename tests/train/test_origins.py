@@ -8,16 +8,16 @@ import worlds
 
 from mm1 import cli
 from mm1 import config as configs
+from mm1.catalog import recipe
 from mm1.config import ConfigError
 from mm1.files import write_json
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
-from mm1.recipes import recipe
 from mm1.train.origins import adopt, check_kept, say_kept
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 
-def write_config(folder: Path, config: Run.Config) -> Path:
+def write_config(folder: Path, config: Trainer.Config) -> Path:
     folder.mkdir(exist_ok=True)
     write_json(folder / "config.json", configs.to_json(config))
     return folder
@@ -26,7 +26,7 @@ def write_config(folder: Path, config: Run.Config) -> Path:
 def joint(tmp_path: Path, **decoder: object) -> Path:
     """The config of a run with an encoder of 16 pixels and a decoder 32 wide."""
     config = MM1.Config(encoder=replace(worlds.encoder(), image_size=16), decoder=replace(worlds.decoder(), **decoder))
-    return write_config(tmp_path / "joint", Run.Config(model=config))
+    return write_config(tmp_path / "joint", Trainer.Config(model=config))
 
 
 def test_a_part_takes_the_shape_of_its_origin_and_what_changed_is_said(

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from worlds import contrastive, make_world, pretrain, reconstructive, text_only
 
 from mm1.config import ConfigError
-from mm1.data.feed import Step
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
-from mm1.train.folder import load_model, start_part
+from mm1.loader.loader import StepBatches
+from mm1.runs.folder import load_model, start_part
 from mm1.train.optimizer import Optimizer
-from mm1.train.run import Diverged, Interrupted, Run
+from mm1.train.trainer import Diverged, Interrupted, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines(folder) if "loss" in line]
 
 
-def fit(config: Run.Config, folder: Path, **facts: Any) -> Path:
+def fit(config: Trainer.Config, folder: Path, **facts: Any) -> Path:
     config.build(folder=folder, **facts).fit()
     return folder
 
@@ -53,16 +53,16 @@ def whole(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     """Makes the next run end in its `step`-th update: politely by a signal, or as `kill -9` does."""
-    update = Run._update
+    update = Trainer._update
 
-    def ending(self: Run, data: Step, speed: Any) -> None:
+    def ending(self: Trainer, data: StepBatches, speed: Any) -> None:
         update(self, data, speed)
         if self.step + 1 == step:
             if how == "kill":
                 raise RuntimeError("gone")
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Run, "_update", ending)
+    monkeypatch.setattr(Trainer, "_update", ending)
 
 
 @pytest.mark.parametrize("make", [pretrain, text_only, contrastive, reconstructive])
@@ -71,7 +71,7 @@ def test_every_kind_of_run_learns_and_leaves_a_whole_folder(make: Any, world: Pa
     trained = [line for line in lines(folder) if "loss" in line]
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert [line["step"] for line in trained] == list(range(2, 25, 2))
-    assert any("held_out" in line for line in lines(folder))
+    assert any("validation" in line for line in lines(folder))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
     assert all(count > 0 for count in summary["params"].values())
@@ -122,16 +122,16 @@ def test_a_folder_holds_one_run(world: Path, tmp_path: Path) -> None:
 
 def test_micro_batches_do_not_change_the_result(plain: Path, world: Path, tmp_path: Path) -> None:
     """Losses of 12 steps: worst measured 1.2e-7 relative; the order of fp32 sums differs."""
-    for micro_rows in (4, 1):
+    for micro_batch_size in (4, 1):
         config = pretrain(world)
-        assert config.feed.micro_rows == 2  # type: ignore[attr-defined]
-        config.feed.micro_rows = micro_rows  # type: ignore[attr-defined]
-        assert losses(fit(config, tmp_path / str(micro_rows))) == pytest.approx(losses(plain), rel=1e-5)
+        assert config.loader.micro_batch_size == 2  # type: ignore[attr-defined]
+        config.loader.micro_batch_size = micro_batch_size  # type: ignore[attr-defined]
+        assert losses(fit(config, tmp_path / str(micro_batch_size))) == pytest.approx(losses(plain), rel=1e-5)
 
 
 def test_recomputation_does_not_change_the_result(plain: Path, world: Path, tmp_path: Path) -> None:
-    for every in (1, 2):
-        run = fit(pretrain(world, recompute=every), tmp_path / str(every))
+    for mode in ("full", "selective"):
+        run = fit(pretrain(world, activation_checkpointing=mode), tmp_path / mode)
         assert losses(run) == pytest.approx(losses(plain), rel=1e-6)
 
 
@@ -193,7 +193,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(rule: Any,
     assert all(p.grad is None for p in run.model.parameters())
 
 
-def _whole_state(run: Run) -> dict[str, torch.Tensor]:
+def _whole_state(run: Trainer) -> dict[str, torch.Tensor]:
     """Weights and the optimizer's memory of them."""
     found = {}
     for name, p in run.model.named_parameters():
@@ -211,10 +211,10 @@ def test_a_run_that_stays_broken_stops(world: Path, tmp_path: Path, monkeypatch:
 
 def test_the_schedule_warms_up_and_falls_to_a_tenth(world: Path) -> None:
     model = text_only(world).model.build(vocab_size=30)
-    optimizer = Optimizer.Config(peak_lr=1.0, warmup=4).build(model=model, steps=104)
+    optimizer = Optimizer.Config(peak_lr=1.0, warmup_steps=4).build(model=model, steps=104)
     rates = [optimizer.learning_rate(step) for step in (0, 3, 4, 54, 104, 500)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
-    to_zero = Optimizer.Config(peak_lr=1.0, warmup=4, end_fraction=0.0).build(model=model, steps=104)
+    to_zero = Optimizer.Config(peak_lr=1.0, warmup_steps=4, min_lr_ratio=0.0).build(model=model, steps=104)
     assert [to_zero.learning_rate(step) for step in (4, 54, 104)] == pytest.approx([1.0, 0.5, 0.0])
 
 
@@ -229,6 +229,6 @@ def test_only_matrices_decay_and_parts_have_their_own_rate(world: Path) -> None:
 
 def test_rows_that_do_not_divide_are_an_error_before_training(world: Path, tmp_path: Path) -> None:
     config = pretrain(world)
-    config.feed.micro_rows = 3  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 3  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="does not divide"):
         fit(config, tmp_path / "run")

@@ -13,8 +13,8 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
-from mm1.train.folder import load_model, start_part
-from mm1.train.run import Run
+from mm1.runs.folder import load_model, start_part
+from mm1.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def fit(config: Run.Config, folder: Path) -> list[dict[str, Any]]:
+def fit(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
     config.build(folder=folder).fit()
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -32,14 +32,14 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 
 def test_a_run_with_experts_learns_logs_its_routers_and_can_be_recomputed(world: Path, tmp_path: Path) -> None:
-    plain, again = (fit(sparse(world, recompute=n), tmp_path / str(n)) for n in (0, 1))
+    plain, again = (fit(sparse(world, activation_checkpointing=mode), tmp_path / mode) for mode in ("none", "full"))
     assert losses(plain)[-1] < losses(plain)[0]
     assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
     line = next(line for line in reversed(plain) if "loss" in line)
     loads = [line[f"router/load/1/{expert}"] for expert in range(3)]
     assert sum(loads) == pytest.approx(3)
     assert {"router/balance", "router/z", "router/dropped", "router/entropy/1"} <= line.keys()
-    load_model(tmp_path / "0", torch.device("cpu"))
+    load_model(tmp_path / "none", torch.device("cpu"))
 
 
 def test_a_decoder_of_experts_starts_from_a_dense_run(world: Path, tmp_path: Path) -> None:

@@ -12,5 +12,5 @@ def test_tensorboard_gets_what_metrics_jsonl_gets(tmp_path: Path) -> None:
     config.build(folder=tmp_path / "run").fit()
     log = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     log.Reload()
-    assert {"loss", "lr", "tokens_per_second", "held_out"} <= set(log.Tags()["scalars"])
+    assert {"loss", "lr", "tokens_per_second", "validation"} <= set(log.Tags()["scalars"])
     assert [event.step for event in log.Scalars("loss")] == [2, 4]

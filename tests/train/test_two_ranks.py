@@ -16,7 +16,7 @@ from mm1 import config as configs
 from mm1.eval.classes.folders import Folders
 from mm1.eval.zero_shot import ZeroShot
 from mm1.nn.aim import AIM
-from mm1.train.run import Run
+from mm1.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def fit(config: Run.Config, folder: Path, resume: bool) -> None:
+def fit(config: Trainer.Config, folder: Path, resume: bool) -> None:
     config.build(folder=folder, resume=resume).fit()
 
 
-def train(config: Run.Config, folder: Path, *, ranks: int, resume: bool = False) -> list[dict[str, Any]]:
+def train(config: Trainer.Config, folder: Path, *, ranks: int, resume: bool = False) -> list[dict[str, Any]]:
     if ranks == 1:
         fit(config, folder, resume)
     else:
@@ -36,7 +36,7 @@ def train(config: Run.Config, folder: Path, *, ranks: int, resume: bool = False)
     return metrics(folder)
 
 
-def launch(config: Run.Config, folder: Path) -> list[dict[str, Any]]:
+def launch(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
     """`mm1 train` on two ranks, as a user starts it."""
     stored = folder.with_suffix(".json")
     stored.write_text(json.dumps(configs.to_json(config)))
@@ -63,13 +63,13 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
     One page in ten: some micro-batches have pictures on one rank and none on the other.
     """
     config = pretrain(world)
-    config.feed.weights = {"pages": 0.1, "captions": 0.0, "text": 0.9}  # type: ignore[attr-defined]
-    config.feed.micro_rows = 1  # type: ignore[attr-defined]
+    config.loader.weights = {"pages": 0.1, "captions": 0.0, "text": 0.9}  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 1  # type: ignore[attr-defined]
     one = train(config, tmp_path / "one", ranks=1)
     two = launch(config, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert [line.get("tokens/pages") for line in two] == [line.get("tokens/pages") for line in one]
-    held = [[line["held_out"] for line in lines if "held_out" in line][-1] for lines in (one, two)]
+    held = [[line["validation"] for line in lines if "validation" in line][-1] for lines in (one, two)]
     assert held[1] == pytest.approx(held[0], rel=1e-4)
 
     config.steps = 16
@@ -101,8 +101,8 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path) -> None:
     """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they would see on one rank."""
-    config = sparse(world, recompute=1)
-    config.feed.micro_rows = 1  # type: ignore[attr-defined]
+    config = sparse(world, activation_checkpointing="full")
+    config.loader.micro_batch_size = 1  # type: ignore[attr-defined]
     one, two = (train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     for name in ("router/balance", "router/dropped", "router/load/1/2"):
@@ -110,7 +110,7 @@ def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path
         assert each[1] == pytest.approx(each[0], rel=1e-5)
 
 
-def fit_without_draws(config: Run.Config, folder: Path, resume: bool) -> None:
+def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> None:
     """Prefixes as in evaluation, from the pixels: those of training are drawn, by each rank for itself."""
     drawn = AIM.prefixes
     AIM.prefixes = lambda self, images: 1 + images.sum((1, 2, 3)) % (self.num_patches - 1)  # type: ignore[method-assign]
@@ -124,7 +124,7 @@ def fit_without_draws(config: Run.Config, folder: Path, resume: bool) -> None:
 def test_pictures_are_foretold_on_two_ranks_as_on_one(world: Path, tmp_path: Path) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
-    config.feed.micro_batch = 2  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 2  # type: ignore[attr-defined]
     fit_without_draws(config, tmp_path / "one", False)
     on_ranks(2, fit_without_draws, config, tmp_path / "two", False)
     one, two = (losses(metrics(tmp_path / name)) for name in ("one", "two"))

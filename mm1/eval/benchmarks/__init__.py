@@ -12,7 +12,7 @@ asked, which demonstrations precede them and how a prompt is put together is dec
               Question: how many? Short answer: 3
               <image>Question: what colour? Short answer:
 
-After fine-tuning, with `chat`, each question is a user's turn as `mm1.data.sources.instructions` lays it out, and each
+After fine-tuning, with `chat`, each question is a user's turn as `mm1.prepare.sources.instructions` lays it out, and each
 demonstration's answer has its end token.
 
 0 shots have two meanings, and their numbers differ: no demonstrations at all, or, as in Flamingo (Alayrac et al. 2022,
@@ -33,8 +33,8 @@ from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.images import ImageError, probe
-from mm1.eval.exam import Exam, Line, Split, gather, share
-from mm1.eval.rices import Pictures, Rices
+from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
+from mm1.eval.rices import Pictures, Rices, open_rices
 from mm1.infer.predictor import Predictor
 from mm1.infer.trained import Trained
 from mm1.nn.model import Model
@@ -64,7 +64,7 @@ class Question:
         return Counter(answer for answer in self.answers if answer.strip()).most_common(1)[0][0]
 
 
-class Benchmark(Exam):
+class Benchmark(Evaluator):
     """Questions with a score. Records are small; a picture is read only when its question is asked."""
 
     EXAMPLE: ClassVar[Any]
@@ -76,7 +76,7 @@ class Benchmark(Exam):
     needs = {"prefill": "a language model"}
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Exam.Config):
+    class Config(Evaluator.Config):
         max_tokens: int = 16
         """Tokens of an answer at most."""
         stop: tuple[str, ...] = ("\n",)
@@ -100,7 +100,7 @@ class Benchmark(Exam):
         super().__init__(config)
         self.config = config
         self.rices: Rices | None = None
-        """Given by whoever can open run folders, where `retrieval` names one."""
+        """Finds the shots where `retrieval` names a run folder; opened by `check`."""
         self.kept: dict[int, Document] = {}
         """Train record -> demonstration, where `same_shots` brings it again and again."""
         if config.draws < 1:
@@ -113,7 +113,7 @@ class Benchmark(Exam):
     def check(self, model: Model) -> None:
         super().check(model)
         if self.config.retrieval and self.rices is None:
-            raise ConfigError(f"retrieval={self.config.retrieval}: ask through `mm1 eval` or a run, which open it")
+            self.rices = open_rices(Path(self.config.retrieval))
 
     def question(self, record: Any) -> Question:
         raise NotImplementedError

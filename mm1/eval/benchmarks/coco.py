@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotated import Captioned, Captions
-from mm1.eval.annotations import Folder, given, index, one_line
+from mm1.eval.annotation_files import Folder, given, index, one_line
 from mm1.eval.benchmarks import Split
+from mm1.eval.captioning_and_vqa import Captioned, Captions
 
 
 class Coco(Captions):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotated import Asked, ShortAnswers
-from mm1.eval.annotations import Folder, given
+from mm1.eval.annotation_files import Folder, given
 from mm1.eval.benchmarks import PIXEL, Split
+from mm1.eval.captioning_and_vqa import Asked, ShortAnswers
 from mm1.eval.metrics import exact_match
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotated import Captioned
-from mm1.eval.annotations import Folder
+from mm1.eval.annotation_files import Folder
 from mm1.eval.benchmarks import Split
 from mm1.eval.benchmarks.coco import Coco
+from mm1.eval.captioning_and_vqa import Captioned
 from mm1.eval.cider import cider
-from mm1.eval.exam import Line
+from mm1.eval.evaluator import Line
 
 
 @dataclass(frozen=True, slots=True)

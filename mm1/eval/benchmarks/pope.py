@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotated import Asked, ShortAnswers
-from mm1.eval.annotations import Folder, index, read_lines
+from mm1.eval.annotation_files import Folder, index, read_lines
 from mm1.eval.benchmarks import PIXEL, Split
-from mm1.eval.exam import Line
+from mm1.eval.captioning_and_vqa import Asked, ShortAnswers
+from mm1.eval.evaluator import Line
 
 NOES = {"no", "No", "not"}
 

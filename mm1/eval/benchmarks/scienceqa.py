@@ -25,9 +25,9 @@ import numpy as np
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
-from mm1.eval.annotations import Folder, read_json
+from mm1.eval.annotation_files import Folder, read_json
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split, picture
-from mm1.eval.exam import Line
+from mm1.eval.evaluator import Line
 
 ENDING = "Answer:"
 ENDING_IN_CHAT = "Answer with the option's letter from the given choices directly."

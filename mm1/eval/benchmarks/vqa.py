@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mm1.config import ConfigError
-from mm1.eval.annotated import Asked, ShortAnswers
-from mm1.eval.annotations import Folder, given, index
+from mm1.eval.annotation_files import Folder, given, index
 from mm1.eval.benchmarks import Split
+from mm1.eval.captioning_and_vqa import Asked, ShortAnswers
 
 
 class Vqa(ShortAnswers):

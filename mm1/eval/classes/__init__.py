@@ -10,7 +10,7 @@ from typing import Any
 
 from mm1.config import Configurable
 from mm1.data.document import Image
-from mm1.eval.exam import Split
+from mm1.eval.evaluator import Split
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from mm1.config import ConfigError
-from mm1.eval.annotations import read_json
+from mm1.eval.annotation_files import read_json
 from mm1.eval.benchmarks import picture
 from mm1.eval.classes import Classes, Labelled
-from mm1.eval.exam import Split
+from mm1.eval.evaluator import Split
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 

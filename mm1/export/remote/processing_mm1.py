@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from mm1.data.views import Views, decode, pixels_of
+from mm1.data.image_processing import Views, decode, pixels_of
 
 GUARD, BOUNDARY = "\ue000", "\ue001"
 """Private characters: one inside what only looks like a control token, one between texts that are tokenised apart."""

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from mm1.config import UserError
-from mm1.data.prepare import prepare
-from mm1.data.shards import Shards
+from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
+from mm1.prepare.pipeline import prepare
 
 Case = Callable[[Path, pytest.MonkeyPatch], str]
 """(an empty folder, for setting limits) -> what came of it."""

@@ -10,8 +10,8 @@ import pytest
 from raw_files import jpeg, pairs, write_tar
 
 from cases import Case, plain, prepared, refused
-from mm1.data.prepare import find_files
-from mm1.data.sources.captions import Captions
+from mm1.prepare.pipeline import find_files
+from mm1.prepare.sources.captions import Captions
 
 
 def cut(folder: Path, _: pytest.MonkeyPatch) -> str:

@@ -7,7 +7,7 @@ from raw_files import jpeg, pairs, write_tar
 
 from cases import Case, prepared, refused, tokenizer
 from mm1.data.document import Text
-from mm1.data.shards import Shards
+from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import Tokenizer
 
 PICTURE = ("bad.jpg", jpeg())

@@ -10,8 +10,8 @@ import pytest
 from raw_files import chat, jpeg, write_lines
 
 from cases import Case, prepared, refused
-from mm1.data import verify
-from mm1.data.sources import DOT
+from mm1.prepare import verify
+from mm1.prepare.sources import DOT
 
 
 def line(bad: bytes) -> Case:

@@ -15,10 +15,11 @@ import pytest
 from raw_files import pairs, write_tar
 
 from cases import Case, plain, prepared, refused, tokenizer
-from mm1.data import ingest, shards
-from mm1.data import prepare as module
-from mm1.data.ingest import Job
-from mm1.data.prepare import prepare
+from mm1.data.prepared import shards
+from mm1.prepare import convert as ingest
+from mm1.prepare import pipeline as module
+from mm1.prepare.convert import Job
+from mm1.prepare.pipeline import prepare
 
 
 def raw(folder: Path) -> Path:
@@ -88,7 +89,8 @@ def killed(folder: Path, _: pytest.MonkeyPatch) -> str:
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from mm1.data import prepare, ingest
+from mm1.prepare import pipeline as prepare
+from mm1.prepare import convert as ingest
 def read(job, report):
     if job.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import pytest
 from raw_files import jpeg, write_lines, write_pages
 
 from cases import Case, prepared, refused
-from mm1.data.sources import DOT
+from mm1.prepare.sources import DOT
 
 GOOD = {"images": [None, DOT], "texts": ["good", None]}
 

@@ -10,9 +10,10 @@ from PIL import Image as Pillow
 from raw_files import jpeg, pairs, write_tar
 
 from cases import Case, prepared
-from mm1.data import verify, views
+from mm1.data import image_processing as views
 from mm1.data.images import decode
-from mm1.data.shards import Shards
+from mm1.data.prepared.shards import Shards
+from mm1.prepare import verify
 
 
 def in_tar(data: bytes, kind: str = "jpg") -> Case:

@@ -1,4 +1,4 @@
-"""Prepared folders, while a feed opens them and while it has them in use."""
+"""Prepared folders, while a loader opens them and while it has them in use."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from worlds import make_world, pretrain
 
 from cases import Case, plain, refused
 from mm1.config import ConfigError
-from mm1.data.feed import Step
-from mm1.data.shards import Shards
+from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.renderer import make_renderer
+from mm1.loader.loader import StepBatches
 
 
-def steps(folder: Path, workers: int = 0) -> Iterator[Step]:
+def steps(folder: Path, workers: int = 0) -> Iterator[StepBatches]:
     run = pretrain(folder)
-    feed = replace(run.feed, workers=workers)  # type: ignore[type-var]
-    tokenizer = Tokenizer.Config(path=feed.tokenizer()).build()
-    renderer = make_renderer(run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, feed)
-    return feed.build(renderer=renderer, seed=0).steps(None, rank=0, world_size=1)
+    loader = replace(run.loader, workers=workers)  # type: ignore[type-var]
+    tokenizer = Tokenizer.Config(path=loader.tokenizer()).build()
+    renderer = make_renderer(run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, loader)
+    return loader.build(renderer=renderer, seed=0).steps(None, rank=0, world_size=1)
 
 
 def world(folder: Path) -> Path:
@@ -37,7 +37,7 @@ def world(folder: Path) -> Path:
 
 
 def opening(spoil: Callable[[Path], object]) -> Case:
-    """The first step of a feed, after something was done to the folder of captions."""
+    """The first step of a loader, after something was done to the folder of captions."""
 
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
         spoil(world(folder) / "captions")
@@ -47,18 +47,18 @@ def opening(spoil: Callable[[Path], object]) -> Case:
 
 
 def reading(spoil: Callable[[Path], object], workers: int = 0) -> Case:
-    """The second epoch of a feed that has all shards open."""
+    """The second epoch of a loader that has all shards open."""
 
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
-        feed = steps(world(folder), workers)
-        next(feed)
+        loader = steps(world(folder), workers)
+        next(loader)
         spoil(folder / "captions")
         try:
             for _ in range(25):
-                next(feed)
+                next(loader)
         except ConfigError as error:
             return f"error: {plain(str(error), folder)}"
-        return "the feed goes on with what it has open"
+        return "the loader goes on with what it has open"
 
     return case
 
@@ -107,16 +107,16 @@ def parent(process: Path) -> int:
 
 
 def killed_worker(folder: Path, _: pytest.MonkeyPatch) -> str:
-    feed = steps(world(folder), workers=1)
-    next(feed)
+    loader = steps(world(folder), workers=1)
+    next(loader)
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     (worker,) = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == server]
     os.kill(worker, signal.SIGKILL)
-    return refused(lambda: [next(feed) for _ in range(25)], folder)
+    return refused(lambda: [next(loader) for _ in range(25)], folder)
 
 
 def no_such_split(folder: Path, _: pytest.MonkeyPatch) -> str:
-    return refused(lambda: Shards(world(folder) / "text", "heldout"), folder)
+    return refused(lambda: Shards(world(folder) / "text", "validaton"), folder)
 
 
 CASES: dict[str, Case] = {

@@ -1,0 +1,137 @@
+"""What has a name on the command line: recipes and studies, from `mm1.recipes` and `mm1.miniature`."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mm1 import miniature, recipes
+from mm1.config import ConfigError, nearest
+from mm1.miniature.lr_law import NAMES, find_law
+from mm1.recipes import lr_law
+from mm1.study.ablation import Study
+from mm1.study.places import Here, OnRay, OnSlurm, Place
+from mm1.study.run import run_studies
+from mm1.train.trainer import Trainer
+
+LESSONS = (
+    "miniature_mixture",
+    "miniature_text",
+    "miniature_isolation",
+    "miniature_tokens",
+    "miniature_encoder_loss",
+    "miniature_resolution",
+)
+"""What `mm1 study lessons` and `make lessons` run."""
+
+
+Recipe = Callable[[], Trainer.Config]
+
+
+def _functions() -> Iterator[tuple[str, Callable[..., Any], inspect.Signature]]:
+    """The public functions of all files of recipes, each with its signature."""
+    for package in (recipes, miniature):
+        for module in pkgutil.iter_modules(package.__path__):
+            file = importlib.import_module(f"{package.__name__}.{module.name}")
+            for name, function in inspect.getmembers(file, inspect.isfunction):
+                if function.__module__ == file.__name__ and not name.startswith("_"):
+                    yield name, function, inspect.signature(function)
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """Every recipe by name."""
+    found: dict[str, Recipe] = {}
+    for name, function, signature in _functions():
+        complete = all(p.default is not p.empty for p in signature.parameters.values())
+        if complete and signature.return_annotation is Trainer.Config:
+            found[name] = function
+    return found
+
+
+def recipe(name: str) -> Trainer.Config:
+    """The config of a recipe by name; raises ConfigError that names the nearest."""
+    known = all_recipes()
+    if name not in known:
+        raise ConfigError(f"no recipe {name!r}{nearest(name, known)}; `mm1 list` shows all")
+    return known[name]()
+
+
+def all_studies() -> dict[str, Callable[[], Study]]:
+    """Every function that needs no argument and returns a study, by its name."""
+    return {
+        name: function
+        for name, function, signature in _functions()
+        if not signature.parameters and signature.return_annotation is Study
+    }
+
+
+def list_studies() -> None:
+    about = {name: (function.__doc__ or "").splitlines()[0] for name, function in all_studies().items()}
+    about |= {"lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."} | NAMES
+    for name, line in about.items():
+        print(f"{name:{max(map(len, about))}}  {line}")
+
+
+def study_command(
+    words: Sequence[str],
+    out: Path | None,
+    *,
+    seeds: Sequence[int],
+    jobs: int | None = None,
+    launcher: str = "",
+    on: str = "here",
+    ask: Sequence[str] = (),
+    fit: Path | None = None,
+    predict: Sequence[float] = (),
+) -> int | None:
+    """Runs the studies that are named among the words, or one law of rates; the other words are overrides.
+
+    `list` shows the studies. The law is not trained for where points are given to fit, or sizes are asked for alone.
+
+    Raises:
+        ConfigError: there is no such study, or no folder is given.
+    """
+    names, overrides = ([word for word in words if ("=" in word) == given] for given in (False, True))
+    if names == ["list"]:
+        return list_studies()
+    if names == ["lr-law"] and (fit or predict):
+        return lr_law.print_law(fit, predict)
+    known = all_studies()
+    for name in names:
+        if name not in (*known, "lessons", *NAMES):
+            nearby = nearest(name, [*known, "lessons", *NAMES])
+            raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
+    if out is None or not names:
+        raise ConfigError("a study needs a name and --out, the folder for its runs and its page")
+    how = {"seeds": seeds, "place": _place(on, ask, out, jobs, shlex.split(launcher))}
+    if NAMES.keys() & set(names):
+        if len(names) > 1:
+            raise ConfigError(f"{' and '.join(names)} are asked one after the other, in one folder if you like")
+        return find_law(names[0], out, overrides=overrides, **how)
+    chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
+    title = "MM1's lessons in miniature" if names == ["lessons"] else " \N{MIDDLE DOT} ".join(names)
+    return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)
+
+
+def _place(on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]) -> Place:
+    """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which grants none."""
+    if on == "here" and ask:
+        raise ConfigError(f"--ask {ask[0]} is for --on slurm or ray; here, runs take what there is")
+    if wrong := [wish for wish in ask if "=" not in wish]:
+        raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
+    asked = {name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)}
+    if on == "slurm":
+        return OnSlurm(out / "slurm", jobs, launcher, asked)
+    return OnRay(jobs, launcher, asked) if on == "ray" else Here(jobs, launcher)
+
+
+def _value(text: str) -> Any:
+    """A JSON value, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,95 @@
+"""Tasks of the miniature world, answered by one word (see `mm1.miniature.world.questions`).
+
+colour, shape, count, size, digit, word, relation, small digit     about a picture
+new labels    the demonstrations alone say what two made-up labels mean; they belong to their question
+fact, copy    text alone
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+from mm1.config import ConfigError, nearest
+from mm1.data.document import Document, Image, Text
+from mm1.eval.benchmarks import Benchmark, Question, Split
+from mm1.eval.metrics import exact_match
+from mm1.miniature.world import questions as world
+from mm1.miniature.world.examples import TASKS
+
+NUM_RECORDS = 400
+"""Questions of a split."""
+NO_PICTURE = {"fact": world.text_fact, "copy": world.text_copy}
+NEW_LABELS = "new labels"
+
+ask = lru_cache(maxsize=4_000)(world.question)  # a demonstration is drawn once, not once for each of its questions
+
+
+class Miniature(Benchmark):
+    EXAMPLE: ClassVar[tuple[Split, int]] = ("test", 0)
+    """A record is its split and its number."""
+
+    metric = "exact match"
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Benchmark.Config):
+        task: str = "colour"
+        named: bool = True
+        """Does the question say what is asked? If not, the demonstrations alone do."""
+        grid: Literal["near", "wide"] = "near"
+        """Size of the pictures."""
+        max_tokens: int = 1
+        stop: tuple[str, ...] = ()
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        known = (*TASKS, *NO_PICTURE, NEW_LABELS)
+        if config.task not in known:
+            raise ConfigError(f"the miniature world has no task {config.task!r}{nearest(config.task, known)}")
+        if config.task in TASKS:
+            self.chance = 1 / len(TASKS[config.task].answers)
+        elif config.task == NEW_LABELS:
+            self.chance = 1 / 2
+            if config.draws > 1 or config.retrieval or config.same_shots or config.chat:
+                words = "draws, retrieval, same_shots and chat do not go together with it"
+                raise ConfigError(f"the demonstrations of {NEW_LABELS!r} belong to their question: {words}")
+
+    def records(self, split: Split) -> Sequence[tuple[Split, int]]:
+        return [(split, n) for n in range(NUM_RECORDS)]
+
+    def question(self, record: tuple[Split, int]) -> Question:
+        (split, n), c = record, self.config
+        if c.task == NEW_LABELS:
+            asked = world.new_labels(c.seed, n, 0)[0]
+        elif c.task in NO_PICTURE:
+            asked = NO_PICTURE[c.task](c.seed, n if split == "test" else n + NUM_RECORDS)
+        else:
+            asked = ask(c.seed, c.task, n, split, named=c.named, grid=c.grid)
+        return _question(asked, str(n))
+
+    def shot(self, record: tuple[Split, int]) -> Document:
+        return super().shot(record) if self.config.chat else _shot(self.question(record))
+
+    def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
+        if self.config.task != NEW_LABELS:
+            return super().shots(question, number, num_shots, draw)
+        episode = world.new_labels(self.config.seed, number, num_shots)
+        return [_shot(_question(each, question.id)) for each in episode[:num_shots]]
+
+    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
+        return [exact_match(*pair, normalise=False) for pair in zip(predictions, answers, strict=True)]
+
+
+def _question(asked: world.Question, name: str) -> Question:
+    shown = asked.picture
+    picture = () if shown is None else (Image(shown.png, shown.width, shown.width),)
+    words = (Text(asked.prompt),) if asked.prompt else ()
+    return Question(Document((*picture, *words)), (asked.answer,), name)
+
+
+def _shot(question: Question) -> Document:
+    """As pages have it: an answer follows its question after a space, and a picture at once."""
+    follows_words = isinstance(question.prompt.parts[-1], Text)
+    return question.prompt + Document((Text(f" {question.answer}" if follows_words else question.answer),))

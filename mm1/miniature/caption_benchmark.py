@@ -1,0 +1,60 @@
+"""Captions of the miniature world's test pictures.
+
+The score is the number of right words over that of the longer caption, the model's or the true one: a missing word
+costs as much as one too many. Their order does not matter, except for pictures of four things, where a word must be
+right at its place. What a model says that sees nothing is not known, so there is no level of chance.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import eq
+from typing import ClassVar
+
+from mm1.data.document import Document, Image
+from mm1.eval.benchmarks import Benchmark, Question, Split
+from mm1.miniature.world import questions as world
+
+NUM_RECORDS = 400
+"""Pictures of a split."""
+
+
+class MiniatureCaptions(Benchmark):
+    EXAMPLE: ClassVar[tuple[Split, int]] = ("test", 0)
+    """A record is its split and its number."""
+    ANSWER = "{}"
+
+    metric = "words right"
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Benchmark.Config):
+        four: bool = False
+        """Pictures of four things, described by eight words in reading order?"""
+        max_tokens: int = 6
+        """The longest captions have four words, of four things eight."""
+
+    config: Config
+
+    def records(self, split: Split) -> Sequence[tuple[Split, int]]:
+        return [(split, n) for n in range(NUM_RECORDS)]
+
+    def question(self, record: tuple[Split, int]) -> Question:
+        split, n = record
+        asked = (world.four if self.config.four else world.description)(self.config.seed, n, split)
+        assert asked.picture is not None
+        picture = Image(asked.picture.png, asked.picture.width, asked.picture.width)
+        return Question(Document((picture,)), (asked.answer,), str(n))
+
+    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
+        right = _in_place if self.config.four else _overlap
+        return [right(said, *true) for said, true in zip(predictions, answers, strict=True)]
+
+
+def _in_place(said: str, true: str) -> float:
+    a, b = said.split(), true.split()
+    return sum(map(eq, a, b)) / max(len(a), len(b))
+
+
+def _overlap(said: str, true: str) -> float:
+    a, b = Counter(said.split()), Counter(true.split())
+    return (a & b).total() / max(a.total(), b.total())

@@ -1,0 +1,42 @@
+"""Pictures of the miniature world, classified by one thing that can be asked about them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mm1.config import ConfigError, nearest
+from mm1.data.document import Image
+from mm1.eval.classes import Classes, Labelled
+from mm1.eval.evaluator import Split
+from mm1.miniature.world import questions as world
+from mm1.miniature.world.examples import TASKS
+
+
+class MiniatureClasses(Classes):
+    """The classes of a task are its answers: ten digits, five shapes, six colours ..."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Classes.Config):
+        task: str = "digit"
+        grid: Literal["near", "wide"] = "near"
+        """Size of the pictures; pre-training's are near."""
+        num_train: int = 400
+        num_test: int = 400
+        seed: int = 0
+        """Of the pictures; the pictures of `train` are none of `test`, nor is what they show."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        if config.task not in TASKS:
+            raise ConfigError(f"the miniature world has no task {config.task!r}{nearest(config.task, TASKS)}")
+        self.names = TASKS[config.task].answers
+
+    def records(self, split: Split) -> Sequence[tuple[Split, int]]:
+        return [(split, n) for n in range(self.config.num_test if split == "test" else self.config.num_train)]
+
+    def labelled(self, record: tuple[Split, int]) -> Labelled:
+        (split, n), c = record, self.config
+        asked = world.question(c.seed, c.task, n, split, named=False, grid=c.grid)
+        assert asked.picture is not None
+        image = Image(asked.picture.png, asked.picture.width, asked.picture.width)
+        return Labelled(image, self.names.index(asked.answer), f"{split} {n}")

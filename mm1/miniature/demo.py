@@ -1,0 +1,97 @@
+"""`mm1 demo`: all of MM1 in miniature, one stage after another, and a report. A second call goes on where it was.
+
+world      the miniature world as raw files, prepared into shards
+encoder    a small ViT, by contrast with captions
+decoder    a small language model, on text
+pretrain   encoder + C-Abstractor + decoder, nothing frozen, 45/45/10
+finetune   on instructions, at a higher resolution, with sub-images
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mm1 import dist
+from mm1.eval.evaluate_run import evaluate_run
+from mm1.files import write_json
+from mm1.miniature import recipes as miniature
+from mm1.miniature.checks import check
+from mm1.miniature.report import write_report
+from mm1.report.packed_rows import picture_of_packing
+from mm1.runs.folder import finished, read_config
+from mm1.train.trainer import Trainer
+
+STAGES: dict[str, Callable[[str], Trainer.Config]] = {
+    "encoder": miniature.miniature_encoder,
+    "decoder": miniature.miniature_decoder,
+    "pretrain": miniature.miniature_pretrain,
+    "finetune": miniature.miniature_finetune,
+}
+
+
+def run_demo(folder: Path) -> int:
+    """Runs what is not finished yet; 0 if every check passed, 1 if something was not learnt."""
+    console, began = Console(stderr=True), time.monotonic()
+    miniature.make_world(folder / "world")
+    for name, recipe in STAGES.items():
+        run = folder / name
+        if finished(run):
+            console.print(f"[bold]{name}[/]  done before")
+            continue
+        started = time.monotonic()
+        console.print(f"[bold]{name}[/]  {(recipe.__doc__ or '').splitlines()[0]}")
+        config = recipe(str(folder))
+        config.build(folder=run, resume=run.exists()).fit()
+        console.print(f"[bold]{name}[/]  {time.monotonic() - started:.0f} s")
+    _ask_without_tiles(folder)
+    for name in ("decoder", "pretrain", "finetune"):
+        path = folder / name / "packing.json"
+        if not path.exists():
+            write_json(path, picture_of_packing(read_config(folder / name)))
+    checks = check(folder)
+    write_json(folder / "checks.json", checks)
+    write_report(folder, folder / "report.html")
+    _print(folder, checks)
+    console.print(f"{time.monotonic() - began:.0f} s in all; the report: [bold]{folder / 'report.html'}[/]")
+    dist.stop()
+    return 0 if all(c["passed"] for c in checks) else 1
+
+
+def _ask_without_tiles(folder: Path) -> None:
+    """The control: the same fine-tuned weights, which now see the overview of each picture alone."""
+    out = folder / "finetune-without-tiles"
+    if (out / "scores.json").exists():
+        return
+    out.mkdir(exist_ok=True)
+    config = read_config(folder / "finetune")
+    config.loader.max_tiles = 1
+    evaluate_run(folder / "finetune", config, names=[miniature.SMALL], shots=[0], out=out)
+
+
+def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
+    """What the demo shows, on standard output."""
+    stages = {"before": folder / "pretrain", "after": folder / "finetune"}
+    scores = {name: json.loads((run / "scores.json").read_text()) for name, run in stages.items()}
+    shots = list(dict.fromkeys(k for stage in scores.values() for task in stage.values() for k in task["shots"]))
+    results = [known for stage in scores.values() for task in stage.values() for known in task["shots"].values()]
+    meanings = dict.fromkeys(known["zero_shot"] for known in results if "zero_shot" in known)
+    table = Table("task", "chance", title="Exact match at 0 ... 8 shots, before and after fine-tuning")
+    table.caption = f"0 shots: {'; '.join(meanings)}" if meanings else None
+    for name in [f"{k} {stage}" for stage in stages for k in shots]:
+        table.add_column(name, no_wrap=True)
+    for task, known in scores["before"].items():
+        cells = [
+            f"{stage[task]['shots'][k]['score']:.2f}" if k in stage[task]["shots"] else ""
+            for stage in scores.values()
+            for k in shots
+        ]
+        table.add_row(task, "" if known["chance"] is None else f"{known['chance']:.2f}", *cells)
+    console = Console(width=110)
+    console.print(table)
+    for c in checks:
+        console.print(f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}: {c['detail']}")

@@ -1,0 +1,65 @@
+"""Plain text: one document a line of JSON lines, `{"text": "..."}`, or a row of a parquet file with such a column.
+
+JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) are published. For folders of `.txt`
+files see `text_files`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mm1.data.document import Document, Text
+from mm1.prepare import tables, verify
+from mm1.prepare.sources import Record, Source, Unusable
+
+PLAIN = (".txt", ".md")
+
+
+class Texts(Source):
+    """Text without pictures."""
+
+    EXAMPLE = {"text": "It is a truth universally acknowledged."}
+    PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json.gz", "*.json.zst", "*.parquet")
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Source.Config):
+        field: str = "text"
+        """The field of a line or the column of a parquet file that holds the text."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def read(self, path: Path) -> Iterator[Record]:
+        if tables.kind(path) == ".parquet":
+            return tables.parquet_rows(path, [self.config.field])
+        return tables.json_lines(path)
+
+    def document(self, data: Any) -> Document:
+        if not isinstance(data, dict):
+            raise tables.no_object(data)
+        return Document((Text(verify.text(data.get(self.config.field), self.config.field)),))
+
+
+def read_texts(paths: Sequence[Path]) -> Iterator[str]:
+    """What a vocabulary is learnt from: field `text` of tables, lines of plain files, folders of either.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
+    source = Texts.Config().build()
+    for path in paths:
+        is_table = any(path.match(pattern) for pattern in Texts.PATTERNS)
+        if path.is_dir():
+            files = sorted(path.iterdir())
+            yield from read_texts([f for f in files if f.suffix in PLAIN or any(map(f.match, Texts.PATTERNS))])
+        elif is_table:
+            for record in source.read(path):
+                with contextlib.suppress(Unusable):  # prepare counts what is wrong; a vocabulary does without it
+                    if not isinstance(record.data, Unusable):
+                        yield source.document(record.data).text
+        else:
+            with path.open(encoding="utf-8", errors="ignore") as file:
+                yield from file

@@ -1,0 +1,41 @@
+"""Folders of plain text: each `.txt` or `.md` file, at any depth, is one document.
+
+essays/2019/spring.txt    essays/2019/autumn.txt    essays/notes.md
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mm1.data.document import Document, Text
+from mm1.prepare import verify
+from mm1.prepare.sources import Record, Source, Unusable
+
+
+class TextFiles(Source):
+    """Text without pictures, a file a document."""
+
+    EXAMPLE = b"It is a truth universally acknowledged."
+    PATTERNS = ("*.txt", "*.md")
+
+    READS_FOLDERS = True
+
+    def read(self, path: Path) -> Iterator[Record]:
+        if not path.is_dir():
+            yield Record(path.name, path.read_bytes())
+            return
+        for file in self.files_in(path):
+            yield Record(file.relative_to(path).as_posix(), file_bytes(file))
+
+    def document(self, data: Any) -> Document:
+        return Document((Text(verify.text(verify.utf8(data), "text")),))
+
+
+def file_bytes(file: Path) -> bytes | Unusable:
+    """The content of one of many files."""
+    try:
+        if (size := file.stat().st_size) > verify.MAX_BYTES:
+            return Unusable("file too large", f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}")
+        return file.read_bytes()
+    except OSError as error:
+        return Unusable("unreadable file", str(error))

@@ -1,0 +1,121 @@
+"""The first rows of a recipe's or a run's loader, as the pages want them."""
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from itertools import groupby, islice
+from typing import Any
+
+import torch
+from PIL import Image as Pillow
+
+from mm1.config import ConfigError
+from mm1.data.render import Sequence
+from mm1.data.tokenizer import Tokenizer
+from mm1.infer.renderer import make_renderer
+from mm1.loader.mixture_state import Excerpt
+from mm1.loader.packed import PackedLoader
+from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText
+from mm1.train.trainer import Trainer
+
+
+def open_feed(config: Trainer.Config) -> PackedLoader:
+    """The config's loader, with what it must know of the model, which is not built.
+
+    Raises:
+        ConfigError: the recipe's loader does not pack rows.
+    """
+    if not isinstance(config.loader, PackedLoader.Config):
+        raise ConfigError(f"{type(config.loader).__qualname__} does not pack rows; there is nothing to show")
+    tokenizer = Tokenizer.Config(path=config.tokenizer.path or config.loader.tokenizer()).build()
+    with torch.device("meta"):
+        model = config.model.build(vocab_size=tokenizer.vocab_size)
+    return PackedLoader(config.loader, renderer=make_renderer(model, tokenizer, config.loader), seed=config.seed)
+
+
+def picture_of_packing(config: Trainer.Config, num_rows: int = 24) -> dict[str, Any]:
+    """`packing.json`: what lies where in the first rows."""
+    loader = open_feed(config)
+    return {
+        "sequence_length": loader.config.sequence_length,
+        "max_images": loader.config.max_images,
+        "rows": [_boxes(loader, row) for row in _first_rows(loader, num_rows)],
+    }
+
+
+def view_rows(config: Trainer.Config, num_rows: int) -> list[ViewRow]:
+    """The first rows with their text and pictures."""
+    loader = open_feed(config)
+    return [
+        ViewRow(tuple(_document(loader, e) for e in row), loader.config.sequence_length, loader.config.max_images)
+        for row in _first_rows(loader, num_rows)
+    ]
+
+
+def _first_rows(loader: PackedLoader, num_rows: int) -> list[tuple[Excerpt, ...]]:
+    return list(islice((row for rows, _, _ in loader.windows(None) for row in rows), num_rows))
+
+
+def _boxes(loader: PackedLoader, row: tuple[Excerpt, ...]) -> list[dict[str, Any]]:
+    boxes, at = [], 0
+    for e in row:
+        name, length = loader.names[e.source], e.stop - e.start
+        boxes.append({"source": name, "start": at, "stop": at + length, "images": e.images, "padding": False})
+        at += length
+    if at < loader.config.sequence_length:
+        boxes.append({"source": "", "start": at, "stop": loader.config.sequence_length, "images": 0, "padding": True})
+    return boxes
+
+
+def _document(loader: PackedLoader, e: Excerpt) -> ViewDocument:
+    name = loader.names[e.source]
+    shards = loader.sources[name].shards
+    sequence = loader.renderer(shards.document(e.document))
+    return ViewDocument(
+        source=name,
+        key=shards.key(e.document),
+        pieces=_pieces(loader, sequence, e.start, e.stop),
+        start=e.start,
+        stop=e.stop,
+        length=len(sequence.tokens),
+        num_targets=int(sequence.loss_mask[e.start + 1 : e.stop + 1].sum()),
+    )
+
+
+def _pieces(loader: PackedLoader, sequence: Sequence, start: int, stop: int) -> tuple[ViewText | ViewImage, ...]:
+    tokenizer, pieces, views = loader.renderer.tokenizer, [], deque(_views(loader, sequence, start, stop))
+    tokens, learn = sequence.tokens[start:stop].tolist(), sequence.loss_mask[start:stop].tolist()
+    for (is_image, learnt), run in groupby(
+        zip(tokens, learn, strict=True), key=lambda pair: (pair[0] == tokenizer.image, pair[1])
+    ):
+        ids = [token for token, _ in run]
+        if not is_image:
+            pieces.append(ViewText(_readable(tokenizer, ids), learnt))
+            continue
+        shown = [views.popleft() for _ in range(len(ids) // loader.renderer.tokens_per_image)]
+        for _, group in groupby(shown, key=lambda pair: pair[0]):  # pictures may follow one another directly
+            pieces.append(ViewImage(tuple(png for _, png in group)))
+    return tuple(pieces)
+
+
+def _views(loader: PackedLoader, sequence: Sequence, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """The views of an excerpt in the order of their tokens, each with the number of its picture."""
+    for number, image, grid in sequence.pictures(start, stop):
+        for view in loader.renderer.pixels(image, grid):
+            yield number, _png(view)
+
+
+def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Text with the tokens that begin and end documents written out."""
+    marks = {tokenizer.begin, tokenizer.end}
+    runs = groupby(ids, key=lambda token: token if token in marks else None)
+    words = (
+        tokenizer.decode(list(run)) if mark is None else tokenizer.name(mark) * len(list(run)) for mark, run in runs
+    )
+    return "".join(words)
+
+
+def _png(view: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.fromarray(view.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,141 @@
+"""A run folder, read and written: config, tokenizer, weights. The one thing that passes between stages."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mm1 import config as configs
+from mm1 import dist
+from mm1.config import ConfigError, nearest
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.files import read_object
+from mm1.infer.renderer import make_renderer
+from mm1.infer.trained import Trained
+from mm1.nn.model import Model, adapt
+
+WEIGHTS = "model.safetensors"
+
+
+def read_config(run: Path) -> Any:
+    """The config of a run folder, or in a config.json.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+        ConfigError: its config.json is damaged.
+    """
+    path = run if run.suffix == ".json" else run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.json" if path != run else f"no file {run}")
+    remedy = "mend it, or take it from a copy of the run"
+    stored = read_object(path, remedy)
+    if "class" not in stored:
+        raise ConfigError(f"{path} holds no config, it has no 'class': {remedy}")
+    try:
+        return configs.from_json(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def finished(folder: Path) -> bool:
+    """Has the run come to its end, benchmarks and all?"""
+    summary = folder / "summary.json"
+    return summary.is_file() and read_object(summary, "delete it, and go on with --resume").get("finished", False)
+
+
+def weights_path(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}: the run has not finished; go on with `mm1 train --resume`")
+    return path
+
+
+def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
+    """One file of whole tensors; those that share memory are stored once, under their first name."""
+    seen: dict[int, str] = {}
+    unique = {}
+    for name, tensor in state.items():
+        if seen.setdefault(tensor.data_ptr(), name) == name:
+            unique[name] = tensor.detach().cpu().contiguous()
+    aside = folder / (WEIGHTS + ".unfinished")
+    save_file(unique, aside, metadata={"format": "pt"})
+    aside.rename(folder / WEIGHTS)
+
+
+def version(folder: Path) -> str:
+    """A fingerprint of the weights: predictions made with others are not reused."""
+    return hashlib.blake2b(weights_path(folder).read_bytes(), digest_size=8).hexdigest()
+
+
+def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
+    """Gives `model`'s part the weights of the same part of a finished run.
+
+    Weights made for another patch grid are interpolated, a dense decoder becomes one of experts (see `adapt`).
+
+    Raises:
+        ConfigError: the part does not exist here or there, its table is of another tokenizer than this, or tensors do
+            not fit; all of them are named.
+    """
+    parts = model.parts()
+    if part not in parts:
+        raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
+    prefix, weights = f"{part}.", weights_path(folder)
+    if any(isinstance(module, nn.Embedding) for module in parts[part].modules()):
+        _check_tokenizer(part, folder, tokenizer)
+    with safe_open(weights, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    if not state:
+        raise ConfigError(f"{folder} has no part {part!r}")
+    wanted = parts[part].state_dict()
+    state = adapt(parts[part], state)
+    wrong = [
+        f"{n}: {tuple(state[n].shape)}, not {tuple(w.shape)}"
+        for n, w in wanted.items()
+        if n in state and state[n].shape != w.shape
+    ]
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    tied = {n for n in missing if any(wanted[n].data_ptr() == wanted[o].data_ptr() for o in state)}
+    if wrong or extra or set(missing) - tied:
+        raise ConfigError(f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not known here {extra}")
+    parts[part].load_state_dict(state, strict=False)
+
+
+def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where a table of tokens would stand for the words of another vocabulary."""
+    theirs = Tokenizer.Config(path=str(folder)).build().fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise ConfigError(
+            f"init.{part}={folder} was trained with the tokenizer {theirs}, this run's data were prepared with "
+            f"{tokenizer.fingerprint}: prepare them with --tokenizer {folder}"
+        )
+
+
+def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tuple[Model, Renderer, Any]:
+    """A finished run's model in the precision it computes in, its renderer and its config.
+
+    A `config` given takes the place of the folder's own: for another precision, or other sub-images.
+    """
+    config = config or read_config(folder)
+    tokenizer = Tokenizer.Config(path=str(folder)).build()
+    model = config.model.build(vocab_size=tokenizer.vocab_size)
+    missing, unexpected = model.load_state_dict(load_file(weights_path(folder)), strict=False)
+    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        n for n, _ in model.named_parameters()
+    }
+    if unexpected or set(missing) - shared:
+        raise ConfigError(f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}")
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return model.to(device, dtype).eval(), make_renderer(model, tokenizer, config.loader), config
+
+
+def load_trained(folder: Path) -> tuple[Trained, str]:
+    """A finished run's model on this process's device, and a name that tells its weights from others."""
+    model, renderer, _ = load_model(folder, device := dist.start())
+    return Trained(model, renderer, device), f"{folder.resolve().name} {version(folder)}"

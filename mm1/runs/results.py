@@ -1,0 +1,122 @@
+"""A run folder as a report reads it: whatever is there; what is missing is empty, never an error."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """None where the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file. A line that a killed run left half written is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run; read when they are first asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json") or {}
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return read_json(self.path / "summary.json") or {}
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Benchmark -> its metric, chance and scores by number of shots."""
+        return read_json(self.path / "scores.json") or {}
+
+    @cached_property
+    def packing(self) -> dict[str, Any]:
+        """Rows of the loader as documents with where they start and stop."""
+        return read_json(self.path / "packing.json") or {}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "metrics.jsonl")
+
+    @cached_property
+    def speed(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "speed.jsonl")
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) wherever a line holds a finite value of `key`."""
+        lines = [line for line in self.metrics if _has(line, "step", key)]
+        return [(float(line["step"]), float(line[key])) for line in lines]
+
+    def sources(self, kind: str = "loss") -> list[str]:
+        """The names that `loss/<name>` (or `tokens/<name>`) is logged for."""
+        keys = {key for line in self.metrics for key in line if key.startswith(f"{kind}/")}
+        return sorted(key.removeprefix(f"{kind}/") for key in keys)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps."""
+        return math.fsum(line["seconds"] for line in self.speed if _has(line, "seconds"))
+
+    def worked(self, rate: str) -> float:
+        """A rate (`tokens_per_second`) times the time it held, summed: what the whole run got through."""
+        return math.fsum(line["seconds"] * line[rate] for line in self.speed if _has(line, "seconds", rate))
+
+    def setting(self, *keys: str) -> Any:
+        """A value deep in the config, None where a key on the way is missing."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def shots(self, benchmark: str) -> dict[int, dict[str, Any]]:
+        """Number of shots -> score, stderr, num_questions; in order."""
+        shots = (self.scores.get(benchmark) or {}).get("shots") or {}
+        return {int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")}
+
+    def zero_shot(self, benchmark: str) -> str:
+        """What 0 shots mean, such as " (no demonstrations)"; nothing where the scores do not say."""
+        meaning = self.shots(benchmark).get(0, {}).get("zero_shot")
+        return f" ({meaning})" if meaning else ""
+
+    def predictions(self, benchmark: str, shots: int) -> list[dict[str, Any]]:
+        return read_lines(self.path / "predictions" / f"{benchmark}-{shots}shot.jsonl")
+
+    def picture(self, relative: str) -> bytes | None:
+        """A picture that a prediction names; None where it is missing or would lie outside of the folder."""
+        path = (self.path / relative).resolve()
+        if not path.is_relative_to(self.path.resolve()) or not path.is_file():
+            return None
+        return path.read_bytes()
+
+
+def _has(line: dict[str, Any], *keys: str) -> bool:
+    """Does it hold finite numbers under all of these keys?"""
+    values = [line.get(key) for key in keys]
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)

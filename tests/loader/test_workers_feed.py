@@ -1,0 +1,108 @@
+"""Loaders: how rows are dealt to ranks, what is held out, pairs. Resumption is tested in test_elastic.py."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import contrastive, make_world, pretrain
+
+from mm1.batch import IGNORE
+from mm1.config import from_json, override, text, to_json
+from mm1.data.image_processing import Views
+from mm1.data.render import Renderer
+from mm1.data.tokenizer import Tokenizer
+from mm1.loader.loader import Loader
+from mm1.loader.packed import PackedLoader
+from mm1.loader.pairs import PairLoader
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def build(config: Loader.Config, *, workers: int = 0, seed: int = 0) -> Any:
+    config.workers = workers
+    tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
+    renderer = Renderer(tokenizer, Views((8, 8)), tokens_per_image=4)
+    return config.build(renderer=renderer, seed=seed)
+
+
+def packed(world: Path, *, workers: int = 0) -> PackedLoader:
+    return build(pretrain(world).loader, workers=workers)
+
+
+def rows_of(loader: PackedLoader, state: dict[str, Any] | None, num_steps: int) -> list[Any]:
+    return [row for rows, _, _ in islice(loader.windows(state), num_steps) for row in rows]
+
+
+def test_documents_are_isolated_unless_the_feed_says_not(world: Path) -> None:
+    config = pretrain(world).loader
+    ends = []
+    for config.isolate in (True, False):  # type: ignore[attr-defined]
+        step = next(build(config).steps(None, rank=0, world_size=1))
+        ends.append(len(step.micro_batches[0].cu_seqlens))
+    assert ends[1] <= 2 * config.micro_batch_size + 1 < ends[0]  # type: ignore[attr-defined]
+
+
+def test_ranks_share_a_steps_rows_and_all_of_them(world: Path) -> None:
+    loader = packed(world)
+    for rows, _, _ in islice(loader.windows(None), 6):
+        for world_size in (1, 2):
+            dealt = [
+                row for rank in range(world_size) for micro in loader.deal(rows, rank, world_size) for row in micro
+            ]
+            assert Counter(dealt) == Counter(rows)
+
+
+def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
+    loader = packed(world)
+
+    def images(rows: list[Any]) -> int:
+        return sum(e.images for row in rows for e in row)
+
+    spread = []
+    for rows, _, _ in islice(loader.windows(None), 8):
+        counts = [images(micro) for micro in loader.deal(rows, 0, 1)]
+        spread.append(max(counts) - min(counts))
+    assert np.mean(spread) <= 1.5
+
+
+def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> None:
+    loader = packed(world)
+    batches = list(loader.validation(rank=0, world_size=1))
+    assert {batch.source_names for batch in batches} == {("pages",), ("captions",), ("text",)}
+    targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+    split = [list(loader.validation(rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(split[0]) == len(split[1])
+    assert sum(batch.num_targets for batches in split for batch in batches) == targets
+
+
+def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) -> None:
+    loader: PairLoader = build(contrastive(world).loader)
+    size = loader.size
+    first, second = loader.things(np.arange(size)), loader.things(np.arange(size, 2 * size))
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert list(first) != list(second)
+
+
+def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:
+    loader: PairLoader = build(contrastive(world).loader)
+    one = next(loader.steps(None, rank=0, world_size=1)).micro_batches[0]
+    two = [next(loader.steps(None, rank=rank, world_size=2)).micro_batches[0] for rank in (0, 1)]
+    joined = torch.stack([batch.tokens for batch in two], 1).flatten(0, 1)
+    assert torch.equal(joined, one.tokens)
+
+
+def test_a_schedule_is_given_on_the_command_line_and_comes_back_from_json() -> None:
+    config = PackedLoader.Config()
+    override(config, "schedule={100: {'text': 1.0}}")
+    override(config, "schedule.200={'text': 0.5, 'captions': 0.5}")
+    assert config.schedule == {100: {"text": 1.0}, 200: {"text": 0.5, "captions": 0.5}}
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert text(config).count("schedule.200.captions = 0.5") == 1

@@ -1,0 +1,121 @@
+"""Preparing that is interrupted: what is finished stays, the same command goes on, nobody is let in meanwhile."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_files import pairs, write_tar
+
+from mm1.config import ConfigError
+from mm1.data.tokenizer import train_tokenizer
+from mm1.prepare import pipeline as module
+from mm1.prepare.convert import Job, read_file
+from mm1.prepare.deduplicate import Duplicates
+from mm1.prepare.filters import Filters
+from mm1.prepare.pipeline import prepare
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
+    train_tokenizer(["picture number one two three"], path, vocab_size=300)
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three tars of three samples; the last sample has no caption."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for number in range(3):
+        write_tar(folder / f"{number}.tar", pairs(3, start=3 * number)[: 6 if number < 2 else 5])
+    return folder
+
+
+class Reading:
+    """`read_file` that notes what it reads and ends badly at one file."""
+
+    def __init__(self, at: str = "", end: BaseException | None = None) -> None:
+        self.at, self.end, self.read = at, end, list[str]()
+
+    def __call__(self, job: Job, report: Any) -> Any:
+        self.read.append(job.file.name)
+        if job.file.name == self.at and self.end is not None:
+            raise self.end
+        return read_file(job, report)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("filters", [Filters.Config(), Filters.Config(duplicates=Duplicates.Config(exact=True))])
+def test_the_same_command_goes_on(
+    filters: Filters.Config,
+    raw: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"validation": 0.4, "filters": filters}
+    prepare("captions", [raw], tmp_path / "straight", tokenizer, **options)
+    for end, at in ((KeyboardInterrupt(), "1.tar"), (OSError(errno.ENOSPC, "No space left on device"), "2.tar")):
+        monkeypatch.setattr(module, "read_file", reading := Reading(at, end))
+        with pytest.raises(type(end)):
+            prepare("captions", [raw], tmp_path / "out", tokenizer, **options)
+    assert "out.unfinished keeps 2 of 3 files" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert reading.read == ["1.tar", "2.tar"]
+    monkeypatch.setattr(module, "read_file", reading := Reading())
+    prepare("captions", [raw], tmp_path / "out", tokenizer, **options)
+    assert reading.read == ["2.tar"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw", "straight"]
+
+
+def test_without_a_finished_file_nothing_stays(
+    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_file", Reading("0.tar", KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("captions", [raw], tmp_path / "out", tokenizer)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+def test_an_interruption_while_sifting(
+    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
+    write_tar(raw / "3.tar", pairs(2))
+    whole, seen = module.sift_file, []
+
+    def sift(job: Any, report: Any) -> Any:
+        seen.append(job.number)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return whole(job, report)
+
+    monkeypatch.setattr(module, "sift_file", sift)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("captions", [raw], tmp_path / "out", tokenizer, filters=filters)
+    monkeypatch.setattr(module, "read_file", reading := Reading())
+    manifest = prepare("captions", [raw], tmp_path / "out", tokenizer, filters=filters)
+    assert not reading.read
+    assert seen == [0, 1, 2, 2, 3]
+    assert (manifest["records_in"], manifest["documents"]) == (11, 8)
+    assert manifest["drops"] == {"no caption": 1, "duplicate": 2}
+
+
+def test_another_plan_does_not_go_on(
+    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_file", Reading("1.tar", KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("captions", [raw], tmp_path / "out", tokenizer)
+    with pytest.raises(ConfigError, match=r"holds 1 finished files of another preparation \(with another validation\)"):
+        prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.5)
+    write_tar(raw / "2.tar", pairs(1))
+    with pytest.raises(ConfigError, match="another inputs"):
+        prepare("captions", [raw], tmp_path / "out", tokenizer)

@@ -1,0 +1,262 @@
+"""Tables and what they name: rows of every kind of file, pictures of one folder."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from raw_files import chat, jpeg, write_lines
+
+from mm1.config import ConfigError
+from mm1.data.document import Document, Text
+from mm1.data.prepared.shards import Shards
+from mm1.data.tokenizer import Tokenizer, train_tokenizer
+from mm1.prepare import tables, verify
+from mm1.prepare.image_folder import ImageFolder
+from mm1.prepare.pipeline import prepare
+from mm1.prepare.sources import Lost, Record, Source, Unusable, found
+from mm1.prepare.sources.caption_tables import CaptionTables
+from mm1.prepare.sources.instructions import Instructions
+from mm1.prepare.sources.text import Texts, read_texts
+from mm1.prepare.sources.text_files import TextFiles
+
+
+def zst(path: Path, data: bytes) -> Path:
+    with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
+        stream.write(data)
+    return path
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def outcome(source: Source, path: Path) -> list[Document | str]:
+    """The document of each record, or the reason why there is none."""
+    return [_outcome(source, record) for record in source.read(path)]
+
+
+def _outcome(source: Source, record: Record) -> Document | str:
+    try:
+        if isinstance(record.data, Unusable):
+            raise record.data
+        return verify.document(source.document(record.data), pictures_matter=source.PICTURES_MATTER)[0]
+    except Unusable as why:
+        return why.reason
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with `0.jpg` and `a/1.jpg`, and `secret.jpg` beside it."""
+    folder = tmp_path / "pictures"
+    (folder / "a").mkdir(parents=True)
+    for name in ("0.jpg", "a/1.jpg", "../secret.jpg"):
+        (folder / name).write_bytes(jpeg())
+    return folder
+
+
+# --- tables
+
+
+def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path) -> None:
+    wanted = [{"a": 'one, "two"\nthree', "b": "\u00e9"}, {"a": "four", "b": "five"}]
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in wanted)
+    comma = '\ufeffb,a\n\u00e9,"one, ""two""\nthree"\n\nfive,four\n'.encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines[:30]) + gzip.compress(lines[30:]))
+    (tmp_path / "a.csv").write_bytes(comma)
+    (tmp_path / "a.tsv.gz").write_bytes(
+        gzip.compress(comma.replace(b"\xa9,", b"\xa9\t").replace(b"b,", b"b\t").replace(b"five,", b"five\t"))
+    )
+    files = [tmp_path / name for name in ("a.jsonl", "a.json.gz", "a.csv", "a.tsv.gz")]
+    files += [zst(tmp_path / "a.jsonl.zst", lines), parquet(tmp_path / "a.parquet", wanted)]
+    for file in files:
+        assert [record.data for record in tables.rows(file, ["a", "b"])] == wanted, file.name
+    assert [record.key for record in tables.rows(tmp_path / "a.csv", ["a"])] == ["2", "5"]
+
+
+def test_a_compressed_file_that_breaks_off_keeps_its_whole_lines(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(200 * 2000).hex()  # so that half a file holds whole blocks
+    texts = [noise[200 * i : 200 * (i + 1)] for i in range(2000)]
+    lines = b"".join(b'{"text": "%s"}\n\n' % text.encode() for text in texts)
+    whole = gzip.compress(lines), zst(tmp_path / "whole.zst", lines).read_bytes()
+    for name, data in zip(("a.jsonl.gz", "a.jsonl.zst"), whole, strict=True):
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+        *read, last = outcome(Texts.Config().build(), tmp_path / name)
+        assert last == "damaged file"
+        assert read == [Document((Text(text),)) for text in texts[: len(read)]]
+        assert 500 < len(read) < 1000
+        (tmp_path / name).write_bytes(b"not compressed")
+        assert outcome(Texts.Config().build(), tmp_path / name) == ["damaged file"]
+
+
+def test_faults_of_csv_are_counted_row_by_row(tmp_path: Path, pictures: Path) -> None:
+    rows = ["0.jpg,one", "0.jpg", "0.jpg,caf\udce9", "nowhere.jpg,x", "../secret.jpg,x", '0.jpg,""', "0.jpg,last"]
+    (pictures / "a.csv").write_text(
+        "image,caption\n" + "\n".join(rows) + '\n0.jpg,"' + "open " * 40_000, "utf-8", "surrogateescape"
+    )
+    source = CaptionTables.Config().build()
+    first, *reasons, last, cut = outcome(source, pictures / "a.csv")
+    assert [d.text for d in (first, last) if isinstance(d, Document)] == ["<image>one", "<image>last"]
+    assert reasons == [
+        "wrong number of fields",
+        "not UTF-8",
+        "missing image file",
+        "path out of the image folder",
+        "empty caption",
+    ]
+    assert cut == "broken CSV row"
+
+
+def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("filepath\ttitle\n")
+    parquet(tmp_path / "a.parquet", [{"jpg": b"", "caption": "x"}])
+    with pytest.raises(ConfigError, match=r"a\.csv has no column 'titel'; did you mean 'title'"):
+        list(CaptionTables.Config(image="filepath", caption="titel").build().read(tmp_path / "a.csv"))
+    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'captions'; did you mean 'caption'"):
+        list(CaptionTables.Config(image="jpg", caption="captions").build().read(tmp_path / "a.parquet"))
+
+
+def test_captions_of_parquet_with_bytes_structs_and_nulls(tmp_path: Path, pictures: Path) -> None:
+    """As img2dataset writes them (a picture that could not be fetched is null), and as Hugging Face does."""
+    parquet(
+        tmp_path / "a.parquet", [{"jpg": jpeg(1), "txt": "one"}, {"jpg": None, "txt": None}, {"jpg": None, "txt": "x"}]
+    )
+    parquet(pictures / "b.parquet", [{"image": {"bytes": None, "path": "a/1.jpg"}, "text": 5}])
+    assert [
+        getattr(d, "text", d)
+        for d in outcome(CaptionTables.Config(image="jpg", caption="txt").build(), tmp_path / "a.parquet")
+    ] == ["<image>one", "no caption", "no image"]
+    assert outcome(CaptionTables.Config(caption="text").build(), pictures / "b.parquet") == ["no caption"]
+    (record,) = CaptionTables.Config(caption="text").build().read(pictures / "b.parquet")
+    assert record.data["image"] == found(jpeg())
+
+
+# --- pictures of a folder
+
+
+def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None:
+    folder = ImageFolder(pictures)
+    (pictures / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    for name in ("0.jpg", "./a/../0.jpg", "a//1.jpg", str(pictures / "a" / "1.jpg"), "link.jpg"):
+        assert folder.read(name).data == jpeg(), name
+    outside = ("../secret.jpg", "a/../../secret.jpg", str(tmp_path / "secret.jpg"), "/etc/passwd", "..", "a/../..")
+    assert [why(folder.read(name)) for name in outside] == ["path out of the image folder"] * len(outside)
+    assert ImageFolder(Path("/")).read(str(tmp_path / "secret.jpg")).data == jpeg()
+
+
+def why(picture: Any) -> str:
+    return picture.why.reason if isinstance(picture, Lost) else "found"
+
+
+def test_what_is_no_picture_file_has_its_reason(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ImageFolder(pictures)
+    assert [why(folder.read(value)) for value in (None, {"bytes": None, "path": None})] == ["no image"] * 2
+    assert [why(folder.read(value)) for value in (3, ["0.jpg"])] == ["no image path"] * 2
+    assert [why(folder.read(value)) for value in ("a", "0.jpg/x", "\0", "x" * 5000)] == ["unreadable image file"] * 4
+    monkeypatch.setattr(verify, "MAX_BYTES", 10)
+    assert why(folder.read("0.jpg")) == "file too large"
+
+
+def test_pictures_of_urls_are_found_by_the_stated_rule(pictures: Path, tmp_path: Path) -> None:
+    url = "https://x.org/p/0.jpg?w=9"
+    (pictures / f"{hashlib.sha256(url.encode()).hexdigest()}.png").write_bytes(jpeg(1))
+    (pictures / "00041").mkdir()
+    (pictures / "00041" / "000410007.jpg").write_bytes(jpeg(2))
+    parquet(
+        pictures / "00041.parquet", [{"url": url, "key": "000410007"}, {"url": "http://x.org/gone", "key": "000410008"}]
+    )
+    (tmp_path / "a.csv").write_text(f"url,path\n{url},a/1.jpg\nhttp://x.org/evil,../secret.jpg\n")
+    assert ImageFolder(pictures).read(url) == found(url, url)
+    for rule, data in (
+        ("sha256", jpeg(1)),
+        ("basename", jpeg(0)),
+        (str(pictures), jpeg(2)),
+        (str(tmp_path / "a.csv"), jpeg(0)),
+    ):
+        folder = ImageFolder(pictures, rule)
+        assert folder.read(url) == found(data, url), rule
+        assert why(folder.read("http://[x")) == ("broken image address" if rule == "basename" else "missing image file")
+        assert why(folder.read("http://x.org/gone")) == why(folder.read("http://x.org/")) == "missing image file"
+    assert (
+        why(ImageFolder(pictures, str(tmp_path / "a.csv")).read("http://x.org/evil")) == "path out of the image folder"
+    )
+    with pytest.raises(ConfigError, match="urls must be sha256, basename or a table"):
+        ImageFolder(pictures, "sha265")
+
+
+# --- text and instructions in other files
+
+
+def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", [{"text": "one", "id": 1}, {"text": None, "id": 2}])
+    assert outcome(Texts.Config().build(), tmp_path / "a.parquet") == [Document((Text("one"),)), "no text"]
+    assert list(read_texts([tmp_path])) == ["one"]
+    folder = tmp_path / "essays" / "2019"
+    folder.mkdir(parents=True)
+    (folder / "empty").mkdir()
+    for name, content in (
+        ("b.md", b"# two\n"),
+        ("a.txt", b"\xef\xbb\xbfone"),
+        ("c.txt", b"caf\xe9"),
+        ("d.txt", b" "),
+        ("e.py", b""),
+    ):
+        (folder / name).write_bytes(content)
+    source = TextFiles.Config().build()
+    assert source.find(tmp_path) == [tmp_path]
+    assert [record.key for record in source.read(tmp_path)] == [
+        f"essays/2019/{name}" for name in ("a.txt", "b.md", "c.txt", "d.txt")
+    ]
+    assert outcome(source, tmp_path) == [
+        Document((Text("one"),)),
+        Document((Text("# two\n"),)),
+        "not UTF-8",
+        "empty text",
+    ]
+    assert outcome(source, folder / "b.md") == [Document((Text("# two\n"),))]
+    with pytest.raises(FileNotFoundError, match=r"holds no file of this source \(\*\.txt, \*\.md\)"):
+        TextFiles.find(tmp_path / "essays" / "2019" / "empty")
+
+
+def test_conversations_of_parquet_and_compressed_lines(tmp_path: Path) -> None:
+    record = chat("<image>\nWhat is it?", "A cat.")
+    parquet(tmp_path / "a.parquet", [record | {"image": {"bytes": jpeg(), "path": "x"}}])
+    turns = [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "A cat."}]
+    parquet(tmp_path / "b.parquet", [{"images": [jpeg()], "messages": turns, "id": 1}])
+    (tmp_path / "c.jpg").write_bytes(jpeg())
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps(record | {"image": "c.jpg"}).encode()))
+    write_lines(tmp_path / "d.jsonl", [record | {"image": "../c.jpg"}, 3])
+    files = [tmp_path / name for name in ("a.parquet", "b.parquet", "c.jsonl.gz")]
+    first, second, third = (outcome(Instructions.Config().build(), file) for file in files)
+    assert first == second == third
+    assert first[0].text == "<image>What is it?\nA cat."  # type: ignore[union-attr]
+    assert outcome(Instructions.Config().build(), tmp_path / "d.jsonl") == [
+        "path out of the image folder",
+        "no JSON object",
+    ]
+    parquet(tmp_path / "e.parquet", [{"message": []}])
+    with pytest.raises(ConfigError, match="no column 'messages'; did you mean 'message'"):
+        list(Instructions.Config().build().read(tmp_path / "e.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_special_tokens_in_a_text_are_text(kind: Any, tmp_path: Path) -> None:
+    """A word-level vocabulary holds `<end>` as a word like any other."""
+    spelled = "a <image> <end><pad> text <end>"
+    train_tokenizer([spelled], tmp_path / "t.json", vocab_size=300, kind=kind)
+    tokenizer = Tokenizer.Config(path=str(tmp_path / "t.json")).build()
+    control = {tokenizer.pad, tokenizer.end, tokenizer.image}
+    write_lines(tmp_path / "a.jsonl", [{"text": spelled}, {"text": "<end>"}, {"text": "a text"}])
+    manifest = prepare("text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "t.json")
+    assert manifest["documents"] == 3
+    shards = Shards(tmp_path / "out")
+    for i in range(3):
+        assert all(control.isdisjoint(part.tokens or ()) for part in shards.document(i).parts if isinstance(part, Text))
+    assert [tokenizer.encode(text) for text in (spelled, "a")] == tokenizer.encode_batch([spelled, "a"])

@@ -1,0 +1,78 @@
+"""Preparing in several processes: the same bytes as in one; a process that dies or fails is named, never waited for."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_files import pairs, write_lines, write_tar
+
+from mm1.config import ConfigError
+from mm1.data.document import Document
+from mm1.data.tokenizer import train_tokenizer
+from mm1.prepare import workers as processes
+from mm1.prepare.deduplicate import Duplicates
+from mm1.prepare.filters import Filters
+from mm1.prepare.pipeline import prepare
+from mm1.prepare.sources import Record
+from mm1.prepare.sources.text import Texts
+from mm1.prepare.workers import WorkerDied, WorkerFailed
+
+
+class Deadly(Texts):
+    """Kills its process, hangs or fails where a text asks for it."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Texts.Config):
+        pass
+
+    def read(self, path: Path) -> Iterator[Record]:
+        for record in Texts.read(self, path):
+            text = record.data["text"]
+            if text == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if text == "hang":
+                time.sleep(3600)
+            yield record
+
+    def document(self, data: Any) -> Document:
+        if data["text"] == "fail":
+            raise KeyError("mistake in a source")
+        if data["text"] == "refuse":
+            raise ConfigError("wrong option")
+        return Texts.document(self, data)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function, because the first process takes seconds to start: equal bytes, then every bad end."""
+    (raw := tmp_path / "raw").mkdir()
+    train_tokenizer(["picture number one two three"], tokenizer := tmp_path / "tokenizer.json", vocab_size=300)
+    for number in range(5):
+        write_tar(raw / f"{number}.tar", pairs(3, start=2 * number))
+    filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
+    for workers in (1, 2):
+        out = tmp_path / f"by {workers}"
+        prepare("captions", [raw], out, tokenizer, validation=0.3, filters=filters, workers=workers)
+    assert contents(tmp_path / "by 1") == contents(tmp_path / "by 2")
+
+    ends = {
+        "die": (WorkerDied, r"die\.jsonl was killed by signal 9.*fewer --workers"),
+        "fail": (WorkerFailed, r"(?s)fail\.jsonl:.*KeyError.*mistake in a source.*while reading .*fail\.jsonl#2"),
+        "refuse": (ConfigError, "wrong option"),
+        "hang": (WorkerDied, r"hang\.jsonl said nothing for 2 seconds"),
+    }
+    for word, (error, message) in ends.items():
+        file = write_lines(tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}])
+        monkeypatch.setattr(processes, "PATIENCE", 2.0 if word == "hang" else 60.0)
+        with pytest.raises(error, match=message):
+            prepare(Deadly.Config(), [file], tmp_path / word, tokenizer, workers=2)
+        assert not (tmp_path / word).exists()

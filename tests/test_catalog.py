@@ -1,0 +1,73 @@
+"""Every study can be planned, and judges what it measures."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mm1 import config as configs
+from mm1.catalog import LESSONS, all_studies, study_command
+from mm1.config import ConfigError
+from mm1.study.ablation import Study
+from mm1.study.plan import Plan
+
+every_study = pytest.mark.parametrize("make", all_studies().values(), ids=all_studies().keys())
+
+
+@every_study
+def test_its_lessons_are_about_its_rows_and_measures(make: Callable[[], Study], tmp_path: Path) -> None:
+    made, plan = make(), Plan(tmp_path)
+    rows = made.rows(plan, 0)
+    assert len(set(rows.values())) == len(rows), "two rows are the same run"
+    assert set(rows) == set(made.rows(plan, 1))
+    assert set(rows.values()) <= set(plan.runs)
+    for lesson in made.lessons:
+        assert lesson.measure in made.measures
+        for contrast in lesson.contrasts:
+            assert set(contrast) <= set(rows)
+            assert math.isclose(sum(contrast.values()), 0, abs_tol=1e-9)
+    for measure, numbers in made.paper.items():
+        assert measure in made.measures
+        assert set(numbers) <= set(rows)
+        assert "second-hand" in made.paper_source
+
+
+@every_study
+def test_its_configs_survive_json_and_start_from_known_runs(make: Callable[[], Study], tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    make().rows(plan, 0)
+    for folder, config in plan.runs.items():
+        assert configs.from_json(configs.to_json(config)) == config
+        assert " " not in Path(folder).name
+        for origin in config.init.values():
+            assert origin in plan.runs or origin.startswith("runs/")
+
+
+def test_lessons_share_runs(tmp_path: Path) -> None:
+    """Of 24 pre-trained rows three are the base, which fine-tuning starts from too; three of the text study are the
+    mixture's.
+    """
+    plan, rows = Plan(tmp_path), 0
+    for name in LESSONS:
+        rows += len(all_studies()[name]().rows(plan, 0))
+    stages = list(plan.stages.values())
+    assert stages.count("decoder") == 1
+    assert stages.count("encoder") == 3
+    assert rows == 27
+    assert stages.count("pretrain") == 19
+
+
+def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    found: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], found)
+    assert list(found["warmup"]().rows(Plan(tmp_path), 0)) == ["0 steps", "30 steps", "100 steps"]
+
+
+def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'mixture'"):
+        study_command(["mixtur"], tmp_path, seeds=(0,), jobs=1)
+    with pytest.raises(ConfigError, match="and --out"):
+        study_command(["mixture"], None, seeds=(0,), jobs=1)
