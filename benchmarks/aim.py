@@ -1,10 +1,12 @@
-"""Do features learn anything from foretelling? Probes on AIM's miniature, on the same encoder untrained, and on pixels.
+"""Do features learn anything from foretelling? Probes on AIM's miniature, on the same
+encoder untrained, and on pixels.
 
     python benchmarks/aim.py --out runs/aim --seeds 0 1 2 [--threads 1] [a.b=value ...]
 
-Each seed trains `miniature_aim` and, for comparison, the same recipe with steps=0. The probes are those of the recipe:
-classes of the miniature world. What is finished in the folder is not trained again. Prints a table; figures are means
-over seeds, with the standard error of the mean over seeds, and for pixels that over test pictures.
+Each seed trains `miniature_aim` and, for comparison, the same recipe with steps=0. The
+probes are those of the recipe: classes of the miniature world. What is finished in the
+folder is not trained again. Prints a table; figures are means over seeds, with the
+standard error of the mean over seeds, and for pixels that over test pictures.
 """
 
 import argparse
@@ -35,11 +37,17 @@ class Pixels(nn.Module):
 def scores(folder: Path) -> dict[str, tuple[float, float]]:
     """Probe -> accuracy and its standard error over test pictures."""
     found = json.loads((folder / "scores.json").read_text())
-    results = {name: next(iter(result["shots"].values())) for name, result in found.items()}
-    return {name: (result["score"], result["stderr"]) for name, result in results.items()}
+    results = {
+        name: next(iter(result["shots"].values())) for name, result in found.items()
+    }
+    return {
+        name: (result["score"], result["stderr"]) for name, result in results.items()
+    }
 
 
-def run(out: Path, world: str, seed: int, overrides: list[str]) -> dict[str, tuple[float, float]]:
+def run(
+    out: Path, world: str, seed: int, overrides: list[str]
+) -> dict[str, tuple[float, float]]:
     if not (out / "scores.json").exists():
         config = miniature_aim(world)
         config.seed = seed
@@ -50,7 +58,9 @@ def run(out: Path, world: str, seed: int, overrides: list[str]) -> dict[str, tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/aim"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -59,15 +69,26 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     make_world(arguments.out / "world")
 
-    columns: dict[str, list[dict[str, tuple[float, float]]]] = {"AIM": [], "untrained": []}
+    columns: dict[str, list[dict[str, tuple[float, float]]]] = {
+        "AIM": [],
+        "untrained": [],
+    }
     for seed in arguments.seeds:
         for name, more in (("AIM", []), ("untrained", ["steps=0"])):
             folder = arguments.out / f"{name.lower()}-{seed}"
-            columns[name].append(run(folder, str(arguments.out), seed, [*arguments.overrides, *more]))
+            columns[name].append(
+                run(folder, str(arguments.out), seed, [*arguments.overrides, *more])
+            )
     recipe = miniature_aim()
-    probes = {name: config.build() for name, config in recipe.benchmarks.items() if "attentive" not in name}
+    probes = {
+        name: config.build()
+        for name, config in recipe.benchmarks.items()
+        if "attentive" not in name
+    }
     size = (recipe.model.encoder.image_size,) * 2  # type: ignore[attr-defined]
-    words = Tokenizer.Config(path=str(arguments.out / "world" / "tokenizer.json")).build()
+    words = Tokenizer.Config(
+        path=str(arguments.out / "world" / "tokenizer.json")
+    ).build()
     pixels = Trained(Pixels(), Renderer(words, Views(size)), torch.device("cpu"))  # type: ignore[arg-type]
     evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")
     of_pixels = scores(arguments.out / "pixels")
@@ -77,9 +98,15 @@ def main() -> None:
         cells = []
         for seeds in columns.values():
             values = np.array([found[probe][0] for found in seeds])
-            error = f" +- {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+            error = (
+                f" +- {values.std(ddof=1) / len(values) ** 0.5:.3f}"
+                if len(values) > 1
+                else ""
+            )
             cells.append(f"{values.mean():.3f}{error}")
-        cells.append("{:.3f} +- {:.3f}".format(*of_pixels[probe]) if probe in of_pixels else "")
+        cells.append(
+            "{:.3f} +- {:.3f}".format(*of_pixels[probe]) if probe in of_pixels else ""
+        )
         print(f"| {probe} | {' | '.join(cells)} |")
 
 

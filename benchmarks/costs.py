@@ -1,11 +1,13 @@
-"""What recipes at full size cost: operations, and hours of a GPU that reaches a stated share of its peak.
+"""What recipes at full size cost: operations, and hours of a GPU that reaches a stated
+share of its peak.
 
     python benchmarks/costs.py [RECIPE ...] [--peak 989e12] [--share 0.4]
     python benchmarks/costs.py --studies
 
-Counted as `Model.flops` counts them, forward and backward, on models of the meta device; recomputation, which adds up
-to a third, is left out. What depends on data is assumed: rows hold 14.9 images for each 16 allowed
-(benchmarks/packing.md), documents have 512 tokens, the vocabulary 32,768 entries. The peak is an H100's for dense bf16;
+Counted as `Model.flops` counts them, forward and backward, on models of the meta
+device; recomputation, which adds up to a third, is left out. What depends on data is
+assumed: rows hold 14.9 images for each 16 allowed (benchmarks/packing.md), documents
+have 512 tokens, the vocabulary 32,768 entries. The peak is an H100's for dense bf16;
 the share is what one H100 reached on text alone (benchmarks/gpu.md).
 """
 
@@ -52,20 +54,29 @@ def a_step(run: Trainer.Config, model: Model) -> Any:
     images = round(loader.batch_size * loader.max_images * FILLED) if each else 0
     text = tokens - images * (each.num_tokens if each else 0)
     return SimpleNamespace(
-        tokens=range(tokens), images=range(images), num_pairs=tokens * DOCUMENT // 2, num_targets=text
+        tokens=range(tokens),
+        images=range(images),
+        num_pairs=tokens * DOCUMENT // 2,
+        num_targets=text,
     )
 
 
-def of_recipes(names: list[str], hours_of: Callable[[int], float], share: float) -> None:
-    print(f"| recipe | parameters | steps | PFLOP a step | ZFLOP in all | GPU hours at {share:.0%} |")
+def of_recipes(
+    names: list[str], hours_of: Callable[[int], float], share: float
+) -> None:
+    print(
+        "| recipe | parameters | steps | PFLOP a step | ZFLOP in all | GPU hours at"
+        f" {share:.0%} |"
+    )
     print("|---|---|---|---|---|---|")
     for name in names:
         run = recipe(name)
         model, flops = step_flops(run)
-        params, total = sum(p.numel() for p in model.parameters()) / 1e9, flops * run.steps
+        params = sum(p.numel() for p in model.parameters()) / 1e9
+        total = flops * run.steps
         print(
-            f"| `{name}` | {params:,.2f}B | {run.steps:,} | {flops / 1e15:,.1f} | {total / 1e21:,.2f} | "
-            f"{hours_of(total):,.0f} |"
+            f"| `{name}` | {params:,.2f}B | {run.steps:,} | {flops / 1e15:,.1f} |"
+            f" {total / 1e21:,.2f} | {hours_of(total):,.0f} |"
         )
 
 
@@ -79,15 +90,27 @@ def of_studies(hours_of: Callable[[int], float], share: float) -> None:
         plan = Plan(Path("runs"))
         study().rows(plan, 0)
         total = sum(step_flops(run)[1] * run.steps for run in plan.runs.values())
-        print(f"| `{name}` | {len(plan.runs) * SEEDS} | {hours_of(total) * SEEDS:,.0f} |")
+        print(
+            f"| `{name}` | {len(plan.runs) * SEEDS} | {hours_of(total) * SEEDS:,.0f} |"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What recipes and studies at full size cost.")
-    names = [name for name in all_recipes() if not name.startswith("miniature_") and not name.endswith("_small")]
+    parser = argparse.ArgumentParser(
+        description="What recipes and studies at full size cost."
+    )
+    names = [
+        name
+        for name in all_recipes()
+        if not name.startswith("miniature_") and not name.endswith("_small")
+    ]
     parser.add_argument("recipes", nargs="*", default=names)
-    parser.add_argument("--studies", action="store_true", help="the ablations, in place of recipes")
-    parser.add_argument("--peak", type=float, default=989e12, help="operations a second of one GPU")
+    parser.add_argument(
+        "--studies", action="store_true", help="the ablations, in place of recipes"
+    )
+    parser.add_argument(
+        "--peak", type=float, default=989e12, help="operations a second of one GPU"
+    )
     parser.add_argument("--share", type=float, default=0.4)
     options = parser.parse_args()
 

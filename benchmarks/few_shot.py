@@ -1,9 +1,11 @@
-"""What it saves to read shots that all questions share once (`same_shots`), against reading them with each question.
+"""What it saves to read shots that all questions share once (`same_shots`), against
+reading them with each question.
 
     python benchmarks/few_shot.py [--shots 8] [--questions 32]
 
-A small model with random weights answers the same prompts both ways, in turns, in one process and one thread. The times
-are CPU times, so that other work on the machine counts little; what is said is their ratio, and whether answers agree.
+A small model with random weights answers the same prompts both ways, in turns, in one
+process and one thread. The times are CPU times, so that other work on the machine
+counts little; what is said is their ratio, and whether answers agree.
 """
 
 import argparse
@@ -26,15 +28,23 @@ from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 
-SIZE, TOKENS_PER_IMAGE, ROUNDS, MAX_TOKENS = 96, 36, 3, 8
-QUESTION, ANSWER = "Question: what colour is the thing on the left? Short answer:", " a dark red\n"
+SIZE = 96
+TOKENS_PER_IMAGE = 36
+ROUNDS = 3
+MAX_TOKENS = 8
+QUESTION = "Question: what colour is the thing on the left? Short answer:"
+ANSWER = " a dark red\n"
 
 
 def predictor(folder: Path) -> Predictor:
-    tokenizer = train_tokenizer([QUESTION + ANSWER], folder / "tokenizer.json", vocab_size=300)
+    tokenizer = train_tokenizer(
+        [QUESTION + ANSWER], folder / "tokenizer.json", vocab_size=300
+    )
     torch.manual_seed(0)
     model = MM1.Config(
-        encoder=ViT.Config(image_size=SIZE, patch_size=8, depth=3, dim=256, num_heads=4),
+        encoder=ViT.Config(
+            image_size=SIZE, patch_size=8, depth=3, dim=256, num_heads=4
+        ),
         connector=AveragePool.Config(num_tokens=TOKENS_PER_IMAGE),
         decoder=Decoder.Config(depth=4, dim=256, num_heads=8, num_kv_heads=4),
     ).build(vocab_size=tokenizer.vocab_size)
@@ -43,42 +53,68 @@ def predictor(folder: Path) -> Predictor:
 
 
 def picture(number: int) -> Image:
-    pixels = torch.randint(0, 256, (SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+    pixels = torch.randint(
+        0,
+        256,
+        (SIZE, SIZE, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(number),
+    )
     buffer = io.BytesIO()
     Pillow.fromarray(pixels.numpy()).save(buffer, "PNG")
     return Image(buffer.getvalue(), SIZE, SIZE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--questions", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    shots = [Document((picture(i), Text(QUESTION), Text(ANSWER))) for i in range(arguments.shots)]
-    asked = [Document((picture(1000 + i), Text(QUESTION))) for i in range(arguments.questions)]
+    shots = [
+        Document((picture(i), Text(QUESTION), Text(ANSWER)))
+        for i in range(arguments.shots)
+    ]
+    asked = [
+        Document((picture(1000 + i), Text(QUESTION)))
+        for i in range(arguments.questions)
+    ]
     prompts = [sum(shots, Document(())) + question for question in asked]
     with tempfile.TemporaryDirectory() as folder:
         model = predictor(Path(folder))
-    model.generate(prompts[:2], max_tokens=1)  # what the first call sets up is not counted
+    model.generate(
+        prompts[:2], max_tokens=1
+    )  # what the first call sets up is not counted
     times: dict[bool, list[float]] = {False: [], True: []}
     answers = {}
     for _ in range(ROUNDS):
         for shared in times:
             start = time.process_time()
-            answers[shared] = model.generate(prompts, max_tokens=MAX_TOKENS, shared=shared)
+            answers[shared] = model.generate(
+                prompts, max_tokens=MAX_TOKENS, shared=shared
+            )
             times[shared].append(time.process_time() - start)
     apart, once = (statistics.median(times[shared]) for shared in (False, True))
-    lengths = [len(model.renderer(document, end=False).tokens) for document in (prompts[0], asked[0])]
+    lengths = [
+        len(model.renderer(document, end=False).tokens)
+        for document in (prompts[0], asked[0])
+    ]
     print(
-        f"{arguments.questions} questions after {arguments.shots} shots: {lengths[0]} tokens, {lengths[1]} of them own"
+        f"{arguments.questions} questions after {arguments.shots} shots: {lengths[0]}"
+        f" tokens, {lengths[1]} of them own"
     )
     print(
-        f"read with each question / read once: {apart / once:.1f} times the CPU time (median of {ROUNDS} rounds each)"
+        f"read with each question / read once: {apart / once:.1f} times the CPU time"
+        f" (median of {ROUNDS} rounds each)"
     )
     ratios = sorted(a / b for a in times[False] for b in times[True])
     same = answers[True] == answers[False]
-    print(f"any round against any other: {ratios[0]:.1f} to {ratios[-1]:.1f}; same answers: {same}")
+    print(
+        f"any round against any other: {ratios[0]:.1f} to {ratios[-1]:.1f}; same"
+        f" answers: {same}"
+    )
 
 
 main()

@@ -1,8 +1,10 @@
-"""Preparing captions with 1, 2 ... processes, by turns in one run: documents a second, and whether the bytes are equal.
+"""Preparing captions with 1, 2 ... processes, by turns in one run: documents a second,
+and whether the bytes are equal.
 
     python benchmarks/prepare.py --workers 1 2
 
-Eight tars of 150 pairs of 384 x 288 pixels are made first; decoding their JPEGs is nearly all of the work.
+Eight tars of 150 pairs of 384 x 288 pixels are made first; decoding their JPEGs is
+nearly all of the work.
 """
 
 import argparse
@@ -21,14 +23,17 @@ from PIL import Image
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.pipeline import prepare
 
-TARS, PAIRS = 8, 150
+TARS = 8
+PAIRS = 150
 
 
 def jpeg(seed: int) -> bytes:
     """Coarse noise made smooth, which is as large as a photograph: some 30 kB."""
     coarse = np.random.default_rng(seed).integers(0, 256, (36, 48, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(
+        buffer, "JPEG", quality=90
+    )
     return buffer.getvalue()
 
 
@@ -38,7 +43,10 @@ def write_tars(folder: Path) -> None:
         with tarfile.open(folder / f"{number:02}.tar", "w") as tar:
             for sample in range(PAIRS):
                 key = PAIRS * number + sample
-                for name, data in ((f"{key}.jpg", jpeg(key)), (f"{key}.txt", f"picture number {key}".encode())):
+                for name, data in (
+                    (f"{key}.jpg", jpeg(key)),
+                    (f"{key}.txt", f"picture number {key}".encode()),
+                ):
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -57,19 +65,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_tars(folder / "raw")
-        train_tokenizer(["picture number 0 1 2 3 4 5 6 7 8 9"], folder / "tokenizer.json", vocab_size=300)
+        train_tokenizer(
+            ["picture number 0 1 2 3 4 5 6 7 8 9"],
+            folder / "tokenizer.json",
+            vocab_size=300,
+        )
         seconds: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
         contents = set()
-        for _ in range(arguments.turns + 1):  # the first turn starts the server of processes and is left out
+        for _ in range(
+            arguments.turns + 1
+        ):  # the first turn starts the server of processes and is left out
             for workers in arguments.workers:
                 begun = time.perf_counter()
-                prepare("captions", [folder / "raw"], folder / "out", folder / "tokenizer.json", workers=workers)
+                prepare(
+                    "captions",
+                    [folder / "raw"],
+                    folder / "out",
+                    folder / "tokenizer.json",
+                    workers=workers,
+                )
                 seconds[workers].append(time.perf_counter() - begun)
                 contents.add(content(folder / "out"))
                 shutil.rmtree(folder / "out")
         for workers, taken in seconds.items():
             rate = TARS * PAIRS / statistics.median(taken[1:])
-            spread = ", ".join(f"{TARS * PAIRS / each:,.0f}" for each in sorted(taken[1:], reverse=True))
+            spread = ", ".join(
+                f"{TARS * PAIRS / each:,.0f}"
+                for each in sorted(taken[1:], reverse=True)
+            )
             print(f"{workers} at a time: {rate:,.0f} documents/s (turns: {spread})")
         print("equal bytes" if len(contents) == 1 else "DIFFERENT BYTES")
 

@@ -1,14 +1,17 @@
-"""Real data of every kind at once: prepared, trained on, interrupted, resumed on more processes, accounted for.
+"""Real data of every kind at once: prepared, trained on, interrupted, resumed on more
+processes, accounted for.
 
     python benchmarks/real_data.py DATA --out runs/real [--steps 500]
 
-DATA holds captions/*.tar, interleaved/*.parquet, interleaved/mmc4_layout.jsonl beside mmc4_images/, text/*.jsonl and
-instructions/*.json(l). Every step is a command that a user would give. The run is interrupted by Ctrl-C (SIGINT) at a
-third and at two thirds, and goes on with two processes, then with three. Then the books are balanced:
+DATA holds captions/*.tar, interleaved/*.parquet, interleaved/mmc4_layout.jsonl beside
+mmc4_images/, text/*.jsonl and instructions/*.json(l). Every step is a command that a
+user would give. The run is interrupted by Ctrl-C (SIGINT) at a third and at two thirds,
+and goes on with two processes, then with three. Then the books are balanced:
 
     prepare   records read = documents + drops, for each folder
     train     documents, tokens of each source and images that the three runs logged = those of the plan from step 0 to
-              the end, made at one go; and no document was seen more often than its source has begun epochs
+              the end, made at one go; and no document was seen more often than its
+              source has begun epochs
 """
 
 import argparse
@@ -30,11 +33,21 @@ from mm1.runs.folder import load_model, read_config
 KINDS = {  # name: (kind, paths, options)
     "captions": ("captions", ["captions"], []),
     "pages": ("interleaved", ["interleaved"], ["--filters", "web_pages"]),
-    "mmc4": ("mmc4", ["interleaved/mmc4_layout.jsonl"], ["--source", "folder={data}/interleaved/mmc4_images"]),
+    "mmc4": (
+        "mmc4",
+        ["interleaved/mmc4_layout.jsonl"],
+        ["--source", "folder={data}/interleaved/mmc4_images"],
+    ),
     "text": ("text", ["text"], ["--filters", "web_text"]),
     "instructions": ("instructions", ["instructions"], []),
 }
-WEIGHTS = {"captions": 0.4, "pages": 0.35, "mmc4": 0.05, "text": 0.1, "instructions": 0.1}
+WEIGHTS = {
+    "captions": 0.4,
+    "pages": 0.35,
+    "mmc4": 0.05,
+    "text": 0.1,
+    "instructions": 0.1,
+}
 SMALL = [
     *("model.encoder.image_size=48", "model.encoder.depth=2", "model.encoder.dim=96"),
     *("model.connector.num_tokens=4", "model.connector.dim=64"),
@@ -58,19 +71,49 @@ def mm1(*words: str | Path) -> None:
 
 def prepare(data: Path, out: Path) -> None:
     if not (out / "tokenizer.json").exists():
-        mm1("tokenizer", data / "text", "--out", out / "tokenizer.json", "--vocab-size", "4096")
+        mm1(
+            "tokenizer",
+            data / "text",
+            "--out",
+            out / "tokenizer.json",
+            "--vocab-size",
+            "4096",
+        )
     for name, (kind, paths, options) in KINDS.items():
         words = [option.format(data=data) for option in options]
         inputs = [data / path for path in paths]
-        where = ["--out", out / name, "--tokenizer", out / "tokenizer.json", "--validation", "0.02"]
+        where = [
+            "--out",
+            out / name,
+            "--tokenizer",
+            out / "tokenizer.json",
+            "--validation",
+            "0.02",
+        ]
         mm1("prepare", kind, *inputs, *where, "--workers", "2", *words)
 
 
 def train(out: Path, processes: int, stop_at: int | None, recipe: list[str]) -> int:
-    """Runs `mm1 train`, with Ctrl-C once so many steps are logged; returns the step it stands at."""
-    run, resume = out / "run", [] if processes == 1 else ["--resume"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "mm1.cli", "train", *recipe, "--out", str(run), *resume]
+    """Runs `mm1 train`, with Ctrl-C once so many steps are logged; returns the step it
+    stands at."""
+    run = out / "run"
+    resume = [] if processes == 1 else ["--resume"]
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        if processes > 1
+        else []
+    )
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "mm1.cli",
+        "train",
+        *recipe,
+        "--out",
+        str(run),
+        *resume,
+    ]
     print("$", " ".join(command[1:]), flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -93,16 +136,28 @@ def standing(run: Path) -> int:
 def balance(out: Path, steps: int) -> None:
     for name in KINDS:
         manifest = read_manifest(out / name)
-        documents, drops = manifest["documents"], manifest["drops"]
-        print(f"{name}: {manifest['records_in']:,} records = {documents:,} documents + {sum(drops.values()):,} {drops}")
+        documents = manifest["documents"]
+        drops = manifest["drops"]
+        print(
+            f"{name}: {manifest['records_in']:,} records = {documents:,} documents +"
+            f" {sum(drops.values()):,} {drops}"
+        )
         assert manifest["records_in"] == documents + sum(drops.values())
     config = read_config(out / "run")
     _, renderer, _ = load_model(out / "run", torch.device("cpu"))
     loader = config.loader.build(renderer=renderer, seed=config.seed)
     assert isinstance(loader, PackedLoader)
     logged: Counter[str] = Counter()
-    for line in map(json.loads, (out / "run" / "metrics.jsonl").read_text().splitlines()):
-        logged.update({k: v for k, v in line.items() if k in ("documents", "cuts", "images") or k.startswith("tokens")})
+    for line in map(
+        json.loads, (out / "run" / "metrics.jsonl").read_text().splitlines()
+    ):
+        logged.update(
+            {
+                k: v
+                for k, v in line.items()
+                if k in ("documents", "cuts", "images") or k.startswith("tokens")
+            }
+        )
     planned: Counter[str] = Counter()
     covered: Counter[tuple[int, int]] = Counter()
     windows = loader.windows(None)
@@ -111,13 +166,19 @@ def balance(out: Path, steps: int) -> None:
         for excerpt in (e for row in rows for e in row):
             planned["documents" if excerpt.start == 0 else "cuts"] += 1
             planned["images"] += excerpt.images
-            planned[f"tokens/{loader.names[excerpt.source]}"] += excerpt.stop - excerpt.start
+            planned[f"tokens/{loader.names[excerpt.source]}"] += (
+                excerpt.stop - excerpt.start
+            )
             covered[excerpt.source, excerpt.document] += excerpt.stop - excerpt.start
     planned["tokens"] = steps * config.loader.batch_size * config.loader.sequence_length
     assert logged == planned, (logged, planned)
     print(f"logged by {PROCESSES} processes = planned at one go: {dict(logged)}")
     for s, (name, source) in enumerate(loader.sources.items()):
-        epochs = {d: n / int(source.lengths[d]) for (which, d), n in covered.items() if which == s}
+        epochs = {
+            d: n / int(source.lengths[d])
+            for (which, d), n in covered.items()
+            if which == s
+        }
         most = after.drawn[name] // source.num_documents + 1
         assert max(epochs.values()) <= most, name
         print(f"{name}: {after.drawn[name] / source.num_documents:.2f} epochs drawn, {len(epochs):,} documents seen, "
@@ -125,18 +186,33 @@ def balance(out: Path, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
-    out, steps = arguments.out, arguments.steps
+    out = arguments.out
+    steps = arguments.steps
     prepare(arguments.data, out)
     sources = {name: str(out / name) for name in KINDS}
-    recipe = ["pretrain_small", *SMALL, f"steps={steps}", f"loader.sources={sources}", f"loader.weights={WEIGHTS}"]
+    recipe = [
+        "pretrain_small",
+        *SMALL,
+        f"steps={steps}",
+        f"loader.sources={sources}",
+        f"loader.weights={WEIGHTS}",
+    ]
     recipe.append(f"tokenizer.path={out / 'tokenizer.json'}")
-    for processes, stop_at in zip(PROCESSES, (steps // 3, 2 * steps // 3, None), strict=True):
-        print(f"{processes} processes: stopped at step {train(out, processes, stop_at, recipe)} of {steps}", flush=True)
+    for processes, stop_at in zip(
+        PROCESSES, (steps // 3, 2 * steps // 3, None), strict=True
+    ):
+        print(
+            f"{processes} processes: stopped at step"
+            f" {train(out, processes, stop_at, recipe)} of {steps}",
+            flush=True,
+        )
     mm1("view", out / "run", "--out", out / "rows.html")
     balance(out, steps)
 

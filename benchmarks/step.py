@@ -1,14 +1,17 @@
 """What one training step of a recipe costs, and where the time goes.
 
-    python benchmarks/step.py pretrain_ablation_base loader.batch_size=8 loader.micro_batch_size=4 [--workers 8] [--out note.md]
+    python benchmarks/step.py pretrain_ablation_base loader.batch_size=8
+    loader.micro_batch_size=4 [--workers 8] [--out note.md]
 
-It needs no data set: documents of MM1-like lengths (the distributions are below) are made on the spot, packed by the
-real mixture and packing, and their pictures are real JPEGs that workers decode and resize. Model, precision, sharding
-and optimiser are those of `Run`.
+It needs no data set: documents of MM1-like lengths (the distributions are below) are
+made on the spot, packed by the real mixture and packing, and their pictures are real
+JPEGs that workers decode and resize. Model, precision, sharding and optimiser are those
+of `Run`.
 
-FLOP utilisation = model FLOPs of forward and backward (`Model.flops`: encoder counted for every image, attention by
-its causal pairs, recomputation not counted) / time / ceiling, where the ceiling is a large matrix product in the same
-dtype, measured in the same run. The shares come from marks on the device's own clock between the parts.
+FLOP utilisation = model FLOPs of forward and backward (`Model.flops`: encoder counted
+for every image, attention by its causal pairs, recomputation not counted) / time /
+ceiling, where the ceiling is a large matrix product in the same dtype, measured in the
+same run. The shares come from marks on the device's own clock between the parts.
 """
 
 import argparse
@@ -50,40 +53,65 @@ from mm1.train.parallel import checkpoint_activations, freeze, shard
 
 TABLE = 1 << 16  # document lengths come from a table of this many draws
 # kind: (lognormal median and sigma of text tokens, mean pictures beyond the first)
-KINDS = {"captions": (24, 0.6, 0.0), "interleaved": (550, 0.9, 1.5), "text": (700, 1.1, None)}
+KINDS = {
+    "captions": (24, 0.6, 0.0),
+    "interleaved": (550, 0.9, 1.5),
+    "text": (700, 1.1, None),
+}
 WEIGHTS = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
 PARTS = ("data", "encoder", "connector", "decoder", "loss", "optimizer")
 
 
 class Synthetic:
-    """Documents of one kind, from a seed: what the mixture asks for, and the documents themselves."""
+    """Documents of one kind, from a seed: what the mixture asks for, and the documents
+    themselves."""
 
-    def __init__(self, kind: str, tokens_per_image: int, sequence_length: int, vocabulary: int) -> None:
+    def __init__(
+        self, kind: str, tokens_per_image: int, sequence_length: int, vocabulary: int
+    ) -> None:
         self.vocabulary = vocabulary
         median, sigma, more = KINDS[kind]
-        rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest()))
-        text = np.exp(rng.normal(np.log(median), sigma, TABLE)).astype(np.int64).clip(4, None)
-        self.pictures = np.zeros(TABLE, np.int64) if more is None else 1 + rng.poisson(more, TABLE).clip(0, 15)
+        rng = np.random.default_rng(
+            int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest())
+        )
+        text = (
+            np.exp(rng.normal(np.log(median), sigma, TABLE))
+            .astype(np.int64)
+            .clip(4, None)
+        )
+        self.pictures = (
+            np.zeros(TABLE, np.int64)
+            if more is None
+            else 1 + rng.poisson(more, TABLE).clip(0, 15)
+        )
         limit = sequence_length - self.pictures * tokens_per_image
         self.text = text if more is None else np.minimum(text, limit.clip(4, None))
-        self.num_documents, self.tokens_per_image = 2_000_000_000, tokens_per_image
+        self.num_documents = 2_000_000_000
+        self.tokens_per_image = tokens_per_image
 
     def tokens(self, ids: np.ndarray) -> np.ndarray:
-        return self.text[ids % TABLE] + self.pictures[ids % TABLE] * self.tokens_per_image
+        return (
+            self.text[ids % TABLE] + self.pictures[ids % TABLE] * self.tokens_per_image
+        )
 
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.pictures[ids % TABLE]
 
-    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(
+        self, document: int, *, sequence_length: int, max_images: int
+    ) -> list[tuple[int, int, int]]:
         return []  # all fit a row
 
     def document(self, number: int, pool: list[Image]) -> Document:
-        n, k = int(self.text[number % TABLE]) - 1, int(self.pictures[number % TABLE])
+        n = int(self.text[number % TABLE]) - 1
+        k = int(self.pictures[number % TABLE])
         ids = np.random.default_rng(number).integers(8, self.vocabulary, n).tolist()
         cuts = np.linspace(0, n, k + 1).astype(int) if k else [0, n]
         parts: list[Any] = []
         for i in range(len(cuts) - 1):
-            parts += [pool[(number + i) % len(pool)]] * bool(k) + [Text("", tokens=tuple(ids[cuts[i] : cuts[i + 1]]))]
+            parts += [pool[(number + i) % len(pool)]] * bool(k) + [
+                Text("", tokens=tuple(ids[cuts[i] : cuts[i + 1]]))
+            ]
         return Document(tuple(parts))
 
 
@@ -94,15 +122,21 @@ def pictures(count: int, side: int) -> list[Image]:
         rng = np.random.default_rng(i)
         small = Pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
         coarse = small.resize((side, side), Pillow.Resampling.BICUBIC)
-        noisy = np.asarray(coarse, np.int16) + rng.normal(0, 12, (side, side, 3)).astype(np.int16)
+        noisy = np.asarray(coarse, np.int16) + rng.normal(
+            0, 12, (side, side, 3)
+        ).astype(np.int16)
         buffer = io.BytesIO()
-        Pillow.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        Pillow.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+            buffer, "JPEG", quality=85
+        )
         made.append(Image(buffer.getvalue(), side, side))
     return made
 
 
 def plain_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
-    words = {"<pad>": 0, "<end>": 1, "<image>": 2} | {str(i): i for i in range(3, vocabulary)}
+    words = {"<pad>": 0, "<end>": 1, "<image>": 2} | {
+        str(i): i for i in range(3, vocabulary)
+    }
     path = folder / "tokenizer.json"
     Backend(models.WordLevel(words, unk_token="<pad>")).save(str(path))
     return Tokenizer.Config(path=str(path)).build()
@@ -111,22 +145,45 @@ def plain_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
 class Filler(torch.utils.data.Dataset):
     """Rows of excerpts -> a batch, in workers."""
 
-    def __init__(self, renderer: Renderer, sources: list[Synthetic], pool: list[Image], sequence_length: int) -> None:
-        self.renderer, self.sources, self.pool, self.sequence_length = renderer, sources, pool, sequence_length
+    def __init__(
+        self,
+        renderer: Renderer,
+        sources: list[Synthetic],
+        pool: list[Image],
+        sequence_length: int,
+    ) -> None:
+        self.renderer = renderer
+        self.sources = sources
+        self.pool = pool
+        self.sequence_length = sequence_length
 
     def __getitem__(self, rows: list[tuple[Excerpt, ...]]) -> PackedBatch:
         spans = [
-            [Span(self.renderer(self.sources[e.source].document(e.document, self.pool)), e.start, e.stop) for e in row]
+            [
+                Span(
+                    self.renderer(
+                        self.sources[e.source].document(e.document, self.pool)
+                    ),
+                    e.start,
+                    e.stop,
+                )
+                for e in row
+            ]
             for row in rows
         ]
         return collate(spans, self.renderer, sequence_length=self.sequence_length)
 
 
-def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool) -> Iterator[PackedBatch]:
+def batches(
+    config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool
+) -> Iterator[PackedBatch]:
     loader = config.loader
     weights = {"text": 1.0} if text_only else WEIGHTS
     sources = {
-        kind: Synthetic(kind, model.tokens_per_image, loader.sequence_length, tokenizer.vocab_size) for kind in weights
+        kind: Synthetic(
+            kind, model.tokens_per_image, loader.sequence_length, tokenizer.vocab_size
+        )
+        for kind in weights
     }
     shape = {
         "sequence_length": loader.sequence_length,
@@ -139,19 +196,28 @@ def batches(config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text
         state = mixture.start()
         while True:
             window = mixture.window(state)
-            for i in range(0, len(window.rows) - loader.micro_batch_size + 1, loader.micro_batch_size):
+            for i in range(
+                0,
+                len(window.rows) - loader.micro_batch_size + 1,
+                loader.micro_batch_size,
+            ):
                 yield window.rows[i : i + loader.micro_batch_size]
             state = window.after
 
     renderer = make_renderer(model, tokenizer, loader)
     side = int(1.4 * max(model.image_size)) if model.image_size else 32
     return load(
-        plan(), Filler(renderer, list(sources.values()), pictures(64, side), loader.sequence_length), workers=workers
+        plan(),
+        Filler(
+            renderer, list(sources.values()), pictures(64, side), loader.sequence_length
+        ),
+        workers=workers,
     )
 
 
 class Clock:
-    """Marks on the device's clock; the time between two marks belongs to the part named at the second."""
+    """Marks on the device's clock; the time between two marks belongs to the part named
+    at the second."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -176,39 +242,65 @@ class Clock:
 
 def watch(model: Any, clock: Clock) -> None:
     """Marks where each part's forward and backward end."""
-    for name, call in (("encoder", "forward"), ("connector", "forward"), ("decoder", "routed")):
+    for name, call in (
+        ("encoder", "forward"),
+        ("connector", "forward"),
+        ("decoder", "routed"),
+    ):
         if name in model.parts():
-            setattr(model.parts()[name], call, _watched(name, getattr(model.parts()[name], call), clock))
+            setattr(
+                model.parts()[name],
+                call,
+                _watched(name, getattr(model.parts()[name], call), clock),
+            )
 
 
 def _watched(name: str, call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
     def watched(x: torch.Tensor, *more: Any) -> Any:
         clock.mark("loss")
         if x.requires_grad and name != "encoder":
-            x.register_hook(lambda _: clock.mark(name))  # this part's backward has come through
+            x.register_hook(
+                lambda _: clock.mark(name)
+            )  # this part's backward has come through
         output = call(x, *more)
         clock.mark(name)
         first = output[0] if isinstance(output, tuple) else output
         if first.requires_grad:
-            first.register_hook(lambda _: clock.mark("loss" if name == "decoder" else "connector"))
+            first.register_hook(
+                lambda _: clock.mark("loss" if name == "decoder" else "connector")
+            )
         return output
 
     return watched
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--vocabulary", type=int, default=32_768)
-    parser.add_argument("--text-only", action="store_true", help="no pictures at all: the ceiling of the text side")
-    parser.add_argument("--profile", action="store_true", help="and the dearest operations of one more step, by shape")
-    parser.add_argument("--out", type=Path, help="append the result to this Markdown note")
+    parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help="no pictures at all: the ceiling of the text side",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="and the dearest operations of one more step, by shape",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="append the result to this Markdown note"
+    )
     arguments = parser.parse_args()
-    multiprocessing.set_forkserver_preload(["mm1.train.trainer", "mm1.recipes", "datasets", "PIL.Image"])
+    multiprocessing.set_forkserver_preload(
+        ["mm1.train.trainer", "mm1.recipes", "datasets", "PIL.Image"]
+    )
     forkserver.ensure_running()  # each worker imports this file, and so what it imports
     config = recipe(arguments.recipe)
     for assignment in arguments.overrides:
@@ -223,7 +315,8 @@ def main() -> None:
 
 
 def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    device, began = dist.start(), time.perf_counter()
+    device = dist.start()
+    began = time.perf_counter()
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     ceiling = matmul_ceiling(device, dtype)
     scratch = Path("/tmp") if Path("/tmp").is_dir() else Path()
@@ -236,15 +329,28 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     if config.compile:
         for unit in model.units():
             unit.compile()
-    params = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    params = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in model.parts().items()
+    }
     clock = Clock(device)
     watch(model, clock)
     shard(model, device=device, precision=config.precision)
     optimizer = config.optimizer.build(model=model, steps=1000)
-    loader = batches(config, model, tokenizer, workers=arguments.workers, text_only=arguments.text_only)
+    loader = batches(
+        config,
+        model,
+        tokenizer,
+        workers=arguments.workers,
+        text_only=arguments.text_only,
+    )
     accumulate = config.loader.batch_size // config.loader.micro_batch_size
-    dist.say(f"{sum(params.values()) / 1e6:,.0f}M parameters, ready after {time.perf_counter() - began:.0f} s")
-    seconds, work = [], defaultdict(float)
+    dist.say(
+        f"{sum(params.values()) / 1e6:,.0f}M parameters, ready after"
+        f" {time.perf_counter() - began:.0f} s"
+    )
+    seconds = []
+    work = defaultdict(float)
 
     def one_step() -> tuple[list[PackedBatch], Any]:
         """The batches and the last one's losses."""
@@ -256,7 +362,11 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             losses = model(batch)
             clock.mark("loss")
             (losses.objective / max(1, batch.num_targets * accumulate)).backward()
-            clock.mark("encoder" if "encoder" in params and "encoder" not in config.frozen else "decoder")
+            clock.mark(
+                "encoder"
+                if "encoder" in params and "encoder" not in config.frozen
+                else "decoder"
+            )
             seen.append(batch)
         optimizer.step(step)
         clock.mark("optimizer")
@@ -273,7 +383,10 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         seen, losses = one_step()
         took = time.perf_counter() - start
-        dist.say(f"step {step + 1} of {arguments.warmup_steps + arguments.steps}: {took:.2f} s")
+        dist.say(
+            f"step {step + 1} of {arguments.warmup_steps + arguments.steps}:"
+            f" {took:.2f} s"
+        )
         if measured:
             seconds.append(took)
             for batch in seen:
@@ -283,8 +396,16 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
                     work["flops"] += flops
                     work[f"flops/{part}"] += flops
     cuda = device.type == "cuda"
-    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    shares = {p: clock.totals[p] / sum(clock.totals.values()) for p in PARTS if clock.totals[p]}
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    shares = {
+        p: clock.totals[p] / sum(clock.totals.values())
+        for p in PARTS
+        if clock.totals[p]
+    }
     dearest = _dearest(one_step, device) if arguments.profile else ""
     return {
         "params": params,
@@ -295,43 +416,68 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         "dearest": dearest,
         "memory": memory,
         "loss": float(losses.means["loss"].total / losses.means["loss"].count),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": (
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        ),
     }
 
 
 def _dearest(one_step: Callable[[], Any], device: torch.device) -> str:
     """A table of the operations of one step that take most of the device's time."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (
+        device.type == "cuda"
+    )
     with profile(activities=activities, record_shapes=True) as profiler:
         one_step()
     by = f"self_{device.type}_time_total"
     found = profiler.key_averages(group_by_input_shape=True)
-    return found.table(sort_by=by, row_limit=15, max_src_column_width=10, max_name_column_width=50)
+    return found.table(
+        sort_by=by, row_limit=15, max_src_column_width=10, max_name_column_width=50
+    )
 
 
 def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
-    seconds, work = result["seconds"], result["work"]
+    seconds = result["seconds"]
+    work = result["work"]
     total = sum(seconds)
     rate = work["flops"] / total
     rows = {
-        "parameters": ", ".join(f"{n} {c / 1e6:,.1f}M" for n, c in result["params"].items()),
-        "seconds a step": f"median {statistics.median(seconds):.3f}, min {min(seconds):.3f}, max {max(seconds):.3f}",
+        "parameters": ", ".join(
+            f"{n} {c / 1e6:,.1f}M" for n, c in result["params"].items()
+        ),
+        "seconds a step": (
+            f"median {statistics.median(seconds):.3f}, min {min(seconds):.3f}, max"
+            f" {max(seconds):.3f}"
+        ),
         "useful tokens/s": f"{work['useful'] / total:,.0f}",
         "images/s": f"{work['images'] / total:,.1f}",
-        "model FLOP/s": f"{rate / 1e12:.3f} T (share by part: "
-        + ", ".join(f"{n[6:]} {v / work['flops']:.0%}" for n, v in work.items() if n.startswith("flops/"))
-        + ")",
+        "model FLOP/s": (
+            f"{rate / 1e12:.3f} T (share by part: "
+            + ", ".join(
+                f"{n[6:]} {v / work['flops']:.0%}"
+                for n, v in work.items()
+                if n.startswith("flops/")
+            )
+            + ")"
+        ),
         "ceiling, measured": f"{result['ceiling'] / 1e12:.3f} T",
         "FLOP utilisation": f"{rate / result['ceiling']:.1%}",
         "peak memory": f"{result['memory'] / 2**30:.1f} GiB",
         "time by part": ", ".join(f"{n} {v:.0%}" for n, v in result["shares"].items()),
         "loss of the last micro-batch": f"{result['loss']:.3f}",
     }
-    head = f"### {arguments.recipe} {' '.join(arguments.overrides)}{' --text-only' if arguments.text_only else ''}"
+    head = (
+        f"### {arguments.recipe}"
+        f" {' '.join(arguments.overrides)}{' --text-only' if arguments.text_only else ''}"
+    )
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     where = f"{time.strftime('%Y-%m-%d')}, {result['device']}, {versions}"
     command = f"`python benchmarks/step.py {' '.join(sys.argv[1:])}`"
-    table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+    table = "\n".join(
+        ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+    )
     dearest = f"\n```\n{result['dearest']}\n```\n" if result["dearest"] else ""
     return f"{head}\n\n{where}; {command}\n\n{table}\n{dearest}"
 

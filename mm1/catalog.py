@@ -1,4 +1,5 @@
-"""What has a name on the command line: recipes and studies, from `mm1.recipes` and `mm1.miniature`."""
+"""What has a name on the command line: recipes and studies, from `mm1.recipes` and
+`mm1.miniature`."""
 
 import importlib
 import inspect
@@ -56,7 +57,9 @@ def recipe(name: str) -> Trainer.Config:
     """The config of a recipe by name; raises ConfigError that names the nearest."""
     known = all_recipes()
     if name not in known:
-        raise ConfigError(f"no recipe {name!r}{nearest(name, known)}; `mm1 list` shows all")
+        raise ConfigError(
+            f"no recipe {name!r}{nearest(name, known)}; `mm1 list` shows all"
+        )
     return known[name]()
 
 
@@ -70,8 +73,13 @@ def all_studies() -> dict[str, Callable[[], Study]]:
 
 
 def list_studies() -> None:
-    about = {name: (function.__doc__ or "").splitlines()[0] for name, function in all_studies().items()}
-    about |= {"lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."} | NAMES
+    about = {
+        name: (function.__doc__ or "").splitlines()[0]
+        for name, function in all_studies().items()
+    }
+    about |= {
+        "lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."
+    } | NAMES
     for name, line in about.items():
         print(f"{name:{max(map(len, about))}}  {line}")
 
@@ -88,14 +96,18 @@ def study_command(
     fit: Path | None = None,
     predict: Sequence[float] = (),
 ) -> int | None:
-    """Runs the studies that are named among the words, or one law of rates; the other words are overrides.
+    """Runs the studies that are named among the words, or one law of rates; the other
+    words are overrides.
 
-    `list` shows the studies. The law is not trained for where points are given to fit, or sizes are asked for alone.
+    `list` shows the studies. The law is not trained for where points are given to fit,
+    or sizes are asked for alone.
 
     Raises:
         ConfigError: there is no such study, or no folder is given.
     """
-    names, overrides = ([word for word in words if ("=" in word) == given] for given in (False, True))
+    names, overrides = (
+        [word for word in words if ("=" in word) == given] for given in (False, True)
+    )
     if names == ["list"]:
         return list_studies()
     if names == ["lr-law"] and (fit or predict):
@@ -106,24 +118,44 @@ def study_command(
             nearby = nearest(name, [*known, "lessons", *NAMES])
             raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
     if out is None or not names:
-        raise ConfigError("a study needs a name and --out, the folder for its runs and its page")
+        raise ConfigError(
+            "a study needs a name and --out, the folder for its runs and its page"
+        )
     how = {"seeds": seeds, "place": _place(on, ask, out, jobs, shlex.split(launcher))}
     if NAMES.keys() & set(names):
         if len(names) > 1:
-            raise ConfigError(f"{' and '.join(names)} are asked one after the other, in one folder if you like")
+            raise ConfigError(
+                f"{' and '.join(names)} are asked one after the other, in one folder if"
+                " you like"
+            )
         return find_law(names[0], out, overrides=overrides, **how)
-    chosen = [each for name in names for each in (LESSONS if name == "lessons" else (name,))]
-    title = "MM1's lessons in miniature" if names == ["lessons"] else " \N{MIDDLE DOT} ".join(names)
-    return run_studies(title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how)
+    chosen = [
+        each for name in names for each in (LESSONS if name == "lessons" else (name,))
+    ]
+    title = (
+        "MM1's lessons in miniature"
+        if names == ["lessons"]
+        else " \N{MIDDLE DOT} ".join(names)
+    )
+    return run_studies(
+        title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how
+    )
 
 
-def _place(on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]) -> Place:
-    """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which grants none."""
+def _place(
+    on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]
+) -> Place:
+    """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which
+    grants none."""
     if on == "here" and ask:
-        raise ConfigError(f"--ask {ask[0]} is for --on slurm or ray; here, runs take what there is")
+        raise ConfigError(
+            f"--ask {ask[0]} is for --on slurm or ray; here, runs take what there is"
+        )
     if wrong := [wish for wish in ask if "=" not in wish]:
         raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
-    asked = {name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)}
+    asked = {
+        name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)
+    }
     if on == "slurm":
         return OnSlurm(out / "slurm", jobs, launcher, asked)
     return OnRay(jobs, launcher, asked) if on == "ray" else Here(jobs, launcher)

@@ -1,7 +1,9 @@
-"""Ranks and devices: what the rest of the code knows about running on several processes.
+"""Ranks and devices: what the rest of the code knows about running on several
+processes.
 
-One process needs no launcher; several are started by `torchrun`, whose environment variables are read here. There is
-always a process group, of one rank if need be, so that training has one code path.
+One process needs no launcher; several are started by `torchrun`, whose environment
+variables are read here. There is always a process group, of one rank if need be, so
+that training has one code path.
 """
 
 import os
@@ -16,9 +18,14 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 def start() -> torch.device:
-    """Joins the process group (makes one of a single rank without a launcher) and returns this rank's device."""
+    """Joins the process group (makes one of a single rank without a launcher) and
+    returns this rank's device."""
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if cuda
+        else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
@@ -26,7 +33,9 @@ def start() -> torch.device:
         if "RANK" in os.environ:
             dist.init_process_group(backend, timeout=timedelta(minutes=10))
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(
+                backend, store=dist.HashStore(), rank=0, world_size=1
+            )
     return device
 
 
@@ -49,7 +58,8 @@ def mesh(device: torch.device) -> DeviceMesh:
 
 
 def say(*words: object) -> None:
-    """Prints on rank 0, to the error stream: results go to standard output, talk does not."""
+    """Prints on rank 0, to the error stream: results go to standard output, talk does
+    not."""
     if rank() == 0:
         print(*words, file=sys.stderr, flush=True)
 
@@ -77,7 +87,8 @@ def all_true(flag: bool) -> bool:
 
 
 def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:
-    """The tensors of all ranks along the first axis, in the order of ranks; every rank must bring the same shape."""
+    """The tensors of all ranks along the first axis, in the order of ranks; every rank
+    must bring the same shape."""
     if world_size() == 1:
         return local
     joined = local.new_empty(world_size() * len(local), *local.shape[1:])
@@ -86,7 +97,8 @@ def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:
 
 
 class _AllGather(torch.autograd.Function):
-    """The gradient of a rank's part is the sum over ranks of what they made of it; no rank is sent another's part."""
+    """The gradient of a rank's part is the sum over ranks of what they made of it; no
+    rank is sent another's part."""
 
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:  # type: ignore[override]
@@ -96,11 +108,13 @@ class _AllGather(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
         parts = list(gradient.contiguous().chunk(world_size()))
         own = torch.empty_like(parts[0])
-        # The form with a list: gloo and NCCL have it, and torch renames the other one between 2.11 and 2.13.
+        # The form with a list: gloo and NCCL have it, and torch renames the other one
+        # between 2.11 and 2.13.
         dist.reduce_scatter(own, parts)
         return own
 
 
 def all_gather_with_grad(local: Float[Tensor, "B E"]) -> Float[Tensor, "all_B E"]:
-    """`all_gather` through which gradients flow back to the rank that a row came from."""
+    """`all_gather` through which gradients flow back to the rank that a row came
+    from."""
     return local if world_size() == 1 else _AllGather.apply(local)  # type: ignore[no-any-return]

@@ -1,4 +1,5 @@
-"""JSON files: errors of reading name the file and the remedy; what is written is never met half."""
+"""JSON files: errors of reading name the file and the remedy; what is written is never
+met half."""
 
 import json
 from pathlib import Path
@@ -11,7 +12,8 @@ ANEW = "get it anew"
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a file. `remedy` ends the error: what to do where the file is damaged.
+    """The object in a file. `remedy` ends the error: what to do where the file is
+    damaged.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -22,7 +24,9 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}): {remedy}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds a {type(found).__name__}, not an object: {remedy}")
+        raise ConfigError(
+            f"{path} holds a {type(found).__name__}, not an object: {remedy}"
+        )
     return found
 
 

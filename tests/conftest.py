@@ -13,8 +13,11 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def server() -> None:
-    """Ranks and workers of loaders are forked from a server that has imported these: an import costs seconds."""
-    multiprocessing.set_forkserver_preload(["mm1.train.trainer", "mm1.loader.packed", "datasets", "PIL.Image"])
+    """Ranks and workers of loaders are forked from a server that has imported these: an
+    import costs seconds."""
+    multiprocessing.set_forkserver_preload(
+        ["mm1.train.trainer", "mm1.loader.packed", "datasets", "PIL.Image"]
+    )
     forkserver.ensure_running()
 
 
@@ -26,7 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def classes_in(role: type, *packages: ModuleType) -> list[Any]:
-    """Every class of a role in the files of the packages' folders: contract tests run over them."""
+    """Every class of a role in the files of the packages' folders: contract tests run
+    over them."""
     modules = [
         importlib.import_module(f"{package.__name__}.{m.name}")
         for package in packages
@@ -41,4 +45,8 @@ def classes_in(role: type, *packages: ModuleType) -> list[Any]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from the code")
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="rewrite tests/golden from the code",
+    )

@@ -1,4 +1,5 @@
-"""Several ranks in a test: processes forked from a server that has imported torch and mm1 once (see `conftest.py`)."""
+"""Several ranks in a test: processes forked from a server that has imported torch and
+mm1 once (see `conftest.py`)."""
 
 import multiprocessing
 import os
@@ -14,12 +15,16 @@ PATIENCE = 240  # seconds, so that a hang is a failure
 
 
 def on_ranks(number: int, function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls the function once on each of so many ranks; fails where one of them does."""
+    """Calls the function once on each of so many ranks; fails where one of them
+    does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    ranks = [context.Process(target=_rank, args=(n, number, port, function, arguments)) for n in range(number)]
+    ranks = [
+        context.Process(target=_rank, args=(n, number, port, function, arguments))
+        for n in range(number)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -31,8 +36,18 @@ def on_ranks(number: int, function: Callable[..., Any], *arguments: Any) -> None
     assert [rank.exitcode for rank in ranks] == [0] * number
 
 
-def _rank(rank: int, number: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+def _rank(
+    rank: int,
+    number: int,
+    port: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(number),
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,5 @@
-"""Raw data as strangers have it, in miniature: tars, parquet files, JSON and JPEGs for the tests of preparing."""
+"""Raw data as strangers have it, in miniature: tars, parquet files, JSON and JPEGs for
+the tests of preparing."""
 
 import io
 import json
@@ -13,7 +14,9 @@ from PIL import Image as Pillow
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (12, 9), kind: str = "JPEG") -> bytes:
     """A picture of noise, `size` = (width, height)."""
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(
+        0, 256, (size[1], size[0], 3), dtype=np.uint8
+    )
     buffer = io.BytesIO()
     Pillow.fromarray(noise).save(buffer, kind)
     return buffer.getvalue()
@@ -31,14 +34,23 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
 def pairs(count: int, start: int = 0) -> list[tuple[str, bytes]]:
     """Members of whole samples: a picture and a caption each."""
     numbers = range(start, start + count)
-    return [m for i in numbers for m in ((f"{i:04}.jpg", jpeg(i)), (f"{i:04}.txt", f"picture number {i}\n".encode()))]
+    return [
+        m
+        for i in numbers
+        for m in (
+            (f"{i:04}.jpg", jpeg(i)),
+            (f"{i:04}.txt", f"picture number {i}\n".encode()),
+        )
+    ]
 
 
 def write_pages(path: Path, pages: Sequence[Mapping[str, Any]]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema({"images": pa.list_(pa.binary()), "texts": pa.list_(pa.string())})
+    schema = pa.schema(
+        {"images": pa.list_(pa.binary()), "texts": pa.list_(pa.string())}
+    )
     pq.write_table(pa.Table.from_pylist(list(pages), schema), path, row_group_size=3)
     return path
 
@@ -52,4 +64,10 @@ def write_lines(path: Path, records: Iterable[Any]) -> Path:
 
 def chat(question: str, answer: str, **fields: Any) -> dict[str, Any]:
     """One exchange in LLaVA's layout."""
-    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **fields}
+    return {
+        "conversations": [
+            {"from": "human", "value": question},
+            {"from": "gpt", "value": answer},
+        ],
+        **fields,
+    }

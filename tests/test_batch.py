@@ -27,9 +27,20 @@ def packed() -> PackedBatch:
 def test_a_moved_batch_has_its_tensors_there_and_the_rest_as_it_was() -> None:
     batch = move(packed(), "meta")
     assert all(t.is_meta for t in batch.tensors().values())
-    assert set(batch.tensors()) == {"tokens", "targets", "positions", "sources", "cu_seqlens", "images", "slots"}
+    assert set(batch.tensors()) == {
+        "tokens",
+        "targets",
+        "positions",
+        "sources",
+        "cu_seqlens",
+        "images",
+        "slots",
+    }
     assert (batch.num_pairs, batch.source_names) == (10, ("text",))
-    assert len(move(ImageBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), "meta").images) == 2
+    assert (
+        len(move(ImageBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), "meta").images)
+        == 2
+    )
 
 
 @pytest.mark.gpu

@@ -13,12 +13,17 @@ from mm1.config import ConfigError
 from mm1.study.ablation import Study
 from mm1.study.plan import Plan
 
-every_study = pytest.mark.parametrize("make", all_studies().values(), ids=all_studies().keys())
+every_study = pytest.mark.parametrize(
+    "make", all_studies().values(), ids=all_studies().keys()
+)
 
 
 @every_study
-def test_its_lessons_are_about_its_rows_and_measures(make: Callable[[], Study], tmp_path: Path) -> None:
-    made, plan = make(), Plan(tmp_path)
+def test_its_lessons_are_about_its_rows_and_measures(
+    make: Callable[[], Study], tmp_path: Path
+) -> None:
+    made = make()
+    plan = Plan(tmp_path)
     rows = made.rows(plan, 0)
     assert len(set(rows.values())) == len(rows), "two rows are the same run"
     assert set(rows) == set(made.rows(plan, 1))
@@ -35,7 +40,9 @@ def test_its_lessons_are_about_its_rows_and_measures(make: Callable[[], Study], 
 
 
 @every_study
-def test_its_configs_survive_json_and_start_from_known_runs(make: Callable[[], Study], tmp_path: Path) -> None:
+def test_its_configs_survive_json_and_start_from_known_runs(
+    make: Callable[[], Study], tmp_path: Path
+) -> None:
     plan = Plan(tmp_path)
     make().rows(plan, 0)
     for folder, config in plan.runs.items():
@@ -46,10 +53,11 @@ def test_its_configs_survive_json_and_start_from_known_runs(make: Callable[[], S
 
 
 def test_lessons_share_runs(tmp_path: Path) -> None:
-    """Of 24 pre-trained rows three are the base, which fine-tuning starts from too; three of the text study are the
-    mixture's.
+    """Of 24 pre-trained rows three are the base, which fine-tuning starts from too;
+    three of the text study are the mixture's.
     """
-    plan, rows = Plan(tmp_path), 0
+    plan = Plan(tmp_path)
+    rows = 0
     for name in LESSONS:
         rows += len(all_studies()[name]().rows(plan, 0))
     stages = list(plan.stages.values())
@@ -63,7 +71,11 @@ def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
     found: dict[str, Any] = {}
     exec(text.partition("```python\n")[2].partition("```")[0], found)
-    assert list(found["warmup"]().rows(Plan(tmp_path), 0)) == ["0 steps", "30 steps", "100 steps"]
+    assert list(found["warmup"]().rows(Plan(tmp_path), 0)) == [
+        "0 steps",
+        "30 steps",
+        "100 steps",
+    ]
 
 
 def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:

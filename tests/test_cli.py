@@ -7,16 +7,30 @@ import pytest
 from mm1 import cli
 
 
-def test_overrides_may_stand_before_and_after_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "mm1 train pretrain_small steps=3 --out x --resume loader.batch_size=2 optimizer.peak_lr=-1"
+def test_overrides_may_stand_before_and_after_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = (
+        "mm1 train pretrain_small steps=3 --out x --resume loader.batch_size=2"
+        " optimizer.peak_lr=-1"
+    )
     monkeypatch.setattr("sys.argv", command.split())
     arguments = cli._arguments()
-    assert arguments.overrides == ["steps=3", "loader.batch_size=2", "optimizer.peak_lr=-1"]
+    assert arguments.overrides == [
+        "steps=3",
+        "loader.batch_size=2",
+        "optimizer.peak_lr=-1",
+    ]
     assert (str(arguments.out), arguments.resume) == ("x", True)
 
 
 @pytest.mark.parametrize(
-    "wrong", ["train pretrain_small --out x --retry=3", "train pretrain_small --out x y", "list a=3"]
+    "wrong",
+    [
+        "train pretrain_small --out x --retry=3",
+        "train pretrain_small --out x y",
+        "list a=3",
+    ],
 )
 def test_what_is_neither_is_named(
     wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -32,7 +46,10 @@ def test_what_is_neither_is_named(
     [
         (None, "no file {}"),
         ("{", "{} is not JSON (Expecting property name"),
-        ('{"class": "mm1.nn.vit:ViT"}', "{} is the config of a mm1.nn.vit:ViT, not of a run"),
+        (
+            '{"class": "mm1.nn.vit:ViT"}',
+            "{} is the config of a mm1.nn.vit:ViT, not of a run",
+        ),
     ],
 )
 def test_a_file_that_is_no_run_is_named(

@@ -20,7 +20,8 @@ class Engine(Configurable):
             return self.make(wheels=wheels)
 
     def __init__(self, config: Config, *, wheels: int) -> None:
-        self.config, self.wheels = config, wheels
+        self.config = config
+        self.wheels = wheels
 
 
 class Turbine(Engine):
@@ -63,14 +64,18 @@ def test_text_has_a_line_for_each_leaf() -> None:
 
 def test_diff_names_what_a_variant_changes() -> None:
     other = car()
-    other.engine.power, other.spare["back"] = 5, Engine.Config()
+    other.engine.power = 5
+    other.spare["back"] = Engine.Config()
     changed = configs.diff(car(), other)
     assert changed["engine.power"] == (3, 5)
     assert {k.split(".")[0] for k in changed} == {"engine", "spare"}
 
 
 def test_json_and_pickle_bring_back_the_same() -> None:
-    for again in (configs.from_json(configs.to_json(car())), pickle.loads(pickle.dumps(car()))):
+    for again in (
+        configs.from_json(configs.to_json(car())),
+        pickle.loads(pickle.dumps(car())),
+    ):
         assert again == car()
         assert isinstance(again.sizes, tuple)
 
@@ -125,7 +130,10 @@ def test_an_unknown_key_in_a_file_is_an_error() -> None:
     [
         ({"class": 3}, "no class at '3'"),
         ({"class": "test_config:Boat"}, "test_config:Boat needs length"),
-        ({"class": "test_config:Boat", "length": "long"}, "length must be float, not 'long'"),
+        (
+            {"class": "test_config:Boat", "length": "long"},
+            "length must be float, not 'long'",
+        ),
     ],
 )
 def test_what_makes_no_config_is_named(stored: dict, message: str) -> None:

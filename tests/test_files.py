@@ -15,7 +15,13 @@ from mm1.runs.folder import finished, read_config
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": ', r"x.json is not JSON \(Expecting value: line 1 column 7 \(char 6\)\): get it anew"),
+        (
+            '{"a": ',
+            (
+                r"x.json is not JSON \(Expecting value: line 1 column 7 \(char 6\)\):"
+                r" get it anew"
+            ),
+        ),
         ("", "x.json is not JSON"),
         ("\xff", "x.json is not JSON .'utf-8' codec"),
         ("[1]", "x.json holds a list, not an object: get it anew"),
@@ -29,16 +35,28 @@ def test_a_damaged_file_is_named(content: str, message: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("read", "name"), [(read_manifest, "manifest.json"), (finished, "summary.json"), (read_config, "config.json")]
+    ("read", "name"),
+    [
+        (read_manifest, "manifest.json"),
+        (finished, "summary.json"),
+        (read_config, "config.json"),
+    ],
 )
-def test_what_reads_a_folder_says_what_is_to_be_done(read: Callable[[Path], Any], name: str, tmp_path: Path) -> None:
+def test_what_reads_a_folder_says_what_is_to_be_done(
+    read: Callable[[Path], Any], name: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_text("{")
-    with pytest.raises(ConfigError, match=rf"{name} is not JSON .*\): (mend|delete|prepare)"):
+    with pytest.raises(
+        ConfigError, match=rf"{name} is not JSON .*\): (mend|delete|prepare)"
+    ):
         read(tmp_path)
 
 
 def test_a_config_says_which_file_is_wrong(tmp_path: Path) -> None:
-    for content, message in (("{}", "has no 'class'"), ('{"class": "a:B"}', r"config.json: no class at 'a:B'")):
+    for content, message in (
+        ("{}", "has no 'class'"),
+        ('{"class": "a:B"}', r"config.json: no class at 'a:B'"),
+    ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ConfigError, match=message):
             read_config(tmp_path)

@@ -11,12 +11,20 @@ ROOT = Path(__file__).parents[1]
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(folder)}, timeout=120
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(folder)},
+        timeout=120,
     )
 
 
 def test_a_planted_upward_import_is_found(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert lint(tmp_path).returncode == 0
     planted = tmp_path / "mm1" / "nn" / "vit.py"

@@ -1,4 +1,5 @@
-"""Every recipe, spelled out in full in `golden/`, so that a review sees what a change changes.
+"""Every recipe, spelled out in full in `golden/`, so that a review sees what a change
+changes.
 
 `python -m pytest tests/test_recipes.py --update-golden` writes them anew.
 """
@@ -11,16 +12,26 @@ import torch
 from mm1 import config as configs
 from mm1.catalog import Recipe, all_recipes, recipe
 from mm1.config import ConfigError
-from mm1.recipes.sizes import DECODERS, ENCODERS, decoder, decoder_size, encoder, law_peak_lr
+from mm1.recipes.sizes import (
+    DECODERS,
+    ENCODERS,
+    decoder,
+    decoder_size,
+    encoder,
+    law_peak_lr,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
-every_recipe = pytest.mark.parametrize("make", all_recipes().values(), ids=all_recipes().keys())
+every_recipe = pytest.mark.parametrize(
+    "make", all_recipes().values(), ids=all_recipes().keys()
+)
 
 
 @every_recipe
 def test_matches_golden(make: Recipe, request: pytest.FixtureRequest) -> None:
-    path, now = GOLDEN / f"{make.__name__}.txt", configs.text(make())
+    path = GOLDEN / f"{make.__name__}.txt"
+    now = configs.text(make())
     if request.config.getoption("--update-golden"):
         path.write_text(now)
     assert path.read_text() == now
@@ -60,7 +71,8 @@ def test_the_law_gives_the_papers_rates(size: float, rate: float) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_have_the_size_in_their_name(name: str) -> None:
-    """Rounding the feed-forward up to a multiple of 256 adds most where it is narrow: 8.4% for 9M."""
+    """Rounding the feed-forward up to a multiple of 256 adds most where it is narrow:
+    8.4% for 9M."""
     unit = {"M": 1e6, "B": 1e9}[name[-1]]
     assert decoder_size(name) == pytest.approx(float(name[:-1]) * unit, rel=0.05)
     with torch.device("meta"):
@@ -69,10 +81,16 @@ def test_decoders_have_the_size_in_their_name(name: str) -> None:
     assert blocks == pytest.approx(decoder_size(name), rel=0.09)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("S/16", 21.3), ("B/16", 85.1), ("L/14", 302.3), ("H/14", 629.7)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("S/16", 21.3), ("B/16", 85.1), ("L/14", 302.3), ("H/14", 629.7)],
+)
 def test_encoders_have_their_published_size(name: str, millions: float) -> None:
-    """12 * depth * dim^2 and what norms and biases add; positions and patches are left out."""
+    """12 * depth * dim^2 and what norms and biases add; positions and patches are left
+    out."""
     size = ENCODERS[name][3] * 16
     with torch.device("meta"):
         model = encoder(name, size).build()
-    assert sum(p.numel() for p in model.blocks.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
+    assert sum(p.numel() for p in model.blocks.parameters()) / 1e6 == pytest.approx(
+        millions, rel=0.002
+    )

@@ -1,4 +1,5 @@
-"""A model, a renderer and pictures small enough for a test; weights from a seed, fp32."""
+"""A model, a renderer and pictures small enough for a test; weights from a seed,
+fp32."""
 
 import io
 from pathlib import Path
@@ -30,24 +31,38 @@ def mm1(vocab_size: int, *, seed: int = 0) -> MM1:
     config = MM1.Config(
         encoder=ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2),
         connector=AveragePool.Config(num_tokens=4),
-        decoder=Decoder.Config(depth=2, dim=32, num_heads=4, num_kv_heads=2, hidden_dim=48, tied=False),
+        decoder=Decoder.Config(
+            depth=2, dim=32, num_heads=4, num_kv_heads=2, hidden_dim=48, tied=False
+        ),
     )
     model = config.build(vocab_size=vocab_size)
-    with torch.no_grad():  # at initialisation all logits are nearly alike, and every prompt has the same answer
+    # at initialisation all logits are nearly alike, and every prompt has the same
+    # answer
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
     return model.eval()
 
 
-def predictor(folder: Path, *, kind: str = "bpe", seed: int = 0, tokens_per_batch: int = 16_384) -> Predictor:
+def predictor(
+    folder: Path, *, kind: str = "bpe", seed: int = 0, tokens_per_batch: int = 16_384
+) -> Predictor:
     made = tokenizer(folder, kind)
     model = mm1(made.vocab_size, seed=seed)
     renderer = Renderer(made, Views((8, 8)), tokens_per_image=4)
-    return Predictor(model, renderer, torch.device("cpu"), tokens_per_batch=tokens_per_batch)
+    return Predictor(
+        model, renderer, torch.device("cpu"), tokens_per_batch=tokens_per_batch
+    )
 
 
 def picture(number: int, side: int = 8) -> Image:
-    pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+    pixels = torch.randint(
+        0,
+        256,
+        (side, side, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(number),
+    )
     buffer = io.BytesIO()
     Pillow.fromarray(pixels.numpy()).save(buffer, "PNG")
     return Image(buffer.getvalue(), side, side)
@@ -60,6 +75,9 @@ def prompts(count: int) -> list[Document]:
     for i in range(count):
         parts: list[Text | Image] = [Text(" ".join(words[: i % 7 + 1]), loss=False)]
         for j in range(i % 3):
-            parts += [picture(10 * i + j), Text(f" {words[(i + j) % 10]}", loss=j % 2 == 0)]
+            parts += [
+                picture(10 * i + j),
+                Text(f" {words[(i + j) % 10]}", loss=j % 2 == 0),
+            ]
         made.append(Document(tuple(parts)))
     return made

@@ -31,14 +31,20 @@ def make_world(folder: Path) -> Path:
     raw.mkdir(parents=True)
     raw_files.write_tar(raw / "a.tar", raw_files.pairs(60))
     pages = [
-        {"images": [None, raw_files.jpeg(i), None], "texts": [f"page {i} shows", None, f"number {i} at last"]}
+        {
+            "images": [None, raw_files.jpeg(i), None],
+            "texts": [f"page {i} shows", None, f"number {i} at last"],
+        }
         for i in range(40)
     ]
     raw_files.write_pages(raw / "a.parquet", pages)
     raw_files.write_lines(
-        raw / "a.jsonl", [{"text": f"text number {i} " + "of many words " * (i % 9)} for i in range(50)]
+        raw / "a.jsonl",
+        [{"text": f"text number {i} " + "of many words " * (i % 9)} for i in range(50)],
     )
-    words = [f"picture number {i} page shows at last text of many words" for i in range(60)]
+    words = [
+        f"picture number {i} page shows at last text of many words" for i in range(60)
+    ]
     tokenizer = folder / "tokenizer.json"
     train_tokenizer(words, tokenizer, kind="word", vocab_size=100)
     for name, kind, file in (
@@ -59,9 +65,18 @@ def decoder() -> Decoder.Config:
 
 
 def pretrain(world: Path, **fields: Any) -> Trainer.Config:
-    settings: dict[str, Any] = {"steps": 12, "log_every": 2, "checkpoint_every": 5, "precision": "fp32"} | fields
+    settings: dict[str, Any] = {
+        "steps": 12,
+        "log_every": 2,
+        "checkpoint_every": 5,
+        "precision": "fp32",
+    } | fields
     return Trainer.Config(
-        model=MM1.Config(encoder=encoder(), connector=AveragePool.Config(num_tokens=4), decoder=decoder()),
+        model=MM1.Config(
+            encoder=encoder(),
+            connector=AveragePool.Config(num_tokens=4),
+            decoder=decoder(),
+        ),
         loader=PackedLoader.Config(
             sources={name: str(world / name) for name in WEIGHTS},
             weights=dict(WEIGHTS),
@@ -77,7 +92,8 @@ def pretrain(world: Path, **fields: Any) -> Trainer.Config:
 
 
 def sparse(world: Path, **fields: Any) -> Trainer.Config:
-    """MM1 whose second of two blocks has three experts: a number that two ranks do not share evenly."""
+    """MM1 whose second of two blocks has three experts: a number that two ranks do not
+    share evenly."""
     run = pretrain(world, **fields)
     run.model.decoder.experts = Experts.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
     return run
@@ -86,7 +102,8 @@ def sparse(world: Path, **fields: Any) -> Trainer.Config:
 def text_only(world: Path, **fields: Any) -> Trainer.Config:
     run = pretrain(world, **fields)
     run.model = LanguageModel.Config(decoder=decoder())
-    run.loader.sources, run.loader.weights = {"text": str(world / "text")}, {"text": 1.0}  # type: ignore[attr-defined]
+    run.loader.sources = {"text": str(world / "text")}
+    run.loader.weights = {"text": 1.0}  # type: ignore[attr-defined]
     return run
 
 
@@ -94,7 +111,9 @@ def contrastive(world: Path, **fields: Any) -> Trainer.Config:
     run = pretrain(world, **fields)
     text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
     run.model = CLIP.Config(encoder=encoder(), text=text, dim=16)
-    run.loader = PairLoader.Config(sources=(str(world / "captions"),), batch_size=8, context=12)
+    run.loader = PairLoader.Config(
+        sources=(str(world / "captions"),), batch_size=8, context=12
+    )
     return run
 
 
@@ -103,6 +122,8 @@ def reconstructive(world: Path, **fields: Any) -> Trainer.Config:
     vit = replace(encoder(), positions="fixed", patch_norm=True, bias=False)
     run.model = AIM.Config(encoder=vit, head_depth=1, head_dim=16)
     run.loader = ImageLoader.Config(
-        sources=(str(world / "captions"), str(world / "pages")), batch_size=8, micro_batch_size=4
+        sources=(str(world / "captions"), str(world / "pages")),
+        batch_size=8,
+        micro_batch_size=4,
     )
     return run

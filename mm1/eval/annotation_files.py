@@ -1,4 +1,5 @@
-"""Annotation files of benchmarks: read strictly, with the file and the record named where something is amiss."""
+"""Annotation files of benchmarks: read strictly, with the file and the record named
+where something is amiss."""
 
 import json
 import os
@@ -10,26 +11,35 @@ from mm1.config import ConfigError
 
 
 def read_json(name: str, field: str, keys: Sequence[str] | None) -> tuple[Path, Any]:
-    """The path and the content of a file: an object with all of `keys`, or a list where `keys` is None.
+    """The path and the content of a file: an object with all of `keys`, or a list where
+    `keys` is None.
 
-    Without any keys, those of the object are records' names. `field` is the config's field that names the file.
+    Without any keys, those of the object are records' names. `field` is the config's
+    field that names the file.
 
     Raises:
         ConfigError: the field is empty.
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, holds something else, lacks a key, or names a record twice.
+        ValueError: it is not JSON, holds something else, lacks a key, or names a record
+            twice.
     """
     if not name:
         raise ConfigError(f"{field} is empty: name an annotations file")
     path = Path(name)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_named_once if keys == () else None)
+        data = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_named_once if keys == () else None,
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{field}: there is no file {path}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not sound JSON: {error}") from error
     if not isinstance(data, list if keys is None else dict):
-        raise ValueError(f"{path} holds no {'list' if keys is None else 'object'}: is it another data set's?")
+        raise ValueError(
+            f"{path} holds no {'list' if keys is None else 'object'}: is it another"
+            " data set's?"
+        )
     if missing := [key for key in keys or () if key not in data]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return path, data
@@ -39,7 +49,9 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, which by itself keeps the last of two values."""
     if len(found := dict(pairs)) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} occurs twice")
+        raise ValueError(
+            f"{next(name for name in names if names.count(name) > 1)} occurs twice"
+        )
     return found
 
 
@@ -60,7 +72,9 @@ def one_line(caption: str) -> str:
     return " ".join(caption.split())
 
 
-def index(records: Iterable[dict[str, Any]], key: str, path: Path) -> dict[Any, dict[str, Any]]:
+def index(
+    records: Iterable[dict[str, Any]], key: str, path: Path
+) -> dict[Any, dict[str, Any]]:
     """The records by their `key`, in order.
 
     Raises:
@@ -77,10 +91,12 @@ def index(records: Iterable[dict[str, Any]], key: str, path: Path) -> dict[Any, 
 
 
 class Folder:
-    """A folder of pictures, listed once: a missing one shows before the first question is asked."""
+    """A folder of pictures, listed once: a missing one shows before the first question
+    is asked."""
 
     def __init__(self, name: str, field: str) -> None:
-        """Raises ConfigError or FileNotFoundError where the config's `field` names no folder."""
+        """Raises ConfigError or FileNotFoundError where the config's `field` names no
+        folder."""
         if not name:
             raise ConfigError(f"{field} is empty: name the folder of the pictures")
         self.path = Path(name)
@@ -89,7 +105,8 @@ class Folder:
         self.names = set(os.listdir(self.path))
 
     def picture(self, name: str, owner: str) -> Path:
-        """The path of a picture; raises FileNotFoundError with `owner`, the question's name."""
+        """The path of a picture; raises FileNotFoundError with `owner`, the question's
+        name."""
         path = self.path / name
         if name not in self.names and not path.is_file():
             raise FileNotFoundError(f"{owner}: no picture at {path}")
@@ -104,7 +121,8 @@ def read_lines(name: str, field: str) -> tuple[Path, list[dict[str, Any]]]:
     """
     if not name:
         raise ConfigError(f"{field} is empty: name an annotations file")
-    path, records = Path(name), []
+    path = Path(name)
+    records = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:

@@ -1,12 +1,14 @@
-"""Benchmarks that read published annotation files and a folder of pictures: captions, and short answers.
+"""Benchmarks that read published annotation files and a folder of pictures: captions,
+and short answers.
 
 The prompts of all of them stand here, and nowhere else:
 
     captions         <image>A photo of                                    a caption comes next
     short answers    <image>Question: what colour? Short answer:          an answer comes next
 
-Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's own are not known to us. With `chat`, for
-fine-tuned models, they are LLaVA-1.5's (arXiv:2310.03744):
+Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's own are
+not known to us. With `chat`, for fine-tuned models, they are LLaVA-1.5's
+(arXiv:2310.03744):
 
     captions         <image>Provide a one-sentence caption for the provided image.
     short answers    <image>what colour?
@@ -57,21 +59,32 @@ class Annotated(Benchmark):
         self.config = config
 
     def records(self, split: Split) -> Sequence[Any]:
-        """Raises ConfigError, FileNotFoundError or ValueError, naming file and record, where something is amiss."""
-        c, train = self.config, split == "train"
+        """Raises ConfigError, FileNotFoundError or ValueError, naming file and record,
+        where something is amiss."""
+        c = self.config
+        train = split == "train"
         path, data = self.file("annotations", split, self.KEYS)
-        folder = Folder((train and c.train_images) or c.images, "train_images" if train else "images")
+        folder = Folder(
+            (train and c.train_images) or c.images,
+            "train_images" if train else "images",
+        )
         return self.read(path, data, folder, split)
 
     def picture_name(self, record: Any) -> Hashable:
         return record.picture
 
-    def read(self, path: Path, data: Any, folder: Folder, split: Split) -> Sequence[Any]:
-        """The records of a file's content, each with an answer and a picture that is there."""
+    def read(
+        self, path: Path, data: Any, folder: Folder, split: Split
+    ) -> Sequence[Any]:
+        """The records of a file's content, each with an answer and a picture that is
+        there."""
         raise NotImplementedError
 
-    def file(self, name: str, split: Split, keys: Sequence[str] | None) -> tuple[Path, Any]:
-        """Path and content of the file that the config's field `name`, or `train_` and the name, points at."""
+    def file(
+        self, name: str, split: Split, keys: Sequence[str] | None
+    ) -> tuple[Path, Any]:
+        """Path and content of the file that the config's field `name`, or `train_` and
+        the name, points at."""
         field = f"train_{name}" if split == "train" else name
         return read_json(getattr(self.config, field), field, keys)
 
@@ -86,7 +99,11 @@ class Captioned:
 class Captions(Annotated):
     """Pictures with several captions each, scored by CIDEr."""
 
-    EXAMPLE = Captioned("391895", PIXEL, ("A man with a red helmet on a dirt road.", "A man rides a small moped."))
+    EXAMPLE = Captioned(
+        "391895",
+        PIXEL,
+        ("A man with a red helmet on a dirt road.", "A man rides a small moped."),
+    )
 
     metric = "CIDEr"
 
@@ -96,14 +113,19 @@ class Captions(Annotated):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config, usual = config, DESCRIBE_IN_CHAT if config.chat else DESCRIBE
+        self.config = config
+        usual = DESCRIBE_IN_CHAT if config.chat else DESCRIBE
         self.instruction = config.instruction or usual
 
     def question(self, record: Captioned) -> Question:
         image = picture(record.picture, f"image {record.id}")
-        return Question(Document((image, Text(self.instruction))), record.captions, record.id)
+        return Question(
+            Document((image, Text(self.instruction))), record.captions, record.id
+        )
 
-    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
+    def score(
+        self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
+    ) -> Sequence[float]:
         """CIDEr of each caption, from 0 to 10; papers print 100 times the mean."""
         return cider(predictions, answers)[1].tolist()
 
@@ -118,28 +140,41 @@ class Asked:
 
 
 class ShortAnswers(Annotated):
-    """Questions about pictures, with the answers of several people, scored by VQA accuracy."""
+    """Questions about pictures, with the answers of several people, scored by VQA
+    accuracy."""
 
-    EXAMPLE = Asked("262148000", "Where is he looking?", PIXEL, ("down",) * 5 + ("at table",) * 4 + ("skateboard",))
+    EXAMPLE = Asked(
+        "262148000",
+        "Where is he looking?",
+        PIXEL,
+        ("down",) * 5 + ("at table",) * 4 + ("skateboard",),
+    )
 
     metric = "VQA accuracy"
 
     @dataclass(kw_only=True, slots=True)
     class Config(Annotated.Config):
         instruction: str = ""
-        """What follows the picture, with a place for the question; empty: the words above."""
+        """What follows the picture, with a place for the question; empty: the words
+        above."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config, usual = config, ANSWER_SHORTLY_IN_CHAT if config.chat else ANSWER_SHORTLY
+        self.config = config
+        usual = ANSWER_SHORTLY_IN_CHAT if config.chat else ANSWER_SHORTLY
         self.instruction = config.instruction or usual
         if self.instruction.count("{}") != 1:
-            raise ConfigError(f"instruction {self.instruction!r} needs one {{}}, where the question goes")
+            raise ConfigError(
+                f"instruction {self.instruction!r} needs one {{}}, where the question"
+                " goes"
+            )
 
     def question(self, record: Asked) -> Question:
         image = picture(record.picture, f"question {record.id}")
         words = Text(self.instruction.replace("{}", record.question))
         return Question(Document((image, words)), record.answers, record.id)
 
-    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
+    def score(
+        self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
+    ) -> Sequence[float]:
         return [vqa_accuracy(*pair) for pair in zip(predictions, answers, strict=True)]

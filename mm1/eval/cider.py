@@ -1,9 +1,10 @@
 """CIDEr for captions, and the Penn Treebank tokens it counts; no Java.
 
-`cider` is what pycocoevalcap, the usual scorer of captioning benchmarks, calls CIDEr: the CIDEr-D form of Vedantam et
-al. 2015 (arXiv:1411.5726) with n-grams of one to four words, clipped counts, a Gaussian penalty on the difference in
-length (sigma 6) and a factor of ten. Document frequencies come from the references of the images scored: a score
-depends on the whole set of images, and an image scored alone gets 0.
+`cider` is what pycocoevalcap, the usual scorer of captioning benchmarks, calls CIDEr:
+the CIDEr-D form of Vedantam et al. 2015 (arXiv:1411.5726) with n-grams of one to four
+words, clipped counts, a Gaussian penalty on the difference in length (sigma 6) and a
+factor of ten. Document frequencies come from the references of the images scored: a
+score depends on the whole set of images, and an image scored alone gets 0.
 """
 
 import math
@@ -20,15 +21,37 @@ SCALE = 10.0
 
 # ------------------------------------------------------------------ tokens
 
-# Tokens that do not count. Brackets and doubled marks do (`-lrb-`, `!!`): the reference looks for upper-case `-LRB-`
-# among tokens in lower case, and for single marks only.
+# Tokens that do not count. Brackets and doubled marks do (`-lrb-`, `!!`): the reference
+# looks for upper-case `-LRB-` among tokens in lower case, and for single marks only.
 _REMOVED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", ";"])
 
 _CHARACTERS = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": " -- ", "\u2014": " -- ", "\u2026": " ... "}
-    | {"\u00a3": "#", "\u20ac": "$", "\u00a2": " cents ", "\u00bc": " 1/4 ", "\u00bd": " 1/2 ", "\u00be": " 3/4 "}
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": " -- ",
+        "\u2014": " -- ",
+        "\u2026": " ... ",
+    }
+    | {
+        "\u00a3": "#",
+        "\u20ac": "$",
+        "\u00a2": " cents ",
+        "\u00bc": " 1/4 ",
+        "\u00bd": " 1/2 ",
+        "\u00be": " 3/4 ",
+    }
 )
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_BRACKETS = {
+    "(": "-lrb-",
+    ")": "-rrb-",
+    "[": "-lsb-",
+    "]": "-rsb-",
+    "{": "-lcb-",
+    "}": "-rcb-",
+}
 
 # Abbreviations that keep their full stop: in any case, with a capital, before a number.
 _ABBREVIATIONS = """
@@ -41,7 +64,8 @@ _CAPITAL_ABBREVIATIONS = "Tex Mass Pa Ill Wash Ore Ark La Miss Del"
 _NUMBER_ABBREVIATIONS = "no nos fig figs ca pp op art prop"
 
 
-# Words that, with a capital, begin a sentence: the stop of `plan B. The` ends one, that of `J. Smith` does not.
+# Words that, with a capital, begin a sentence: the stop of `plan B. The` ends one, that
+# of `J. Smith` does not.
 _STARTERS = """
     A About After An As At But Here However If In It Its He Her Last Many More Mr Ms Now Once One Our She Since So Some
     Such That The Their Then There These They This We What When While Yet You
@@ -58,16 +82,20 @@ _WORD = rf"{_ALNUM}+(?:_+{_ALNUM}+)*"
 _HYPHENED = rf"(?:-(?:{_LETTER}\.)+(?!\w)|-{_WORD})*"
 _SENTENCE_END = rf"\s*$|\s+(?-i:{_any_of(_STARTERS)})\b"
 
-# The kinds of token, tried in this order at each place. The rules are those of the Penn Treebank (punctuation stands
-# alone, contractions and genitives are split, abbreviations keep their full stop) with the habits of the Stanford
-# tokenizer 3.4.1, which pycocoevalcap runs, as seen in its output.
+# The kinds of token, tried in this order at each place. The rules are those of the Penn
+# Treebank (punctuation stands alone, contractions and genitives are split,
+# abbreviations keep their full stop) with the habits of the Stanford tokenizer 3.4.1,
+# which pycocoevalcap runs, as seen in its output.
 _KINDS = (
     r"can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|lem(?=me\b)|gim(?=me\b)|more(?='n\b)|'t(?=(?:i|wa)s\b)",
     r"[a-z]+(?=\s)",  # most words; the rest of the list is for the others
     rf"{_LETTER}+?(?=n't\b)|n't\b",  # does|n't
-    r"'(?:s|m|d|re|ve|ll|em|til|cause)\b|'n(?:'|\b)|'\d\ds?\b",  # dog|'s, rock|'n'|roll, '90s
-    rf"[dolmn]'{_LETTER}{{2,}}|c'mon|s'mores|ma'am|(?:ne|e|o)'er|y'(?=all\b)|ol'",  # o'clock is one word
-    rf"(?:{_LETTER}\.|ph\.(?=d\.)){{2,}}(?:{_LETTER}\b)?(?!{_LETTER}){_HYPHENED}",  # U.S., U.S, U.S.-based
+    # dog|'s, rock|'n'|roll, '90s
+    r"'(?:s|m|d|re|ve|ll|em|til|cause)\b|'n(?:'|\b)|'\d\ds?\b",
+    # o'clock is one word
+    rf"[dolmn]'{_LETTER}{{2,}}|c'mon|s'mores|ma'am|(?:ne|e|o)'er|y'(?=all\b)|ol'",
+    # U.S., U.S, U.S.-based
+    rf"(?:{_LETTER}\.|ph\.(?=d\.)){{2,}}(?:{_LETTER}\b)?(?!{_LETTER}){_HYPHENED}",
     r"https?://[^\s\"<>()]*[^\s\"<>().,;:!?']|[\w.+-]+@\w[\w-]*(?:\.\w+)+",
     rf"{_LETTER}{_ALNUM}*(?:[.?!]{_LETTER}+)+",  # fork.A
     rf"(?:{_any_of(_ABBREVIATIONS)}|(?-i:{_any_of(_CAPITAL_ABBREVIATIONS)}))\.",
@@ -82,15 +110,21 @@ _TOKEN = re.compile("|".join(_KINDS), re.IGNORECASE)
 
 
 def ptb_tokenize(text: str) -> list[str]:
-    """The words of a caption as pycocoevalcap counts them: Treebank tokens in lower case, without punctuation.
+    """The words of a caption as pycocoevalcap counts them: Treebank tokens in lower
+    case, without punctuation.
 
-    `A man's dog can't wait (at 5:30 p.m.).` gives `a man 's dog ca n't wait -lrb- at 5:30 p.m. -rrb-`. In the
-    reference, which reads a whole file, it depends on the next caption whether a last single letter keeps its full stop
-    (`plan B.`); here it never does. Not imitated: smileys, formulas, telephone numbers in brackets.
+    `A man's dog can't wait (at 5:30 p.m.).` gives `a man 's dog ca n't wait -lrb- at
+    5:30 p.m. -rrb-`. In the reference, which reads a whole file, it depends on the next
+    caption whether a last single letter keeps its full stop (`plan B.`); here it never
+    does. Not imitated: smileys, formulas, telephone numbers in brackets.
     """
     found: list[str] = _TOKEN.findall(text.translate(_CHARACTERS))
     tokens = (_BRACKETS.get(token, token.lower()) for token in found)
-    return [token for token in tokens if token not in _REMOVED and not token.startswith(("--", ".."))]
+    return [
+        token
+        for token in tokens
+        if token not in _REMOVED and not token.startswith(("--", ".."))
+    ]
 
 
 # ------------------------------------------------------------------ score
@@ -101,22 +135,31 @@ _Integers = npt.NDArray[np.int64]
 
 def _check(num_candidates: int, references: Sequence[Sequence[object]]) -> None:
     if num_candidates != len(references):
-        raise ValueError(f"{num_candidates} candidates but references of {len(references)} images")
+        raise ValueError(
+            f"{num_candidates} candidates but references of {len(references)} images"
+        )
     if not references:
         raise ValueError("no images to score")
     for index, captions in enumerate(references):
         if isinstance(captions, str):
-            raise ValueError(f"the references of image {index} are one string, not a list of captions")
+            raise ValueError(
+                f"the references of image {index} are one string, not a list of"
+                " captions"
+            )
         if len(captions) == 0:
             raise ValueError(f"image {index} has no references")
 
 
-def _cosines(ngram: _Integers, caption: _Integers, image: _Integers, num_images: int) -> _Floats:
-    """The clipped cosine of each reference with its image's candidate, for n-grams of one length.
+def _cosines(
+    ngram: _Integers, caption: _Integers, image: _Integers, num_images: int
+) -> _Floats:
+    """The clipped cosine of each reference with its image's candidate, for n-grams of
+    one length.
 
     Args:
         ngram: the number of each n-gram occurrence's kind, shape (occurrences,).
-        caption: the caption it occurs in; the captions 0 to num_images - 1 are the candidates, in order.
+        caption: the caption it occurs in; the captions 0 to num_images - 1 are the
+            candidates, in order.
         image: the image of each caption, shape (captions,).
     """
     num_kinds = int(ngram.max(initial=0)) + 1
@@ -128,12 +171,16 @@ def _cosines(ngram: _Integers, caption: _Integers, image: _Integers, num_images:
     weights = counts * (math.log(num_images) - np.log(np.maximum(frequency, 1)))[ngram]
     norms = np.sqrt(np.bincount(caption, weights**2, minlength=len(image)))
 
-    # The candidate's entry for each entry of a reference; the one appended, of no weight, stands for none.
-    own_keys, own_weights = np.append(keys[:first], np.iinfo(np.int64).max), np.append(weights[:first], 0.0)
+    # The candidate's entry for each entry of a reference; the one appended, of no
+    # weight, stands for none.
+    own_keys = np.append(keys[:first], np.iinfo(np.int64).max)
+    own_weights = np.append(weights[:first], 0.0)
     place = np.searchsorted(own_keys, keys[first:])
     own = np.where(own_keys[place] == keys[first:], own_weights[place], 0.0)
     products = np.minimum(own, weights[first:]) * weights[first:]
-    dots = np.bincount(caption[first:] - num_images, products, minlength=len(image) - num_images)
+    dots = np.bincount(
+        caption[first:] - num_images, products, minlength=len(image) - num_images
+    )
     scale = norms[image[num_images:]] * norms[num_images:]
     return np.divide(dots, scale, out=np.zeros(len(scale)), where=scale > 0)
 
@@ -141,22 +188,34 @@ def _cosines(ngram: _Integers, caption: _Integers, image: _Integers, num_images:
 def cider_of_tokens(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[float, _Floats]:
-    """`cider` for captions that are tokenised already: one list of tokens for each caption."""
+    """`cider` for captions that are tokenised already: one list of tokens for each
+    caption."""
     _check(len(candidates), references)
-    num_images, num_references = len(references), [len(captions) for captions in references]
+    num_images = len(references)
+    num_references = [len(captions) for captions in references]
     captions = [*candidates, *chain.from_iterable(references)]
-    image = np.concatenate([np.arange(num_images), np.repeat(np.arange(num_images), num_references)])
+    image = np.concatenate(
+        [np.arange(num_images), np.repeat(np.arange(num_images), num_references)]
+    )
     length = np.array([len(caption) for caption in captions])
     caption = np.repeat(np.arange(len(captions)), length)
     vocabulary: dict[str, int] = {}
-    numbers = [vocabulary.setdefault(token, len(vocabulary)) for token in chain.from_iterable(captions)]
+    numbers = [
+        vocabulary.setdefault(token, len(vocabulary))
+        for token in chain.from_iterable(captions)
+    ]
     tokens = np.array(numbers, dtype=np.int64)
 
-    cosines, ngram = _cosines(tokens, caption, image, num_images), tokens
+    cosines = _cosines(tokens, caption, image, num_images)
+    ngram = tokens
     for n in range(2, MAX_NGRAM + 1):
-        # All captions lie end to end; an n-gram that begins in one and ends in the next does not count.
-        _, ngram = np.unique(ngram[:-1] * len(vocabulary) + tokens[n - 1 :], return_inverse=True)
-        begin, end = caption[: len(ngram)], caption[n - 1 :]
+        # All captions lie end to end; an n-gram that begins in one and ends in the next
+        # does not count.
+        _, ngram = np.unique(
+            ngram[:-1] * len(vocabulary) + tokens[n - 1 :], return_inverse=True
+        )
+        begin = caption[: len(ngram)]
+        end = caption[n - 1 :]
         cosines += _cosines(ngram[begin == end], begin[begin == end], image, num_images)
     difference = length[num_images:] - length[image[num_images:]]
     similarity = cosines / MAX_NGRAM * np.exp(-(difference**2) / (2 * SIGMA**2))
@@ -164,7 +223,9 @@ def cider_of_tokens(
     return float(scores.mean()), scores
 
 
-def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, _Floats]:
+def cider(
+    candidates: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, _Floats]:
     """CIDEr of one caption for each image against that image's references.
 
     Args:
@@ -172,11 +233,12 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tup
         references: for each image, in the same order, its human captions.
 
     Returns:
-        The mean over images and the score of each image, shape (images,); both lie in [0, 10]. Papers print 100 times
-        the mean.
+        The mean over images and the score of each image, shape (images,); both lie in
+        [0, 10]. Papers print 100 times the mean.
 
     Raises:
-        ValueError: if the two lengths differ, there are no images, or an image has no references.
+        ValueError: if the two lengths differ, there are no images, or an image has no
+            references.
     """
     _check(len(candidates), references)
     return cider_of_tokens(

@@ -1,4 +1,5 @@
-"""Exams (`mm1.eval.evaluator`) at several numbers of shots -> predictions and scores in a run folder.
+"""Exams (`mm1.eval.evaluator`) at several numbers of shots -> predictions and scores in
+a run folder.
 
 predictions/digits-4shot.jsonl        one question a line, with its prompt, its prediction and its score
 predictions/digits-4shot-draw2.jsonl  the same questions after other shots, where there are several draws
@@ -40,42 +41,70 @@ def evaluate(
     *,
     version: str,
 ) -> dict[str, Any]:
-    """Asks every benchmark at every number of shots (its own, or `shots`); returns what `scores.json` then holds.
+    """Asks every benchmark at every number of shots (its own, or `shots`); returns what
+    `scores.json` then holds.
 
-    The ranks share the questions and must call this together. `version` is a fingerprint of the weights: scores made
-    with others are dropped; what was finished with the same weights, settings and records is not asked again, draw by
-    draw. `score` is the mean over questions and draws, `stderr` the standard deviation of the questions' scores (their
-    means over draws) over the square root of their number, `spread` the standard deviation of the draws' scores.
+    The ranks share the questions and must call this together. `version` is a
+    fingerprint of the weights: scores made with others are dropped; what was finished
+    with the same weights, settings and records is not asked again, draw by draw.
+    `score` is the mean over questions and draws, `stderr` the standard deviation of the
+    questions' scores (their means over draws) over the square root of their number,
+    `spread` the standard deviation of the draws' scores.
 
     Raises:
-        ConfigError: the model cannot be asked a benchmark, or it has too few records for its demonstrations.
+        ConfigError: the model cannot be asked a benchmark, or it has too few records
+            for its demonstrations.
     """
     for benchmark in benchmarks.values():
         benchmark.check(trained.model)
     scores = _known_scores(folder / "scores.json", version)
     plan = {name: benchmark.plan(shots) for name, benchmark in benchmarks.items()}
-    total = sum(len(b.chosen) * sum(map(b.num_draws, plan[name])) for name, b in benchmarks.items())
+    total = sum(
+        len(b.chosen) * sum(map(b.num_draws, plan[name]))
+        for name, b in benchmarks.items()
+    )
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=quiet
+    ) as progress:
         bars = _Bars(progress, total)
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
-            scores[name] = {"metric": benchmark.metric, "chance": benchmark.chance, "shots": known}
-            for num_shots, settings in _settings(benchmark, trained, plan[name]).items():
+            scores[name] = {
+                "metric": benchmark.metric,
+                "chance": benchmark.chance,
+                "shots": known,
+            }
+            for num_shots, settings in _settings(
+                benchmark, trained, plan[name]
+            ).items():
                 old = known.get(str(num_shots), {})
-                num_known = len(old.get("draws", ())) if old.get("settings") == settings else 0
+                num_known = (
+                    len(old.get("draws", ())) if old.get("settings") == settings else 0
+                )
                 path = folder / "predictions" / f"{name}-{num_shots}shot.jsonl"
-                for lines in _draws(benchmark, trained, num_shots, num_known, path, bars):
-                    result = _result(benchmark, lines, num_shots) | {"version": version, "settings": settings}
+                for lines in _draws(
+                    benchmark, trained, num_shots, num_known, path, bars
+                ):
+                    result = _result(benchmark, lines, num_shots) | {
+                        "version": version,
+                        "settings": settings,
+                    }
                     if result != known.get(str(num_shots)):
                         known[str(num_shots)] = result
-                        _write(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-                        dist.say(f"{name}, {num_shots} shots: {shown(benchmark.metric, result)}")
+                        _write(
+                            folder / "scores.json", json.dumps(scores, indent=1) + "\n"
+                        )
+                        dist.say(
+                            f"{name}, {num_shots} shots:"
+                            f" {shown(benchmark.metric, result)}"
+                        )
     return scores
 
 
 def table(scores: Mapping[str, Any]) -> str:
-    """What `scores.json` holds, for people: a line for each benchmark and number of shots."""
+    """What `scores.json` holds, for people: a line for each benchmark and number of
+    shots."""
     return "\n".join(
         f"{name:24} {num_shots:>2} shots  {shown(result['metric'], score)}"
         for name, result in scores.items()
@@ -84,7 +113,11 @@ def table(scores: Mapping[str, Any]) -> str:
 
 
 def shown(metric: str, score: Mapping[str, Any]) -> str:
-    spread = f", spread {score['spread']:.3f} over {len(score['draws'])} draws" if "spread" in score else ""
+    spread = (
+        f", spread {score['spread']:.3f} over {len(score['draws'])} draws"
+        if "spread" in score
+        else ""
+    )
     meaning = f" ({score['zero_shot']})" if "zero_shot" in score else ""
     return f"{metric} {score['score']:.3f} +- {score['stderr']:.3f}{spread}{meaning}"
 
@@ -97,19 +130,33 @@ def _draws(
     first: Path,
     bars: "_Bars",
 ) -> Iterator[list[list[Line]]]:
-    """The lines of all draws so far, each time that another one was asked, and at the end.
+    """The lines of all draws so far, each time that another one was asked, and at the
+    end.
 
-    `num_known` draws have scores; their lines are read where their files are still there. `first` is the first one's.
+    `num_known` draws have scores; their lines are read where their files are still
+    there. `first` is the first one's.
     """
     draws: list[list[Line]] = []
     for draw in range(count := benchmark.num_draws(num_shots)):
         path = first.with_stem(f"{first.stem}-draw{draw + 1}") if draw else first
         if known := dist.all_true(draw < num_known and path.is_file()):
-            draws.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+            draws.append(
+                [
+                    json.loads(line)
+                    for line in path.read_text(encoding="utf-8").splitlines()
+                ]
+            )
             bars.answered(len(benchmark.chosen))
         else:
             benchmark.prepare(num_shots, bars.looked)
-            draws.append(benchmark.ask(trained, num_shots, lambda n: bars.answered(n * dist.world_size()), draw))
+            draws.append(
+                benchmark.ask(
+                    trained,
+                    num_shots,
+                    lambda n: bars.answered(n * dist.world_size()),
+                    draw,
+                )
+            )
             _write_predictions(benchmark, num_shots, draw, draws[-1], path)
         if not known or draw == count - 1:
             yield draws
@@ -119,29 +166,46 @@ class _Bars:
     """Questions that are answered, and pictures that are looked at to find shots."""
 
     def __init__(self, progress: Progress, num_questions: int) -> None:
-        self.progress, self.questions = progress, progress.add_task("questions", total=num_questions)
+        self.progress = progress
+        self.questions = progress.add_task("questions", total=num_questions)
         self.pictures = progress.add_task("pictures of shots", visible=False)
 
     def answered(self, number: int) -> None:
         self.progress.advance(self.questions, number)
 
     def looked(self, seen: int, total: int) -> None:
-        self.progress.update(self.pictures, completed=seen, total=total, visible=seen < total)
+        self.progress.update(
+            self.pictures, completed=seen, total=total, visible=seen < total
+        )
 
 
 def _known_scores(path: Path, version: str) -> dict[str, Any]:
     """The scores in the folder that were made with these weights."""
-    scores = read_object(path, "delete it, to have its questions asked again") if path.is_file() else {}
+    scores = (
+        read_object(path, "delete it, to have its questions asked again")
+        if path.is_file()
+        else {}
+    )
     for result in scores.values():
-        result["shots"] = {k: v for k, v in result["shots"].items() if v.get("version") == version}
+        result["shots"] = {
+            k: v for k, v in result["shots"].items() if v.get("version") == version
+        }
     return {name: result for name, result in scores.items() if result["shots"]}
 
 
-def _settings(benchmark: Evaluator, trained: Trained, shots: Sequence[int]) -> dict[int, str]:
-    """Number of shots -> a fingerprint of what answers depend on besides the weights."""
+def _settings(
+    benchmark: Evaluator, trained: Trained, shots: Sequence[int]
+) -> dict[int, str]:
+    """Number of shots -> a fingerprint of what answers depend on besides the
+    weights."""
     alike = (trained.renderer.views, _fingerprint(benchmark.test))
     train = _fingerprint(benchmark.train) if any(map(benchmark.learns, shots)) else ""
-    return {k: _fingerprint([benchmark.settings(k), alike, train if benchmark.learns(k) else ""]) for k in shots}
+    return {
+        k: _fingerprint(
+            [benchmark.settings(k), alike, train if benchmark.learns(k) else ""]
+        )
+        for k in shots
+    }
 
 
 def _fingerprint(items: Sequence[Any]) -> str:
@@ -151,12 +215,21 @@ def _fingerprint(items: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _result(benchmark: Evaluator, draws: Sequence[list[Line]], num_shots: int) -> dict[str, Any]:
+def _result(
+    benchmark: Evaluator, draws: Sequence[list[Line]], num_shots: int
+) -> dict[str, Any]:
     scores = np.array([[line["score"] for line in lines] for lines in draws])
-    stderr, means = scores.mean(0).std() / scores.shape[1] ** 0.5, scores.mean(1)
-    result = {"score": float(scores.mean()), "stderr": float(stderr), "num_questions": scores.shape[1]}
+    stderr = scores.mean(0).std() / scores.shape[1] ** 0.5
+    means = scores.mean(1)
+    result = {
+        "score": float(scores.mean()),
+        "stderr": float(stderr),
+        "num_questions": scores.shape[1],
+    }
     figures = [benchmark.figures(lines) for lines in draws]
-    result |= {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+    result |= {
+        name: float(np.mean([each[name] for each in figures])) for name in figures[0]
+    }
     result["draws"] = means.tolist()
     if len(draws) > 1:
         result["spread"] = float(means.std(ddof=1))
@@ -164,8 +237,11 @@ def _result(benchmark: Evaluator, draws: Sequence[list[Line]], num_shots: int) -
     return result | ({"zero_shot": meaning} if meaning else {})
 
 
-def _write_predictions(benchmark: Evaluator, num_shots: int, draw: int, lines: list[Line], path: Path) -> None:
-    """Writes the lines; of the first draw also the pictures of the first prompts, in order, which their lines list."""
+def _write_predictions(
+    benchmark: Evaluator, num_shots: int, draw: int, lines: list[Line], path: Path
+) -> None:
+    """Writes the lines; of the first draw also the pictures of the first prompts, in
+    order, which their lines list."""
     if dist.rank() != 0:
         return
     if draw == 0:
@@ -173,7 +249,9 @@ def _write_predictions(benchmark: Evaluator, num_shots: int, draw: int, lines: l
     _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
-def _write_pictures(benchmark: Evaluator, num_shots: int, lines: list[Line], path: Path) -> None:
+def _write_pictures(
+    benchmark: Evaluator, num_shots: int, lines: list[Line], path: Path
+) -> None:
     place = path.with_suffix("")
     place.mkdir(parents=True, exist_ok=True)
     for number, line in zip(benchmark.chosen[:NUM_PICTURED], lines, strict=False):
@@ -181,13 +259,19 @@ def _write_pictures(benchmark: Evaluator, num_shots: int, lines: list[Line], pat
         for i, image in enumerate(benchmark.pictures(number, num_shots)):
             file = place / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', line['id'])}-{i}.png"
             shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height))
-            size = max(1, round(image.height * shrink)), max(1, round(image.width * shrink))
-            Pillow.fromarray(resize(decode(image.data), size).permute(1, 2, 0).numpy()).save(file)
+            size = (
+                max(1, round(image.height * shrink)),
+                max(1, round(image.width * shrink)),
+            )
+            Pillow.fromarray(
+                resize(decode(image.data), size).permute(1, 2, 0).numpy()
+            ).save(file)
             line["pictures"].append(file.relative_to(path.parent.parent).as_posix())
 
 
 def _write(path: Path, content: str) -> None:
-    """Rank 0 writes aside and renames, so that a killed evaluation leaves no half file."""
+    """Rank 0 writes aside and renames, so that a killed evaluation leaves no half
+    file."""
     if dist.rank() != 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

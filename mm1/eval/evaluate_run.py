@@ -1,4 +1,5 @@
-"""A finished run's benchmarks, asked again: other benchmarks, other shots, or after the run."""
+"""A finished run's benchmarks, asked again: other benchmarks, other shots, or after the
+run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,17 +25,29 @@ def evaluate_run(
     Predictions made before with the same weights and benchmark are reused.
 
     Raises:
-        ConfigError: a name is not among the config's benchmarks, or there is none at all.
+        ConfigError: a name is not among the config's benchmarks, or there is none at
+            all.
     """
     chosen = list(names or config.benchmarks)
     for name in chosen:
         if name not in config.benchmarks:
-            raise ConfigError(f"the run has no benchmark {name!r}{nearest(name, config.benchmarks)}")
+            raise ConfigError(
+                f"the run has no benchmark {name!r}{nearest(name, config.benchmarks)}"
+            )
     if not chosen:
-        raise ConfigError("the run has no benchmarks; add one, as benchmarks.coco=mm1.eval.benchmarks.coco:Coco")
+        raise ConfigError(
+            "the run has no benchmarks; add one, as"
+            " benchmarks.coco=mm1.eval.benchmarks.coco:Coco"
+        )
     if shots is not None:
         for name in chosen:
             config.benchmarks[name].shots = tuple(shots)
     benchmarks = {name: config.benchmarks[name].build() for name in chosen}
     model, renderer, _ = load_model(folder, device := dist.start(), config=config)
-    return evaluate(Trained(model, renderer, device), benchmarks, config.shots, out or folder, version=version(folder))
+    return evaluate(
+        Trained(model, renderer, device),
+        benchmarks,
+        config.shots,
+        out or folder,
+        version=version(folder),
+    )

@@ -1,24 +1,44 @@
-"""VQA accuracy and exact match, the answers' side of the scores; captions are scored in `mm1.eval.cider`.
+"""VQA accuracy and exact match, the answers' side of the scores; captions are scored in
+`mm1.eval.cider`.
 
-VQA accuracy follows the reference evaluation (VQA: Antol et al. 2015, arXiv:1505.00468; `vqaEval.py` of
-github.com/GT-Vision-Lab/VQA) in every detail that shows in a score, its oddities included. Many later programs
-normalise always, or compare with all ten annotators at once; their numbers differ a little from these.
+VQA accuracy follows the reference evaluation (VQA: Antol et al. 2015, arXiv:1505.00468;
+`vqaEval.py` of github.com/GT-Vision-Lab/VQA) in every detail that shows in a score, its
+oddities included. Many later programs normalise always, or compare with all ten
+annotators at once; their numbers differ a little from these.
 """
 
 import re
 from collections.abc import Sequence
 
-# In this order, each either deleted or turned into a space; apostrophes and colons stay.
+# In this order, each either deleted or turned into a space; apostrophes and colons
+# stay.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_MAX_FULL_STOPS = 32  # the reference passes the value of a flag, 32, where `re.sub` takes a count
+_MAX_FULL_STOPS = (
+    32  # the reference passes the value of a flag, 32, where `re.sub` takes a count
+)
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+_NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)
+_DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {
+    "none": "0"
+}
 
-# The contractions that are mended, in their right form. With exactly one apostrophe missing they get it back.
+# The contractions that are mended, in their right form. With exactly one apostrophe
+# missing they get it back.
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
     he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
@@ -41,11 +61,12 @@ def _one_line(answer: str) -> str:
 
 
 def vqa_normalise(answer: str) -> str:
-    """The reference's normal form of a VQA answer: punctuation, full stops, case, number words, articles, contractions.
+    """The reference's normal form of a VQA answer: punctuation, full stops, case,
+    number words, articles, contractions.
 
-    A punctuation mark is deleted if it stands next to a space somewhere in the answer, or if the answer holds
-    digit-comma-digit; otherwise it becomes a space. A full stop goes unless a digit follows. `Two, dont.`
-    becomes `2 don't`.
+    A punctuation mark is deleted if it stands next to a space somewhere in the answer,
+    or if the answer holds digit-comma-digit; otherwise it becomes a space. A full stop
+    goes unless a digit follows. `Two, dont.` becomes `2 don't`.
     """
     answer = text = _one_line(answer)
     has_digit_comma = _DIGIT_COMMA_DIGIT.search(answer) is not None
@@ -58,17 +79,22 @@ def vqa_normalise(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """Accuracy of one answer in [0, 1] against the answers of all annotators of the question (ten in VQA v2).
+    """Accuracy of one answer in [0, 1] against the answers of all annotators of the
+    question (ten in VQA v2).
 
-    For each annotator in turn: min(1, number of equal answers among the *others* / 3); the accuracy is their mean, so
-    1, 2, 3 and 4 or more equal answers of ten give 0.3, 0.6, 0.9 and 1. Answers are normalised only where the
-    annotators are not all of one opinion; where they are, the answer must match as it stands.
+    For each annotator in turn: min(1, number of equal answers among the *others* / 3);
+    the accuracy is their mean, so 1, 2, 3 and 4 or more equal answers of ten give 0.3,
+    0.6, 0.9 and 1. Answers are normalised only where the annotators are not all of one
+    opinion; where they are, the answer must match as it stands.
 
     Raises:
-        ValueError: with fewer than two annotators, since none would have others to agree with.
+        ValueError: with fewer than two annotators, since none would have others to
+            agree with.
     """
     if len(annotators) < 2:
-        raise ValueError(f"VQA accuracy needs at least two annotators, got {len(annotators)}")
+        raise ValueError(
+            f"VQA accuracy needs at least two annotators, got {len(annotators)}"
+        )
     answer = _one_line(answer)
     truths = [_one_line(truth) for truth in annotators]
     if len(set(truths)) > 1:
@@ -80,7 +106,8 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
 
 
 def percentage(scores: Sequence[float]) -> float:
-    """The mean of scores in [0, 1] as the reference reports it: in percent, rounded to two digits.
+    """The mean of scores in [0, 1] as the reference reports it: in percent, rounded to
+    two digits.
 
     Raises:
         ValueError: if there are no scores.
@@ -93,9 +120,10 @@ def percentage(scores: Sequence[float]) -> float:
 def exact_match(answer: str, truths: Sequence[str], *, normalise: bool = True) -> float:
     """1 if the answer equals one of the truths, else 0; an empty answer scores 0.
 
-    The name and the best-of-all-truths rule are SQuAD's (Rajpurkar et al. 2016, arXiv:1606.05250); the normal form is
-    that of `vqa_normalise`. Where nothing is left of an answer (the choice `A` is an article) its lower case is
-    compared. With `normalise=False` only white space at the ends is ignored.
+    The name and the best-of-all-truths rule are SQuAD's (Rajpurkar et al. 2016,
+    arXiv:1606.05250); the normal form is that of `vqa_normalise`. Where nothing is left
+    of an answer (the choice `A` is an article) its lower case is compared. With
+    `normalise=False` only white space at the ends is ignored.
 
     Raises:
         ValueError: if there are no truths.

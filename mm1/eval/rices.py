@@ -1,7 +1,9 @@
-"""RICES: demonstrations whose pictures look most like the question's (Yang et al. 2021, arXiv:2109.05014; Flamingo).
+"""RICES: demonstrations whose pictures look most like the question's (Yang et al. 2021,
+arXiv:2109.05014; Flamingo).
 
-Alike is the cosine between an image encoder's features, one for each picture. Pictures are looked at once, whatever the
-number of shots; their features stay in memory (4 bytes for each channel: 250 MB for 83,000 pictures of 768).
+Alike is the cosine between an image encoder's features, one for each picture. Pictures
+are looked at once, whatever the number of shots; their features stay in memory (4 bytes
+for each channel: 250 MB for 83,000 pictures of 768).
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -23,7 +25,8 @@ from mm1.runs.folder import load_model, read_config, version
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The pictures of some records; records with equal names share one, which is then looked at once."""
+    """The pictures of some records; records with equal names share one, which is then
+    looked at once."""
 
     names: Sequence[Hashable]
     load: Callable[[int], Image]
@@ -34,8 +37,10 @@ class Rices:
     """Which train records look most like a question."""
 
     def __init__(self, encoder: Callable[[], Encoder], version: str) -> None:
-        """`encoder` is called when features are needed, and is not kept; `version` is a fingerprint of its weights."""
-        self.encoder, self.version = encoder, version
+        """`encoder` is called when features are needed, and is not kept; `version` is a
+        fingerprint of its weights."""
+        self.encoder = encoder
+        self.version = version
         self.train: Float[Tensor, "pictures E"] | None = None
         self.records: list[list[int]] = []
         """The train records of each picture."""
@@ -43,9 +48,14 @@ class Rices:
         """Test record -> its feature."""
 
     def look(
-        self, train: Pictures, test: Pictures, chosen: Sequence[int], advance: Callable[[int, int], object]
+        self,
+        train: Pictures,
+        test: Pictures,
+        chosen: Sequence[int],
+        advance: Callable[[int, int], object],
     ) -> None:
-        """Features of all train pictures and of those of the chosen test records, by all ranks together.
+        """Features of all train pictures and of those of the chosen test records, by
+        all ranks together.
 
         `advance` is told how many pictures have been seen, of how many.
 
@@ -53,10 +63,15 @@ class Rices:
             ImageError: a picture cannot be decoded.
         """
         encoder = self.encoder()
-        own, asked = _one_each(train.names, range(len(train.names))), _one_each(test.names, chosen)
-        total, seen = len(own) + len(asked), 0
+        own = _one_each(train.names, range(len(train.names)))
+        asked = _one_each(test.names, chosen)
+        total = len(own) + len(asked)
+        seen = 0
         features: list[list[Tensor]] = []
-        for pictures, numbers in ((train, list(own.values())), (test, list(asked.values()))):
+        for pictures, numbers in (
+            (train, list(own.values())),
+            (test, list(asked.values())),
+        ):
             found: list[Tensor] = []
             for part in share(numbers):
                 found += encoder.pooled([pictures.load(number) for number in part])
@@ -72,14 +87,20 @@ class Rices:
         self.asked = {number: by_name[test.names[number]] for number in chosen}
 
     def nearest(self, number: int) -> Iterator[int]:
-        """Train records, those first that look most like a test record; of equals in their order."""
+        """Train records, those first that look most like a test record; of equals in
+        their order."""
         assert self.train is not None
-        for row in (self.train @ self.asked[number]).argsort(descending=True, stable=True).tolist():
+        for row in (
+            (self.train @ self.asked[number])
+            .argsort(descending=True, stable=True)
+            .tolist()
+        ):
             yield from self.records[row]
 
 
 def open_rices(folder: Path) -> Rices:
-    """Retrieval by the image encoder of a run; the encoder is loaded when the first shot is needed.
+    """Retrieval by the image encoder of a run; the encoder is loaded when the first
+    shot is needed.
 
     Raises:
         ConfigError: the folder's model gives no features of pictures.
@@ -88,8 +109,8 @@ def open_rices(folder: Path) -> Rices:
     owner = read_config(folder).model.owner
     if not hasattr(owner, "encode_patches"):
         raise ConfigError(
-            f"retrieval={folder} is a run of {owner.__name__}, which gives no features of pictures: "
-            "name one of CLIP or AIM, or an imported encoder"
+            f"retrieval={folder} is a run of {owner.__name__}, which gives no features"
+            " of pictures: name one of CLIP or AIM, or an imported encoder"
         )
     return Rices(partial(_encoder, folder), version(folder))
 

@@ -1,4 +1,5 @@
-"""Families of published language models as decoders: options and names of tensors, in both directions.
+"""Families of published language models as decoders: options and names of tensors, in
+both directions.
 
     family      what sets it apart                                     Decoder.Config
     llama       Llama 2 and 3, SmolLM, TinyLlama ...                   (llama3_scaling)
@@ -48,7 +49,10 @@ def decoder_config(options: Options, family: str) -> Decoder.Config:
     Raises:
         ConfigError: an option has a value that is not supported; it is named.
     """
-    dim, heads, depth = (options.need(k, int) for k in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    dim, heads, depth = (
+        options.need(k, int)
+        for k in ("hidden_size", "num_attention_heads", "num_hidden_layers")
+    )
     length = options.need("max_position_embeddings", int)
     _plain(options)
     _window(options, family, depth, length)
@@ -57,9 +61,11 @@ def decoder_config(options: Options, family: str) -> Decoder.Config:
         depth=depth,
         dim=dim,
         num_heads=heads,
-        num_kv_heads=options.take("num_key_value_heads", heads)
-        if family in ("llama", "olmo2")
-        else options.need("num_key_value_heads", int),
+        num_kv_heads=(
+            options.take("num_key_value_heads", heads)
+            if family in ("llama", "olmo2")
+            else options.need("num_key_value_heads", int)
+        ),
         head_dim=options.take("head_dim", 128 if family == "qwen3" else dim // heads),
         hidden_dim=options.need("intermediate_size", int),
         rope_base=base,
@@ -80,7 +86,9 @@ def _plain(options: Options) -> None:
     options.only("mlp_bias", False)
     options.only("partial_rotary_factor", 1.0)
     options.only("rope_interleaved", False)
-    options.only("router_jitter_noise", 0.0, remedy="set it to 0: it is noise in training alone")
+    options.only(
+        "router_jitter_noise", 0.0, remedy="set it to 0: it is noise in training alone"
+    )
     for key in ("output_router_logits", "router_aux_loss_coef", "is_llama_config"):
         options.raw(key)  # training, and a mark of who wrote the file
 
@@ -92,19 +100,39 @@ def _window(options: Options, family: str, depth: int, length: int) -> None:
     full_below = options.take("max_window_layers", 28)
     kinds = options.raw("layer_types")
     if kinds is not None and set(kinds) - {"full_attention"}:
-        options.refuse("layer_types", kinds, "only full_attention is supported: such models cannot be imported")
+        options.refuse(
+            "layer_types",
+            kinds,
+            "only full_attention is supported: such models cannot be imported",
+        )
     if family not in ("qwen2", "qwen3"):
         full_below = 0  # all blocks or none
-    if used and window is not None and window < length and full_below < depth and kinds is None:
-        why = f"within {window} tokens that changes nothing, but the model is made for {length}"
-        remedy = f"if no document of yours is longer than {window}, set sliding_window to null in the file"
+    if (
+        used
+        and window is not None
+        and window < length
+        and full_below < depth
+        and kinds is None
+    ):
+        why = (
+            f"within {window} tokens that changes nothing, but the model is made for"
+            f" {length}"
+        )
+        remedy = (
+            f"if no document of yours is longer than {window}, set sliding_window to"
+            " null in the file"
+        )
         options.refuse("sliding_window", window, f"{why}: {remedy}")
 
 
-def _rope(options: Options, family: str, length: int) -> tuple[float, tuple[float, float, float, int] | None]:
-    """RoPE's base and Llama 3's scaling; transformers 5 writes both into `rope_parameters`."""
+def _rope(
+    options: Options, family: str, length: int
+) -> tuple[float, tuple[float, float, float, int] | None]:
+    """RoPE's base and Llama 3's scaling; transformers 5 writes both into
+    `rope_parameters`."""
     base = options.take("rope_theta", ROPE_BASE.get(family, 1e4))
-    old, new = options.raw("rope_scaling"), options.raw("rope_parameters")
+    old = options.raw("rope_scaling")
+    new = options.raw("rope_parameters")
     given = Options(new or old or {}, options.origin)
     base = given.take("rope_theta", base)
     kind = given.raw("rope_type") or given.raw("type") or "default"
@@ -112,10 +140,22 @@ def _rope(options: Options, family: str, length: int) -> tuple[float, tuple[floa
     given.only("partial_rotary_factor", 1.0)
     scaling = None
     if kind == "llama3":
-        factor, low, high = (given.need(key, float) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-        scaling = (factor, low, high, given.take("original_max_position_embeddings", length))
+        factor, low, high = (
+            given.need(key, float)
+            for key in ("factor", "low_freq_factor", "high_freq_factor")
+        )
+        scaling = (
+            factor,
+            low,
+            high,
+            given.take("original_max_position_embeddings", length),
+        )
     elif kind != "default":
-        options.refuse("rope_scaling", new or old, 'only the types "default" and "llama3" are supported')
+        options.refuse(
+            "rope_scaling",
+            new or old,
+            'only the types "default" and "llama3" are supported',
+        )
     given.finish()
     return base, scaling
 
@@ -130,11 +170,16 @@ def _experts(options: Options, family: str, depth: int) -> Experts.Config | None
     if family != "qwen3_moe":
         return None
     num_experts = options.raw("num_experts")
-    step, dense = options.take("decoder_sparse_step", 1), options.take("mlp_only_layers", [])
-    every = _every({i for i in range(depth) if (i + 1) % step == 0 and i not in dense}, depth)
+    step = options.take("decoder_sparse_step", 1)
+    dense = options.take("mlp_only_layers", [])
+    every = _every(
+        {i for i in range(depth) if (i + 1) % step == 0 and i not in dense}, depth
+    )
     if every is None:
         options.refuse(
-            "mlp_only_layers", dense, f"with decoder_sparse_step {step} the sparse blocks are not every n-th"
+            "mlp_only_layers",
+            dense,
+            f"with decoder_sparse_step {step} the sparse blocks are not every n-th",
         )
     return Experts.Config(
         num_experts=options.take("num_local_experts", num_experts or 0),
@@ -147,23 +192,43 @@ def _experts(options: Options, family: str, depth: int) -> Experts.Config | None
 
 def _every(sparse: set[int], depth: int) -> int | None:
     """n, where the sparse blocks are every n-th one."""
-    return next((n for n in range(1, depth + 1) if sparse == {i for i in range(depth) if (i + 1) % n == 0}), None)
+    return next(
+        (
+            n
+            for n in range(1, depth + 1)
+            if sparse == {i for i in range(depth) if (i + 1) % n == 0}
+        ),
+        None,
+    )
 
 
-def links(decoder: Decoder, family: str, *, ours: str = "decoder.", theirs: str = "model.") -> list[Link]:
-    """Between a decoder (its tensors begin with `ours`) and a family's tensors; the head is `lm_head` at the top.
+def links(
+    decoder: Decoder, family: str, *, ours: str = "decoder.", theirs: str = "model."
+) -> list[Link]:
+    """Between a decoder (its tensors begin with `ours`) and a family's tensors; the
+    head is `lm_head` at the top.
 
     A decoder on the meta device will do.
     """
-    table = {f"{ours}embedding.weight": f"{theirs}embed_tokens.weight", f"{ours}norm.weight": f"{theirs}norm.weight"}
+    table = {
+        f"{ours}embedding.weight": f"{theirs}embed_tokens.weight",
+        f"{ours}norm.weight": f"{theirs}norm.weight",
+    }
     if decoder.output is not None:
         table[f"{ours}output.weight"] = "lm_head.weight"
     found = same(table)
     for i, block in enumerate(decoder.blocks):
-        mine, layer = f"{ours}blocks.{i}.", f"{theirs}layers.{i}."
+        mine = f"{ours}blocks.{i}."
+        layer = f"{theirs}layers.{i}."
         found += _attention(block.attention, f"{mine}attention.", f"{layer}self_attn.")  # type: ignore[arg-type]
-        found += _feed_forward(block.feed_forward, f"{mine}feed_forward.", layer, family)
-        first, second = ("input", "post_attention") if family != "olmo2" else ("post_attention", "post_feedforward")
+        found += _feed_forward(
+            block.feed_forward, f"{mine}feed_forward.", layer, family
+        )
+        first, second = (
+            ("input", "post_attention")
+            if family != "olmo2"
+            else ("post_attention", "post_feedforward")
+        )
         found += same(
             {
                 f"{mine}attention_norm.weight": f"{layer}{first}_layernorm.weight",
@@ -177,9 +242,18 @@ def _attention(attention: Attention, ours: str, theirs: str) -> list[Link]:
     rows = tuple(heads * attention.head_dim for heads in attention.heads)
     kinds = ("weight", "bias") if attention.qkv.bias is not None else ("weight",)
     found: list[Link] = [
-        Rows((f"{ours}qkv.{kind}",), tuple(f"{theirs}{part}_proj.{kind}" for part in "qkv"), rows) for kind in kinds
+        Rows(
+            (f"{ours}qkv.{kind}",),
+            tuple(f"{theirs}{part}_proj.{kind}" for part in "qkv"),
+            rows,
+        )
+        for kind in kinds
     ]
-    norms = {f"{ours}{p}_norm.weight": f"{theirs}{p}_norm.weight" for p in "qk"} if attention.qk_norm else {}
+    norms = (
+        {f"{ours}{p}_norm.weight": f"{theirs}{p}_norm.weight" for p in "qk"}
+        if attention.qk_norm
+        else {}
+    )
     return found + same(norms | {f"{ours}out.weight": f"{theirs}o_proj.weight"})
 
 
@@ -191,15 +265,25 @@ def _feed_forward(module: Any, ours: str, layer: str, family: str) -> list[Link]
             Rows((f"{ours}gate_up.weight",), gate_up, (hidden, hidden)),
             Link((f"{ours}down.weight",), (f"{layer}mlp.down_proj.weight",)),
         ]
-    block, gate, up, down = ("mlp", "gate_proj", "up_proj", "down_proj")
+    block = "mlp"
+    gate = "gate_proj"
+    up = "up_proj"
+    down = "down_proj"
     if family == "mixtral":
-        block, gate, up, down = ("block_sparse_moe", "w1", "w3", "w2")
+        block = "block_sparse_moe"
+        gate = "w1"
+        up = "w3"
+        down = "w2"
     names = [f"{layer}{block}.experts.{i}." for i in range(module.config.num_experts)]
     both = tuple(f"{name}{part}.weight" for name in names for part in (gate, up))
     return [
         Link((f"{ours}router.weight",), (f"{layer}{block}.gate.weight",)),
         ExpertLink((f"{ours}gate_up",), both, (module.hidden_dim, module.hidden_dim)),
-        ExpertLink((f"{ours}down",), tuple(f"{name}{down}.weight" for name in names), (module.dim,)),
+        ExpertLink(
+            (f"{ours}down",),
+            tuple(f"{name}{down}.weight" for name in names),
+            (module.dim,),
+        ),
     ]
 
 
@@ -211,24 +295,45 @@ def family_of(c: Decoder.Config) -> str:
     """
     shape = (c.norm_placement, c.qk_norm, c.qkv_bias)
     if c.experts is None:
-        plain = "mistral" if c.dim % c.num_heads else "llama"  # Llama's config insists that heads divide the width
-        dense = {("pre", None, False): plain, ("pre", None, True): "qwen2", ("pre", "head", False): "qwen3"}
+        plain = (
+            "mistral" if c.dim % c.num_heads else "llama"
+        )  # Llama's config insists that heads divide the width
+        dense = {
+            ("pre", None, False): plain,
+            ("pre", None, True): "qwen2",
+            ("pre", "head", False): "qwen3",
+        }
         family = (dense | {("post", "full", False): "olmo2"}).get(shape)
-    elif shape == ("pre", None, False) and c.experts.every == 1 and c.experts.renormalise:
+    elif (
+        shape == ("pre", None, False) and c.experts.every == 1 and c.experts.renormalise
+    ):
         family = "mixtral"
     else:
         family = "qwen3_moe" if shape == ("pre", "head", False) else None
     if family is None:
-        options = {"norm_placement": c.norm_placement, "qk_norm": c.qk_norm, "qkv_bias": c.qkv_bias}
+        options = {
+            "norm_placement": c.norm_placement,
+            "qk_norm": c.qk_norm,
+            "qkv_bias": c.qkv_bias,
+        }
         if c.experts is not None:
-            options |= {"experts.every": c.experts.every, "experts.renormalise": c.experts.renormalise}
+            options |= {
+                "experts.every": c.experts.every,
+                "experts.renormalise": c.experts.renormalise,
+            }
         together = ", ".join(f"{key} = {value}" for key, value in options.items())
-        raise ConfigError(f"no published family has {together} together; docs/weights.md lists what they have")
+        raise ConfigError(
+            f"no published family has {together} together; docs/weights.md lists what"
+            " they have"
+        )
     return family
 
 
-def published_config(decoder: Decoder, family: str, *, max_length: int) -> dict[str, Any]:
-    """The family's `config.json` for this decoder, without token ids; older and newer libraries read it alike."""
+def published_config(
+    decoder: Decoder, family: str, *, max_length: int
+) -> dict[str, Any]:
+    """The family's `config.json` for this decoder, without token ids; older and newer
+    libraries read it alike."""
     c = decoder.config
     values: dict[str, Any] = {
         "architectures": [FAMILIES[family]],
@@ -248,23 +353,44 @@ def published_config(decoder: Decoder, family: str, *, max_length: int) -> dict[
         "tie_word_embeddings": c.tied,
     }
     if c.llama3_scaling is not None:
-        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        values["rope_scaling"] = {"rope_type": "llama3"} | dict(zip(names, c.llama3_scaling, strict=True))
+        names = (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        )
+        values["rope_scaling"] = {"rope_type": "llama3"} | dict(
+            zip(names, c.llama3_scaling, strict=True)
+        )
     if family in ("mistral", "mixtral"):
         values["sliding_window"] = None
     e = c.experts
     if e is not None:
-        values |= {"num_experts_per_tok": e.top_k, "router_aux_loss_coef": e.balance_loss}
+        values |= {
+            "num_experts_per_tok": e.top_k,
+            "router_aux_loss_coef": e.balance_loss,
+        }
     if e is not None and family == "mixtral":
-        values |= {"num_local_experts": e.num_experts, "intermediate_size": e.hidden_dim or _hidden_dim(decoder)}
+        values |= {
+            "num_local_experts": e.num_experts,
+            "intermediate_size": e.hidden_dim or _hidden_dim(decoder),
+        }
     elif e is not None:
-        values |= {"num_experts": e.num_experts, "norm_topk_prob": e.renormalise, "decoder_sparse_step": e.every}
-        values |= {"moe_intermediate_size": e.hidden_dim or _hidden_dim(decoder), "mlp_only_layers": []}
+        values |= {
+            "num_experts": e.num_experts,
+            "norm_topk_prob": e.renormalise,
+            "decoder_sparse_step": e.every,
+        }
+        values |= {
+            "moe_intermediate_size": e.hidden_dim or _hidden_dim(decoder),
+            "mlp_only_layers": [],
+        }
     return values
 
 
 def _hidden_dim(decoder: Decoder) -> int:
-    """Width of the dense feed-forwards, which is that of experts without one of their own."""
+    """Width of the dense feed-forwards, which is that of experts without one of their
+    own."""
     modules = [block.feed_forward for block in decoder.blocks]
     dense = [m.down.in_features for m in modules if isinstance(m, SwiGLU)]
     sparse = [m.hidden_dim for m in modules if isinstance(m, Experts)]

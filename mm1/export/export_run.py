@@ -1,4 +1,5 @@
-"""A run folder -> a folder of the Hugging Face format: `mm1 export`. The class of the run's model says which."""
+"""A run folder -> a folder of the Hugging Face format: `mm1 export`. The class of the
+run's model says which."""
 
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from mm1.runs.folder import read_config
 
 
 def export_run(run: Path, out: Path, *, part: str | None = None) -> None:
-    """Writes the finished run's model, or one `part` of it, with tokenizer and card into `out`.
+    """Writes the finished run's model, or one `part` of it, with tokenizer and card
+    into `out`.
 
     Raises:
-        ConfigError: the model is none that can be exported, or has options that no published family has.
+        ConfigError: the model is none that can be exported, or has options that no
+            published family has.
         FileNotFoundError, FileExistsError: `run` is no finished run, or `out` is taken.
     """
     config = read_config(run)
     with aside(out) as folder:
         if type(config.model) is LanguageModel.Config and part is None:
-            family, usage = write_language_model(run, config, folder), LANGUAGE_MODEL
+            family = write_language_model(run, config, folder)
+            usage = LANGUAGE_MODEL
         elif isinstance(config.model, MM1.Config) and part is None:
-            family, usage = write_multimodal(run, config, folder), MULTIMODAL
+            family = write_multimodal(run, config, folder)
+            usage = MULTIMODAL
         else:
             family, usage = write_encoder(run, config, folder, part)
         write_card(run, config, folder, usage)

@@ -1,4 +1,5 @@
-"""A published model -> a run folder: `mm1 import`. The family is `model_type` in its config.json."""
+"""A published model -> a run folder: `mm1 import`. The family is `model_type` in its
+config.json."""
 
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from mm1.export.weights import Weights
 
 
 def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
-    """Makes the run folder `out` from a published model: a folder, or `owner/model` on the hub.
+    """Makes the run folder `out` from a published model: a folder, or `owner/model` on
+    the hub.
 
     Raises:
-        ConfigError: an option, a tensor or the tokenizer is not supported, missing or damaged; it is named.
+        ConfigError: an option, a tensor or the tokenizer is not supported, missing or
+            damaged; it is named.
         FileNotFoundError, FileExistsError, UserError: nothing there, or `out` is taken.
     """
     origin = find(name, pickle=pickle)
@@ -38,5 +41,7 @@ def _language_model(folder: Path, weights: Weights) -> Import:
     family = options.need("model_type", str)
     if family not in decoders.FAMILIES:
         known = nearest(family, [*decoders.FAMILIES, *ENCODERS])
-        raise ConfigError(f"{options.origin}: model_type {family!r} is not known here{known}")
+        raise ConfigError(
+            f"{options.origin}: model_type {family!r} is not known here{known}"
+        )
     return read_language_model(folder, options, family, weights)

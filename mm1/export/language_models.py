@@ -1,4 +1,5 @@
-"""Language models between a run folder and a folder of the Hugging Face format, which transformers opens as its own."""
+"""Language models between a run folder and a folder of the Hugging Face format, which
+transformers opens as its own."""
 
 import json
 from pathlib import Path
@@ -25,7 +26,8 @@ from mm1.runs.folder import weights_path
 OWN = "mm1.json"
 """What our own exports carry along, so that they come back as they were."""
 
-HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+TABLE = "model.embed_tokens.weight"
 
 MAX_LENGTH = 4096
 """Of an exported model whose loader has no rows to go by."""
@@ -42,20 +44,27 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_spec
 """,
     limits=(
         "It continues text and was taught no instructions, unless its origin was.",
-        "What it writes may be wrong, biased or offensive; nothing was done here to prevent that.",
+        (
+            "What it writes may be wrong, biased or offensive; nothing was done here to"
+            " prevent that."
+        ),
         "Nothing is known of its quality beyond the scores above.",
     ),
     task="text-generation",
 )
 
 
-def read_language_model(folder: Path, options: Options, family: str, weights: Weights) -> Import:
+def read_language_model(
+    folder: Path, options: Options, family: str, weights: Weights
+) -> Import:
     """A published language model in `folder`; `options` are its config's.
 
     Raises:
-        ConfigError, FileNotFoundError: an option or the tokenizer is not supported, or missing; it is named.
+        ConfigError, FileNotFoundError: an option or the tokenizer is not supported, or
+            missing; it is named.
     """
-    num_rows, length = options.need("vocab_size", int), options.left.get("max_position_embeddings", MAX_LENGTH)
+    num_rows = options.need("vocab_size", int)
+    length = options.left.get("max_position_embeddings", MAX_LENGTH)
     ends = options.raw("eos_token_id")
     for key in ("bos_token_id", "pad_token_id"):
         options.raw(key)  # the tokenizer's own word counts
@@ -70,7 +79,10 @@ def read_language_model(folder: Path, options: Options, family: str, weights: We
     if decoder.tied:
         _check_tied(weights)
     unused = decoders.UNUSED + (rf"|{HEAD}" if decoder.tied else "")
-    links = [_grown(link, vocabulary.num_new) for link in decoders.links(_built(model, num_rows), family)]
+    links = [
+        _grown(link, vocabulary.num_new)
+        for link in decoders.links(_built(model, num_rows), family)
+    ]
     return Import(
         family,
         model,
@@ -88,16 +100,28 @@ def _built(model: LanguageModel.Config, num_rows: int) -> Decoder:
 
 
 def _grown(link: Link, num_new: int) -> Link:
-    return Grown(link.ours, link.theirs, num_new) if num_new and link.theirs[0] in (HEAD, TABLE) else link
+    return (
+        Grown(link.ours, link.theirs, num_new)
+        if num_new and link.theirs[0] in (HEAD, TABLE)
+        else link
+    )
 
 
 def _check_tied(weights: Weights) -> None:
-    """Raises ConfigError where the config ties two tables that are not equal in the file."""
-    if weights.names >= {HEAD, TABLE} and not torch.equal(weights.tensor(HEAD), weights.tensor(TABLE)):
-        raise ConfigError(f"{weights.origin}: {HEAD} is not {TABLE}: set tie_word_embeddings to false in config.json")
+    """Raises ConfigError where the config ties two tables that are not equal in the
+    file."""
+    if weights.names >= {HEAD, TABLE} and not torch.equal(
+        weights.tensor(HEAD), weights.tensor(TABLE)
+    ):
+        raise ConfigError(
+            f"{weights.origin}: {HEAD} is not {TABLE}: set tie_word_embeddings to false"
+            " in config.json"
+        )
 
 
-def _own(folder: Path, decoder: Decoder.Config, family: str) -> tuple[LanguageModel.Config, Vocabulary]:
+def _own(
+    folder: Path, decoder: Decoder.Config, family: str
+) -> tuple[LanguageModel.Config, Vocabulary]:
     """Config and tokenizer of our own export, which come back as they were.
 
     Raises:
@@ -105,14 +129,24 @@ def _own(folder: Path, decoder: Decoder.Config, family: str) -> tuple[LanguageMo
     """
     own = read_object(folder / OWN, ANEW)
     model = configs.from_json(own["model"])
-    written = Options(decoders.published_config(_built(model, 1), family, max_length=1), folder / OWN)
+    written = Options(
+        decoders.published_config(_built(model, 1), family, max_length=1), folder / OWN
+    )
     if decoders.decoder_config(written, family) != decoder:
-        raise ConfigError(f"{folder / OWN} and config.json are of two decoders: delete {OWN} to go by config.json")
-    return model, Vocabulary((folder / TOKENIZER).read_text(encoding="utf-8"), Roles(**own["special_tokens"]), 0)
+        raise ConfigError(
+            f"{folder / OWN} and config.json are of two decoders: delete {OWN} to go by"
+            " config.json"
+        )
+    return model, Vocabulary(
+        (folder / TOKENIZER).read_text(encoding="utf-8"),
+        Roles(**own["special_tokens"]),
+        0,
+    )
 
 
 def write_language_model(run: Path, config: Any, folder: Path) -> str:
-    """Writes the run's model for transformers, with no code of its own; returns the family.
+    """Writes the run's model for transformers, with no code of its own; returns the
+    family.
 
     Raises:
         ConfigError: no published family has the decoder's options together.
@@ -124,13 +158,27 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     weights = Weights(weights_path(run))
     links = decoders.links(decoder, family)
     layouts = theirs_layout(links, weights)
-    ids = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
+    ids = {
+        "bos_token_id": tokenizer.begin,
+        "eos_token_id": tokenizer.end,
+        "pad_token_id": tokenizer.pad,
+    }
     dtype = {"dtype": str(next(iter(layouts.values())).dtype).removeprefix("torch.")}
-    write_json(folder / "config.json", decoders.published_config(decoder, family, max_length=max_length) | ids | dtype)
-    # Places for pictures, padding and rows without a token are no answers, here as in a run of ours.
-    write_json(folder / "generation_config.json", ids | {"do_sample": False, "suppress_tokens": tokenizer.unsayable})
+    write_json(
+        folder / "config.json",
+        decoders.published_config(decoder, family, max_length=max_length) | ids | dtype,
+    )
+    # Places for pictures, padding and rows without a token are no answers, here as in a
+    # run of ours.
+    write_json(
+        folder / "generation_config.json",
+        ids | {"do_sample": False, "suppress_tokens": tokenizer.unsayable},
+    )
     export_vocabulary(tokenizer, folder, max_length=max_length)
-    own = {"model": configs.to_json(config.model), "special_tokens": json.loads(tokenizer.roles.to_json())}
+    own = {
+        "model": configs.to_json(config.model),
+        "special_tokens": json.loads(tokenizer.roles.to_json()),
+    }
     write_json(folder / OWN, own)
     total = sum(layout.num_bytes for layout in layouts.values())
     write_sharded(folder, layouts, shown("export", parted(links, weights), total))

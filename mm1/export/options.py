@@ -1,4 +1,5 @@
-"""A published `config.json`, read so that nothing is passed over: an option is used, known to be idle, or an error."""
+"""A published `config.json`, read so that nothing is passed over: an option is used,
+known to be idle, or an error."""
 
 import json
 from pathlib import Path
@@ -25,7 +26,12 @@ do_sample temperature top_k top_p typical_p repetition_penalty length_penalty ma
 num_return_sequences early_stopping no_repeat_ngram_size bad_words_ids
 """
 
-IDLE = frozenset(word for line in _IDLE.splitlines() if not line.startswith(" ") for word in line.split())
+IDLE = frozenset(
+    word
+    for line in _IDLE.splitlines()
+    if not line.startswith(" ")
+    for word in line.split()
+)
 """Keys that change nothing of what is computed from a token, in any family."""
 
 CUSTOM = {
@@ -35,10 +41,12 @@ CUSTOM = {
 
 
 class Options:
-    """The keys of a config.json. `finish` raises for whatever was neither taken nor known to be idle."""
+    """The keys of a config.json. `finish` raises for whatever was neither taken nor
+    known to be idle."""
 
     def __init__(self, values: dict[str, Any], origin: Path) -> None:
-        self.left, self.origin = dict(values), origin
+        self.left = dict(values)
+        self.origin = origin
         for key, why in CUSTOM.items():
             if self.left.pop(key, None) is not None:
                 raise ConfigError(f"{origin}: {key} is set: {why}")
@@ -51,14 +59,21 @@ class Options:
             FileNotFoundError, ConfigError: there is no config, or it is no JSON object.
         """
         if not path.is_file():
-            raise FileNotFoundError(f"{path.parent} has no {path.name}: it is no folder of a published model")
+            raise FileNotFoundError(
+                f"{path.parent} has no {path.name}: it is no folder of a published"
+                " model"
+            )
         values = read_object(path, ANEW)
-        return cls({key: value for key, value in values.items() if key != without}, path)
+        return cls(
+            {key: value for key, value in values.items() if key != without}, path
+        )
 
     def need(self, key: str, kind: type[T]) -> T:
         """An option that must be there."""
         if self.left.get(key) is None:
-            raise ConfigError(f"{self.origin} does not say {key}; get the model's config anew")
+            raise ConfigError(
+                f"{self.origin} does not say {key}; get the model's config anew"
+            )
         return self._checked(key, self.left.pop(key), kind)
 
     def take(self, key: str, default: T) -> T:
@@ -70,7 +85,9 @@ class Options:
         """Whatever stands there; None where nothing does."""
         return self.left.pop(key, None)
 
-    def only(self, key: str, *supported: Any, remedy: str = "such models cannot be imported") -> None:
+    def only(
+        self, key: str, *supported: Any, remedy: str = "such models cannot be imported"
+    ) -> None:
         """Absent, null or one of the values that we compute.
 
         Raises:
@@ -78,7 +95,12 @@ class Options:
         """
         value = self.left.pop(key, None)
         if value is not None and value not in supported:
-            self.refuse(key, value, f"only {' or '.join(json.dumps(v) for v in supported)} is supported: {remedy}")
+            self.refuse(
+                key,
+                value,
+                f"only {' or '.join(json.dumps(v) for v in supported)} is supported:"
+                f" {remedy}",
+            )
 
     def refuse(self, key: str, value: Any, why: str) -> NoReturn:
         raise ConfigError(f"{self.origin}: {key} is {json.dumps(value)}; {why}")
@@ -87,16 +109,25 @@ class Options:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{self.origin}: {key} is {json.dumps(value)}, not {kind.__name__}")
+            raise ConfigError(
+                f"{self.origin}: {key} is {json.dumps(value)}, not {kind.__name__}"
+            )
         return value
 
     def finish(self) -> None:
         """Raises ConfigError that names the options that nobody asked for."""
         # What is off, absent or empty adds nothing, whatever it is.
-        unknown = {key: v for key, v in self.left.items() if key not in IDLE and v not in (None, False, [], {})}
+        unknown = {
+            key: v
+            for key, v in self.left.items()
+            if key not in IDLE and v not in (None, False, [], {})
+        }
         if unknown:
-            named = ", ".join(f"{key} = {json.dumps(value)}" for key, value in unknown.items())
+            named = ", ".join(
+                f"{key} = {json.dumps(value)}" for key, value in unknown.items()
+            )
             raise ConfigError(
-                f"{self.origin} sets what is not known here: {named}. If it changes nothing of what the model "
-                "computes, delete it from the file; otherwise the model cannot be imported"
+                f"{self.origin} sets what is not known here: {named}. If it changes"
+                " nothing of what the model computes, delete it from the file;"
+                " otherwise the model cannot be imported"
             )

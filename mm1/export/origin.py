@@ -1,4 +1,5 @@
-"""Where a published model comes from: a folder here, or a repository of the Hugging Face hub."""
+"""Where a published model comes from: a folder here, or a repository of the Hugging
+Face hub."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ class Origin:
         card = self.folder / "README.md"
         if not card.is_file():
             return None
-        head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        head = re.match(
+            r"---\n(.*?)\n---",
+            card.read_text(encoding="utf-8", errors="replace"),
+            re.DOTALL,
+        )
         found = head and re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE)
         return found[1] if found else None
 
@@ -38,7 +43,8 @@ class Origin:
 
 
 def find(name: str, *, pickle: bool = False) -> Origin:
-    """A folder, or `owner/model` or `owner/model@revision` of the hub, whose files are fetched into its own cache.
+    """A folder, or `owner/model` or `owner/model@revision` of the hub, whose files are
+    fetched into its own cache.
 
     Raises:
         Unreachable: there is no such folder, and the hub does not give it.
@@ -47,18 +53,35 @@ def find(name: str, *, pickle: bool = False) -> Origin:
         return Origin(Path(name), name)
     identifier, _, revision = name.partition("@")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", identifier):
-        raise Unreachable(f"no folder {name}; a model of the hub is named owner/model or owner/model@revision")
+        raise Unreachable(
+            f"no folder {name}; a model of the hub is named owner/model or"
+            " owner/model@revision"
+        )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     patterns: list[str] = [*FILES, "*.bin"] if pickle else [*FILES]
     try:
         folder = snapshot_download(
-            identifier, revision=revision or None, allow_patterns=patterns, ignore_patterns=[*NOT]
+            identifier,
+            revision=revision or None,
+            allow_patterns=patterns,
+            ignore_patterns=[*NOT],
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+    ) as error:
         raise Unreachable(
-            f"no folder {name} here, and the hub did not give it ({type(error).__name__}). Is the name right, do you "
-            "have access, is there a network? Otherwise download it elsewhere, copy it, and name its folder"
+            f"no folder {name} here, and the hub did not give it"
+            f" ({type(error).__name__}). Is the name right, do you have access, is"
+            " there a network? Otherwise download it elsewhere, copy it, and name its"
+            " folder"
         ) from error
     return Origin(Path(folder), identifier, Path(folder).name)

@@ -1,7 +1,9 @@
-"""How published encoders want their pictures: transformers' `preprocessor_config.json`, open_clip's `preprocess_cfg`.
+"""How published encoders want their pictures: transformers' `preprocessor_config.json`,
+open_clip's `preprocess_cfg`.
 
-The options of `ViT.Config` that say it are `mean`, `std`, `resize` and `interpolation`. Two things here differ from
-what some of the files say and are told to the user as notes, never passed over in silence:
+The options of `ViT.Config` that say it are `mean`, `std`, `resize` and `interpolation`.
+Two things here differ from what some of the files say and are told to the user as
+notes, never passed over in silence:
 
 - Our `crop` resizes the shorter side to the picture's size and cuts the centre out. Files that resize to more than they
   cut out (DINOv2: 256, then 224) make the encoder see a little less of the picture.
@@ -18,7 +20,8 @@ from mm1.export.encoders.vision import choice, finish
 from mm1.export.options import Options
 from mm1.nn.vit import CLIP_MEAN, CLIP_STD, ViT
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -40,23 +43,36 @@ class Pictures:
 
 
 def assumed(family: str) -> Pictures:
-    """What a family's published encoders were trained with, where a folder has no file that says it."""
+    """What a family's published encoders were trained with, where a folder has no file
+    that says it."""
     mean, std, resize = {
         "clip": (CLIP_MEAN, CLIP_STD, "crop"),
         "siglip": (HALF, HALF, "squash"),
         "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "crop"),
     }[family]
     options = {"mean": mean, "std": std, "resize": resize, "interpolation": "bicubic"}
-    return Pictures(options, [f"no preprocessor_config.json: taken to be resize={resize!r}, mean={mean}, std={std}"])
+    return Pictures(
+        options,
+        [
+            f"no preprocessor_config.json: taken to be resize={resize!r}, mean={mean},"
+            f" std={std}"
+        ],
+    )
 
 
 def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures:
-    """From a transformers `preprocessor_config.json`; `image_size` (height, width) is the encoder's.
+    """From a transformers `preprocessor_config.json`; `image_size` (height, width) is
+    the encoder's.
 
     Raises:
-        ConfigError: pictures would be resized in a way that we do not have, or a key is unknown.
+        ConfigError: pictures would be resized in a way that we do not have, or a key is
+            unknown.
     """
-    kind = options.raw("image_processor_type") or options.raw("feature_extractor_type") or "CLIPImageProcessor"
+    kind = (
+        options.raw("image_processor_type")
+        or options.raw("feature_extractor_type")
+        or "CLIPImageProcessor"
+    )
     defaults = _defaults(options, kind)
     for switch in ("do_resize", "do_rescale"):
         options.only(switch, True)
@@ -64,9 +80,12 @@ def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures
     scale = options.take("rescale_factor", 1 / 255)
     if abs(scale * 255 - 1) > 1e-4:
         options.refuse("rescale_factor", scale, "only 1 / 255 is supported")
-    mean, std = (options.take(f"image_{name}", list(defaults[name])) for name in ("mean", "std"))
+    mean, std = (
+        options.take(f"image_{name}", list(defaults[name])) for name in ("mean", "std")
+    )
     if not options.take("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
+        mean = [0.0] * 3
+        std = [1.0] * 3
     resize, size, notes = _resize(options, defaults)
     interpolation = _interpolation(options)
     finish(options, IDLE)
@@ -74,7 +93,9 @@ def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures
     return Pictures(_options(mean, std, resize, interpolation), notes)
 
 
-def _options(mean: Sequence[float], std: Sequence[float], resize: str, interpolation: str) -> dict[str, Any]:
+def _options(
+    mean: Sequence[float], std: Sequence[float], resize: str, interpolation: str
+) -> dict[str, Any]:
     return {
         "mean": tuple(float(x) for x in mean),
         "std": tuple(float(x) for x in std),
@@ -86,7 +107,9 @@ def _options(mean: Sequence[float], std: Sequence[float], resize: str, interpola
 def _interpolation(options: Options) -> str:
     number = options.take("resample", 3)
     if number not in RESAMPLE:
-        options.refuse("resample", number, "only 2 (bilinear) and 3 (bicubic) are supported")
+        options.refuse(
+            "resample", number, "only 2 (bilinear) and 3 (bicubic) are supported"
+        )
     return RESAMPLE[number]
 
 
@@ -95,68 +118,124 @@ def _defaults(options: Options, kind: str) -> dict[str, Any]:
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         kind = kind.removesuffix(ending)
     if kind in ("CLIP", "Bit"):
-        return {"mean": CLIP_MEAN, "std": CLIP_STD, "size": {"shortest_edge": 224}, "crop": True}
+        return {
+            "mean": CLIP_MEAN,
+            "std": CLIP_STD,
+            "size": {"shortest_edge": 224},
+            "crop": True,
+        }
     if kind == "Siglip":
-        return {"mean": HALF, "std": HALF, "size": {"height": 224, "width": 224}, "crop": False}
-    return options.refuse("image_processor_type", kind, "only those of CLIP, SigLIP and Bit can be imported")
+        return {
+            "mean": HALF,
+            "std": HALF,
+            "size": {"height": 224, "width": 224},
+            "crop": False,
+        }
+    return options.refuse(
+        "image_processor_type",
+        kind,
+        "only those of CLIP, SigLIP and Bit can be imported",
+    )
 
 
-def _resize(options: Options, defaults: Mapping[str, Any]) -> tuple[str, tuple[int, int], list[str]]:
+def _resize(
+    options: Options, defaults: Mapping[str, Any]
+) -> tuple[str, tuple[int, int], list[str]]:
     """Our word for the way of resizing, the resulting (height, width) and notes."""
-    crops, size, crop = options.take("do_center_crop", defaults["crop"]), options.raw("size"), options.raw("crop_size")
-    size, crop = defaults["size"] if size is None else size, (crop or 224) if crops else None
-    if isinstance(size, int):  # as transformers 4.20 wrote it: the shorter side where something is cut out
+    crops = options.take("do_center_crop", defaults["crop"])
+    size = options.raw("size")
+    crop = options.raw("crop_size")
+    size = defaults["size"] if size is None else size
+    crop = (crop or 224) if crops else None
+    if isinstance(
+        size, int
+    ):  # as transformers 4.20 wrote it: the shorter side where something is cut out
         size = {"shortest_edge": size} if crops else {"height": size, "width": size}
     if crop is not None:
-        crop = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+        crop = (
+            (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+        )
     if set(size) == {"height", "width"}:
         whole = (size["height"], size["width"])
         if crop in (None, whole):
             return "squash", whole, []
-    elif set(size) == {"shortest_edge"} and crop is not None and max(crop) <= size["shortest_edge"]:
-        edge, notes = size["shortest_edge"], []
+    elif (
+        set(size) == {"shortest_edge"}
+        and crop is not None
+        and max(crop) <= size["shortest_edge"]
+    ):
+        edge = size["shortest_edge"]
+        notes = []
         if min(crop) != edge:
             notes.append(
-                f"{options.origin} resizes to {edge} pixels before it cuts out {min(crop)}; "
-                "here the picture is resized to what is cut out, so a little more of it is seen"
+                f"{options.origin} resizes to {edge} pixels before it cuts out"
+                f" {min(crop)}; here the picture is resized to what is cut out, so a"
+                " little more of it is seen"
             )
         return "crop", crop, notes
     words = f"with crop_size {crop}" if crop else "without a centre crop"
-    return options.refuse("size", size, f"{words} that gives no fixed size that we have")
+    return options.refuse(
+        "size", size, f"{words} that gives no fixed size that we have"
+    )
 
 
 def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Pictures:
-    """From open_clip's `preprocess_cfg`; what is missing there is open_clip's own default."""
+    """From open_clip's `preprocess_cfg`; what is missing there is open_clip's own
+    default."""
     options.only("mode", "RGB")
-    mode = choice(options, "resize_mode", "shortest", {"shortest": "crop", "squash": "squash", "longest": "pad"})
-    interpolation = choice(options, "interpolation", "bicubic", {name: name for name in RESAMPLE.values()})
-    mean, std = options.take("mean", list(CLIP_MEAN)), options.take("std", list(CLIP_STD))
-    size, notes = options.raw("size"), []
-    size = image_size if size is None else (size, size) if isinstance(size, int) else tuple(size[-2:])
+    mode = choice(
+        options,
+        "resize_mode",
+        "shortest",
+        {"shortest": "crop", "squash": "squash", "longest": "pad"},
+    )
+    interpolation = choice(
+        options, "interpolation", "bicubic", {name: name for name in RESAMPLE.values()}
+    )
+    mean = options.take("mean", list(CLIP_MEAN))
+    std = options.take("std", list(CLIP_STD))
+    size = options.raw("size")
+    notes = []
+    size = (
+        image_size
+        if size is None
+        else (size, size)
+        if isinstance(size, int)
+        else tuple(size[-2:])
+    )
     if size != image_size:
         notes.append(_other_size(options, size, image_size))
     if mode == "pad":
-        notes.append(f"{options.origin} pads pictures with {options.raw('fill_color') or 0}, ours with the mean colour")
+        notes.append(
+            f"{options.origin} pads pictures with {options.raw('fill_color') or 0},"
+            " ours with the mean colour"
+        )
     finish(options, "fill_color")
     return Pictures(_options(mean, std, mode, interpolation), notes)
 
 
 def to_preprocessor(config: ViT.Config, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The `preprocessor_config.json` that says the same; CLIP's processor class can say all that we have but `pad`.
+    """The `preprocessor_config.json` that says the same; CLIP's processor class can say
+    all that we have but `pad`.
 
     Raises:
         ConfigError: the encoder wants padded pictures.
     """
     height, width = image_size
     if config.resize == "pad" or (config.resize == "crop" and height != width):
-        raise ConfigError(f"no image processor of transformers resizes as encoder.resize = {config.resize!r} says")
+        raise ConfigError(
+            "no image processor of transformers resizes as encoder.resize ="
+            f" {config.resize!r} says"
+        )
     whole = {"height": height, "width": width}
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": whole if config.resize == "squash" else {"shortest_edge": height},
-        "resample": {name: number for number, name in RESAMPLE.items()}[config.interpolation],
+        "resample": {name: number for number, name in RESAMPLE.items()}[
+            config.interpolation
+        ],
         "do_center_crop": config.resize == "crop",
         "crop_size": whole,
         "do_rescale": True,
@@ -167,8 +246,13 @@ def to_preprocessor(config: ViT.Config, image_size: tuple[int, int]) -> dict[str
     }
 
 
-def _other_size(options: Options, size: tuple[int, int], image_size: tuple[int, int]) -> str:
-    return f"{options.origin} asks for pictures of {_pixels(size)}, the table of positions is for {_pixels(image_size)}"
+def _other_size(
+    options: Options, size: tuple[int, int], image_size: tuple[int, int]
+) -> str:
+    return (
+        f"{options.origin} asks for pictures of {_pixels(size)}, the table of positions"
+        f" is for {_pixels(image_size)}"
+    )
 
 
 def _pixels(size: tuple[int, int]) -> str:

@@ -1,11 +1,13 @@
-"""The Python files that travel with an exported model: `remote/`, and files of mm1 as they are.
+"""The Python files that travel with an exported model: `remote/`, and files of mm1 as
+they are.
 
     modeling_mm1.py  processing_mm1.py  base.py     written for transformers
     <connector>.py  connectors.py  position.py      the run's connector, its contract, tables over patches
     views.py                                        pictures -> pixels
 
-Of mm1's files three things change, so that they run where there is neither mm1 nor jaxtyping: imports of mm1 name the
-files beside them, that of jaxtyping goes, and annotations are not evaluated.
+Of mm1's files three things change, so that they run where there is neither mm1 nor
+jaxtyping: imports of mm1 name the files beside them, that of jaxtyping goes, and
+annotations are not evaluated.
 """
 
 import ast
@@ -42,8 +44,14 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
     own = module.rpartition(".")[2]
     taken = {*WRITTEN, *BESIDE.values()}
     beside = BESIDE | {module: own if own not in taken else f"{own}_connector"}
-    found = {f"{file}.py": (files("mm1.export.remote") / f"{file}.py").read_text(encoding="utf-8") for file in WRITTEN}
-    # What is written for transformers names one connector; the run's own takes its place.
+    found = {
+        f"{file}.py": (
+            (files("mm1.export.remote") / f"{file}.py").read_text(encoding="utf-8")
+        )
+        for file in WRITTEN
+    }
+    # What is written for transformers names one connector; the run's own takes its
+    # place.
     written = found["modeling_mm1.py"].replace(CAbstractor.__module__, module)
     found["modeling_mm1.py"] = re.sub(rf"\b{CAbstractor.__name__}\b", name, written)
     found = {file: _rewritten(text, beside, file) for file, text in found.items()}
@@ -55,26 +63,39 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
 
 
 def _rewritten(text: str, beside: dict[str, str], origin: str) -> str:
-    """The text with its imports of mm1 from the files beside it, and without that of jaxtyping."""
+    """The text with its imports of mm1 from the files beside it, and without that of
+    jaxtyping."""
     lines = text.splitlines(keepends=True)
     for node in ast.walk(ast.parse(text)):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
-        if not isinstance(node, (ast.Import, ast.ImportFrom)) or names[0].split(".")[0] not in ("mm1", "jaxtyping"):
+        names = (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [getattr(node, "module", None) or ""]
+        )
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or names[0].split(".")[
+            0
+        ] not in ("mm1", "jaxtyping"):
             continue
         whole = range(node.lineno - 1, node.end_lineno or node.lineno)
         if names[0].startswith("jaxtyping"):
             for i in whole:
                 lines[i] = ""
         elif isinstance(node, ast.ImportFrom) and names[0] in beside:
-            lines[whole[0]] = lines[whole[0]].replace(f"from {names[0]} import", f"from .{beside[names[0]]} import")
+            lines[whole[0]] = lines[whole[0]].replace(
+                f"from {names[0]} import", f"from .{beside[names[0]]} import"
+            )
         else:
             allowed = ", ".join(sorted(beside))
-            raise ConfigError(f"{origin} imports {names[0]}, which does not travel with an export; only {allowed} do")
+            raise ConfigError(
+                f"{origin} imports {names[0]}, which does not travel with an export;"
+                f" only {allowed} do"
+            )
     return "".join(lines)
 
 
 def _unevaluated(text: str) -> str:
-    """The text with annotations as mere words; the line comes after the docstring, as Python asks."""
+    """The text with annotations as mere words; the line comes after the docstring, as
+    Python asks."""
     first = ast.parse(text).body[0]
     docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
     at = (first.end_lineno or 0) if docstring else 0

@@ -1,7 +1,9 @@
-"""The run folder that an import makes: config, tokenizer and weights as if the model had been trained here.
+"""The run folder that an import makes: config, tokenizer and weights as if the model
+had been trained here.
 
-The weights go link by link (`mapping`) from the published files into ours, in the type they are stored in: memory holds
-one tensor of the model. A folder is made aside and takes its name when it is whole.
+The weights go link by link (`mapping`) from the published files into ours, in the type
+they are stored in: memory holds one tensor of the model. A folder is made aside and
+takes its name when it is whole.
 """
 
 import shutil
@@ -46,14 +48,25 @@ class Import:
 
 
 def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> None:
-    """Raises ConfigError where weights are missing, left over, of another shape, or not finite; they are named."""
+    """Raises ConfigError where weights are missing, left over, of another shape, or not
+    finite; they are named."""
     with torch.device("meta"):
         model = found.model.build(vocab_size=found.num_rows)
-    check(found.links, {n: tuple(t.shape) for n, t in model.state_dict().items()}, weights, unused=found.unused)
+    check(
+        found.links,
+        {n: tuple(t.shape) for n, t in model.state_dict().items()},
+        weights,
+        unused=found.unused,
+    )
     layouts = ours_layout(found.links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write(folder / WEIGHTS, layouts, shown("import", joined(found.links, weights), total))
-    halves = {layout.dtype for layout in layouts.values()} & {torch.bfloat16, torch.float16}
+    write(
+        folder / WEIGHTS, layouts, shown("import", joined(found.links, weights), total)
+    )
+    halves = {layout.dtype for layout in layouts.values()} & {
+        torch.bfloat16,
+        torch.float16,
+    }
     config = Trainer.Config(
         model=found.model,
         loader=found.loader,
@@ -63,24 +76,42 @@ def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> 
     write_json(folder / "config.json", configs.to_json(config))
     (folder / TOKENIZER).write_text(found.vocabulary.text, encoding="utf-8")
     if found.vocabulary.roles != Roles():
-        (folder / SPECIAL_TOKENS).write_text(found.vocabulary.roles.to_json(), encoding="utf-8")
-    params = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
-    summary = {"model": configs.path_of(found.model), "params": params, "steps": 0, "data": {}}
-    summary |= {"origin": origin.describe() | {"family": found.family}, "finished": True}
+        (folder / SPECIAL_TOKENS).write_text(
+            found.vocabulary.roles.to_json(), encoding="utf-8"
+        )
+    params = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in model.parts().items()
+    }
+    summary = {
+        "model": configs.path_of(found.model),
+        "params": params,
+        "steps": 0,
+        "data": {},
+    }
+    summary |= {
+        "origin": origin.describe() | {"family": found.family},
+        "finished": True,
+    }
     write_json(folder / "summary.json", summary)
 
 
 @contextmanager
 def aside(out: Path) -> Iterator[Path]:
-    """A fresh folder beside `out`, which takes the name of `out` when all went well and vanishes otherwise.
+    """A fresh folder beside `out`, which takes the name of `out` when all went well and
+    vanishes otherwise.
 
     Raises:
         FileExistsError: there is something at `out`.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"{out} exists already; choose another folder, or delete it")
+        raise FileExistsError(
+            f"{out} exists already; choose another folder, or delete it"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".unfinished", dir=out.parent))
+    folder = Path(
+        tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".unfinished", dir=out.parent)
+    )
     try:
         yield folder
         folder.chmod(0o755)  # made for its owner alone

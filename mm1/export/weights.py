@@ -1,7 +1,9 @@
-"""Tensors in files: read one by one from safetensors in any number of shards, written one by one.
+"""Tensors in files: read one by one from safetensors in any number of shards, written
+one by one.
 
-Nothing here holds a whole checkpoint: memory is that of the largest tensor, whatever the size of the model. Files that
-are pickles are refused unless asked for, and then read by torch's loader that runs no code (`weights_only=True`).
+Nothing here holds a whole checkpoint: memory is that of the largest tensor, whatever
+the size of the model. Files that are pickles are refused unless asked for, and then
+read by torch's loader that runs no code (`weights_only=True`).
 """
 
 import json
@@ -17,8 +19,14 @@ from torch import Tensor
 from mm1.config import ConfigError
 from mm1.files import ANEW, read_object, write_json
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""By their names in a file; in a file, wider ones come first, so that every tensor is aligned."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+"""By their names in a file; in a file, wider ones come first, so that every tensor is
+aligned."""
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -43,27 +51,38 @@ class Layout(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Entry:
     layout: Layout | None
-    """None: of a type that no weight has. Old files carry counters and masks, which matter only if they are used."""
+    """None: of a type that no weight has. Old files carry counters and masks, which
+    matter only if they are used."""
     kind: str
     read: Callable[[], Tensor]
 
 
 class Weights:
-    """Named tensors of one file or of a folder's shards, read when they are asked for."""
+    """Named tensors of one file or of a folder's shards, read when they are asked
+    for."""
 
     def __init__(self, path: Path, *, pickle: bool = False) -> None:
-        """`path` is a file, or a folder with `model.safetensors`, its shards and their index, or one other such file.
+        """`path` is a file, or a folder with `model.safetensors`, its shards and their
+        index, or one other such file.
 
         Raises:
-            FileNotFoundError: there are no weights, or a shard that the index names is missing.
-            ConfigError: the weights are pickles and `pickle` is off; a file is damaged or holds quantised numbers.
+            FileNotFoundError: there are no weights, or a shard that the index names is
+                missing.
+            ConfigError: the weights are pickles and `pickle` is off; a file is damaged
+                or holds quantised numbers.
         """
         self.origin = path
         self.entries: dict[str, _Entry] = {}
         for file in _files(path, pickle=pickle):
-            for name, entry in (_safetensors(file) if file.suffix == ".safetensors" else _unpickled(file)).items():
+            for name, entry in (
+                _safetensors(file)
+                if file.suffix == ".safetensors"
+                else _unpickled(file)
+            ).items():
                 if name in self.entries:
-                    raise ConfigError(f"{file} holds {name} once more: another shard has it already")
+                    raise ConfigError(
+                        f"{file} holds {name} once more: another shard has it already"
+                    )
                 self.entries[name] = entry
         self.names = self.entries.keys()
 
@@ -72,19 +91,29 @@ class Weights:
         entry = self.entries[name]
         if entry.layout is None:
             kinds = ", ".join(DTYPES)
-            raise ConfigError(f"{self.origin}: {name} is {entry.kind}; only {kinds} can be read: no quantised weights")
+            raise ConfigError(
+                f"{self.origin}: {name} is {entry.kind}; only {kinds} can be read: no"
+                " quantised weights"
+            )
         return entry.layout
 
     def meta(self, name: str) -> Tensor:
-        return torch.empty(self.layout(name).shape, dtype=self.layout(name).dtype, device="meta")
+        return torch.empty(
+            self.layout(name).shape, dtype=self.layout(name).dtype, device="meta"
+        )
 
     def tensor(self, name: str) -> Tensor:
-        """Raises ConfigError where a number is not finite: such weights give nothing but NaN."""
+        """Raises ConfigError where a number is not finite: such weights give nothing
+        but NaN."""
         tensor = self.entries[name].read()
-        # The extremes tell as much as all the numbers do, in a thirtieth of the time for bf16 on a CPU.
+        # The extremes tell as much as all the numbers do, in a thirtieth of the time
+        # for bf16 on a CPU.
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             bad = int((~tensor.isfinite()).sum())
-            raise ConfigError(f"{self.origin}: {bad:,} numbers of {name} are NaN or infinite; get the weights anew")
+            raise ConfigError(
+                f"{self.origin}: {bad:,} numbers of {name} are NaN or infinite; get the"
+                " weights anew"
+            )
         return tensor
 
 
@@ -94,25 +123,36 @@ def _files(path: Path, *, pickle: bool) -> list[Path]:
         found = [path]
     elif path.is_dir():
         found = _shards(path, "model.safetensors") or sorted(path.glob("*.safetensors"))
-        found = found or _shards(path, "pytorch_model.bin") or sorted({f for p in PICKLES for f in path.glob(p)})
+        found = (
+            found
+            or _shards(path, "pytorch_model.bin")
+            or sorted({f for p in PICKLES for f in path.glob(p)})
+        )
     else:
         raise FileNotFoundError(f"no file or folder {path}")
     if not found:
-        raise FileNotFoundError(f"{path} has no weights: neither model.safetensors nor its shards")
+        raise FileNotFoundError(
+            f"{path} has no weights: neither model.safetensors nor its shards"
+        )
     if pickles := [file.name for file in found if file.suffix != ".safetensors"]:
         if not pickle:
             raise ConfigError(
-                f"{path}: {pickles[0]} is a pickle, which may run code when it is read; use safetensors, or add "
-                "--pickle to read it with torch.load(weights_only=True), which runs none"
+                f"{path}: {pickles[0]} is a pickle, which may run code when it is read;"
+                " use safetensors, or add --pickle to read it with"
+                " torch.load(weights_only=True), which runs none"
             )
     elif len(found) > 1 and not (path / "model.safetensors.index.json").is_file():
         names = ", ".join(file.name for file in found)
-        raise ConfigError(f"{path} has several files of weights and no index: {names}; name one of them")
+        raise ConfigError(
+            f"{path} has several files of weights and no index: {names}; name one of"
+            " them"
+        )
     return found
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
-    """The one file of this name, or those of its index; nothing where there is neither."""
+    """The one file of this name, or those of its index; nothing where there is
+    neither."""
     index = folder / f"{name}.index.json"
     if not index.is_file():
         return [folder / name] if (folder / name).is_file() else []
@@ -120,10 +160,13 @@ def _shards(folder: Path, name: str) -> list[Path]:
     try:
         files = sorted(set(found["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{index} is no index of shards: {error!r}; get it anew") from error
+        raise ConfigError(
+            f"{index} is no index of shards: {error!r}; get it anew"
+        ) from error
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise FileNotFoundError(
-            f"{folder} lacks the shards {', '.join(missing)} that {index.name} names; download again"
+            f"{folder} lacks the shards {', '.join(missing)} that {index.name} names;"
+            " download again"
         )
     return [folder / file for file in files]
 
@@ -132,12 +175,16 @@ def _safetensors(path: Path) -> dict[str, _Entry]:
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ConfigError(f"{path} is damaged or no safetensors file ({error}); get it anew") from error
+        raise ConfigError(
+            f"{path} is damaged or no safetensors file ({error}); get it anew"
+        ) from error
     entries = {}
     for name in file.keys():  # noqa: SIM118 (not a dict)
         part = file.get_slice(name)
         kind = part.get_dtype()
-        layout = Layout(DTYPES[kind], tuple(part.get_shape())) if kind in DTYPES else None
+        layout = (
+            Layout(DTYPES[kind], tuple(part.get_shape())) if kind in DTYPES else None
+        )
         entries[name] = _Entry(layout, kind, lambda name=name: file.get_tensor(name))
     return entries
 
@@ -147,13 +194,24 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged or unsafe file may fail in any way
-        raise ConfigError(f"{path} cannot be read with weights_only=True: {error}{_scripted(path, error)}") from error
+        raise ConfigError(
+            f"{path} cannot be read with weights_only=True:"
+            f" {error}{_scripted(path, error)}"
+        ) from error
     for key in ("state_dict", "model"):
-        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        state = (
+            state[key]
+            if isinstance(state, dict) and isinstance(state.get(key), dict)
+            else state
+        )
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise ConfigError(f"{path} holds no state dict (names and tensors)")
     return {
-        name: _Entry(Layout.of(t) if t.dtype in NAMES else None, str(t.dtype), lambda t=t: t)
+        name: _Entry(
+            Layout.of(t) if t.dtype in NAMES else None, str(t.dtype), lambda t=t: t
+        )
         for name, t in state.items()
     }
 
@@ -163,13 +221,17 @@ def _scripted(path: Path, error: Exception) -> str:
     if "TorchScript" not in str(error):
         return ""
     return (
-        "\nSuch an archive holds code. If you trust it: "
-        f"`safetensors.torch.save_file(dict(torch.jit.load({path.name!r}).state_dict()), 'model.safetensors')`"
+        "\nSuch an archive holds code. If you trust it:"
+        f" `safetensors.torch.save_file(dict(torch.jit.load({path.name!r}).state_dict()),"
+        " 'model.safetensors')`"
     )
 
 
-def write(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """One safetensors file, laid out as the library lays it out, without its tensors ever being together in memory."""
+def write(
+    path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """One safetensors file, laid out as the library lays it out, without its tensors
+    ever being together in memory."""
     with _Writer(path, layouts) as writer:
         for name, tensor in tensors:
             writer.put(name, tensor)
@@ -182,18 +244,27 @@ def write_sharded(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """`model.safetensors`, or shards of at most this size with their index, as the Hugging Face libraries expect them.
+    """`model.safetensors`, or shards of at most this size with their index, as the
+    Hugging Face libraries expect them.
 
     `tensors` come in the order of `layouts`.
     """
     shards = list(_cut(layouts, max_shard_bytes))
-    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    names = [
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))
+    ]
     stream = iter(tensors)
-    for file, shard in zip(names if len(shards) > 1 else ["model.safetensors"], shards, strict=True):
+    for file, shard in zip(
+        names if len(shards) > 1 else ["model.safetensors"], shards, strict=True
+    ):
         write(folder / file, shard, (next(stream) for _ in shard))
     if len(shards) > 1:
         total = sum(layout.num_bytes for layout in layouts.values())
-        where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        where = {
+            name: file
+            for file, shard in zip(names, shards, strict=True)
+            for name in shard
+        }
         index = {"metadata": {"total_size": total}, "weight_map": where}
         write_json(folder / "model.safetensors.index.json", index)
 
@@ -201,7 +272,11 @@ def write_sharded(
 def _cut(layouts: Mapping[str, Layout], most: int) -> Iterator[dict[str, Layout]]:
     shard: dict[str, Layout] = {}
     for name, layout in layouts.items():
-        if shard and sum(other.num_bytes for other in shard.values()) + layout.num_bytes > most:
+        if (
+            shard
+            and sum(other.num_bytes for other in shard.values()) + layout.num_bytes
+            > most
+        ):
             yield shard
             shard = {}
         shard[name] = layout
@@ -209,20 +284,31 @@ def _cut(layouts: Mapping[str, Layout], most: int) -> Iterator[dict[str, Layout]
 
 
 class _Writer:
-    """The header first, which needs types and shapes alone; then every tensor to its own place."""
+    """The header first, which needs types and shapes alone; then every tensor to its
+    own place."""
 
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
         rank = list(DTYPES.values())
-        ordered = sorted(layouts.items(), key=lambda item: (rank.index(item[1].dtype), item[0]))
+        ordered = sorted(
+            layouts.items(), key=lambda item: (rank.index(item[1].dtype), item[0])
+        )
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, layout in ordered:
-            begin, end = end, end + layout.num_bytes
-            header[name] = {"dtype": NAMES[layout.dtype], "shape": list(layout.shape), "data_offsets": [begin, end]}
+            begin = end
+            end = end + layout.num_bytes
+            header[name] = {
+                "dtype": NAMES[layout.dtype],
+                "shape": list(layout.shape),
+                "data_offsets": [begin, end],
+            }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
-        self.layouts, self.missing = layouts, set(layouts)
-        self.places = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layouts}
+        self.layouts = layouts
+        self.missing = set(layouts)
+        self.places = {
+            name: 8 + len(text) + header[name]["data_offsets"][0] for name in layouts
+        }
         self.file = path.open("wb")
         self.file.write(len(text).to_bytes(8, "little") + text)
 
@@ -231,9 +317,19 @@ class _Writer:
 
     def put(self, name: str, tensor: Tensor) -> None:
         if Layout.of(tensor) != self.layouts[name]:
-            raise RuntimeError(f"{name} is {Layout.of(tensor)}, laid out as {self.layouts[name]}")
+            raise RuntimeError(
+                f"{name} is {Layout.of(tensor)}, laid out as {self.layouts[name]}"
+            )
         self.file.seek(self.places[name])
-        self.file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self.file.write(
+            tensor.detach()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(torch.uint8)
+            .numpy()
+            .data
+        )
         self.missing.remove(name)
 
     def __exit__(self, kind: type | None, *_: object) -> None:

@@ -1,4 +1,5 @@
-"""What the harnesses have in common: a task's options for answers, and work that is shared among ranks."""
+"""What the harnesses have in common: a task's options for answers, and work that is
+shared among ranks."""
 
 import sys
 from collections import defaultdict
@@ -27,9 +28,12 @@ Found = TypeVar("Found")
 
 
 def sequence_length(run: str | Path, config: Any) -> int:
-    """Tokens of the rows that a run was trained with; raises ConfigError where it had none."""
+    """Tokens of the rows that a run was trained with; raises ConfigError where it had
+    none."""
     if not isinstance(config.loader, PackedLoader.Config):
-        raise ConfigError(f"{run} was not trained on rows of tokens: it is no language model")
+        raise ConfigError(
+            f"{run} was not trained on rows of tokens: it is no language model"
+        )
     return config.loader.sequence_length
 
 
@@ -40,28 +44,43 @@ def limits(options: Mapping[str, Any]) -> Limits:
         ConfigError: they ask for sampling; our answers are the most likely ones.
     """
     if options.get("do_sample", float(options.get("temperature") or 0.0) > 0):
-        raise ConfigError(f"answers are greedy, the task asks for sampling: {dict(options)}; set do_sample=False")
+        raise ConfigError(
+            f"answers are greedy, the task asks for sampling: {dict(options)}; set"
+            " do_sample=False"
+        )
     until = options.get("until") or ()
     stop = (until,) if isinstance(until, str) else tuple(until)
     lengths = [options[name] for name in LENGTH_NAMES if options.get(name) is not None]
-    return int(lengths[0] if lengths else DEFAULT_LENGTH), tuple(mark for mark in stop if mark)
+    return int(lengths[0] if lengths else DEFAULT_LENGTH), tuple(
+        mark for mark in stop if mark
+    )
 
 
 def answers(
-    documents: Sequence[Document], wanted: Sequence[Limits], answer: Callable[[Sequence[Document], Limits], list[str]]
+    documents: Sequence[Document],
+    wanted: Sequence[Limits],
+    answer: Callable[[Sequence[Document], Limits], list[str]],
 ) -> list[str]:
-    """The answer to each document within its limits; `answer` is asked once for all that have the same."""
-    alike, found = defaultdict(list), [""] * len(documents)
+    """The answer to each document within its limits; `answer` is asked once for all
+    that have the same."""
+    alike = defaultdict(list)
+    found = [""] * len(documents)
     for number, each in enumerate(wanted):
         alike[each].append(number)
     for each, members in alike.items():
-        for number, text in zip(members, answer([documents[n] for n in members], each), strict=True):
+        for number, text in zip(
+            members, answer([documents[n] for n in members], each), strict=True
+        ):
             found[number] = text
     return found
 
 
-def over_ranks(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Found]], what: str) -> list[Found]:
+def over_ranks(
+    items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Found]], what: str
+) -> list[Found]:
     """Every rank brings all items, answers its share and is given all answers."""
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
-    parts = track(share(items), what, console=Console(stderr=True), transient=True, disable=quiet)
+    parts = track(
+        share(items), what, console=Console(stderr=True), transient=True, disable=quiet
+    )
     return gather([found for part in parts for found in answer(part)])

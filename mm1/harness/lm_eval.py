@@ -1,12 +1,15 @@
-"""Text suites through lm-evaluation-harness (pip install 'mm1[harness]'): its own command line, where `mm1` is a model.
+"""Text suites through lm-evaluation-harness (pip install 'mm1[harness]'): its own
+command line, where `mm1` is a model.
 
-    python -m mm1.harness.lm_eval --model mm1 --model_args run=runs/first --tasks arc_easy piqa
+    python -m mm1.harness.lm_eval --model mm1 --model_args run=runs/first --tasks
+    arc_easy piqa
 
-The harness has no place where another package can name a model, so its command `lm_eval` is entered here, after the
-name is known; all its options are its own. In Python, importing this module is enough:
+The harness has no place where another package can name a model, so its command
+`lm_eval` is entered here, after the name is known; all its options are its own. In
+Python, importing this module is enough:
 
-    import mm1.harness.lm_eval
-    lm_eval.simple_evaluate(model="mm1", model_args={"run": "runs/first"}, tasks=["arc_easy"])
+    import mm1.harness.lm_eval lm_eval.simple_evaluate(model="mm1", model_args={"run":
+    "runs/first"}, tasks=["arc_easy"])
 """
 
 import sys
@@ -23,7 +26,8 @@ from mm1.harness.text import TextModel
 
 @register_model("mm1")
 class HarnessModel(LM):
-    """`--model_args run=FOLDER,max_length=N,tokens_per_batch=N`; the last two are optional, see `TextModel.load`.
+    """`--model_args run=FOLDER,max_length=N,tokens_per_batch=N`; the last two are
+    optional, see `TextModel.load`.
 
     `--batch_size` has no effect: batches are cut by tokens.
     """
@@ -39,13 +43,17 @@ class HarnessModel(LM):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        self.model = TextModel.load(run, device=device, max_length=max_length, tokens_per_batch=tokens_per_batch)
+        self.model = TextModel.load(
+            run, device=device, max_length=max_length, tokens_per_batch=tokens_per_batch
+        )
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         return self.model.log_likelihoods([request.args for request in requests])
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        return self.model.rolling_log_likelihoods([request.args[0] for request in requests])
+        return self.model.rolling_log_likelihoods(
+            [request.args[0] for request in requests]
+        )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         return self.model.generate([request.args for request in requests])

@@ -1,9 +1,11 @@
-"""Suites with pictures through lmms-eval: its own command line, where `mm1` is a model as soon as both are installed.
+"""Suites with pictures through lmms-eval: its own command line, where `mm1` is a model
+as soon as both are installed.
 
-    lmms-eval --model mm1 --model_args run=runs/tuned --tasks pope,mmmu_val,scienceqa_img
+    lmms-eval --model mm1 --model_args run=runs/tuned --tasks
+    pope,mmmu_val,scienceqa_img
 
-It finds the name by the entry point `lmms_eval.models` in our pyproject.toml. It needs torchvision, so it has an
-environment of its own (docs/harnesses.md).
+It finds the name by the entry point `lmms_eval.models` in our pyproject.toml. It needs
+torchvision, so it has an environment of its own (docs/harnesses.md).
 """
 
 from collections.abc import Sequence
@@ -22,11 +24,14 @@ CHUNK = 256
 
 def manifest() -> Any:
     """What the entry point gives."""
-    return ModelManifest(model_id="mm1", simple_class_path=f"{__name__}.{HarnessModel.__name__}")
+    return ModelManifest(
+        model_id="mm1", simple_class_path=f"{__name__}.{HarnessModel.__name__}"
+    )
 
 
 class HarnessModel(lmms):
-    """`--model_args run=FOLDER,tokens_per_batch=N`; `--batch_size` has no effect: batches are cut by tokens."""
+    """`--model_args run=FOLDER,tokens_per_batch=N`; `--batch_size` has no effect:
+    batches are cut by tokens."""
 
     is_simple = True
 
@@ -40,7 +45,9 @@ class HarnessModel(lmms):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        self.model = PictureModel.load(run, device=device, tokens_per_batch=tokens_per_batch)
+        self.model = PictureModel.load(
+            run, device=device, tokens_per_batch=tokens_per_batch
+        )
         self.device = self.model.predictor.device
 
     @property
@@ -55,12 +62,15 @@ class HarnessModel(lmms):
         found: list[str] = []
         for part in cut([request.args for request in requests], CHUNK):
             asked = [(context, self._pictures(*place)) for context, _, *place in part]
-            found += self.model.generate(asked, [limits(options) for _, options, *_ in part])
+            found += self.model.generate(
+                asked, [limits(options) for _, options, *_ in part]
+            )
         return found
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError(
-            "lmms-eval 0.7.3 makes texts of log-likelihoods and cannot score them: generate instead"
+            "lmms-eval 0.7.3 makes texts of log-likelihoods and cannot score them:"
+            " generate instead"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:

@@ -1,4 +1,5 @@
-"""What a trained image encoder is asked for: features of pictures, and of texts where it was trained with them."""
+"""What a trained image encoder is asked for: features of pictures, and of texts where
+it was trained with them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,7 +20,8 @@ TEXTS_PER_BATCH = 256
 class Encoder(Trained):
     """Features in fp32 on the CPU, in the order of the questions.
 
-    In a distributed run each rank asks its own, and all ranks must call together, at least one of them with something.
+    In a distributed run each rank asks its own, and all ranks must call together, at
+    least one of them with something.
     """
 
     def patches(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "n P E"]]:
@@ -31,12 +33,14 @@ class Encoder(Trained):
         return self._look(images, self.model.encode_patches)  # type: ignore[arg-type]
 
     def images(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
-        """CLIP's features of unit length, to be compared with those of texts; ImageError as for `patches`."""
+        """CLIP's features of unit length, to be compared with those of texts;
+        ImageError as for `patches`."""
         assert isinstance(self.model, CLIP)
         return torch.cat(list(self._look(images, self.model.encode_images)))
 
     def pooled(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
-        """One feature of unit length for each picture: CLIP's, else the mean over patches; ImageError as above."""
+        """One feature of unit length for each picture: CLIP's, else the mean over
+        patches; ImageError as above."""
         if isinstance(self.model, CLIP):
             return self.images(images)
         means = [features.mean(1) for features in self.patches(images)]
@@ -44,20 +48,32 @@ class Encoder(Trained):
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
-        """CLIP's features of unit length; texts are read as captions are, up to the text tower's full length."""
-        model, tokenizer, found = self.model, self.renderer.tokenizer, []
+        """CLIP's features of unit length; texts are read as captions are, up to the
+        text tower's full length."""
+        model = self.model
+        tokenizer = self.renderer.tokenizer
+        found = []
         assert isinstance(model, CLIP)
         context = model.text.config.max_length
         for members in in_step(cut(texts, TEXTS_PER_BATCH)):
-            captions = [caption(tokenizer.encode(text), tokenizer, context) for text in members or [""]]
+            captions = [
+                caption(tokenizer.encode(text), tokenizer, context)
+                for text in members or [""]
+            ]
             tokens, lengths = pad_captions(captions, tokenizer, context)
-            features = model.encode_texts(tokens.to(self.device), lengths.to(self.device))
+            features = model.encode_texts(
+                tokens.to(self.device), lengths.to(self.device)
+            )
             found.append(features[: len(members)].float().cpu())
         return torch.cat(found)
 
-    def _look(self, images: Sequence[Image], encode: Callable[..., Tensor]) -> Iterator[Tensor]:
+    def _look(
+        self, images: Sequence[Image], encode: Callable[..., Tensor]
+    ) -> Iterator[Tensor]:
         for members in in_step(cut(images, IMAGES_PER_BATCH[self.device.type])):
-            with torch.no_grad():  # as a decorator it would not reach a generator that shape checks have wrapped
+            # as a decorator it would not reach a generator that shape checks have
+            # wrapped
+            with torch.no_grad():
                 features = encode(self._views(members).to(self.device))
             yield features[: len(members)].float().cpu()
 

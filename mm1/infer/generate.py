@@ -1,4 +1,5 @@
-"""Greedy answers to a batch of prompts: one packed prefill, then one token of every prompt at a time."""
+"""Greedy answers to a batch of prompts: one packed prefill, then one token of every
+prompt at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,12 @@ class _Answer:
             self.done = True
             return
         self.tokens.append(token)
-        text = tokenizer.decode(self.tokens)  # a stop string may begin inside one token and end inside another
+        text = tokenizer.decode(
+            self.tokens
+        )  # a stop string may begin inside one token and end inside another
         ends = [at for mark in stop if (at := text.find(mark)) >= 0]
-        self.done, self.text = bool(ends), text[: min(ends, default=None)]
+        self.done = bool(ends)
+        self.text = text[: min(ends, default=None)]
 
 
 @torch.no_grad()
@@ -43,13 +47,16 @@ def generate(
     stop: Sequence[str] = (),
     prefix: Cache | None = None,
 ) -> list[str]:
-    """What the model says next to each of the first `num_prompts` documents of the batch, most likely token by token.
+    """What the model says next to each of the first `num_prompts` documents of the
+    batch, most likely token by token.
 
-    The documents go on from `prefix`, which holds one that was read before, where it is given.
+    The documents go on from `prefix`, which holds one that was read before, where it is
+    given.
 
-    An answer ends at the end token, after `max_tokens`, or before the first stop string in its text. Padding and
-    pictures are never said. All ranks must call this together with equal `max_tokens`: a sharded model is computed by
-    all ranks at once, so they go on until the last of them is done.
+    An answer ends at the end token, after `max_tokens`, or before the first stop string
+    in its text. Padding and pictures are never said. All ranks must call this together
+    with equal `max_tokens`: a sharded model is computed by all ranks at once, so they
+    go on until the last of them is done.
     """
     answers = [_Answer() for _ in range(num_prompts)]
     unsayable = tokenizer.unsayable

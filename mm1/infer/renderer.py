@@ -1,6 +1,8 @@
-"""Where a model and its documents meet: how this loader lays documents out for this model.
+"""Where a model and its documents meet: how this loader lays documents out for this
+model.
 
-Training, evaluation, pages and exports all take their renderer from here, so that they cannot differ.
+Training, evaluation, pages and exports all take their renderer from here, so that they
+cannot differ.
 """
 
 from mm1.data.image_processing import Views
@@ -10,14 +12,24 @@ from mm1.loader.loader import Loader
 from mm1.nn.model import Model
 
 
-def make_renderer(model: Model, tokenizer: Tokenizer, loader: Loader.Config) -> Renderer:
-    """The model says how its encoder wants whole pictures, the loader into how many views they may be split.
+def make_renderer(
+    model: Model, tokenizer: Tokenizer, loader: Loader.Config
+) -> Renderer:
+    """The model says how its encoder wants whole pictures, the loader into how many
+    views they may be split.
 
     Raises:
         ConfigError: the two do not go together; the options are named.
     """
     if model.image_size is None:
         return Renderer(tokenizer, None)
-    red, green, blue = (int(255 * part) for part in model.mean_colour)  # rounded down, as in LLaVA
-    whole = Views(model.image_size, resize=model.resize, interpolation=model.interpolation, fill=(red, green, blue))
+    red, green, blue = (
+        int(255 * part) for part in model.mean_colour
+    )  # rounded down, as in LLaVA
+    whole = Views(
+        model.image_size,
+        resize=model.resize,
+        interpolation=model.interpolation,
+        fill=(red, green, blue),
+    )
     return Renderer(tokenizer, loader.views(whole), model.tokens_per_image)

@@ -9,8 +9,11 @@ from mm1.nn.decoder import LanguageModel
 
 
 @torch.no_grad()
-def score(model: LanguageModel, batch: PackedBatch) -> tuple[Float[Tensor, " S"], Bool[Tensor, " S"]]:
-    """The log-likelihood of each packed document's targets, in nats, and is each of them the most likely token?
+def score(
+    model: LanguageModel, batch: PackedBatch
+) -> tuple[Float[Tensor, " S"], Bool[Tensor, " S"]]:
+    """The log-likelihood of each packed document's targets, in nats, and is each of
+    them the most likely token?
 
     0 and true for a document without any. All ranks must call this together.
     """

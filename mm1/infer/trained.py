@@ -1,4 +1,5 @@
-"""A trained model as it is asked: with the renderer it was trained with, on its device."""
+"""A trained model as it is asked: with the renderer it was trained with, on its
+device."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,21 @@ Item = TypeVar("Item")
 
 
 class Trained:
-    """Who asks makes of it what it needs: `Predictor.of(trained)` writes, `Encoder.of(trained)` looks."""
+    """Who asks makes of it what it needs: `Predictor.of(trained)` writes,
+    `Encoder.of(trained)` looks."""
 
     def __init__(self, model: Model, renderer: Renderer, device: torch.device) -> None:
-        self.model, self.renderer, self.device = model, renderer, device
+        self.model = model
+        self.renderer = renderer
+        self.device = device
 
     @classmethod
     def of(cls: type[Asked], trained: "Trained") -> Asked:
-        return trained if isinstance(trained, cls) else cls(trained.model, trained.renderer, trained.device)
+        return (
+            trained
+            if isinstance(trained, cls)
+            else cls(trained.model, trained.renderer, trained.device)
+        )
 
 
 def cut(items: Sequence[Item], size: int) -> list[list[Item]]:
@@ -31,7 +39,8 @@ def cut(items: Sequence[Item], size: int) -> list[list[Item]]:
 
 
 def in_step(batches: Sequence[list[Item]]) -> Iterator[list[Item]]:
-    """This rank's batches, then empty ones until all ranks are through: a sharded model needs all of them."""
+    """This rank's batches, then empty ones until all ranks are through: a sharded model
+    needs all of them."""
     waiting = deque(batches)
     while not dist.all_true(not waiting):
         yield waiting.popleft() if waiting else []

@@ -12,14 +12,16 @@ from mm1.loader.shuffled import Filler, ShuffledLoader
 
 
 class ImageLoader(ShuffledLoader):
-    """Batches of all images of any prepared folders, whatever documents they stand in; texts are left out."""
+    """Batches of all images of any prepared folders, whatever documents they stand in;
+    texts are left out."""
 
     THINGS = "images"
 
     @dataclass(kw_only=True, slots=True)
     class Config(ShuffledLoader.Config):
         micro_batch_size: int | None = None
-        """Images that a rank looks at in one pass; a step has as many passes as it needs. None: all in one."""
+        """Images that a rank looks at in one pass; a step has as many passes as it
+        needs. None: all in one."""
 
     config: Config
 
@@ -48,7 +50,9 @@ class _Filler(Filler):
         views = self.room(len(numbers))
         for i, place in enumerate(numbers):
             shards, number = self.find(place)
-            document = int(np.searchsorted(shards.image_offsets, number, side="right")) - 1
+            document = (
+                int(np.searchsorted(shards.image_offsets, number, side="right")) - 1
+            )
             which = number - int(shards.image_offsets[document])
             key, found = shards.read(document)
             views[i] = self.view(found.images[which], key)

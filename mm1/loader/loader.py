@@ -1,8 +1,10 @@
-"""Prepared shards -> the batches of this rank, in an order that depends on the seed and a small state alone.
+"""Prepared shards -> the batches of this rank, in an order that depends on the seed and
+a small state alone.
 
-The plan is made in the main process from lengths, the same on every rank; worker processes only fill it with tokens
-and pixels. The state after a step is (what the mixture remembers at the start of a window, rows of it that were used),
-so a run resumes exactly, on any number of ranks and workers, without reading anything twice.
+The plan is made in the main process from lengths, the same on every rank; worker
+processes only fill it with tokens and pixels. The state after a step is (what the
+mixture remembers at the start of a window, rows of it that were used), so a run resumes
+exactly, on any number of ranks and workers, without reading anything twice.
 """
 
 import multiprocessing
@@ -30,8 +32,9 @@ WORKER_PATIENCE = 600.0
 WORKER_POLL = 5.0
 """Seconds of waiting after which it is looked whether all workers live."""
 PRELOAD = ("datasets", "PIL.Image")
-"""Imported once for all workers, beside the filler's module. Each would import them by itself otherwise, and one after
-the other: the next is not started before the last has read its filler."""
+"""Imported once for all workers, beside the filler's module. Each would import them by
+itself otherwise, and one after the other: the next is not started before the last has
+read its filler."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,7 +43,8 @@ class StepBatches:
 
     micro_batches: list[Batch]
     counts: dict[str, int]
-    """What this step holds over all ranks, known from the plan: tokens, images, tokens of each source."""
+    """What this step holds over all ranks, known from the plan: tokens, images, tokens
+    of each source."""
     levels: dict[str, int | float]
     """Where each source stands: epochs, documents left out because they fit no row."""
     state: dict[str, Any]
@@ -60,14 +64,18 @@ class Loader(Configurable):
             raise NotImplementedError
 
         def views(self, whole: Views) -> Views:
-            """How this loader's pictures become views, from how the encoder wants them whole."""
+            """How this loader's pictures become views, from how the encoder wants them
+            whole."""
             return whole
 
         def build(self, *, renderer: Renderer, seed: int) -> "Loader":
-            """The renderer is `mm1.infer.renderer.make_renderer`'s, of the model that the loader is for."""
+            """The renderer is `mm1.infer.renderer.make_renderer`'s, of the model that
+            the loader is for."""
             return self.make(renderer=renderer, seed=seed)
 
-    def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[StepBatches]:
+    def steps(
+        self, state: dict[str, Any] | None, *, rank: int, world_size: int
+    ) -> Iterator[StepBatches]:
         """Steps from `state` on (None: from the beginning)."""
         raise NotImplementedError
 
@@ -76,19 +84,25 @@ class Loader(Configurable):
         raise NotImplementedError
 
     def validation(self, *, rank: int, world_size: int) -> Iterator[Batch]:
-        """Batches of documents that are never trained on, each once; every rank yields equally many."""
+        """Batches of documents that are never trained on, each once; every rank yields
+        equally many."""
         raise NotImplementedError
 
 
 class Prepared:
-    """A prepared folder as the mixture sees it: lengths of documents under this renderer."""
+    """A prepared folder as the mixture sees it: lengths of documents under this
+    renderer."""
 
     def __init__(self, folder: str, renderer: Renderer, split: str = "train") -> None:
-        self.shards, self.renderer = Shards(Path(folder), split), renderer
+        self.shards = Shards(Path(folder), split)
+        self.renderer = renderer
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
         self.num_documents = len(self.shards)
         self.lengths, self.num_views = renderer.lengths(
-            self.shards.text_tokens, self.shards.image_offsets, self.shards.image_widths, self.shards.image_heights
+            self.shards.text_tokens,
+            self.shards.image_offsets,
+            self.shards.image_widths,
+            self.shards.image_heights,
         )
 
     def tokens(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -97,15 +111,25 @@ class Prepared:
     def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         return self.num_views[ids]
 
-    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(
+        self, document: int, *, sequence_length: int, max_images: int
+    ) -> list[tuple[int, int, int]]:
         """None of a document with pictures where the model has no encoder."""
         views = self.renderer.views
         if views is None:
             return []
         sequence = self.renderer(self.shards.document(document))
         counts = (len(views.cells(grid)) for grid in sequence.grids)
-        pictures = ((*place, count) for place, count in zip(sequence.places, counts, strict=True))
-        return cut(len(sequence.tokens), pictures, sequence_length=sequence_length, max_images=max_images)
+        pictures = (
+            (*place, count)
+            for place, count in zip(sequence.places, counts, strict=True)
+        )
+        return cut(
+            len(sequence.tokens),
+            pictures,
+            sequence_length=sequence_length,
+            max_images=max_images,
+        )
 
     def describe(self) -> dict[str, int | float]:
         return {
@@ -126,7 +150,8 @@ class InOrder(Sampler):
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that died of it would take the run's checkpoint with it."""
+    """Ctrl-C reaches every process of a terminal; a worker that died of it would take
+    the run's checkpoint with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -134,8 +159,9 @@ def _leave_interrupts_to_the_run(_: int) -> None:
 class _Parcel:
     """A batch on its way from a worker.
 
-    Pictures lie on a shelf of shared memory (`mm1.loader.shared_memory`). What is small goes with the message: each tensor in
-    shared memory is a file that both sides open, which for a row's tokens takes longer than to copy them.
+    Pictures lie on a shelf of shared memory (`mm1.loader.shared_memory`). What is small
+    goes with the message: each tensor in shared memory is a file that both sides open,
+    which for a row's tokens takes longer than to copy them.
     """
 
     kind: type[Any]
@@ -145,22 +171,33 @@ class _Parcel:
     def of(cls, batch: Any) -> "_Parcel | UserError":
         if isinstance(batch, UserError):
             return batch
-        return cls(type(batch), {f.name: _packed(getattr(batch, f.name)) for f in fields(batch)})
+        return cls(
+            type(batch),
+            {f.name: _packed(getattr(batch, f.name)) for f in fields(batch)},
+        )
 
     def open(self) -> Batch:
-        return self.kind(**{name: _unpacked(value) for name, value in self.fields.items()})
+        return self.kind(
+            **{name: _unpacked(value) for name, value in self.fields.items()}
+        )
 
     def pin_memory(self) -> "_Parcel":
         """In page-locked memory; torch's loader calls it."""
         opened: Any = self.open().pin_memory()
-        return _Parcel(type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)})
+        return _Parcel(
+            type(opened), {f.name: getattr(opened, f.name) for f in fields(opened)}
+        )
 
 
 def _packed(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     worker = get_worker_info()
-    return worker.dataset.shelf.lend(value, worker.id) if worker and value.is_shared() else value.numpy()  # type: ignore
+    return (
+        worker.dataset.shelf.lend(value, worker.id)  # type: ignore[attr-defined]
+        if worker and value.is_shared()
+        else value.numpy()
+    )
 
 
 def _unpacked(value: Any) -> Any:
@@ -170,10 +207,12 @@ def _unpacked(value: Any) -> Any:
 
 
 class _Worker(Dataset):
-    """A filler in a worker. A user's mistake comes back as itself, and not as the text of a traceback."""
+    """A filler in a worker. A user's mistake comes back as itself, and not as the text
+    of a traceback."""
 
     def __init__(self, filler: Dataset, shelf: Shelf) -> None:
-        self.filler, self.shelf = filler, shelf
+        self.filler = filler
+        self.shelf = shelf
 
     def __getitem__(self, work: Any) -> Any:
         try:
@@ -183,10 +222,12 @@ class _Worker(Dataset):
 
 
 def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batch]:
-    """Fills planned work into batches, in order, in `workers` processes (0: in this one).
+    """Fills planned work into batches, in order, in `workers` processes (0: in this
+    one).
 
     Raises:
-        UserError: the filler's own, or a worker died, or none has delivered for `WORKER_PATIENCE` seconds.
+        UserError: the filler's own, or a worker died, or none has delivered for
+            `WORKER_PATIENCE` seconds.
     """
     shelf = Shelf(workers)
     context = multiprocessing.get_context("forkserver") if workers else None
@@ -216,20 +257,32 @@ class LoaderWorkerDied(UserError):
 
 
 def _awaited(deliveries: Iterator[Any]) -> Iterator[Any]:
-    """The loader's deliveries; it looks for dead workers only where it times out, and may be asked again then."""
+    """The loader's deliveries; it looks for dead workers only where it times out, and
+    may be asked again then."""
     waited = 0.0
     while True:
         try:
             delivery = next(deliveries)
         except StopIteration:
             return
-        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two: a worker died while it delivered
+        except (
+            RuntimeError,
+            ConnectionError,
+            EOFError,
+        ) as error:  # the latter two: a worker died while it delivered
             if "timed out" in str(error) and waited < WORKER_PATIENCE:
                 waited += WORKER_POLL
                 continue
-            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
+            if isinstance(error, RuntimeError) and not str(error).startswith(
+                "DataLoader"
+            ):
                 raise
-            remedy = "go on with `mm1 train --resume`, with fewer loader.workers where memory ran out"
-            raise LoaderWorkerDied(f"a worker of the loader was killed or hangs: {remedy}") from error
+            remedy = (
+                "go on with `mm1 train --resume`, with fewer loader.workers where"
+                " memory ran out"
+            )
+            raise LoaderWorkerDied(
+                f"a worker of the loader was killed or hangs: {remedy}"
+            ) from error
         waited = 0.0
         yield delivery

@@ -26,11 +26,13 @@ class PairLoader(ShuffledLoader):
     @dataclass(kw_only=True, slots=True)
     class Config(ShuffledLoader.Config):
         sources: tuple[str, ...] = ()
-        """Folders written by `mm1 prepare captions`; their pairs are shuffled together."""
+        """Folders written by `mm1 prepare captions`; their pairs are shuffled
+        together."""
         batch_size: int = 512
         """Pairs of a step over all ranks: what the contrast is taken over."""
         context: int = 77
-        """Tokens of a caption that are read, its end token included; longer captions are cut."""
+        """Tokens of a caption that are read, its end token included; longer captions
+        are cut."""
 
     config: Config
 
@@ -40,14 +42,20 @@ class PairLoader(ShuffledLoader):
     def validation(self, *, rank: int, world_size: int) -> Iterator[PairBatch]:
         """Whole batches alone: a contrastive loss depends on the size of its batch."""
         filler = self.filler("validation")
-        for first in range(0, filler.size - self.config.batch_size + 1, self.config.batch_size):
-            yield filler(list(range(first, first + self.config.batch_size))[rank::world_size])  # type: ignore[misc]
+        for first in range(
+            0, filler.size - self.config.batch_size + 1, self.config.batch_size
+        ):
+            yield filler(
+                list(range(first, first + self.config.batch_size))[rank::world_size]
+            )  # type: ignore[misc]
 
 
 class _Filler(Filler):
     """Numbers of documents -> a batch of pairs."""
 
-    def __init__(self, renderer: Renderer, sources: tuple[str, ...], split: str, context: int) -> None:
+    def __init__(
+        self, renderer: Renderer, sources: tuple[str, ...], split: str, context: int
+    ) -> None:
         super().__init__(renderer, sources, split)
         self.context = context
 
@@ -55,7 +63,10 @@ class _Filler(Filler):
         return len(shards)
 
     def __call__(self, numbers: Any) -> PairBatch:
-        tokenizer, context, captions, ids = self.renderer.tokenizer, self.context, [], []
+        tokenizer = self.renderer.tokenizer
+        context = self.context
+        captions = []
+        ids = []
         images = self.room(len(numbers))
         for i, place in enumerate(numbers):
             shards, number = self.find(place)
@@ -63,15 +74,27 @@ class _Filler(Filler):
             if not document.images:
                 raise ImageError(f"{key}: no picture")
             images[i] = self.view(document.images[0], key)
-            tokens = [t for part in document.parts if isinstance(part, Text) for t in self.renderer.text_tokens(part)]
+            tokens = [
+                t
+                for part in document.parts
+                if isinstance(part, Text)
+                for t in self.renderer.text_tokens(part)
+            ]
             captions.append(caption(tokens, tokenizer, context))
-            ids.append(int.from_bytes(hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()))
+            ids.append(
+                int.from_bytes(
+                    hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()
+                )
+            )
         padded, lengths = pad_captions(captions, tokenizer, context)
-        return PairBatch(images=images, tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids))
+        return PairBatch(
+            images=images, tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids)
+        )
 
 
 def caption(tokens: Sequence[int], tokenizer: Tokenizer, context: int) -> list[int]:
-    """A text's tokens as a text tower reads them: from the token to begin with, if there is one, to the end token.
+    """A text's tokens as a text tower reads them: from the token to begin with, if
+    there is one, to the end token.
 
     No more than `context` tokens; what is too much is cut before the end token.
     """

@@ -1,9 +1,11 @@
-"""Shared memory in which workers hand pictures to the training process, used again and again.
+"""Shared memory in which workers hand pictures to the training process, used again and
+again.
 
-New shared memory is dear: the system clears each of its pages when it is first touched, and the other process has to
-ask for it and map it. So a worker keeps the pieces that it has made, sends each along once, and takes one again as soon
-as the training process holds no tensor of it any more, which that process looks up with each delivery. Where none is
-free, a new piece is made, and thrown away after use.
+New shared memory is dear: the system clears each of its pages when it is first touched,
+and the other process has to ask for it and map it. So a worker keeps the pieces that it
+has made, sends each along once, and takes one again as soon as the training process
+holds no tensor of it any more, which that process looks up with each delivery. Where
+none is free, a new piece is made, and thrown away after use.
 """
 
 import weakref
@@ -16,18 +18,21 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 PIECES = 16
-"""That a worker keeps: more than it makes ahead and than lie in the micro-batches of a step, as a rule."""
+"""That a worker keeps: more than it makes ahead and than lie in the micro-batches of a
+step, as a rule."""
 
 Place = tuple[int, int, int]
 """Of a piece: shelf, worker, number."""
 
 _shelves: "weakref.WeakValueDictionary[int, Shelf]" = weakref.WeakValueDictionary()
-"""Of this process; parcels name them, since a shelf itself would be dear to send along."""
+"""Of this process; parcels name them, since a shelf itself would be dear to send
+along."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A tensor of bytes at the beginning of a piece, as it goes to the training process."""
+    """A tensor of bytes at the beginning of a piece, as it goes to the training
+    process."""
 
     place: Place
     shape: tuple[int, ...]
@@ -40,7 +45,9 @@ class Lent:
         shelf = _shelves[self.place[0]]
         if self.piece is not None:
             shelf.known[self.place] = self.piece.numpy()
-        flat = torch.from_numpy(shelf.known[self.place])  # a storage of its own for the same memory
+        flat = torch.from_numpy(
+            shelf.known[self.place]
+        )  # a storage of its own for the same memory
         shelf.lent.append((self.place, StorageWeakRef(flat.untyped_storage())))
         return flat.as_strided(self.shape, self.strides)
 
@@ -49,7 +56,8 @@ class Shelf:
     """Which pieces of a loader's workers are in use."""
 
     def __init__(self, workers: int) -> None:
-        self.number, self.busy = id(self), torch.zeros(workers, PIECES, dtype=torch.uint8).share_memory_()
+        self.number = id(self)
+        self.busy = torch.zeros(workers, PIECES, dtype=torch.uint8).share_memory_()
         self.lent: deque[tuple[Place, StorageWeakRef]] = deque()
         self.known: dict[Place, np.ndarray] = {}
         """Pieces that were sent, in the training process."""
@@ -70,13 +78,23 @@ class Shelf:
         return torch.UntypedStorage._new_shared(size)
 
     def lend(self, tensor: Tensor, worker: int) -> Lent | Tensor:
-        """What to send for a tensor that this worker made; itself where it lies in none of the pieces."""
+        """What to send for a tensor that this worker made; itself where it lies in none
+        of the pieces."""
         where = tensor.untyped_storage().data_ptr()
         for number, piece in self.pieces.items():
             if piece.data_ptr() == where:
-                whole = None if number in self.sent else torch.empty(0, dtype=torch.uint8).set_(piece)
+                whole = (
+                    None
+                    if number in self.sent
+                    else torch.empty(0, dtype=torch.uint8).set_(piece)
+                )
                 self.sent.add(number)
-                return Lent((self.number, worker, number), tuple(tensor.shape), tensor.stride(), whole)
+                return Lent(
+                    (self.number, worker, number),
+                    tuple(tensor.shape),
+                    tensor.stride(),
+                    whole,
+                )
         return tensor
 
     def sweep(self) -> None:

@@ -1,7 +1,9 @@
-"""The loaders of single things, pairs or images, rather than of rows that documents are packed into.
+"""The loaders of single things, pairs or images, rather than of rows that documents are
+packed into.
 
-All things of all folders are numbered through, and each epoch is another permutation of the numbers. The state is how
-many have been taken: a run resumes exactly, on any number of ranks and workers, and with another batch size.
+All things of all folders are numbered through, and each epoch is another permutation of
+the numbers. The state is how many have been taken: a run resumes exactly, on any number
+of ranks and workers, and with another batch size.
 """
 
 from collections.abc import Iterator
@@ -40,14 +42,23 @@ class ShuffledLoader(Loader):
 
         def tokenizer(self) -> str:
             if not self.sources:
-                raise ConfigError("loader.sources is empty: name prepared data, as loader.sources=['data/captions']")
+                raise ConfigError(
+                    "loader.sources is empty: name prepared data, as"
+                    " loader.sources=['data/captions']"
+                )
             return self.sources[0]
 
     def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
         if renderer.views is None:
-            raise ConfigError(f"the loader of {self.THINGS} needs a model with an image encoder")
-        self.config, self.renderer, self.seed = config, renderer, seed
-        self.sources = {folder: Prepared(folder, self.renderer) for folder in config.sources}
+            raise ConfigError(
+                f"the loader of {self.THINGS} needs a model with an image encoder"
+            )
+        self.config = config
+        self.renderer = renderer
+        self.seed = seed
+        self.sources = {
+            folder: Prepared(folder, self.renderer) for folder in config.sources
+        }
         self.size = self.filler("train").size
 
     def filler(self, split: str) -> "Filler":
@@ -58,55 +69,83 @@ class ShuffledLoader(Loader):
         """Things that a rank looks at in one pass."""
         return self.config.batch_size // world_size
 
-    def steps(self, state: dict[str, Any] | None, *, rank: int, world_size: int) -> Iterator[StepBatches]:
-        """Raises ConfigError where the batch does not divide over ranks and passes, or is larger than the data."""
-        batch, micro = self.config.batch_size, self.micro_batch_size(world_size)
+    def steps(
+        self, state: dict[str, Any] | None, *, rank: int, world_size: int
+    ) -> Iterator[StepBatches]:
+        """Raises ConfigError where the batch does not divide over ranks and passes, or
+        is larger than the data."""
+        batch = self.config.batch_size
+        micro = self.micro_batch_size(world_size)
         if batch % (world_size * micro) or batch > self.size:
-            ranks = f"{world_size} ranks" + f" of {micro} at a time" * (micro < batch // world_size)
+            ranks = f"{world_size} ranks" + f" of {micro} at a time" * (
+                micro < batch // world_size
+            )
             raise ConfigError(
-                f"loader.batch_size={batch} must divide over {ranks} and be at most {self.size} {self.THINGS}"
+                f"loader.batch_size={batch} must divide over {ranks} and be at most"
+                f" {self.size} {self.THINGS}"
             )
         if state and state["of"] != self.size:
             raise ConfigError(
-                f"loader.sources held {state['of']} {self.THINGS} when the run stopped, and hold {self.size} now; which "
-                "are still to come depends on all of them: keep the folders"
+                f"loader.sources held {state['of']} {self.THINGS} when the run stopped,"
+                f" and hold {self.size} now; which are still to come depends on all of"
+                " them: keep the folders"
             )
         start = state[self.THINGS] if state else 0
 
         def plan() -> Iterator[list[int]]:
             position = start
             while True:
-                mine = self.things(np.arange(position, position + batch))[rank::world_size].tolist()
+                mine = self.things(np.arange(position, position + batch))[
+                    rank::world_size
+                ].tolist()
                 yield from (mine[i : i + micro] for i in range(0, len(mine), micro))
                 position += batch
 
-        batches, position = load(plan(), self.filler("train"), workers=self.config.workers), start
+        batches = load(plan(), self.filler("train"), workers=self.config.workers)
+        position = start
         while True:
             micro_batches = list(islice(batches, batch // world_size // micro))
             position += batch
             epoch = round(position / self.size, 4)
             yield StepBatches(
-                micro_batches, {"images": batch}, {"epoch": epoch}, {self.THINGS: position, "of": self.size}
+                micro_batches,
+                {"images": batch},
+                {"epoch": epoch},
+                {self.THINGS: position, "of": self.size},
             )
 
     def things(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """The numbers of the things that stand at these places of the endless stream."""
+        """The numbers of the things that stand at these places of the endless
+        stream."""
         found = np.empty_like(places)
         for epoch in np.unique(places // self.size):
             here = places // self.size == epoch
-            found[here] = permute(places[here] % self.size, self.size, f"{self.seed}/{self.THINGS}/{epoch}")
+            found[here] = permute(
+                places[here] % self.size,
+                self.size,
+                f"{self.seed}/{self.THINGS}/{epoch}",
+            )
         return found
 
     def describe(self) -> dict[str, dict[str, int | float]]:
-        return {Path(folder).name: source.describe() for folder, source in self.sources.items()}
+        return {
+            Path(folder).name: source.describe()
+            for folder, source in self.sources.items()
+        }
 
 
 class Filler(Dataset):
-    """Numbers of things -> a batch; runs in workers, which open the shards for themselves."""
+    """Numbers of things -> a batch; runs in workers, which open the shards for
+    themselves."""
 
-    def __init__(self, renderer: Renderer, sources: tuple[str, ...], split: str) -> None:
-        self.renderer, self.split = renderer, split
-        self.folders = [Path(folder) for folder in sources if Shards.has_split(Path(folder), split)]
+    def __init__(
+        self, renderer: Renderer, sources: tuple[str, ...], split: str
+    ) -> None:
+        self.renderer = renderer
+        self.split = split
+        self.folders = [
+            Path(folder) for folder in sources if Shards.has_split(Path(folder), split)
+        ]
         self.shards: list[Shards] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,7 +166,9 @@ class Filler(Dataset):
         return sum(self.count(shards) for shards in self._open())
 
     def _open(self) -> list[Shards]:
-        self.shards = self.shards or [Shards(folder, self.split) for folder in self.folders]
+        self.shards = self.shards or [
+            Shards(folder, self.split) for folder in self.folders
+        ]
         return self.shards
 
     def find(self, number: int) -> tuple[Shards, int]:
@@ -139,7 +180,9 @@ class Filler(Dataset):
         raise IndexError(number)
 
     def room(self, num_views: int) -> UInt8[Tensor, "N 3 H W"]:
-        assert self.renderer.views is not None  # `Shuffled` refuses a model without an encoder
+        assert (
+            self.renderer.views is not None
+        )  # `Shuffled` refuses a model without an encoder
         return room(num_views, self.renderer.views)
 
     def view(self, image: Image, key: str) -> Any:

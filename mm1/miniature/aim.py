@@ -14,16 +14,23 @@ from mm1.train.trainer import Trainer
 
 
 def miniature_aim(folder: str = DEMO) -> Trainer.Config:
-    """AIM in miniature: 8 x 8 patches of 4 pixels, on the pictures of the miniature world.
+    """AIM in miniature: 8 x 8 patches of 4 pixels, on the pictures of the miniature
+    world.
 
     Rate and steps are a first guess; `benchmarks/aim.py` probes what it learns.
     """
-    encoder = replace(aim_encoder("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4)
+    encoder = replace(
+        aim_encoder("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4
+    )
     return Trainer.Config(
         steps=500,
         model=AIM.Config(encoder=encoder, head_depth=2, head_dim=128),
-        loader=ImageLoader.Config(sources=(f"{folder}/world/captions",), batch_size=64, workers=1),
-        optimizer=Optimizer.Config(peak_lr=2e-3, warmup_steps=50, weight_decay=0.05, min_lr_ratio=0.0),
+        loader=ImageLoader.Config(
+            sources=(f"{folder}/world/captions",), batch_size=64, workers=1
+        ),
+        optimizer=Optimizer.Config(
+            peak_lr=2e-3, warmup_steps=50, weight_decay=0.05, min_lr_ratio=0.0
+        ),
         benchmarks=_probes(),
         precision="fp32",
         checkpoint_every=100,

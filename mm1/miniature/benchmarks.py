@@ -1,4 +1,5 @@
-"""Tasks of the miniature world, answered by one word (see `mm1.miniature.world.questions`).
+"""Tasks of the miniature world, answered by one word (see
+`mm1.miniature.world.questions`).
 
 colour, shape, count, size, digit, word, relation, small digit     about a picture
 new labels    the demonstrations alone say what two made-up labels mean; they belong to their question
@@ -22,7 +23,9 @@ NUM_RECORDS = 400
 NO_PICTURE = {"fact": world.text_fact, "copy": world.text_copy}
 NEW_LABELS = "new labels"
 
-ask = lru_cache(maxsize=4_000)(world.question)  # a demonstration is drawn once, not once for each of its questions
+ask = lru_cache(maxsize=4_000)(
+    world.question
+)  # a demonstration is drawn once, not once for each of its questions
 
 
 class Miniature(Benchmark):
@@ -47,39 +50,59 @@ class Miniature(Benchmark):
         super().__init__(config)
         known = (*TASKS, *NO_PICTURE, NEW_LABELS)
         if config.task not in known:
-            raise ConfigError(f"the miniature world has no task {config.task!r}{nearest(config.task, known)}")
+            raise ConfigError(
+                "the miniature world has no task"
+                f" {config.task!r}{nearest(config.task, known)}"
+            )
         if config.task in TASKS:
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
             self.chance = 1 / 2
             if config.draws > 1 or config.retrieval or config.same_shots or config.chat:
-                words = "draws, retrieval, same_shots and chat do not go together with it"
-                raise ConfigError(f"the demonstrations of {NEW_LABELS!r} belong to their question: {words}")
+                words = (
+                    "draws, retrieval, same_shots and chat do not go together with it"
+                )
+                raise ConfigError(
+                    f"the demonstrations of {NEW_LABELS!r} belong to their question:"
+                    f" {words}"
+                )
 
     def records(self, split: Split) -> Sequence[tuple[Split, int]]:
         return [(split, n) for n in range(NUM_RECORDS)]
 
     def question(self, record: tuple[Split, int]) -> Question:
-        (split, n), c = record, self.config
+        split, n = record
+        c = self.config
         if c.task == NEW_LABELS:
             asked = world.new_labels(c.seed, n, 0)[0]
         elif c.task in NO_PICTURE:
-            asked = NO_PICTURE[c.task](c.seed, n if split == "test" else n + NUM_RECORDS)
+            asked = NO_PICTURE[c.task](
+                c.seed, n if split == "test" else n + NUM_RECORDS
+            )
         else:
             asked = ask(c.seed, c.task, n, split, named=c.named, grid=c.grid)
         return _question(asked, str(n))
 
     def shot(self, record: tuple[Split, int]) -> Document:
-        return super().shot(record) if self.config.chat else _shot(self.question(record))
+        return (
+            super().shot(record) if self.config.chat else _shot(self.question(record))
+        )
 
-    def shots(self, question: Question, number: int, num_shots: int, draw: int = 0) -> list[Document]:
+    def shots(
+        self, question: Question, number: int, num_shots: int, draw: int = 0
+    ) -> list[Document]:
         if self.config.task != NEW_LABELS:
             return super().shots(question, number, num_shots, draw)
         episode = world.new_labels(self.config.seed, number, num_shots)
         return [_shot(_question(each, question.id)) for each in episode[:num_shots]]
 
-    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
-        return [exact_match(*pair, normalise=False) for pair in zip(predictions, answers, strict=True)]
+    def score(
+        self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
+    ) -> Sequence[float]:
+        return [
+            exact_match(*pair, normalise=False)
+            for pair in zip(predictions, answers, strict=True)
+        ]
 
 
 def _question(asked: world.Question, name: str) -> Question:
@@ -90,6 +113,9 @@ def _question(asked: world.Question, name: str) -> Question:
 
 
 def _shot(question: Question) -> Document:
-    """As pages have it: an answer follows its question after a space, and a picture at once."""
+    """As pages have it: an answer follows its question after a space, and a picture at
+    once."""
     follows_words = isinstance(question.prompt.parts[-1], Text)
-    return question.prompt + Document((Text(f" {question.answer}" if follows_words else question.answer),))
+    return question.prompt + Document(
+        (Text(f" {question.answer}" if follows_words else question.answer),)
+    )

@@ -1,8 +1,9 @@
 """Captions of the miniature world's test pictures.
 
-The score is the number of right words over that of the longer caption, the model's or the true one: a missing word
-costs as much as one too many. Their order does not matter, except for pictures of four things, where a word must be
-right at its place. What a model says that sees nothing is not known, so there is no level of chance.
+The score is the number of right words over that of the longer caption, the model's or
+the true one: a missing word costs as much as one too many. Their order does not matter,
+except for pictures of four things, where a word must be right at its place. What a
+model says that sees nothing is not known, so there is no level of chance.
 """
 
 from collections import Counter
@@ -40,21 +41,29 @@ class MiniatureCaptions(Benchmark):
 
     def question(self, record: tuple[Split, int]) -> Question:
         split, n = record
-        asked = (world.four if self.config.four else world.description)(self.config.seed, n, split)
+        asked = (world.four if self.config.four else world.description)(
+            self.config.seed, n, split
+        )
         assert asked.picture is not None
         picture = Image(asked.picture.png, asked.picture.width, asked.picture.width)
         return Question(Document((picture,)), (asked.answer,), str(n))
 
-    def score(self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]) -> Sequence[float]:
+    def score(
+        self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
+    ) -> Sequence[float]:
         right = _in_place if self.config.four else _overlap
-        return [right(said, *true) for said, true in zip(predictions, answers, strict=True)]
+        return [
+            right(said, *true) for said, true in zip(predictions, answers, strict=True)
+        ]
 
 
 def _in_place(said: str, true: str) -> float:
-    a, b = said.split(), true.split()
+    a = said.split()
+    b = true.split()
     return sum(map(eq, a, b)) / max(len(a), len(b))
 
 
 def _overlap(said: str, true: str) -> float:
-    a, b = Counter(said.split()), Counter(true.split())
+    a = Counter(said.split())
+    b = Counter(true.split())
     return (a & b).total() / max(a.total(), b.total())

@@ -1,4 +1,5 @@
-"""What the demo must show, asked of its run folders. Nothing here is assumed: each check reads what was measured.
+"""What the demo must show, asked of its run folders. Nothing here is assumed: each
+check reads what was measured.
 
 A difference counts where it exceeds two standard errors of it.
 """
@@ -10,33 +11,62 @@ from typing import Any
 from mm1.miniature import recipes as miniature
 
 AIM = 0.7
-"""The share of unseen digits that we would like to be read; the check itself asks for well above chance."""
+"""The share of unseen digits that we would like to be read; the check itself asks for
+well above chance."""
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
     """`[{"name", "passed", "detail"}]` for a demo's folder."""
     before, after = (_scores(folder / name) for name in ("pretrain", "finetune"))
     without = _scores(folder / "finetune-without-tiles")
-    found = [_loss_falls(folder, name) for name in ("encoder", "decoder", "pretrain", "finetune")]
+    found = [
+        _loss_falls(folder, name)
+        for name in ("encoder", "decoder", "pretrain", "finetune")
+    ]
     found += [_shots_help(before, task) for task in miniature.UNNAMED]
     found.append(_digits(after))
     small = miniature.SMALL
-    found.append(_better(f"{small}: fine-tuning at a higher resolution helps", before[small], after[small], "before"))
-    found.append(_better(f"{small}: it is the sub-images that help", without[small], after[small], "without them"))
+    found.append(
+        _better(
+            f"{small}: fine-tuning at a higher resolution helps",
+            before[small],
+            after[small],
+            "before",
+        )
+    )
+    found.append(
+        _better(
+            f"{small}: it is the sub-images that help",
+            without[small],
+            after[small],
+            "without them",
+        )
+    )
     return found
 
 
 def _scores(run: Path) -> dict[str, dict[str, dict[str, float]]]:
     stored = json.loads((run / "scores.json").read_text())
-    return {name: result["shots"] | {"chance": result["chance"]} for name, result in stored.items()}
+    return {
+        name: result["shots"] | {"chance": result["chance"]}
+        for name, result in stored.items()
+    }
 
 
 def _loss_falls(folder: Path, stage: str) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (folder / stage / "metrics.jsonl").read_text().splitlines()
+    ]
     losses = [line["loss"] for line in lines if "loss" in line]
     few = max(1, len(losses) // 10)
-    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
-    return {"name": f"{stage}: loss falls", "passed": last < 0.9 * first, "detail": f"{first:.3f} to {last:.3f}"}
+    first = sum(losses[:few]) / few
+    last = sum(losses[-few:]) / few
+    return {
+        "name": f"{stage}: loss falls",
+        "passed": last < 0.9 * first,
+        "detail": f"{first:.3f} to {last:.3f}",
+    }
 
 
 def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
@@ -45,19 +75,35 @@ def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
     return _better(f"{task}: 4 shots beat none", shots, shots, "with none", two="4")
 
 
-def _better(name: str, a: dict[str, Any], b: dict[str, Any], label: str, *, two: str = "0") -> dict[str, Any]:
-    """Is `b` at `two` shots above `a` at none, by more than two standard errors of the difference?"""
-    low, high = a["0"], b[two]
+def _better(
+    name: str, a: dict[str, Any], b: dict[str, Any], label: str, *, two: str = "0"
+) -> dict[str, Any]:
+    """Is `b` at `two` shots above `a` at none, by more than two standard errors of the
+    difference?"""
+    low = a["0"]
+    high = b[two]
     error = (low["stderr"] ** 2 + high["stderr"] ** 2) ** 0.5
     passed = high["score"] - low["score"] > 2 * error
-    return {"name": name, "passed": passed, "detail": f"{high['score']:.2f} against {low['score']:.2f} {label}"}
+    return {
+        "name": name,
+        "passed": passed,
+        "detail": f"{high['score']:.2f} against {low['score']:.2f} {label}",
+    }
 
 
 def _digits(scores: dict[str, Any]) -> dict[str, Any]:
     """Unseen handwriting, after fine-tuning, asked by name without shots."""
     digit = scores[miniature.DIGIT]
-    result, chance = digit["0"], digit["chance"]
+    result = digit["0"]
+    chance = digit["chance"]
     passed = result["score"] - 2 * result["stderr"] > 3 * chance
     reached = "reached" if result["score"] >= AIM else "not reached"
-    detail = f"{result['score']:.2f} +- {result['stderr']:.2f}, chance {chance:.2f}; the aim of {AIM:.2f} is {reached}"
-    return {"name": "unseen handwritten digits are read", "passed": passed, "detail": detail}
+    detail = (
+        f"{result['score']:.2f} +- {result['stderr']:.2f}, chance {chance:.2f}; the aim"
+        f" of {AIM:.2f} is {reached}"
+    )
+    return {
+        "name": "unseen handwritten digits are read",
+        "passed": passed,
+        "detail": detail,
+    }

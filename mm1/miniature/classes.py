@@ -1,4 +1,5 @@
-"""Pictures of the miniature world, classified by one thing that can be asked about them."""
+"""Pictures of the miniature world, classified by one thing that can be asked about
+them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from mm1.miniature.world.examples import TASKS
 
 
 class MiniatureClasses(Classes):
-    """The classes of a task are its answers: ten digits, five shapes, six colours ..."""
+    """The classes of a task are its answers: ten digits, five shapes, six colours
+    ..."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Classes.Config):
@@ -23,19 +25,29 @@ class MiniatureClasses(Classes):
         num_train: int = 400
         num_test: int = 400
         seed: int = 0
-        """Of the pictures; the pictures of `train` are none of `test`, nor is what they show."""
+        """Of the pictures; the pictures of `train` are none of `test`, nor is what they
+        show."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         if config.task not in TASKS:
-            raise ConfigError(f"the miniature world has no task {config.task!r}{nearest(config.task, TASKS)}")
+            raise ConfigError(
+                "the miniature world has no task"
+                f" {config.task!r}{nearest(config.task, TASKS)}"
+            )
         self.names = TASKS[config.task].answers
 
     def records(self, split: Split) -> Sequence[tuple[Split, int]]:
-        return [(split, n) for n in range(self.config.num_test if split == "test" else self.config.num_train)]
+        return [
+            (split, n)
+            for n in range(
+                self.config.num_test if split == "test" else self.config.num_train
+            )
+        ]
 
     def labelled(self, record: tuple[Split, int]) -> Labelled:
-        (split, n), c = record, self.config
+        split, n = record
+        c = self.config
         asked = world.question(c.seed, c.task, n, split, named=False, grid=c.grid)
         assert asked.picture is not None
         image = Image(asked.picture.png, asked.picture.width, asked.picture.width)

@@ -1,4 +1,5 @@
-"""`mm1 demo`: all of MM1 in miniature, one stage after another, and a report. A second call goes on where it was.
+"""`mm1 demo`: all of MM1 in miniature, one stage after another, and a report. A second
+call goes on where it was.
 
 world      the miniature world as raw files, prepared into shards
 encoder    a small ViT, by contrast with captions
@@ -35,8 +36,10 @@ STAGES: dict[str, Callable[[str], Trainer.Config]] = {
 
 
 def run_demo(folder: Path) -> int:
-    """Runs what is not finished yet; 0 if every check passed, 1 if something was not learnt."""
-    console, began = Console(stderr=True), time.monotonic()
+    """Runs what is not finished yet; 0 if every check passed, 1 if something was not
+    learnt."""
+    console = Console(stderr=True)
+    began = time.monotonic()
     miniature.make_world(folder / "world")
     for name, recipe in STAGES.items():
         run = folder / name
@@ -57,41 +60,77 @@ def run_demo(folder: Path) -> int:
     write_json(folder / "checks.json", checks)
     write_report(folder, folder / "report.html")
     _print(folder, checks)
-    console.print(f"{time.monotonic() - began:.0f} s in all; the report: [bold]{folder / 'report.html'}[/]")
+    console.print(
+        f"{time.monotonic() - began:.0f} s in all; the report:"
+        f" [bold]{folder / 'report.html'}[/]"
+    )
     dist.stop()
     return 0 if all(c["passed"] for c in checks) else 1
 
 
 def _ask_without_tiles(folder: Path) -> None:
-    """The control: the same fine-tuned weights, which now see the overview of each picture alone."""
+    """The control: the same fine-tuned weights, which now see the overview of each
+    picture alone."""
     out = folder / "finetune-without-tiles"
     if (out / "scores.json").exists():
         return
     out.mkdir(exist_ok=True)
     config = read_config(folder / "finetune")
     config.loader.max_tiles = 1
-    evaluate_run(folder / "finetune", config, names=[miniature.SMALL], shots=[0], out=out)
+    evaluate_run(
+        folder / "finetune", config, names=[miniature.SMALL], shots=[0], out=out
+    )
 
 
 def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """What the demo shows, on standard output."""
     stages = {"before": folder / "pretrain", "after": folder / "finetune"}
-    scores = {name: json.loads((run / "scores.json").read_text()) for name, run in stages.items()}
-    shots = list(dict.fromkeys(k for stage in scores.values() for task in stage.values() for k in task["shots"]))
-    results = [known for stage in scores.values() for task in stage.values() for known in task["shots"].values()]
-    meanings = dict.fromkeys(known["zero_shot"] for known in results if "zero_shot" in known)
-    table = Table("task", "chance", title="Exact match at 0 ... 8 shots, before and after fine-tuning")
+    scores = {
+        name: json.loads((run / "scores.json").read_text())
+        for name, run in stages.items()
+    }
+    shots = list(
+        dict.fromkeys(
+            k
+            for stage in scores.values()
+            for task in stage.values()
+            for k in task["shots"]
+        )
+    )
+    results = [
+        known
+        for stage in scores.values()
+        for task in stage.values()
+        for known in task["shots"].values()
+    ]
+    meanings = dict.fromkeys(
+        known["zero_shot"] for known in results if "zero_shot" in known
+    )
+    table = Table(
+        "task",
+        "chance",
+        title="Exact match at 0 ... 8 shots, before and after fine-tuning",
+    )
     table.caption = f"0 shots: {'; '.join(meanings)}" if meanings else None
     for name in [f"{k} {stage}" for stage in stages for k in shots]:
         table.add_column(name, no_wrap=True)
     for task, known in scores["before"].items():
         cells = [
-            f"{stage[task]['shots'][k]['score']:.2f}" if k in stage[task]["shots"] else ""
+            (
+                f"{stage[task]['shots'][k]['score']:.2f}"
+                if k in stage[task]["shots"]
+                else ""
+            )
             for stage in scores.values()
             for k in shots
         ]
-        table.add_row(task, "" if known["chance"] is None else f"{known['chance']:.2f}", *cells)
+        table.add_row(
+            task, "" if known["chance"] is None else f"{known['chance']:.2f}", *cells
+        )
     console = Console(width=110)
     console.print(table)
     for c in checks:
-        console.print(f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}: {c['detail']}")
+        console.print(
+            f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}:"
+            f" {c['detail']}"
+        )

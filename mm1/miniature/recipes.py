@@ -1,9 +1,11 @@
-"""All of MM1 in miniature, for two CPU cores: the stages of `mm1 demo`, each a recipe like any other.
+"""All of MM1 in miniature, for two CPU cores: the stages of `mm1 demo`, each a recipe
+like any other.
 
-What is small: pictures of 32 pixels (4 x 4 patches, 4 tokens each), a vocabulary of about 90 words, rows of 128
-tokens. What is as in MM1: the parts, the mixture 45/45/10, packing with isolated documents, everything unfrozen, the
-schedule, a fine-tuning at a higher resolution with interpolated positions and sub-images. Compute is fp32, since many
-CPUs only emulate bf16.
+What is small: pictures of 32 pixels (4 x 4 patches, 4 tokens each), a vocabulary of
+about 90 words, rows of 128 tokens. What is as in MM1: the parts, the mixture 45/45/10,
+packing with isolated documents, everything unfrozen, the schedule, a fine-tuning at a
+higher resolution with interpolated positions and sub-images. Compute is fp32, since
+many CPUs only emulate bf16.
 """
 
 from collections.abc import Iterator
@@ -34,24 +36,41 @@ DEMO = "runs/demo"
 SEED = 0
 VOCABULARY = 200
 UNNAMED = ("colour", "shape", "count", "digit")
-"""Tasks whose question does not say what is asked: the shots alone do. Pictures as in pre-training."""
+"""Tasks whose question does not say what is asked: the shots alone do. Pictures as in
+pre-training."""
 NAMED = ("colour", "shape", "digit", "small digit")
-"""Tasks that are asked by name, on pictures with more in them than pre-training showed."""
-TEMPLATES = {"digit": ("digit {}",), "shape": ("{}",), "colour": ("{}",), "count": ("{}",)}
+"""Tasks that are asked by name, on pictures with more in them than pre-training
+showed."""
+TEMPLATES = {
+    "digit": ("digit {}",),
+    "shape": ("{}",),
+    "colour": ("{}",),
+    "count": ("{}",),
+}
 """Of zero-shot classification; captions have one to four such words in any order."""
-DIGIT, SMALL = "digit, asked", "small digit, asked"
+DIGIT = "digit, asked"
+SMALL = "small digit, asked"
 
 
 def make_world(folder: Path) -> None:
-    """The miniature world as raw files, and prepared; what is there already is left as it is."""
-    raw, aside = folder / "raw", folder / "raw.unfinished"
+    """The miniature world as raw files, and prepared; what is there already is left as
+    it is."""
+    raw = folder / "raw"
+    aside = folder / "raw.unfinished"
     if not raw.exists():
         write_world(aside, SEED, Amounts())
         aside.rename(raw)
     tokenizer = folder / "tokenizer.json"
-    kinds = {"captions": "captions", "pages": "interleaved", "text": "text", "instructions": "instructions"}
+    kinds = {
+        "captions": "captions",
+        "pages": "interleaved",
+        "text": "text",
+        "instructions": "instructions",
+    }
     if not tokenizer.exists():
-        train_tokenizer(_words(raw, kinds), tokenizer, kind="word", vocab_size=VOCABULARY)
+        train_tokenizer(
+            _words(raw, kinds), tokenizer, kind="word", vocab_size=VOCABULARY
+        )
     for name, kind in kinds.items():
         prepare(kind, [raw / name], folder / name, tokenizer, validation=0.03)
 
@@ -60,23 +79,36 @@ def _words(raw: Path, kinds: dict[str, str]) -> Iterator[str]:
     """The texts of all kinds, read by the real readers: the vocabulary is closed."""
     for name, kind in kinds.items():
         source = config_of(kind).build()
-        files = sorted(path for pattern in source.PATTERNS for path in (raw / name).glob(pattern))
+        files = sorted(
+            path for pattern in source.PATTERNS for path in (raw / name).glob(pattern)
+        )
         for record in chain.from_iterable(source.read(path) for path in files):
             parts = source.document(record.data).parts
             yield " ".join(part.content for part in parts if isinstance(part, Text))
 
 
 def _encoder(image_size: int) -> ViT.Config:
-    return ViT.Config(image_size=image_size, patch_size=8, depth=4, dim=128, num_heads=4, positions="sincos")
+    return ViT.Config(
+        image_size=image_size,
+        patch_size=8,
+        depth=4,
+        dim=128,
+        num_heads=4,
+        positions="sincos",
+    )
 
 
 def _decoder() -> Decoder.Config:
-    return Decoder.Config(depth=3, dim=128, num_heads=4, hidden_dim=352, rope_base=1e3, qk_norm="head")
+    return Decoder.Config(
+        depth=3, dim=128, num_heads=4, hidden_dim=352, rope_base=1e3, qk_norm="head"
+    )
 
 
 def _model(image_size: int) -> MM1.Config:
     connector = CAbstractor.Config(num_tokens=4, dim=128, depth=1)
-    return MM1.Config(encoder=_encoder(image_size), connector=connector, decoder=_decoder())
+    return MM1.Config(
+        encoder=_encoder(image_size), connector=connector, decoder=_decoder()
+    )
 
 
 def miniature_encoder(folder: str = DEMO) -> Trainer.Config:
@@ -87,9 +119,13 @@ def miniature_encoder(folder: str = DEMO) -> Trainer.Config:
     return Trainer.Config(
         steps=180,
         model=CLIP.Config(
-            encoder=_encoder(32), text=TextTower.Config(max_length=8, depth=2, dim=64, num_heads=2), dim=64
+            encoder=_encoder(32),
+            text=TextTower.Config(max_length=8, depth=2, dim=64, num_heads=2),
+            dim=64,
         ),
-        loader=PairLoader.Config(sources=(f"{folder}/world/captions",), batch_size=128, context=8, workers=1),
+        loader=PairLoader.Config(
+            sources=(f"{folder}/world/captions",), batch_size=128, context=8, workers=1
+        ),
         optimizer=Optimizer.Config(peak_lr=2e-3, warmup_steps=30),
         benchmarks=_zero_shot(),
         precision="fp32",
@@ -121,8 +157,9 @@ def miniature_decoder(folder: str = DEMO) -> Trainer.Config:
 def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
     """Encoder, C-Abstractor and decoder together, on 45% pages, 45% captions, 10% text.
 
-    MM1's law gives a peak rate of 2.1e-3 for a decoder of this size, and 2e-3 is what tuning by hand found; the
-    encoder, which starts trained beside a random connector, takes a fifth of it.
+    MM1's law gives a peak rate of 2.1e-3 for a decoder of this size, and 2e-3 is what
+    tuning by hand found; the encoder, which starts trained beside a random connector,
+    takes a fifth of it.
     """
     names = {"interleaved": "pages", "captions": "captions", "text": "text"}
     return Trainer.Config(
@@ -139,7 +176,9 @@ def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
             packing_window=128,
             workers=1,
         ),
-        optimizer=Optimizer.Config(peak_lr=2e-3, warmup_steps=20, lr_factors={"encoder": 0.2}),
+        optimizer=Optimizer.Config(
+            peak_lr=2e-3, warmup_steps=20, lr_factors={"encoder": 0.2}
+        ),
         benchmarks=_benchmarks(),
         shots=(0, 2, 4, 8),
         precision="fp32",
@@ -149,9 +188,11 @@ def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
 
 
 def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
-    """The pre-trained model on instructions, at 48 pixels, large pictures as five sub-images.
+    """The pre-trained model on instructions, at 48 pixels, large pictures as five
+    sub-images.
 
-    Positions are interpolated from 4 x 4 to 6 x 6 patches. Rate and steps are tuned by hand.
+    Positions are interpolated from 4 x 4 to 6 x 6 patches. Rate and steps are tuned by
+    hand.
     """
     start = miniature_pretrain(folder)
     return Trainer.Config(
@@ -169,7 +210,9 @@ def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
             max_tiles=4,
             workers=1,
         ),
-        optimizer=Optimizer.Config(peak_lr=1e-3, warmup_steps=10, lr_factors={"encoder": 0.3}),
+        optimizer=Optimizer.Config(
+            peak_lr=1e-3, warmup_steps=10, lr_factors={"encoder": 0.3}
+        ),
         benchmarks=start.benchmarks,
         shots=start.shots,
         precision="fp32",
@@ -178,10 +221,12 @@ def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
 
 
 def _zero_shot() -> dict[str, Evaluator.Config]:
-    """Pictures as in pre-training, of scenes and scans that it has not seen, told apart by the words of captions."""
+    """Pictures as in pre-training, of scenes and scans that it has not seen, told apart
+    by the words of captions."""
     return {
         f"{task}, zero-shot": ZeroShot.Config(
-            data=MiniatureClasses.Config(task=task, seed=1, num_test=200), templates=templates
+            data=MiniatureClasses.Config(task=task, seed=1, num_test=200),
+            templates=templates,
         )
         for task, templates in TEMPLATES.items()
     }
@@ -189,15 +234,26 @@ def _zero_shot() -> dict[str, Evaluator.Config]:
 
 def _text_benchmarks() -> dict[str, Evaluator.Config]:
     tasks = ("fact", "copy")
-    return {f"{task} (text)": Miniature.Config(task=task, seed=1, num_questions=200, shots=(0,)) for task in tasks}
+    return {
+        f"{task} (text)": Miniature.Config(
+            task=task, seed=1, num_questions=200, shots=(0,)
+        )
+        for task in tasks
+    }
 
 
 def _benchmarks() -> dict[str, Evaluator.Config]:
     """Before and after fine-tuning the same."""
     benchmarks: dict[str, Evaluator.Config] = {}
     for task in UNNAMED:
-        benchmarks[task] = Miniature.Config(task=task, named=False, seed=1, num_questions=100)
+        benchmarks[task] = Miniature.Config(
+            task=task, named=False, seed=1, num_questions=100
+        )
     for task in NAMED:
-        benchmarks[f"{task}, asked"] = Miniature.Config(task=task, grid="wide", seed=1, num_questions=200, shots=(0,))
-    benchmarks[NEW_LABELS] = Miniature.Config(task=NEW_LABELS, seed=1, num_questions=100, shots=(2, 8))
+        benchmarks[f"{task}, asked"] = Miniature.Config(
+            task=task, grid="wide", seed=1, num_questions=200, shots=(0,)
+        )
+    benchmarks[NEW_LABELS] = Miniature.Config(
+        task=NEW_LABELS, seed=1, num_questions=100, shots=(2, 8)
+    )
     return benchmarks | _text_benchmarks()

@@ -1,4 +1,5 @@
-"""The demo's report: what was trained, how it went, what it can do, and where it is wrong."""
+"""The demo's report: what was trained, how it went, what it can do, and where it is
+wrong."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,21 +28,39 @@ from mm1.report.rows import mixture, packing, sources
 from mm1.runs.results import RunFolder, read_json
 
 STAGES = {
-    "encoder": ("Image encoder", "A vision transformer and a text tower learn which caption goes with which picture."),
+    "encoder": (
+        "Image encoder",
+        (
+            "A vision transformer and a text tower learn which caption goes with which"
+            " picture."
+        ),
+    ),
     "decoder": ("Language model", "A decoder learns from text alone."),
     "pretrain": (
         "Pre-training",
-        "Encoder, connector and decoder learn together on a mixture of sources; nothing is frozen.",
+        (
+            "Encoder, connector and decoder learn together on a mixture of sources;"
+            " nothing is frozen."
+        ),
     ),
-    "finetune": ("Fine-tuning", "The same model learns to answer instructions, at a higher resolution."),
+    "finetune": (
+        "Fine-tuning",
+        "The same model learns to answer instructions, at a higher resolution.",
+    ),
 }
 
 
 def write_report(demo_folder: Path, out: Path) -> None:
-    """Reads the runs in `demo_folder` and writes the page; what is missing there is named on the page."""
+    """Reads the runs in `demo_folder` and writes the page; what is missing there is
+    named on the page."""
     runs = {name: RunFolder(demo_folder / name) for name in STAGES}
     checks = read_json(demo_folder / "checks.json") or []
-    names = [name for run in runs.values() for kind in ("loss", "tokens") for name in run.sources(kind)]
+    names = [
+        name
+        for run in runs.values()
+        for kind in ("loss", "tokens")
+        for name in run.sources(kind)
+    ]
     names += [name for run in runs.values() for name in sources(run)]
     tone = tones(list(dict.fromkeys(names)))
     multimodal = {STAGES[name][0]: runs[name] for name in ("pretrain", "finetune")}
@@ -54,42 +73,81 @@ def write_report(demo_folder: Path, out: Path) -> None:
         "packing": packing(multimodal, tone),
         "questions": questions(runs["pretrain"], runs["finetune"]),
     }
-    links = tag("nav", *(tag("a", name.capitalize(), href=f"#{name}") for name in parts))
-    page_text = page("MM1 in miniature", _head(runs, checks), links, *parts.values(), _foot(runs))
+    links = tag(
+        "nav", *(tag("a", name.capitalize(), href=f"#{name}") for name in parts)
+    )
+    page_text = page(
+        "MM1 in miniature", _head(runs, checks), links, *parts.values(), _foot(runs)
+    )
     out.write_text(page_text, encoding="utf-8")
 
 
 def _head(runs: Mapping[str, RunFolder], checks: list[dict[str, Any]]) -> Html:
     lead = (
-        "Every stage of MM1 at toy size: an image encoder, a language model, multimodal pre-training and fine-tuning, "
-        "trained here from nothing and then asked questions about pictures that they have never seen."
+        "Every stage of MM1 at toy size: an image encoder, a language model, multimodal"
+        " pre-training and fine-tuning, trained here from nothing and then asked"
+        " questions about pictures that they have never seen."
     )
-    passed, seconds = sum(bool(c.get("passed")) for c in checks), sum(run.seconds for run in runs.values())
-    model = runs["finetune"].summary.get("params") or runs["pretrain"].summary.get("params") or {}
+    passed = sum(bool(c.get("passed")) for c in checks)
+    seconds = sum(run.seconds for run in runs.values())
+    model = (
+        runs["finetune"].summary.get("params")
+        or runs["pretrain"].summary.get("params")
+        or {}
+    )
     pairs = [
         (f"{passed} of {len(checks)}" if checks else NOTHING, "checks passed"),
         (duration(seconds) if seconds else NOTHING, "of training"),
         (count(sum(model.values())) if model else NOTHING, "parameters"),
-        (count(sum(r.worked("images_per_second") for r in runs.values())), "pictures seen"),
-        (count(sum(r.worked("tokens_per_second") for r in runs.values())), "tokens read"),
+        (
+            count(sum(r.worked("images_per_second") for r in runs.values())),
+            "pictures seen",
+        ),
+        (
+            count(sum(r.worked("tokens_per_second") for r in runs.values())),
+            "tokens read",
+        ),
     ]
-    return tag("header", tag("h1", "MM1 in miniature"), tag("p", lead, class_="lead"), figures(pairs))
+    return tag(
+        "header",
+        tag("h1", "MM1 in miniature"),
+        tag("p", lead, class_="lead"),
+        figures(pairs),
+    )
 
 
 def _checks(checks: list[dict[str, Any]]) -> Html:
     note = "What the demo claims, tested on the numbers of this very run."
     if not checks:
-        return section("Checks", missing("checks.json is missing: the demo has not come to its end."), anchor="checks")
+        return section(
+            "Checks",
+            missing("checks.json is missing: the demo has not come to its end."),
+            anchor="checks",
+        )
     rows = [
-        (badge("passed", "good") if c.get("passed") else badge("failed", "bad"), c.get("name", ""), c.get("detail", ""))
+        (
+            badge("passed", "good") if c.get("passed") else badge("failed", "bad"),
+            c.get("name", ""),
+            c.get("detail", ""),
+        )
         for c in checks
     ]
-    return section("Checks", table(("", "Check", "Numbers"), rows), note=note, anchor="checks")
+    return section(
+        "Checks", table(("", "Check", "Numbers"), rows), note=note, anchor="checks"
+    )
 
 
 def _stages(runs: Mapping[str, RunFolder]) -> Html:
-    note = "Four runs of the same loop. Tokens are those of documents, without padding; time is that of training steps."
-    return section("Stages", grid(*(_stage(run) for run in runs.values())), note=note, anchor="stages")
+    note = (
+        "Four runs of the same loop. Tokens are those of documents, without padding;"
+        " time is that of training steps."
+    )
+    return section(
+        "Stages",
+        grid(*(_stage(run) for run in runs.values())),
+        note=note,
+        anchor="stages",
+    )
 
 
 def _stage(run: RunFolder) -> Html:
@@ -97,23 +155,48 @@ def _stage(run: RunFolder) -> Html:
     if not run.metrics:
         what = f"Not trained yet: {run.name}/metrics.jsonl is missing or empty."
         return card(tag("p", story, class_="note"), tag("p", what), title=title)
-    params, data = run.summary.get("params") or {}, run.summary.get("data") or {}
-    tokens, images = run.worked("tokens_per_second"), run.worked("images_per_second")
-    loss, held = run.curve("loss"), run.curve("validation")
+    params = run.summary.get("params") or {}
+    data = run.summary.get("data") or {}
+    tokens = run.worked("tokens_per_second")
+    images = run.worked("images_per_second")
+    loss = run.curve("loss")
+    held = run.curve("validation")
     facts = {
-        "Parts": _listed({part: f"{count(n)} parameters" for part, n in params.items()}),
+        "Parts": _listed(
+            {part: f"{count(n)} parameters" for part, n in params.items()}
+        ),
         "Starts from": _listed(
-            {part: f"from {_stage_of(origin)}" for part, origin in (run.setting("init") or {}).items()}
+            {
+                part: f"from {_stage_of(origin)}"
+                for part, origin in (run.setting("init") or {}).items()
+            }
         ),
         "Pictures": _resolution(run),
-        "Data": _listed({source: _read(run, source, facts) for source, facts in data.items()}),
-        "Steps": f"{run.summary.get('steps', NOTHING)} in {duration(run.seconds)}" if run.speed else None,
-        "Seen": " and ".join(f"{count(n)} {what}" for n, what in ((tokens, "tokens"), (images, "pictures")) if n),
+        "Data": _listed(
+            {source: _read(run, source, facts) for source, facts in data.items()}
+        ),
+        "Steps": (
+            f"{run.summary.get('steps', NOTHING)} in {duration(run.seconds)}"
+            if run.speed
+            else None
+        ),
+        "Seen": " and ".join(
+            f"{count(n)} {what}"
+            for n, what in ((tokens, "tokens"), (images, "pictures"))
+            if n
+        ),
         "Loss": f"{loss[0][1]:.2f} → {loss[-1][1]:.2f}" if loss else None,
         "Held out": f"{held[-1][1]:.2f}" if held else None,
     }
-    cells = (cell for name, fact in facts.items() if fact for cell in (tag("dt", name), tag("dd", fact)))
-    unfinished = None if run.summary.get("finished") else join(" ", badge("not finished", "bad"))
+    cells = (
+        cell
+        for name, fact in facts.items()
+        if fact
+        for cell in (tag("dt", name), tag("dd", fact))
+    )
+    unfinished = (
+        None if run.summary.get("finished") else join(" ", badge("not finished", "bad"))
+    )
     head = (tag("h3", title, unfinished), tag("p", story, class_="note"))
     return card(*head, tag("dl", *cells, class_="facts"))
 
@@ -130,7 +213,9 @@ def _stage_of(origin: str) -> str:
 
 
 def _resolution(run: RunFolder) -> str | None:
-    size, patch = (run.setting("model", "encoder", key) for key in ("image_size", "patch_size"))
+    size, patch = (
+        run.setting("model", "encoder", key) for key in ("image_size", "patch_size")
+    )
     tiles = run.setting("loader", "max_tiles") or 1
     if not size:
         return None
@@ -140,46 +225,79 @@ def _resolution(run: RunFolder) -> str | None:
 
 
 def _listed(pairs: Mapping[str, str]) -> Html | None:
-    return join(*(tag("div", name, " ", tag("span", value, class_="note")) for name, value in pairs.items())) or None
+    return (
+        join(
+            *(
+                tag("div", name, " ", tag("span", value, class_="note"))
+                for name, value in pairs.items()
+            )
+        )
+        or None
+    )
 
 
 def _losses(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
     charts = [_loss(run, tone) for run in runs.values()]
     note = (
-        "Every logged step, not smoothed; the legend gives the last value. Rings: held-out documents, never trained on."
+        "Every logged step, not smoothed; the legend gives the last value. Rings:"
+        " held-out documents, never trained on."
     )
     return section("Losses", grid(*charts), note=note, anchor="losses")
 
 
 def _loss(run: RunFolder, tone: Mapping[str, str]) -> Html:
     sources = run.sources()
-    keys = [(f"/{name}", name, tone[name]) for name in sources] if len(sources) != 1 else []
+    keys = (
+        [(f"/{name}", name, tone[name]) for name in sources]
+        if len(sources) != 1
+        else []
+    )
     series = []
     for end, name, colour in [*keys, ("", "all" if keys else "training", "tone-0")]:
-        points, held = run.curve(f"loss{end}"), run.curve(f"validation{end}")
+        points = run.curve(f"loss{end}")
+        held = run.curve(f"validation{end}")
         key = f"{name} {points[-1][1]:.2f}" if points else name
         key += f" (held out {held[-1][1]:.2f})" if held else ""
         if points:
             series.append(Series(name, points, colour, key, strong=not end))
         if held:
-            series.append(Series(f"{name}, held out", held, colour, dashed=True, dots=True))
+            series.append(
+                Series(f"{name}, held out", held, colour, dashed=True, dots=True)
+            )
     title = STAGES[run.name][0]
     if not series:
-        return card(tag("p", f"{run.name}/metrics.jsonl is missing or holds no loss.", class_="note"), title=title)
+        return card(
+            tag(
+                "p",
+                f"{run.name}/metrics.jsonl is missing or holds no loss.",
+                class_="note",
+            ),
+            title=title,
+        )
     points = [point for each in series for point in each.points]
-    steps, losses = axis([0.0, *(x for x, _ in points)], "step"), axis([y for _, y in points], "loss", air=0.06)
+    steps = axis([0.0, *(x for x, _ in points)], "step")
+    losses = axis([y for _, y in points], "loss", air=0.06)
     return line_chart(title, series, Frame(steps, losses, WIDE))
 
 
 def _scores(runs: Mapping[str, RunFolder]) -> Html:
-    asked = [("before fine-tuning", runs["pretrain"], "tone-2"), ("after fine-tuning", runs["finetune"], "tone-1")]
+    asked = [
+        ("before fine-tuning", runs["pretrain"], "tone-2"),
+        ("after fine-tuning", runs["finetune"], "tone-1"),
+    ]
     names = list(dict.fromkeys(name for _, run, _ in asked for name in run.scores))
     note = (
-        "Shots are solved examples put in front of the question, picture and all. Bars are one standard error; "
-        "the dotted line is what guessing would score."
+        "Shots are solved examples put in front of the question, picture and all. Bars"
+        " are one standard error; the dotted line is what guessing would score."
     )
-    note += "".join(f" 0 shots{meaning}." for meaning in _zero_shot(run for _, run, _ in asked))
-    gone = [missing(f"{r.name}/scores.json is missing: no scores {when}.") for when, r, _ in asked if not r.scores]
+    note += "".join(
+        f" 0 shots{meaning}." for meaning in _zero_shot(run for _, run, _ in asked)
+    )
+    gone = [
+        missing(f"{r.name}/scores.json is missing: no scores {when}.")
+        for when, r, _ in asked
+        if not r.scores
+    ]
     charts = [_score(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
     parts = (grid(*charts, tight=True) if charts else None, *gone, alone)
@@ -187,22 +305,35 @@ def _scores(runs: Mapping[str, RunFolder]) -> Html:
 
 
 def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
-    """What 0 shots mean in these runs; different meanings in the order of the benchmarks."""
-    return list(dict.fromkeys(filter(None, (run.zero_shot(name) for run in runs for name in run.scores))))
+    """What 0 shots mean in these runs; different meanings in the order of the
+    benchmarks."""
+    return list(
+        dict.fromkeys(
+            filter(None, (run.zero_shot(name) for run in runs for name in run.scores))
+        )
+    )
 
 
 def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
-    series, facts = [], {}
+    series = []
+    facts = {}
     for when, run, colour in asked:
         shots = run.shots(name)
         facts = run.scores.get(name) or facts
         if shots:
             points = [(float(k), float(s["score"])) for k, s in shots.items()]
             errors = [float(s.get("stderr") or 0.0) for s in shots.values()]
-            series.append(Series(when, points, colour, when, errors=errors, strong=True, dots=True))
+            series.append(
+                Series(
+                    when, points, colour, when, errors=errors, strong=True, dots=True
+                )
+            )
     if not series:
-        return card(tag("p", "No number of shots has been scored.", class_="note"), title=name)
-    chance, metric = facts.get("chance"), str(facts.get("metric", "score"))
+        return card(
+            tag("p", "No number of shots has been scored.", class_="note"), title=name
+        )
+    chance = facts.get("chance")
+    metric = str(facts.get("metric", "score"))
     places = sorted({x for each in series for x, _ in each.points})
     shots_axis = Axis(min(places) - 0.4, max(places) + 0.4, places, "shots")
     if "cider" in metric.lower():  # the one metric that is no share
@@ -210,7 +341,13 @@ def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
     else:
         scores = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), metric, percent=True)
     guide = None if chance is None else ("chance", float(chance))
-    return line_chart(name, series, Frame(shots_axis, scores, NARROW), aside=f" · {metric}", guide=guide)
+    return line_chart(
+        name,
+        series,
+        Frame(shots_axis, scores, NARROW),
+        aside=f" · {metric}",
+        guide=guide,
+    )
 
 
 def _text_only(decoder: RunFolder) -> Html:
@@ -223,7 +360,10 @@ def _text_only(decoder: RunFolder) -> Html:
     ]
     head = ("Task", "Metric", "Shots", "Score", "Questions")
     meaning = "".join(f"; 0 shots{meaning}" for meaning in _zero_shot([decoder]))
-    title = tag("h3", f"Text alone, asked of the language model before it meets pictures{meaning}")
+    title = tag(
+        "h3",
+        f"Text alone, asked of the language model before it meets pictures{meaning}",
+    )
     return tag("div", title, table(head, rows, numbers=(2, 3, 4)), class_="below")
 
 
@@ -232,8 +372,12 @@ def _percent(score: Mapping[str, Any]) -> str:
 
 
 def _foot(runs: Mapping[str, RunFolder]) -> Html:
-    facts = next((run.summary for run in reversed(list(runs.values())) if run.summary), {})
-    known = [f"{name} {version}" for name, version in (facts.get("versions") or {}).items()]
+    facts = next(
+        (run.summary for run in reversed(list(runs.values())) if run.summary), {}
+    )
+    known = [
+        f"{name} {version}" for name, version in (facts.get("versions") or {}).items()
+    ]
     known += [str(facts["hardware"])] if "hardware" in facts else []
     known += [plural(facts["world_size"], "rank")] if "world_size" in facts else []
     return tag("footer", " · ".join(known))

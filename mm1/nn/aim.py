@@ -1,13 +1,16 @@
-"""Reconstructive pre-training of the image encoder (AIM, El-Nouby et al. 2024, arXiv:2401.08541; MM1, section 3.2).
+"""Reconstructive pre-training of the image encoder (AIM, El-Nouby et al. 2024,
+arXiv:2401.08541; MM1, section 3.2).
 
-The encoder reads an image's patches in raster order: a prefix of random length whole, the rest causally. Behind each
-patch, a head foretells the next one; what it says about the prefix does not count:
+The encoder reads an image's patches in raster order: a prefix of random length whole,
+the rest causally. Behind each patch, a head foretells the next one; what it says about
+the prefix does not count:
 
     patches         1   2   3   4   5   6        prefix of 3
     predicts        2   3   4   5   6   .
     counts          .   .   x   x   x   .
 
-At use the encoder sees all patches at once, as the prefix does, and the head is left behind.
+At use the encoder sees all patches at once, as the prefix does, and the head is left
+behind.
 """
 
 from collections.abc import Sequence
@@ -42,14 +45,19 @@ class HeadBlock(nn.Module):
 class PixelHead(Module):
     """Features -> the pixels of the next patch.
 
-    It is heavy so that the encoder need not spend its last layers on pixels (AIM, section 3.2). Its width, the fourfold
-    width inside, the lack of biases and the positions at its entrance are the paper's; sums and norms are our choice.
+    It is heavy so that the encoder need not spend its last layers on pixels (AIM,
+    section 3.2). Its width, the fourfold width inside, the lack of biases and the
+    positions at its entrance are the paper's; sums and norms are our choice.
     """
 
-    def __init__(self, input_dim: int, num_pixels: int, *, depth: int, dim: int, norm_eps: float) -> None:
+    def __init__(
+        self, input_dim: int, num_pixels: int, *, depth: int, dim: int, norm_eps: float
+    ) -> None:
         super().__init__()
         self.input = Linear(input_dim, dim)
-        self.blocks = nn.ModuleList(HeadBlock(dim, norm_eps=norm_eps, gain=depth**-0.5) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            HeadBlock(dim, norm_eps=norm_eps, gain=depth**-0.5) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.output = Linear(dim, num_pixels)
 
@@ -66,7 +74,8 @@ class AIM(Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
-        """Without a class token or registers: patches are foretold from patches alone."""
+        """Without a class token or registers: patches are foretold from patches
+        alone."""
         head_depth: int = 12
         head_dim: int = 2048
         """Width between the head's blocks; four times as wide inside."""
@@ -79,12 +88,27 @@ class AIM(Model):
         c = config.encoder
         self.encoder = c.build()
         if self.encoder.num_extra:
-            raise ConfigError("AIM foretells patches from patches alone: encoder.class_token=False, num_registers=0")
+            raise ConfigError(
+                "AIM foretells patches from patches alone: encoder.class_token=False,"
+                " num_registers=0"
+            )
         if (num_patches := self.encoder.grid[0] * self.encoder.grid[1]) < 2:
-            raise ConfigError(f"encoder.image_size={c.image_size} gives {num_patches} patch: there is no next one")
-        self.num_patches, num_pixels = num_patches, 3 * c.patch_size**2
-        self.head = PixelHead(c.dim, num_pixels, depth=config.head_depth, dim=config.head_dim, norm_eps=c.norm_eps)
-        self.image_size, self.resize, self.interpolation = self.encoder.image_size, c.resize, c.interpolation
+            raise ConfigError(
+                f"encoder.image_size={c.image_size} gives {num_patches} patch: there is"
+                " no next one"
+            )
+        self.num_patches = num_patches
+        num_pixels = 3 * c.patch_size**2
+        self.head = PixelHead(
+            c.dim,
+            num_pixels,
+            depth=config.head_depth,
+            dim=config.head_dim,
+            norm_eps=c.norm_eps,
+        )
+        self.image_size = self.encoder.image_size
+        self.resize = c.resize
+        self.interpolation = c.interpolation
         self.mean_colour = c.mean
 
     def parts(self) -> dict[str, nn.Module]:
@@ -100,31 +124,46 @@ class AIM(Model):
         return {"encoder": num_images * self.encoder.flops(), "head": head}
 
     def forward(self, batch: ImageBatch) -> Losses:
-        """The mean over all patches after the prefixes, whatever image, micro-batch or rank they are of.
+        """The mean over all patches after the prefixes, whatever image, micro-batch or
+        rank they are of.
 
-        A batch's targets are counted in images before prefixes are drawn, so the sum is divided by the number of
-        patches that an image is expected to have after its prefix, half of all; the figure `loss` is the exact mean.
+        A batch's targets are counted in images before prefixes are drawn, so the sum is
+        divided by the number of patches that an image is expected to have after its
+        prefix, half of all; the figure `loss` is the exact mean.
         """
         prefixes = self.prefixes(batch.images)
         predictions = self.predict(batch.images, prefixes)
-        total, count = patch_regression(predictions, patch_targets(self.encoder.patches(batch.images)), prefixes)
-        return Losses(total / (self.num_patches / 2), {"loss": Mean(total.detach(), count)})
+        total, count = patch_regression(
+            predictions, patch_targets(self.encoder.patches(batch.images)), prefixes
+        )
+        return Losses(
+            total / (self.num_patches / 2), {"loss": Mean(total.detach(), count)}
+        )
 
-    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
-        """What a connector or a probe sees: features of patches that have all seen one another."""
+    def encode_patches(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N P E"]:
+        """What a connector or a probe sees: features of patches that have all seen one
+        another."""
         return self.encoder(images)
 
     def prefixes(self, images: UInt8[Tensor, "N 3 H W"]) -> Int[Tensor, " N"]:
         """The length of each image's prefix, from 1 to P - 1 patches.
 
-        In training they are drawn from torch's generator, which the loop seeds anew for each step. In evaluation they
-        follow from the image's pixels: the same in any batch and on any rank, and spread alike.
+        In training they are drawn from torch's generator, which the loop seeds anew for
+        each step. In evaluation they follow from the image's pixels: the same in any
+        batch and on any rank, and spread alike.
         """
         if self.training:
-            return torch.randint(1, self.num_patches, (len(images),), device=images.device)
+            return torch.randint(
+                1, self.num_patches, (len(images),), device=images.device
+            )
         return 1 + images.sum((1, 2, 3)) % (self.num_patches - 1)
 
-    def predict(self, images: UInt8[Tensor, "N 3 H W"], prefixes: Int[Tensor, " N"]) -> Float[Tensor, "N steps pixels"]:
-        """The normalised pixels of patches 2 ... P, each from the patches before it and from the prefix."""
+    def predict(
+        self, images: UInt8[Tensor, "N 3 H W"], prefixes: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N steps pixels"]:
+        """The normalised pixels of patches 2 ... P, each from the patches before it and
+        from the prefix."""
         features = self.encoder.tokens(images, Prefix(prefixes, self.num_patches))
         return self.head((features + self.encoder.position.flatten(0, 1))[:, :-1])

@@ -1,4 +1,5 @@
-"""The transformer block of encoder, text tower and decoder; they differ in the parts that they put in."""
+"""The transformer block of encoder, text tower and decoder; they differ in the parts
+that they put in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +19,11 @@ NormPlacement = Literal["pre", "post"]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); with post-norms x + norm(attention(x)) and so on.
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); with post-norms x +
+    norm(attention(x)) and so on.
 
-    `scale` makes the layer scale that each of the two sums passes through (CaiT, arXiv:2103.17239).
+    `scale` makes the layer scale that each of the two sums passes through (CaiT,
+    arXiv:2103.17239).
     """
 
     def __init__(
@@ -33,15 +36,24 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_placement = norm_placement
-        self.attention_norm, self.attention, self.attention_scale = norm(), attention, scale()
-        self.feed_forward_norm, self.feed_forward, self.feed_forward_scale = norm(), feed_forward, scale()
+        self.attention_norm = norm()
+        self.attention = attention
+        self.attention_scale = scale()
+        self.feed_forward_norm = norm()
+        self.feed_forward = feed_forward
+        self.feed_forward_scale = scale()
 
     def forward(
-        self, x: Float[Tensor, "*batch D"], context: Context, rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "*batch D"],
+        context: Context,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "*batch D"]:
         x = self.attend(x, context, rotation)
         if self.norm_placement == "post":
-            return x + self.feed_forward_scale(self.feed_forward_norm(self.feed_forward(x)))
+            return x + self.feed_forward_scale(
+                self.feed_forward_norm(self.feed_forward(x))
+            )
         return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
 
     def attend(
@@ -49,12 +61,17 @@ class Block(nn.Module):
     ) -> Float[Tensor, "*batch D"]:
         """The first half of the block."""
         if self.norm_placement == "post":
-            return x + self.attention_scale(self.attention_norm(self.attention(x, context, rotation)))
-        return x + self.attention_scale(self.attention(self.attention_norm(x), context, rotation))
+            return x + self.attention_scale(
+                self.attention_norm(self.attention(x, context, rotation))
+            )
+        return x + self.attention_scale(
+            self.attention(self.attention_norm(x), context, rotation)
+        )
 
 
 class LayerScale(nn.Module):
-    """A learnt factor for each channel, which starts small: deep blocks begin close to the identity."""
+    """A learnt factor for each channel, which starts small: deep blocks begin close to
+    the identity."""
 
     def __init__(self, dim: int, start: float) -> None:
         super().__init__()
@@ -70,9 +87,12 @@ class LayerScale(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one product."""
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one
+    product."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, gain: float, bias: bool = False) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, *, gain: float, bias: bool = False
+    ) -> None:
         super().__init__()
         self.gate_up = Linear(dim, 2 * hidden_dim, bias=bias)
         self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
@@ -85,7 +105,15 @@ class SwiGLU(nn.Module):
 class MLP(nn.Module):
     """down(activation(up(x))), as in the towers of CLIP."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, activation: Activation, gain: float, bias: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        activation: Activation,
+        gain: float,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.up = Linear(dim, hidden_dim, bias=bias)
         self.activation = ACTIVATIONS[activation]
@@ -96,7 +124,8 @@ class MLP(nn.Module):
 
 
 def quick_gelu(x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-    """The cheap approximation that OpenAI's and DFN's CLIP weights were trained with."""
+    """The cheap approximation that OpenAI's and DFN's CLIP weights were trained
+    with."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -108,7 +137,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 def clip_block(
-    dim: int, num_heads: int, hidden_dim: int, *, activation: Activation, depth: int, norm_eps: float = 1e-5
+    dim: int,
+    num_heads: int,
+    hidden_dim: int,
+    *,
+    activation: Activation,
+    depth: int,
+    norm_eps: float = 1e-5,
 ) -> Block:
     """LayerNorm, biases and an MLP: a block of CLIP's towers `depth` blocks deep."""
     gain = (2 * depth) ** -0.5

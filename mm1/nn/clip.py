@@ -1,6 +1,8 @@
-"""Contrastive pre-training of the image encoder (CLIP, Radford et al. 2021, arXiv:2103.00020; MM1, section 3.2).
+"""Contrastive pre-training of the image encoder (CLIP, Radford et al. 2021,
+arXiv:2103.00020; MM1, section 3.2).
 
-With `loss="sigmoid"`, and the options of its towers, it is SigLIP (Zhai et al. 2023, arXiv:2303.15343).
+With `loss="sigmoid"`, and the options of its towers, it is SigLIP (Zhai et al. 2023,
+arXiv:2303.15343).
 """
 
 import math
@@ -26,22 +28,35 @@ from mm1.nn.vit import ViT
 Loss = Literal["softmax", "sigmoid"]
 
 LARGEST_SCALE = 100.0
-"""Of the softmax's similarities, as in CLIP: a sharper softmax is unstable. SigLIP's scale is not bounded."""
+"""Of the softmax's similarities, as in CLIP: a sharper softmax is unstable. SigLIP's
+scale is not bounded."""
 FIRST_SCALE: dict[Loss, float] = {"softmax": 1 / 0.07, "sigmoid": 10.0}
 FIRST_BIAS = -10.0
-"""Of the sigmoid's scores: nearly all pairs are no match, and the loss starts near that knowledge."""
+"""Of the sigmoid's scores: nearly all pairs are no match, and the loss starts near that
+knowledge."""
 
 
 class Projection(nn.Module):
-    """The maps into the common space, and what makes scores of similarities: a scale and, for the sigmoid, a bias."""
+    """The maps into the common space, and what makes scores of similarities: a scale
+    and, for the sigmoid, a bias."""
 
-    def __init__(self, image_dim: int, text_dim: int, dim: int | None, *, text_bias: bool, loss: Loss) -> None:
+    def __init__(
+        self,
+        image_dim: int,
+        text_dim: int,
+        dim: int | None,
+        *,
+        text_bias: bool,
+        loss: Loss,
+    ) -> None:
         """Without a `dim`, images are not mapped: the common space is theirs."""
         super().__init__()
         self.loss: Loss = loss
         self.image = nn.Identity() if dim is None else Linear(image_dim, dim)
         self.text = Linear(text_dim, dim or image_dim, bias=text_bias)
-        self.log_scale = nn.Parameter(torch.empty(1))  # not a scalar: FSDP2 shards the first axis
+        self.log_scale = nn.Parameter(
+            torch.empty(1)
+        )  # not a scalar: FSDP2 shards the first axis
         self.bias = nn.Parameter(torch.empty(1)) if loss == "sigmoid" else None
         self.reset_parameters()
 
@@ -59,7 +74,8 @@ class Projection(nn.Module):
 
 
 class _AtMost(torch.autograd.Function):
-    """min(x, largest). Beyond the bound a gradient counts only if it leads back: with none at all, x would be stuck."""
+    """min(x, largest). Beyond the bound a gradient counts only if it leads back: with
+    none at all, x would be stuck."""
 
     @staticmethod
     def forward(ctx, x, largest):  # type: ignore[override]
@@ -68,7 +84,9 @@ class _AtMost(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[override]
-        leads_back = dist.sum_over_ranks(gradient.clone()) > 0  # one rank's part may point the other way
+        leads_back = (
+            dist.sum_over_ranks(gradient.clone()) > 0
+        )  # one rank's part may point the other way
         return gradient.where(leads_back | ~ctx.beyond, 0.0), None
 
 
@@ -80,10 +98,12 @@ class CLIP(Model):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         text: TextTower.Config = field(default_factory=TextTower.Config)
         dim: int | None = 768
-        """Width of the common space; None: the encoder's, and images are not mapped into it, as in SigLIP."""
+        """Width of the common space; None: the encoder's, and images are not mapped
+        into it, as in SigLIP."""
         pooling: Literal["class", "mean", "attention"] | None = None
-        """What stands for an image: the class token, the mean over patches, or an attention head's look at them, as in
-        SigLIP; None: the class token where there is one, else the mean."""
+        """What stands for an image: the class token, the mean over patches, or an
+        attention head's look at them, as in SigLIP; None: the class token where there
+        is one, else the mean."""
         loss: Loss = "softmax"
 
         def build(self, *, vocab_size: int) -> "CLIP":
@@ -94,17 +114,26 @@ class CLIP(Model):
         c = self.config = config
         if c.pooling == "class" and not c.encoder.class_token:
             raise ConfigError("pooling='class' needs encoder.class_token=True")
-        self.encoder, self.text = c.encoder.build(), c.text.build(vocab_size=vocab_size)
+        self.encoder = c.encoder.build()
+        self.text = c.text.build(vocab_size=vocab_size)
         self.pooling = AttentionHead(c.encoder) if c.pooling == "attention" else None
         text_bias = c.text.output_bias
-        self.projection = Projection(self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss)
+        self.projection = Projection(
+            self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss
+        )
         self.image_size = self.encoder.image_size
-        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.resize = config.encoder.resize
+        self.interpolation = config.encoder.interpolation
         self.mean_colour = config.encoder.mean
 
     def parts(self) -> dict[str, nn.Module]:
         pooling = {} if self.pooling is None else {"pooling": self.pooling}
-        return {"encoder": self.encoder, "text": self.text, **pooling, "projection": self.projection}
+        return {
+            "encoder": self.encoder,
+            "text": self.text,
+            **pooling,
+            "projection": self.projection,
+        }
 
     def units(self) -> Sequence[nn.Module]:
         return [*self.encoder.blocks, *self.text.blocks]
@@ -112,7 +141,11 @@ class CLIP(Model):
     def flops(self, batch: PairBatch) -> dict[str, int]:
         num_pairs, length = batch.tokens.shape
         h, w = self.encoder.grid
-        pooling = {} if self.pooling is None else {"pooling": num_pairs * self.pooling.flops(h * w)}
+        pooling = (
+            {}
+            if self.pooling is None
+            else {"pooling": num_pairs * self.pooling.flops(h * w)}
+        )
         return {
             "encoder": num_pairs * self.encoder.flops(),
             "text": self.text.flops(num_pairs, length),
@@ -122,28 +155,39 @@ class CLIP(Model):
 
     def forward(self, batch: PairBatch) -> Losses:
         features = self._images(batch.images), self._texts(batch.tokens, batch.lengths)
-        scale, bias = self.projection.scale, self.projection.bias
+        scale = self.projection.scale
+        bias = self.projection.bias
         if bias is None:
             objective, hits = softmax_contrast(*features, scale, batch.caption_ids)
         else:
-            objective, hits = sigmoid_contrast(*features, scale, bias, batch.caption_ids)
+            objective, hits = sigmoid_contrast(
+                *features, scale, bias, batch.caption_ids
+            )
         count = torch.full_like(hits, batch.num_targets)
         means = {"loss": objective, "accuracy": hits, "scale": scale[0] * count}
-        return Losses(objective, {name: Mean(total.detach(), count) for name, total in means.items()})
+        return Losses(
+            objective,
+            {name: Mean(total.detach(), count) for name, total in means.items()},
+        )
 
     def encode_images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         """Features of unit length; compared with those of texts by a dot product."""
         return self._images(images)
 
-    def encode_texts(self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:
+    def encode_texts(
+        self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B E"]:
         """Features of unit length."""
         return self._texts(tokens, lengths)
 
-    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+    def encode_patches(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N P E"]:
         """What a connector sees: the encoder's features, before pooling."""
         return self.encoder(images)
 
-    # FSDP gathers and frees weights around each public entry point, so these must not call one another.
+    # FSDP gathers and frees weights around each public entry point, so these must not
+    # call one another.
 
     def _images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         tokens = self.encoder.tokens(images)
@@ -156,5 +200,7 @@ class CLIP(Model):
             pooled = patches.mean(1)
         return F.normalize(self.projection.image(pooled), dim=-1)
 
-    def _texts(self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:
+    def _texts(
+        self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B E"]:
         return F.normalize(self.projection.text(self.text(tokens, lengths)), dim=-1)

@@ -1,14 +1,17 @@
-"""Contrastive losses over the pairs of all ranks: sums over this rank's pairs; the loop divides by the pairs of all.
+"""Contrastive losses over the pairs of all ranks: sums over this rank's pairs; the loop
+divides by the pairs of all.
 
-Each rank scores its own B pairs against the features of all ranks, G of them, some rows at a time:
+Each rank scores its own B pairs against the features of all ranks, G of them, some rows
+at a time:
 
                  all ranks' texts                + the own text of the image: pulled together
     images of    - - - - + - - - - - -           - every other text: pushed apart
     this rank    - - - - - + - . - - -           . the same caption as the image's own: left out
                  - - - - - . - + - - -
 
-A rank holds at most `logits_at_once` scores and, of width E, two or four arrays of G features: memory grows with the
-global batch, never with its square. Gradients of others' features go back to them by a reduce-scatter.
+A rank holds at most `logits_at_once` scores and, of width E, two or four arrays of G
+features: memory grows with the global batch, never with its square. Gradients of
+others' features go back to them by a reduce-scatter.
 """
 
 from collections.abc import Callable
@@ -21,10 +24,15 @@ from torch import Tensor
 from mm1 import dist
 
 LOGITS_AT_ONCE = 2**24
-"""Scores held at a time, 64 MB in fp32, in up to three arrays; one row of the global batch at least."""
+"""Scores held at a time, 64 MB in fp32, in up to three arrays; one row of the global
+batch at least."""
 
-RowLoss = Callable[[Float[Tensor, "b G"], Int[Tensor, "b 1"]], tuple[Float[Tensor, ""], Float[Tensor, "b G"]]]
-"""(scores, where each row's own is) -> (loss, its slope by score); may overwrite the scores. -inf is left out."""
+RowLoss = Callable[
+    [Float[Tensor, "b G"], Int[Tensor, "b 1"]],
+    tuple[Float[Tensor, ""], Float[Tensor, "b G"]],
+]
+"""(scores, where each row's own is) -> (loss, its slope by score); may overwrite the
+scores. -inf is left out."""
 
 
 def softmax_contrast(
@@ -35,16 +43,24 @@ def softmax_contrast(
     *,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020), and the number of hits.
+    """CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020), and the number of
+    hits.
 
-    `images` and `texts` have unit length, and every rank brings equally many. Another pair with the same caption is no
-    negative: the softmax leaves it out. A hit is an image whose own text is the most similar of all that are not equal
-    to it.
+    `images` and `texts` have unit length, and every rank brings equally many. Another
+    pair with the same caption is no
+    negative: the softmax leaves it out. A hit is an image whose own text is the most
+        similar of all that are not equal to it.
     """
     ids = caption_ids, dist.all_gather(caption_ids)
-    images, texts = images.float(), texts.float()
-    pairs = (images, dist.all_gather_with_grad(texts)), (texts, dist.all_gather_with_grad(images))
-    (by_image, hits), (by_text, _) = (_contrast(*p, scale, None, *ids, _softmax, logits_at_once) for p in pairs)
+    images = images.float()
+    texts = texts.float()
+    pairs = (
+        (images, dist.all_gather_with_grad(texts)),
+        (texts, dist.all_gather_with_grad(images)),
+    )
+    (by_image, hits), (by_text, _) = (
+        _contrast(*p, scale, None, *ids, _softmax, logits_at_once) for p in pairs
+    )
     return (by_image + by_text) / 2, hits
 
 
@@ -57,24 +73,32 @@ def sigmoid_contrast(
     *,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343), and the number of hits: each pair is yes or no by itself.
+    """SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343), and the number of hits: each
+    pair is yes or no by itself.
 
-    It is summed over all G texts for each image, so divided by the number of images it is the paper's. Another pair
-    with the same caption is neither yes nor no: it is left out, so that each image has one yes, as in the softmax.
+    It is summed over all G texts for each image, so divided by the number of images it
+    is the paper's. Another pair with the same caption is neither yes nor no: it is left
+    out, so that each image has one yes, as in the softmax.
     """
     ids = caption_ids, dist.all_gather(caption_ids)
     others = dist.all_gather_with_grad(texts.float())
-    return _contrast(images.float(), others, scale, bias, *ids, _sigmoid, logits_at_once)
+    return _contrast(
+        images.float(), others, scale, bias, *ids, _sigmoid, logits_at_once
+    )
 
 
-def _softmax(scores: Float[Tensor, "b G"], own: Int[Tensor, "b 1"]) -> tuple[Float[Tensor, ""], Float[Tensor, "b G"]]:
+def _softmax(
+    scores: Float[Tensor, "b G"], own: Int[Tensor, "b 1"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b G"]]:
     log_share = scores.log_softmax(-1)
     loss = -log_share.gather(1, own).sum()
     share = log_share.exp_()
     return loss, share.scatter_add_(1, own, torch.full_like(share[:, :1], -1.0))
 
 
-def _sigmoid(scores: Float[Tensor, "b G"], own: Int[Tensor, "b 1"]) -> tuple[Float[Tensor, ""], Float[Tensor, "b G"]]:
+def _sigmoid(
+    scores: Float[Tensor, "b G"], own: Int[Tensor, "b 1"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b G"]]:
     """-log sigmoid(score) for the own text, -log sigmoid(-score) for every other."""
     scores.scatter_(1, own, -scores.gather(1, own))
     loss = F.softplus(scores).sum()
@@ -94,18 +118,26 @@ def _contrast(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     rows = max(1, logits_at_once // len(others))
     factors = (scale.float(), None if bias is None else bias.float())
-    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (mine, others, *factors))
+    learns = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (mine, others, *factors)
+    )
     return _Contrast.apply(mine, others, *factors, ids, all_ids, row_loss, rows, learns)  # type: ignore[no-any-return]
 
 
 class _Contrast(torch.autograd.Function):
-    """The loss and, with it, its gradients, a chunk of rows at a time; the backward pass only scales them."""
+    """The loss and, with it, its gradients, a chunk of rows at a time; the backward
+    pass only scales them."""
 
     @staticmethod
     def forward(ctx, mine, others, scale, bias, ids, all_ids, row_loss, rows, learns):  # type: ignore[override]
-        own = dist.rank() * len(mine) + torch.arange(len(mine), device=mine.device)[:, None]
+        own = (
+            dist.rank() * len(mine)
+            + torch.arange(len(mine), device=mine.device)[:, None]
+        )
         total, hits, scale_grad, bias_grad = (mine.new_zeros(()) for _ in range(4))
-        mine_grad, others_grad = (torch.zeros_like(x if learns else x[:0]) for x in (mine, others))
+        mine_grad, others_grad = (
+            torch.zeros_like(x if learns else x[:0]) for x in (mine, others)
+        )
         for start in range(0, len(mine), rows):
             chunk = slice(start, start + rows)
             scores = (mine[chunk] @ others.T).mul_(scale)
@@ -125,10 +157,22 @@ class _Contrast(torch.autograd.Function):
             bias_grad += slope.sum()
         if learns:
             others_grad *= scale
-            ctx.save_for_backward(mine_grad, others_grad, scale_grad[None], None if bias is None else bias_grad[None])
+            ctx.save_for_backward(
+                mine_grad,
+                others_grad,
+                scale_grad[None],
+                None if bias is None else bias_grad[None],
+            )
         ctx.mark_non_differentiable(hits)
         return total, hits
 
     @staticmethod
     def backward(ctx, gradient, _):  # type: ignore[override]
-        return *(None if g is None else gradient * g for g in ctx.saved_tensors), None, None, None, None, None
+        return (
+            *(None if g is None else gradient * g for g in ctx.saved_tensors),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )

@@ -1,4 +1,5 @@
-"""Decoder-only language model: RMSNorm, SwiGLU, RoPE, grouped queries; Llama's shape, options of Qwen and OLMo2."""
+"""Decoder-only language model: RMSNorm, SwiGLU, RoPE, grouped queries; Llama's shape,
+options of Qwen and OLMo2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from mm1.nn.position import Llama3Scaling, rotation
 
 
 class Decoder(Module):
-    """Embeddings -> hidden states; the vocabulary's two ends, `embed` and `head`, are its own."""
+    """Embeddings -> hidden states; the vocabulary's two ends, `embed` and `head`, are
+    its own."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -32,16 +34,19 @@ class Decoder(Module):
         head_dim: int | None = None
         """None: dim / num_heads."""
         hidden_dim: int | None = None
-        """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of 256."""
+        """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of
+        256."""
         rope_base: float = 1e4
         llama3_scaling: Llama3Scaling | None = None
         """How RoPE is slowed down for long texts in Llama 3.1 and later."""
         qk_norm: QKNorm | None = None
-        """A norm of queries and keys: of each head ("head", Qwen3) or over all heads ("full", OLMo2)."""
+        """A norm of queries and keys: of each head ("head", Qwen3) or over all heads
+        ("full", OLMo2)."""
         qkv_bias: bool = False
         """Biases of queries, keys and values (Qwen2)."""
         norm_placement: NormPlacement = "pre"
-        """Norms of what attention and feed-forward read ("pre"), or of what they give ("post", OLMo2)."""
+        """Norms of what attention and feed-forward read ("pre"), or of what they give
+        ("post", OLMo2)."""
         tied: bool = True
         """Is the output map the table of embeddings?"""
         norm_eps: float = 1e-5
@@ -53,7 +58,9 @@ class Decoder(Module):
 
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__()
-        self.config, self.dim, self.vocab_size = config, config.dim, vocab_size
+        self.config = config
+        self.dim = config.dim
+        self.vocab_size = vocab_size
         self.head_dim = config.head_dim or config.dim // config.num_heads
         self.embedding = Embedding(vocab_size, config.dim)
         self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.depth))
@@ -61,7 +68,8 @@ class Decoder(Module):
         self.output = None if config.tied else Linear(config.dim, vocab_size)
 
     def _block(self, layer: int) -> Block:
-        c, gain = self.config, (2 * self.config.depth) ** -0.5
+        c = self.config
+        gain = (2 * self.config.depth) ** -0.5
         attention = Attention(
             c.dim,
             num_heads=c.num_heads,
@@ -76,8 +84,15 @@ class Decoder(Module):
         norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
         if c.experts is not None and (layer + 1) % c.experts.every == 0:
             experts = c.experts.build(dim=c.dim, hidden_dim=hidden_dim, gain=gain)
-            return SparseBlock(attention, experts, norm, norm_placement=c.norm_placement)
-        return Block(attention, SwiGLU(c.dim, hidden_dim, gain=gain), norm, norm_placement=c.norm_placement)
+            return SparseBlock(
+                attention, experts, norm, norm_placement=c.norm_placement
+            )
+        return Block(
+            attention,
+            SwiGLU(c.dim, hidden_dim, gain=gain),
+            norm,
+            norm_placement=c.norm_placement,
+        )
 
     @property
     def head(self) -> Float[Tensor, "V D"]:
@@ -86,7 +101,9 @@ class Decoder(Module):
     def embed(self, tokens: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
         return self.embedding(tokens)
 
-    def forward(self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context) -> Float[Tensor, "T D"]:
+    def forward(
+        self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context
+    ) -> Float[Tensor, "T D"]:
         """Hidden states after the final norm: `hidden @ head.T` are the logits."""
         return self.routed(x, positions, context)[0]
 
@@ -97,7 +114,8 @@ class Decoder(Module):
         context: Context,
         counts: Bool[Tensor, " T"] | None = None,
     ) -> tuple[Float[Tensor, "T D"], dict[int, Routing]]:
-        """What `forward` gives, and by block what the routers of sparse blocks did; `counts` is false for padding."""
+        """What `forward` gives, and by block what the routers of sparse blocks did;
+        `counts` is false for padding."""
         angles = rotation(
             positions,
             self.head_dim,
@@ -116,11 +134,16 @@ class Decoder(Module):
     def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
         """Operations of forward and backward.
 
-        6 for each weight and token, of the output map for each target and of the experts for those that a token goes
-        to; 12 for each query-key pair and channel of a block's attention.
+        6 for each weight and token, of the output map for each target and of the
+        experts for those that a token goes to; 12 for each query-key pair and channel
+        of a block's attention.
         """
-        attention = 12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
-        active = num_weights(self.blocks) + sum(m.num_active for m in self.modules() if isinstance(m, Experts))
+        attention = (
+            12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
+        )
+        active = num_weights(self.blocks) + sum(
+            m.num_active for m in self.modules() if isinstance(m, Experts)
+        )
         return 6 * num_tokens * active + attention + 6 * num_targets * self.head.numel()
 
 
@@ -156,55 +179,89 @@ class LanguageModel(Model):
         return self.decoder.embed(batch.tokens)
 
     def forward(self, batch: PackedBatch) -> Losses:
-        """Next-token losses of the targets, in all and by source; every source is named, even without a target here."""
+        """Next-token losses of the targets, in all and by source; every source is
+        named, even without a target here."""
         learnt = _learnt(batch)
         loss, routings = self._next_token(batch, learnt)
         count = torch.ones_like(loss.nll)
-        means = {"loss": Mean(loss.nll.sum(), count.sum()), "accuracy": Mean(loss.hit.float().sum(), count.sum())}
+        means = {
+            "loss": Mean(loss.nll.sum(), count.sum()),
+            "accuracy": Mean(loss.hit.float().sum(), count.sum()),
+        }
         if self.z_loss:
-            means["z_loss"] = Mean(self.z_loss * loss.log_sum_exp.square().sum(), count.sum())
+            means["z_loss"] = Mean(
+                self.z_loss * loss.log_sum_exp.square().sum(), count.sum()
+            )
         sources = batch.sources[learnt]
-        for number, name in enumerate(batch.source_names):  # no scattered sums: the same to the bit in every run
+        for number, name in enumerate(
+            batch.source_names
+        ):  # no scattered sums: the same to the bit in every run
             own = (sources == number).float()
             means[f"loss/{name}"] = Mean((own * loss.nll).sum(), own.sum())
-        objective, experts = loss.objective, self.decoder.config.experts
+        objective = loss.objective
+        experts = self.decoder.config.experts
         if experts is not None and routings:
             added, figures = router_losses(experts, routings, batch.num_targets)
-            objective, means = objective + added, means | figures
+            objective = objective + added
+            means = means | figures
         return Losses(objective, means)
 
-    def log_probs(self, batch: PackedBatch) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
-        """Log-likelihood of each target in nats, and is it the most likely token; 0 and true where there is none."""
+    def log_probs(
+        self, batch: PackedBatch
+    ) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
+        """Log-likelihood of each target in nats, and is it the most likely token; 0 and
+        true where there is none."""
         learnt = _learnt(batch)
         found = self._next_token(batch, learnt)[0]
         nats = found.nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -found.nll)
-        return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(0, learnt, found.hit)
+        return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(
+            0, learnt, found.hit
+        )
 
-    def new_cache(self, num_prompts: int, max_length: int, prefix: Cache | None = None) -> Cache:
-        """Memory for generation: `max_length` counts a prompt and what is generated after it, without the prefix."""
+    def new_cache(
+        self, num_prompts: int, max_length: int, prefix: Cache | None = None
+    ) -> Cache:
+        """Memory for generation: `max_length` counts a prompt and what is generated
+        after it, without the prefix."""
         return Cache(num_prompts, max_length, prefix)
 
     def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
-        """Reads the prompts, the first B documents of the batch, into the cache; logits of what follows each."""
+        """Reads the prompts, the first B documents of the batch, into the cache; logits
+        of what follows each."""
         context = cache.prefill(batch.cu_seqlens, batch.max_seqlen)
-        hidden = self.decoder(self.inputs(batch), batch.positions + cache.offset, context)
+        hidden = self.decoder(
+            self.inputs(batch), batch.positions + cache.offset, context
+        )
         last = batch.cu_seqlens[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
         """Reads one more token of every prompt; logits of what follows it."""
-        hidden = self.decoder(self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step())
+        hidden = self.decoder(
+            self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step()
+        )
         cache.advance()
         return (hidden @ self.decoder.head.T).float()
 
-    def _next_token(self, batch: PackedBatch, learnt: Int[Tensor, " n"]) -> tuple[NextToken, dict[int, Routing]]:
+    def _next_token(
+        self, batch: PackedBatch, learnt: Int[Tensor, " n"]
+    ) -> tuple[NextToken, dict[int, Routing]]:
         counts = batch.sources != NO_SOURCE if batch.num_padding else None
         context = Packed(batch.cu_seqlens, batch.max_seqlen)
-        hidden, routings = self.decoder.routed(self.inputs(batch), batch.positions, context, counts)
-        hidden, targets = hidden.index_select(0, learnt), batch.targets[learnt]
-        return next_token(hidden, self.decoder.head, targets, z_loss=self.z_loss), routings
+        hidden, routings = self.decoder.routed(
+            self.inputs(batch), batch.positions, context, counts
+        )
+        hidden = hidden.index_select(0, learnt)
+        targets = batch.targets[learnt]
+        return (
+            next_token(hidden, self.decoder.head, targets, z_loss=self.z_loss),
+            routings,
+        )
 
 
 def _learnt(batch: PackedBatch) -> Int[Tensor, " n"]:
-    """Where there is a target, in order. The batch knows how many there are, so the device is not waited for."""
-    return torch.argsort((batch.targets == IGNORE).byte(), stable=True)[: batch.num_targets]
+    """Where there is a target, in order. The batch knows how many there are, so the
+    device is not waited for."""
+    return torch.argsort((batch.targets == IGNORE).byte(), stable=True)[
+        : batch.num_targets
+    ]

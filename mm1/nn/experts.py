@@ -1,7 +1,9 @@
-"""Mixture of experts: the feed-forward of sparse blocks. A router sends each token to its `top_k` experts.
+"""Mixture of experts: the feed-forward of sparse blocks. A router sends each token to
+its `top_k` experts.
 
-Gate and losses are GShard's (arXiv:2006.16668) as in Apple's AXLearn, the router z-loss ST-MoE's (arXiv:2202.08906).
-Tokens are sorted by expert, and each of the three maps is one grouped matrix product over all experts.
+Gate and losses are GShard's (arXiv:2006.16668) as in Apple's AXLearn, the router z-loss
+ST-MoE's (arXiv:2202.08906). Tokens are sorted by expert, and each of the three maps is
+one grouped matrix product over all experts.
 
     token     a b c d          sorted   c0 a1 | a0 d0 | b1 d1 | b0 c1
     choice 0  1 3 0 1          ends         2       4       6       8
@@ -26,10 +28,12 @@ from mm1.nn.position import Rotation
 
 
 class Routing(NamedTuple):
-    """What one router did with a batch. The two losses have a gradient, the figures have none."""
+    """What one router did with a batch. The two losses have a gradient, the figures
+    have none."""
 
     balance: Float[Tensor, ""]
-    """experts * sum(share of first choices * mean probability): 1 if balanced, the number of experts if collapsed."""
+    """experts * sum(share of first choices * mean probability): 1 if balanced, the
+    number of experts if collapsed."""
     z: Float[Tensor, ""]
     """The mean of log-sum-exp squared of the router's logits."""
     load: Float[Tensor, " experts"]
@@ -43,10 +47,12 @@ class Routing(NamedTuple):
 
 
 class Experts(Module):
-    """SwiGLU feed-forwards of which each token uses `top_k`, weighted by the router's probabilities.
+    """SwiGLU feed-forwards of which each token uses `top_k`, weighted by the router's
+    probabilities.
 
-    Router logits, probabilities and both losses are fp32 whatever is computed in. Padding goes to no expert and counts
-    in no figure. Sums are taken in one order: the same to the bit in every run for `top_k` of 1 or 2.
+    Router logits, probabilities and both losses are fp32 whatever is computed in.
+    Padding goes to no expert and counts in no figure. Sums are taken in one order: the
+    same to the bit in every run for `top_k` of 1 or 2.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -55,31 +61,47 @@ class Experts(Module):
         top_k: int = 2
         """Experts of each token."""
         every: int = 2
-        """Block i (from 0) is sparse if `every` divides i + 1: dense, sparse, dense ... for 2."""
+        """Block i (from 0) is sparse if `every` divides i + 1: dense, sparse, dense ...
+        for 2."""
         hidden_dim: int | None = None
         """Width inside an expert; None: the dense feed-forward's."""
         renormalise: bool = True
-        """Do the probabilities of the chosen experts, as weights of their outputs, sum to 1?"""
+        """Do the probabilities of the chosen experts, as weights of their outputs, sum
+        to 1?"""
         balance_loss: float = 0.01
         """Weight of `Routing.balance`, summed over the sparse blocks."""
         router_z_loss: float = 0.001
         capacity_factor: float | None = None
-        """Room of each expert, as a multiple of tokens / experts, in training alone; None: no token is dropped.
+        """Room of each expert, as a multiple of tokens / experts, in training alone;
+        None: no token is dropped.
 
-        An answer must not depend on what else is in the batch, so nothing is dropped outside of training.
+        An answer must not depend on what else is in the batch, so nothing is dropped
+        outside of training.
         """
 
         def build(self, *, dim: int, hidden_dim: int, gain: float) -> "Experts":
-            """`hidden_dim` is the dense feed-forward's, `gain` of the maps that write to the residual stream."""
-            return self.make(dim=dim, hidden_dim=self.hidden_dim or hidden_dim, gain=gain)
+            """`hidden_dim` is the dense feed-forward's, `gain` of the maps that write
+            to the residual stream."""
+            return self.make(
+                dim=dim, hidden_dim=self.hidden_dim or hidden_dim, gain=gain
+            )
 
-    def __init__(self, config: Config, *, dim: int, hidden_dim: int, gain: float) -> None:
+    def __init__(
+        self, config: Config, *, dim: int, hidden_dim: int, gain: float
+    ) -> None:
         super().__init__()
         if not 1 <= config.top_k <= config.num_experts:
-            raise ValueError(f"top_k of {config.top_k} experts out of {config.num_experts}")
-        self.config, self.dim, self.hidden_dim, self.gain = config, dim, hidden_dim, gain
+            raise ValueError(
+                f"top_k of {config.top_k} experts out of {config.num_experts}"
+            )
+        self.config = config
+        self.dim = dim
+        self.hidden_dim = hidden_dim
+        self.gain = gain
         self.router = Linear(dim, config.num_experts)
-        self.gate_up = nn.Parameter(torch.empty(config.num_experts, 2 * hidden_dim, dim))
+        self.gate_up = nn.Parameter(
+            torch.empty(config.num_experts, 2 * hidden_dim, dim)
+        )
         self.down = nn.Parameter(torch.empty(config.num_experts, dim, hidden_dim))
         self.reset_parameters()
 
@@ -89,7 +111,8 @@ class Experts(Module):
 
     @property
     def num_active(self) -> int:
-        """Weights of the experts that one token is multiplied with; the router's are not among them."""
+        """Weights of the experts that one token is multiplied with; the router's are
+        not among them."""
         return self.config.top_k * 3 * self.dim * self.hidden_dim
 
     def forward(
@@ -106,9 +129,13 @@ class Experts(Module):
         mixed = (out * gates.T[..., None]).sum(0).to(x.dtype)
         return mixed, self._routing(logits, probabilities, experts[:, 0], counts, queue)
 
-    def _queue(self, experts: Int[Tensor, "T k"], counts: Bool[Tensor, " T"] | None) -> "_Queue":
-        """The assignments by expert. "Nowhere" is a number behind those of all experts, so it sorts to the end."""
-        nowhere, factor = self.config.num_experts, self.config.capacity_factor if self.training else None
+    def _queue(
+        self, experts: Int[Tensor, "T k"], counts: Bool[Tensor, " T"] | None
+    ) -> "_Queue":
+        """The assignments by expert. "Nowhere" is a number behind those of all experts,
+        so it sorts to the end."""
+        nowhere = self.config.num_experts
+        factor = self.config.capacity_factor if self.training else None
         chosen = experts.T.flatten()
         if counts is not None:
             chosen = chosen.masked_fill(~counts.repeat(self.config.top_k), nowhere)
@@ -119,20 +146,34 @@ class Experts(Module):
         if factor is not None:
             capacity = max(1, int(len(experts) * factor / self.config.num_experts))
             dropped = (load - capacity).clamp(min=0).sum()
-            place = torch.arange(len(by_expert), device=ends.device) - F.pad(ends, (1, 0))[by_expert]
-            by_expert, again = by_expert.masked_fill(place >= capacity, nowhere).sort(stable=True)
-            order, ends = order[again], self._ends(by_expert)
+            place = (
+                torch.arange(len(by_expert), device=ends.device)
+                - F.pad(ends, (1, 0))[by_expert]
+            )
+            by_expert, again = by_expert.masked_fill(place >= capacity, nowhere).sort(
+                stable=True
+            )
+            order = order[again]
+            ends = self._ends(by_expert)
         everywhere = counts is None and factor is None
-        return _Queue(order, ends, None if everywhere else by_expert == nowhere, load, dropped)
+        return _Queue(
+            order, ends, None if everywhere else by_expert == nowhere, load, dropped
+        )
 
     def _ends(self, by_expert: Int[Tensor, " n"]) -> Int[Tensor, " experts"]:
         every = torch.arange(self.config.num_experts, device=by_expert.device)
         return torch.searchsorted(by_expert, every, right=True, out_int32=True)
 
-    def _compute(self, x: Float[Tensor, "T D"], queue: "_Queue") -> Float[Tensor, "n D"]:
-        """The outputs of all assignments, first choices before second ones; 0 for those that go nowhere."""
+    def _compute(
+        self, x: Float[Tensor, "T D"], queue: "_Queue"
+    ) -> Float[Tensor, "n D"]:
+        """The outputs of all assignments, first choices before second ones; 0 for those
+        that go nowhere."""
         rows = x.index_select(0, queue.order % len(x))
-        if queue.nowhere is not None:  # a grouped product leaves rows behind the last group unwritten, backward too
+        if (
+            queue.nowhere is not None
+            # a grouped product leaves rows behind the last group unwritten, backward too
+        ):
             rows = rows.masked_fill(queue.nowhere[:, None], 0)
         gate, up = _grouped(rows, self.gate_up, queue.ends).chunk(2, -1)
         out = _grouped(F.silu(gate) * up, self.down, queue.ends)
@@ -156,31 +197,49 @@ class Experts(Module):
         log_sum_exp = logits.logsumexp(-1)
         with torch.no_grad():
             entropy = weights @ (log_sum_exp - (probabilities * logits).sum(-1))
-        return Routing(balance, share @ log_sum_exp.square(), queue.load, queue.dropped, entropy, num_tokens)
+        return Routing(
+            balance,
+            share @ log_sum_exp.square(),
+            queue.load,
+            queue.dropped,
+            entropy,
+            num_tokens,
+        )
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Up-cycling (arXiv:2212.05055): each expert starts as the dense feed-forward, the router as it is here.
+        """Up-cycling (arXiv:2212.05055): each expert starts as the dense feed-forward,
+        the router as it is here.
 
         Weights that sum to 1 then give the dense output.
         """
         if "gate_up.weight" not in state:
             return state
-        copies = {n: state[f"{n}.weight"].expand(self.config.num_experts, -1, -1) for n in ("gate_up", "down")}
+        copies = {
+            n: state[f"{n}.weight"].expand(self.config.num_experts, -1, -1)
+            for n in ("gate_up", "down")
+        }
         return {"router.weight": self.router.weight.detach(), **copies}
 
 
 def _grouped(
-    rows: Float[Tensor, "n i"], weight: Float[Tensor, "experts o i"], ends: Int[Tensor, " experts"]
+    rows: Float[Tensor, "n i"],
+    weight: Float[Tensor, "experts o i"],
+    ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "n o"]:
-    """Each expert's rows times its weight. A compiled block calls it as it is: the compiler takes bf16 alone."""
+    """Each expert's rows times its weight. A compiled block calls it as it is: the
+    compiler takes bf16 alone."""
     if rows.dtype == torch.bfloat16:
         return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
     return _uncompiled(rows, weight.transpose(1, 2), ends)  # type: ignore[call-issue]
 
 
-@torch._disable_dynamo  # `torch.compiler.disable` would import the compiler here, which costs a start of mm1 seconds
+# `torch.compiler.disable` would import the compiler here, which costs a start of mm1
+# seconds
+@torch._disable_dynamo
 def _uncompiled(
-    rows: Float[Tensor, "n i"], weight: Float[Tensor, "experts i o"], ends: Int[Tensor, " experts"]
+    rows: Float[Tensor, "n i"],
+    weight: Float[Tensor, "experts i o"],
+    ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "n o"]:
     return F.grouped_mm(rows, weight, offs=ends)
 
@@ -189,7 +248,8 @@ class _Queue(NamedTuple):
     """The assignments of all tokens, sorted by expert."""
 
     order: Int[Tensor, " n"]
-    """Which assignment stands here; all first choices are numbered before all second ones."""
+    """Which assignment stands here; all first choices are numbered before all second
+    ones."""
     ends: Int[Tensor, " experts"]
     nowhere: Bool[Tensor, " n"] | None
     """Padding and what was dropped, at the end; None: there is none."""
@@ -220,8 +280,9 @@ def router_losses(
 ) -> tuple[Float[Tensor, ""], dict[str, Mean]]:
     """What the routers of the sparse blocks add to the objective, and figures by name.
 
-    The losses are means over the tokens of this batch; times the number of its targets they weigh, once the loop has
-    divided by all targets, like any other mean over tokens.
+    The losses are means over the tokens of this batch; times the number of its targets
+    they weigh, once the loop has divided by all targets, like any other mean over
+    tokens.
 
     router/balance           mean over the sparse blocks: 1 balanced, the number of experts collapsed
     router/z                 mean over the sparse blocks of log-sum-exp squared
@@ -230,7 +291,8 @@ def router_losses(
     router/load/3/17         of expert 17 in block 3, in fair shares: 1 is balanced
     """
     balance, z, dropped, tokens = (
-        torch.stack([getattr(r, name) for r in routings.values()]) for name in ("balance", "z", "dropped", "num_tokens")
+        torch.stack([getattr(r, name) for r in routings.values()])
+        for name in ("balance", "z", "dropped", "num_tokens")
     )
     means = {
         "router/balance": Mean(balance.detach() @ tokens, tokens.sum()),
@@ -242,4 +304,8 @@ def router_losses(
         fair = routing.load * config.num_experts / config.top_k
         for expert, load in enumerate(fair.unbind()):
             means[f"router/load/{layer}/{expert}"] = Mean(load, routing.num_tokens)
-    return num_targets * (config.balance_loss * balance.sum() + config.router_z_loss * z.sum()), means
+    return (
+        num_targets
+        * (config.balance_loss * balance.sum() + config.router_z_loss * z.sum()),
+        means,
+    )

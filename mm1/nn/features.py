@@ -1,4 +1,5 @@
-"""An image encoder by itself: a published one that was imported, to start from, to probe or to export."""
+"""An image encoder by itself: a published one that was imported, to start from, to
+probe or to export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ class NotTrainable(UserError, TypeError):
 
 
 class Features(Model):
-    """A ViT and nothing else. It gives features and has no loss of its own, so `mm1 train` cannot train it."""
+    """A ViT and nothing else. It gives features and has no loss of its own, so `mm1
+    train` cannot train it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
@@ -31,7 +33,8 @@ class Features(Model):
         super().__init__()
         self.encoder = config.encoder.build()
         self.image_size = self.encoder.image_size
-        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.resize = config.encoder.resize
+        self.interpolation = config.encoder.interpolation
         self.mean_colour = config.encoder.mean
 
     def parts(self) -> dict[str, nn.Module]:
@@ -47,10 +50,13 @@ class Features(Model):
             "as in `mm1 train clip_small init.encoder=RUN`"
         )
 
-    def encode_patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+    def encode_patches(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N P E"]:
         """A feature for each patch, row by row."""
         return self.encoder(images)
 
     def flops(self, batch: Any) -> dict[str, int]:
-        """Forward and backward of the batch's images, though there is no backward here: the loop's convention."""
+        """Forward and backward of the batch's images, though there is no backward here:
+        the loop's convention."""
         return {"encoder": len(batch.images) * self.encoder.flops()}

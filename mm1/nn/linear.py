@@ -1,15 +1,20 @@
-"""Linear maps and embeddings of the transformers here, with the initialisation that we choose rather than torch's."""
+"""Linear maps and embeddings of the transformers here, with the initialisation that we
+choose rather than torch's."""
 
 from torch import nn
 
 
 class Linear(nn.Linear):
-    """Weights start normal with variance `gain^2 / fan-in`, biases at zero: outputs are `gain` times their inputs.
+    """Weights start normal with variance `gain^2 / fan-in`, biases at zero: outputs are
+    `gain` times their inputs.
 
-    Maps that write to a residual stream with n writers take `gain = n**-0.5`: its variance stays of order one.
+    Maps that write to a residual stream with n writers take `gain = n**-0.5`: its
+    variance stays of order one.
     """
 
-    def __init__(self, input_dim: int, output_dim: int, *, bias: bool = False, gain: float = 1.0) -> None:
+    def __init__(
+        self, input_dim: int, output_dim: int, *, bias: bool = False, gain: float = 1.0
+    ) -> None:
         self.gain = gain
         super().__init__(input_dim, output_dim, bias=bias)
 
@@ -20,12 +25,14 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Vectors of about unit length: where the table is the output map too, logits start with unit variance."""
+    """Vectors of about unit length: where the table is the output map too, logits start
+    with unit variance."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
 
 
 def num_weights(module: nn.Module) -> int:
-    """Weights of linear maps: what a token is multiplied with, twice forward and four times backward."""
+    """Weights of linear maps: what a token is multiplied with, twice forward and four
+    times backward."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))

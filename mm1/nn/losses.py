@@ -1,4 +1,5 @@
-"""What is minimised: sums over this rank's targets; the loop divides by the number of targets of all ranks."""
+"""What is minimised: sums over this rank's targets; the loop divides by the number of
+targets of all ranks."""
 
 from typing import NamedTuple
 
@@ -30,10 +31,12 @@ def next_token(
     z_loss: float = 0.0,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> NextToken:
-    """Cross-entropy of `hidden @ head.T`, with MM1's z-loss, without ever holding all n x V logits.
+    """Cross-entropy of `hidden @ head.T`, with MM1's z-loss, without ever holding all n
+    x V logits.
 
-    The vocabulary's softmax is computed in fp32, a chunk of targets at a time, and the gradients with it: the backward
-    pass only scales them. Every target counts: the caller leaves out what is not learnt.
+    The vocabulary's softmax is computed in fp32, a chunk of targets at a time, and the
+    gradients with it: the backward pass only scales them. Every target counts: the
+    caller leaves out what is not learnt.
     """
     rows = max(1, logits_at_once // len(head))
     learns = [x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)]
@@ -49,13 +52,15 @@ class _NextToken(torch.autograd.Function):
         hit = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
         for start in range(0, len(targets), rows):
             chunk = slice(start, start + rows)
-            logits, target = (hidden[chunk] @ head.T).float(), targets[chunk, None]
+            logits = (hidden[chunk] @ head.T).float()
+            target = targets[chunk, None]
             largest, best = logits.max(-1, keepdim=True)
             wanted = logits.gather(-1, target)
             exponentials = logits.sub_(largest).exp_()
             total = exponentials.sum(-1, keepdim=True)
             log_sum = total.log() + largest
-            nll[chunk], lse[chunk] = (log_sum - wanted)[:, 0], log_sum[:, 0]
+            lse[chunk] = log_sum[:, 0]
+            nll[chunk] = (log_sum - wanted)[:, 0]
             hit[chunk] = (best == target)[:, 0]
             if not any(learns):
                 continue
@@ -67,19 +72,27 @@ class _NextToken(torch.autograd.Function):
                 hidden_grad[chunk] = slope @ head
             if head_grad is not None:
                 head_grad += slope.T @ hidden[chunk]
-        ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad.to(head.dtype))
+        ctx.save_for_backward(
+            hidden_grad, None if head_grad is None else head_grad.to(head.dtype)
+        )
         ctx.mark_non_differentiable(nll, lse, hit)
         return (nll + z_loss * lse.square()).sum(), nll, lse, hit
 
     @staticmethod
     def backward(ctx, gradient, *_):  # type: ignore[override]
         hidden_grad, head_grad = ctx.saved_tensors
-        scaled = (None if g is None else g * gradient.to(g.dtype) for g in (hidden_grad, head_grad))
+        scaled = (
+            None if g is None else g * gradient.to(g.dtype)
+            for g in (hidden_grad, head_grad)
+        )
         return *scaled, None, None, None, None
 
 
-def patch_targets(patches: Float[Tensor, "N P pixels"], *, eps: float = 1e-6) -> Float[Tensor, "N P pixels"]:
-    """Each patch minus its own mean, over its own standard deviation (MAE, arXiv:2111.06377, section 3); fp32.
+def patch_targets(
+    patches: Float[Tensor, "N P pixels"], *, eps: float = 1e-6
+) -> Float[Tensor, "N P pixels"]:
+    """Each patch minus its own mean, over its own standard deviation (MAE,
+    arXiv:2111.06377, section 3); fp32.
 
     `eps` is added to the variance, so a patch of one colour becomes zeros.
     """
@@ -89,11 +102,15 @@ def patch_targets(patches: Float[Tensor, "N P pixels"], *, eps: float = 1e-6) ->
 
 
 def patch_regression(
-    predictions: Float[Tensor, "N steps pixels"], targets: Float[Tensor, "N P pixels"], prefixes: Int[Tensor, " N"]
+    predictions: Float[Tensor, "N steps pixels"],
+    targets: Float[Tensor, "N P pixels"],
+    prefixes: Int[Tensor, " N"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The squared errors of all patches after each image's prefix, each a mean over pixels; their sum and their number.
+    """The squared errors of all patches after each image's prefix, each a mean over
+    pixels; their sum and their number.
 
-    Prediction i is of patch i + 1, in raster order; the last prediction made is of the last patch.
+    Prediction i is of patch i + 1, in raster order; the last prediction made is of the
+    last patch.
     """
     errors = (predictions.float() - targets[:, 1:].float()).square().mean(-1)
     place = torch.arange(1, targets.shape[1], device=targets.device)

@@ -1,4 +1,5 @@
-"""Attention masks in dense form: the reference that kernels are tested against, never used in training.
+"""Attention masks in dense form: the reference that kernels are tested against, never
+used in training.
 
 Rows are queries, columns are keys, `x` is True: the query sees the key.
 """
@@ -20,7 +21,8 @@ def causal(length: int) -> Bool[Tensor, "L L"]:
 
 
 def document(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
-    """A token sees the tokens of its own document (MM1, section 3.3: packed examples do not mix).
+    """A token sees the tokens of its own document (MM1, section 3.3: packed examples do
+    not mix).
 
     cu_seqlens = 0 2 5     x x . . .
                            x x . . .
@@ -34,7 +36,8 @@ def document(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
 
 
 def prefix(length: int, num_prefix: int) -> Bool[Tensor, "L L"]:
-    """The first `num_prefix` tokens are seen by all, the others causally (AIM, arXiv:2401.08541, section 3.2).
+    """The first `num_prefix` tokens are seen by all, the others causally (AIM,
+    arXiv:2401.08541, section 3.2).
 
     num_prefix = 2     x x . .
                        x x . .

@@ -1,4 +1,5 @@
-"""MM1: image encoder -> connector -> decoder (McKinzie et al. 2024, arXiv:2403.09611, figure 3)."""
+"""MM1: image encoder -> connector -> decoder (McKinzie et al. 2024, arXiv:2403.09611,
+figure 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from mm1.nn.vit import ViT
 
 
 class MM1(LanguageModel):
-    """A language model that reads pictures: each takes the places of its image tokens in the stream.
+    """A language model that reads pictures: each takes the places of its image tokens
+    in the stream.
 
     tokens   <i> <i> <i> <i> a cat <end>           slots = [[0, 1, 2, 3]]
               ^   ^   ^   ^
@@ -33,39 +35,63 @@ class MM1(LanguageModel):
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__(config, vocab_size=vocab_size)
         self.encoder = config.encoder.build()
-        self.resize, self.interpolation = config.encoder.resize, config.encoder.interpolation
+        self.resize = config.encoder.resize
+        self.interpolation = config.encoder.interpolation
         self.mean_colour = config.encoder.mean
         self.connector = config.connector.build(
-            grid=self.encoder.grid, input_dim=self.encoder.dim, output_dim=self.decoder.dim
+            grid=self.encoder.grid,
+            input_dim=self.encoder.dim,
+            output_dim=self.decoder.dim,
         )
-        self.image_size, self.tokens_per_image = self.encoder.image_size, self.connector.num_tokens
+        self.image_size = self.encoder.image_size
+        self.tokens_per_image = self.connector.num_tokens
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "connector": self.connector, "decoder": self.decoder}
+        return {
+            "encoder": self.encoder,
+            "connector": self.connector,
+            "decoder": self.decoder,
+        }
 
     def units(self) -> Sequence[nn.Module]:
         return [*self.encoder.blocks, self.connector, *self.decoder.blocks]
 
     def flops(self, batch: PackedBatch) -> dict[str, int]:
         num_images = len(batch.images)
-        encoder, connector = num_images * self.encoder.flops(), num_images * self.connector.flops()
+        encoder = num_images * self.encoder.flops()
+        connector = num_images * self.connector.flops()
         return {"encoder": encoder, "connector": connector, **super().flops(batch)}
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """The tokens' embeddings, with those of the pictures in their slots.
 
-        A batch without pictures brings a blank image: it goes through encoder and connector too and counts nothing. So
-        every rank takes part in every exchange of weights and gradients, and the encoder's gradient is exactly zero.
+        A batch without pictures brings a blank image: it goes through encoder and
+        connector too and counts nothing. So every rank takes part in every exchange of
+        weights and gradients, and the encoder's gradient is exactly zero.
 
         Raises:
-            ValueError: the batch has slots for more pictures than it brings, or of another size than the connector's.
+            ValueError: the batch has slots for more pictures than it brings, or of
+                another size than the connector's.
         """
-        text, pictures = super().inputs(batch), self.connector(self.encoder(batch.images))
-        (num_slots, places), (num_images, num_tokens, _) = batch.slots.shape, pictures.shape
+        text = super().inputs(batch)
+        pictures = self.connector(self.encoder(batch.images))
+        num_slots, places = batch.slots.shape
+        num_images, num_tokens, _ = pictures.shape
         if num_slots == 0:
             return text + 0 * pictures.sum().to(text.dtype)
         if places != num_tokens:
-            raise ValueError(f"the batch has {places} image tokens for each picture, the connector gives {num_tokens}")
+            raise ValueError(
+                f"the batch has {places} image tokens for each picture, the connector"
+                f" gives {num_tokens}"
+            )
         if num_slots > num_images:
-            raise ValueError(f"the batch has image tokens for {num_slots} pictures, but features of {num_images}")
-        return torch.index_copy(text, 0, batch.slots.flatten(), pictures[:num_slots].flatten(0, 1).to(text.dtype))
+            raise ValueError(
+                f"the batch has image tokens for {num_slots} pictures, but features of"
+                f" {num_images}"
+            )
+        return torch.index_copy(
+            text,
+            0,
+            batch.slots.flatten(),
+            pictures[:num_slots].flatten(0, 1).to(text.dtype),
+        )

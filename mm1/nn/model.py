@@ -1,7 +1,8 @@
 """The role of a model in the loop: a batch goes in, losses come out.
 
-Parallelism, recomputation and compilation reach a model only through `units()`: the modules, in the order of execution,
-that are sharded, recomputed or compiled one by one. Freezing, loading and timing reach it through `parts()`.
+Parallelism, recomputation and compilation reach a model only through `units()`: the
+modules, in the order of execution, that are sharded, recomputed or compiled one by one.
+Freezing, loading and timing reach it through `parts()`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,31 +19,40 @@ from mm1.config import Configurable
 class Module(nn.Module, Configurable):
     """An `nn.Module` with a nested `Config`.
 
-    A module with tensors of its own sets them in `reset_parameters`, as torch's layers do.
+    A module with tensors of its own sets them in `reset_parameters`, as torch's layers
+    do.
     """
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of another such module, by their names below it, as they are for this one.
+        """Tensors of another such module, by their names below it, as they are for this
+        one.
 
-        The other one may have another patch grid, or a dense feed-forward where this one has experts.
+        The other one may have another patch grid, or a dense feed-forward where this
+        one has experts.
         """
         return state
 
 
 def initialise(module: nn.Module) -> None:
-    """Draws every weight anew: what follows `to_empty` after building on the meta device."""
+    """Draws every weight anew: what follows `to_empty` after building on the meta
+    device."""
     for child in module.modules():
         if callable(reset := getattr(child, "reset_parameters", None)):
             reset()
 
 
 def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Another such module's weights made to fit: positions are interpolated, dense feed-forwards become experts."""
+    """Another such module's weights made to fit: positions are interpolated, dense
+    feed-forwards become experts."""
     adapted = dict(state)
     for path, child in module.named_modules():
         if isinstance(child, Module):
             prefix = f"{path}." if path else ""
-            below = {key.removeprefix(prefix): value for key, value in adapted.items() if key.startswith(prefix)}
+            below = {
+                key.removeprefix(prefix): value
+                for key, value in adapted.items()
+                if key.startswith(prefix)
+            }
             changed = child.adapt_state(below)
             for name in below.keys() - changed.keys():
                 del adapted[prefix + name]
@@ -52,7 +62,8 @@ def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mean:
-    """A figure to report: `total / count`, both summed over ranks and micro-batches before the division."""
+    """A figure to report: `total / count`, both summed over ranks and micro-batches
+    before the division."""
 
     total: Float[Tensor, ""]
     count: Float[Tensor, ""]
@@ -62,8 +73,9 @@ class Mean:
 class Losses:
     """What one micro-batch gives.
 
-    `objective` is a sum over this micro-batch's targets, not a mean: the loop divides by the number of targets of all
-    micro-batches and ranks, so that every target weighs the same wherever it lies.
+    `objective` is a sum over this micro-batch's targets, not a mean: the loop divides
+    by the number of targets of all micro-batches and ranks, so that every target weighs
+    the same wherever it lies.
     """
 
     objective: Float[Tensor, ""]
@@ -76,12 +88,14 @@ def _losses(tensors: Iterable[Any], means: Any) -> Losses:
     return Losses(objective, means)
 
 
-# FSDP2 prepares the backward pass of the tensors in what `forward` returns, and torch 2.11 looks into no dataclass.
+# FSDP2 prepares the backward pass of the tensors in what `forward` returns, and torch
+# 2.11 looks into no dataclass.
 register_pytree_node(Losses, lambda losses: ([losses.objective], losses.means), _losses)
 
 
 class Model(Module):
-    """Forward on a batch gives `Losses`; every stage trains such a model in the same loop."""
+    """Forward on a batch gives `Losses`; every stage trains such a model in the same
+    loop."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -89,22 +103,28 @@ class Model(Module):
             return self.make(vocab_size=vocab_size)
 
     image_size: tuple[int, int] | None = None
-    """(height, width) in pixels of the views it wants; None without an image encoder."""
+    """(height, width) in pixels of the views it wants; None without an image
+    encoder."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How pictures of another shape become views: as its encoder was trained (see `mm1.data.image_processing`)."""
+    """How pictures of another shape become views: as its encoder was trained (see
+    `mm1.data.image_processing`)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Of its encoder's normalisation, red, green, blue of 0..1; what lies around padded pictures."""
+    """Of its encoder's normalisation, red, green, blue of 0..1; what lies around padded
+    pictures."""
     tokens_per_image: int = 0
-    """Places that a view takes in the token stream; 0 where images are no part of it."""
+    """Places that a view takes in the token stream; 0 where images are no part of
+    it."""
 
     def forward(self, batch: Any) -> Losses:
         raise NotImplementedError
 
     def parts(self) -> dict[str, nn.Module]:
-        """The named parts that can be frozen, or started from another run's part of the same name.
+        """The named parts that can be frozen, or started from another run's part of the
+        same name.
 
-        A part's name is its attribute's, so its weights are those that begin with it in the state dict.
+        A part's name is its attribute's, so its weights are those that begin with it in
+        the state dict.
         """
         raise NotImplementedError
 
@@ -113,5 +133,6 @@ class Model(Module):
         raise NotImplementedError
 
     def flops(self, batch: Any) -> dict[str, int]:
-        """Floating-point operations of forward and backward for this batch, by part; recomputation is not counted."""
+        """Floating-point operations of forward and backward for this batch, by part;
+        recomputation is not counted."""
         raise NotImplementedError

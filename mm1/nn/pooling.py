@@ -1,4 +1,5 @@
-"""One feature for a whole image, by attention: the head of SigLIP's image tower (arXiv:2303.15343)."""
+"""One feature for a whole image, by attention: the head of SigLIP's image tower
+(arXiv:2303.15343)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +12,22 @@ from mm1.nn.vit import ViT
 
 
 class AttentionHead(nn.Module):
-    """A learnt probe looks at all patches: x = attention(probe, patches), then x + MLP(norm(x))."""
+    """A learnt probe looks at all patches: x = attention(probe, patches), then x +
+    MLP(norm(x))."""
 
     def __init__(self, encoder: ViT.Config) -> None:
         """Heads, width of the MLP, activation and eps are the encoder's."""
         super().__init__()
-        dim, self.num_heads = encoder.dim, encoder.num_heads
+        dim = encoder.dim
+        self.num_heads = encoder.num_heads
         self.probe = nn.Parameter(torch.empty(dim))
-        self.query, self.key_value = Linear(dim, dim, bias=True), Linear(dim, 2 * dim, bias=True)
+        self.query = Linear(dim, dim, bias=True)
+        self.key_value = Linear(dim, 2 * dim, bias=True)
         self.out = Linear(dim, dim, bias=True)
         self.norm = nn.LayerNorm(dim, eps=encoder.norm_eps)
-        self.feed_forward = MLP(dim, round(encoder.mlp_ratio * dim), activation=encoder.activation, gain=1.0)
+        self.feed_forward = MLP(
+            dim, round(encoder.mlp_ratio * dim), activation=encoder.activation, gain=1.0
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -30,12 +36,16 @@ class AttentionHead(nn.Module):
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N E"]:
         q = self.query(self.probe).expand(len(patches), 1, -1)
         q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, *self.key_value(patches).chunk(2, -1))
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in (q, *self.key_value(patches).chunk(2, -1))
         )
-        x = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[:, 0])
+        x = self.out(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[:, 0]
+        )
         return x + self.feed_forward(self.norm(x))
 
     def flops(self, num_patches: int) -> int:
         """Of forward and backward for one image."""
-        dim, hidden_dim = self.probe.numel(), self.feed_forward.up.out_features
+        dim = self.probe.numel()
+        hidden_dim = self.feed_forward.up.out_features
         return 12 * dim * (num_patches * (dim + 1) + dim + hidden_dim)

@@ -1,4 +1,5 @@
-"""The text side of contrastive pre-training: the towers of OpenAI's CLIP, open_clip and SigLIP."""
+"""The text side of contrastive pre-training: the towers of OpenAI's CLIP, open_clip and
+SigLIP."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +37,8 @@ class TextTower(Module):
         norm_eps: float = 1e-5
         causal: bool = True
         read: Literal["end", "last"] = "end"
-        """At each caption's end token, or at the last place of a caption padded to `max_length`."""
+        """At each caption's end token, or at the last place of a caption padded to
+        `max_length`."""
         output_bias: bool = False
         """In the map into the common space."""
 
@@ -47,13 +49,18 @@ class TextTower(Module):
         super().__init__()
         c = self.config = config
         if c.vocab_size is not None and c.vocab_size < vocab_size:
-            raise ConfigError(f"text.vocab_size={c.vocab_size} is less than the tokenizer's {vocab_size} tokens")
+            raise ConfigError(
+                f"text.vocab_size={c.vocab_size} is less than the tokenizer's"
+                f" {vocab_size} tokens"
+            )
         self.dim = c.dim
         self.embedding = Embedding(c.vocab_size or vocab_size, c.dim)
         self.position = nn.Parameter(torch.empty(c.max_length, c.dim))
-        hidden_dim, options = round(c.mlp_ratio * c.dim), {"activation": c.activation, "norm_eps": c.norm_eps}
+        hidden_dim = round(c.mlp_ratio * c.dim)
+        options = {"activation": c.activation, "norm_eps": c.norm_eps}
         self.blocks = nn.ModuleList(
-            clip_block(c.dim, c.num_heads, hidden_dim, depth=c.depth, **options) for _ in range(c.depth)
+            clip_block(c.dim, c.num_heads, hidden_dim, depth=c.depth, **options)
+            for _ in range(c.depth)
         )
         self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
         self.reset_parameters()
@@ -65,24 +72,39 @@ class TextTower(Module):
     def sees_padding(self) -> bool:
         return self.config.read == "last" or not self.config.causal
 
-    def forward(self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:
+    def forward(
+        self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B E"]:
         """The normed feature of the token that is read.
 
         Raises:
-            ValueError: captions are longer than `max_length`, or not as long although the tower looks at their padding.
+            ValueError: captions are longer than `max_length`, or not as long although
+                the tower looks at their padding.
         """
-        (num_captions, length), most = tokens.shape, self.config.max_length
+        num_captions, length = tokens.shape
+        most = self.config.max_length
         if length > most or (self.sees_padding and length < most):
-            bound = f"padded to exactly {most}" if self.sees_padding else f"of up to {most}"
-            raise ValueError(f"the text tower reads captions {bound} tokens, got {length}; loader.context sets it")
-        x, context = self.embedding(tokens) + self.position[:length], Everything(causal=self.config.causal)
+            bound = (
+                f"padded to exactly {most}" if self.sees_padding else f"of up to {most}"
+            )
+            raise ValueError(
+                f"the text tower reads captions {bound} tokens, got {length};"
+                " loader.context sets it"
+            )
+        x = self.embedding(tokens) + self.position[:length]
+        context = Everything(causal=self.config.causal)
         for block in self.blocks:
             x = block(x, context)
-        read = lengths - 1 if self.config.read == "end" else torch.full_like(lengths, length - 1)
+        read = (
+            lengths - 1
+            if self.config.read == "end"
+            else torch.full_like(lengths, length - 1)
+        )
         return self.norm(x[torch.arange(num_captions, device=x.device), read])
 
     def flops(self, num_captions: int, length: int) -> int:
-        """Operations of forward and backward; of causal attention, the half that is computed in vain is not counted."""
+        """Operations of forward and backward; of causal attention, the half that is
+        computed in vain is not counted."""
         pairs = length * (length + 1) // 2 if self.config.causal else length**2
         attention = 12 * num_captions * pairs * self.dim * len(self.blocks)
         return 6 * num_captions * length * num_weights(self.blocks) + attention

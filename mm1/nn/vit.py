@@ -1,4 +1,5 @@
-"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), with the options that published encoders need."""
+"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), with the options that
+published encoders need."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +15,16 @@ from mm1.nn.linear import Linear, num_weights
 from mm1.nn.model import Module
 from mm1.nn.position import interpolate, sincos
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of OpenAI's CLIP, in red, green, blue of 0..1."""
 
 
 class ViT(Module):
     """Images -> one feature for each patch, row by row.
 
-    The stream inside is class token, registers, patches: whatever of the first two there is.
+    The stream inside is class token, registers, patches: whatever of the first two
+    there is.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -50,15 +53,19 @@ class ViT(Module):
         layer_scale: float | None = None
         """Where the blocks' layer scales start, as in DINOv2; None: no layer scales."""
         class_token: bool = False
-        """One more token that looks at all patches; it is no part of the features for a connector."""
+        """One more token that looks at all patches; it is no part of the features for a
+        connector."""
         num_registers: int = 0
-        """Tokens without meaning, for the network's own use (Darcet et al. 2023, arXiv:2309.16588); no features."""
+        """Tokens without meaning, for the network's own use (Darcet et al. 2023,
+        arXiv:2309.16588); no features."""
         positions: Literal["learnt", "sincos", "fixed"] = "learnt"
-        """The table of positions starts at random, from 2-D sines and cosines, or stays at these ("fixed")."""
+        """The table of positions starts at random, from 2-D sines and cosines, or stays
+        at these ("fixed")."""
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
         resize: Literal["squash", "crop", "pad"] = "squash"
-        """How pictures of another shape become `image_size` (see `mm1.data.image_processing`)."""
+        """How pictures of another shape become `image_size` (see
+        `mm1.data.image_processing`)."""
         interpolation: Literal["bicubic", "bilinear"] = "bicubic"
         """Of that resizing; antialiased."""
 
@@ -67,18 +74,34 @@ class ViT(Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        c, size = config, config.image_size
-        self.config, self.dim, self.image_size = c, c.dim, (size, size) if isinstance(size, int) else size
+        c = config
+        size = config.image_size
+        self.config = c
+        self.dim = c.dim
+        self.image_size = (size, size) if isinstance(size, int) else size
         if any(side % c.patch_size for side in self.image_size):
-            near = " and ".join(_pixels(size) for size in _near(self.image_size, c.patch_size))
+            near = " and ".join(
+                _pixels(size) for size in _near(self.image_size, c.patch_size)
+            )
             given = f"encoder.image_size of {_pixels(self.image_size)} pixels"
-            raise ConfigError(f"patches of {c.patch_size} pixels do not tile {given}; {near} would do")
-        self.grid = (self.image_size[0] // c.patch_size, self.image_size[1] // c.patch_size)
+            raise ConfigError(
+                f"patches of {c.patch_size} pixels do not tile {given}; {near} would do"
+            )
+        self.grid = (
+            self.image_size[0] // c.patch_size,
+            self.image_size[1] // c.patch_size,
+        )
         self.patchify = Linear(3 * c.patch_size**2, c.dim, bias=c.patch_bias)
         self.patch_norm = self._norm() if c.patch_norm else nn.Identity()
-        self.position = nn.Parameter(torch.empty(*self.grid, c.dim), requires_grad=c.positions != "fixed")
+        self.position = nn.Parameter(
+            torch.empty(*self.grid, c.dim), requires_grad=c.positions != "fixed"
+        )
         self.class_token = nn.Parameter(torch.empty(c.dim)) if c.class_token else None
-        self.registers = nn.Parameter(torch.empty(c.num_registers, c.dim)) if c.num_registers else None
+        self.registers = (
+            nn.Parameter(torch.empty(c.num_registers, c.dim))
+            if c.num_registers
+            else None
+        )
         self.pre_norm = self._norm() if c.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(self._block() for _ in range(c.depth))
         self.norm = self._norm()
@@ -91,10 +114,14 @@ class ViT(Module):
         return norm(self.config.dim, eps=self.config.norm_eps)
 
     def _block(self) -> Block:
-        c, gain, hidden_dim = self.config, (2 * self.config.depth) ** -0.5, round(self.config.mlp_ratio * self.dim)
+        c = self.config
+        gain = (2 * self.config.depth) ** -0.5
+        hidden_dim = round(self.config.mlp_ratio * self.dim)
         attention = Attention(c.dim, num_heads=c.num_heads, bias=c.bias, gain=gain)
         if c.feed_forward == "mlp":
-            feed_forward = MLP(c.dim, hidden_dim, activation=c.activation, gain=gain, bias=c.bias)
+            feed_forward = MLP(
+                c.dim, hidden_dim, activation=c.activation, gain=gain, bias=c.bias
+            )
         else:
             feed_forward = SwiGLU(c.dim, hidden_dim, gain=gain, bias=c.bias)
         start = c.layer_scale
@@ -110,7 +137,8 @@ class ViT(Module):
         for tokens in (self.class_token, self.registers):
             if tokens is not None:
                 nn.init.normal_(tokens, std=0.02)
-        mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
+        mean = torch.tensor(self.config.mean)
+        std = torch.tensor(self.config.std)
         self.get_buffer("scale").copy_((1 / (255 * std))[:, None, None])
         self.get_buffer("shift").copy_((-mean / std)[:, None, None])
 
@@ -131,14 +159,25 @@ class ViT(Module):
         """
         return self.tokens(images)[:, self.num_extra :]
 
-    def tokens(self, images: UInt8[Tensor, "N 3 H W"], context: Context | None = None) -> Float[Tensor, "N L E"]:
-        """The features of the whole stream; `context` says who sees whom (None: everybody sees everything)."""
+    def tokens(
+        self, images: UInt8[Tensor, "N 3 H W"], context: Context | None = None
+    ) -> Float[Tensor, "N L E"]:
+        """The features of the whole stream; `context` says who sees whom (None:
+        everybody sees everything)."""
         if images.shape[2:] != self.image_size:
-            given, expected = _pixels(images.shape[2:]), _pixels(self.image_size)
-            raise ValueError(f"the encoder is built for images of {expected} pixels (height x width), got {given}")
-        x = self.patch_norm(self.patchify(self.patches(images).to(self.position.dtype))) + self.position.flatten(0, 1)
+            given = _pixels(images.shape[2:])
+            expected = _pixels(self.image_size)
+            raise ValueError(
+                f"the encoder is built for images of {expected} pixels (height x"
+                f" width), got {given}"
+            )
+        x = self.patch_norm(
+            self.patchify(self.patches(images).to(self.position.dtype))
+        ) + self.position.flatten(0, 1)
         extra = [
-            t.view(-1, self.dim).expand(len(x), -1, -1) for t in (self.class_token, self.registers) if t is not None
+            t.view(-1, self.dim).expand(len(x), -1, -1)
+            for t in (self.class_token, self.registers)
+            if t is not None
         ]
         x = self.pre_norm(torch.cat([*extra, x], 1))
         context = context or Everything()
@@ -147,26 +186,37 @@ class ViT(Module):
         return self.norm(x)
 
     def patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P pixels"]:
-        """Normalised pixels, by channel, row and column within each patch: a flattened convolution fits `patchify`.
+        """Normalised pixels, by channel, row and column within each patch: a flattened
+        convolution fits `patchify`.
 
         In fp32, whatever is computed in.
         """
-        shift, scale = self.get_buffer("shift").float(), self.get_buffer("scale").float()
+        shift = self.get_buffer("shift").float()
+        scale = self.get_buffer("scale").float()
         pixels = torch.addcmul(shift, images.float(), scale)
-        (h, w), side = self.grid, self.config.patch_size
+        h, w = self.grid
+        side = self.config.patch_size
         cut = pixels.view(-1, 3, h, side, w, side).permute(0, 2, 4, 1, 3, 5)
         return cut.reshape(-1, h * w, 3 * side * side)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return state | {name: interpolate(t, self.grid) for name, t in state.items() if name == "position"}
+        return state | {
+            name: interpolate(t, self.grid)
+            for name, t in state.items()
+            if name == "position"
+        }
 
     def flops(self) -> int:
         """Operations of forward and backward for one image.
 
-        6 for each weight and token, and 12 for each pair of tokens and channel of a block's attention.
+        6 for each weight and token, and 12 for each pair of tokens and channel of a
+        block's attention.
         """
         num_tokens = self.grid[0] * self.grid[1] + self.num_extra
-        return 6 * num_tokens * num_weights(self) + 12 * num_tokens**2 * self.dim * self.config.depth
+        return (
+            6 * num_tokens * num_weights(self)
+            + 12 * num_tokens**2 * self.dim * self.config.depth
+        )
 
 
 def _pixels(size: tuple[int, int] | torch.Size) -> str:
@@ -175,6 +225,8 @@ def _pixels(size: tuple[int, int] | torch.Size) -> str:
 
 def _near(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
     """The next smaller and the next larger size that patches tile."""
-    (h, w), step = size, patch
-    smaller, larger = (max(h // step, 1) * step, max(w // step, 1) * step), (-(-h // step) * step, -(-w // step) * step)
+    h, w = size
+    step = patch
+    smaller = (max(h // step, 1) * step, max(w // step, 1) * step)
+    larger = (-(-h // step) * step, -(-w // step) * step)
     return sorted({smaller, larger})

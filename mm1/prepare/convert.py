@@ -1,8 +1,10 @@
-"""One raw file -> its shards: each record read, verified, filtered, tokenised, counted, or dropped with its reason.
+"""One raw file -> its shards: each record read, verified, filtered, tokenised, counted,
+or dropped with its reason.
 
-All that comes of a file is written into a folder of its own, laid out as the whole is, which `mm1.prepare.output_folder`
-moves into place when the file is through. Where files must be looked at together, documents are set aside with their
-marks, and `mm1.prepare.rewrite` goes over them once more.
+All that comes of a file is written into a folder of its own, laid out as the whole is,
+which `mm1.prepare.output_folder` moves into place when the file is through. Where files
+must be looked at together, documents are set aside with their marks, and
+`mm1.prepare.rewrite` goes over them once more.
 """
 
 import json
@@ -58,9 +60,13 @@ class Tally:
     records_in: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     images_dropped: Counter[str] = field(default_factory=Counter)
-    counts: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
+    counts: dict[str, Counter[str]] = field(
+        default_factory=lambda: {split: Counter() for split in SPLITS}
+    )
     """Split -> documents, tokens (of text, with ends) and images."""
-    shards: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    shards: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {split: [] for split in SPLITS}
+    )
     noted: Counter[str] = field(default_factory=Counter)
     """What the source counts beside these, such as captions replaced."""
 
@@ -80,7 +86,9 @@ class Tally:
     def from_json(found: dict[str, Any]) -> "Tally":
         """From its fields by name, as JSON keeps them."""
         counts = {split: Counter(counts) for split, counts in found["counts"].items()}
-        drops, images, noted = (Counter(found[name]) for name in ("drops", "images_dropped", "noted"))
+        drops, images, noted = (
+            Counter(found[name]) for name in ("drops", "images_dropped", "noted")
+        )
         return Tally(found["records_in"], drops, images, counts, found["shards"], noted)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +101,10 @@ class Tally:
             "images_dropped": dict(self.images_dropped.most_common()),
             "noted": dict(self.noted.most_common()),
             "splits": {
-                split: {**{what: self.counts[split][what] for what in whats}, "shards": self.shards[split]}
+                split: {
+                    **{what: self.counts[split][what] for what in whats},
+                    "shards": self.shards[split],
+                }
                 for split in SPLITS
             },
         }
@@ -104,7 +115,10 @@ class Part:
 
     def __init__(self, folder: Path, job: Any, *, begin: bool, drops: str) -> None:
         """`drops` tells this list of drops from another one of the same file."""
-        self.folder, self.job, self.begin, self.tally = folder, job, begin, Tally()
+        self.folder = folder
+        self.job = job
+        self.begin = begin
+        self.tally = Tally()
         self.writers: dict[str, ShardWriter] = {}
         path = folder / SCRATCH / "drops" / f"{job.number:05}{drops}.jsonl"
         path.parent.mkdir(parents=True)
@@ -112,15 +126,27 @@ class Part:
 
     def keep(self, split: str, key: str, document: Document) -> None:
         if split not in self.writers:
-            self.writers[split] = ShardWriter(self.folder, split, self.job.number, begin=self.begin)
+            self.writers[split] = ShardWriter(
+                self.folder, split, self.job.number, begin=self.begin
+            )
         row = self.writers[split].add(key, document)
         if split in SPLITS:
-            counts = Counter(documents=1, tokens=row["num_text_tokens"], images=row["num_images"])
+            counts = Counter(
+                documents=1, tokens=row["num_text_tokens"], images=row["num_images"]
+            )
             self.tally.counts[split] += counts
 
     def drop(self, kind: str, key: str, why: Unusable) -> None:
-        (self.tally.drops if kind == "record" else self.tally.images_dropped)[why.reason] += 1
-        line = {"file": str(self.job.file), "key": key, "dropped": kind, "reason": why.reason, "detail": why.detail}
+        (self.tally.drops if kind == "record" else self.tally.images_dropped)[
+            why.reason
+        ] += 1
+        line = {
+            "file": str(self.job.file),
+            "key": key,
+            "dropped": kind,
+            "reason": why.reason,
+            "detail": why.detail,
+        }
         self.listed.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
@@ -139,7 +165,8 @@ class Part:
 
 @contextmanager
 def new_part(job: Any, *, begin: bool, drops: str = "") -> Iterator[Part]:
-    """A part in a folder that vanishes where something goes wrong; another attempt at the file has another folder."""
+    """A part in a folder that vanishes where something goes wrong; another attempt at
+    the file has another folder."""
     parts = job.folder / SCRATCH / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{job.number:05}-", dir=parts))
@@ -153,8 +180,10 @@ def new_part(job: Any, *, begin: bool, drops: str = "") -> Iterator[Part]:
 
 
 def read_file(job: Job, report: Report) -> tuple[Path, Tally]:
-    """One raw file -> a folder with its shards, or with documents set aside and their marks, and its list of drops."""
-    source, filters = job.source.build(), job.filters.build()
+    """One raw file -> a folder with its shards, or with documents set aside and their
+    marks, and its list of drops."""
+    source = job.source.build()
+    filters = job.filters.build()
     tokenizer = tokenizer_of(job.folder, job.tokenizer)
     marks: list[dict[str, Any]] = []
     apart = filters.duplicates.asked_for
@@ -170,7 +199,9 @@ def read_file(job: Job, report: Report) -> tuple[Path, Tally]:
             for why in lost:
                 part.drop("image", record.key, why)
             # names of files may be any bytes
-            key = f"{job.file}#{record.key}".encode("utf-8", "backslashreplace").decode()
+            key = f"{job.file}#{record.key}".encode(
+                "utf-8", "backslashreplace"
+            ).decode()
             part.keep(ASIDE if apart else job.split(document), key, document)
             if apart:
                 marks.append(filters.duplicates.mark(key, document))
@@ -184,7 +215,9 @@ def marks_path(folder: Path, number: int) -> Path:
     return folder / SCRATCH / "marks" / f"{number:05}.arrow"
 
 
-def _write_marks(folder: Path, number: int, marks: list[dict[str, Any]], filters: Filters) -> None:
+def _write_marks(
+    folder: Path, number: int, marks: list[dict[str, Any]], filters: Filters
+) -> None:
     import pyarrow as pa
 
     (path := marks_path(folder, number)).parent.mkdir(parents=True)
@@ -198,14 +231,17 @@ def tokenizer_of(folder: Path, fingerprint: str) -> Tokenizer:
     """The one that lies in the folder; a process loads it once."""
     tokenizer = Tokenizer.Config(path=str(folder)).build()
     if tokenizer.fingerprint != fingerprint:
-        raise RuntimeError(f"the tokenizer of {folder} is {tokenizer.fingerprint}, not {fingerprint}")
+        raise RuntimeError(
+            f"the tokenizer of {folder} is {tokenizer.fingerprint}, not {fingerprint}"
+        )
     return tokenizer
 
 
 def _document(
     source: Source, filters: Filters, record: Record, path: Path, tokenizer: Tokenizer
 ) -> tuple[Document, list[Unusable]]:
-    """The record as a verified, filtered and tokenised document, and the pictures that it lost."""
+    """The record as a verified, filtered and tokenised document, and the pictures that
+    it lost."""
     if isinstance(record.data, Unusable):
         raise record.data
     try:
@@ -216,7 +252,9 @@ def _document(
         error.add_note(f"while reading {path}#{record.key}")
         raise
     look = filters.images.of_one_document(verify.picture)
-    document, lost = verify.document(found, pictures_matter=source.PICTURES_MATTER, look=look)
+    document, lost = verify.document(
+        found, pictures_matter=source.PICTURES_MATTER, look=look
+    )
     filters.check(document)
     return tokenised(document, tokenizer), lost
 
@@ -224,7 +262,11 @@ def _document(
 def tokenised(document: Document, tokenizer: Tokenizer) -> Document:
     """Raises `Unusable` where nothing is left to learn from."""
     parts = [
-        replace(part, tokens=tuple(tokenizer.encode(part.content))) if isinstance(part, Text) else part
+        (
+            replace(part, tokens=tuple(tokenizer.encode(part.content)))
+            if isinstance(part, Text)
+            else part
+        )
         for part in document.parts
     ]
     if not any(part.tokens and part.loss for part in parts if isinstance(part, Text)):

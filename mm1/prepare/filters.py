@@ -1,7 +1,9 @@
-"""What is left out of readable data: pictures and documents that a rule refuses, each for a reason that is counted.
+"""What is left out of readable data: pictures and documents that a rule refuses, each
+for a reason that is counted.
 
-Pictures are judged first, each by itself; then what remains of a document is. What can only be judged beside all other
-files, copies above all, is the business of `mm1.prepare.deduplicate`.
+Pictures are judged first, each by itself; then what remains of a document is. What can
+only be judged beside all other files, copies above all, is the business of
+`mm1.prepare.deduplicate`.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +19,8 @@ from mm1.prepare.verify import Look
 
 
 class ImageRules(Configurable):
-    """Which pictures stay. Where a source drops documents with a lost picture, those of a refused one go too."""
+    """Which pictures stay. Where a source drops documents with a lost picture, those of
+    a refused one go too."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -28,7 +31,8 @@ class ImageRules(Configurable):
         max_aspect: float | None = None
         """How many times as long as wide, at most."""
         url_words: tuple[str, ...] = ()
-        """Words of no picture of interest, anywhere in its URL or path, such as "logo"; small letters."""
+        """Words of no picture of interest, anywhere in its URL or path, such as "logo";
+        small letters."""
         once: bool = False
         """Of copies inside one document, only the first stays."""
 
@@ -39,7 +43,8 @@ class ImageRules(Configurable):
         self.config = config
 
     def of_one_document(self, look: Look) -> Look:
-        """The rules around `look`, which decodes: what a URL or a hash tells is asked before."""
+        """The rules around `look`, which decodes: what a URL or a hash tells is asked
+        before."""
         seen: set[int] = set()
 
         def judged(image: Image) -> Image:
@@ -51,7 +56,11 @@ class ImageRules(Configurable):
         return judged
 
     def _before(self, image: Image, seen: set[int]) -> None:
-        path = urlsplit(image.url).path.lower() if self.config.url_words and image.url else ""
+        path = (
+            urlsplit(image.url).path.lower()
+            if self.config.url_words and image.url
+            else ""
+        )
         for word in self.config.url_words:
             if word in path:
                 raise Unusable("word in image URL", f"{word!r} in {image.url[:200]}")
@@ -72,7 +81,8 @@ class ImageRules(Configurable):
 
 
 class TextRules(Configurable):
-    """Which documents stay for their text, all of it taken together. Words are what white space parts."""
+    """Which documents stay for their text, all of it taken together. Words are what
+    white space parts."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -86,7 +96,8 @@ class TextRules(Configurable):
         min_alphabetic: float = 0.0
         """The least share of words with a letter in them."""
         repetition: bool = False
-        """Is a text dropped that repeats itself beyond the limits of `mm1.prepare.repetition`?"""
+        """Is a text dropped that repeats itself beyond the limits of
+        `mm1.prepare.repetition`?"""
 
         def build(self) -> "TextRules":
             return self.make()
@@ -99,14 +110,18 @@ class TextRules(Configurable):
         c = self.config
         if c == TextRules.Config():
             return
-        text = "\n\n".join(part.content for part in document.parts if isinstance(part, Text))
+        text = "\n\n".join(
+            part.content for part in document.parts if isinstance(part, Text)
+        )
         words = text.split()
         if len(words) < c.min_words:
             raise Unusable("text too short", f"{len(words):,} words")
         if c.max_words is not None and len(words) > c.max_words:
             raise Unusable("text too long", f"{len(words):,} words")
         length = sum(map(len, words)) / len(words)
-        if length < c.min_word_length or (c.max_word_length is not None and length > c.max_word_length):
+        if length < c.min_word_length or (
+            c.max_word_length is not None and length > c.max_word_length
+        ):
             raise Unusable("word length", f"{length:.1f} letters in the mean")
         symbols = (text.count("#") + text.count("...") + text.count("…")) / len(words)
         if c.max_symbols is not None and symbols > c.max_symbols:
@@ -119,7 +134,8 @@ class TextRules(Configurable):
 
 
 class Filters(Configurable):
-    """All that a preparation leaves out beyond what cannot be read. The defaults leave out nothing."""
+    """All that a preparation leaves out beyond what cannot be read. The defaults leave
+    out nothing."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -135,15 +151,19 @@ class Filters(Configurable):
 
     def __init__(self, config: Config) -> None:
         if config.max_images is not None and config.max_images < config.min_images:
-            raise ConfigError(f"no document has {config.min_images} to {config.max_images} images")
+            raise ConfigError(
+                f"no document has {config.min_images} to {config.max_images} images"
+            )
         self.config = config
-        self.images, self.text = config.images.build(), config.text.build()
+        self.images = config.images.build()
+        self.text = config.text.build()
         self.duplicates = config.duplicates.build()
 
     def check(self, document: Document) -> None:
         """Raises `Unusable` where the document is refused for itself.
 
-        Where pictures may still be lost for being on many pages, their number is judged after that.
+        Where pictures may still be lost for being on many pages, their number is judged
+        after that.
         """
         self.text.check(document)
         if self.config.duplicates.max_documents_of_image is None:

@@ -1,7 +1,8 @@
 """HTML -> text and pictures in reading order.
 
-One pass from left to right that never looks back, so that time grows with the length of a page whatever is in it. (The
-`html.parser` of Python 3.11.7 takes 102 s for 60 kB of `<a <a <a`: one page of a crawl would hold up the rest.)
+One pass from left to right that never looks back, so that time grows with the length of
+a page whatever is in it. (The `html.parser` of Python 3.11.7 takes 102 s for 60 kB of
+`<a <a <a`: one page of a crawl would hold up the rest.)
 
 What never ends -- a tag, a comment, a script -- ends with the page, as in a browser.
 """
@@ -10,11 +11,17 @@ import re
 from dataclasses import dataclass
 from html import unescape
 
-TAG = re.compile(r"""<(/?)([a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')|=)*+)>""")
-ATTRIBUTE = re.compile(r"""([^\s=>"'/]++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>]++))?+""")
+TAG = re.compile(
+    r"""<(/?)([a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')|=)*+)>"""
+)
+ATTRIBUTE = re.compile(
+    r"""([^\s=>"'/]++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>]++))?+"""
+)
 RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 """What they hold is no HTML, and is dropped."""
-DROPPED = re.compile("aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|template|video")
+DROPPED = re.compile(
+    "aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|template|video"
+)
 BLOCK = re.compile(
     "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|h[1-6]|header|hr|"
     "html|li|main|menu|ol|p|pre|section|summary|table|tbody|tfoot|thead|tr|ul"
@@ -37,10 +44,14 @@ class Page:
         self.parts: list[str | Src] = []
         self.pieces: list[str] = []
         """Of the text since the last picture."""
-        self.gap, self.dropped, self.depth, self.verbatim = "", "", 0, 0
+        self.gap = ""
+        self.dropped = ""
+        self.depth = 0
+        self.verbatim = 0
 
     def read(self, html: str) -> list[str | Src]:
-        """Texts, in which white space is as a browser shows it, and the places of pictures.
+        """Texts, in which white space is as a browser shows it, and the places of
+        pictures.
 
         Raises:
             ValueError: a character reference of thousands of digits.
@@ -93,8 +104,13 @@ class Page:
             self._part(" ")
 
     def _picture(self, attributes: str) -> None:
-        found = {m[1].lower(): unescape(m[2] or "").strip("\"' \n\t") for m in ATTRIBUTE.finditer(attributes)}
-        if src := found.get("data-src") or found.get("src"):  # lazy pages keep a dot in src
+        found = {
+            m[1].lower(): unescape(m[2] or "").strip("\"' \n\t")
+            for m in ATTRIBUTE.finditer(attributes)
+        }
+        if src := found.get("data-src") or found.get(
+            "src"
+        ):  # lazy pages keep a dot in src
             self._end_text()
             self.parts.append(Src(src))
 
@@ -108,7 +124,8 @@ class Page:
         if not self.verbatim:
             if text[:1].isspace():
                 self._part(" ")
-            ends_in_space, text = text[-1:].isspace(), " ".join(text.split())
+            ends_in_space = text[-1:].isspace()
+            text = " ".join(text.split())
         else:
             ends_in_space = False
         if not text:
@@ -119,7 +136,8 @@ class Page:
     def _end_text(self) -> None:
         if self.pieces:
             self.parts.append("".join(self.pieces))
-        self.pieces, self.gap = [], ""
+        self.pieces = []
+        self.gap = ""
 
 
 def _after(html: str, end: str, start: int) -> int:

@@ -1,7 +1,9 @@
-"""The same work for each file as Ray tasks: on this machine, or on a cluster that shares the file system.
+"""The same work for each file as Ray tasks: on this machine, or on a cluster that
+shares the file system.
 
-Ray takes one CPU for each task, tries a file again elsewhere where a node is lost, and says so where that fails too.
-What an abandoned attempt leaves behind is in a folder of its own and never moved into place.
+Ray takes one CPU for each task, tries a file again elsewhere where a node is lost, and
+says so where that fails too. What an abandoned attempt leaves behind is in a folder of
+its own and never moved into place.
 """
 
 import os
@@ -15,8 +17,11 @@ ATTEMPTS = 3
 POLL_SECONDS = 5.0
 
 
-def on_ray(work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None]) -> Generator[tuple[Any, Any]]:
-    """(job, result) of each job as they are finished; on the cluster of `RAY_ADDRESS`, or one made for this here.
+def on_ray(
+    work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None]
+) -> Generator[tuple[Any, Any]]:
+    """(job, result) of each job as they are finished; on the cluster of `RAY_ADDRESS`,
+    or one made for this here.
 
     Raises:
         UserError: Ray is not installed.
@@ -29,8 +34,12 @@ def on_ray(work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None
     ours = not ray.is_initialized()
     if ours:
         try:
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
-        except Exception as error:  # Ray raises bare Exceptions, a late raylet's among them
+            ray.init(
+                log_to_driver=False, include_dashboard=False, logging_level="warning"
+            )
+        except (
+            Exception
+        ) as error:  # Ray raises bare Exceptions, a late raylet's among them
             raise UserError(f"Ray did not start: {error}") from error
     try:
         task = ray.remote(max_retries=ATTEMPTS - 1)(_work_in)
@@ -49,7 +58,8 @@ def on_ray(work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None
 
 
 def _work_in(folder: str, work: Work, job: Job) -> Any:
-    """Paths are as they were given, so that the keys of records are the same wherever they are read."""
+    """Paths are as they were given, so that the keys of records are the same wherever
+    they are read."""
     os.chdir(folder)
     return work(job, _silent)
 
@@ -66,4 +76,7 @@ def _result(ray: Any, reference: Any, job: Job) -> Any:
             raise error.cause from None
         raise WorkerFailed(f"in {job.file}:\n{error}") from None
     except ray.exceptions.RayError as error:
-        raise WorkerDied(f"the Ray task that read {job.file} was lost in {ATTEMPTS} attempts: {error}") from error
+        raise WorkerDied(
+            f"the Ray task that read {job.file} was lost in {ATTEMPTS} attempts:"
+            f" {error}"
+        ) from error

@@ -1,6 +1,8 @@
-"""How much of a text repeats itself, as Gopher's data were filtered (Rae et al. 2021, arXiv:2112.11446, table A1).
+"""How much of a text repeats itself, as Gopher's data were filtered (Rae et al. 2021,
+arXiv:2112.11446, table A1).
 
-Shares of characters count a word as its letters; lines and paragraphs are compared without the white space around them.
+Shares of characters count a word as its letters; lines and paragraphs are compared
+without the white space around them.
 """
 
 from collections import Counter
@@ -16,17 +18,23 @@ MOST_FREQUENT = {2: 0.20, 3: 0.18, 4: 0.16}
 """Words in a sequence -> the largest share of characters in its most frequent one."""
 
 ALL_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-"""Words in a sequence -> the largest share of characters in sequences that stand in the text already."""
+"""Words in a sequence -> the largest share of characters in sequences that stand in the
+text already."""
 
 
 def repeated(text: str) -> str:
-    """The first limit that the text is over, in words and figures; empty for a text that keeps to all of them."""
+    """The first limit that the text is over, in words and figures; empty for a text
+    that keeps to all of them."""
     for what, mark in (("lines", "\n"), ("paragraphs", "\n\n")):
         pieces = [piece.strip() for piece in text.split(mark) if piece.strip()]
-        copies = [piece for piece, count in Counter(pieces).items() for _ in range(count - 1)]
+        copies = [
+            piece for piece, count in Counter(pieces).items() for _ in range(count - 1)
+        ]
         if (share := len(copies) / max(1, len(pieces))) > SHARE_OF_LINES[what]:
             return f"{share:.0%} of the {what} are copies"
-        if (share := _letters(copies) / max(1, _letters(pieces))) > SHARE_OF_CHARACTERS[what]:
+        if (share := _letters(copies) / max(1, _letters(pieces))) > SHARE_OF_CHARACTERS[
+            what
+        ]:
             return f"{share:.0%} of the characters are in copies of {what}"
     words = text.split()
     total = max(1, _letters(words))
@@ -35,7 +43,9 @@ def repeated(text: str) -> str:
             return f"{share:.0%} of the characters are in one sequence of {n} words"
     for n, limit in ALL_REPEATED.items():
         if (share := _in_repeats(words, n) / total) > limit:
-            return f"{share:.0%} of the characters are in repeated sequences of {n} words"
+            return (
+                f"{share:.0%} of the characters are in repeated sequences of {n} words"
+            )
     return ""
 
 
@@ -44,16 +54,20 @@ def _letters(pieces: Sequence[str]) -> int:
 
 
 def _most_frequent(words: Sequence[str], n: int) -> int:
-    """Characters in all places of the most frequent sequence; 0 where none comes twice."""
+    """Characters in all places of the most frequent sequence; 0 where none comes
+    twice."""
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    sequence, count = max(counts.items(), key=lambda item: (item[1], _letters(item[0])), default=((), 0))
+    sequence, count = max(
+        counts.items(), key=lambda item: (item[1], _letters(item[0])), default=((), 0)
+    )
     return count * _letters(sequence) if count > 1 else 0
 
 
 def _in_repeats(words: Sequence[str], n: int) -> int:
     """Characters of the words in any sequence seen before; each word counts once."""
     seen: set[tuple[str, ...]] = set()
-    covered, count = 0, 0
+    covered = 0
+    count = 0
     for start, sequence in enumerate(zip(*(words[i:] for i in range(n)), strict=False)):
         if sequence in seen:
             first = max(start, covered)

@@ -1,4 +1,5 @@
-"""Prepared documents gone over once more, by a verdict on each file: some are dropped, some lose pictures."""
+"""Prepared documents gone over once more, by a verdict on each file: some are dropped,
+some lose pictures."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +11,15 @@ from mm1.data.prepared.shards import read_documents
 from mm1.files import read_object, write_text
 from mm1.prepare import verify
 from mm1.prepare.content_hash import image_hash
-from mm1.prepare.convert import ASIDE, SCRATCH, Job, Tally, new_part, tokenised, tokenizer_of
+from mm1.prepare.convert import (
+    ASIDE,
+    SCRATCH,
+    Job,
+    Tally,
+    new_part,
+    tokenised,
+    tokenizer_of,
+)
 from mm1.prepare.deduplicate import EVERYWHERE, Verdict
 from mm1.prepare.output_folder import AGAIN
 from mm1.prepare.sources import Unusable
@@ -52,13 +61,15 @@ def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
-    """One file's documents -> a folder with the shards of those that are kept, and the list of the others.
+    """One file's documents -> a folder with the shards of those that are kept, and the
+    list of the others.
 
     The tally counts what is kept and dropped here; that of reading counts the rest.
     """
     verdict = read_object(verdict_path(job.folder, job.number), AGAIN)
     tokenizer = tokenizer_of(job.folder, job.tokenizer)
-    dropped, gone = verdict["documents"], frozenset(verdict["images"])
+    dropped = verdict["documents"]
+    gone = frozenset(verdict["images"])
 
     def look(image: Image) -> Image:
         if image_hash(image) in gone:

@@ -1,7 +1,9 @@
-"""One piece of work for each file, in several processes; none of them can die or hang unnoticed.
+"""One piece of work for each file, in several processes; none of them can die or hang
+unnoticed.
 
-The parent hands each process one job at a time over a pipe of its own, so that it knows what a process was at when its
-pipe breaks. A process whose parent dies finds its pipe broken in turn, and ends.
+The parent hands each process one job at a time over a pipe of its own, so that it knows
+what a process was at when its pipe breaks. A process whose parent dies finds its pipe
+broken in turn, and ends.
 """
 
 import multiprocessing
@@ -19,12 +21,14 @@ from typing import Any, Protocol, runtime_checkable
 from mm1.config import UserError
 
 PATIENCE = 600.0
-"""Seconds without a sign of life from a process after which waiting for it is an error and not a hang."""
+"""Seconds without a sign of life from a process after which waiting for it is an error
+and not a hang."""
 
 REPORT_SECONDS = 0.2
 
 PRELOAD = ("pyarrow", "pandas")
-"""Imported once for all processes, beside the work's own module: pyarrow imports pandas when it first makes a batch."""
+"""Imported once for all processes, beside the work's own module: pyarrow imports pandas
+when it first makes a batch."""
 
 Report = Callable[[int, int], None]
 """How far a job is: (records read, records dropped)."""
@@ -60,7 +64,8 @@ class _Worker:
     heard: float = field(default_factory=time.monotonic)
 
     def take(self, jobs: deque[Any]) -> None:
-        self.job, self.heard = (jobs.popleft() if jobs else None), time.monotonic()
+        self.job = jobs.popleft() if jobs else None
+        self.heard = time.monotonic()
         if self.job is not None:
             try:
                 self.pipe.send(self.job)
@@ -77,8 +82,16 @@ class _Worker:
     def _died(self) -> None:
         self.process.join(timeout=5)
         code = self.process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        why = "; the system does this when memory runs out: try fewer --workers" if code == -signal.SIGKILL else ""
+        how = (
+            f"was killed by signal {-code}"
+            if code is not None and code < 0
+            else f"ended with exit code {code}"
+        )
+        why = (
+            "; the system does this when memory runs out: try fewer --workers"
+            if code == -signal.SIGKILL
+            else ""
+        )
         raise WorkerDied(f"the process that read {self.job.file} {how}{why}")
 
 
@@ -96,21 +109,30 @@ def in_processes(
     """(job, result) of each job, as they are finished.
 
     Raises:
-        WorkerDied: a process was killed, or said nothing for `PATIENCE` seconds; its file is named.
-        WorkerFailed: the work raised something else than a `UserError` or `OSError`, which come as they are.
+        WorkerDied: a process was killed, or said nothing for `PATIENCE` seconds; its
+            file is named.
+        WorkerFailed: the work raised something else than a `UserError` or `OSError`,
+            which come as they are.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, *PRELOAD])
-    waiting, crew = deque(jobs), list[_Worker]()
+    waiting = deque(jobs)
+    crew = list[_Worker]()
     try:
         for _ in range(min(workers, len(jobs))):
             crew.append(_start(context, work))
             crew[-1].take(waiting)
         while busy := [worker for worker in crew if worker.job is not None]:
-            ready = wait([worker.pipe for worker in busy], timeout=max(0.0, PATIENCE - _longest_silence(busy)))
+            ready = wait(
+                [worker.pipe for worker in busy],
+                timeout=max(0.0, PATIENCE - _longest_silence(busy)),
+            )
             if not ready and _longest_silence(busy) >= PATIENCE:
                 silent = min(busy, key=lambda worker: worker.heard)
-                raise WorkerDied(f"the process that reads {silent.job.file} said nothing for {PATIENCE:.0f} seconds")
+                raise WorkerDied(
+                    f"the process that reads {silent.job.file} said nothing for"
+                    f" {PATIENCE:.0f} seconds"
+                )
             for worker in (worker for worker in busy if worker.pipe in ready):
                 kind, value = worker.receive()
                 if kind == "failed":
@@ -132,7 +154,8 @@ def _start(context: Any, work: Work) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
     process.start()
-    theirs.close()  # with the process alone holding it, its death is the end of the file
+    # with the process alone holding it, its death is the end of the file
+    theirs.close()
     return _Worker(process, ours)
 
 
@@ -150,7 +173,9 @@ def _dismiss(crew: Sequence[_Worker]) -> None:
 
 def _serve(work: Work, pipe: Connection) -> None:
     """The life of a process: jobs until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes of a terminal; the parent decides
     _one_thread()
     spoke = 0.0
 
@@ -168,7 +193,10 @@ def _serve(work: Work, pipe: Connection) -> None:
             except (UserError, OSError) as error:
                 answer = ("failed", error)
             except Exception:
-                answer = ("failed", WorkerFailed(f"in {job.file}:\n{traceback.format_exc()}"))
+                answer = (
+                    "failed",
+                    WorkerFailed(f"in {job.file}:\n{traceback.format_exc()}"),
+                )
             pipe.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone

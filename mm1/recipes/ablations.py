@@ -1,12 +1,16 @@
-"""MM1's ablations (section 3) at full size, from `pretrain_ablation_base`; in miniature in `miniature_ablations`.
+"""MM1's ablations (section 3) at full size, from `pretrain_ablation_base`; in miniature
+in `miniature_ablations`.
 
-A figure each. The rows start from runs that must be there: `runs/clip_l14_336` and so on, `runs/language_model_1b`,
-each trained by the recipe of that name or imported (`mm1 import`), and the benchmarks need their files:
+A figure each. The rows start from runs that must be there: `runs/clip_l14_336` and so
+on, `runs/language_model_1b`, each trained by the recipe of that name or imported (`mm1
+import`), and the benchmarks need their files:
 
-    mm1 study mixture --out runs/mixture --seeds 0 --launcher "srun --nodes 8 --gpus-per-node 8 ..." \\
+    mm1 study mixture --out runs/mixture --seeds 0 --launcher "srun --nodes 8
+    --gpus-per-node 8 ..." \\
         pretrain:benchmarks.coco.annotations=data/coco/test.json ...
 
-The paper's numbers come from public notes on it (docs/paper.md), not from its text: they are second-hand.
+The paper's numbers come from public notes on it (docs/paper.md), not from its text:
+they are second-hand.
 """
 
 from collections.abc import Callable
@@ -39,9 +43,13 @@ CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
 
 def _base(plan: Plan, seed: int, image_size: int) -> Trainer.Config:
     run = pretrain_ablation_base()
-    run.seed, run.shots = seed, (0, 4, 8)
+    run.seed = seed
+    run.shots = (0, 4, 8)
     run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
-    run.init = {"encoder": f"runs/clip_l14_{image_size}", "decoder": "runs/language_model_1b"}
+    run.init = {
+        "encoder": f"runs/clip_l14_{image_size}",
+        "decoder": "runs/language_model_1b",
+    }
     run.benchmarks = {"coco": Coco.Config(), "vqav2": Vqa.Config()}
     return run
 
@@ -55,10 +63,17 @@ FULL = Scale(
     base=_base,
     measures={
         ZERO: Measure(
-            read=score(("coco", "vqav2"), 0), about="mean of CIDEr and VQA accuracy, without any demonstration"
+            read=score(("coco", "vqav2"), 0),
+            about="mean of CIDEr and VQA accuracy, without any demonstration",
         ),
-        FEW: Measure(read=score(("coco", "vqav2"), 4), about="mean of CIDEr and VQA accuracy"),
-        TEXT: Measure(read=_minus_held_out_text, about="minus the loss on held-out text", percent=False),
+        FEW: Measure(
+            read=score(("coco", "vqav2"), 4), about="mean of CIDEr and VQA accuracy"
+        ),
+        TEXT: Measure(
+            read=_minus_held_out_text,
+            about="minus the loss on held-out text",
+            percent=False,
+        ),
     },
     size=336,
     sizes=(224, 336),
@@ -90,14 +105,22 @@ def synthetic_captions() -> Study:
         loader: PackedLoader.Config = run.loader  # type: ignore[assignment]
         loader.sources["synthetic"] = "data/synthetic"
         share = loader.weights["captions"]
-        loader.weights |= {"captions": (1 - SYNTHETIC) * share, "synthetic": SYNTHETIC * share}
+        loader.weights |= {
+            "captions": (1 - SYNTHETIC) * share,
+            "synthetic": SYNTHETIC * share,
+        }
 
     return FULL.study(
         "Synthetic captions",
-        "With: 7% of the captions' tokens are of `data/synthetic`, prepared as `synthetic_captions`. MM1's share, "
-        "and its gains of 2.4 and 4 points in few-shot scores, are second-hand.",
+        "With: 7% of the captions' tokens are of `data/synthetic`, prepared as"
+        " `synthetic_captions`. MM1's share, and its gains of 2.4 and 4 points in"
+        " few-shot scores, are second-hand.",
         FULL.rows({"without": lambda run: None, "with": add}),
-        (better("Synthetic captions bring few-shot performance", FEW, "with", "without"),),
+        (
+            better(
+                "Synthetic captions bring few-shot performance", FEW, "with", "without"
+            ),
+        ),
     )
 
 
@@ -117,7 +140,8 @@ def connector() -> Study:
 
 
 def encoder_loss() -> Study:
-    """Encoders by contrast and by reconstruction, their sizes and resolutions (table 1)."""
+    """Encoders by contrast and by reconstruction, their sizes and resolutions (table
+    1)."""
     encoders = {
         "AIM 600M, 224 px": ("runs/aim_600m", aim_encoder("600M")),
         "AIM 1B, 224 px": ("runs/aim_1b", aim_encoder("1B")),
@@ -141,13 +165,26 @@ def encoder_loss() -> Study:
 
     return FULL.study(
         "Encoders",
-        "The paper's CLIP encoders at 224 and 336 px saw DFN-5B and VeCap, that at 378 px DFN-5B, its AIM DFN-2B.",
+        "The paper's CLIP encoders at 224 and 336 px saw DFN-5B and VeCap, that at 378"
+        " px DFN-5B, its AIM DFN-2B.",
         rows,
         (
-            better("Contrast beats reconstruction", FEW, "CLIP L, 224 px", "AIM 600M, 224 px"),
+            better(
+                "Contrast beats reconstruction",
+                FEW,
+                "CLIP L, 224 px",
+                "AIM 600M, 224 px",
+            ),
             better("More pixels help", FEW, "CLIP L, 336 px", "CLIP L, 224 px"),
-            better("More pixels help more than a larger encoder", FEW, "CLIP L, 336 px", "CLIP H, 224 px"),
-            better("A trained encoder helps", FEW, "CLIP L, 336 px", "untrained L, 336 px"),
+            better(
+                "More pixels help more than a larger encoder",
+                FEW,
+                "CLIP L, 336 px",
+                "CLIP H, 224 px",
+            ),
+            better(
+                "A trained encoder helps", FEW, "CLIP L, 336 px", "untrained L, 336 px"
+            ),
         ),
         paper={ZERO: _table_1(0), FEW: _table_1(1)},
         paper_source=SECOND_HAND,

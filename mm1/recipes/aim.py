@@ -1,8 +1,10 @@
-"""Image encoders, pre-trained by foretelling their images patch by patch (AIM, arXiv:2401.08541; MM1, table 1).
+"""Image encoders, pre-trained by foretelling their images patch by patch (AIM,
+arXiv:2401.08541; MM1, table 1).
 
-Shapes, head, rate, batch and numbers of steps are AIM's. What no source at hand confirms, and so counts as our choice:
-betas (0.9, 0.95), decay 0.05, the length of the warm-up and a rate that ends at zero. Pictures are squashed to 224 px,
-without the random crops and flips that are common for such encoders.
+Shapes, head, rate, batch and numbers of steps are AIM's. What no source at hand
+confirms, and so counts as our choice: betas (0.9, 0.95), decay 0.05, the length of the
+warm-up and a rate that ends at zero. Pictures are squashed to 224 px, without the
+random crops and flips that are common for such encoders.
 """
 
 from mm1.loader.image_only import ImageLoader
@@ -31,8 +33,12 @@ def _paper(size: str, *, steps: int) -> Trainer.Config:
     return Trainer.Config(
         steps=steps,
         model=AIM.Config(encoder=aim_encoder(size)),
-        loader=ImageLoader.Config(sources=("data/captions",), batch_size=4096, micro_batch_size=64, workers=8),
-        optimizer=Optimizer.Config(peak_lr=1e-3, warmup_steps=30_000, weight_decay=0.05, min_lr_ratio=0.0),
+        loader=ImageLoader.Config(
+            sources=("data/captions",), batch_size=4096, micro_batch_size=64, workers=8
+        ),
+        optimizer=Optimizer.Config(
+            peak_lr=1e-3, warmup_steps=30_000, weight_decay=0.05, min_lr_ratio=0.0
+        ),
         activation_checkpointing="full",
         compile=True,
         validate_every=10_000,

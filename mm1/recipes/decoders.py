@@ -8,10 +8,13 @@ from mm1.train.trainer import Trainer
 
 
 def language_model_small() -> Trainer.Config:
-    """The decoder of `pretrain_small`, on your own text, on a laptop: rows of 512 tokens."""
+    """The decoder of `pretrain_small`, on your own text, on a laptop: rows of 512
+    tokens."""
     return Trainer.Config(
         steps=300,
-        model=LanguageModel.Config(decoder=Decoder.Config(depth=4, dim=256, num_heads=4)),
+        model=LanguageModel.Config(
+            decoder=Decoder.Config(depth=4, dim=256, num_heads=4)
+        ),
         loader=PackedLoader.Config(
             sources={"text": "data/text"},
             weights={"text": 1.0},
@@ -58,19 +61,22 @@ def language_model_7b() -> Trainer.Config:
 
 
 def language_model_30b() -> Trainer.Config:
-    """The decoder of MM1-30B on text; with z-loss, which the paper has for this size."""
+    """The decoder of MM1-30B on text; with z-loss, which the paper has for this
+    size."""
     run = _paper("30B")
     run.model.z_loss = 1e-4  # type: ignore[attr-defined]
     return run
 
 
 def language_model_3b_moe() -> Trainer.Config:
-    """The decoder of MM1-3B-MoE on text: 64 experts in every second block of the 2.9B."""
+    """The decoder of MM1-3B-MoE on text: 64 experts in every second block of the
+    2.9B."""
     return _sparse("3B-MoE")
 
 
 def language_model_7b_moe() -> Trainer.Config:
-    """The decoder of MM1-7B-MoE on text: 32 experts in every fourth block of the 6.4B."""
+    """The decoder of MM1-7B-MoE on text: 32 experts in every fourth block of the
+    6.4B."""
     return _sparse("7B-MoE")
 
 
@@ -83,13 +89,18 @@ def _sparse(size: str) -> Trainer.Config:
 def _paper(size: str) -> Trainer.Config:
     """Rows of 4,096 tokens, 512 a step, peak rate from the law, decay 0.1 of it.
 
-    MM1 does not say how its language models were pre-trained: batch, steps and warm-up are those of its multimodal
-    stage.
+    MM1 does not say how its language models were pre-trained: batch, steps and warm-up
+    are those of its multimodal stage.
     """
     return Trainer.Config(
         steps=200_000,
         model=LanguageModel.Config(decoder=decoder(size)),
-        loader=PackedLoader.Config(sources={"text": "data/text"}, weights={"text": 1.0}, batch_size=512, workers=4),
+        loader=PackedLoader.Config(
+            sources={"text": "data/text"},
+            weights={"text": 1.0},
+            batch_size=512,
+            workers=4,
+        ),
         optimizer=Optimizer.Config(peak_lr=decoder_peak_lr(size), warmup_steps=2000),
         activation_checkpointing="full",
         compile=True,

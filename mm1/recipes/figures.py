@@ -1,6 +1,8 @@
-"""What MM1's figures vary, and the lessons they are to show: written once, for the full size and for the miniature.
+"""What MM1's figures vary, and the lessons they are to show: written once, for the full
+size and for the miniature.
 
-A `Scale` says what the variations are done to and what is measured. A lesson's test is stated here, before any run.
+A `Scale` says what the variations are done to and what is measured. A lesson's test is
+stated here, before any run.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +16,13 @@ from mm1.study.ablation import Lesson, Measure, Study, better
 from mm1.study.plan import Plan
 from mm1.train.trainer import Trainer
 
-ZERO, FEW, TEXT = "0 shots", "4 shots", "text"
-SECOND_HAND = "second-hand, from public notes on the paper; averages over its own benchmarks, on its own scale."
+ZERO = "0 shots"
+FEW = "4 shots"
+TEXT = "text"
+SECOND_HAND = (
+    "second-hand, from public notes on the paper; averages over its own benchmarks, on"
+    " its own scale."
+)
 Rows = Callable[[Plan, int], Mapping[str, str]]
 
 
@@ -24,7 +31,8 @@ class Scale:
     """What the figures are drawn for."""
 
     base: Callable[[Plan, int, int], Trainer.Config]
-    """(plan, seed, image size) -> the run that rows change, with the runs it starts from added to the plan."""
+    """(plan, seed, image size) -> the run that rows change, with the runs it starts
+    from added to the plan."""
     measures: dict[str, Measure]
     """For ZERO, FEW and TEXT."""
     size: int
@@ -35,7 +43,8 @@ class Scale:
     connectors: Mapping[str, Callable[[int], Connector.Config]]
     """Name -> a connector of so many tokens."""
     fit: Callable[[Trainer.Config], None]
-    """Makes the data suit the comparison of connectors: a step holds as many images whatever they take in tokens."""
+    """Makes the data suit the comparison of connectors: a step holds as many images
+    whatever they take in tokens."""
     tokens_by: dict[str, Measure] = field(default_factory=dict)
     """What connectors are compared by in place of FEW."""
     prepare: Callable[[Path], None] | None = None
@@ -53,18 +62,38 @@ class Scale:
 
         return made
 
-    def study(self, title: str, about: str, rows: Rows, lessons: tuple[Lesson, ...], **more: Any) -> Study:
+    def study(
+        self,
+        title: str,
+        about: str,
+        rows: Rows,
+        lessons: tuple[Lesson, ...],
+        **more: Any,
+    ) -> Study:
         return Study(
-            title=title, about=about, rows=rows, lessons=lessons, measures=self.measures, prepare=self.prepare, **more
+            title=title,
+            about=about,
+            rows=rows,
+            lessons=lessons,
+            measures=self.measures,
+            prepare=self.prepare,
+            **more,
         )
 
 
-def weigh(captions: int | float, interleaved: int | float, text: int | float) -> Callable[[Trainer.Config], None]:
-    """Shares of the sources, in any unit. A share of nothing keeps the source's held-out loss."""
+def weigh(
+    captions: int | float, interleaved: int | float, text: int | float
+) -> Callable[[Trainer.Config], None]:
+    """Shares of the sources, in any unit. A share of nothing keeps the source's
+    held-out loss."""
 
     def edit(run: Trainer.Config) -> None:
         total = captions + interleaved + text
-        shares = {"interleaved": interleaved / total, "captions": captions / total, "text": text / total}
+        shares = {
+            "interleaved": interleaved / total,
+            "captions": captions / total,
+            "text": text / total,
+        }
         run.loader.weights = shares  # type: ignore[attr-defined]
 
     return edit
@@ -72,14 +101,23 @@ def weigh(captions: int | float, interleaved: int | float, text: int | float) ->
 
 def mixture(scale: Scale) -> Study:
     """(c) Captions against interleaved pages."""
-    rows = {"100/0": (100, 0), "66/33": (66, 33), "50/50": (50, 50), "33/66": (33, 66), "0/100": (0, 100)}
+    rows = {
+        "100/0": (100, 0),
+        "66/33": (66, 33),
+        "50/50": (50, 50),
+        "33/66": (33, 66),
+        "0/100": (0, 100),
+    }
     return scale.study(
         "Captions : interleaved pages",
-        "Shares of tokens, without text-only data; what the rows start from is the same. Only pages hold several "
-        "pictures, so part of what they teach is the very format of shots.",
+        "Shares of tokens, without text-only data; what the rows start from is the"
+        " same. Only pages hold several pictures, so part of what they teach is the"
+        " very format of shots.",
         scale.rows({row: weigh(*shares, 0) for row, shares in rows.items()}),
         (
-            better("Interleaved pages bring few-shot performance", FEW, "50/50", "100/0"),
+            better(
+                "Interleaved pages bring few-shot performance", FEW, "50/50", "100/0"
+            ),
             better("Captions bring zero-shot performance", ZERO, "50/50", "0/100"),
             better("Interleaved pages help text", TEXT, "0/100", "100/0"),
         ),
@@ -96,7 +134,8 @@ def text(scale: Scale) -> Study:
     """(d) With and without text-only data."""
     return scale.study(
         "With and without text-only data",
-        "A tenth of the tokens is text where it is there; the rest keeps its proportions.",
+        "A tenth of the tokens is text where it is there; the rest keeps its"
+        " proportions.",
         scale.rows(
             {
                 "captions": weigh(100, 0, 0),
@@ -108,16 +147,36 @@ def text(scale: Scale) -> Study:
             }
         ),
         (
-            better("Text-only data keep text performance (captions)", TEXT, "captions + text", "captions"),
-            better("Text-only data keep text performance (both)", TEXT, "both + text", "both"),
-            better("Text-only data help few-shot performance (captions)", FEW, "captions + text", "captions"),
+            better(
+                "Text-only data keep text performance (captions)",
+                TEXT,
+                "captions + text",
+                "captions",
+            ),
+            better(
+                "Text-only data keep text performance (both)",
+                TEXT,
+                "both + text",
+                "both",
+            ),
+            better(
+                "Text-only data help few-shot performance (captions)",
+                FEW,
+                "captions + text",
+                "captions",
+            ),
         ),
     )
 
 
 def text_share(scale: Scale) -> Study:
     """(e) How much text-only data."""
-    rows = {"100/0": (50, 50, 0), "91/9": (45.5, 45.5, 9), "86/14": (43, 43, 14), "66/33": (33, 33, 33)}
+    rows = {
+        "100/0": (50, 50, 0),
+        "91/9": (45.5, 45.5, 9),
+        "86/14": (43, 43, 14),
+        "66/33": (33, 33, 33),
+    }
     return scale.study(
         "Images : text-only",
         "Captions and pages share the first number evenly.",
@@ -137,12 +196,23 @@ def isolation(scale: Scale) -> Study:
 
     return scale.study(
         "Isolation of packed documents",
-        "The rows differ in the attention mask alone: positions restart with each document in both, and no target "
-        "changes. Benchmarks ask one document at a time: that is how only the isolated row was trained.",
+        "The rows differ in the attention mask alone: positions restart with each"
+        " document in both, and no target changes. Benchmarks ask one document at a"
+        " time: that is how only the isolated row was trained.",
         scale.rows({"isolated": lambda _: None, "seeing one another": share}),
         (
-            better("Isolation helps few-shot performance", FEW, "isolated", "seeing one another"),
-            better("Isolation helps zero-shot performance", ZERO, "isolated", "seeing one another"),
+            better(
+                "Isolation helps few-shot performance",
+                FEW,
+                "isolated",
+                "seeing one another",
+            ),
+            better(
+                "Isolation helps zero-shot performance",
+                ZERO,
+                "isolated",
+                "seeing one another",
+            ),
         ),
     )
 
@@ -168,7 +238,9 @@ def freezing(scale: Scale) -> Study:
 
 def connector(scale: Scale) -> Study:
     """(b) Connector x tokens x resolution."""
-    names, (few, many), sizes = tuple(scale.connectors), scale.num_tokens, scale.sizes
+    names = tuple(scale.connectors)
+    few, many = scale.num_tokens
+    sizes = scale.sizes
 
     def rows(plan: Plan, seed: int) -> dict[str, str]:
         folders = {}
@@ -182,22 +254,40 @@ def connector(scale: Scale) -> Study:
     tokens = _mean(names, (many,), sizes, 1.0) | _mean(names, (few,), sizes, -1.0)
     pairs = tuple(permutations(names, 2))
     kinds = [
-        _less(tokens, _mean((a,), (few, many), sizes, 1.0) | _mean((b,), (few, many), sizes, -1.0)) for a, b in pairs
+        _less(
+            tokens,
+            _mean((a,), (few, many), sizes, 1.0)
+            | _mean((b,), (few, many), sizes, -1.0),
+        )
+        for a, b in pairs
     ]
     kind = "The number of tokens matters more than the kind of connector"
-    more, kind_words = f"({_tokens(many)}) - ({_tokens(few)})", [f"(({a}) - ({b}))" for a, b in pairs]
-    by, differences = next(iter(scale.tokens_by), FEW), tuple(f"({more}) - {k}" for k in kind_words)
+    more = f"({_tokens(many)}) - ({_tokens(few)})"
+    kind_words = [f"(({a}) - ({b}))" for a, b in pairs]
+    by = next(iter(scale.tokens_by), FEW)
+    differences = tuple(f"({more}) - {k}" for k in kind_words)
     lessons = [
         Lesson(text="More tokens help", measure=by, contrasts=(tokens,), words=(more,)),
         Lesson(text=kind, measure=by, contrasts=tuple(kinds), words=differences),
     ]
     if len(sizes) == 2:
-        pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(names, (few, many), sizes[:1], -1.0)
+        pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(
+            names, (few, many), sizes[:1], -1.0
+        )
         words = (f"({sizes[1]} px) - ({sizes[0]} px)",)
-        lessons.append(Lesson(text="More pixels help", measure=FEW, contrasts=(pixels,), words=words))
-    about = "Each step holds about as many images whatever they take in tokens. The contrasts are of means over rows."
+        lessons.append(
+            Lesson(
+                text="More pixels help", measure=FEW, contrasts=(pixels,), words=words
+            )
+        )
+    about = (
+        "Each step holds about as many images whatever they take in tokens. The"
+        " contrasts are of means over rows."
+    )
     measured = replace(scale, measures=scale.measures | scale.tokens_by)
-    return measured.study("Connector x tokens x resolution", about, rows, tuple(lessons))
+    return measured.study(
+        "Connector x tokens x resolution", about, rows, tuple(lessons)
+    )
 
 
 def _corner(name: str, num_tokens: int, size: int) -> str:
@@ -208,9 +298,16 @@ def _tokens(number: int) -> str:
     return "1 token" if number == 1 else f"{number} tokens"
 
 
-def _mean(names: tuple[str, ...], tokens: tuple[int, ...], sizes: tuple[int, ...], weight: float) -> dict[str, float]:
+def _mean(
+    names: tuple[str, ...],
+    tokens: tuple[int, ...],
+    sizes: tuple[int, ...],
+    weight: float,
+) -> dict[str, float]:
     """A contrast's terms: the mean over these corners, times a weight."""
-    corners = [_corner(name, k, size) for name in names for k in tokens for size in sizes]
+    corners = [
+        _corner(name, k, size) for name in names for k in tokens for size in sizes
+    ]
     return dict.fromkeys(corners, weight / len(corners))
 
 

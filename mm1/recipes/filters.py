@@ -1,4 +1,5 @@
-"""Sets of filters to begin with: `mm1 prepare ... --filters NAME`, to be changed by `--filter a.b=value`."""
+"""Sets of filters to begin with: `mm1 prepare ... --filters NAME`, to be changed by
+`--filter a.b=value`."""
 
 from mm1.config import ConfigError, nearest
 from mm1.prepare.deduplicate import Duplicates
@@ -6,9 +7,11 @@ from mm1.prepare.filters import Filters, ImageRules, TextRules
 
 
 def web_pages() -> Filters.Config:
-    """Interleaved pages as MM1's own were filtered (second-hand figures, see docs/paper.md).
+    """Interleaved pages as MM1's own were filtered (second-hand figures, see
+    docs/paper.md).
 
-    Pages keep 1 to 30 pictures: none that is small, huge, long, a button, a copy inside its page, or on over 10 pages.
+    Pages keep 1 to 30 pictures: none that is small, huge, long, a button, a copy inside
+    its page, or on over 10 pages.
     """
     return Filters.Config(
         images=ImageRules.Config(
@@ -25,7 +28,8 @@ def web_pages() -> Filters.Config:
 
 
 def web_text() -> Filters.Config:
-    """Text of the web by the limits of Gopher's data (Rae et al. 2021, arXiv:2112.11446, table A1), without copies."""
+    """Text of the web by the limits of Gopher's data (Rae et al. 2021,
+    arXiv:2112.11446, table A1), without copies."""
     return Filters.Config(
         text=TextRules.Config(
             min_words=50,

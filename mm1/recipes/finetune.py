@@ -1,15 +1,21 @@
-"""Supervised fine-tuning of MM1 (section 5), and the two later stages of MM1.5 (arXiv:2409.20566).
+"""Supervised fine-tuning of MM1 (section 5), and the two later stages of MM1.5
+(arXiv:2409.20566).
 
-Each starts from a finished run and learns from the answers of conversations alone (`mm1 prepare instructions`):
+Each starts from a finished run and learns from the answers of conversations alone (`mm1
+prepare instructions`):
 
-    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN loader.sources.instructions=DIR --out runs/sft
+    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN
+    loader.sources.instructions=DIR --out runs/sft
 
-The run that it starts from brings its shape along, so `mm15_sft` tunes a model of any size.
+The run that it starts from brings its shape along, so `mm15_sft` tunes a model of any
+size.
 
-Known from notes on the papers (docs/fine-tuning.md): steps, batch, row length, AdaFactor, peak rates, cosine, nothing
-frozen, tile sizes, and the shares of MM1.5. Everything else is our choice, and no model of these sizes has been trained
-with it: warm-up over 3% of the steps, a decay to 0, no weight decay, absolute rates, shares counted in documents, the
-rows of 4,096 tokens where pictures take up to ten views, and each picture cut into 2 x 2 whatever its size.
+Known from notes on the papers (docs/fine-tuning.md): steps, batch, row length,
+AdaFactor, peak rates, cosine, nothing frozen, tile sizes, and the shares of MM1.5.
+Everything else is our choice, and no model of these sizes has been trained with it:
+warm-up over 3% of the steps, a decay to 0, no weight decay, absolute rates, shares
+counted in documents, the rows of 4,096 tokens where pictures take up to ten views, and
+each picture cut into 2 x 2 whatever its size.
 """
 
 from dataclasses import replace
@@ -45,13 +51,17 @@ OCR = ("pdfa", "idl", "rendered_text", "docstruct")
 
 
 def sft_small() -> Trainer.Config:
-    """Conversations for the model of `pretrain_small`, on a laptop: pictures of 192 pixels and more in five views.
+    """Conversations for the model of `pretrain_small`, on a laptop: pictures of 192
+    pixels and more in five views.
 
-    Hardware: 2 CPU cores, minutes. Steps and rate are a first choice that was tried once (LOG.md).
+    Hardware: 2 CPU cores, minutes. Steps and rate are a first choice that was tried
+        once (LOG.md).
     """
     run = pretrain_small()
     run.init = dict.fromkeys(PARTS, "runs/small")
-    run.steps, run.checkpoint_every, run.validate_every = 200, 50, 50
+    run.steps = 200
+    run.checkpoint_every = 50
+    run.validate_every = 50
     run.loader = PackedLoader.Config(
         sources={"instructions": "data/instructions"},
         weights=dict(INSTRUCTIONS),
@@ -64,16 +74,23 @@ def sft_small() -> Trainer.Config:
         max_tiles=4,
     )
     run.optimizer = Optimizer.Config(
-        rule="adafactor", peak_lr=5e-4, warmup_steps=10, min_lr_ratio=0.0, weight_decay=0.0, lr_factors={"encoder": 0.3}
+        rule="adafactor",
+        peak_lr=5e-4,
+        warmup_steps=10,
+        min_lr_ratio=0.0,
+        weight_decay=0.0,
+        lr_factors={"encoder": 0.3},
     )
     return run
 
 
 def sft_3b() -> Trainer.Config:
-    """MM1-3B-Chat at 378 px: 10k steps of 256 rows of 2,048 tokens, AdaFactor, peak 1e-5.
+    """MM1-3B-Chat at 378 px: 10k steps of 256 rows of 2,048 tokens, AdaFactor, peak
+    1e-5.
 
-    A row holds several conversations. MM1's figures fit one in each (2.56M of 1.45M examples, 1.77 epochs): watch the
-    metric `epoch/instructions`, and give `loader.batch_size=64` or fewer steps where it goes too far.
+    A row holds several conversations. MM1's figures fit one in each (2.56M of 1.45M
+    examples, 1.77 epochs): watch the metric `epoch/instructions`, and give
+    `loader.batch_size=64` or fewer steps where it goes too far.
     """
     return _tuned(pretrain_3b(), "runs/pretrain_3b")
 
@@ -84,7 +101,8 @@ def sft_7b() -> Trainer.Config:
 
 
 def sft_30b() -> Trainer.Config:
-    """MM1-30B-Chat at 378 px; otherwise `sft_3b`. The z-loss of its pre-training stays (our choice)."""
+    """MM1-30B-Chat at 378 px; otherwise `sft_3b`. The z-loss of its pre-training stays
+    (our choice)."""
     return _tuned(pretrain_30b(), "runs/pretrain_30b")
 
 
@@ -99,22 +117,26 @@ def sft_7b_moe() -> Trainer.Config:
 
 
 def sft_3b_1344() -> Trainer.Config:
-    """`sft_3b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
+    """`sft_3b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+    interpolated."""
     return _finer(sft_3b())
 
 
 def sft_7b_1344() -> Trainer.Config:
-    """`sft_7b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
+    """`sft_7b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+    interpolated."""
     return _finer(sft_7b())
 
 
 def sft_30b_1344() -> Trainer.Config:
-    """`sft_30b` at 1344 px: five views of 672 a picture, 720 tokens; positions are interpolated."""
+    """`sft_30b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+    interpolated."""
     return _finer(sft_30b())
 
 
 def mm15_ocr() -> Trainer.Config:
-    """MM1.5's continual pre-training on text in pictures, at 1344 px, before `mm15_sft`: at most 30k steps.
+    """MM1.5's continual pre-training on text in pictures, at 1344 px, before
+    `mm15_sft`: at most 30k steps.
 
     Four sets in equal shares, prepared as captions: the picture, then its text.
     """
@@ -132,7 +154,8 @@ def mm15_ocr() -> Trainer.Config:
 
 
 def mm15_sft() -> Trainer.Config:
-    """MM1.5's fine-tuning: eight groups, peak 2e-5, 23k steps, 4 to 9 tiles of 672 px by the picture's shape."""
+    """MM1.5's fine-tuning: eight groups, peak 2e-5, 23k steps, 4 to 9 tiles of 672 px
+    by the picture's shape."""
     run = _finer(sft_3b())
     run.init = dict.fromkeys(PARTS, "runs/mm15_ocr")
     run.steps = 23_000
@@ -153,7 +176,9 @@ def mm15_sft() -> Trainer.Config:
 
 def _tuned(run: Trainer.Config, origin: str) -> Trainer.Config:
     run.init = dict.fromkeys(PARTS, origin)
-    run.steps, run.checkpoint_every, run.validate_every = 10_000, 500, 1000
+    run.steps = 10_000
+    run.checkpoint_every = 500
+    run.validate_every = 1000
     run.loader = PackedLoader.Config(
         sources={"instructions": "data/instructions"},
         weights=dict(INSTRUCTIONS),
@@ -176,5 +201,9 @@ def _finer(run: Trainer.Config) -> Trainer.Config:
 
 def _adafactor(peak_lr: float, steps: int) -> Optimizer.Config:
     return Optimizer.Config(
-        rule="adafactor", peak_lr=peak_lr, warmup_steps=steps * 3 // 100, min_lr_ratio=0.0, weight_decay=0.0
+        rule="adafactor",
+        peak_lr=peak_lr,
+        warmup_steps=steps * 3 // 100,
+        min_lr_ratio=0.0,
+        weight_decay=0.0,
     )

@@ -1,9 +1,10 @@
-"""Multimodal pre-training: encoder, connector and decoder together, nothing frozen, on 45% interleaved, 45% captioned
-and 10% text-only tokens (MM1, section 3 and appendix B).
+"""Multimodal pre-training: encoder, connector and decoder together, nothing frozen, on
+45% interleaved, 45% captioned and 10% text-only tokens (MM1, section 3 and appendix B).
 
 The folders of prepared data are given on the command line:
 
-    mm1 train pretrain_small loader.sources.captions=data/captions loader.sources.interleaved=data/pages \\
+    mm1 train pretrain_small loader.sources.captions=data/captions
+    loader.sources.interleaved=data/pages \\
         loader.sources.text=data/text --out runs/small
 """
 
@@ -20,19 +21,26 @@ MIXTURE = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
 
 
 def _sources() -> dict[str, str]:
-    return {"interleaved": "data/interleaved", "captions": "data/captions", "text": "data/text"}
+    return {
+        "interleaved": "data/interleaved",
+        "captions": "data/captions",
+        "text": "data/text",
+    }
 
 
 def pretrain_small() -> Trainer.Config:
-    """A first run on your own data, on a laptop: 96-pixel images, 9 tokens each, rows of 2,048 tokens.
+    """A first run on your own data, on a laptop: 96-pixel images, 9 tokens each, rows
+    of 2,048 tokens.
 
-    Hardware: 2 CPU cores. The rate is tuned by hand, not by the law: the law's smallest model is larger than this one,
-    and trains a thousand times longer.
+    Hardware: 2 CPU cores. The rate is tuned by hand, not by the law: the law's smallest
+        model is larger than this one, and trains a thousand times longer.
     """
     return Trainer.Config(
         steps=300,
         model=MM1.Config(
-            encoder=ViT.Config(image_size=96, patch_size=12, depth=4, dim=192, num_heads=4),
+            encoder=ViT.Config(
+                image_size=96, patch_size=12, depth=4, dim=192, num_heads=4
+            ),
             connector=CAbstractor.Config(num_tokens=9, dim=128, depth=1),
             decoder=Decoder.Config(depth=4, dim=256, num_heads=4),
         ),
@@ -53,7 +61,8 @@ def pretrain_small() -> Trainer.Config:
 
 
 def pretrain_ablation_base() -> Trainer.Config:
-    """The base of MM1's ablations: ViT-L/14 at 336 px, C-Abstractor with 144 tokens, 1.2B decoder."""
+    """The base of MM1's ablations: ViT-L/14 at 336 px, C-Abstractor with 144 tokens,
+    1.2B decoder."""
     return _paper("1.2B", encoder("L/14", 336))
 
 
@@ -68,7 +77,8 @@ def pretrain_7b() -> Trainer.Config:
 
 
 def pretrain_30b() -> Trainer.Config:
-    """MM1-30B: ViT-H/14 at 378 px, 144 tokens an image, 30B decoder; with z-loss, which the paper has here alone."""
+    """MM1-30B: ViT-H/14 at 378 px, 144 tokens an image, 30B decoder; with z-loss, which
+    the paper has here alone."""
     run = _paper("30B", encoder("H/14", 378))
     run.model.z_loss = 1e-4  # type: ignore[attr-defined]
     return run
@@ -91,10 +101,15 @@ def _sparse(size: str) -> Trainer.Config:
 
 
 def _paper(size: str, vit: ViT.Config) -> Trainer.Config:
-    """512 rows of 4,096 tokens with at most 16 images, 200k steps, warm-up 2,000, peak rate from the law."""
+    """512 rows of 4,096 tokens with at most 16 images, 200k steps, warm-up 2,000, peak
+    rate from the law."""
     return Trainer.Config(
         steps=200_000,
-        model=MM1.Config(encoder=vit, connector=CAbstractor.Config(num_tokens=144), decoder=decoder(size)),
+        model=MM1.Config(
+            encoder=vit,
+            connector=CAbstractor.Config(num_tokens=144),
+            decoder=decoder(size),
+        ),
         loader=PackedLoader.Config(
             sources=_sources(),
             weights=dict(MIXTURE),

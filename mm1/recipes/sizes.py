@@ -1,7 +1,8 @@
 """The ladder of sizes, and the law that sets the peak learning rate.
 
-Shapes of the decoders are choices where MM1 is silent: 12 * depth * dim^2 gives the size in the name, and the shapes
-are those of Apple's public AXLearn models where it has one of the size (docs/paper.md says which).
+Shapes of the decoders are choices where MM1 is silent: 12 * depth * dim^2 gives the
+size in the name, and the shapes are those of Apple's public AXLearn models where it has
+one of the size (docs/paper.md says which).
 """
 
 import math
@@ -22,7 +23,8 @@ DECODERS = {
     "30B": (48, 7168, 56),
 }
 
-# name: (its dense decoder, experts, every how many-th block is sparse); two experts for each token
+# name: (its dense decoder, experts, every how many-th block is sparse); two experts for
+# each token
 MIXTURES = {
     "3B-MoE": ("2.9B", 64, 2),
     "7B-MoE": ("6.4B", 32, 4),
@@ -42,16 +44,19 @@ AIM_ENCODERS = {
     "1B": (24, 2048, 16),
     "3B": (24, 3072, 24),
 }
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def law_peak_lr(num_params: float) -> float:
-    """MM1's fit over 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), N the decoder's size without embeddings."""
+    """MM1's fit over 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), N the
+    decoder's size without embeddings."""
     return math.exp(-0.4214 * math.log(num_params) - 0.5535)
 
 
 def decoder_size(name: str) -> float:
-    """The size that the law is asked with: 12 * depth * dim^2, of the dense decoder for a mixture of experts."""
+    """The size that the law is asked with: 12 * depth * dim^2, of the dense decoder for
+    a mixture of experts."""
     depth, dim, _ = DECODERS[MIXTURES[name][0] if name in MIXTURES else name]
     return 12.0 * depth * dim**2
 
@@ -68,18 +73,23 @@ def decoder(name: str) -> Decoder.Config:
     """
     if name in MIXTURES:
         dense, num_experts, every = MIXTURES[name]
-        return replace(decoder(dense), experts=Experts.Config(num_experts=num_experts, every=every))
+        return replace(
+            decoder(dense), experts=Experts.Config(num_experts=num_experts, every=every)
+        )
     depth, dim, heads = DECODERS[name]
     return Decoder.Config(depth=depth, dim=dim, num_heads=heads)
 
 
 def encoder(name: str, image_size: int) -> ViT.Config:
     depth, dim, heads, patch = ENCODERS[name]
-    return ViT.Config(image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads)
+    return ViT.Config(
+        image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads
+    )
 
 
 def aim_encoder(name: str, image_size: int = 224) -> ViT.Config:
-    """The encoders of AIM (arXiv:2401.08541, table 1): fixed positions, a norm of the patches, hardly any biases."""
+    """The encoders of AIM (arXiv:2401.08541, table 1): fixed positions, a norm of the
+    patches, hardly any biases."""
     depth, dim, heads = AIM_ENCODERS[name]
     return ViT.Config(
         image_size=image_size,

@@ -1,9 +1,13 @@
-"""MM1's ablations of fine-tuning at full size (section 5.1), from `pretrain_3b`; in miniature in `miniature_ablations`.
+"""MM1's ablations of fine-tuning at full size (section 5.1), from `pretrain_3b`; in
+miniature in `miniature_ablations`.
 
-    mm1 study resolution --out runs/resolution --seeds 0 --launcher "srun --nodes 2 --gpus-per-node 8 ..." \\
-        finetune:loader.sources.instructions=data/instructions finetune:benchmarks.textvqa.annotations=... ...
+    mm1 study resolution --out runs/resolution --seeds 0 --launcher "srun --nodes 2
+    --gpus-per-node 8 ..." \\
+        finetune:loader.sources.instructions=data/instructions
+        finetune:benchmarks.textvqa.annotations=... ...
 
-`resolution` starts from a finished `runs/pretrain_3b`; `steps` trains its own, each with a whole schedule.
+`resolution` starts from a finished `runs/pretrain_3b`; `steps` trains its own, each
+with a whole schedule.
 """
 
 from collections.abc import Callable
@@ -17,7 +21,8 @@ from mm1.study.ablation import Measure, Study, better, score
 from mm1.study.plan import Plan
 from mm1.train.trainer import Trainer
 
-DETAIL, GENERAL = "text in pictures", "general"
+DETAIL = "text in pictures"
+GENERAL = "general"
 MEASURES = {
     DETAIL: Measure(read=score(("textvqa",), 0), about="VQA accuracy of TextVQA"),
     GENERAL: Measure(read=score(("vqav2",), 0), about="VQA accuracy of VQA v2"),
@@ -25,8 +30,12 @@ MEASURES = {
 
 
 def _asked(run: Trainer.Config, seed: int) -> Trainer.Config:
-    run.seed, run.shots = seed, (0,)
-    run.benchmarks = {"textvqa": TextVqa.Config(chat=True), "vqav2": Vqa.Config(chat=True)}
+    run.seed = seed
+    run.shots = (0,)
+    run.benchmarks = {
+        "textvqa": TextVqa.Config(chat=True),
+        "vqav2": Vqa.Config(chat=True),
+    }
     return run
 
 
@@ -55,17 +64,27 @@ def resolution() -> Study:
     }
 
     def made(plan: Plan, seed: int) -> dict[str, str]:
-        return {row: plan.add("finetune", _asked(make(), seed)) for row, make in rows.items()}
+        return {
+            row: plan.add("finetune", _asked(make(), seed))
+            for row, make in rows.items()
+        }
 
     return Study(
         title="Resolution of fine-tuning",
-        about="One pre-trained model, fine-tuned for as many steps; whole pictures have 144 tokens, five views 720.",
+        about=(
+            "One pre-trained model, fine-tuned for as many steps; whole pictures have"
+            " 144 tokens, five views 720."
+        ),
         rows=made,
         measures=MEASURES,
         lessons=(
             better("More pixels help to read text", DETAIL, "672 px", "378 px"),
-            better("Sub-images help to read text", DETAIL, "1344 px, sub-images", "672 px"),
-            better("More pixels help with whole pictures, too", GENERAL, "672 px", "378 px"),
+            better(
+                "Sub-images help to read text", DETAIL, "1344 px, sub-images", "672 px"
+            ),
+            better(
+                "More pixels help with whole pictures, too", GENERAL, "672 px", "378 px"
+            ),
         ),
     )
 
@@ -77,7 +96,9 @@ def steps() -> Study:
     def made(plan: Plan, seed: int) -> dict[str, str]:
         folders = {}
         for number in lengths:
-            start = plan.add("pretrain", replace(pretrain_3b(), steps=number, seed=seed))
+            start = plan.add(
+                "pretrain", replace(pretrain_3b(), steps=number, seed=seed)
+            )
             tuned = _asked(sft_3b(), seed)
             tuned.init = dict.fromkeys(PARTS, start)
             folders[f"{number:,} steps"] = plan.add("finetune", tuned)
@@ -86,11 +107,25 @@ def steps() -> Study:
     low, middle, high = (f"{number:,} steps" for number in lengths)
     return Study(
         title="Steps of pre-training",
-        about="Each pre-training has a whole schedule of its own; fine-tuning is the same, at 378 px.",
+        about=(
+            "Each pre-training has a whole schedule of its own; fine-tuning is the"
+            " same, at 378 px."
+        ),
         rows=made,
         measures=MEASURES,
         lessons=(
-            better("More pre-training, better after fine-tuning (a half against all)", GENERAL, high, middle),
-            better("More pre-training, better after fine-tuning (a quarter against a half)", GENERAL, middle, low),
+            better(
+                "More pre-training, better after fine-tuning (a half against all)",
+                GENERAL,
+                high,
+                middle,
+            ),
+            better(
+                "More pre-training, better after fine-tuning (a quarter against a"
+                " half)",
+                GENERAL,
+                middle,
+                low,
+            ),
         ),
     )

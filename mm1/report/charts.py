@@ -1,4 +1,5 @@
-"""Charts as inline SVG and plain boxes; their colours come from the page's style, so they follow light and dark."""
+"""Charts as inline SVG and plain boxes; their colours come from the page's style, so
+they follow light and dark."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,20 +7,26 @@ from dataclasses import dataclass
 
 from mm1.report.page import Html, tag
 
-HEIGHT, FLOOR = 236, 200
-LEFT, RIGHT, TOP = 40, 12, 12
-WIDE, NARROW = 440, 310
+HEIGHT = 236
+FLOOR = 200
+LEFT = 40
+RIGHT = 12
+TOP = 12
+WIDE = 440
+NARROW = 310
 """Canvas widths for cards that stand two and three in a line."""
 
 MOST_POINTS = 240
-"""A curve of more points is thinned evenly: a page cannot show them, and they make it heavy."""
+"""A curve of more points is thinned evenly: a page cannot show them, and they make it
+heavy."""
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve. `errors` are the half lengths of error bars, one a point; `tone` is a class of the style.
+    """One curve. `errors` are the half lengths of error bars, one a point; `tone` is a
+    class of the style.
 
     `key` is what the legend says of it; a curve without one is left to the hover.
     """
@@ -48,25 +55,32 @@ class Axis:
         return f"{value * 100:.0f}%" if self.percent else f"{value:,.6g}"
 
     def share(self, value: float) -> float:
-        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return (
+            (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        )
 
 
 def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
-    """An axis over the values, with round ticks; `air` is the share of its length that is left free below them."""
-    low, high = min(values), max(values)
+    """An axis over the values, with round ticks; `air` is the share of its length that
+    is left free below them."""
+    low = min(values)
+    high = max(values)
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        low = low - 0.5
+        high = high + 0.5
     low -= air * (high - low)
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
     return Axis(low, high, [round(i * step, 10) for i in range(first, last + 1)], label)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where values lie on the canvas. Narrow cards get a narrow canvas, so that text is of one size in all of them."""
+    """Where values lie on the canvas. Narrow cards get a narrow canvas, so that text is
+    of one size in all of them."""
 
     x: Axis
     y: Axis
@@ -103,10 +117,22 @@ def line_chart(
     if guide:
         name, level = guide
         parts.append(frame.level(level, "guide"))
-        parts.append(tag("text", name, x=frame.right, y=frame.down(level) - 4, text_anchor="end"))
+        parts.append(
+            tag("text", name, x=frame.right, y=frame.down(level) - 4, text_anchor="end")
+        )
     parts += [_curve(each, frame) for each in series]
-    drawn = tag("svg", *parts, viewBox=f"0 0 {frame.width} {HEIGHT}", role="img", aria_label=title)
-    keys = [(each.key, each.tone, "dashed" if each.dashed else "line") for each in series if each.key]
+    drawn = tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {frame.width} {HEIGHT}",
+        role="img",
+        aria_label=title,
+    )
+    keys = [
+        (each.key, each.tone, "dashed" if each.dashed else "line")
+        for each in series
+        if each.key
+    ]
     head = tag("h3", title, tag("span", aside, class_="note"))
     return tag("figure", head, drawn, legend(keys), class_="card")
 
@@ -115,33 +141,76 @@ def _axes(frame: Frame) -> list[Html]:
     parts = []
     for tick in frame.y.ticks:
         parts.append(frame.level(tick, "rule"))
-        parts.append(tag("text", frame.y.text(tick), x=LEFT - 7, y=frame.down(tick) + 3.8, text_anchor="end"))
+        parts.append(
+            tag(
+                "text",
+                frame.y.text(tick),
+                x=LEFT - 7,
+                y=frame.down(tick) + 3.8,
+                text_anchor="end",
+            )
+        )
     for tick in frame.x.ticks:
         at = frame.across(tick)
         parts.append(tag("line", x1=at, x2=at, y1=FLOOR, y2=FLOOR + 4, class_="axis"))
-        parts.append(tag("text", frame.x.text(tick), x=at, y=FLOOR + 16, text_anchor="middle"))
-    parts.append(tag("line", x1=LEFT, x2=frame.right, y1=FLOOR, y2=FLOOR, class_="axis"))
-    parts.append(tag("text", frame.x.label, x=(LEFT + frame.right) / 2, y=HEIGHT - 3, text_anchor="middle"))
+        parts.append(
+            tag("text", frame.x.text(tick), x=at, y=FLOOR + 16, text_anchor="middle")
+        )
+    parts.append(
+        tag("line", x1=LEFT, x2=frame.right, y1=FLOOR, y2=FLOOR, class_="axis")
+    )
+    parts.append(
+        tag(
+            "text",
+            frame.x.label,
+            x=(LEFT + frame.right) / 2,
+            y=HEIGHT - 3,
+            text_anchor="middle",
+        )
+    )
     return parts
 
 
 def _curve(series: Series, frame: Frame) -> Html:
     """The line, then error bars, dots, and last what a hover finds."""
     stride = max(1, -(-len(series.points) // MOST_POINTS))
-    kept = [p for i, p in enumerate(series.points) if i % stride == 0 or i == len(series.points) - 1]
+    kept = [
+        p
+        for i, p in enumerate(series.points)
+        if i % stride == 0 or i == len(series.points) - 1
+    ]
     places = [(frame.across(a), frame.down(b)) for a, b in kept]
     look = "curve" + " dashed" * series.dashed + " strong" * series.strong
-    parts = [tag("polyline", points=" ".join(f"{a},{b}" for a, b in places), class_=look)]
+    parts = [
+        tag("polyline", points=" ".join(f"{a},{b}" for a, b in places), class_=look)
+    ]
     for (a, b), error in zip(series.points, series.errors, strict=False):
-        low, high = frame.down(max(frame.y.low, b - error)), frame.down(min(frame.y.high, b + error))
-        parts.append(tag("line", x1=frame.across(a), x2=frame.across(a), y1=low, y2=high, class_="error"))
+        low = frame.down(max(frame.y.low, b - error))
+        high = frame.down(min(frame.y.high, b + error))
+        parts.append(
+            tag(
+                "line",
+                x1=frame.across(a),
+                x2=frame.across(a),
+                y1=low,
+                y2=high,
+                class_="error",
+            )
+        )
     if series.dots or len(kept) == 1:
         shape = "dot hollow" if series.dashed else "dot"
         parts += [tag("circle", cx=a, cy=b, r=3.4, class_=shape) for a, b in places]
     for i, ((x, y), (a, b)) in enumerate(zip(kept, places, strict=True)):
-        error = f" ± {series.errors[i] * 100:.1f}" if frame.y.percent and series.errors else ""
+        error = (
+            f" ± {series.errors[i] * 100:.1f}"
+            if frame.y.percent and series.errors
+            else ""
+        )
         number = f"{y * 100:.1f}%" if frame.y.percent else f"{y:.4g}"
-        hover = tag("title", f"{series.name}: {number}{error} ({frame.x.label} {frame.x.text(x)})")
+        hover = tag(
+            "title",
+            f"{series.name}: {number}{error} ({frame.x.label} {frame.x.text(x)})",
+        )
         parts.append(tag("circle", hover, cx=a, cy=b, r=7, class_="hit"))
     return tag("g", *parts, class_=series.tone)
 
@@ -149,13 +218,17 @@ def _curve(series: Series, frame: Frame) -> Html:
 def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
     """(name, tone, kind) with kind line, dashed, block or pad."""
     marks = {"line": "", "dashed": "dashed", "block": "block", "pad": "block pad"}
-    items = [tag("li", tag("i", class_=f"{marks[kind]} {tone}".strip()), name) for name, tone, kind in keys]
+    items = [
+        tag("li", tag("i", class_=f"{marks[kind]} {tone}".strip()), name)
+        for name, tone, kind in keys
+    ]
     return tag("ul", *items, class_="legend")
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A line of a dot chart: a mean, half the length of its error bar, the values that it is the mean of."""
+    """A line of a dot chart: a mean, half the length of its error bar, the values that
+    it is the mean of."""
 
     name: str
     value: float | None
@@ -165,9 +238,13 @@ class Dot:
     """What stands in place of a value that is not there."""
 
 
-def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = "") -> Html:
-    """Rows under one another, each with its mean, error bar and single values; a hover on a row shows its numbers."""
-    left, step = min(width // 2, round(6.2 * max(len(dot.name) for dot in dots)) + 14), 24
+def dot_chart(
+    title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = ""
+) -> Html:
+    """Rows under one another, each with its mean, error bar and single values; a hover
+    on a row shows its numbers."""
+    left = min(width // 2, round(6.2 * max(len(dot.name) for dot in dots)) + 14)
+    step = 24
     floor = TOP + step * len(dots)
 
     def across(value: float) -> float:
@@ -178,22 +255,62 @@ def dot_chart(title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, as
     for tick in x.ticks:
         at = across(tick)
         parts.append(tag("line", x1=at, x2=at, y1=TOP, y2=floor, class_="rule"))
-        parts.append(tag("text", x.text(tick), x=at, y=floor + 14, text_anchor="middle"))
-    parts.append(tag("text", x.label, x=(left + width - RIGHT) / 2, y=floor + 30, text_anchor="middle"))
-    parts += [_dot(dot, x, across, left, TOP + step * (i + 0.5)) for i, dot in enumerate(dots)]
-    drawn = tag("svg", *parts, viewBox=f"0 0 {width} {floor + (34 if x.label else 18)}", role="img", aria_label=title)
-    return tag("figure", tag("h3", title, tag("span", aside, class_="note")), drawn, class_="card")
+        parts.append(
+            tag("text", x.text(tick), x=at, y=floor + 14, text_anchor="middle")
+        )
+    parts.append(
+        tag(
+            "text",
+            x.label,
+            x=(left + width - RIGHT) / 2,
+            y=floor + 30,
+            text_anchor="middle",
+        )
+    )
+    parts += [
+        _dot(dot, x, across, left, TOP + step * (i + 0.5)) for i, dot in enumerate(dots)
+    ]
+    drawn = tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width} {floor + (34 if x.label else 18)}",
+        role="img",
+        aria_label=title,
+    )
+    return tag(
+        "figure",
+        tag("h3", title, tag("span", aside, class_="note")),
+        drawn,
+        class_="card",
+    )
 
 
-def _dot(dot: Dot, x: Axis, across: Callable[[float], float], left: int, y: float) -> Html:
+def _dot(
+    dot: Dot, x: Axis, across: Callable[[float], float], left: int, y: float
+) -> Html:
     name = tag("text", dot.name, x=left - 10, y=y + 3.8, text_anchor="end")
     if dot.value is None:
         return tag("g", name, tag("text", dot.aside, x=left + 6, y=y + 3.8))
-    at, error = across(dot.value), dot.error or 0.0
+    at = across(dot.value)
+    error = dot.error or 0.0
     spread = "" if dot.error is None else f" \u00b1 {x.text(dot.error)}"
-    hover = tag("title", f"{dot.name}: {x.text(dot.value)}{spread} ({', '.join(map(x.text, dot.values))})")
-    bar = tag("line", x1=across(dot.value - error), x2=across(dot.value + error), y1=y, y2=y, class_="error")
-    single = [tag("circle", cx=across(value), cy=y, r=2.2, class_="dot hollow") for value in dot.values]
+    hover = tag(
+        "title",
+        f"{dot.name}: {x.text(dot.value)}{spread}"
+        f" ({', '.join(map(x.text, dot.values))})",
+    )
+    bar = tag(
+        "line",
+        x1=across(dot.value - error),
+        x2=across(dot.value + error),
+        y1=y,
+        y2=y,
+        class_="error",
+    )
+    single = [
+        tag("circle", cx=across(value), cy=y, r=2.2, class_="dot hollow")
+        for value in dot.values
+    ]
     marks = (
         bar,
         *single,
@@ -216,25 +333,41 @@ class Piece:
 
 
 def bar(pieces: Sequence[Piece]) -> Html:
-    """Boxes side by side. They are not SVG, so that a narrow page narrows the bar and not its text."""
+    """Boxes side by side. They are not SVG, so that a narrow page narrows the bar and
+    not its text."""
     boxes = []
     for piece in pieces:
         look = "pad" if piece.padding else piece.tone + " light" * piece.light
         inside = tag("span", piece.text) if piece.text else None
-        boxes.append(tag("i", inside, class_=look, style=f"width:{piece.share * 100:.3f}%", title=piece.hover))
+        boxes.append(
+            tag(
+                "i",
+                inside,
+                class_=look,
+                style=f"width:{piece.share * 100:.3f}%",
+                title=piece.hover,
+            )
+        )
     return tag("div", *boxes, class_="bar")
 
 
-def bars(lines: Sequence[tuple[Html | str, Sequence[Piece], str]], *, thin: bool = False) -> Html:
+def bars(
+    lines: Sequence[tuple[Html | str, Sequence[Piece], str]], *, thin: bool = False
+) -> Html:
     """(label before the bar, its pieces, label after it), one under another."""
     cells = [
         cell
         for before, pieces, after in lines
-        for cell in (tag("span", before, class_="label"), bar(pieces), tag("span", after, class_="end"))
+        for cell in (
+            tag("span", before, class_="label"),
+            bar(pieces),
+            tag("span", after, class_="end"),
+        )
     ]
     return tag("div", *cells, class_="bars rows" if thin else "bars")
 
 
 def tones(names: Sequence[str]) -> dict[str, str]:
-    """A tone for each name, in order; it is kept over all charts of a page so that a source keeps its colour."""
+    """A tone for each name, in order; it is kept over all charts of a page so that a
+    source keeps its colour."""
     return {name: f"tone-{1 + i % 8}" for i, name in enumerate(names)}

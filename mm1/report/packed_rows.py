@@ -26,11 +26,20 @@ def open_feed(config: Trainer.Config) -> PackedLoader:
         ConfigError: the recipe's loader does not pack rows.
     """
     if not isinstance(config.loader, PackedLoader.Config):
-        raise ConfigError(f"{type(config.loader).__qualname__} does not pack rows; there is nothing to show")
-    tokenizer = Tokenizer.Config(path=config.tokenizer.path or config.loader.tokenizer()).build()
+        raise ConfigError(
+            f"{type(config.loader).__qualname__} does not pack rows; there is nothing"
+            " to show"
+        )
+    tokenizer = Tokenizer.Config(
+        path=config.tokenizer.path or config.loader.tokenizer()
+    ).build()
     with torch.device("meta"):
         model = config.model.build(vocab_size=tokenizer.vocab_size)
-    return PackedLoader(config.loader, renderer=make_renderer(model, tokenizer, config.loader), seed=config.seed)
+    return PackedLoader(
+        config.loader,
+        renderer=make_renderer(model, tokenizer, config.loader),
+        seed=config.seed,
+    )
 
 
 def picture_of_packing(config: Trainer.Config, num_rows: int = 24) -> dict[str, Any]:
@@ -47,23 +56,47 @@ def view_rows(config: Trainer.Config, num_rows: int) -> list[ViewRow]:
     """The first rows with their text and pictures."""
     loader = open_feed(config)
     return [
-        ViewRow(tuple(_document(loader, e) for e in row), loader.config.sequence_length, loader.config.max_images)
+        ViewRow(
+            tuple(_document(loader, e) for e in row),
+            loader.config.sequence_length,
+            loader.config.max_images,
+        )
         for row in _first_rows(loader, num_rows)
     ]
 
 
 def _first_rows(loader: PackedLoader, num_rows: int) -> list[tuple[Excerpt, ...]]:
-    return list(islice((row for rows, _, _ in loader.windows(None) for row in rows), num_rows))
+    return list(
+        islice((row for rows, _, _ in loader.windows(None) for row in rows), num_rows)
+    )
 
 
 def _boxes(loader: PackedLoader, row: tuple[Excerpt, ...]) -> list[dict[str, Any]]:
-    boxes, at = [], 0
+    boxes = []
+    at = 0
     for e in row:
-        name, length = loader.names[e.source], e.stop - e.start
-        boxes.append({"source": name, "start": at, "stop": at + length, "images": e.images, "padding": False})
+        name = loader.names[e.source]
+        length = e.stop - e.start
+        boxes.append(
+            {
+                "source": name,
+                "start": at,
+                "stop": at + length,
+                "images": e.images,
+                "padding": False,
+            }
+        )
         at += length
     if at < loader.config.sequence_length:
-        boxes.append({"source": "", "start": at, "stop": loader.config.sequence_length, "images": 0, "padding": True})
+        boxes.append(
+            {
+                "source": "",
+                "start": at,
+                "stop": loader.config.sequence_length,
+                "images": 0,
+                "padding": True,
+            }
+        )
     return boxes
 
 
@@ -82,24 +115,37 @@ def _document(loader: PackedLoader, e: Excerpt) -> ViewDocument:
     )
 
 
-def _pieces(loader: PackedLoader, sequence: Sequence, start: int, stop: int) -> tuple[ViewText | ViewImage, ...]:
-    tokenizer, pieces, views = loader.renderer.tokenizer, [], deque(_views(loader, sequence, start, stop))
-    tokens, learn = sequence.tokens[start:stop].tolist(), sequence.loss_mask[start:stop].tolist()
+def _pieces(
+    loader: PackedLoader, sequence: Sequence, start: int, stop: int
+) -> tuple[ViewText | ViewImage, ...]:
+    tokenizer = loader.renderer.tokenizer
+    pieces = []
+    views = deque(_views(loader, sequence, start, stop))
+    tokens = sequence.tokens[start:stop].tolist()
+    learn = sequence.loss_mask[start:stop].tolist()
     for (is_image, learnt), run in groupby(
-        zip(tokens, learn, strict=True), key=lambda pair: (pair[0] == tokenizer.image, pair[1])
+        zip(tokens, learn, strict=True),
+        key=lambda pair: (pair[0] == tokenizer.image, pair[1]),
     ):
         ids = [token for token, _ in run]
         if not is_image:
             pieces.append(ViewText(_readable(tokenizer, ids), learnt))
             continue
-        shown = [views.popleft() for _ in range(len(ids) // loader.renderer.tokens_per_image)]
-        for _, group in groupby(shown, key=lambda pair: pair[0]):  # pictures may follow one another directly
+        shown = [
+            views.popleft() for _ in range(len(ids) // loader.renderer.tokens_per_image)
+        ]
+        for _, group in groupby(
+            shown, key=lambda pair: pair[0]
+        ):  # pictures may follow one another directly
             pieces.append(ViewImage(tuple(png for _, png in group)))
     return tuple(pieces)
 
 
-def _views(loader: PackedLoader, sequence: Sequence, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """The views of an excerpt in the order of their tokens, each with the number of its picture."""
+def _views(
+    loader: PackedLoader, sequence: Sequence, start: int, stop: int
+) -> Iterator[tuple[int, bytes]]:
+    """The views of an excerpt in the order of their tokens, each with the number of its
+    picture."""
     for number, image, grid in sequence.pictures(start, stop):
         for view in loader.renderer.pixels(image, grid):
             yield number, _png(view)
@@ -110,7 +156,12 @@ def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
     marks = {tokenizer.begin, tokenizer.end}
     runs = groupby(ids, key=lambda token: token if token in marks else None)
     words = (
-        tokenizer.decode(list(run)) if mark is None else tokenizer.name(mark) * len(list(run)) for mark, run in runs
+        (
+            tokenizer.decode(list(run))
+            if mark is None
+            else tokenizer.name(mark) * len(list(run))
+        )
+        for mark, run in runs
     )
     return "".join(words)
 

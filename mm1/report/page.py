@@ -1,11 +1,13 @@
-"""One self-contained HTML page: nothing is loaded from elsewhere, so it can be mailed, archived and opened offline.
+"""One self-contained HTML page: nothing is loaded from elsewhere, so it can be mailed,
+archived and opened offline.
 
-Text is escaped by construction. `Html` is text that is markup already; whatever else enters a page is escaped by `tag`.
-A model's answer can hold anything, also `<script>`.
+Text is escaped by construction. `Html` is text that is markup already; whatever else
+enters a page is escaped by `tag`. A model's answer can hold anything, also `<script>`.
 
-Charts are inline SVG (`charts.py`) and not pictures made by matplotlib: those are fixed in colour, so they do not
-follow dark mode, their text does not reflow, a hover shows no number, they make the page heavy, and a plotting library
-would be needed to run the demo.
+Charts are inline SVG (`charts.py`) and not pictures made by matplotlib: those are fixed
+in colour, so they do not follow dark mode, their text does not reflow, a hover shows no
+number, they make the page heavy, and a plotting library would be needed to run the
+demo.
 """
 
 import base64
@@ -25,7 +27,8 @@ THUMBNAIL = 160
 
 
 class Html(str):
-    """Markup. Adding or formatting gives plain text again, which is escaped: a mistake shows, and harms nobody."""
+    """Markup. Adding or formatting gives plain text again, which is escaped: a mistake
+    shows, and harms nobody."""
 
     __slots__ = ()
 
@@ -34,7 +37,8 @@ Child = str | int | float | None
 
 
 def tag(name: str, *children: Child, **attributes: str | int | float | None) -> Html:
-    """An element. `class_` is class and `stroke_width` is stroke-width; attributes that are None are left out."""
+    """An element. `class_` is class and `stroke_width` is stroke-width; attributes that
+    are None are left out."""
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for key, value in attributes.items()
@@ -45,21 +49,37 @@ def tag(name: str, *children: Child, **attributes: str | int | float | None) -> 
 
 def join(*children: Child) -> Html:
     """Children one after another; plain text among them is escaped."""
-    return Html("".join(c if isinstance(c, Html) else "" if c is None else html.escape(str(c)) for c in children))
+    return Html(
+        "".join(
+            c if isinstance(c, Html) else "" if c is None else html.escape(str(c))
+            for c in children
+        )
+    )
 
 
 def page(title: str, *children: Child) -> str:
     """The whole document."""
     head = (
-        '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,'
+        ' initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>"
     )
     body = tag("body", tag("main", *children))
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n{body}\n</html>\n'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n{body}\n</html>\n'
+    )
 
 
-def section(title: str, *children: Child, note: Child = None, anchor: str | None = None) -> Html:
-    return tag("section", tag("h2", title), note and tag("p", note, class_="note"), *children, id=anchor)
+def section(
+    title: str, *children: Child, note: Child = None, anchor: str | None = None
+) -> Html:
+    return tag(
+        "section",
+        tag("h2", title),
+        note and tag("p", note, class_="note"),
+        *children,
+        id=anchor,
+    )
 
 
 def card(*children: Child, title: str | None = None) -> Html:
@@ -82,38 +102,61 @@ def badge(text: str, kind: str) -> Html:
 
 def figures(pairs: Iterable[tuple[Child, Child]]) -> Html:
     """Key figures: (the figure, what it counts)."""
-    return tag("div", *(card(tag("b", figure), tag("span", name)) for figure, name in pairs), class_="figures")
+    return tag(
+        "div",
+        *(card(tag("b", figure), tag("span", name)) for figure, name in pairs),
+        class_="figures",
+    )
 
 
-def table(head: Sequence[Child], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
-    """`numbers` are the columns that are set flush right. Wide tables scroll inside their card."""
+def table(
+    head: Sequence[Child],
+    rows: Iterable[Sequence[Child]],
+    *,
+    numbers: Iterable[int] = (),
+) -> Html:
+    """`numbers` are the columns that are set flush right. Wide tables scroll inside
+    their card."""
     kind = dict.fromkeys(numbers, "number")
 
     def line(cells: Sequence[Child], element: str) -> Html:
-        return tag("tr", *(tag(element, cell, class_=kind.get(i)) for i, cell in enumerate(cells)))
+        return tag(
+            "tr",
+            *(tag(element, cell, class_=kind.get(i)) for i, cell in enumerate(cells)),
+        )
 
     body = tag("tbody", *(line(row, "td") for row in rows))
-    return tag("div", tag("div", tag("table", tag("thead", line(head, "th")), body), class_="scroll"), class_="card")
+    return tag(
+        "div",
+        tag("div", tag("table", tag("thead", line(head, "th")), body), class_="scroll"),
+        class_="card",
+    )
 
 
 def thumbnail(data: bytes | None, name: str) -> Html:
-    """A picture as a data URI, made smaller where it is large; a picture that cannot be read says so in its place."""
+    """A picture as a data URI, made smaller where it is large; a picture that cannot be
+    read says so in its place."""
     try:
         if data is None:
             raise OSError("no file")
         with Image.open(io.BytesIO(data)) as picture:
-            longest, kind = max(picture.size), Image.MIME[picture.format or ""]
+            longest = max(picture.size)
+            kind = Image.MIME[picture.format or ""]
             if longest > THUMBNAIL:
                 picture.thumbnail((THUMBNAIL, THUMBNAIL))
                 smaller = io.BytesIO()
                 picture.convert("RGB").save(smaller, "JPEG", quality=85)
-                data, kind = smaller.getvalue(), "image/jpeg"
+                data = smaller.getvalue()
+                kind = "image/jpeg"
     except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
         return tag("span", "picture cannot be read", class_="thumb lost", title=name)
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     # Few pixels enlarged are shown as pixels: that is how little the model sees.
     look = "thumb small" if longest < 72 else "thumb"
-    return Html(f'<img class="{look}" src="{source}" alt="{html.escape(name)}" title="{html.escape(name)}">')
+    return Html(
+        f'<img class="{look}" src="{source}" alt="{html.escape(name)}"'
+        f' title="{html.escape(name)}">'
+    )
 
 
 def count(value: int | float) -> str:

@@ -1,4 +1,5 @@
-"""Test questions as a reader can judge them: pictures, shots, the true answer and the given ones."""
+"""Test questions as a reader can judge them: pictures, shots, the true answer and the
+given ones."""
 
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,7 +13,8 @@ MOST_QUESTIONS = 12
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question with what the two models said; `before` is None where that model was not asked."""
+    """One question with what the two models said; `before` is None where that model was
+    not asked."""
 
     run: RunFolder
     benchmark: str
@@ -31,15 +33,19 @@ def is_right(line: dict[str, Any]) -> bool:
 
 
 def questions(before: RunFolder, after: RunFolder) -> Html:
-    """Two questions of every benchmark: one answered right and one answered wrong, where there are both."""
+    """Two questions of every benchmark: one answered right and one answered wrong,
+    where there are both."""
     run = after if after.scores else before
     chosen = _choose(run, before if run is after else None)
     note = (
-        "Of each task the first question answered right and the first answered wrong, where there are both, so wrong "
-        "answers may be more frequent here than in the scores. The question is framed; its shots stand before it."
+        "Of each task the first question answered right and the first answered wrong,"
+        " where there are both, so wrong answers may be more frequent here than in the"
+        " scores. The question is framed; its shots stand before it."
     )
     if not chosen:
-        what = missing(f"No predictions with pictures in {before.name} or {after.name}.")
+        what = missing(
+            f"No predictions with pictures in {before.name} or {after.name}."
+        )
         return section("Questions and answers", what, anchor="questions")
     cards = grid(*(_question(each) for each in chosen))
     return section("Questions and answers", cards, note=note, anchor="questions")
@@ -53,10 +59,18 @@ def _choose(run: RunFolder, before: RunFolder | None) -> list[Asked]:
         if not few:
             continue
         k = few[(turn + len(few) - 1) % len(few)]
-        earlier = {line.get("id"): line for line in before.predictions(benchmark, k)} if before else {}
+        earlier = (
+            {line.get("id"): line for line in before.predictions(benchmark, k)}
+            if before
+            else {}
+        )
         lines = [line for line in run.predictions(benchmark, k) if line.get("pictures")]
-        asked = [Asked(run, benchmark, k, line, earlier.get(line.get("id"))) for line in lines]
-        right, wrong = [a for a in asked if a.right], [a for a in asked if not a.right]
+        asked = [
+            Asked(run, benchmark, k, line, earlier.get(line.get("id")))
+            for line in lines
+        ]
+        right = [a for a in asked if a.right]
+        wrong = [a for a in asked if not a.right]
         chosen += (right[:1] + wrong[:1] + right[1:] + wrong[1:])[:2]
     return chosen[:MOST_QUESTIONS]
 
@@ -65,19 +79,38 @@ def _question(asked: Asked) -> Html:
     line = asked.line
     mark = badge("right", "good") if asked.right else badge("wrong", "bad")
     meaning = "" if asked.shots else asked.run.zero_shot(asked.benchmark)
-    title = tag("h3", asked.benchmark, tag("span", f" · {plural(asked.shots, 'shot')}{meaning}", class_="note"))
+    title = tag(
+        "h3",
+        asked.benchmark,
+        tag("span", f" · {plural(asked.shots, 'shot')}{meaning}", class_="note"),
+    )
     truth = line.get("answers") or []
-    answers: list[tuple[str, str, str | None]] = [("true answer", " / ".join(dict.fromkeys(map(str, truth))), None)]
+    answers: list[tuple[str, str, str | None]] = [
+        ("true answer", " / ".join(dict.fromkeys(map(str, truth))), None)
+    ]
     if asked.before is not None:
-        answers.append(("before tuning", asked.before.get("prediction", ""), _verdict(asked.before)))
+        answers.append(
+            (
+                "before tuning",
+                asked.before.get("prediction", ""),
+                _verdict(asked.before),
+            )
+        )
     given = "given" if asked.before is None else "after tuning"
     answers.append((given, line.get("prediction", ""), _verdict(line)))
     listed = [
         cell
         for name, answer, look in answers
-        for cell in (tag("dt", name), tag("dd", str(answer).strip() or "(nothing)", class_=look))
+        for cell in (
+            tag("dt", name),
+            tag("dd", str(answer).strip() or "(nothing)", class_=look),
+        )
     ]
-    body = (tag("header", title, mark), _prompt(asked), tag("dl", *listed, class_="answers"))
+    body = (
+        tag("header", title, mark),
+        _prompt(asked),
+        tag("dl", *listed, class_="answers"),
+    )
     return tag("article", *body, class_="card question")
 
 
@@ -86,11 +119,14 @@ def _verdict(line: dict[str, Any]) -> str:
 
 
 def _prompt(asked: Asked) -> Html:
-    """A box for each shot and one for the question: pictures above the words that follow them."""
+    """A box for each shot and one for the question: pictures above the words that
+    follow them."""
     words = str(asked.line.get("prompt", "")).split("<image>")
     pictures = asked.line.get("pictures") or []
-    opening, after = words[0].strip(), words[1:]
-    # Every shot has as many pictures as the question, so equal groups of pictures are the shots.
+    opening = words[0].strip()
+    after = words[1:]
+    # Every shot has as many pictures as the question, so equal groups of pictures are
+    # the shots.
     each, rest = divmod(len(pictures), asked.shots + 1)
     size = each if each and not rest else 1
     cells = list(zip_longest(pictures, after))
@@ -100,7 +136,9 @@ def _prompt(asked: Asked) -> Html:
         inside = []
         for j, (picture, text) in enumerate(group):
             name = f"picture {i * size + j + 1}"
-            inside.append(thumbnail(asked.run.picture(str(picture)) if picture else None, name))
+            inside.append(
+                thumbnail(asked.run.picture(str(picture)) if picture else None, name)
+            )
             if text and text.strip():
                 inside.append(tag("p", text.strip()))
         last = i == len(groups) - 1

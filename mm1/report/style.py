@@ -1,7 +1,8 @@
 """The look of every page: one style sheet, light and dark, wide and narrow.
 
-Colours are variables, so a chart follows the reader's scheme without a second drawing. `tone-1` to `tone-8` are told
-apart by lightness as well as by hue, for readers who do not see all hues.
+Colours are variables, so a chart follows the reader's scheme without a second drawing.
+`tone-1` to `tone-8` are told apart by lightness as well as by hue, for readers who do
+not see all hues.
 """
 
 STYLE = """

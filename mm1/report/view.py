@@ -1,4 +1,5 @@
-"""Packed rows as a person can read them: what `mm1 view` shows of a run or a recipe before money is spent on it.
+"""Packed rows as a person can read them: what `mm1 view` shows of a run or a recipe
+before money is spent on it.
 
 ViewRow                     one row of the loader
   ViewDocument              a document in it, or a piece of one that was cut at the row's end
@@ -10,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mm1.report.charts import Piece, bar, bars, legend, tones
-from mm1.report.page import Html, card, figures, join, page, plural, section, tag, thumbnail
+from mm1.report.page import (
+    Html,
+    card,
+    figures,
+    join,
+    page,
+    plural,
+    section,
+    tag,
+    thumbnail,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,8 @@ class ViewText:
 
 @dataclass(frozen=True, slots=True)
 class ViewImage:
-    """One picture: its views as encoded pictures (the whole, then sub-images), after resizing to the model's input."""
+    """One picture: its views as encoded pictures (the whole, then sub-images), after
+    resizing to the model's input."""
 
     views: tuple[bytes, ...]
 
@@ -48,12 +60,15 @@ class ViewDocument:
     @property
     def num_images(self) -> int:
         """Sub-images counted, as the row's cap counts them."""
-        return sum(len(piece.views) for piece in self.pieces if isinstance(piece, ViewImage))
+        return sum(
+            len(piece.views) for piece in self.pieces if isinstance(piece, ViewImage)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """Documents side by side; what they leave of `sequence_length` tokens is padding."""
+    """Documents side by side; what they leave of `sequence_length` tokens is
+    padding."""
 
     documents: tuple[ViewDocument, ...]
     sequence_length: int
@@ -80,10 +95,17 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
     """
     if not rows:
         raise ValueError("no rows to show")
-    sources = list(dict.fromkeys(document.source for row in rows for document in row.documents))
+    sources = list(
+        dict.fromkeys(document.source for row in rows for document in row.documents)
+    )
     tone = tones(sources)
-    lead = "Rows as the model is trained on them. Documents of a row never see one another."
-    header = tag("header", tag("h1", title), tag("p", lead, class_="lead"), _figures(rows))
+    lead = (
+        "Rows as the model is trained on them. Documents of a row never see one"
+        " another."
+    )
+    header = tag(
+        "header", tag("h1", title), tag("p", lead, class_="lead"), _figures(rows)
+    )
     overview = section(
         "All rows",
         card(_overview(rows, tone), _legend(tone)),
@@ -94,12 +116,17 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
 
 
 def _figures(rows: Sequence[ViewRow]) -> Html:
-    slots, tokens = sum(row.sequence_length for row in rows), sum(row.num_tokens for row in rows)
-    documents, images = sum(len(row.documents) for row in rows), sum(row.num_images for row in rows)
+    slots = sum(row.sequence_length for row in rows)
+    tokens = sum(row.num_tokens for row in rows)
+    documents = sum(len(row.documents) for row in rows)
+    images = sum(row.num_images for row in rows)
     pairs = [
         (f"{len(rows)}", f"rows of {rows[0].sequence_length} tokens"),
         (f"{tokens / slots:.1%}", "of the slots filled"),
-        (f"{sum(row.num_targets for row in rows) / max(1, tokens):.1%}", "of the tokens carry loss"),
+        (
+            f"{sum(row.num_targets for row in rows) / max(1, tokens):.1%}",
+            "of the tokens carry loss",
+        ),
         (f"{images / len(rows):.1f}", f"images a row, of {rows[0].max_images}"),
         (f"{documents / len(rows):.1f}", "documents a row"),
     ]
@@ -108,54 +135,105 @@ def _figures(rows: Sequence[ViewRow]) -> Html:
 
 def _overview(rows: Sequence[ViewRow], tone: dict[str, str]) -> Html:
     lines = [
-        (tag("a", f"{number}", href=f"#row-{number}"), _pieces(row, tone), f"{row.num_images}")
+        (
+            tag("a", f"{number}", href=f"#row-{number}"),
+            _pieces(row, tone),
+            f"{row.num_images}",
+        )
         for number, row in enumerate(rows, 1)
     ]
     return bars(lines, thin=True)
 
 
 def _legend(tone: dict[str, str]) -> Html:
-    keys = [*((name, colour, "block") for name, colour in tone.items()), ("padding", "tone-0", "pad")]
+    keys = [
+        *((name, colour, "block") for name, colour in tone.items()),
+        ("padding", "tone-0", "pad"),
+    ]
     marked = tag("span", "Marked text", class_="learnt")
-    return join(legend(keys), tag("p", marked, " carries loss; the rest is only read.", class_="key"))
+    return join(
+        legend(keys),
+        tag("p", marked, " carries loss; the rest is only read.", class_="key"),
+    )
 
 
 def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Piece]:
     pieces = []
     for i, document in enumerate(row.documents):
-        hover = f"{document.source}: {document.num_tokens} tokens, {plural(document.num_images, 'image')}"
+        hover = (
+            f"{document.source}: {document.num_tokens} tokens,"
+            f" {plural(document.num_images, 'image')}"
+        )
         share = document.num_tokens / row.sequence_length
         pieces.append(Piece(share, tone[document.source], hover, light=i % 2 == 1))
     padding = row.sequence_length - row.num_tokens
     if padding:
-        pieces.append(Piece(padding / row.sequence_length, "tone-0", f"padding: {padding} tokens", padding=True))
+        pieces.append(
+            Piece(
+                padding / row.sequence_length,
+                "tone-0",
+                f"padding: {padding} tokens",
+                padding=True,
+            )
+        )
     return pieces
 
 
 def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
     padding = row.sequence_length - row.num_tokens
     facts = (
-        f"{row.num_tokens} of {row.sequence_length} tokens ({row.num_tokens / row.sequence_length:.1%}), {row.num_targets} with "
-        f"loss, {row.num_images} of {row.max_images} images, {plural(len(row.documents), 'document')}"
+        f"{row.num_tokens} of {row.sequence_length} tokens"
+        f" ({row.num_tokens / row.sequence_length:.1%}), {row.num_targets} with loss,"
+        f" {row.num_images} of {row.max_images} images,"
+        f" {plural(len(row.documents), 'document')}"
     )
-    header = tag("header", tag("h2", f"Row {number}"), tag("span", facts, class_="note"))
+    header = tag(
+        "header", tag("h2", f"Row {number}"), tag("span", facts, class_="note")
+    )
     shown = [_document(document, tone[document.source]) for document in row.documents]
     if padding:
-        shown.append(tag("div", f"{padding} tokens of padding", class_="document padding"))
-    return tag("section", header, bar(_pieces(row, tone)), *shown, class_="row", id=f"row-{number}")
+        shown.append(
+            tag("div", f"{padding} tokens of padding", class_="document padding")
+        )
+    return tag(
+        "section",
+        header,
+        bar(_pieces(row, tone)),
+        *shown,
+        class_="row",
+        id=f"row-{number}",
+    )
 
 
 def _document(document: ViewDocument, colour: str) -> Html:
     cut = document.num_tokens < document.length
-    span = f"tokens {document.start} to {document.stop} of {document.length}" if cut else f"{document.length} tokens"
-    facts = f"{span}, {document.num_targets} with loss, {plural(document.num_images, 'image')}"
-    head = tag("small", tag("b", document.source), tag("span", facts), tag("span", document.key))
-    body = tag("div", *(_piece(piece, number) for number, piece in enumerate(document.pieces, 1)))
+    span = (
+        f"tokens {document.start} to {document.stop} of {document.length}"
+        if cut
+        else f"{document.length} tokens"
+    )
+    facts = (
+        f"{span}, {document.num_targets} with loss,"
+        f" {plural(document.num_images, 'image')}"
+    )
+    head = tag(
+        "small",
+        tag("b", document.source),
+        tag("span", facts),
+        tag("span", document.key),
+    )
+    body = tag(
+        "div",
+        *(_piece(piece, number) for number, piece in enumerate(document.pieces, 1)),
+    )
     return tag("article", head, body, class_=f"card document {colour}")
 
 
 def _piece(piece: ViewText | ViewImage, number: int) -> Html:
     if isinstance(piece, ViewText):
         return tag("span", piece.text, class_="learnt" if piece.loss else "unlearnt")
-    views = (thumbnail(view, f"part {number}, view {i}") for i, view in enumerate(piece.views, 1))
+    views = (
+        thumbnail(view, f"part {number}, view {i}")
+        for i, view in enumerate(piece.views, 1)
+    )
     return tag("span", *views, class_="views")

@@ -1,4 +1,5 @@
-"""A run folder, read and written: config, tokenizer, weights. The one thing that passes between stages."""
+"""A run folder, read and written: config, tokenizer, weights. The one thing that passes
+between stages."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,7 +33,11 @@ def read_config(run: Path) -> Any:
     """
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run folder: it has no config.json" if path != run else f"no file {run}")
+        raise FileNotFoundError(
+            f"{run} is no run folder: it has no config.json"
+            if path != run
+            else f"no file {run}"
+        )
     remedy = "mend it, or take it from a copy of the run"
     stored = read_object(path, remedy)
     if "class" not in stored:
@@ -46,18 +51,24 @@ def read_config(run: Path) -> Any:
 def finished(folder: Path) -> bool:
     """Has the run come to its end, benchmarks and all?"""
     summary = folder / "summary.json"
-    return summary.is_file() and read_object(summary, "delete it, and go on with --resume").get("finished", False)
+    return summary.is_file() and read_object(
+        summary, "delete it, and go on with --resume"
+    ).get("finished", False)
 
 
 def weights_path(folder: Path) -> Path:
     path = folder / WEIGHTS
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS}: the run has not finished; go on with `mm1 train --resume`")
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}: the run has not finished; go on with `mm1"
+            " train --resume`"
+        )
     return path
 
 
 def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
-    """One file of whole tensors; those that share memory are stored once, under their first name."""
+    """One file of whole tensors; those that share memory are stored once, under their
+    first name."""
     seen: dict[int, str] = {}
     unique = {}
     for name, tensor in state.items():
@@ -76,16 +87,18 @@ def version(folder: Path) -> str:
 def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
     """Gives `model`'s part the weights of the same part of a finished run.
 
-    Weights made for another patch grid are interpolated, a dense decoder becomes one of experts (see `adapt`).
+    Weights made for another patch grid are interpolated, a dense decoder becomes one of
+    experts (see `adapt`).
 
     Raises:
-        ConfigError: the part does not exist here or there, its table is of another tokenizer than this, or tensors do
-            not fit; all of them are named.
+        ConfigError: the part does not exist here or there, its table is of another
+            tokenizer than this, or tensors do not fit; all of them are named.
     """
     parts = model.parts()
     if part not in parts:
         raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
-    prefix, weights = f"{part}.", weights_path(folder)
+    prefix = f"{part}."
+    weights = weights_path(folder)
     if any(isinstance(module, nn.Embedding) for module in parts[part].modules()):
         _check_tokenizer(part, folder, tokenizer)
     with safe_open(weights, framework="pt") as file:
@@ -100,42 +113,68 @@ def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -
         for n, w in wanted.items()
         if n in state and state[n].shape != w.shape
     ]
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    tied = {n for n in missing if any(wanted[n].data_ptr() == wanted[o].data_ptr() for o in state)}
+    missing = sorted(wanted.keys() - state.keys())
+    extra = sorted(state.keys() - wanted.keys())
+    tied = {
+        n
+        for n in missing
+        if any(wanted[n].data_ptr() == wanted[o].data_ptr() for o in state)
+    }
     if wrong or extra or set(missing) - tied:
-        raise ConfigError(f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not known here {extra}")
+        raise ConfigError(
+            f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not"
+            f" known here {extra}"
+        )
     parts[part].load_state_dict(state, strict=False)
 
 
 def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where a table of tokens would stand for the words of another vocabulary."""
+    """Raises ConfigError where a table of tokens would stand for the words of another
+    vocabulary."""
     theirs = Tokenizer.Config(path=str(folder)).build().fingerprint
     if theirs != tokenizer.fingerprint:
         raise ConfigError(
-            f"init.{part}={folder} was trained with the tokenizer {theirs}, this run's data were prepared with "
-            f"{tokenizer.fingerprint}: prepare them with --tokenizer {folder}"
+            f"init.{part}={folder} was trained with the tokenizer {theirs}, this run's"
+            f" data were prepared with {tokenizer.fingerprint}: prepare them with"
+            f" --tokenizer {folder}"
         )
 
 
-def load_model(folder: Path, device: torch.device, *, config: Any = None) -> tuple[Model, Renderer, Any]:
-    """A finished run's model in the precision it computes in, its renderer and its config.
+def load_model(
+    folder: Path, device: torch.device, *, config: Any = None
+) -> tuple[Model, Renderer, Any]:
+    """A finished run's model in the precision it computes in, its renderer and its
+    config.
 
-    A `config` given takes the place of the folder's own: for another precision, or other sub-images.
+    A `config` given takes the place of the folder's own: for another precision, or
+    other sub-images.
     """
     config = config or read_config(folder)
     tokenizer = Tokenizer.Config(path=str(folder)).build()
     model = config.model.build(vocab_size=tokenizer.vocab_size)
-    missing, unexpected = model.load_state_dict(load_file(weights_path(folder)), strict=False)
+    missing, unexpected = model.load_state_dict(
+        load_file(weights_path(folder)), strict=False
+    )
     shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
         n for n, _ in model.named_parameters()
     }
     if unexpected or set(missing) - shared:
-        raise ConfigError(f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}")
+        raise ConfigError(
+            f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}"
+        )
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return model.to(device, dtype).eval(), make_renderer(model, tokenizer, config.loader), config
+    return (
+        model.to(device, dtype).eval(),
+        make_renderer(model, tokenizer, config.loader),
+        config,
+    )
 
 
 def load_trained(folder: Path) -> tuple[Trained, str]:
-    """A finished run's model on this process's device, and a name that tells its weights from others."""
+    """A finished run's model on this process's device, and a name that tells its
+    weights from others."""
     model, renderer, _ = load_model(folder, device := dist.start())
-    return Trained(model, renderer, device), f"{folder.resolve().name} {version(folder)}"
+    return (
+        Trained(model, renderer, device),
+        f"{folder.resolve().name} {version(folder)}",
+    )

@@ -1,4 +1,5 @@
-"""A run folder as a report reads it: whatever is there; what is missing is empty, never an error."""
+"""A run folder as a report reads it: whatever is there; what is missing is empty, never
+an error."""
 
 import json
 import math
@@ -17,7 +18,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file. A line that a killed run left half written is passed over."""
+    """The objects of a JSONL file. A line that a killed run left half written is passed
+    over."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -76,17 +78,26 @@ class RunFolder:
 
     def sources(self, kind: str = "loss") -> list[str]:
         """The names that `loss/<name>` (or `tokens/<name>`) is logged for."""
-        keys = {key for line in self.metrics for key in line if key.startswith(f"{kind}/")}
+        keys = {
+            key for line in self.metrics for key in line if key.startswith(f"{kind}/")
+        }
         return sorted(key.removeprefix(f"{kind}/") for key in keys)
 
     @property
     def seconds(self) -> float:
         """Time spent in training steps."""
-        return math.fsum(line["seconds"] for line in self.speed if _has(line, "seconds"))
+        return math.fsum(
+            line["seconds"] for line in self.speed if _has(line, "seconds")
+        )
 
     def worked(self, rate: str) -> float:
-        """A rate (`tokens_per_second`) times the time it held, summed: what the whole run got through."""
-        return math.fsum(line["seconds"] * line[rate] for line in self.speed if _has(line, "seconds", rate))
+        """A rate (`tokens_per_second`) times the time it held, summed: what the whole
+        run got through."""
+        return math.fsum(
+            line["seconds"] * line[rate]
+            for line in self.speed
+            if _has(line, "seconds", rate)
+        )
 
     def setting(self, *keys: str) -> Any:
         """A value deep in the config, None where a key on the way is missing."""
@@ -98,10 +109,13 @@ class RunFolder:
     def shots(self, benchmark: str) -> dict[int, dict[str, Any]]:
         """Number of shots -> score, stderr, num_questions; in order."""
         shots = (self.scores.get(benchmark) or {}).get("shots") or {}
-        return {int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")}
+        return {
+            int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")
+        }
 
     def zero_shot(self, benchmark: str) -> str:
-        """What 0 shots mean, such as " (no demonstrations)"; nothing where the scores do not say."""
+        """What 0 shots mean, such as " (no demonstrations)"; nothing where the scores
+        do not say."""
         meaning = self.shots(benchmark).get(0, {}).get("zero_shot")
         return f" ({meaning})" if meaning else ""
 
@@ -109,7 +123,8 @@ class RunFolder:
         return read_lines(self.path / "predictions" / f"{benchmark}-{shots}shot.jsonl")
 
     def picture(self, relative: str) -> bytes | None:
-        """A picture that a prediction names; None where it is missing or would lie outside of the folder."""
+        """A picture that a prediction names; None where it is missing or would lie
+        outside of the folder."""
         path = (self.path / relative).resolve()
         if not path.is_relative_to(self.path.resolve()) or not path.is_file():
             return None
@@ -119,4 +134,7 @@ class RunFolder:
 def _has(line: dict[str, Any], *keys: str) -> bool:
     """Does it hold finite numbers under all of these keys?"""
     values = [line.get(key) for key in keys]
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+        for v in values
+    )

@@ -1,14 +1,17 @@
-"""A study: rows that differ in one thing, trained over several seeds, what is measured, and lessons to be judged.
+"""A study: rows that differ in one thing, trained over several seeds, what is measured,
+and lessons to be judged.
 
-A lesson's test is stated in advance. It is one contrast of rows or several, such as "the score of this row less that of
-the other", taken seed by seed: a seed's rows share what they start from, so its luck cancels. With the mean over seeds
-and its 95% interval by Student's t,
+A lesson's test is stated in advance. It is one contrast of rows or several, such as
+"the score of this row less that of the other", taken seed by seed: a seed's rows share
+what they start from, so its luck cancels. With the mean over seeds and its 95% interval
+by Student's t,
 
     holds             every contrast's interval lies above zero
     does not hold     some contrast's interval lies below zero (at 95% for all of them together)
     undecided         neither: too few seeds, too little difference, or runs that diverged
 
-Each lesson is tested on its own: of twenty that say nothing true or false, one may be expected to "hold" or "not hold".
+Each lesson is tested on its own: of twenty that say nothing true or false, one may be
+expected to "hold" or "not hold".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +32,8 @@ Word = Literal["holds", "does not hold", "undecided"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What is read from a finished run; None where the run has no such number. More is better."""
+    """What is read from a finished run; None where the run has no such number. More is
+    better."""
 
     read: Callable[[RunFolder], float | None]
     about: str
@@ -54,9 +58,11 @@ def better(text: str, measure: str, row: str, than: str) -> Lesson:
 class Study:
     title: str
     about: str
-    """What is varied, what is kept, and what the reader must know before believing it."""
+    """What is varied, what is kept, and what the reader must know before believing
+    it."""
     rows: Callable[[Plan, int], Mapping[str, str]]
-    """(plan, seed) -> the label of each row and the folder of its run, which `plan.add` gives."""
+    """(plan, seed) -> the label of each row and the folder of its run, which `plan.add`
+    gives."""
     measures: Mapping[str, Measure]
     lessons: tuple[Lesson, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -72,7 +78,8 @@ class Verdict:
     lesson: Lesson
     word: Word
     estimates: tuple[Estimate | None, ...]
-    """Of each contrast, over the seeds for which all its rows have the measure; None where there is no such seed."""
+    """Of each contrast, over the seeds for which all its rows have the measure; None
+    where there is no such seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +101,25 @@ class Results:
 
     def bad(self, row: str) -> dict[int, State]:
         """Seeds of a row whose run has not finished."""
-        return {seed: self.states[run] for seed, run in self.rows[row].items() if self.states[run] != "finished"}
+        return {
+            seed: self.states[run]
+            for seed, run in self.rows[row].items()
+            if self.states[run] != "finished"
+        }
 
 
-def collect(name: str, study: Study, rows: Mapping[int, Mapping[str, str]], states: Mapping[str, State]) -> Results:
+def collect(
+    name: str,
+    study: Study,
+    rows: Mapping[int, Mapping[str, str]],
+    states: Mapping[str, State],
+) -> Results:
     """Reads every finished run of a study; `rows` is seed -> row -> run folder."""
     labels = list(dict.fromkeys(row for each in rows.values() for row in each))
-    runs = {row: {seed: each[row] for seed, each in rows.items() if row in each} for row in labels}
+    runs = {
+        row: {seed: each[row] for seed, each in rows.items() if row in each}
+        for row in labels
+    }
     values = {
         measure: {row: _read(reader, folders, states) for row, folders in runs.items()}
         for measure, reader in study.measures.items()
@@ -109,8 +128,14 @@ def collect(name: str, study: Study, rows: Mapping[int, Mapping[str, str]], stat
     return Results(name, study, runs, states, values, verdicts)
 
 
-def _read(measure: Measure, folders: Mapping[int, str], states: Mapping[str, State]) -> dict[int, float]:
-    found = {seed: measure.read(RunFolder(Path(f))) for seed, f in folders.items() if states[f] == "finished"}
+def _read(
+    measure: Measure, folders: Mapping[int, str], states: Mapping[str, State]
+) -> dict[int, float]:
+    found = {
+        seed: measure.read(RunFolder(Path(f)))
+        for seed, f in folders.items()
+        if states[f] == "finished"
+    }
     return {seed: value for seed, value in found.items() if value is not None}
 
 
@@ -132,7 +157,11 @@ def score(benchmarks: Sequence[str], shots: int) -> Callable[[RunFolder], float 
 
     def read(run: RunFolder) -> float | None:
         found = [run.shots(name).get(shots) for name in benchmarks]
-        return None if None in found else sum(each["score"] for each in found if each) / len(found)
+        return (
+            None
+            if None in found
+            else sum(each["score"] for each in found if each) / len(found)
+        )
 
     return read
 
@@ -150,7 +179,9 @@ def write_results(results: Sequence[Results], path: Path) -> None:
                     "measure": v.lesson.measure,
                     "contrasts": v.lesson.contrasts,
                     "estimates": [
-                        each and {"mean": each.mean, "half": each.half, "seeds": each.num} for each in v.estimates
+                        each
+                        and {"mean": each.mean, "half": each.half, "seeds": each.num}
+                        for each in v.estimates
                     ],
                     "verdict": v.word,
                 }

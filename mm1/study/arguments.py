@@ -1,4 +1,5 @@
-"""What `mm1 study` takes on the command line. Apart from the rest, so that help needs no torch."""
+"""What `mm1 study` takes on the command line. Apart from the rest, so that help needs
+no torch."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -6,12 +7,37 @@ from pathlib import Path
 
 def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("words", nargs="+", metavar="NAME_OR_OVERRIDE", help="`list` shows names; overrides are [STAGE:]a.b=value")
-    add("--out", type=Path, help="the folder for runs and pages; what is finished there is not done again")
+    add(
+        "words",
+        nargs="+",
+        metavar="NAME_OR_OVERRIDE",
+        help="`list` shows names; overrides are [STAGE:]a.b=value",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="the folder for runs and pages; what is finished there is not done again",
+    )
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    add("--jobs", type=int, help="runs at a time; by default one for each core, elsewhere all")
-    add("--launcher", default="", help="what starts a run in place of python, such as 'torchrun --nproc-per-node 8'")
-    add("--on", choices=["here", "slurm", "ray"], default="here", help="this machine's processes, or jobs of a cluster")
+    add(
+        "--jobs",
+        type=int,
+        help="runs at a time; by default one for each core, elsewhere all",
+    )
+    add(
+        "--launcher",
+        default="",
+        help=(
+            "what starts a run in place of python, such as 'torchrun"
+            " --nproc-per-node 8'"
+        ),
+    )
+    add(
+        "--on",
+        choices=["here", "slurm", "ray"],
+        default="here",
+        help="this machine's processes, or jobs of a cluster",
+    )
     add(
         "--ask",
         nargs="+",
@@ -20,5 +46,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what each job asks for, in submitit's or Ray's words",
     )
     law = parser.add_argument_group("lr-law")
-    law.add_argument("--fit", type=Path, metavar="POINTS.csv", help="columns params, lr, loss or score, perhaps seed")
-    law.add_argument("--predict", type=float, nargs="+", default=[], metavar="PARAMS", help="sizes, such as 2.9e9")
+    law.add_argument(
+        "--fit",
+        type=Path,
+        metavar="POINTS.csv",
+        help="columns params, lr, loss or score, perhaps seed",
+    )
+    law.add_argument(
+        "--predict",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="PARAMS",
+        help="sizes, such as 2.9e9",
+    )

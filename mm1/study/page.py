@@ -1,13 +1,28 @@
-"""A study's page: verdicts, charts, the table with the paper's numbers beside ours, and what it cost.
+"""A study's page: verdicts, charts, the table with the paper's numbers beside ours, and
+what it cost.
 
-Written twice: `report.html`, self-contained like every page, and `report.md`, for a README or a log.
+Written twice: `report.html`, self-contained like every page, and `report.md`, for a
+README or a log.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mm1.report.charts import Axis, Dot, axis, dot_chart
-from mm1.report.page import NOTHING, Html, badge, duration, figures, grid, join, missing, page, section, table, tag
+from mm1.report.page import (
+    NOTHING,
+    Html,
+    badge,
+    duration,
+    figures,
+    grid,
+    join,
+    missing,
+    page,
+    section,
+    table,
+    tag,
+)
 from mm1.runs.results import RunFolder
 from mm1.study.ablation import Contrast, Results
 from mm1.study.plan import Plan
@@ -19,8 +34,9 @@ MOST_CHANGES = 6
 """Changes of a row's config that its cell spells out."""
 SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), "", percent=True)
 LEAD = (
-    "Each lesson is judged by a test that was stated before the runs: paired over seeds, the 95% interval of the "
-    "contrast lies above zero (holds), below zero (does not hold), or neither (undecided at this scale)."
+    "Each lesson is judged by a test that was stated before the runs: paired over"
+    " seeds, the 95% interval of the contrast lies above zero (holds), below zero (does"
+    " not hold), or neither (undecided at this scale)."
 )
 LESSON_COLUMNS = ("Verdict", "Lesson", "Measure", "Contrast", "Mean, 95% interval")
 COST_COLUMNS = ("Stage", "Runs", "Mean time", "Time in all")
@@ -28,9 +44,16 @@ COST_COLUMNS = ("Stage", "Runs", "Mean time", "Time in all")
 
 def write_pages(title: str, results: Sequence[Results], plan: Plan) -> None:
     """Writes report.html and report.md into the plan's folder."""
-    body = (_head(title, results, plan), *(_study(each, plan) for each in results), _cost_section(plan), _foot(plan))
+    body = (
+        _head(title, results, plan),
+        *(_study(each, plan) for each in results),
+        _cost_section(plan),
+        _foot(plan),
+    )
     (plan.folder / "report.html").write_text(page(title, *body), encoding="utf-8")
-    (plan.folder / "report.md").write_text(_markdown(title, results, plan), encoding="utf-8")
+    (plan.folder / "report.md").write_text(
+        _markdown(title, results, plan), encoding="utf-8"
+    )
 
 
 def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
@@ -38,22 +61,41 @@ def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
     states = {run: state for each in results for run, state in each.states.items()}
     done = sum(state == "finished" for state in states.values())
     pairs = [(words.count(word), word) for word in KINDS]
-    pairs += [(f"{done} of {len(states)}", "runs finished"), (duration(sum(map(seconds, plan.runs))), "of processes")]
-    links = tag("nav", *(tag("a", each.study.title, href=f"#{each.name}") for each in results))
-    return tag("header", tag("h1", title), tag("p", LEAD, class_="lead"), figures(pairs), links)
+    pairs += [
+        (f"{done} of {len(states)}", "runs finished"),
+        (duration(sum(map(seconds, plan.runs))), "of processes"),
+    ]
+    links = tag(
+        "nav", *(tag("a", each.study.title, href=f"#{each.name}") for each in results)
+    )
+    return tag(
+        "header", tag("h1", title), tag("p", LEAD, class_="lead"), figures(pairs), links
+    )
 
 
 def _study(results: Results, plan: Plan) -> Html:
-    study, numbers = results.study, range(2, 2 + len(results.study.measures))
+    study = results.study
+    numbers = range(2, 2 + len(results.study.measures))
     rows = [list(map(_lines, row)) for row in _rows(results, plan)]
-    lessons = [(badge(word, KINDS[word]) if word else "", *rest) for word, *rest in _lessons(results)]
+    lessons = [
+        (badge(word, KINDS[word]) if word else "", *rest)
+        for word, *rest in _lessons(results)
+    ]
     parts = (
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
-        tag("div", grid(*(_chart(results, measure) for measure in study.measures)), class_="below"),
+        tag(
+            "div",
+            grid(*(_chart(results, measure) for measure in study.measures)),
+            class_="below",
+        ),
         tag("div", table(_columns(results), rows, numbers=numbers), class_="below"),
         *(tag("div", missing(text), class_="below") for text in _bad(results)),
     )
-    source = tag("p", f"In brackets the paper's: {study.paper_source}", class_="note below") if study.paper else None
+    source = (
+        tag("p", f"In brackets the paper's: {study.paper_source}", class_="note below")
+        if study.paper
+        else None
+    )
     return section(study.title, *parts, source, note=study.about, anchor=results.name)
 
 
@@ -64,23 +106,32 @@ def _lines(text: str) -> Html:
 def _chart(results: Results, measure: str) -> Html:
     dots = []
     for row in results.rows:
-        spread, bad = results.spread(measure, row), sorted(set(results.bad(row).values()))
+        spread = results.spread(measure, row)
+        bad = sorted(set(results.bad(row).values()))
         values = tuple(results.values[measure][row].values())
         mean, half = (spread.mean, spread.half) if spread else (None, None)
         dots.append(Dot(row, mean, half, values, ", ".join(bad) or "no such number"))
     known = [value for dot in dots for value in dot.values] or [0.0, 1.0]
     about = results.study.measures[measure]
-    return dot_chart(measure, dots, SHARES if about.percent else axis(known, ""), aside=f" {about.about}")
+    return dot_chart(
+        measure,
+        dots,
+        SHARES if about.percent else axis(known, ""),
+        aside=f" {about.about}",
+    )
 
 
 def _lessons(results: Results) -> list[tuple[str, ...]]:
     """A row for each contrast; verdict and lesson stand in the first of theirs."""
     rows = []
     for verdict in results.verdicts:
-        lesson, head = verdict.lesson, (verdict.word, verdict.lesson.text, verdict.lesson.measure)
+        lesson = verdict.lesson
+        head = (verdict.word, verdict.lesson.text, verdict.lesson.measure)
         words = lesson.words or map(contrast_text, lesson.contrasts)
         for contrast, each in zip(words, verdict.estimates, strict=True):
-            rows.append((*head, contrast, _number(each, lesson.measure, results, sign="+")))
+            rows.append(
+                (*head, contrast, _number(each, lesson.measure, results, sign="+"))
+            )
             head = ("", "", "")
     return rows
 
@@ -88,17 +139,25 @@ def _lessons(results: Results) -> list[tuple[str, ...]]:
 def contrast_text(contrast: Contrast) -> str:
     """`(a) - (b)`; weights other than one are written: `0.5 (a) + 0.5 (b) - (c)`."""
     terms = [
-        ("- " if weight < 0 else "+ ") + ("" if abs(weight) == 1 else f"{abs(weight):.2g} ") + f"({row})"
+        ("- " if weight < 0 else "+ ")
+        + ("" if abs(weight) == 1 else f"{abs(weight):.2g} ")
+        + f"({row})"
         for row, weight in sorted(contrast.items(), key=lambda item: -item[1])
     ]
     return " ".join(terms).removeprefix("+ ")
 
 
-def _number(value: Estimate | None, measure: str, results: Results, sign: str = "") -> str:
+def _number(
+    value: Estimate | None, measure: str, results: Results, sign: str = ""
+) -> str:
     if value is None:
         return NOTHING
     unit, kind = (100, ".1f") if results.study.measures[measure].percent else (1, ".4g")
-    spread = " (one seed)" if value.half is None else f" \N{PLUS-MINUS SIGN} {value.half * unit:{kind}}"
+    spread = (
+        " (one seed)"
+        if value.half is None
+        else f" \N{PLUS-MINUS SIGN} {value.half * unit:{kind}}"
+    )
     return f"{value.mean * unit:{sign}{kind}}{spread}"
 
 
@@ -124,22 +183,30 @@ def _rows(results: Results, plan: Plan) -> list[tuple[str, ...]]:
 
 def _changes(plan: Plan, first: str, run: str) -> str:
     changes = [
-        f"{key}: {_short(a)} \N{RIGHTWARDS ARROW} {_short(b)}" for key, (a, b) in plan.difference(first, run).items()
+        f"{key}: {_short(a)} \N{RIGHTWARDS ARROW} {_short(b)}"
+        for key, (a, b) in plan.difference(first, run).items()
     ]
     hidden = len(changes) - MOST_CHANGES
-    return "\n".join(changes[:MOST_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else []))
+    return "\n".join(
+        changes[:MOST_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else [])
+    )
 
 
 def _short(value: object) -> str:
     """A class without its module, a number in three digits."""
     if isinstance(value, float):
         return f"{value:.3g}"
-    return value.rpartition(":")[2] if isinstance(value, str) and value.startswith("mm1.") else f"{value}"
+    return (
+        value.rpartition(":")[2]
+        if isinstance(value, str) and value.startswith("mm1.")
+        else f"{value}"
+    )
 
 
 def _bad(results: Results) -> list[str]:
     return [
-        f"{row}, seed {seed}: {state}" + (f"; {results.rows[row][seed]}/log.txt says why" if state == "failed" else "")
+        f"{row}, seed {seed}: {state}"
+        + (f"; {results.rows[row][seed]}/log.txt says why" if state == "failed" else "")
         for row in results.rows
         for seed, state in results.bad(row).items()
     ]
@@ -150,13 +217,19 @@ def _costs(plan: Plan) -> list[tuple[str, ...]]:
     for run in plan.runs:
         stages.setdefault(plan.stages[run], []).append(seconds(run))
     return [
-        (stage, str(len(each)), duration(sum(each) / len(each)), duration(sum(each))) for stage, each in stages.items()
+        (stage, str(len(each)), duration(sum(each) / len(each)), duration(sum(each)))
+        for stage, each in stages.items()
     ]
 
 
 def _cost_section(plan: Plan) -> Html:
-    note = "Wall time of each run's processes, from start to end, as long as the study was there to see them end."
-    return section("Cost", table(COST_COLUMNS, _costs(plan), numbers=(1, 2, 3)), note=note)
+    note = (
+        "Wall time of each run's processes, from start to end, as long as the study was"
+        " there to see them end."
+    )
+    return section(
+        "Cost", table(COST_COLUMNS, _costs(plan), numbers=(1, 2, 3)), note=note
+    )
 
 
 def _machine(plan: Plan) -> str:
@@ -164,9 +237,16 @@ def _machine(plan: Plan) -> str:
     found = set()
     for run in plan.runs:
         summary = RunFolder(Path(run)).summary
-        versions = [f"{name} {version}" for name, version in (summary.get("versions") or {}).items()]
+        versions = [
+            f"{name} {version}"
+            for name, version in (summary.get("versions") or {}).items()
+        ]
         if summary:
-            found.add(" \N{MIDDLE DOT} ".join([str(summary.get("hardware", NOTHING)), *versions]))
+            found.add(
+                " \N{MIDDLE DOT} ".join(
+                    [str(summary.get("hardware", NOTHING)), *versions]
+                )
+            )
     return "; ".join(sorted(found))
 
 
@@ -180,14 +260,37 @@ def _markdown(title: str, results: Sequence[Results], plan: Plan) -> str:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
         lines += [*_table(LESSON_COLUMNS, _lessons(each)), ""] if each.verdicts else []
         lines += [*_table(_columns(each), _rows(each, plan)), ""]
-        lines += [f"{name}: {measure.about}  " for name, measure in each.study.measures.items()]
-        lines += [f"In brackets the paper's: {each.study.paper_source}"] if each.study.paper else []
+        lines += [
+            f"{name}: {measure.about}  "
+            for name, measure in each.study.measures.items()
+        ]
+        lines += (
+            [f"In brackets the paper's: {each.study.paper_source}"]
+            if each.study.paper
+            else []
+        )
         lines += ["", *(f"- {text}" for text in _bad(each)), ""]
-    return "\n".join([*lines, "## Cost", "", *_table(COST_COLUMNS, _costs(plan)), "", _machine(plan), ""])
+    return "\n".join(
+        [
+            *lines,
+            "## Cost",
+            "",
+            *_table(COST_COLUMNS, _costs(plan)),
+            "",
+            _machine(plan),
+            "",
+        ]
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+        return (
+            "| "
+            + " | ".join(
+                cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells
+            )
+            + " |"
+        )
 
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]

@@ -5,8 +5,9 @@
                     attempts.jsonl         a line for each time that it was started: seconds, exit code
     <out>/runs/pretrain-3f9c0a71e2.json    its config
 
-Rows that ask for equal configs share a run, rows of several studies too, and a run that is finished is not done again.
-A change of the config, or of a run that it starts from, is another folder.
+Rows that ask for equal configs share a run, rows of several studies too, and a run that
+is finished is not done again. A change of the config, or of a run that it starts from,
+is another folder.
 """
 
 import copy
@@ -26,10 +27,12 @@ DIVERGED_CODE = 3
 
 
 class Plan:
-    """The runs of a study in the order in which they were asked for: a run comes after those that it starts from."""
+    """The runs of a study in the order in which they were asked for: a run comes after
+    those that it starts from."""
 
     def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
-        """`overrides` are `STAGE:a.b=value`, for the runs of one stage, or `a.b=value`, for all of them."""
+        """`overrides` are `STAGE:a.b=value`, for the runs of one stage, or `a.b=value`,
+        for all of them."""
         self.folder = folder
         self.runs: dict[str, Trainer.Config] = {}
         self.stages: dict[str, str] = {}
@@ -38,35 +41,50 @@ class Plan:
     def add(self, stage: str, config: Trainer.Config) -> str:
         """The folder of this run, as others name it in their `init`.
 
-        Parts that an override starts from another run take its shape, as in `mm1 train`.
+        Parts that an override starts from another run take its shape, as in `mm1
+        train`.
 
         Raises:
             ConfigError: an override does not fit the config.
         """
         config = copy.deepcopy(config)
-        before, own = dict(config.init), [text for chosen, text in self.overrides if chosen in (None, stage)]
+        before = dict(config.init)
+        own = [text for chosen, text in self.overrides if chosen in (None, stage)]
         for assignment in own:
             configs.override(config, assignment)
-        changed = {part: Path(origin) for part, origin in config.init.items() if before.get(part) != origin}
+        changed = {
+            part: Path(origin)
+            for part, origin in config.init.items()
+            if before.get(part) != origin
+        }
         adopt(config, changed, own)
         content = configs.text(config).replace(str(self.folder), "")
         name = f"{stage}-{hashlib.blake2b(content.encode(), digest_size=5).hexdigest()}"
         folder = str(self.folder / "runs" / name)
-        self.runs[folder], self.stages[folder] = config, stage
+        self.stages[folder] = stage
+        self.runs[folder] = config
         return folder
 
     def check(self) -> None:
         """Raises ConfigError where an override is for a stage that no run has."""
         for chosen, assignment in self.overrides:
             if chosen is not None and chosen not in self.stages.values():
-                raise ConfigError(f"{chosen}:{assignment} is for no stage{nearest(chosen, self.stages.values())}")
+                raise ConfigError(
+                    f"{chosen}:{assignment} is for no"
+                    f" stage{nearest(chosen, self.stages.values())}"
+                )
 
     def origins(self, folder: str) -> list[str]:
         """The runs of this plan that it starts from."""
-        return [origin for origin in dict.fromkeys(self.runs[folder].init.values()) if origin in self.runs]
+        return [
+            origin
+            for origin in dict.fromkeys(self.runs[folder].init.values())
+            if origin in self.runs
+        ]
 
     def difference(self, old: str, new: str) -> dict[str, tuple[Any, Any]]:
-        """What differs between the configs of two runs; what differs in the runs they start from takes its place."""
+        """What differs between the configs of two runs; what differs in the runs they
+        start from takes its place."""
         changes = configs.diff(self.runs[old], self.runs[new])
         origins: dict[tuple[str, str], list[str]] = {}
         for key, (a, b) in list(changes.items()):
@@ -75,7 +93,10 @@ class Plan:
                 origins.setdefault((a, b), []).append(key.removeprefix("init."))
         for (a, b), parts in origins.items():
             where = f"(run of {' and '.join(parts)})"
-            changes |= {f"{key} {where}": values for key, values in self.difference(a, b).items()}
+            changes |= {
+                f"{key} {where}": values
+                for key, values in self.difference(a, b).items()
+            }
         return changes
 
 
@@ -89,7 +110,11 @@ def _override(text: str) -> tuple[str | None, str]:
 def attempts(folder: str | Path) -> list[dict[str, Any]]:
     """How a run's process ended, each time that it was started."""
     path = Path(folder) / "attempts.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        if path.is_file()
+        else []
+    )
 
 
 def diverged(folder: str | Path) -> bool:

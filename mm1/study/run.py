@@ -20,19 +20,25 @@ def run_studies(
     place: Place,
     overrides: Sequence[str] = (),
 ) -> int:
-    """Writes report.html, report.md and results.json into the folder; 1 if a run failed, else 0.
+    """Writes report.html, report.md and results.json into the folder; 1 if a run
+    failed, else 0.
 
     Raises:
         ConfigError: an override does not fit.
     """
     plan = Plan(folder, overrides)
-    rows = {name: {seed: study.rows(plan, seed) for seed in seeds} for name, study in studies.items()}
+    rows = {
+        name: {seed: study.rows(plan, seed) for seed in seeds}
+        for name, study in studies.items()
+    }
     plan.check()
     for prepare in dict.fromkeys(study.prepare for study in studies.values()):
         if prepare is not None:
             prepare(folder)
     states = Runner(plan, place).run()
-    results = [collect(name, study, rows[name], states) for name, study in studies.items()]
+    results = [
+        collect(name, study, rows[name], states) for name, study in studies.items()
+    ]
     write_results(results, folder / "results.json")
     write_pages(title, results, plan)
     for verdict in (verdict for each in results for verdict in each.verdicts):
@@ -40,5 +46,8 @@ def run_studies(
     say(f"the report: {folder / 'report.html'}")
     failed = [run for run, state in states.items() if state == "failed"]
     if failed:
-        say("failed, and tried again by the same command:", *(f"\n  {run}/log.txt" for run in failed))
+        say(
+            "failed, and tried again by the same command:",
+            *(f"\n  {run}/log.txt" for run in failed),
+        )
     return int(bool(failed))

@@ -1,8 +1,9 @@
-"""Trains the runs of a plan as processes of their own, several at a time, those that others start from first.
+"""Trains the runs of a plan as processes of their own, several at a time, those that
+others start from first.
 
-Whatever happens to one run, the others go on. Ctrl-C (or SIGTERM) stops all of them with their checkpoints; a second
-call goes on where they were. A run whose gradient stayed not finite has diverged: that is its result, and it is not
-tried again.
+Whatever happens to one run, the others go on. Ctrl-C (or SIGTERM) stops all of them
+with their checkpoints; a second call goes on where they were. A run whose gradient
+stayed not finite has diverged: that is its result, and it is not tried again.
 """
 
 import json
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 import mm1
 from mm1 import config as configs
@@ -38,15 +45,24 @@ class Runner:
     """The state of every run of a plan while they are trained."""
 
     def __init__(self, plan: Plan, place: Place) -> None:
-        self.plan, self.place, self.jobs = plan, place, place.jobs or len(plan.runs)
+        self.plan = plan
+        self.place = place
+        self.jobs = place.jobs or len(plan.runs)
         self.states: dict[str, State] = {folder: _known(folder) for folder in plan.runs}
         self.children: dict[str, _Child] = {}
         self.took: dict[str, float] = {}
         """Seconds of the runs that this call has finished."""
         quiet = not sys.stderr.isatty()
-        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         words = TextColumn("{task.description}")
-        self.bar = Progress(*columns, words, console=Console(stderr=True), disable=quiet)
+        self.bar = Progress(
+            *columns, words, console=Console(stderr=True), disable=quiet
+        )
 
     def run(self) -> dict[str, State]:
         """The last state of every run.
@@ -85,12 +101,30 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder.with_suffix(".json")
         write_json(config, configs.to_json(self.plan.runs[str(folder)]))
-        command = (*self.place.launcher, "-m", "mm1.cli", "train", str(config), "--out", str(folder), "--resume")
-        return _Child(self.place.start(Work(command, folder, self._environment())), time.monotonic())
+        command = (
+            *self.place.launcher,
+            "-m",
+            "mm1.cli",
+            "train",
+            str(config),
+            "--out",
+            str(folder),
+            "--resume",
+        )
+        return _Child(
+            self.place.start(Work(command, folder, self._environment())),
+            time.monotonic(),
+        )
 
     def _environment(self) -> dict[str, str]:
-        path = [str(Path(mm1.__path__[0]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        return {**self.place.environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        path = [
+            str(Path(mm1.__path__[0]).parent),
+            *os.environ.get("PYTHONPATH", "").split(os.pathsep),
+        ]
+        return {
+            **self.place.environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        }
 
     def _collect(self) -> None:
         for folder, child in list(self.children.items()):
@@ -105,14 +139,23 @@ class Runner:
 
     def _say(self, folder: str, seconds: float) -> None:
         done = sum(state != "waiting" for state in self.states.values())
-        words = f"{done} of {len(self.states)} runs: {Path(folder).name} {self.states[folder]} after {seconds:.0f} s"
+        words = (
+            f"{done} of {len(self.states)} runs: {Path(folder).name}"
+            f" {self.states[folder]} after {seconds:.0f} s"
+        )
         if self.states[folder] == "failed":
-            words += f"; {folder}/log.txt ends with: {_last_line(Path(folder) / 'log.txt')}"
-        self.bar.console.print(f"{words}{self._left()}", markup=False, highlight=False, soft_wrap=True)
+            words += (
+                f"; {folder}/log.txt ends with: {_last_line(Path(folder) / 'log.txt')}"
+            )
+        self.bar.console.print(
+            f"{words}{self._left()}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def _left(self) -> str:
         """Time that is left, by what runs of the same stage have taken so far."""
-        waiting = [folder for folder, state in self.states.items() if state == "waiting"]
+        waiting = [
+            folder for folder, state in self.states.items() if state == "waiting"
+        ]
         if not self.took or not waiting:
             return ""
         by_stage: dict[str, list[float]] = {}

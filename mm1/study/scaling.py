@@ -1,7 +1,9 @@
-"""The law of learning rates from runs: a grid for each size, the fit, and its prediction tried on a larger size.
+"""The law of learning rates from runs: a grid for each size, the fit, and its
+prediction tried on a larger size.
 
-A size whose best rate lies at its grid's edge gets further rates on that side, each a factor `STEP` away, at most
-`MOST_FURTHER` times. The cost of a run is its last held-out loss.
+A size whose best rate lies at its grid's edge gets further rates on that side, each a
+factor `STEP` away, at most `MOST_FURTHER` times. The cost of a run is its last held-out
+loss.
 """
 
 import csv
@@ -54,23 +56,38 @@ class Found:
 
 
 def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], place: Place) -> Found:
-    """Trains, extends grids where the best rate lies at an edge, and fits. `NAME.csv` is written in any case.
+    """Trains, extends grids where the best rate lies at an edge, and fits. `NAME.csv`
+    is written in any case.
 
     Raises:
-        ConfigError: a size does not show its best rate; the message says which way to go on.
+        ConfigError: a size does not show its best rate; the message says which way to
+            go on.
         UserError: a run failed for another reason than a rate that is too high.
     """
     grid.prepare(plan.folder)
     makers = dict([*grid.sizes.items(), grid.larger])
-    rates = {size: [grid.guess(size) * STEP**k for k in range(-AROUND, AROUND + 1)] for size in makers}
-    points, further = [], 0
+    rates = {
+        size: [grid.guess(size) * STEP**k for k in range(-AROUND, AROUND + 1)]
+        for size in makers
+    }
+    points = []
+    further = 0
     while True:
-        runs = {(n, lr, seed): makers[n](plan, lr, seed) for n in makers for lr in rates[n] for seed in seeds}
+        runs = {
+            (n, lr, seed): makers[n](plan, lr, seed)
+            for n in makers
+            for lr in rates[n]
+            for seed in seeds
+        }
         plan.check()
         states = Runner(plan, place).run()
         points = [_point(*key, folder, states) for key, folder in runs.items()]
         write_points(points, plan.folder / f"{grid.name}.csv")
-        edges = [edge for size in makers if (edge := _edge([p for p in points if p.params == size]))]
+        edges = [
+            edge
+            for size in makers
+            if (edge := _edge([p for p in points if p.params == size]))
+        ]
         if not edges or further == MOST_FURTHER:
             break
         further += 1
@@ -79,7 +96,12 @@ def search(grid: Grid, plan: Plan, *, seeds: Sequence[int], place: Place) -> Fou
             own = rates[edge.params]
             own.append(max(own) * STEP if edge.higher else min(own) / STEP)
     law = fit([point for point in points if point.params in grid.sizes])
-    return Found(grid, points, law, best_rate([point for point in points if point.params == grid.larger[0]]))
+    return Found(
+        grid,
+        points,
+        law,
+        best_rate([point for point in points if point.params == grid.larger[0]]),
+    )
 
 
 def _edge(points: Sequence[Point]) -> EdgeError | None:
@@ -90,13 +112,17 @@ def _edge(points: Sequence[Point]) -> EdgeError | None:
     return None
 
 
-def _point(size: float, lr: float, seed: int, folder: str, states: Mapping[str, State]) -> Point:
+def _point(
+    size: float, lr: float, seed: int, folder: str, states: Mapping[str, State]
+) -> Point:
     """Raises UserError where the run has neither finished nor diverged."""
     if states[folder] == "diverged":
         return Point(size, lr, math.inf, seed)
     losses = RunFolder(Path(folder)).curve("validation")
     if states[folder] != "finished" or not losses:
-        raise UserError(f"{folder}: {states[folder]}, without a held-out loss; its log.txt says why")
+        raise UserError(
+            f"{folder}: {states[folder]}, without a held-out loss; its log.txt says why"
+        )
     return Point(size, lr, math.log(losses[-1][1]), seed)
 
 

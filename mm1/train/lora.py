@@ -1,7 +1,9 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), by peft: fine-tuning with little memory.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), by peft: fine-tuning with
+little memory.
 
-Beside each chosen linear map stands the product of two thin matrices, the second of which starts at zero. They alone
-are trained, and at the end they are added to the weights, so that a finished run is a plain model again.
+Beside each chosen linear map stands the product of two thin matrices, the second of
+which starts at zero. They alone are trained, and at the end they are added to the
+weights, so that a finished run is a plain model again.
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,9 @@ from torch import Tensor
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
 
-FIRST, SECOND, BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer"
+FIRST = ".lora_A.default.weight"
+SECOND = ".lora_B.default.weight"
+BASE = ".base_layer"
 
 
 class Lora(Configurable):
@@ -25,9 +29,11 @@ class Lora(Configurable):
         alpha: float = 32.0
         """What the adapters give is multiplied by alpha / rank."""
         parts: tuple[str, ...] = ("decoder",)
-        """Parts whose own weights are frozen and have adapters instead; the others learn as ever."""
+        """Parts whose own weights are frozen and have adapters instead; the others
+        learn as ever."""
         targets: tuple[str, ...] = ("qkv", "out", "gate_up", "down")
-        """Linear maps by the last part of their names: here all those of a decoder's dense blocks."""
+        """Linear maps by the last part of their names: here all those of a decoder's
+        dense blocks."""
 
         def build(self) -> "Lora":
             return self.make()
@@ -45,25 +51,41 @@ class Lora(Configurable):
             from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]
         except ImportError as error:
             raise ConfigError("lora needs peft: pip install 'mm1[lora]'") from error
-        c, parts = self.config, model.parts()
+        c = self.config
+        parts = model.parts()
         for name in c.parts:
             if name not in parts:
-                raise ConfigError(f"lora.parts names the part {name!r}{nearest(name, parts)}")
+                raise ConfigError(
+                    f"lora.parts names the part {name!r}{nearest(name, parts)}"
+                )
             own = {path.rpartition(".")[2] for path, _ in parts[name].named_modules()}
             if missing := [target for target in c.targets if target not in own]:
-                raise ConfigError(f"lora.targets names {missing[0]!r}, which {name} lacks{nearest(missing[0], own)}")
+                raise ConfigError(
+                    f"lora.targets names {missing[0]!r}, which {name}"
+                    f" lacks{nearest(missing[0], own)}"
+                )
             parts[name].requires_grad_(False)
             inject_adapter_in_model(
-                LoraConfig(r=c.rank, lora_alpha=c.alpha, target_modules=list(c.targets)),  # type: ignore[arg-type]
+                LoraConfig(
+                    r=c.rank, lora_alpha=c.alpha, target_modules=list(c.targets)
+                ),  # type: ignore[arg-type]
                 parts[name],
             )
 
     def merged(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Whole tensors under the names of a plain model, adapters added to the weights beside which they stand."""
-        plain = {n.replace(BASE, ""): t for n, t in state.items() if not n.endswith((FIRST, SECOND))}
+        """Whole tensors under the names of a plain model, adapters added to the weights
+        beside which they stand."""
+        plain = {
+            n.replace(BASE, ""): t
+            for n, t in state.items()
+            if not n.endswith((FIRST, SECOND))
+        }
         for name in state:
             if name.endswith(FIRST):
                 path = name.removesuffix(FIRST)
                 update = state[path + SECOND] @ state[name]
-                plain[f"{path}.weight"] = plain[f"{path}.weight"] + self.config.alpha / self.config.rank * update
+                plain[f"{path}.weight"] = (
+                    plain[f"{path}.weight"]
+                    + self.config.alpha / self.config.rank * update
+                )
         return plain

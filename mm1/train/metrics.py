@@ -3,7 +3,8 @@
     metrics.jsonl   what was learnt: losses, norms, rates, data seen. Reproducible to the byte.
     speed.jsonl     what it cost: tokens and images per second, data wait, memory, FLOP utilisation.
 
-Figures stay on the device until a line is logged, so that a step never waits for the host.
+Figures stay on the device until a line is logged, so that a step never waits for the
+host.
 """
 
 import json
@@ -26,17 +27,25 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.sums: dict[tuple[str, ...], Tensor] = {}
-        """Figures that came together, and their totals and counts: one sum for hundreds of them."""
+        """Figures that came together, and their totals and counts: one sum for hundreds
+        of them."""
 
     def add(self, means: dict[str, Mean]) -> None:
         names = tuple(means)
-        columns = ([getattr(mean, side).detach() for mean in means.values()] for side in ("total", "count"))
-        table = torch.stack([torch.stack(column) for column in columns], 1).to(self.device, torch.float64)
+        columns = (
+            [getattr(mean, side).detach() for mean in means.values()]
+            for side in ("total", "count")
+        )
+        table = torch.stack([torch.stack(column) for column in columns], 1).to(
+            self.device, torch.float64
+        )
         self.sums[names] = self.sums[names] + table if names in self.sums else table
 
     def state(self) -> dict[str, list[float]]:
         """The sums over all ranks, for a checkpoint. Every rank must call it."""
-        own: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, device=self.device, dtype=torch.float64))
+        own: dict[str, Tensor] = defaultdict(
+            lambda: torch.zeros(2, device=self.device, dtype=torch.float64)
+        )
         for known, sums in self.sums.items():
             for name, pair in zip(known, sums.unbind(), strict=True):
                 own[name] = own[name] + pair
@@ -48,17 +57,23 @@ class Meter:
 
     def restore(self, state: dict[str, list[float]]) -> None:
         for name, sums in state.items() if dist.rank() == 0 else ():
-            self.sums[(name,)] = torch.tensor([sums], device=self.device, dtype=torch.float64)
+            self.sums[(name,)] = torch.tensor(
+                [sums], device=self.device, dtype=torch.float64
+            )
 
     def read(self) -> dict[str, float]:
-        """Means over all ranks since the last reading; clears the meter. Every rank must call it."""
+        """Means over all ranks since the last reading; clears the meter. Every rank
+        must call it."""
         state = self.state()
         self.sums.clear()
-        return {name: total / count for name, (total, count) in state.items() if count > 0}
+        return {
+            name: total / count for name, (total, count) in state.items() if count > 0
+        }
 
 
 def _names_of_all_ranks(names: list[str]) -> list[str]:
-    """All ranks' names, in one order: a rank may have met no document of some source."""
+    """All ranks' names, in one order: a rank may have met no document of some
+    source."""
     if dist.world_size() == 1:
         return names
     gathered: list[Any] = [None] * dist.world_size()
@@ -70,14 +85,20 @@ class Speed:
     """Wall time and work since the last line."""
 
     def __init__(self, device: torch.device, ceiling: float) -> None:
-        self.device, self.ceiling = device, ceiling
+        self.device = device
+        self.ceiling = ceiling
         self.clear()
 
     def clear(self) -> None:
-        self.since, self.wait, self.flops, self.useful, self.images = time.perf_counter(), 0.0, 0, 0.0, 0.0
+        self.since = time.perf_counter()
+        self.wait = 0.0
+        self.flops = 0
+        self.useful = 0.0
+        self.images = 0.0
 
     def read(self) -> dict[str, float]:
-        """Rates over all ranks; utilisation is model FLOPs (encoder counted, recomputation not) over the ceiling."""
+        """Rates over all ranks; utilisation is model FLOPs (encoder counted,
+        recomputation not) over the ceiling."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -97,11 +118,13 @@ class Speed:
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product on this device, measured now: the ceiling that utilisation is a share of."""
+    """FLOP/s of a large matrix product on this device, measured now: the ceiling that
+    utilisation is a share of."""
     cuda = device.type == "cuda"
     size = 8192 if cuda else 512
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, deadline = float("inf"), time.perf_counter() + (1.0 if cuda else 0.2)
+    best = float("inf")
+    deadline = time.perf_counter() + (1.0 if cuda else 0.2)
     while time.perf_counter() < deadline or best == float("inf"):
         start = time.perf_counter()
         torch.mm(a, b)
@@ -114,8 +137,11 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
 class Log:
     """The two files of a run, and the trackers that were asked for; rank 0 writes."""
 
-    def __init__(self, folder: Path, *, keep_until: int, trackers: tuple[str, ...], name: str) -> None:
-        """Lines after step `keep_until` are dropped: they belong to steps that will be done again."""
+    def __init__(
+        self, folder: Path, *, keep_until: int, trackers: tuple[str, ...], name: str
+    ) -> None:
+        """Lines after step `keep_until` are dropped: they belong to steps that will be
+        done again."""
         self.folder = folder
         self.writes = dist.rank() == 0
         self.trackers: list[Any] = []
@@ -127,11 +153,21 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             board = SummaryWriter(str(folder / "tensorboard"))
-            self.trackers.append(lambda step, values: [board.add_scalar(k, v, step) for k, v in values.items()])
+            self.trackers.append(
+                lambda step, values: [
+                    board.add_scalar(k, v, step) for k, v in values.items()
+                ]
+            )
         if "wandb" in trackers:
             import wandb  # type: ignore[import-not-found]
 
-            run = wandb.init(project="mm1", name=name, dir=str(folder), resume="allow", id=name.replace("/", "-"))
+            run = wandb.init(
+                project="mm1",
+                name=name,
+                dir=str(folder),
+                resume="allow",
+                id=name.replace("/", "-"),
+            )
             self.trackers.append(lambda step, values: run.log(values, step=step))
 
     def write(self, file: str, step: int, values: dict[str, float]) -> None:
@@ -146,6 +182,8 @@ class Log:
 def _truncate(path: Path, keep_until: int) -> None:
     if not path.exists():
         return
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # a kill may cut the last one
+    lines = [
+        line for line in path.read_text().splitlines() if line.endswith("}")
+    ]  # a kill may cut the last one
     kept = [line for line in lines if json.loads(line)["step"] <= keep_until]
     path.write_text("".join(line + "\n" for line in kept))

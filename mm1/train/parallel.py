@@ -1,4 +1,5 @@
-"""How a model is laid over the ranks: FSDP2, explicit dtypes, recomputation, compilation; all through `Model.units()`.
+"""How a model is laid over the ranks: FSDP2, explicit dtypes, recomputation,
+compilation; all through `Model.units()`.
 
 There is one code path: a single process is a mesh of one rank.
 """
@@ -10,7 +11,11 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.utils.checkpoint import checkpoint
 
 from mm1 import dist
@@ -19,7 +24,14 @@ from mm1.nn.model import Model
 
 ActivationCheckpointing = Literal["none", "selective", "full"]
 
-ENTRY_POINTS = ("prefill", "step", "log_probs", "encode_images", "encode_texts", "encode_patches")
+ENTRY_POINTS = (
+    "prefill",
+    "step",
+    "log_probs",
+    "encode_images",
+    "encode_texts",
+    "encode_patches",
+)
 """Methods besides `forward` that use sharded parameters."""
 
 
@@ -32,8 +44,11 @@ def freeze(model: Model, frozen: Sequence[str]) -> None:
         parts[name].requires_grad_(False)
 
 
-def checkpoint_activations(units: Sequence[nn.Module], mode: ActivationCheckpointing) -> None:
-    """Activation checkpointing: a chosen unit keeps its input alone and computes the rest again in the backward pass.
+def checkpoint_activations(
+    units: Sequence[nn.Module], mode: ActivationCheckpointing
+) -> None:
+    """Activation checkpointing: a chosen unit keeps its input alone and computes the
+    rest again in the backward pass.
 
     "selective" chooses every second unit, "full" all of them.
     """
@@ -43,24 +58,30 @@ def checkpoint_activations(units: Sequence[nn.Module], mode: ActivationCheckpoin
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
 
 
-def shard(model: Model, *, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
-    """FSDP2 over all ranks: fp32 weights, gradients and reductions; compute in `precision`.
+def shard(
+    model: Model, *, device: torch.device, precision: Literal["fp32", "bf16"]
+) -> None:
+    """FSDP2 over all ranks: fp32 weights, gradients and reductions; compute in
+    `precision`.
 
-    With several ranks each unit gathers its own weights just in time. A single rank has nothing to gather: there the
-    whole model is one group, which saves the bookkeeping.
+    With several ranks each unit gathers its own weights just in time. A single rank has
+    nothing to gather: there the whole model is one group, which saves the bookkeeping.
     """
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    # A view as a unit's output is harmful only to those who write into it; nobody here does.
+    # A view as a unit's output is harmful only to those who write into it; nobody here
+    # does.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = dist.mesh(device)
     if dist.world_size() > 1:
         for unit in model.units():
             fully_shard(unit, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.world_size() > 1)
+    fully_shard(
+        model, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.world_size() > 1
+    )
     for name in ENTRY_POINTS:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)

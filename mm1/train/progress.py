@@ -1,4 +1,5 @@
-"""The live display of a long operation: a bar on a terminal, a line now and then elsewhere."""
+"""The live display of a long operation: a bar on a terminal, a line now and then
+elsewhere."""
 
 import sys
 import time
@@ -23,7 +24,9 @@ class Display:
     """Stage, step, loss, tokens/s and the time that is left; rank 0 alone shows it."""
 
     def __init__(self, stage: str, step: int, steps: int) -> None:
-        self.stage, self.first, self.steps = stage, step, steps
+        self.stage = stage
+        self.first = step
+        self.steps = steps
         self.live = sys.stderr.isatty() and dist.rank() == 0
         self.started = self.spoke = time.monotonic()
         self.bar: Progress | None = None
@@ -43,7 +46,9 @@ class Display:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self.task = self.bar.add_task(self.stage, total=self.steps, completed=self.first, words="")
+            self.task = self.bar.add_task(
+                self.stage, total=self.steps, completed=self.first, words=""
+            )
             self.bar.start()
         return self
 
@@ -51,7 +56,9 @@ class Display:
         if self.bar:
             self.bar.stop()
 
-    def show(self, step: int, learnt: dict[str, float], costs: dict[str, float]) -> None:
+    def show(
+        self, step: int, learnt: dict[str, float], costs: dict[str, float]
+    ) -> None:
         words = f"loss {learnt.get('loss', float('nan')):.3f}"
         if costs["tokens_per_second"]:
             words += f"  {costs['tokens_per_second']:,.0f} tokens/s"
@@ -62,5 +69,9 @@ class Display:
             self.bar.update(self.task, completed=step, words=words)
         elif now - self.spoke > QUIET_SECONDS or step == self.steps:
             self.spoke = now
-            left = (now - self.started) / max(1, step - self.first) * (self.steps - step)
-            dist.say(f"{self.stage}  step {step}/{self.steps}  {words}  {left:.0f} s left")
+            left = (
+                (now - self.started) / max(1, step - self.first) * (self.steps - step)
+            )
+            dist.say(
+                f"{self.stage}  step {step}/{self.steps}  {words}  {left:.0f} s left"
+            )

@@ -1,4 +1,5 @@
-"""One run: what is trained, on what, how, and what it is measured by. Every stage is a `Run`, and this is its loop."""
+"""One run: what is trained, on what, how, and what it is measured by. Every stage is a
+`Run`, and this is its loop."""
 
 import platform
 import signal
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+)
 
 from mm1 import config as configs
 from mm1 import dist
@@ -34,7 +38,12 @@ from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
 from mm1.train.optimizer import Optimizer
 from mm1.train.origins import check_kept
-from mm1.train.parallel import ActivationCheckpointing, checkpoint_activations, freeze, shard
+from mm1.train.parallel import (
+    ActivationCheckpointing,
+    checkpoint_activations,
+    freeze,
+    shard,
+)
 from mm1.train.progress import Display
 
 PATIENCE = 20
@@ -42,7 +51,8 @@ PATIENCE = 20
 
 
 class Interrupted(UserError):
-    """The run was told to stop; it has saved a checkpoint and goes on from there with `--resume`."""
+    """The run was told to stop; it has saved a checkpoint and goes on from there with
+    `--resume`."""
 
 
 class Diverged(UserError):
@@ -64,16 +74,18 @@ class Trainer(Configurable):
         steps: int = 200_000
         seed: int = 0
         init: dict[str, str] = field(default_factory=dict)
-        """Part -> the folder of a finished run that it starts from: `{"encoder": "runs/clip"}`."""
+        """Part -> the folder of a finished run that it starts from: `{"encoder":
+        "runs/clip"}`."""
         frozen: tuple[str, ...] = ()
         """Parts that do not learn."""
         lora: Lora.Config | None = None
-        """Adapters that are trained in place of parts' own weights: `lora=mm1.train.lora:Lora`."""
+        """Adapters that are trained in place of parts' own weights:
+        `lora=mm1.train.lora:Lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
         """What is computed in; weights, gradients and sums over ranks are fp32."""
         activation_checkpointing: ActivationCheckpointing = "none"
-        """Which blocks keep only their input and compute the rest again in the backward pass: none of them, every
-        second one ("selective") or all ("full")."""
+        """Which blocks keep only their input and compute the rest again in the backward
+        pass: none of them, every second one ("selective") or all ("full")."""
         compile: bool = False
         log_every: int = 10
         validate_every: int = 0
@@ -87,11 +99,17 @@ class Trainer(Configurable):
             return self.make(folder=folder, resume=resume)
 
     def __init__(self, config: Config, *, folder: Path, resume: bool) -> None:
-        self.config, self.folder, self.device = config, folder, dist.start()
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
+        self.config = config
+        self.folder = folder
+        self.device = dist.start()
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints", keep=config.keep_checkpoints
+        )
         self._claim(resume)
         saved = self.checkpoints.steps() if resume else []
-        given = str(folder) if saved else config.tokenizer.path or config.loader.tokenizer()
+        given = (
+            str(folder) if saved else config.tokenizer.path or config.loader.tokenizer()
+        )
         self.tokenizer = Tokenizer.Config(path=given).build()
         torch.manual_seed(config.seed)
         with self.device:
@@ -103,18 +121,25 @@ class Trainer(Configurable):
             self.lora.inject(self.model)
         self.renderer = make_renderer(self.model, self.tokenizer, config.loader)
         self.loader = config.loader.build(renderer=self.renderer, seed=config.seed)
-        # Built, and their questions read, before training: a missing file must not show after it.
-        self.benchmarks = {name: benchmark.build() for name, benchmark in config.benchmarks.items()}
+        # Built, and their questions read, before training: a missing file must not show
+        # after it.
+        self.benchmarks = {
+            name: benchmark.build() for name, benchmark in config.benchmarks.items()
+        }
         for benchmark in self.benchmarks.values():
             benchmark.check(self.model)
             benchmark.load(config.shots)
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)
-        self.step, self.loader_state, self.bad_updates = 0, None, 0
-        self.meter, self.counts = Meter(self.device), Counter()
+        self.step = 0
+        self.loader_state = None
+        self.bad_updates = 0
+        self.meter = Meter(self.device)
+        self.counts = Counter()
         if saved:
             progress = self.checkpoints.load(saved[-1], self.model, self.optimizer)
-            self.step, self.loader_state = progress["step"], progress["loader"]
+            self.step = progress["step"]
+            self.loader_state = progress["loader"]
             self.meter.restore(progress["means"])
             self.counts.update(progress["counts"])
         self._describe(finished=False)
@@ -122,7 +147,10 @@ class Trainer(Configurable):
     def _claim(self, resume: bool) -> None:
         """A folder holds one run: starting another in it is refused."""
         if not resume and (self.folder / "config.json").exists():
-            raise FileExistsError(f"{self.folder} holds a run already; go on with --resume, or choose another folder")
+            raise FileExistsError(
+                f"{self.folder} holds a run already; go on with --resume, or choose"
+                " another folder"
+            )
         if resume and self.checkpoints.steps():
             check_kept(self.folder, self.config)
         dist.barrier()
@@ -136,28 +164,43 @@ class Trainer(Configurable):
         if self.config.compile:
             for unit in self.model.units():
                 unit.compile()
-        self.params = {name: sum(p.numel() for p in part.parameters()) for name, part in self.model.parts().items()}
+        self.params = {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in self.model.parts().items()
+        }
         shard(self.model, device=self.device, precision=self.config.precision)
 
     def fit(self) -> None:
         """Trains to the last step, from wherever the run stands.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has been saved.
+            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last whole step has
+                been saved.
             Diverged: the gradient stayed not finite for `PATIENCE` updates.
         """
         c = self.config
-        steps = self.loader.steps(self.loader_state, rank=dist.rank(), world_size=dist.world_size())
-        log = Log(self.folder, keep_until=self.step, trackers=c.trackers, name=str(self.folder))
+        steps = self.loader.steps(
+            self.loader_state, rank=dist.rank(), world_size=dist.world_size()
+        )
+        log = Log(
+            self.folder,
+            keep_until=self.step,
+            trackers=c.trackers,
+            name=str(self.folder),
+        )
         speed = Speed(self.device, self._ceiling())
         self.model.train()
-        with Display(self.folder.name, self.step, c.steps) as display, _told_to_stop() as told:
+        with (
+            Display(self.folder.name, self.step, c.steps) as display,
+            _told_to_stop() as told,
+        ):
             while self.step < c.steps:
                 before = time.perf_counter()
                 data = next(steps)
                 speed.wait += time.perf_counter() - before
                 self._update(data, speed)
-                self.step, self.loader_state = self.step + 1, data.state
+                self.step = self.step + 1
+                self.loader_state = data.state
                 last = self.step == c.steps
                 logs = last or self.step % c.log_every == 0
                 if logs:
@@ -166,21 +209,35 @@ class Trainer(Configurable):
                 if last or (c.validate_every and self.step % c.validate_every == 0):
                     log.write("metrics.jsonl", self.step, self.validation())
                     speed.clear()
-                stop = bool(told) if dist.world_size() == 1 else logs and not dist.all_true(not told)
+                stop = (
+                    bool(told)
+                    if dist.world_size() == 1
+                    else logs and not dist.all_true(not told)
+                )
                 if last or stop or self.step % c.checkpoint_every == 0:
                     self._save()
                 if stop:
                     self.checkpoints.finish()
                     words = f"stopped after step {self.step} of {c.steps}"
-                    raise Interrupted(f"{words}; run it again to go on (`mm1 train` with --resume)")
+                    raise Interrupted(
+                        f"{words}; run it again to go on (`mm1 train` with --resume)"
+                    )
         self._finish()
 
     def _update(self, data: StepBatches, speed: Speed) -> None:
-        """One optimiser step. Every target of the step weighs the same, whatever micro-batch or rank it lies on."""
-        # What a step draws at random depends on (seed, step, rank) alone, so nothing of it needs saving.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4099 + dist.rank())
-        count = dist.sum_over_ranks(torch.tensor(float(sum(b.num_targets for b in data.micro_batches))))
-        scale = dist.world_size() / count.clamp(min=1.0)  # FSDP2 averages gradients over ranks
+        """One optimiser step. Every target of the step weighs the same, whatever
+        micro-batch or rank it lies on."""
+        # What a step draws at random depends on (seed, step, rank) alone, so nothing of
+        # it needs saving.
+        torch.manual_seed(
+            (self.config.seed * 1_000_003 + self.step) * 4099 + dist.rank()
+        )
+        count = dist.sum_over_ranks(
+            torch.tensor(float(sum(b.num_targets for b in data.micro_batches)))
+        )
+        scale = dist.world_size() / count.clamp(
+            min=1.0
+        )  # FSDP2 averages gradients over ranks
         for batch in data.micro_batches:
             losses = self.model(move(batch, self.device, non_blocking=True))
             (losses.objective * scale.to(self.device, non_blocking=True)).backward()
@@ -194,15 +251,21 @@ class Trainer(Configurable):
         speed.images += data.counts.get("images", 0)
 
     def _log(self, data: StepBatches, log: Log, speed: Speed, display: Display) -> None:
-        """One line of what was learnt since the last line, of the data that it took and of the time."""
+        """One line of what was learnt since the last line, of the data that it took and
+        of the time."""
         learnt = self.meter.read()
-        self.bad_updates = self.bad_updates + self.config.log_every if learnt["skipped"] == 1.0 else 0
+        self.bad_updates = (
+            self.bad_updates + self.config.log_every if learnt["skipped"] == 1.0 else 0
+        )
         if self.bad_updates >= PATIENCE:
             raise Diverged(
-                f"step {self.step}: no finite gradient for {self.bad_updates} steps; lower optimizer.peak_lr"
+                f"step {self.step}: no finite gradient for {self.bad_updates} steps;"
+                " lower optimizer.peak_lr"
             )
         lr = self.optimizer.learning_rate(self.step - 1)
-        log.write("metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.levels)
+        log.write(
+            "metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.levels
+        )
         self.counts.clear()
         costs = speed.read()
         log.write("speed.jsonl", self.step, costs)
@@ -210,17 +273,29 @@ class Trainer(Configurable):
 
     @torch.no_grad()
     def validation(self) -> dict[str, float]:
-        """Losses on documents that are never trained on: `validation/<source>`, and `validation` over all of them."""
+        """Losses on documents that are never trained on: `validation/<source>`, and
+        `validation` over all of them."""
         self.model.eval()
         meter = Meter(self.device)
-        for batch in self.loader.validation(rank=dist.rank(), world_size=dist.world_size()):
+        for batch in self.loader.validation(
+            rank=dist.rank(), world_size=dist.world_size()
+        ):
             meter.add(self.model(move(batch, self.device)).means)
         self.model.train()
         means = meter.read()
-        return {n.replace("loss", "validation", 1): v for n, v in means.items() if n == "loss" or n.startswith("loss/")}
+        return {
+            n.replace("loss", "validation", 1): v
+            for n, v in means.items()
+            if n == "loss" or n.startswith("loss/")
+        }
 
     def _save(self) -> None:
-        progress = {"step": self.step, "loader": self.loader_state, "means": self.meter.state(), "counts": self.counts}
+        progress = {
+            "step": self.step,
+            "loader": self.loader_state,
+            "means": self.meter.state(),
+            "counts": self.counts,
+        }
         self.checkpoints.save(self.step, self.model, self.optimizer, progress)
 
     def _finish(self) -> None:
@@ -230,18 +305,27 @@ class Trainer(Configurable):
         state = get_model_state_dict(self.model, options=whole)
         if dist.rank() == 0:
             write_weights(self.folder, self.lora.merged(state) if self.lora else state)
-        dist.barrier()  # the weights are there before any rank asks for their fingerprint
+        # the weights are there before any rank asks for their fingerprint
+        dist.barrier()
         if self.config.benchmarks:
             self.model.eval()
             trained = Trained(self.model, self.renderer, self.device)
-            evaluate(trained, self.benchmarks, self.config.shots, self.folder, version=version(self.folder))
+            evaluate(
+                trained,
+                self.benchmarks,
+                self.config.shots,
+                self.folder,
+                version=version(self.folder),
+            )
         self._describe(finished=True)
 
     def _ceiling(self) -> float:
         if self.config.precision == "fp32":
             return matmul_ceiling(self.device, torch.float32)
         ceiling = matmul_ceiling(self.device, torch.bfloat16)
-        if self.device.type == "cpu" and ceiling < matmul_ceiling(self.device, torch.float32):
+        if self.device.type == "cpu" and ceiling < matmul_ceiling(
+            self.device, torch.float32
+        ):
             dist.say("this CPU only emulates bf16: precision=fp32 is faster here")
         return ceiling
 
@@ -258,8 +342,15 @@ class Trainer(Configurable):
                 "steps": self.config.steps,
                 "data": self.loader.describe(),
                 "world_size": dist.world_size(),
-                "hardware": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "hardware": (
+                    torch.cuda.get_device_name()
+                    if cuda
+                    else f"CPU, {torch.get_num_threads()} threads"
+                ),
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                },
                 "finished": finished,
             },
         )
@@ -267,19 +358,25 @@ class Trainer(Configurable):
 
 @contextmanager
 def _told_to_stop() -> Iterator[list[int]]:
-    """A list that fills when SIGINT or SIGTERM comes; a second signal ends the process at once."""
+    """A list that fills when SIGINT or SIGTERM comes; a second signal ends the process
+    at once."""
     told: list[int] = []
 
     def hear(number: int, _: Any) -> None:
         if told:
             raise KeyboardInterrupt
         told.append(number)
-        dist.say("\nstopping after this step (once more: at once, without a checkpoint)")
+        dist.say(
+            "\nstopping after this step (once more: at once, without a checkpoint)"
+        )
 
     if threading.current_thread() is not threading.main_thread():
         yield told
         return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, hear)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield told
     finally:

@@ -1,4 +1,5 @@
-"""Pictures become views: decoded, fitted, split; and the file that does it stands alone."""
+"""Pictures become views: decoded, fitted, split; and the file that does it stands
+alone."""
 
 import ast
 import io
@@ -24,7 +25,9 @@ MM15 = Views((672, 672), resize="pad", split="dynamic", min_tiles=4, max_tiles=9
 
 def ramp(height: int, width: int) -> torch.Tensor:
     """A picture whose every pixel says where it is: row in red, column in green."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(height), torch.arange(width), indexing="ij"
+    )
     return torch.stack((rows, columns, torch.zeros_like(rows))).to(torch.uint8)
 
 
@@ -40,9 +43,13 @@ def test_formats_decode_to_three_channels(kind: str) -> None:
 def test_colour_modes_become_rgb(mode: str) -> None:
     made = Pillow.fromarray(np.arange(0, 240, 4, dtype=np.uint8).reshape(6, 10))
     if mode == "I;16":
-        made = Pillow.fromarray(np.arange(0, 60_000, 1000, dtype=np.uint16).reshape(6, 10))
+        made = Pillow.fromarray(
+            np.arange(0, 60_000, 1000, dtype=np.uint16).reshape(6, 10)
+        )
     buffer = io.BytesIO()
-    (made if mode == "I;16" else made.convert(mode)).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    (made if mode == "I;16" else made.convert(mode)).save(
+        buffer, "TIFF" if mode == "CMYK" else "PNG"
+    )
     pixels = decode(buffer.getvalue())
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (3, 6, 10)
@@ -63,7 +70,9 @@ def test_a_rotated_photo_is_upright_and_its_size_is_known_from_the_header() -> N
     assert decode(rotated.data).shape == (3, 10, 4)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", b"\xff\xd8\xff\xe0" + bytes(40)])
+@pytest.mark.parametrize(
+    "data", [b"", b"not a picture", b"\xff\xd8\xff\xe0" + bytes(40)]
+)
 def test_what_is_no_picture_says_so(data: bytes) -> None:
     with pytest.raises(ImageError):
         decode(data)
@@ -86,12 +95,15 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 def test_resizing_is_pillows_to_one_grey_level() -> None:
     source = picture(96, 64)
     ours = resize(decode(source.data), (24, 32)).permute(1, 2, 0).numpy().astype(int)
-    image = Pillow.open(io.BytesIO(source.data)).resize((32, 24), Pillow.Resampling.BICUBIC)
+    image = Pillow.open(io.BytesIO(source.data)).resize(
+        (32, 24), Pillow.Resampling.BICUBIC
+    )
     assert np.abs(ours - np.asarray(image).astype(int)).max() <= 1
 
 
 def test_pixels_do_not_depend_on_how_a_picture_comes() -> None:
-    """Of encoded bytes, or decoded by somebody else: an exported processor is given the latter."""
+    """Of encoded bytes, or decoded by somebody else: an exported processor is given the
+    latter."""
     for kind in ("PNG", "JPEG"):
         data = picture(300, 200, kind=kind).data
         opened = Pillow.open(io.BytesIO(data))
@@ -109,7 +121,9 @@ def test_squash_ignores_the_shape() -> None:
 
 def test_crop_cuts_the_middle_out_of_what_covers() -> None:
     seen = Views((4, 4), resize="crop").fit(ramp(4, 9), (4, 4))
-    assert seen[1].tolist() == [[2, 3, 4, 5]] * 4  # of 9 columns 5 go: 2 at the left, 3 at the right
+    assert (
+        seen[1].tolist() == [[2, 3, 4, 5]] * 4
+    )  # of 9 columns 5 go: 2 at the left, 3 at the right
     wide = Views((4, 8), resize="crop").fit(ramp(16, 8), (4, 8))
     assert wide[0].tolist() == [[6] * 8, [7] * 8, [8] * 8, [9] * 8]
 
@@ -123,7 +137,9 @@ def test_pad_keeps_all_and_centres_it_on_the_colour() -> None:
 
 
 @pytest.mark.parametrize("mode", ["squash", "crop", "pad"])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1), (3, 7), (640, 480)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 5000), (5000, 1), (3, 7), (640, 480)]
+)
 def test_any_shape_fits_any_target(mode: str, height: int, width: int) -> None:
     views = Views((6, 10), resize=mode, max_tiles=4)  # type: ignore[arg-type]
     pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
@@ -135,7 +151,12 @@ def test_any_shape_fits_any_target(mode: str, height: int, width: int) -> None:
 
 def test_the_overview_comes_first_then_the_tiles_row_by_row() -> None:
     views = Views((4, 4), max_tiles=4)
-    assert [views.grid(w, h)[0] for w, h in [(7, 8), (8, 8), (80, 80), (8, 4)]] == [1, 2, 2, 1]
+    assert [views.grid(w, h)[0] for w, h in [(7, 8), (8, 8), (80, 80), (8, 4)]] == [
+        1,
+        2,
+        2,
+        1,
+    ]
     whole = ramp(8, 8)
     seen = views(whole, (2, 2))
     assert views.cells((2, 2)) == [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
@@ -150,11 +171,20 @@ def test_mm1s_large_pictures_are_five_views(side: int, view: int) -> None:
     """MM1, section 5.1: 5 views, 720 tokens at 144 each."""
     views = Views((view, view), max_tiles=4)
     assert len(views.cells(views.grid(side, side))) == 5
-    assert views(torch.zeros(3, side, side, dtype=torch.uint8), (2, 2)).shape == (5, 3, view, view)
+    assert views(torch.zeros(3, side, side, dtype=torch.uint8), (2, 2)).shape == (
+        5,
+        3,
+        view,
+        view,
+    )
 
 
 def test_no_picture_is_enlarged_to_be_split_unless_it_must_be() -> None:
-    for mode, tall in (("squash", 1), ("crop", 1), ("pad", 2)):  # padded, 1000 x 3000 becomes 448 x 1344
+    for mode, tall in (
+        ("squash", 1),
+        ("crop", 1),
+        ("pad", 2),
+    ):  # padded, 1000 x 3000 becomes 448 x 1344
         views = Views((672, 672), resize=mode, max_tiles=4)  # type: ignore[arg-type]
         assert views.grid(1000, 3000) == (tall, tall)
         assert views.grid(671, 671) == (1, 1)
@@ -168,7 +198,10 @@ def test_no_picture_is_enlarged_to_be_split_unless_it_must_be() -> None:
 
 def test_the_grids_of_mm15() -> None:
     assert len(MM15.allowed()) == 18
-    assert len(Views((672, 672), split="dynamic", min_tiles=4, max_tiles=16).allowed()) == 45
+    assert (
+        len(Views((672, 672), split="dynamic", min_tiles=4, max_tiles=16).allowed())
+        == 45
+    )
 
 
 def test_the_grid_suits_the_picture() -> None:
@@ -186,7 +219,8 @@ def test_the_grid_suits_the_picture() -> None:
 
 def _by_the_book(width: int, height: int, views: Views) -> tuple[int, int]:
     """The rule as MM1.5's readers write it down, in exact fractions: the reference."""
-    (h, w), best = views.size, []
+    h, w = views.size
+    best = []
     for tiles in range(views.min_tiles, views.max_tiles + 1):
         for rows in range(1, tiles + 1):
             if tiles % rows:
@@ -194,15 +228,31 @@ def _by_the_book(width: int, height: int, views: Views) -> tuple[int, int]:
             columns = tiles // rows
             scale = min(Fraction(rows * h, height), Fraction(columns * w, width))
             padding = rows * h * columns * w - scale**2 * height * width
-            best.append(((scale < 1, padding if scale >= 1 else -scale, tiles, rows), (rows, columns)))
+            best.append(
+                (
+                    (scale < 1, padding if scale >= 1 else -scale, tiles, rows),
+                    (rows, columns),
+                )
+            )
     return min(best)[1]
 
 
 def test_many_grids_at_once_are_the_rules() -> None:
     views = Views((6, 8), split="dynamic", min_tiles=2, max_tiles=9)
-    sizes = [(w, h) for w in range(1, 25) for h in range(1, 19)] + [(1, 10**8), (9_999, 10_000)]
+    sizes = [(w, h) for w in range(1, 25) for h in range(1, 19)] + [
+        (1, 10**8),
+        (9_999, 10_000),
+    ]
     width, height = np.array(sizes).T
-    found = list(zip(*(a.tolist() for a in views.grids(width, height, *[np.ones_like(width)] * 2)), strict=True))
+    found = list(
+        zip(
+            *(
+                a.tolist()
+                for a in views.grids(width, height, *[np.ones_like(width)] * 2)
+            ),
+            strict=True,
+        )
+    )
     assert found == [_by_the_book(w, h, views) for w, h in sizes]
 
 
@@ -220,14 +270,23 @@ def test_the_overview_comes_last_and_the_small_have_none() -> None:
 def test_pictures_among_many_are_not_split() -> None:
     assert MM15.grid(2000, 2000, MANY - 1) == (3, 3)
     assert MM15.grid(2000, 2000, MANY) == (1, 1)
-    assert Views((4, 4), max_tiles=4).grid(8, 8, MANY) == (2, 2)  # MM1 knows no such limit
+    assert Views((4, 4), max_tiles=4).grid(8, 8, MANY) == (
+        2,
+        2,
+    )  # MM1 knows no such limit
 
 
 @pytest.mark.parametrize("split", ["square", "dynamic"])
 def test_only_the_last_pictures_of_many_are_split(split: str) -> None:
-    """MM1's prompts of many shots: the last shots and the question in sub-images, those before them whole."""
+    """MM1's prompts of many shots: the last shots and the question in sub-images, those
+    before them whole."""
     views = Views((4, 4), split=split, min_tiles=4, max_tiles=4, split_last=2)  # type: ignore[arg-type]
-    assert [views.grid(8, 8, 9, number) for number in (1, 7, 8, 9)] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert [views.grid(8, 8, 9, number) for number in (1, 7, 8, 9)] == [
+        (1, 1),
+        (1, 1),
+        (2, 2),
+        (2, 2),
+    ]
     assert views.grid(8, 8) == (2, 2)
 
 
@@ -240,17 +299,35 @@ def test_the_file_imports_nothing_of_mm1() -> None:
         name.split(".")[0]
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
     }
-    assert imports == {"dataclasses", "io", "jaxtyping", "numpy", "PIL", "torch", "typing", "warnings"}
+    assert imports == {
+        "dataclasses",
+        "io",
+        "jaxtyping",
+        "numpy",
+        "PIL",
+        "torch",
+        "typing",
+        "warnings",
+    }
 
 
 @pytest.mark.slow
 def test_the_file_works_where_there_is_no_mm1(tmp_path: Path) -> None:
-    """In a process that can import neither mm1 nor jaxtyping, it gives the views that it gives here."""
+    """In a process that can import neither mm1 nor jaxtyping, it gives the views that
+    it gives here."""
     source = Path(portable.__file__).read_text()
-    lines = [line for line in source.splitlines() if not line.startswith("from jaxtyping")]
-    (tmp_path / "views.py").write_text("from __future__ import annotations\n" + "\n".join(lines))
+    lines = [
+        line for line in source.splitlines() if not line.startswith("from jaxtyping")
+    ]
+    (tmp_path / "views.py").write_text(
+        "from __future__ import annotations\n" + "\n".join(lines)
+    )
     data = picture(70, 40, kind="JPEG").data
     (tmp_path / "picture.jpg").write_bytes(data)
     script = """
@@ -267,6 +344,13 @@ data = open("picture.jpg", "rb").read()
 torch.save(made(views.decode(data), made.grid(*views.probe(data))), "seen.pt")
 """
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    views = Views((16, 16), resize="pad", split="dynamic", min_tiles=2, max_tiles=6, fill=(1, 2, 3))
+    views = Views(
+        (16, 16),
+        resize="pad",
+        split="dynamic",
+        min_tiles=2,
+        max_tiles=6,
+        fill=(1, 2, 3),
+    )
     here = views(decode(data), views.grid(70, 40))
     assert torch.equal(torch.load(tmp_path / "seen.pt", weights_only=True), here)

@@ -1,4 +1,5 @@
-"""Tokenizer, pictures, rendering and collation: what one document looks like to a model."""
+"""Tokenizer, pictures, rendering and collation: what one document looks like to a
+model."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +19,12 @@ from mm1.loader.collate import Span, collate
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tokenizer(["a cat two dogs sit"], tmp_path_factory.mktemp("t") / "t.json", kind="word", vocab_size=50)
+    return train_tokenizer(
+        ["a cat two dogs sit"],
+        tmp_path_factory.mktemp("t") / "t.json",
+        kind="word",
+        vocab_size=50,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +36,15 @@ def renderer(tokenizer: Tokenizer) -> Renderer:
 
 
 def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
-    made = train_tokenizer(["some words"] * 9, tmp_path / "tokenizer.json", vocab_size=300)
+    made = train_tokenizer(
+        ["some words"] * 9, tmp_path / "tokenizer.json", vocab_size=300
+    )
     ids = made.encode("an <image> and <end><pad>")
     assert not {made.image, made.end, made.pad} & set(ids)
     assert made.decode(ids) == "an <image> and <end><pad>"
-    assert pickle.loads(pickle.dumps(made)).encode("an <image>") == made.encode("an <image>")
+    assert pickle.loads(pickle.dumps(made)).encode("an <image>") == made.encode(
+        "an <image>"
+    )
 
 
 def test_byte_pairs_spell_any_text(tmp_path: Path) -> None:
@@ -42,8 +52,12 @@ def test_byte_pairs_spell_any_text(tmp_path: Path) -> None:
     assert made.decode(made.encode("naïve 漢字 🦊\x00\n")) == "naïve 漢字 🦊\x00\n"
 
 
-def test_a_tokenizer_without_special_tokens_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "tokenizer.json").write_text(tokenizer.text.replace("<image>", "<picture>"))
+def test_a_tokenizer_without_special_tokens_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(
+        tokenizer.text.replace("<image>", "<picture>")
+    )
     with pytest.raises(ValueError, match="<image>"):
         Tokenizer.Config(path=str(tmp_path)).build()
     with pytest.raises(FileNotFoundError, match="mm1 tokenizer"):
@@ -53,14 +67,19 @@ def test_a_tokenizer_without_special_tokens_is_refused(tmp_path: Path, tokenizer
 # --- documents
 
 
-def test_a_document_is_laid_out_as_drawn(renderer: Renderer, tokenizer: Tokenizer) -> None:
+def test_a_document_is_laid_out_as_drawn(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
     sequence = renderer(Document((picture(), Text("a cat"))))
-    image, (a, cat) = tokenizer.image, tokenizer.encode("a cat")
+    image = tokenizer.image
+    a, cat = tokenizer.encode("a cat")
     assert sequence.tokens.tolist() == [image, image, a, cat, tokenizer.end]
     assert sequence.loss_mask.tolist() == [False, False, True, True, True]
 
 
-def test_questions_are_not_learnt_and_answers_end_themselves(renderer: Renderer, tokenizer: Tokenizer) -> None:
+def test_questions_are_not_learnt_and_answers_end_themselves(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
     asked = Document((Text("two", loss=False), Text("dogs", end=True)))
     assert renderer(asked).loss_mask.tolist() == [False, True, True]
     assert renderer(asked).tokens.tolist()[-1] == tokenizer.end
@@ -75,9 +94,17 @@ def test_questions_are_not_learnt_and_answers_end_themselves(renderer: Renderer,
         Document((Text("sit", end=True), picture())),
     ],
 )
-def test_lengths_known_from_counts_are_the_lengths_rendered(document: Document, renderer: Renderer) -> None:
-    counts = [len(renderer.tokenizer.encode(p.content)) for p in document.parts if isinstance(p, Text)]
-    assert len(renderer(document).tokens) == text_length(document, counts) + 2 * len(document.images)
+def test_lengths_known_from_counts_are_the_lengths_rendered(
+    document: Document, renderer: Renderer
+) -> None:
+    counts = [
+        len(renderer.tokenizer.encode(p.content))
+        for p in document.parts
+        if isinstance(p, Text)
+    ]
+    assert len(renderer(document).tokens) == text_length(document, counts) + 2 * len(
+        document.images
+    )
 
 
 def test_a_picture_for_a_model_without_eyes_is_an_error(tokenizer: Tokenizer) -> None:
@@ -88,21 +115,37 @@ def test_a_picture_for_a_model_without_eyes_is_an_error(tokenizer: Tokenizer) ->
 # --- batches
 
 
-def test_targets_never_cross_a_document_and_pictures_are_no_targets(renderer: Renderer, tokenizer: Tokenizer) -> None:
-    one, two = renderer(Document((picture(), Text("a cat")))), renderer(Document((Text("two dogs"),)))
+def test_targets_never_cross_a_document_and_pictures_are_no_targets(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
+    one = renderer(Document((picture(), Text("a cat"))))
+    two = renderer(Document((Text("two dogs"),)))
     batch = collate([[Span.whole(one), Span.whole(two)]], renderer, sequence_length=10)
-    (a, cat, _two, dogs), end, _ = tokenizer.encode("a cat two dogs"), tokenizer.end, IGNORE
+    a, cat, _two, dogs = tokenizer.encode("a cat two dogs")
+    end = tokenizer.end
+    _ = IGNORE
     assert batch.targets.tolist() == [_, a, cat, end, _, dogs, end, _, _, _]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
     assert batch.cu_seqlens.tolist() == [0, 5, 8, 10]
     assert batch.slots.tolist() == [[0, 1]]
-    assert (batch.num_targets, batch.num_padding, batch.num_pairs, batch.max_seqlen) == (5, 2, 15 + 6 + 3, 5)
+    assert (
+        batch.num_targets,
+        batch.num_padding,
+        batch.num_pairs,
+        batch.max_seqlen,
+    ) == (5, 2, 15 + 6 + 3, 5)
 
 
 def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None:
-    spans = [Span.whole(renderer(Document((Text(text),)))) for text in ("a cat", "two dogs", "sit")]
+    spans = [
+        Span.whole(renderer(Document((Text(text),))))
+        for text in ("a cat", "two dogs", "sit")
+    ]
     rows = [spans[:2], spans[2:]]
-    apart, together = (collate(rows, renderer, sequence_length=8, isolate=isolate) for isolate in (True, False))
+    apart, together = (
+        collate(rows, renderer, sequence_length=8, isolate=isolate)
+        for isolate in (True, False)
+    )
     assert apart.cu_seqlens.tolist() == [0, 3, 6, 8, 10, 16]
     assert together.cu_seqlens.tolist() == [0, 6, 8, 10, 16]  # padding stays by itself
     assert (together.max_seqlen, together.num_pairs) == (6, 21 + 3 + 3 + 21)
@@ -110,15 +153,21 @@ def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None
         assert torch.equal(getattr(apart, name), getattr(together, name))
 
 
-def test_a_cut_document_loses_no_target(renderer: Renderer, tokenizer: Tokenizer) -> None:
+def test_a_cut_document_loses_no_target(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
     text = renderer(Document((Text("a cat two dogs"),)))
-    batch = collate([[Span(text, 0, 2)], [Span(text, 2, 5)]], renderer, sequence_length=3)
+    batch = collate(
+        [[Span(text, 0, 2)], [Span(text, 2, 5)]], renderer, sequence_length=3
+    )
     a, cat, two, dogs = tokenizer.encode("a cat two dogs")
     del a
     assert batch.targets.tolist() == [cat, two, IGNORE, dogs, tokenizer.end, IGNORE]
 
 
-def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(renderer: Renderer) -> None:
+def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
+    renderer: Renderer,
+) -> None:
     batch = collate([[Span.whole(renderer(Document((Text("sit"),))))]], renderer)
     assert batch.images.shape == (1, 3, 4, 4)
     assert batch.images.sum() == 0

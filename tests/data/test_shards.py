@@ -1,4 +1,5 @@
-"""Shards: what is written comes back, by number, with its lengths; a folder that is not whole says so."""
+"""Shards: what is written comes back, by number, with its lengths; a folder that is not
+whole says so."""
 
 import json
 from array import array
@@ -19,16 +20,27 @@ from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.prepare.pipeline import prepare
 
-# Fields alone: classes checked by beartype draw random numbers, which hypothesis forbids inside strategies.
+# Fields alone: classes checked by beartype draw random numbers, which hypothesis
+# forbids inside strategies.
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5)
 TEXTS = st.tuples(st.just(Text), WORDS, st.booleans(), st.booleans(), IDS)
-IMAGES = st.tuples(st.just(Image), st.binary(min_size=1, max_size=30), st.integers(1, 9999), st.integers(1, 9999))
-DRAFTS = st.lists(st.lists(st.one_of(TEXTS, IMAGES), max_size=6), min_size=1, max_size=5)
+IMAGES = st.tuples(
+    st.just(Image),
+    st.binary(min_size=1, max_size=30),
+    st.integers(1, 9999),
+    st.integers(1, 9999),
+)
+DRAFTS = st.lists(
+    st.lists(st.one_of(TEXTS, IMAGES), max_size=6), min_size=1, max_size=5
+)
 
 
 def drafted(draft: list[tuple[Any, ...]]) -> Document:
-    parts = ([kind, *(array("i", f) if isinstance(f, list) else f for f in fields)] for kind, *fields in draft)
+    parts = (
+        [kind, *(array("i", f) if isinstance(f, list) else f for f in fields)]
+        for kind, *fields in draft
+    )
     return Document(tuple(kind(*fields) for kind, *fields in parts))
 
 
@@ -44,23 +56,36 @@ def write(folder: Path, documents: list[Document]) -> Shards:
 
 @given(DRAFTS)
 @settings(max_examples=20, deadline=None)
-def test_documents_come_back(tmp_path_factory: pytest.TempPathFactory, drafts: list[list[Any]]) -> None:
+def test_documents_come_back(
+    tmp_path_factory: pytest.TempPathFactory, drafts: list[list[Any]]
+) -> None:
     documents = [drafted(draft) for draft in drafts]
     read = write(tmp_path_factory.mktemp("shards"), documents)
     assert len(read) == len(documents)
     assert [read.document(i) for i in range(len(read))] == documents
-    assert [read.key(i) for i in range(len(read))] == [f"raw#{i}" for i in range(len(read))]
+    assert [read.key(i) for i in range(len(read))] == [
+        f"raw#{i}" for i in range(len(read))
+    ]
     images = [image for document in documents for image in document.images]
     assert read.image_widths.tolist() == [image.width for image in images]
     assert read.image_heights.tolist() == [image.height for image in images]
-    assert np.diff(read.image_offsets).tolist() == [len(document.images) for document in documents]
+    assert np.diff(read.image_offsets).tolist() == [
+        len(document.images) for document in documents
+    ]
     assert (read.text_tokens.dtype, read.image_widths.dtype) == (np.int32, np.int32)
 
 
-def test_many_small_shards_are_one_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_shards_are_one_sequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "BATCH_BYTES", 300)
     monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
-    documents = [Document((Text(f"text {i}", tokens=array("i", [i])), Image(bytes(100), i + 1, 2))) for i in range(50)]
+    documents = [
+        Document(
+            (Text(f"text {i}", tokens=array("i", [i])), Image(bytes(100), i + 1, 2))
+        )
+        for i in range(50)
+    ]
     read = write(tmp_path, documents)
     assert len(list((tmp_path / "train").iterdir())) > 3
     order = np.random.default_rng(0).permutation(50).tolist()
@@ -71,10 +96,21 @@ def test_many_small_shards_are_one_sequence(tmp_path: Path, monkeypatch: pytest.
 def test_datasets_opens_a_shard(tmp_path: Path) -> None:
     from datasets import Dataset
 
-    write(tmp_path, [Document((Text("one", tokens=(1, 2), end=True), Image(b"jpeg", 3, 4)))])
+    write(
+        tmp_path,
+        [Document((Text("one", tokens=(1, 2), end=True), Image(b"jpeg", 3, 4)))],
+    )
     row = Dataset.from_file(str(tmp_path / "train" / "00000-000.arrow"))[0]
-    assert (row["texts"], row["tokens"], row["images"]) == (["one", None], [[1, 2], None], [None, b"jpeg"])
-    assert (row["num_text_tokens"], row["num_images"], row["ends"]) == (4, 1, [True, False])
+    assert (row["texts"], row["tokens"], row["images"]) == (
+        ["one", None],
+        [[1, 2], None],
+        [None, b"jpeg"],
+    )
+    assert (row["num_text_tokens"], row["num_images"], row["ends"]) == (
+        4,
+        1,
+        [True, False],
+    )
 
 
 @pytest.fixture
@@ -89,9 +125,13 @@ def test_lengths_are_those_of_rendering(prepared: Path) -> None:
     read = Shards(prepared)
     render = Renderer(Tokenizer.Config(path=str(prepared)).build(), None)
     for i in range(len(read)):
-        texts = Document(tuple(part for part in read.document(i).parts if isinstance(part, Text)))
+        texts = Document(
+            tuple(part for part in read.document(i).parts if isinstance(part, Text))
+        )
         assert len(render(texts).tokens) == read.text_tokens[i]
-        assert list(texts.parts[0].tokens) == render.tokenizer.encode(f"picture number {i}")
+        assert list(texts.parts[0].tokens) == render.tokenizer.encode(
+            f"picture number {i}"
+        )
 
 
 def test_another_tokenizer_is_refused(prepared: Path) -> None:
@@ -115,5 +155,12 @@ def test_a_shard_is_as_large_as_its_documents_need(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"text": "one"}])
     write_lines(tmp_path / "b.jsonl", [{"text": " "}])
     train_tokenizer(["one"], tmp_path / "t.json", vocab_size=300)
-    prepare("text", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out", tmp_path / "t.json")
-    assert [path.name for path in (tmp_path / "out").rglob("*.arrow")] == ["00000-000.arrow"]
+    prepare(
+        "text",
+        [tmp_path / "a.jsonl", tmp_path / "b.jsonl"],
+        tmp_path / "out",
+        tmp_path / "t.json",
+    )
+    assert [path.name for path in (tmp_path / "out").rglob("*.arrow")] == [
+        "00000-000.arrow"
+    ]

@@ -1,4 +1,5 @@
-"""Roles of special tokens: named in a file beside the tokenizer, part of its fingerprint, obeyed by rendering."""
+"""Roles of special tokens: named in a file beside the tokenizer, part of its
+fingerprint, obeyed by rendering."""
 
 import hashlib
 import json
@@ -19,50 +20,83 @@ NAMES = {"pad": "<pad>", "end": "<end>", "image": "<image>"}
 
 
 def build(folder: Path, **roles: object) -> Tokenizer:
-    train_tokenizer(["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300)
+    train_tokenizer(
+        ["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300
+    )
     (folder / SPECIAL_TOKENS).write_text(json.dumps(NAMES | roles))
     return Tokenizer.Config(path=str(folder)).build()
 
 
 def renamed(folder: Path) -> Tokenizer:
-    """As a published tokenizer may be: other names, a token to begin with, a table with spare rows."""
-    made = train_tokenizer(["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300)
+    """As a published tokenizer may be: other names, a token to begin with, a table with
+    spare rows."""
+    made = train_tokenizer(
+        ["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300
+    )
     text = made.text.replace('"<end>"', '"<|eot|>"').replace('"<pad>"', '"[PAD]"')
     (folder / "tokenizer.json").write_text(text)
-    roles = {"pad": "[PAD]", "end": "<|eot|>", "image": "<image>", "begin": "<|eot|>", "vocab_size": 320}
+    roles = {
+        "pad": "[PAD]",
+        "end": "<|eot|>",
+        "image": "<image>",
+        "begin": "<|eot|>",
+        "vocab_size": 320,
+    }
     (folder / SPECIAL_TOKENS).write_text(json.dumps(roles))
     return Tokenizer.Config(path=str(folder)).build()
 
 
 def test_roles_are_those_of_the_file(tmp_path: Path) -> None:
     made = renamed(tmp_path)
-    assert [made.name(token) for token in (made.pad, made.end, made.image)] == ["[PAD]", "<|eot|>", "<image>"]
+    assert [made.name(token) for token in (made.pad, made.end, made.image)] == [
+        "[PAD]",
+        "<|eot|>",
+        "<image>",
+    ]
     assert (made.vocab_size, made.begin) == (320, made.end)
     assert made.unsayable == [made.pad, made.image, *range(made.num_tokens, 320)]
-    assert not {made.end, made.pad, made.image} & set(made.encode("<|eot|>[PAD]<image>"))
+    assert not {made.end, made.pad, made.image} & set(
+        made.encode("<|eot|>[PAD]<image>")
+    )
 
 
 def test_saved_and_pickled_roles_stay(tmp_path: Path) -> None:
     made = renamed(tmp_path)
     (tmp_path / "copy").mkdir()
     made.save(tmp_path / "copy")
-    for copy in (Tokenizer.Config(path=str(tmp_path / "copy")).build(), pickle.loads(pickle.dumps(made))):
-        assert (copy.roles, copy.fingerprint, copy.vocab_size) == (made.roles, made.fingerprint, 320)
+    for copy in (
+        Tokenizer.Config(path=str(tmp_path / "copy")).build(),
+        pickle.loads(pickle.dumps(made)),
+    ):
+        assert (copy.roles, copy.fingerprint, copy.vocab_size) == (
+            made.roles,
+            made.fingerprint,
+            320,
+        )
 
 
-def test_the_fingerprint_covers_the_roles_and_is_unchanged_without_the_file(tmp_path: Path) -> None:
-    plain = train_tokenizer(["a cat sits on a mat"] * 3, tmp_path / "tokenizer.json", vocab_size=300)
+def test_the_fingerprint_covers_the_roles_and_is_unchanged_without_the_file(
+    tmp_path: Path,
+) -> None:
+    plain = train_tokenizer(
+        ["a cat sits on a mat"] * 3, tmp_path / "tokenizer.json", vocab_size=300
+    )
     text = json.dumps(json.loads(plain.text), sort_keys=True)
     assert plain.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert build(tmp_path).fingerprint == plain.fingerprint  # a file that says what holds without it
+    assert (
+        build(tmp_path).fingerprint == plain.fingerprint
+    )  # a file that says what holds without it
     others = [build(tmp_path, vocab_size=301), build(tmp_path, begin="<end>")]
     assert len({plain.fingerprint, *(made.fingerprint for made in others)}) == 3
 
 
-def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(tmp_path: Path) -> None:
+def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(
+    tmp_path: Path,
+) -> None:
     made = renamed(tmp_path)
     renderer = Renderer(made, None)
-    whole, prompt = renderer(Document((Text("a cat"),))), renderer(Document((Text("a cat"),)), end=False)
+    whole = renderer(Document((Text("a cat"),)))
+    prompt = renderer(Document((Text("a cat"),)), end=False)
     assert whole.tokens.tolist() == [made.begin, *made.encode("a cat"), made.end]
     assert whole.loss_mask.tolist() == [False, *[True] * (len(whole.tokens) - 1)]
     assert prompt.tokens.tolist() == [made.begin, *made.encode("a cat")]
@@ -70,12 +104,22 @@ def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(
 
 def test_prepared_lengths_count_it(tmp_path: Path) -> None:
     made = renamed(tmp_path)
-    raw_files.write_lines(tmp_path / "a.jsonl", [{"text": "a cat"}, {"text": "a mat on a mat"}])
-    prepare("text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "tokenizer.json")
-    shards, renderer = Shards(tmp_path / "out"), Renderer(made, None)
+    raw_files.write_lines(
+        tmp_path / "a.jsonl", [{"text": "a cat"}, {"text": "a mat on a mat"}]
+    )
+    prepare(
+        "text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "tokenizer.json"
+    )
+    shards = Shards(tmp_path / "out")
+    renderer = Renderer(made, None)
     shards.check_tokenizer(made.fingerprint)
-    assert Tokenizer.Config(path=str(tmp_path / "out")).build().fingerprint == made.fingerprint
-    assert shards.text_tokens.tolist() == [len(renderer(shards.document(i)).tokens) for i in range(2)]
+    assert (
+        Tokenizer.Config(path=str(tmp_path / "out")).build().fingerprint
+        == made.fingerprint
+    )
+    assert shards.text_tokens.tolist() == [
+        len(renderer(shards.document(i)).tokens) for i in range(2)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +131,8 @@ def test_prepared_lengths_count_it(tmp_path: Path) -> None:
         ({"pda": "<pad>"}, "did you mean 'pad'"),
     ],
 )
-def test_roles_that_cannot_be_are_named(roles: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_roles_that_cannot_be_are_named(
+    roles: dict[str, object], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=said):
         build(tmp_path, **roles)

@@ -1,4 +1,5 @@
-"""The commands of the README, as a stranger types them, on small raw files; and what they say to mistakes."""
+"""The commands of the README, as a stranger types them, on small raw files; and what
+they say to mistakes."""
 
 import json
 import subprocess
@@ -44,42 +45,132 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("captions", "pages", "text"):
         (folder / name).mkdir()
     raw_files.write_tar(folder / "captions" / "a.tar", raw_files.pairs(40))
-    pages = [{"images": [None, raw_files.jpeg(i)], "texts": [f"this is page {i}", None]} for i in range(30)]
+    pages = [
+        {"images": [None, raw_files.jpeg(i)], "texts": [f"this is page {i}", None]}
+        for i in range(30)
+    ]
     raw_files.write_pages(folder / "pages" / "a.parquet", pages)
     raw_files.write_lines(
-        folder / "text" / "a.jsonl", [{"text": f"line {i} of a text about pictures"} for i in range(90)]
+        folder / "text" / "a.jsonl",
+        [{"text": f"line {i} of a text about pictures"} for i in range(90)],
     )
     return folder
 
 
 def test_from_raw_files_to_a_trained_run_and_its_pages(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raw: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer = ("--tokenizer", "data/tokenizer.json", "--validation", "0.1")
-    assert mm1(monkeypatch, "tokenizer", raw / "text", "--out", "data/tokenizer.json", "--vocab-size", 300) == 0
-    assert mm1(monkeypatch, "prepare", "text", raw / "text", "--out", "data/text", *tokenizer) == 0
-    assert mm1(monkeypatch, "prepare", "captions", raw / "captions", "--out", "data/captions", *tokenizer) == 0
-    assert mm1(monkeypatch, "prepare", "interleaved", raw / "pages", "--out", "data/interleaved", *tokenizer) == 0
+    assert (
+        mm1(
+            monkeypatch,
+            "tokenizer",
+            raw / "text",
+            "--out",
+            "data/tokenizer.json",
+            "--vocab-size",
+            300,
+        )
+        == 0
+    )
+    assert (
+        mm1(
+            monkeypatch,
+            "prepare",
+            "text",
+            raw / "text",
+            "--out",
+            "data/text",
+            *tokenizer,
+        )
+        == 0
+    )
+    assert (
+        mm1(
+            monkeypatch,
+            "prepare",
+            "captions",
+            raw / "captions",
+            "--out",
+            "data/captions",
+            *tokenizer,
+        )
+        == 0
+    )
+    assert (
+        mm1(
+            monkeypatch,
+            "prepare",
+            "interleaved",
+            raw / "pages",
+            "--out",
+            "data/interleaved",
+            *tokenizer,
+        )
+        == 0
+    )
     assert mm1(monkeypatch, "view", "pretrain_small", *SMALL, "--out", "rows.html") == 0
     assert "picture number" in Path("rows.html").read_text()
     wrong = (*SMALL, "loader.sources.more=data/nowhere")
-    assert mm1(monkeypatch, "train", "pretrain_small", *wrong, "--out", "runs/first") == 2
-    assert Path("runs/first/config.json").exists()  # and no checkpoint: nothing of the wrong command is kept
-    assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first", "--resume") == 0
+    assert (
+        mm1(monkeypatch, "train", "pretrain_small", *wrong, "--out", "runs/first") == 2
+    )
+    assert Path(
+        "runs/first/config.json"
+    ).exists()  # and no checkpoint: nothing of the wrong command is kept
+    assert (
+        mm1(
+            monkeypatch,
+            "train",
+            "pretrain_small",
+            *SMALL,
+            "--out",
+            "runs/first",
+            "--resume",
+        )
+        == 0
+    )
     assert json.loads(Path("runs/first/summary.json").read_text())["finished"]
-    assert mm1(monkeypatch, "view", "runs/first", "--out", "rows.html", "--rows", 2) == 0
+    assert (
+        mm1(monkeypatch, "view", "runs/first", "--out", "rows.html", "--rows", 2) == 0
+    )
     capsys.readouterr()
     assert mm1(monkeypatch, "diff", "pretrain_small", "runs/first") == 0
     assert "model.decoder.dim: 256 -> 32" in capsys.readouterr().out
 
-    assert mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first") == 2
+    assert (
+        mm1(monkeypatch, "train", "pretrain_small", *SMALL, "--out", "runs/first") == 2
+    )
     assert "--resume" in capsys.readouterr().err
-    assert mm1(monkeypatch, "train", "pretrain_small", "--out", "runs/first", "--resume") == 0
-    assert "runs/first goes on with its own config; unlike pretrain_small: " in capsys.readouterr().err
+    assert (
+        mm1(monkeypatch, "train", "pretrain_small", "--out", "runs/first", "--resume")
+        == 0
+    )
+    assert (
+        "runs/first goes on with its own config; unlike pretrain_small: "
+        in capsys.readouterr().err
+    )
     config = Path("runs/first/config.json").read_text()
-    assert mm1(monkeypatch, "train", "pretrain_small", "model.decoder.dim=64", "--out", "runs/first", "--resume") == 2
-    assert "cannot go on with model.decoder.dim 64: its checkpoints are of 32" in capsys.readouterr().err
+    assert (
+        mm1(
+            monkeypatch,
+            "train",
+            "pretrain_small",
+            "model.decoder.dim=64",
+            "--out",
+            "runs/first",
+            "--resume",
+        )
+        == 2
+    )
+    assert (
+        "cannot go on with model.decoder.dim 64: its checkpoints are of 32"
+        in capsys.readouterr().err
+    )
     assert Path("runs/first/config.json").read_text() == config
     assert mm1(monkeypatch, "eval", "runs/first") == 2
     assert "has no benchmarks" in capsys.readouterr().err
@@ -99,15 +190,25 @@ def test_recipes_are_listed_and_spelled_out(
     ("words", "said"),
     [
         (["show", "pretrain_smal"], "did you mean 'pretrain_small'"),
-        (["show", "pretrain_small", "loader.row_lenth=3"], "did you mean 'sequence_length'"),
-        (["prepare", "caption", "x", "--out", "y", "--tokenizer", "z"], "did you mean 'captions'"),
+        (
+            ["show", "pretrain_small", "loader.row_lenth=3"],
+            "did you mean 'sequence_length'",
+        ),
+        (
+            ["prepare", "caption", "x", "--out", "y", "--tokenizer", "z"],
+            "did you mean 'captions'",
+        ),
         (["train", "pretrain_small", "--out", "run"], "data/interleaved"),
         (["eval", "nowhere"], "no recipe 'nowhere'"),
         (["view", "clip_small", "--out", "x.html"], "does not pack rows"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_remedy(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert mm1(monkeypatch, *words) == 2
@@ -118,10 +219,17 @@ def test_mistakes_are_one_line_that_names_the_remedy(
 
 
 def test_help_does_not_import_torch() -> None:
-    """So that it answers at once: under a second where Python itself starts in a few hundredths."""
-    code = "import sys; sys.argv = ['mm1', '--help']\nfrom mm1 import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+    """So that it answers at once: under a second where Python itself starts in a few
+    hundredths."""
+    code = (
+        "import sys; sys.argv = ['mm1', '--help']\nfrom mm1 import cli\ntry:"
+        " cli.main()\nexcept SystemExit: pass\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "False"
     assert "prepare" in done.stdout

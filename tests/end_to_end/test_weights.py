@@ -1,4 +1,5 @@
-"""Published weights on the command line: the README's commands on a tiny model, and transformers on what comes out."""
+"""Published weights on the command line: the README's commands on a tiny model, and
+transformers on what comes out."""
 
 import json
 import sys
@@ -38,32 +39,81 @@ def write_encoder_run(folder: Path) -> None:
     encoder = ViT.Config(image_size=16, patch_size=4, depth=1, dim=24, num_heads=2)
     text = TextTower.Config(max_length=40, depth=1, dim=16, num_heads=2)
     clip = worlds.contrastive(folder, steps=1)
-    clip.model, clip.loader.sources = CLIP.Config(encoder=encoder, text=text, dim=16), ("captions",)  # type: ignore[attr-defined]
+    clip.model = CLIP.Config(encoder=encoder, text=text, dim=16)
+    clip.loader.sources = ("captions",)  # type: ignore[attr-defined]
     clip.build(folder=folder).fit()
 
 
 @pytest.mark.slow
-def test_in_joined_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_joined_and_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_model(Path("published"), "qwen3", spare_rows=1, begin=True)
     Path("raw").mkdir()
     raw_files.write_tar(Path("raw/a.tar"), raw_files.pairs(30))
     assert mm1(monkeypatch, "import", "published", "--out", "runs/decoder") == 0
-    assert mm1(monkeypatch, "prepare", "captions", "raw", "--out", "captions", "--tokenizer", "runs/decoder") == 0
+    assert (
+        mm1(
+            monkeypatch,
+            "prepare",
+            "captions",
+            "raw",
+            "--out",
+            "captions",
+            "--tokenizer",
+            "runs/decoder",
+        )
+        == 0
+    )
     write_encoder_run(Path("runs/encoder"))
     origins = ["init.encoder=runs/encoder", "init.decoder=runs/decoder"]
-    assert mm1(monkeypatch, "train", "pretrain_small", *origins, *SMALL, "--out", "runs/joint") == 0
-    assert "init.decoder=runs/decoder brings its shape: model.decoder.depth 4 -> 3" in capsys.readouterr().err
+    assert (
+        mm1(
+            monkeypatch,
+            "train",
+            "pretrain_small",
+            *origins,
+            *SMALL,
+            "--out",
+            "runs/joint",
+        )
+        == 0
+    )
+    assert (
+        "init.decoder=runs/decoder brings its shape: model.decoder.depth 4 -> 3"
+        in capsys.readouterr().err
+    )
     assert json.loads(Path("runs/joint/summary.json").read_text())["finished"]
     weights = load_file("runs/joint/model.safetensors")
     assert weights["encoder.position"].shape == (6, 6, 24)
-    assert weights["decoder.embedding.weight"].shape == (302, 48)  # a spare row and a new one: <pad> and <image>
+    assert weights["decoder.embedding.weight"].shape == (
+        302,
+        48,
+    )  # a spare row and a new one: <pad> and <image>
 
     assert mm1(monkeypatch, "export", "runs/decoder", "--out", "exported") == 0
     assert AutoModelForCausalLM.from_pretrained("exported").config.model_type == "qwen3"
     contradiction = ["init.decoder=runs/decoder", "model.decoder.dim=64"]
-    assert mm1(monkeypatch, "train", "pretrain_small", *contradiction, *SMALL, "--out", "runs/other") == 2
-    assert "model.decoder.dim=64 contradicts init.decoder=runs/decoder" in capsys.readouterr().err
+    assert (
+        mm1(
+            monkeypatch,
+            "train",
+            "pretrain_small",
+            *contradiction,
+            *SMALL,
+            "--out",
+            "runs/other",
+        )
+        == 2
+    )
+    assert (
+        "model.decoder.dim=64 contradicts init.decoder=runs/decoder"
+        in capsys.readouterr().err
+    )
     assert mm1(monkeypatch, "import", "published", "--out", "runs/decoder") == 2
-    assert capsys.readouterr().err == "mm1: runs/decoder exists already; choose another folder, or delete it\n"
+    assert (
+        capsys.readouterr().err
+        == "mm1: runs/decoder exists already; choose another folder, or delete it\n"
+    )
     dist.stop()

@@ -41,7 +41,9 @@ def benchmark(cls: type[Benchmark]) -> Benchmark:
 
 def test_every_file_holds_one() -> None:
     files = {m.name for m in pkgutil.iter_modules(benchmarks.__path__)}
-    assert {cls.__module__.rpartition(".")[2] for cls in classes_in(Benchmark, benchmarks)} == files
+    assert {
+        cls.__module__.rpartition(".")[2] for cls in classes_in(Benchmark, benchmarks)
+    } == files
 
 
 def test_its_config_is_text_and_back(cls: type[Benchmark]) -> None:
@@ -71,16 +73,20 @@ def test_a_question_does_not_tell_its_answer(benchmark: Benchmark) -> None:
 
 
 def test_a_prompt_ends_where_an_answer_can_begin(benchmark: Benchmark) -> None:
-    """White space at its end would be another token than the white space before a word that training saw."""
+    """White space at its end would be another token than the white space before a word
+    that training saw."""
     question = benchmark.question(benchmark.EXAMPLE)
     assert question.prompt.parts
     assert question.prompt.text == question.prompt.text.rstrip()
-    assert not any(isinstance(part, Text) and part.end for part in question.prompt.parts)
+    assert not any(
+        isinstance(part, Text) and part.end for part in question.prompt.parts
+    )
 
 
 def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) -> None:
     """Cut where generation would cut it, a shot's answer is the true one."""
-    question, shot = benchmark.question(benchmark.EXAMPLE), benchmark.shot(benchmark.EXAMPLE)
+    question = benchmark.question(benchmark.EXAMPLE)
+    shot = benchmark.shot(benchmark.EXAMPLE)
     assert shot.text.startswith(question.prompt.text)
     assert shot.images == question.prompt.images
     said = shot.text.removeprefix(question.prompt.text)
@@ -92,33 +98,50 @@ def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) 
 def test_truth_scores_and_silence_does_not(benchmark: Benchmark) -> None:
     question = benchmark.question(benchmark.EXAMPLE)
     other = ("nothing like it",) * len(question.answers)
-    truth, silence, wrong = benchmark.score([question.answer, "", "xyzzy"], [question.answers, other, other])
+    truth, silence, wrong = benchmark.score(
+        [question.answer, "", "xyzzy"], [question.answers, other, other]
+    )
     assert truth > 0.3
     assert silence == wrong == 0
 
 
-def test_shots_and_question_pass_through_the_training_renderer(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_shots_and_question_pass_through_the_training_renderer(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
     renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
-    question, shot = benchmark.question(benchmark.EXAMPLE), benchmark.shot(benchmark.EXAMPLE)
+    question = benchmark.question(benchmark.EXAMPLE)
+    shot = benchmark.shot(benchmark.EXAMPLE)
     prompt = benchmark.prompt(question, [shot, shot])
-    assert benchmark.prompt(question, []) == question.prompt  # 0 shots: no demonstrations at all
+    assert (
+        benchmark.prompt(question, []) == question.prompt
+    )  # 0 shots: no demonstrations at all
     assert len(prompt.images) == 3 * len(question.prompt.images)
     page = Document((*shot.parts, *shot.parts, *shot.parts))
-    asked, trained = renderer(prompt, end=False), renderer(page)
+    asked = renderer(prompt, end=False)
+    trained = renderer(page)
     assert asked.tokens.tolist() == trained.tokens[: len(asked.tokens)].tolist()
 
 
-def test_in_chat_it_is_laid_out_as_conversations_are_prepared(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_in_chat_it_is_laid_out_as_conversations_are_prepared(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
     renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
     chat = replace(benchmark.config, chat=True).build()
-    question, shot = chat.asked(chat.EXAMPLE), chat.shot(chat.EXAMPLE)
-    words = "".join(MARK if isinstance(part, Image) else part.content for part in question.prompt.parts)
-    turns = [{"role": "user", "content": words}, {"role": "assistant", "content": question.answer}] * 2
-    prepared = conversation({"messages": turns}, [*shot.images, *question.prompt.images])
-    asked, trained = (
-        renderer(chat.prompt(question, [shot]), end=False),
-        renderer(Document(prepared.parts[:-1]), end=False),
+    question = chat.asked(chat.EXAMPLE)
+    shot = chat.shot(chat.EXAMPLE)
+    words = "".join(
+        MARK if isinstance(part, Image) else part.content
+        for part in question.prompt.parts
     )
+    turns = [
+        {"role": "user", "content": words},
+        {"role": "assistant", "content": question.answer},
+    ] * 2
+    prepared = conversation(
+        {"messages": turns}, [*shot.images, *question.prompt.images]
+    )
+    asked = renderer(chat.prompt(question, [shot]), end=False)
+    trained = renderer(Document(prepared.parts[:-1]), end=False)
     assert asked.tokens.tolist() == trained.tokens.tolist()
     assert not renderer(question.prompt, end=False).loss_mask.any()
 
@@ -148,22 +171,44 @@ class Cats(Benchmark):
 @pytest.mark.long
 def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    shutil.copytree(root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/tiny.py", "tests/eval/test_benchmarks.py"):
+    shutil.copytree(
+        root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in (
+        "pyproject.toml",
+        "tests/conftest.py",
+        "tests/tiny.py",
+        "tests/eval/test_benchmarks.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     (tmp_path / "mm1" / "eval" / "benchmarks" / "cats.py").write_text(TOY)
-    command = [sys.executable, "-m", "pytest", "-v", "tests/eval/test_benchmarks.py", "-k", "Cats or every_file"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "tests/eval/test_benchmarks.py",
+        "-k",
+        "Cats or every_file",
+    ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "test_truth_scores_and_silence_does_not[Cats] PASSED" in done.stdout
 
 
 class Colours(Benchmark):
-    """A hundred train and twenty test records; every fifth train picture is a test picture."""
+    """A hundred train and twenty test records; every fifth train picture is a test
+    picture."""
 
     metric = "exact match"
 
@@ -172,7 +217,9 @@ class Colours(Benchmark):
 
     def question(self, record: int) -> benchmarks.Question:
         image = Image(f"picture {record}".encode(), 1, 1)
-        return benchmarks.Question(Document((image, Text("colour?"))), (f"colour {record}",), str(record))
+        return benchmarks.Question(
+            Document((image, Text("colour?"))), (f"colour {record}",), str(record)
+        )
 
 
 def shots(colours: Benchmark, number: int, num_shots: int) -> list[Document]:
@@ -183,7 +230,11 @@ def test_fewer_shots_begin_more_shots() -> None:
     colours = Colours.Config(seed=3).build()
     eight = shots(colours, 4, 8)
     assert len({shot.text + str(shot.images) for shot in eight}) == 8
-    assert [shots(colours, 4, k) for k in (0, 1, 4)] == [eight[:0], eight[:1], eight[:4]]
+    assert [shots(colours, 4, k) for k in (0, 1, 4)] == [
+        eight[:0],
+        eight[:1],
+        eight[:4],
+    ]
     assert shots(colours, 5, 8) != eight
     assert shots(Colours.Config(seed=4).build(), 4, 8) != eight
 
@@ -193,7 +244,9 @@ def test_each_draw_has_other_demonstrations() -> None:
     question = colours.question(colours.test[4])
     first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
     assert (first, second != first) == (shots(colours, 4, 8), True)
-    with pytest.raises(configs.ConfigError, match="draws=0: everything is asked at least once"):
+    with pytest.raises(
+        configs.ConfigError, match="draws=0: everything is asked at least once"
+    ):
         Colours.Config(draws=0).build()
 
 
@@ -203,13 +256,18 @@ def test_the_same_shots_for_all_questions_but_those_they_would_give_away() -> No
     usual = max(found, key=found.count)
     given_away = [number for number in range(20) if found[number] != usual]
     assert 0 < len(given_away) < 4
-    for number in given_away:  # its own record is passed over, and the next one comes in
+    for (
+        number
+    ) in given_away:  # its own record is passed over, and the next one comes in
         own = f"<image>colour? colour {colours.test[number]}\n"
         assert [text for text in usual if text != own] == found[number][:7]
         assert own in usual
     question = colours.question(colours.test[4])
     assert colours.shots(question, 4, 8, draw=1) != colours.shots(question, 4, 8)
-    with pytest.raises(configs.ConfigError, match="same_shots=True, but retrieval=runs/clip finds shots for each"):
+    with pytest.raises(
+        configs.ConfigError,
+        match="same_shots=True, but retrieval=runs/clip finds shots for each",
+    ):
         Colours.Config(same_shots=True, retrieval="runs/clip").build()
 
 
@@ -218,9 +276,13 @@ def test_the_picture_of_a_question_never_demonstrates() -> None:
     for number in range(20):
         asked = colours.question(colours.test[number])
         demonstrations = shots(colours, number, 99)
-        assert asked.prompt.images[0] not in [image for shot in demonstrations for image in shot.images]
+        assert asked.prompt.images[0] not in [
+            image for shot in demonstrations for image in shot.images
+        ]
         assert len(demonstrations) == 99
-    with pytest.raises(configs.ConfigError, match="100 shots asked for, but 99 train records fit 0"):
+    with pytest.raises(
+        configs.ConfigError, match="100 shots asked for, but 99 train records fit 0"
+    ):
         shots(colours, 0, 100)
 
 

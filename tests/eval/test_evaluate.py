@@ -1,4 +1,5 @@
-"""What an evaluation leaves behind; that nothing is asked twice; that two ranks score as one."""
+"""What an evaluation leaves behind; that nothing is asked twice; that two ranks score
+as one."""
 
 import json
 import os
@@ -38,7 +39,10 @@ class Numbers(Benchmark):
         return list(range(100, 130)) if split == "train" else list(range(NUM_QUESTIONS))
 
     def question(self, record: int) -> Question:
-        parts = (tiny.picture(record, side=400 if record == 0 else 8), Text(" question"))
+        parts = (
+            tiny.picture(record, side=400 if record == 0 else 8),
+            Text(" question"),
+        )
         return Question(Document(parts), (f"{record % 2}", "cat"), f"number/{record}")
 
     def score(self, predictions: Any, answers: Any) -> list[float]:
@@ -50,7 +54,9 @@ class Oracle(Predictor):
 
     calls = 0
 
-    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
+    def generate(
+        self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False
+    ) -> list[str]:
         self.calls += 1
         assert (max_tokens, stop) == (2, ("\n",))
         return [" cat " if i % 2 == 0 else "dog" for i in range(len(documents))]
@@ -63,14 +69,23 @@ def oracle(tmp_path: Path) -> Oracle:
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "predictions" / name).read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "predictions" / name).read_text().splitlines()
+    ]
 
 
 def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> None:
-    scores = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    scores = evaluate(
+        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+    )
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
     result = scores["numbers"]
-    assert (result["metric"], result["chance"], list(result["shots"])) == ("exact match", 0.5, ["0", "2"])
+    assert (result["metric"], result["chance"], list(result["shots"])) == (
+        "exact match",
+        0.5,
+        ["0", "2"],
+    )
     share = 7 / 13
     for shots in result["shots"].values():
         assert shots["score"] == pytest.approx(share)
@@ -80,63 +95,132 @@ def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> N
     assert first["id"] == "number/0"
     assert first["prompt"].startswith("<image> question ")
     assert first["prompt"].endswith("\n<image> question")
-    assert (first["answers"], first["prediction"], first["score"]) == (["0", "cat"], "cat", 1.0)
+    assert (first["answers"], first["prediction"], first["score"]) == (
+        ["0", "cat"],
+        "cat",
+        1.0,
+    )
     assert (second["prediction"], second["score"]) == ("dog", 0.0)
     assert len(rest) == 11
 
 
-def test_pictures_of_the_first_questions_are_written(tmp_path: Path, oracle: Oracle) -> None:
-    evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+def test_pictures_of_the_first_questions_are_written(
+    tmp_path: Path, oracle: Oracle
+) -> None:
+    evaluate(
+        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+    )
     found = lines(tmp_path, "numbers-2shot.jsonl")
-    assert found[0]["pictures"] == [f"predictions/numbers-2shot/number_0-{i}.png" for i in range(3)]
+    assert found[0]["pictures"] == [
+        f"predictions/numbers-2shot/number_0-{i}.png" for i in range(3)
+    ]
     assert ["pictures" in line for line in found] == [True] * 12 + [False]
     shown = [(tmp_path / name).read_bytes() for name in found[0]["pictures"]]
-    sizes = [(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) for data in shown]
-    assert sizes == [(8, 8), (8, 8), (384, 384)]  # the question comes last, and large pictures are made smaller
+    sizes = [
+        (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
+        for data in shown
+    ]
+    assert sizes == [
+        (8, 8),
+        (8, 8),
+        (384, 384),
+    ]  # the question comes last, and large pictures are made smaller
 
 
 def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> None:
-    first = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    first = evaluate(
+        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+    )
     before = (tmp_path / "scores.json").read_bytes()
-    evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+    evaluate(
+        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+    )
     assert oracle.calls == 2
     assert (tmp_path / "scores.json").read_bytes() == before
-    (tmp_path / "predictions" / "numbers-2shot.jsonl").unlink()  # killed between two numbers of shots
-    assert evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1") == first
+    (
+        tmp_path / "predictions" / "numbers-2shot.jsonl"
+    ).unlink()  # killed between two numbers of shots
+    assert (
+        evaluate(
+            oracle,
+            {"numbers": Numbers.Config().build()},
+            (0, 2),
+            tmp_path,
+            version="v1",
+        )
+        == first
+    )
     assert oracle.calls == 3
-    evaluate(oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1")
-    both = evaluate(oracle, {"numbers": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1")
+    evaluate(
+        oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1"
+    )
+    both = evaluate(
+        oracle,
+        {"numbers": Numbers.Config(first=1).build()},
+        (0,),
+        tmp_path,
+        version="v1",
+    )
     assert oracle.calls == 5  # another setting
     assert list(both) == ["numbers", "other"]
     assert list(both["numbers"]["shots"]) == ["0", "2"]
-    last = evaluate(oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2")
+    last = evaluate(
+        oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2"
+    )
     assert oracle.calls == 6  # other weights, so nothing that was known holds
-    assert {name: list(result["shots"]) for name, result in last.items()} == {"other": ["0"]}
+    assert {name: list(result["shots"]) for name, result in last.items()} == {
+        "other": ["0"]
+    }
 
 
 class Fickle(Oracle):
-    """Right for even records when asked for the first, third ... time, else for odd ones."""
+    """Right for even records when asked for the first, third ... time, else for odd
+    ones."""
 
-    def generate(self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False) -> list[str]:
+    def generate(
+        self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False
+    ) -> list[str]:
         said = super().generate(documents, max_tokens=max_tokens, stop=stop)
-        return said if self.calls % 2 else ["dog" if answer == " cat " else " cat " for answer in said]
+        return (
+            said
+            if self.calls % 2
+            else ["dog" if answer == " cat " else " cat " for answer in said]
+        )
 
 
-def test_draws_are_asked_one_by_one_and_averaged(tmp_path: Path, oracle: Oracle) -> None:
+def test_draws_are_asked_one_by_one_and_averaged(
+    tmp_path: Path, oracle: Oracle
+) -> None:
     fickle = Fickle(oracle.model, oracle.renderer, oracle.device)
 
     def asked(draws: int) -> dict[str, Any]:
-        return evaluate(fickle, {"numbers": Numbers.Config(draws=draws).build()}, (0, 2), tmp_path, version="v1")
+        return evaluate(
+            fickle,
+            {"numbers": Numbers.Config(draws=draws).build()},
+            (0, 2),
+            tmp_path,
+            version="v1",
+        )
 
     result = asked(3)["numbers"]["shots"]
     assert fickle.calls == 4  # without demonstrations all draws are alike
-    assert (result["0"]["draws"], "spread" in result["0"]) == ([pytest.approx(7 / 13)], False)
+    assert (result["0"]["draws"], "spread" in result["0"]) == (
+        [pytest.approx(7 / 13)],
+        False,
+    )
     few = result["2"]
     assert few["draws"] == [pytest.approx(share / 13) for share in (6, 7, 6)]
     assert few["score"] == pytest.approx(19 / 39)
-    assert few["spread"] == pytest.approx(3**-0.5 / 13)  # of 6, 7 and 6 thirteenths, with n - 1
-    assert few["stderr"] == pytest.approx((7 / 13 * 6 / 13) ** 0.5 / 3 / 13**0.5)  # 1/3 for even ones, 2/3 for odd
-    prompts = [lines(tmp_path, f"numbers-2shot{draw}.jsonl")[3]["prompt"] for draw in ("", "-draw2", "-draw3")]
+    assert few["spread"] == pytest.approx(
+        3**-0.5 / 13
+    )  # of 6, 7 and 6 thirteenths, with n - 1
+    assert few["stderr"] == pytest.approx(
+        (7 / 13 * 6 / 13) ** 0.5 / 3 / 13**0.5
+    )  # 1/3 for even ones, 2/3 for odd
+    prompts = [
+        lines(tmp_path, f"numbers-2shot{draw}.jsonl")[3]["prompt"]
+        for draw in ("", "-draw2", "-draw3")
+    ]
     assert len(set(prompts)) > 1
     (tmp_path / "predictions" / "numbers-2shot-draw2.jsonl").unlink()  # killed there
     asked(3)
@@ -147,48 +231,70 @@ def test_draws_are_asked_one_by_one_and_averaged(tmp_path: Path, oracle: Oracle)
     assert fickle.calls == 6
 
 
-def test_what_0_shots_mean_is_named_and_part_of_the_settings(tmp_path: Path, oracle: Oracle) -> None:
-    scores = evaluate(oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1")
+def test_what_0_shots_mean_is_named_and_part_of_the_settings(
+    tmp_path: Path, oracle: Oracle
+) -> None:
+    scores = evaluate(
+        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+    )
     assert scores["numbers"]["shots"]["0"]["zero_shot"] == "no demonstrations"
     assert "zero_shot" not in scores["numbers"]["shots"]["2"]
     config = Numbers.Config(zero_shot="text_only")
-    scores = evaluate(oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1")
+    scores = evaluate(
+        oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1"
+    )
     assert oracle.calls == 3  # 2 shots are what they were
     first, second = table(scores).splitlines()
-    assert first.endswith("0 shots  exact match 0.538 +- 0.138 (two demonstrations without pictures)")
+    assert first.endswith(
+        "0 shots  exact match 0.538 +- 0.138 (two demonstrations without pictures)"
+    )
     assert second.endswith("2 shots  exact match 0.538 +- 0.138")
     line = lines(tmp_path, "numbers-0shot.jsonl")[0]
     assert re.fullmatch(r"( question (0|1|cat)\n){2}<image> question", line["prompt"])
     assert len(line["pictures"]) == 1
 
 
-def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
-    """Some questions are among the shots, so they have others: those are asked apart."""
+def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(
+    tmp_path: Path,
+) -> None:
+    """Some questions are among the shots, so they have others: those are asked
+    apart."""
 
     class Overlapping(Numbers):
         def records(self, split: Split) -> list[int]:
             return list(range(1, 8)) if split == "train" else list(range(9))
 
-    benchmark, predictor = Overlapping.Config(same_shots=True).build(), tiny.predictor(tmp_path)
+    benchmark = Overlapping.Config(same_shots=True).build()
+    predictor = tiny.predictor(tmp_path)
     prompts = [benchmark._asked(number, 3, 0)[1] for number in benchmark.chosen]
     assert 1 < len({prompt.parts[:-2] for prompt in prompts}) <= 4
-    alone = [predictor.generate([prompt], max_tokens=2, stop=("\n",))[0].strip() for prompt in prompts]
-    assert [line["prediction"] for line in benchmark.ask(predictor, 3, lambda _: None)] == alone
+    alone = [
+        predictor.generate([prompt], max_tokens=2, stop=("\n",))[0].strip()
+        for prompt in prompts
+    ]
+    assert [
+        line["prediction"] for line in benchmark.ask(predictor, 3, lambda _: None)
+    ] == alone
 
 
-def test_shots_need_no_train_split_where_there_are_none(tmp_path: Path, oracle: Oracle) -> None:
+def test_shots_need_no_train_split_where_there_are_none(
+    tmp_path: Path, oracle: Oracle
+) -> None:
     class Untaught(Numbers):
         def records(self, split: Split) -> list[int]:
             assert split == "test"
             return super().records(split)
 
-    scores = evaluate(oracle, {"untaught": Untaught.Config().build()}, (0,), tmp_path, version="v1")
+    scores = evaluate(
+        oracle, {"untaught": Untaught.Config().build()}, (0,), tmp_path, version="v1"
+    )
     assert list(scores["untaught"]["shots"]) == ["0"]
 
 
 def test_two_ranks_score_as_one(tmp_path: Path) -> None:
     """The same predictions from 13 questions dealt over two ranks as from one."""
-    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone = tmp_path / "alone"
+    together = tmp_path / "together"
     alone.mkdir(), together.mkdir()
     run(alone)
     on_ranks(2, run_on_a_rank, together)
@@ -199,7 +305,13 @@ def test_two_ranks_score_as_one(tmp_path: Path) -> None:
 def run(folder: Path) -> None:
     place = folder / f"tokenizer{os.environ.get('RANK', '')}"
     place.mkdir()
-    evaluate(tiny.predictor(place), {"numbers": Numbers.Config().build()}, (1,), folder, version="v1")
+    evaluate(
+        tiny.predictor(place),
+        {"numbers": Numbers.Config().build()},
+        (1,),
+        folder,
+        version="v1",
+    )
 
 
 def run_on_a_rank(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""VQA accuracy, exact match, Treebank tokens and CIDEr: hand-made cases, then the numbers of the references."""
+"""VQA accuracy, exact match, Treebank tokens and CIDEr: hand-made cases, then the
+numbers of the references."""
 
 import json
 import math
@@ -11,9 +12,14 @@ import pytest
 from mm1.eval.cider import cider, cider_of_tokens, ptb_tokenize
 from mm1.eval.metrics import exact_match, percentage, vqa_accuracy, vqa_normalise
 
-REAL = Path(os.environ.get("MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real"))
+REAL = Path(
+    os.environ.get(
+        "MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real"
+    )
+)
 real_data = pytest.mark.skipif(
-    not (REAL / "metrics" / "expected.json").is_file(), reason=f"no real metric fixtures at {REAL}; set MM1_REAL_DATA"
+    not (REAL / "metrics" / "expected.json").is_file(),
+    reason=f"no real metric fixtures at {REAL}; set MM1_REAL_DATA",
 )
 
 
@@ -31,8 +37,14 @@ def read(name: str) -> Any:
         ("The  red\tbus", "red bus"),
         ("none", "0"),
         ("09/14/2007", "09 14 2007"),  # a mark away from spaces becomes one
-        ("salt -pepper-mill", "salt peppermill"),  # next to a space anywhere, it is deleted everywhere
-        ("10,000 black/white", "10000 blackwhite"),  # digit-comma-digit deletes every mark
+        (
+            "salt -pepper-mill",
+            "salt peppermill",
+        ),  # next to a space anywhere, it is deleted everywhere
+        (
+            "10,000 black/white",
+            "10000 blackwhite",
+        ),  # digit-comma-digit deletes every mark
         ("3.5 lb. a.m.", "3.5 lb am"),  # a full stop before a digit stays
         ("mountain's at 6:36", "mountain's at 6:36"),
         ("couldnt've couldn'tve", "couldn't've couldn't've"),
@@ -46,11 +58,14 @@ def test_vqa_normalise(answer: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_equal", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0), (10, 1.0)]
+    ("num_equal", "accuracy"),
+    [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0), (10, 1.0)],
 )
 def test_vqa_accuracy_counts_the_other_nine(num_equal: int, accuracy: float) -> None:
     others = [f"other {index}" for index in range(10 - num_equal)]
-    assert vqa_accuracy("cat", ["cat"] * num_equal + others) == pytest.approx(accuracy, abs=1e-15)
+    assert vqa_accuracy("cat", ["cat"] * num_equal + others) == pytest.approx(
+        accuracy, abs=1e-15
+    )
 
 
 def test_vqa_accuracy_normalises_only_where_annotators_differ() -> None:
@@ -80,23 +95,39 @@ def test_vqa_normalise_equals_reference_on_all_pairs() -> None:
 
 @real_data
 @pytest.mark.parametrize(
-    "name", ["first_annotator", "last_annotator", "most_common", "always_yes", "upper_case_with_period"]
+    "name",
+    [
+        "first_annotator",
+        "last_annotator",
+        "most_common",
+        "always_yes",
+        "upper_case_with_period",
+    ],
 )
 def test_vqa_accuracy_equals_reference(name: str) -> None:
     expected = read("expected.json")["vqa"][name]
-    results = {result["question_id"]: result["answer"] for result in read(f"vqa/{expected['results']}")}
+    results = {
+        result["question_id"]: result["answer"]
+        for result in read(f"vqa/{expected['results']}")
+    }
     scores: dict[int, float] = {}
     groups: dict[str, dict[str, list[float]]] = {"answer_type": {}, "question_type": {}}
     for question in read("vqa/annotations.json")["annotations"]:
         key = question["question_id"]
-        scores[key] = vqa_accuracy(results[key], [answer["answer"] for answer in question["answers"]])
+        scores[key] = vqa_accuracy(
+            results[key], [answer["answer"] for answer in question["answers"]]
+        )
         for kind, group in groups.items():
             group.setdefault(question[kind], []).append(scores[key])
     assert percentage(list(scores.values())) == expected["overall"]
     for kind, group in groups.items():
-        assert {value: percentage(of_value) for value, of_value in group.items()} == expected[f"per_{kind}"]
+        assert {
+            value: percentage(of_value) for value, of_value in group.items()
+        } == expected[f"per_{kind}"]
     if (REAL / "metrics" / "vqa" / f"per_question_{name}.json").is_file():
-        assert {str(key): percentage([score]) for key, score in scores.items()} == read(f"vqa/per_question_{name}.json")
+        assert {str(key): percentage([score]) for key, score in scores.items()} == read(
+            f"vqa/per_question_{name}.json"
+        )
 
 
 # ------------------------------------------------------------------ exact match
@@ -122,11 +153,17 @@ def test_exact_match() -> None:
         ("", ""),
         ("A man, a plan; a canal!", "a man a plan a canal"),
         ("a \u201cquoted\u201d 'word' \u2013 and so on...", "a quoted word and so on"),
-        ("The dog's toys aren't the dogs' food, can't it be?", "the dog 's toys are n't the dogs food ca n't it be"),
+        (
+            "The dog's toys aren't the dogs' food, can't it be?",
+            "the dog 's toys are n't the dogs food ca n't it be",
+        ),
         ("I\u2019m sure they'll cannot", "i 'm sure they 'll can not"),
         ("a city- and state-designated T-shirt", "a city and state-designated t-shirt"),
         ("cloud--wreathed", "cloud wreathed"),
-        ("food (fork/knife) [sic] {x}", "food -lrb- fork/knife -rrb- -lsb- sic -rsb- -lcb- x -rcb-"),
+        (
+            "food (fork/knife) [sic] {x}",
+            "food -lrb- fork/knife -rrb- -lsb- sic -rsb- -lcb- x -rcb-",
+        ),
         ("black/red/pink/grey and w/ cheese", "black/red/pink / grey and w / cheese"),
         ("St. Stephen's at 11th St.", "st. stephen 's at 11th st."),
         ("No. 5 is a no. at all", "no. 5 is a no at all"),
@@ -134,7 +171,10 @@ def test_exact_match() -> None:
         ("J. Smith has plan B. The end, plan B.", "j. smith has plan b the end plan b"),
         ("a fork.A pipe", "a fork.a pipe"),
         ("$5.00 for 1,000 or 25% of #1", "$ 5.00 for 1,000 or 25 % of # 1"),
-        ("five o'clock in the '70s, rock 'n' roll", "five o'clock in the '70s rock 'n' roll"),
+        (
+            "five o'clock in the '70s, rock 'n' roll",
+            "five o'clock in the '70s rock 'n' roll",
+        ),
         ("AT&T & M&Ms", "at&t & m&m s"),
         ("hello!! what??? ok?", "hello !! what ??? ok"),
         ("bou-de-si\u00e8res", "bou-de-si\u00e8res"),
@@ -147,11 +187,17 @@ def test_ptb_tokenize(caption: str, tokens: str) -> None:
 @real_data
 @pytest.mark.parametrize("name", ["magic", "clip_retrieval"])
 def test_tokens_equal_reference_on_every_caption(name: str) -> None:
-    """All 500 results and their 2,501 references come out the same; no difference is allowed."""
+    """All 500 results and their 2,501 references come out the same; no difference is
+    allowed."""
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     results, references = coco_captions(f"results_{name}.json", 500)
-    assert {key: [" ".join(ptb_tokenize(caption))] for key, caption in results.items()} == tokenised["results"]
-    ours = {key: [" ".join(ptb_tokenize(caption)) for caption in captions] for key, captions in references.items()}
+    assert {
+        key: [" ".join(ptb_tokenize(caption))] for key, caption in results.items()
+    } == tokenised["results"]
+    ours = {
+        key: [" ".join(ptb_tokenize(caption)) for caption in captions]
+        for key, captions in references.items()
+    }
     assert ours == tokenised["references"]
 
 
@@ -161,7 +207,10 @@ def test_tokens_equal_reference_on_every_caption(name: str) -> None:
 def coco_captions(
     results_name: str, num_images: int | None = None, folder: str = "coco_magic"
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    results = {str(result["image_id"]): result["caption"] for result in read(f"{folder}/{results_name}")[:num_images]}
+    results = {
+        str(result["image_id"]): result["caption"]
+        for result in read(f"{folder}/{results_name}")[:num_images]
+    }
     references: dict[str, list[str]] = {key: [] for key in results}
     for annotation in read(f"{folder}/captions_refs.json")["annotations"]:
         if str(annotation["image_id"]) in references:
@@ -177,24 +226,31 @@ def test_cider_of_identical_captions_is_ten() -> None:
 
 
 def test_cider_by_hand() -> None:
-    """Words that one of two images has weigh log 2; `red` is seen twice but counts once, as in its reference."""
+    """Words that one of two images has weigh log 2; `red` is seen twice but counts
+    once, as in its reference."""
     _, scores = cider(["red red", "bus"], [["red dog"], ["blue bus"]])
     unigrams = [1 / (2 * math.sqrt(2)), 1 / math.sqrt(2)]  # clipped dot / norms
     penalties = [1.0, math.exp(-1 / 72)]
-    expected = [10 * cosine / 4 * penalty for cosine, penalty in zip(unigrams, penalties, strict=True)]
+    expected = [
+        10 * cosine / 4 * penalty
+        for cosine, penalty in zip(unigrams, penalties, strict=True)
+    ]
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
 def test_cider_averages_over_references_and_ignores_common_words() -> None:
     _, scores = cider(["a dog", "a cat"], [["a dog", "some thing"], ["a cat", "a cat"]])
-    # `a` occurs with both images and weighs nothing; unigrams and bigrams match, longer ones do not exist.
+    # `a` occurs with both images and weighs nothing; unigrams and bigrams match, longer
+    # ones do not exist.
     assert scores == pytest.approx([10 * 2 / 4 / 2, 10 * 2 / 4], abs=1e-12)
 
 
 def test_cider_of_empty_and_of_single() -> None:
     _, scores = cider(["", "..."], [["a dog"], ["", "a cat"]])
     assert scores.tolist() == [0.0, 0.0]
-    assert cider(["a dog"], [["a dog"]])[0] == 0.0  # in a set of one, every word is in every image
+    assert (
+        cider(["a dog"], [["a dog"]])[0] == 0.0
+    )  # in a set of one, every word is in every image
 
 
 def test_cider_rejects_what_cannot_be_scored() -> None:
@@ -211,14 +267,21 @@ def test_cider_rejects_what_cannot_be_scored() -> None:
 @real_data
 @pytest.mark.parametrize("name", ["magic", "clip_retrieval"])
 def test_cider_of_reference_tokens(name: str) -> None:
-    """Tolerance: half a unit of the last digit stored, 8 for an image, 10 for the mean; worst 5.0e-9 and 2.1e-11."""
+    """Tolerance: half a unit of the last digit stored, 8 for an image, 10 for the mean;
+    worst 5.0e-9 and 2.1e-11."""
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     keys = list(tokenised["results"])
     candidates = [tokenised["results"][key][0].split() for key in keys]
-    corpus, scores = cider_of_tokens(candidates, [[c.split() for c in tokenised["references"][key]] for key in keys])
+    corpus, scores = cider_of_tokens(
+        candidates, [[c.split() for c in tokenised["references"][key]] for key in keys]
+    )
     per_image = read(f"coco_magic/per_image_{name}_first_500.json")
-    assert corpus == pytest.approx(read("expected.json")["coco_magic"][name]["first_500"]["CIDEr"], abs=5.1e-11)
-    assert scores == pytest.approx([per_image[key]["CIDEr"] for key in keys], abs=5.1e-9)
+    assert corpus == pytest.approx(
+        read("expected.json")["coco_magic"][name]["first_500"]["CIDEr"], abs=5.1e-11
+    )
+    assert scores == pytest.approx(
+        [per_image[key]["CIDEr"] for key in keys], abs=5.1e-9
+    )
 
 
 @real_data
@@ -231,13 +294,20 @@ def test_cider_of_reference_tokens(name: str) -> None:
         ("coco_magic", "magic", "all", 4982),
     ],
 )
-def test_cider_of_raw_captions(folder: str, name: str, subset: str, num_images: int) -> None:
-    """Our own tokens give the reference's score to the last digit stored; worst 5.0e-9 an image, 2.6e-11 the mean."""
+def test_cider_of_raw_captions(
+    folder: str, name: str, subset: str, num_images: int
+) -> None:
+    """Our own tokens give the reference's score to the last digit stored; worst 5.0e-9
+    an image, 2.6e-11 the mean."""
     results, references = coco_captions(f"results_{name}.json", num_images, folder)
     assert len(results) == num_images
     corpus, scores = cider(list(results.values()), [references[key] for key in results])
-    assert corpus == pytest.approx(read("expected.json")[folder][name][subset]["CIDEr"], abs=5.1e-11)
+    assert corpus == pytest.approx(
+        read("expected.json")[folder][name][subset]["CIDEr"], abs=5.1e-11
+    )
     suffix = f"{name}_first_500" if subset == "first_500" else name
     if (REAL / "metrics" / folder / f"per_image_{suffix}.json").is_file():
         per_image = read(f"{folder}/per_image_{suffix}.json")
-        assert scores == pytest.approx([per_image[key]["CIDEr"] for key in results], abs=5.1e-9)
+        assert scores == pytest.approx(
+            [per_image[key]["CIDEr"] for key in results], abs=5.1e-9
+        )

@@ -1,4 +1,5 @@
-"""NoCaps, TextCaps, TextVQA, VizWiz and GQA as their files are laid out, and what is wrong with such files."""
+"""NoCaps, TextCaps, TextVQA, VizWiz and GQA as their files are laid out, and what is
+wrong with such files."""
 
 import json
 from pathlib import Path
@@ -42,12 +43,30 @@ FILES: dict[type[Annotated], Any] = {
     NoCaps: {
         "info": {"url": "http://nocaps.org", "version": "0.1"},
         "images": [
-            {"id": 0, "open_images_id": "0013ea20", "file_name": "0013ea20.jpg", "domain": "in-domain"},
-            {"id": 1, "open_images_id": "0053a02a", "file_name": "0053a02a.jpg", "domain": "out-domain"},
+            {
+                "id": 0,
+                "open_images_id": "0013ea20",
+                "file_name": "0013ea20.jpg",
+                "domain": "in-domain",
+            },
+            {
+                "id": 1,
+                "open_images_id": "0053a02a",
+                "file_name": "0053a02a.jpg",
+                "domain": "out-domain",
+            },
         ],
         "annotations": [
-            {"image_id": 0, "id": 0, "caption": "A baby is standing in front of a house."},
-            {"image_id": 0, "id": 1, "caption": "A little girl in a white jacket and sandals."},
+            {
+                "image_id": 0,
+                "id": 0,
+                "caption": "A baby is standing in front of a house.",
+            },
+            {
+                "image_id": 0,
+                "id": 1,
+                "caption": "A little girl in a white jacket and sandals.",
+            },
             {"image_id": 1, "id": 2, "caption": "A walrus\nlies on the ice."},
         ],
     },
@@ -55,7 +74,12 @@ FILES: dict[type[Annotated], Any] = {
         "dataset_name": "textcaps",
         "dataset_type": "val",
         "data": [
-            *captions_of("011e7e62", 100, "Five Listerine bottles on a shelf", "Many bottles of  Listerine"),
+            *captions_of(
+                "011e7e62",
+                100,
+                "Five Listerine bottles on a shelf",
+                "Many bottles of  Listerine",
+            ),
             *captions_of("08b87b4a", 105, "A dictionary is open at the word gob"),
         ],
     },
@@ -66,18 +90,35 @@ FILES: dict[type[Annotated], Any] = {
                 "question": "what is the brand of this camera?",
                 "image_id": "003a8ae2ef43b901",
                 "image_classes": ["Cassette deck"],
-                "answers": ["nous les gosses", "dakota", "clos culombu", "dakota digital", *["dakota"] * 6],
+                "answers": [
+                    "nous les gosses",
+                    "dakota",
+                    "clos culombu",
+                    "dakota digital",
+                    *["dakota"] * 6,
+                ],
                 "question_id": 34602,
                 "set_name": "val",
             },
-            {"question": "what does the sign say?", "image_id": "0b", "answers": ["stop"] * 10, "question_id": 34603},
+            {
+                "question": "what does the sign say?",
+                "image_id": "0b",
+                "answers": ["stop"] * 10,
+                "question_id": 34603,
+            },
         ],
     },
     VizWiz: [
         {
             "image": "VizWiz_val_00000001.jpg",
             "question": "Can you tell me what this medicine is please?",
-            "answers": sure("no", *["night time"] * 6, "unanswerable", "unanswerable", "unanswerable"),
+            "answers": sure(
+                "no",
+                *["night time"] * 6,
+                "unanswerable",
+                "unanswerable",
+                "unanswerable",
+            ),
             "answer_type": "other",
             "answerable": 1,
         },
@@ -96,9 +137,17 @@ FILES: dict[type[Annotated], Any] = {
             "answer": "no",
             "fullAnswer": "No, it is clear.",
             "isBalanced": True,
-            "types": {"structural": "verify", "semantic": "attr", "detailed": "verifyAttr"},
+            "types": {
+                "structural": "verify",
+                "semantic": "attr",
+                "detailed": "verifyAttr",
+            },
         },
-        "202225914": {"imageId": "n235859", "question": "Who is wearing the dress?", "answer": "Woman"},
+        "202225914": {
+            "imageId": "n235859",
+            "question": "Who is wearing the dress?",
+            "answer": "Woman",
+        },
     },
 }
 
@@ -111,7 +160,9 @@ PICTURES = {
 }
 
 
-def built(cls: type[Annotated], folder: Path, change: Any = lambda data: None) -> Benchmark:
+def built(
+    cls: type[Annotated], folder: Path, change: Any = lambda data: None
+) -> Benchmark:
     """The benchmark of its two records, after a change to the file."""
     data = json.loads(json.dumps(FILES[cls]))
     change(data)
@@ -120,12 +171,17 @@ def built(cls: type[Annotated], folder: Path, change: Any = lambda data: None) -
     for number, name in enumerate(PICTURES[cls]):
         (folder / "pictures" / name).write_bytes(tiny.picture(number).data)
     file = str(folder / "val.json")
-    return cls.Config(annotations=file, images=str(folder / "pictures"), train_annotations=file).build()
+    return cls.Config(
+        annotations=file, images=str(folder / "pictures"), train_annotations=file
+    ).build()
 
 
 ANSWERS = {  # what a demonstration says of each record
     NoCaps: ("A baby is standing in front of a house.", "A walrus lies on the ice."),
-    TextCaps: ("Five Listerine bottles on a shelf", "A dictionary is open at the word gob"),
+    TextCaps: (
+        "Five Listerine bottles on a shelf",
+        "A dictionary is open at the word gob",
+    ),
     TextVqa: ("dakota", "stop"),
     VizWiz: ("night time", "unanswerable"),
     Gqa: ("no", "Woman"),
@@ -146,12 +202,22 @@ def test_two_records_are_read(cls: type[Annotated], tmp_path: Path) -> None:
     questions = [benchmark.question(record) for record in benchmark.test]
     assert tuple(question.id for question in questions) == IDS[cls]
     assert tuple(question.answer for question in questions) == ANSWERS[cls]
-    assert [question.prompt.images[0] for question in questions] == [tiny.picture(0), tiny.picture(1)]
+    assert [question.prompt.images[0] for question in questions] == [
+        tiny.picture(0),
+        tiny.picture(1),
+    ]
     shot = benchmark.shots(questions[0], 0, 1)[0]
     assert shot.text == f"{questions[1].prompt.text} {ANSWERS[cls][1]}\n"
-    scores = benchmark.score(list(ANSWERS[cls]), [question.answers for question in questions])
+    scores = benchmark.score(
+        list(ANSWERS[cls]), [question.answers for question in questions]
+    )
     assert min(scores) >= 0.9
-    assert max(benchmark.score(["xyzzy", ""], [question.answers for question in questions])) == 0
+    assert (
+        max(
+            benchmark.score(["xyzzy", ""], [question.answers for question in questions])
+        )
+        == 0
+    )
 
 
 def blank(cls: type[Annotated], data: Any) -> None:
@@ -161,7 +227,9 @@ def blank(cls: type[Annotated], data: Any) -> None:
     elif cls is TextCaps:
         data["data"][2]["reference_strs"] = [""]
     elif cls is TextVqa:
-        data["data"][1]["answers"] = [""] * 10  # as in the test split, whose answers are not published
+        data["data"][1]["answers"] = [
+            ""
+        ] * 10  # as in the test split, whose answers are not published
     elif cls is VizWiz:
         data[1].pop("answers")
     else:
@@ -171,11 +239,16 @@ def blank(cls: type[Annotated], data: Any) -> None:
 @every_format
 def test_what_is_wrong_is_named(cls: type[Annotated], tmp_path: Path) -> None:
     name = IDS[cls][1]
-    with pytest.raises(ValueError, match=rf"val\.json: (image|question) {name} has no (caption|answer)"):
+    with pytest.raises(
+        ValueError, match=rf"val\.json: (image|question) {name} has no (caption|answer)"
+    ):
         _ = built(cls, tmp_path, lambda data: blank(cls, data)).test
     benchmark = built(cls, tmp_path)
     (tmp_path / "pictures" / PICTURES[cls][1]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"(image|question) {name}: no picture at .*{PICTURES[cls][1]}"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"(image|question) {name}: no picture at .*{PICTURES[cls][1]}",
+    ):
         _ = benchmark.test
     (tmp_path / "val.json").write_text("[]" if cls is not VizWiz else "{}")
     with pytest.raises(ValueError, match=r"val\.json holds no (object|list)"):
@@ -198,36 +271,62 @@ def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
     benchmark = built(Gqa, tmp_path)
     content = (tmp_path / "val.json").read_text().replace("202225914", "201307251")
     (tmp_path / "val.json").write_text(content)
-    with pytest.raises(ValueError, match=r"val\.json is not sound JSON: 201307251 occurs twice"):
+    with pytest.raises(
+        ValueError, match=r"val\.json is not sound JSON: 201307251 occurs twice"
+    ):
         _ = benchmark.test
 
 
 def test_an_images_captions_agree_in_textcaps(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="image 011e7e62 occurs twice, with other reference_strs"):
-        _ = built(TextCaps, tmp_path, lambda data: data["data"][1]["reference_strs"].pop()).test
+    with pytest.raises(
+        ValueError, match="image 011e7e62 occurs twice, with other reference_strs"
+    ):
+        _ = built(
+            TextCaps, tmp_path, lambda data: data["data"][1]["reference_strs"].pop()
+        ).test
 
 
 def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
-    """An image that is scored alone has a CIDEr of 0 (its document frequencies say nothing), so each domain has two."""
+    """An image that is scored alone has a CIDEr of 0 (its document frequencies say
+    nothing), so each domain has two."""
 
     def more(data: Any) -> None:
         for number, domain in ((2, "in-domain"), (3, "out-domain")):
-            data["images"].append({"id": number, "file_name": "0013ea20.jpg", "domain": domain})
-            data["annotations"].append({"image_id": number, "id": 9 + number, "caption": f"Cats number {number}."})
+            data["images"].append(
+                {"id": number, "file_name": "0013ea20.jpg", "domain": domain}
+            )
+            data["annotations"].append(
+                {
+                    "image_id": number,
+                    "id": 9 + number,
+                    "caption": f"Cats number {number}.",
+                }
+            )
 
     benchmark = built(NoCaps, tmp_path, more)
     lines = [
-        {"id": record.id, "answers": record.captions, "prediction": record.captions[0] if record.id != "1" else "no"}
+        {
+            "id": record.id,
+            "answers": record.captions,
+            "prediction": record.captions[0] if record.id != "1" else "no",
+        }
         for record in benchmark.test
     ]
     found = benchmark.figures(lines)
     assert list(found) == ["in-domain", "out-domain"]
     own = [lines[0], lines[2]]
     assert found["in-domain"] == pytest.approx(
-        sum(benchmark.score([line["prediction"] for line in own], [line["answers"] for line in own])) / 2
+        sum(
+            benchmark.score(
+                [line["prediction"] for line in own], [line["answers"] for line in own]
+            )
+        )
+        / 2
     )
     assert found["out-domain"] < found["in-domain"]
-    plain = built(NoCaps, tmp_path, lambda data: [image.pop("domain") for image in data["images"]])
+    plain = built(
+        NoCaps, tmp_path, lambda data: [image.pop("domain") for image in data["images"]]
+    )
     assert plain.figures([{"id": record.id} for record in plain.test]) == {}
 
 

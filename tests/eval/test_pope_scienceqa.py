@@ -1,4 +1,5 @@
-"""POPE and ScienceQA as their files are laid out, what an answer counts as, and what is wrong with such files."""
+"""POPE and ScienceQA as their files are laid out, what an answer counts as, and what is
+wrong with such files."""
 
 import json
 import os
@@ -13,11 +14,29 @@ from mm1.config import ConfigError
 from mm1.eval.benchmarks.pope import Pope, verdict
 from mm1.eval.benchmarks.scienceqa import ScienceQA
 
-REAL = Path(os.environ.get("MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real")) / "metrics" / "pope"
+REAL = (
+    Path(
+        os.environ.get(
+            "MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real"
+        )
+    )
+    / "metrics"
+    / "pope"
+)
 
 POPE: list[dict[str, Any]] = [
-    {"question_id": 1, "image": "a.jpg", "text": "Is there a snowboard in the image?", "label": "yes"},
-    {"question_id": 2, "image": "a.jpg", "text": "Is there a backpack in the image?", "label": "no"},
+    {
+        "question_id": 1,
+        "image": "a.jpg",
+        "text": "Is there a snowboard in the image?",
+        "label": "yes",
+    },
+    {
+        "question_id": 2,
+        "image": "a.jpg",
+        "text": "Is there a backpack in the image?",
+        "label": "no",
+    },
 ]
 PROBLEMS: dict[str, Any] = {
     "5": {
@@ -44,7 +63,14 @@ PROBLEMS: dict[str, Any] = {
         "image": None,
         "split": "test",
     },
-    "1": {"question": "Is it?", "choices": ["yes", "no"], "answer": 0, "hint": "", "image": None, "split": "train"},
+    "1": {
+        "question": "Is it?",
+        "choices": ["yes", "no"],
+        "answer": 0,
+        "hint": "",
+        "image": None,
+        "split": "train",
+    },
 }
 SPLITS = {"train": ["1"], "val": [], "test": ["5", "7"], "minitest": ["7"]}
 
@@ -68,20 +94,32 @@ def science(tmp_path: Path) -> ScienceQA.Config:
     for name, content in (("problems", PROBLEMS), ("pid_splits", SPLITS)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return ScienceQA.Config(
-        problems=str(tmp_path / "problems.json"), splits=str(tmp_path / "pid_splits.json"), images=str(tmp_path)
+        problems=str(tmp_path / "problems.json"),
+        splits=str(tmp_path / "pid_splits.json"),
+        images=str(tmp_path),
     )
 
 
 def test_pope_is_read(pope: Pope.Config) -> None:
     benchmark = pope.build()
     questions = [benchmark.question(record) for record in benchmark.test]
-    assert [(question.id, question.answer) for question in questions] == [("1", "yes"), ("2", "no")]
+    assert [(question.id, question.answer) for question in questions] == [
+        ("1", "yes"),
+        ("2", "no"),
+    ]
     assert questions[0].prompt.images == (tiny.picture(0),)
-    assert questions[0].prompt.text == "<image>Question: Is there a snowboard in the image? Short answer:"
-    assert benchmark.score(["Yes", "There is none."], [question.answers for question in questions]) == [1, 0]
+    assert (
+        questions[0].prompt.text
+        == "<image>Question: Is there a snowboard in the image? Short answer:"
+    )
+    assert benchmark.score(
+        ["Yes", "There is none."], [question.answers for question in questions]
+    ) == [1, 0]
     pope.chat = True
     tuned = pope.build()
-    words = "backpack in the image?\nAnswer the question using a single word or phrase.\n"
+    words = (
+        "backpack in the image?\nAnswer the question using a single word or phrase.\n"
+    )
     assert tuned.asked(tuned.test[1]).prompt.text.endswith(words)
 
 
@@ -97,15 +135,25 @@ def test_pope_reports_what_yes_is_worth(pope: Pope.Config) -> None:
     pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("yes", "no")] + [("no", "no")] * 3
     found = [{"prediction": said, "answers": (true,)} for said, true in pairs]
     benchmark = pope.build()
-    assert benchmark.figures(found) == {"precision": 0.75, "recall": 0.75, "f1": 0.75, "yes": 0.5}
+    assert benchmark.figures(found) == {
+        "precision": 0.75,
+        "recall": 0.75,
+        "f1": 0.75,
+        "yes": 0.5,
+    }
     silent = [{"prediction": "no", "answers": (true,)} for true in ("yes", "no")]
     assert benchmark.figures(silent) == {"precision": 0, "recall": 0, "f1": 0, "yes": 0}
 
 
-def test_pope_files_that_are_not_sound_are_refused(pope: Pope.Config, tmp_path: Path) -> None:
+def test_pope_files_that_are_not_sound_are_refused(
+    pope: Pope.Config, tmp_path: Path
+) -> None:
     wrong = [
         ([POPE[0], POPE[0]], "question_id 1 occurs twice"),
-        ([{**POPE[0], "label": "maybe"}], "label of question 1 is 'maybe', not yes or no"),
+        (
+            [{**POPE[0], "label": "maybe"}],
+            "label of question 1 is 'maybe', not yes or no",
+        ),
         ([{"question_id": 3, "image": "a.jpg"}], "question 3 has no label, text"),
         ([POPE], "line 1 holds no object"),
     ]
@@ -126,7 +174,9 @@ def test_pope_files_that_are_not_sound_are_refused(pope: Pope.Config, tmp_path: 
         _ = pope.build().train
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no POPE files at {REAL}; set MM1_REAL_DATA")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no POPE files at {REAL}; set MM1_REAL_DATA"
+)
 def test_the_published_pope_files_are_read(tmp_path: Path) -> None:
     for part in ("adversarial", "popular", "random"):
         path = REAL / f"coco_pope_{part}.jsonl"
@@ -143,7 +193,11 @@ def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
     assert first.prompt.text == "<image>Which is magnetic?\nA. wood\nB. iron\nAnswer:"
     assert first.prompt.images == (tiny.picture(0),)
     context = "Context: It lies in the north.\n"
-    assert second.prompt.text == f"{context}What is the name of the colony?\nA. Ohio\nB. Iowa\nC. Maine\nAnswer:"
+    assert (
+        second.prompt.text
+        == f"{context}What is the name of the colony?\nA. Ohio\nB. Iowa\nC."
+        " Maine\nAnswer:"
+    )
     assert (first.answers, second.answers) == (("B",), ("C",))
     prompt = benchmark.prompt(second, benchmark.shots(second, 1, 1)).text
     assert prompt == f"Is it?\nA. yes\nB. no\nAnswer: A\n{second.prompt.text}"
@@ -168,18 +222,35 @@ def test_a_letter_is_an_answer(science: ScienceQA.Config) -> None:
     benchmark = science.build()
     for said in ("B", "b", "B.", "(B)", "B. iron", "(B) iron", "B: iron\nor wood"):
         assert benchmark.score([said], [("B",)]) == [1], said
-    for said in ("", "iron", "BB", "A", "Bad", "A. B", "b. iron is it", "The answer is B"):
+    for said in (
+        "",
+        "iron",
+        "BB",
+        "A",
+        "Bad",
+        "A. B",
+        "b. iron is it",
+        "The answer is B",
+    ):
         assert benchmark.score([said], [("B",)]) == [0], said
 
 
-def test_scienceqa_files_that_are_not_sound_are_refused(science: ScienceQA.Config) -> None:
+def test_scienceqa_files_that_are_not_sound_are_refused(
+    science: ScienceQA.Config,
+) -> None:
     def read(number: str, **change: Any) -> Any:
-        Path(science.problems).write_text(json.dumps(PROBLEMS | {number: PROBLEMS[number] | change}))
+        Path(science.problems).write_text(
+            json.dumps(PROBLEMS | {number: PROBLEMS[number] | change})
+        )
         return science.build().test
 
-    with pytest.raises(ValueError, match="the answer of problem 5 is choice 2, it has 2 from 0"):
+    with pytest.raises(
+        ValueError, match="the answer of problem 5 is choice 2, it has 2 from 0"
+    ):
         read("5", answer=2)
-    with pytest.raises(FileNotFoundError, match=r"problem 5: no picture at .*test/5/other\.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"problem 5: no picture at .*test/5/other\.png"
+    ):
         read("5", image="other.png")
     Path(science.problems).write_text(json.dumps({"5": {"question": "?"}}))
     with pytest.raises(ValueError, match="problem 5 has no answer, choices"):

@@ -1,4 +1,5 @@
-"""Probes: they find what features tell, choose a penalty, and give the same result each time."""
+"""Probes: they find what features tell, choose a penalty, and give the same result each
+time."""
 
 from pathlib import Path
 
@@ -23,9 +24,11 @@ COLOURS = {"dark": 40, "light": 200}
 
 
 def marked(num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise of 9 patches and 6 channels, but in one patch the sign of channel 5 tells the class, channel 4 where."""
+    """Noise of 9 patches and 6 channels, but in one patch the sign of channel 5 tells
+    the class, channel 4 where."""
     draw = torch.Generator().manual_seed(seed)
-    features, labels = torch.randn(num, 9, 6, generator=draw), torch.arange(num) % 2
+    features = torch.randn(num, 9, 6, generator=draw)
+    labels = torch.arange(num) % 2
     place = torch.randint(9, (num,), generator=draw)
     features[torch.arange(num), place, 4] = 6.0
     features[torch.arange(num), place, 5] = 2.0 - 4.0 * labels
@@ -50,22 +53,30 @@ def test_an_attentive_probe_finds_the_patch_that_tells() -> None:
 
 
 def test_the_linear_probe_solves_logistic_regression() -> None:
-    """At the optimum the gradient is zero: classes' mean residuals, and for weights those of features and penalty."""
+    """At the optimum the gradient is zero: classes' mean residuals, and for weights
+    those of features and penalty."""
     features, labels = marked(200, 2)
     probe = fit(Classifier(features, 2, 0, seed=0), features, labels, 1e-2)
-    loss = torch.nn.functional.cross_entropy(probe(features), labels) + 1e-2 * probe.weight.square().sum()
+    loss = (
+        torch.nn.functional.cross_entropy(probe(features), labels)
+        + 1e-2 * probe.weight.square().sum()
+    )
     for gradient in torch.autograd.grad(loss, [probe.weight, probe.bias]):
         assert gradient.abs().max() < 1e-4
 
 
 def test_the_penalty_is_chosen_by_pictures_left_out() -> None:
-    """With 40 channels of noise and 60 pictures, hardly any penalty is to learn them by heart."""
+    """With 40 channels of noise and 60 pictures, hardly any penalty is to learn them by
+    heart."""
     draw = torch.Generator().manual_seed(3)
-    features, labels = torch.randn(60, 1, 40, generator=draw), torch.arange(60) % 2
+    features = torch.randn(60, 1, 40, generator=draw)
+    labels = torch.arange(60) % 2
     features[:, 0, 0] += 2.5 * labels
     settings = {"num_classes": 2, "num_queries": 0, "seed": 0}
     chosen = choose(features, labels, penalties=(1e-7, 1e-1), **settings)
-    assert torch.equal(chosen.weight, choose(features, labels, penalties=(1e-1,), **settings).weight)
+    assert torch.equal(
+        chosen.weight, choose(features, labels, penalties=(1e-1,), **settings).weight
+    )
 
 
 def folders(root: Path) -> Folders.Config:
@@ -75,31 +86,53 @@ def folders(root: Path) -> Folders.Config:
         for name, level in COLOURS.items():
             (root / split / name).mkdir(parents=True)
             for i in range(num):
-                noise = draw.integers(level - 30, level + 30, (8, 8, 3)).astype(np.uint8)
+                noise = draw.integers(level - 30, level + 30, (8, 8, 3)).astype(
+                    np.uint8
+                )
                 Pillow.fromarray(noise).save(root / split / name / f"{i}.png")
     return Folders.Config(test=str(root / "test"), train=str(root / "train"))
 
 
 def trained(folder: Path) -> Trained:
     torch.manual_seed(0)
-    vit = ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2, positions="fixed", bias=False)
+    vit = ViT.Config(
+        image_size=8,
+        patch_size=4,
+        depth=1,
+        dim=16,
+        num_heads=2,
+        positions="fixed",
+        bias=False,
+    )
     model = AIM.Config(encoder=vit, head_depth=1, head_dim=8).build(vocab_size=9).eval()
-    return Trained(model, Renderer(tiny.tokenizer(folder), Views((8, 8))), torch.device("cpu"))
+    return Trained(
+        model, Renderer(tiny.tokenizer(folder), Views((8, 8))), torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_classes_in_folders_are_told_apart_by_an_encoders_features(kind: str, tmp_path: Path) -> None:
-    data, scores = folders(tmp_path), []
+def test_classes_in_folders_are_told_apart_by_an_encoders_features(
+    kind: str, tmp_path: Path
+) -> None:
+    data = folders(tmp_path)
+    scores = []
     for run in ("one", "two"):
         probe = Probe.Config(data=data, kind=kind, num_questions=12).build()  # type: ignore[arg-type]
-        scores.append(evaluate(trained(tmp_path), {"grey": probe}, (0, 4), tmp_path / run, version="1"))
+        scores.append(
+            evaluate(
+                trained(tmp_path), {"grey": probe}, (0, 4), tmp_path / run, version="1"
+            )
+        )
     assert scores[0] == scores[1]
     (result,) = scores[0]["grey"]["shots"].values()
     assert list(scores[0]["grey"]["shots"]) == ["30"]
     assert scores[0]["grey"]["chance"] == 0.5
     assert result["num_questions"] == 12
     assert result["score"] == 1
-    lines = [(tmp_path / run / "predictions" / "grey-30shot.jsonl").read_text() for run in ("one", "two")]
+    lines = [
+        (tmp_path / run / "predictions" / "grey-30shot.jsonl").read_text()
+        for run in ("one", "two")
+    ]
     assert lines[0] == lines[1]
     assert lines[0].count("\n") == 12
 

@@ -1,4 +1,5 @@
-"""Shots that are retrieved by their pictures: the right ones, through the command line, and what is refused."""
+"""Shots that are retrieved by their pictures: the right ones, through the command line,
+and what is refused."""
 
 import io
 import json
@@ -43,7 +44,10 @@ TRAIN = [
     ("the very question", plain(200, 40, 40)),
     ("dark red", plain(120, 0, 0)),
     ("orange", plain(250, 120, 0)),
-    ("orange too", plain(250, 120, 0)),  # the same picture: the earlier record is nearer
+    (
+        "orange too",
+        plain(250, 120, 0),
+    ),  # the same picture: the earlier record is nearer
     ("blue", plain(0, 0, 250)),
 ]
 TEST = [("reddish", plain(200, 40, 40)), ("greenish", plain(30, 200, 0))]
@@ -58,7 +62,11 @@ class Colours(Benchmark):
         return TRAIN if split == "train" else TEST
 
     def question(self, record: tuple[str, bytes]) -> Question:
-        return Question(Document((Image(record[1], 8, 8), Text(" colour:"))), (record[0],), record[0])
+        return Question(
+            Document((Image(record[1], 8, 8), Text(" colour:"))),
+            (record[0],),
+            record[0],
+        )
 
     def picture_name(self, record: tuple[str, bytes]) -> bytes:
         return record[1]
@@ -74,27 +82,46 @@ class MeanColour(Encoder):
 
     def pooled(self, images: Any) -> torch.Tensor:
         self.seen += len(images)
-        pixels = [np.asarray(Pillow.open(io.BytesIO(image.data)), dtype=np.float32) for image in images]
-        return torch.nn.functional.normalize(torch.tensor(np.stack([each.mean((0, 1)) for each in pixels])), dim=-1)
+        pixels = [
+            np.asarray(Pillow.open(io.BytesIO(image.data)), dtype=np.float32)
+            for image in images
+        ]
+        return torch.nn.functional.normalize(
+            torch.tensor(np.stack([each.mean((0, 1)) for each in pixels])), dim=-1
+        )
 
 
 def names(benchmark: Benchmark, number: int, num_shots: int) -> list[str]:
-    shots = benchmark.shots(benchmark.question(benchmark.test[number]), number, num_shots)
+    shots = benchmark.shots(
+        benchmark.question(benchmark.test[number]), number, num_shots
+    )
     return [shot.text.removeprefix("<image> colour: ").strip() for shot in shots]
 
 
 def test_the_nearest_pictures_are_shown_the_nearest_last() -> None:
-    benchmark, encoder, told = Colours.Config(retrieval="runs/clip").build(), MeanColour(), []
+    benchmark = Colours.Config(retrieval="runs/clip").build()
+    encoder = MeanColour()
+    told = []
     benchmark.rices = Rices(lambda: encoder, "v1")
     benchmark.prepare(2, lambda seen, total: told.append((seen, total)))
-    assert names(benchmark, 0, 4) == ["orange too", "orange", "dark red", "red"]  # not the question's own picture
+    assert names(benchmark, 0, 4) == [
+        "orange too",
+        "orange",
+        "dark red",
+        "red",
+    ]  # not the question's own picture
     assert names(benchmark, 0, 2) == ["dark red", "red"]
     assert names(benchmark, 1, 1) == ["green"]
     assert set(names(benchmark, 0, 6)[:2]) == {"blue", "green"}
-    with pytest.raises(ConfigError, match="7 shots asked for, but 6 train records fit reddish"):
+    with pytest.raises(
+        ConfigError, match="7 shots asked for, but 6 train records fit reddish"
+    ):
         names(benchmark, 0, 7)
     benchmark.prepare(4, lambda seen, total: told.append((seen, total)))
-    assert (encoder.seen, told[-1]) == (8, (8, 8))  # each picture once; two train records share one
+    assert (encoder.seen, told[-1]) == (
+        8,
+        (8, 8),
+    )  # each picture once; two train records share one
 
 
 def run_folder(folder: Path, model: Any) -> Path:
@@ -108,28 +135,41 @@ def run_folder(folder: Path, model: Any) -> Path:
 
 
 VIT = ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2)
-WRITER = LanguageModel.Config(decoder=Decoder.Config(depth=1, dim=16, num_heads=2, hidden_dim=16))
+WRITER = LanguageModel.Config(
+    decoder=Decoder.Config(depth=1, dim=16, num_heads=2, hidden_dim=16)
+)
 
 
 def write_captions(folder: Path) -> None:
-    """Six train pictures, and two test pictures that are the train pictures 3 and 5 with a little noise."""
+    """Six train pictures, and two test pictures that are the train pictures 3 and 5
+    with a little noise."""
     rng = np.random.default_rng(0)
     pixels = {f"train{i}.png": rng.integers(20, 230, (8, 8, 3)) for i in range(6)}
-    pixels |= {f"test{i}.png": pixels[f"train{i}.png"] + rng.integers(-3, 4, (8, 8, 3)) for i in (3, 5)}
+    pixels |= {
+        f"test{i}.png": pixels[f"train{i}.png"] + rng.integers(-3, 4, (8, 8, 3))
+        for i in (3, 5)
+    }
     (folder / "pictures").mkdir()
     for name, made in pixels.items():
         Pillow.fromarray(made.astype(np.uint8)).save(folder / "pictures" / name)
     for split, numbers in (("train", range(6)), ("test", (3, 5))):
         images = [{"id": i, "file_name": f"{split}{i}.png"} for i in numbers]
         captions = [{"image_id": i, "id": i, "caption": f"number {i}"} for i in numbers]
-        (folder / f"{split}.json").write_text(json.dumps({"images": images, "annotations": captions}))
+        (folder / f"{split}.json").write_text(
+            json.dumps({"images": images, "annotations": captions})
+        )
 
 
-def test_shots_are_retrieved_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shots_are_retrieved_through_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_captions(tmp_path)
     decoder = Decoder.Config(depth=1, dim=32, num_heads=2, hidden_dim=48)
-    model = MM1.Config(encoder=VIT, connector=AveragePool.Config(num_tokens=4), decoder=decoder)
-    run, vit = run_folder(tmp_path / "run", model), run_folder(tmp_path / "vit", Features.Config(encoder=VIT))
+    model = MM1.Config(
+        encoder=VIT, connector=AveragePool.Config(num_tokens=4), decoder=decoder
+    )
+    run = run_folder(tmp_path / "run", model)
+    vit = run_folder(tmp_path / "vit", Features.Config(encoder=VIT))
     options = {
         "annotations": tmp_path / "test.json",
         "images": tmp_path / "pictures",
@@ -138,36 +178,67 @@ def test_shots_are_retrieved_through_the_command_line(tmp_path: Path, monkeypatc
         "shots": "[2]",
         "max_tokens": 2,
     }
-    overrides = [f"benchmarks.captions.{name}={value}" for name, value in options.items()]
-    command = ["mm1", "eval", str(run), "benchmarks.captions=mm1.eval.benchmarks.coco:Coco", *overrides]
+    overrides = [
+        f"benchmarks.captions.{name}={value}" for name, value in options.items()
+    ]
+    command = [
+        "mm1",
+        "eval",
+        str(run),
+        "benchmarks.captions=mm1.eval.benchmarks.coco:Coco",
+        *overrides,
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0
-    lines = [json.loads(line) for line in (run / "predictions" / "captions-2shot.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (
+            (run / "predictions" / "captions-2shot.jsonl").read_text().splitlines()
+        )
+    ]
 
     loaded, renderer, _ = load_model(vit, torch.device("cpu"))
     encoder = Encoder(loaded, renderer, torch.device("cpu"))
 
     def feature(name: str) -> torch.Tensor:
-        return encoder.pooled([Image((tmp_path / "pictures" / name).read_bytes(), 8, 8)])[0]
+        return encoder.pooled(
+            [Image((tmp_path / "pictures" / name).read_bytes(), 8, 8)]
+        )[0]
 
     train = torch.stack([feature(f"train{i}.png") for i in range(6)])
     for i, line in zip((3, 5), lines, strict=True):
-        near, second = (train @ feature(f"test{i}.png")).argsort(descending=True)[:2].tolist()
+        near, second = (
+            (train @ feature(f"test{i}.png")).argsort(descending=True)[:2].tolist()
+        )
         assert near == i
-        assert line["prompt"] == f"<image>A photo of number {second}\n<image>A photo of number {i}\n<image>A photo of"
+        assert (
+            line["prompt"]
+            == f"<image>A photo of number {second}\n<image>A photo of number"
+            f" {i}\n<image>A photo of"
+        )
 
 
 def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
     text = run_folder(tmp_path / "text", WRITER)
-    with pytest.raises(ConfigError, match=r"retrieval=.*text is a run of LanguageModel, which gives no feat"):
+    with pytest.raises(
+        ConfigError,
+        match=r"retrieval=.*text is a run of LanguageModel, which gives no feat",
+    ):
         Coco.Config(retrieval=str(text)).build().check(WRITER.build(vocab_size=40))
-    with pytest.raises(ConfigError, match="draws=2, but shots that retrieval=runs/clip finds are not drawn"):
+    with pytest.raises(
+        ConfigError,
+        match="draws=2, but shots that retrieval=runs/clip finds are not drawn",
+    ):
         Colours.Config(retrieval="runs/clip", draws=2).build()
-    with pytest.raises(ConfigError, match="draws, retrieval, same_shots and chat do not go"):
+    with pytest.raises(
+        ConfigError, match="draws, retrieval, same_shots and chat do not go"
+    ):
         Miniature.Config(task="new labels", retrieval="runs/clip").build()
     fact = Miniature.Config(task="fact", retrieval="runs/clip").build()
     fact.rices = Rices(MeanColour, "v1")  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="retrieval=runs/clip: 0 has no picture that others are like"):
+    with pytest.raises(
+        ConfigError, match="retrieval=runs/clip: 0 has no picture that others are like"
+    ):
         fact.prepare(1, lambda seen, total: None)  # type: ignore[attr-defined]

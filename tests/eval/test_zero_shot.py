@@ -1,4 +1,5 @@
-"""Zero-shot classification: the nearest text is the class; over folders of classes and the miniature world."""
+"""Zero-shot classification: the nearest text is the class; over folders of classes and
+the miniature world."""
 
 import json
 from collections.abc import Sequence
@@ -44,19 +45,32 @@ def clip_encoder(folder: Path) -> Encoder:
 
 
 class Oracle(Encoder):
-    """Texts point along the axis of their class, whatever the template but "not"; pictures of 3 are all seen as foxes.
+    """Texts point along the axis of their class, whatever the template but "not";
+    pictures of 3 are all seen as foxes.
 
-    Picture n of `folders` is of class n % 6; picture 1 is seen between its own class and the next.
+    Picture n of `folders` is of class n % 6; picture 1 is seen between its own class
+    and the next.
     """
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         axes = torch.eye(len(CLASSES))
-        return torch.stack([axes[[c in t for c in CLASSES].index(True)].roll(3 * ("not" in t)) for t in texts])
+        return torch.stack(
+            [
+                axes[[c in t for c in CLASSES].index(True)].roll(3 * ("not" in t))
+                for t in texts
+            ]
+        )
 
     def images(self, images: Sequence[Any]) -> torch.Tensor:
-        axes, known = torch.eye(len(CLASSES)), [tiny.picture(n).data for n in range(12)]
+        axes = torch.eye(len(CLASSES))
+        known = [tiny.picture(n).data for n in range(12)]
         numbers = [known.index(image.data) for image in images]
-        seen = torch.stack([axes[5 if n % 6 == 3 else n % 6] + 0.9 * axes[(n + 1) % 6] * (n == 1) for n in numbers])
+        seen = torch.stack(
+            [
+                axes[5 if n % 6 == 3 else n % 6] + 0.9 * axes[(n + 1) % 6] * (n == 1)
+                for n in numbers
+            ]
+        )
         return F.normalize(seen, dim=-1)
 
 
@@ -75,48 +89,79 @@ def asked(root: Path, **options: Any) -> ZeroShot:
 
 
 def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
-    """12 pictures, of which the two of dogs are seen as foxes: top-1 is 10 of 12; among five, dogs are found or not."""
+    """12 pictures, of which the two of dogs are seen as foxes: top-1 is 10 of 12; among
+    five, dogs are found or not."""
     base = clip_encoder(tmp_path)
     oracle = Oracle(base.model, base.renderer, base.device)
-    scores = evaluate(oracle, {"zoo": asked(folders(tmp_path / "zoo"))}, (0, 8), tmp_path, version="v")
-    assert (scores["zoo"]["metric"], scores["zoo"]["chance"]) == ("zero-shot accuracy", 1 / 6)
-    assert list(scores["zoo"]["shots"]) == ["0"]  # no demonstrations, whatever the run asks
+    scores = evaluate(
+        oracle, {"zoo": asked(folders(tmp_path / "zoo"))}, (0, 8), tmp_path, version="v"
+    )
+    assert (scores["zoo"]["metric"], scores["zoo"]["chance"]) == (
+        "zero-shot accuracy",
+        1 / 6,
+    )
+    assert list(scores["zoo"]["shots"]) == [
+        "0"
+    ]  # no demonstrations, whatever the run asks
     found = scores["zoo"]["shots"]["0"]
     assert (found["score"], found["num_questions"]) == (10 / 12, 12)
-    lines = [json.loads(line) for line in (tmp_path / "predictions" / "zoo-0shot.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (
+            (tmp_path / "predictions" / "zoo-0shot.jsonl").read_text().splitlines()
+        )
+    ]
     assert found["top5"] == sum(line["top5"] for line in lines) / 12 >= found["score"]
-    assert [line["id"] for line in lines[:3]] == ["ant/00.PNG", "ant/06.PNG", "bee/01.PNG"]
+    assert [line["id"] for line in lines[:3]] == [
+        "ant/00.PNG",
+        "ant/06.PNG",
+        "bee/01.PNG",
+    ]
     assert lines[2]["answers"] == ["bee"]
     assert lines[2]["prompt"] == "<image> a photo of a {}."
-    wrong = [(line["answers"], line["prediction"]) for line in lines if not line["score"]]
+    wrong = [
+        (line["answers"], line["prediction"]) for line in lines if not line["score"]
+    ]
     assert wrong == [(["dog"], "fox")] * 2
     assert (tmp_path / lines[0]["pictures"][0]).is_file()
 
 
 def test_top_five_of_five_classes_is_not_reported(tmp_path: Path) -> None:
-    base, benchmark = clip_encoder(tmp_path), asked(folders(tmp_path / "zoo", num_classes=5))
+    base = clip_encoder(tmp_path)
+    benchmark = asked(folders(tmp_path / "zoo", num_classes=5))
     oracle = Oracle(base.model, base.renderer, base.device)
-    result = evaluate(oracle, {"zoo": benchmark}, (0,), tmp_path, version="v")["zoo"]["shots"]["0"]
+    result = evaluate(oracle, {"zoo": benchmark}, (0,), tmp_path, version="v")["zoo"][
+        "shots"
+    ]["0"]
     assert "top5" not in result
 
 
 def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
     """Three templates against one that speaks of another class: the majority wins."""
-    base, root = clip_encoder(tmp_path), folders(tmp_path / "zoo")
+    base = clip_encoder(tmp_path)
+    root = folders(tmp_path / "zoo")
     oracle = Oracle(base.model, base.renderer, base.device)
-    for templates, right in ((("a {}", "the {}", "not a {}"), 10), (("a {}", "not a {}", "not the {}"), 0)):
+    for templates, right in (
+        (("a {}", "the {}", "not a {}"), 10),
+        (("a {}", "not a {}", "not the {}"), 0),
+    ):
         lines = asked(root, templates=templates).ask(oracle, 0, lambda _: None)
         assert sum(line["score"] for line in lines) == right
 
 
-def test_features_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_do_not_depend_on_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Matrix products of other sizes sum in another order: worst measured 9e-8."""
-    asked_of, pictures = clip_encoder(tmp_path), [tiny.picture(n) for n in range(5)]
+    asked_of = clip_encoder(tmp_path)
+    pictures = [tiny.picture(n) for n in range(5)]
     texts = ["red dog", "a", "blue cat sun question answer two three green red", ""]
     whole = asked_of.images(pictures), asked_of.texts(texts)
     monkeypatch.setattr(encoder, "TEXTS_PER_BATCH", 1)
     monkeypatch.setattr(encoder, "IMAGES_PER_BATCH", {"cpu": 2})
-    for together, apart in zip(whole, (asked_of.images(pictures), asked_of.texts(texts)), strict=True):
+    for together, apart in zip(
+        whole, (asked_of.images(pictures), asked_of.texts(texts)), strict=True
+    ):
         torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)
         torch.testing.assert_close(apart.norm(dim=-1), torch.ones(len(apart)))
     assert [len(batch) for batch in asked_of.patches(pictures)] == [2, 2, 1]
@@ -125,17 +170,23 @@ def test_features_do_not_depend_on_the_batches(tmp_path: Path, monkeypatch: pyte
 def test_a_text_is_read_as_a_caption_is(tmp_path: Path) -> None:
     """Padded to the full length or not: worst measured 4e-7."""
     asked_of = clip_encoder(tmp_path)
-    tokenizer, model = asked_of.renderer.tokenizer, asked_of.model
+    tokenizer = asked_of.renderer.tokenizer
+    model = asked_of.model
     assert isinstance(model, CLIP)
     ids = [*tokenizer.encode("red cat"), tokenizer.end]
     wanted = model.encode_texts(torch.tensor([ids]), torch.tensor([len(ids)]))
-    torch.testing.assert_close(asked_of.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6)
+    torch.testing.assert_close(
+        asked_of.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6
+    )
 
 
 def test_names_of_folders_can_be_given(tmp_path: Path) -> None:
-    root, names = folders(tmp_path / "zoo"), tmp_path / "names.json"
+    root = folders(tmp_path / "zoo")
+    names = tmp_path / "names.json"
     names.write_text(json.dumps({c: f"the {c}" for c in CLASSES}))
-    assert Folders.Config(test=str(root), names=str(names)).build().names == [f"the {c}" for c in CLASSES]
+    assert Folders.Config(test=str(root), names=str(names)).build().names == [
+        f"the {c}" for c in CLASSES
+    ]
     (root / "sea_lion").mkdir()
     assert Folders.Config(test=str(root)).build().names[-1] == "sea lion"
     with pytest.raises(ValueError, match="lacks sea_lion"):
@@ -146,7 +197,9 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     root = folders(tmp_path / "zoo")
     with pytest.raises(ConfigError, match=r"data\.test is empty: name a folder"):
         _ = ZeroShot.Config().build().test
-    with pytest.raises(FileNotFoundError, match=r"data\.test: there is no folder .*/zo$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data\.test: there is no folder .*/zo$"
+    ):
         _ = asked(tmp_path / "zo").test
     with pytest.raises(ConfigError, match="holds 0 folders; at least two classes"):
         _ = asked(root / "ant").test
@@ -154,26 +207,49 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
         (tmp_path / "empty" / name).mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"no folder of .*empty holds a picture"):
         _ = asked(tmp_path / "empty").test
-    with pytest.raises(ConfigError, match=r"data\.train and data\.test differ in the classes a, ant"):
-        Folders.Config(test=str(root), train=str(tmp_path / "empty")).build().records("train")
+    with pytest.raises(
+        ConfigError, match=r"data\.train and data\.test differ in the classes a, ant"
+    ):
+        Folders.Config(test=str(root), train=str(tmp_path / "empty")).build().records(
+            "train"
+        )
     (root / "bee" / "00.jpg").write_bytes(b"no picture")
     data = Folders.Config(test=str(root)).build()
     with pytest.raises(ImageError, match=r"bee/00\.jpg"):
         [data.labelled(record) for record in data.records("test")]
 
 
-@pytest.mark.parametrize(("templates", "words"), [((), "templates is empty"), (("a cat",), "'a cat' needs one {}")])
-def test_templates_have_a_place_for_the_name(templates: tuple[str, ...], words: str) -> None:
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [((), "templates is empty"), (("a cat",), "'a cat' needs one {}")],
+)
+def test_templates_have_a_place_for_the_name(
+    templates: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         ZeroShot.Config(templates=templates).build()
 
 
 def test_an_exam_says_which_model_it_asks(tmp_path: Path) -> None:
-    clip, language_model = clip_encoder(tmp_path), tiny.predictor(tmp_path)
-    with pytest.raises(ConfigError, match="Miniature asks a language model; a run of CLIP trains none"):
-        evaluate(clip, {"digit": Miniature.Config().build()}, (0,), tmp_path, version="v")
-    with pytest.raises(ConfigError, match=r"ZeroShot asks an encoder .* captions; a run of MM1 trains none"):
-        evaluate(language_model, {"zoo": asked(folders(tmp_path / "zoo"))}, (0,), tmp_path, version="v")
+    clip = clip_encoder(tmp_path)
+    language_model = tiny.predictor(tmp_path)
+    with pytest.raises(
+        ConfigError, match="Miniature asks a language model; a run of CLIP trains none"
+    ):
+        evaluate(
+            clip, {"digit": Miniature.Config().build()}, (0,), tmp_path, version="v"
+        )
+    with pytest.raises(
+        ConfigError,
+        match=r"ZeroShot asks an encoder .* captions; a run of MM1 trains none",
+    ):
+        evaluate(
+            language_model,
+            {"zoo": asked(folders(tmp_path / "zoo"))},
+            (0,),
+            tmp_path,
+            version="v",
+        )
 
 
 def every_data_set() -> list[type[Classes]]:
@@ -184,15 +260,21 @@ def test_every_data_set_is_text_and_back() -> None:
     assert {MiniatureClasses, Folders} <= set(every_data_set())
     for data in every_data_set():
         config = ZeroShot.Config(data=data.Config())
-        assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+        assert (
+            configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+        )
 
 
 def test_the_miniature_worlds_classes_are_a_tasks_answers() -> None:
     data = MiniatureClasses.Config(task="shape", num_test=9, num_train=5).build()
     assert list(data.names) == ["circle", "square", "triangle", "cross", "ring"]
-    test, train = ([data.labelled(r) for r in data.records(split)] for split in ("test", "train"))
+    test, train = (
+        [data.labelled(r) for r in data.records(split)] for split in ("test", "train")
+    )
     assert (len(test), len(train)) == (9, 5)
-    assert all(isinstance(each, Labelled) and 0 <= each.label < 5 for each in test + train)
+    assert all(
+        isinstance(each, Labelled) and 0 <= each.label < 5 for each in test + train
+    )
     assert not {each.image.data for each in test} & {each.image.data for each in train}
     with pytest.raises(ConfigError, match="no task 'shapes'; did you mean 'shape'"):
         MiniatureClasses.Config(task="shapes").build()

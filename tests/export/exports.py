@@ -1,4 +1,5 @@
-"""Small MM1 runs with random weights, and what they say: what the tests of exports compare with."""
+"""Small MM1 runs with random weights, and what they say: what the tests of exports
+compare with."""
 
 import io
 import json
@@ -33,14 +34,17 @@ from mm1.runs.folder import load_model, write_weights
 from mm1.train.trainer import Trainer
 
 SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]
-"""Width and height of the pictures in prompts: some are larger than twice the encoder's 32 pixels."""
+"""Width and height of the pictures in prompts: some are larger than twice the encoder's
+32 pixels."""
 
 
 def model() -> MM1.Config:
     return MM1.Config(
         encoder=ViT.Config(image_size=32, patch_size=8, depth=2, dim=32, num_heads=4),
         connector=CAbstractor.Config(num_tokens=4, dim=16, depth=1),
-        decoder=Decoder.Config(depth=2, dim=64, num_heads=4, num_kv_heads=2, hidden_dim=96, qk_norm="head"),
+        decoder=Decoder.Config(
+            depth=2, dim=64, num_heads=4, num_kv_heads=2, hidden_dim=96, qk_norm="head"
+        ),
     )
 
 
@@ -49,30 +53,52 @@ def loader(**options: Any) -> PackedLoader.Config:
 
 
 def make_run(
-    folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe", seed: int = 0
+    folder: Path,
+    config: MM1.Config,
+    loader: PackedLoader.Config,
+    *,
+    kind: str = "bpe",
+    seed: int = 0,
 ) -> Trainer.Config:
-    """A finished run with weights from a seed, shaken so that its answers depend on what it is asked."""
+    """A finished run with weights from a seed, shaken so that its answers depend on
+    what it is asked."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
+    tokenizer = (
+        foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
+    )
     run = Trainer.Config(model=config, loader=loader, precision="fp32", steps=1)
     torch.manual_seed(seed)
     built = config.build(vocab_size=tokenizer.vocab_size)
     with torch.no_grad():
         for parameter in built.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.3 * parameter.std(correction=0).clamp(min=0.05) * torch.randn_like(parameter))
+                parameter.add_(
+                    0.3
+                    * parameter.std(correction=0).clamp(min=0.05)
+                    * torch.randn_like(parameter)
+                )
     write_weights(folder, built.state_dict())
     write_json(folder / "config.json", configs.to_json(run))
-    params = {name: sum(p.numel() for p in part.parameters()) for name, part in built.parts().items()}
+    params = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in built.parts().items()
+    }
     write_json(
-        folder / "summary.json", {"model": configs.path_of(config), "params": params, "data": {}, "finished": True}
+        folder / "summary.json",
+        {
+            "model": configs.path_of(config),
+            "params": params,
+            "data": {},
+            "finished": True,
+        },
     )
     tokenizer.save(folder)
     return run
 
 
 def foreign_tokenizer(folder: Path) -> Tokenizer:
-    """As imports bring them: a token to begin with, an end of another name, rows without a token."""
+    """As imports bring them: a token to begin with, an end of another name, rows
+    without a token."""
     tiny.tokenizer(folder)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens(["<s>", "</s>"])
@@ -89,8 +115,14 @@ def picture(number: int, folder: Path, kind: str = "PNG") -> Path:
     width, height = SIDES[number % len(SIDES)]
     generator = torch.Generator().manual_seed(number)
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
-    pixels = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
-    pixels = (pixels * 230 + 25 * torch.rand(3, height, width, generator=generator)).byte().permute(1, 2, 0)
+    pixels = torch.nn.functional.interpolate(
+        coarse, size=(height, width), mode="bilinear"
+    )[0]
+    pixels = (
+        (pixels * 230 + 25 * torch.rand(3, height, width, generator=generator))
+        .byte()
+        .permute(1, 2, 0)
+    )
     path = folder / f"{number}.{kind.lower()}"
     Pillow.fromarray(pixels.numpy()).save(path, kind)
     return path
@@ -121,28 +153,45 @@ def document(text: str, pictures: list[Path]) -> Document:
 
 def predictor(run: Path, **changes: Any) -> Predictor:
     model, renderer, _ = load_model(run, torch.device("cpu"))
-    return Predictor(model, replace(renderer, **changes) if changes else renderer, torch.device("cpu"))
+    return Predictor(
+        model,
+        replace(renderer, **changes) if changes else renderer,
+        torch.device("cpu"),
+    )
 
 
 @torch.no_grad()
 def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of a prompt, its views as the encoder sees them, and the logits after each token."""
+    """Tokens of a prompt, its views as the encoder sees them, and the logits after each
+    token."""
     sequence = asked.renderer(document, end=False)
     batch = collate([[Span.whole(sequence)]], asked.renderer)
     model: Any = asked.model
-    hidden = model.decoder(model.inputs(batch), batch.positions, Isolated(batch.cu_seqlens, batch.max_seqlen))
-    scale, shift = model.encoder.get_buffer("scale"), model.encoder.get_buffer("shift")
+    hidden = model.decoder(
+        model.inputs(batch),
+        batch.positions,
+        Isolated(batch.cu_seqlens, batch.max_seqlen),
+    )
+    scale = model.encoder.get_buffer("scale")
+    shift = model.encoder.get_buffer("shift")
     views = torch.addcmul(shift, batch.images.float(), scale)
-    return batch.tokens, views[: len(views) if sequence.images else 0], hidden @ model.decoder.head.T
+    return (
+        batch.tokens,
+        views[: len(views) if sequence.images else 0],
+        hidden @ model.decoder.head.T,
+    )
 
 
 MAX_TOKENS = 8
 
 TOLERANCE = 2e-5
-"""Of logits of about unit size: fp32 sums in other orders (fused attention there, plain here). Worst measured: 9e-6."""
+"""Of logits of about unit size: fp32 sums in other orders (fused attention there, plain
+here). Worst measured: 9e-6."""
 
 
-def export(folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe") -> None:
+def export(
+    folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe"
+) -> None:
     """A run in `run`, its export in `hf`."""
     make_run(folder / "run", config, loader, kind=kind)
     export_run(folder / "run", folder / "hf")
@@ -152,15 +201,25 @@ def ask(folder: Path, python: Path) -> dict[str, Any]:
     """What `open_export.py` says of the export, by another Python, in `out`."""
     (folder / "out").mkdir()
     paths = [folder / "hf", request(folder), folder / "out"]
-    places = {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([python, "-I", Path(__file__).parent / "open_export.py", *paths], check=True, env=places)
+    places = {
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    subprocess.run(
+        [python, "-I", Path(__file__).parent / "open_export.py", *paths],
+        check=True,
+        env=places,
+    )
     return json.loads((folder / "out" / "answers.json").read_text())
 
 
 def compare(folder: Path) -> None:
     """Tokens, pixels, logits and answers that lie in `out` with those of the run."""
-    asked, said = predictor(folder / "run"), json.loads((folder / "out" / "answers.json").read_text())
-    found, documents = load_file(folder / "out" / "tensors.safetensors"), [document(*p) for p in prompts(folder)]
+    asked = predictor(folder / "run")
+    said = json.loads((folder / "out" / "answers.json").read_text())
+    found = load_file(folder / "out" / "tensors.safetensors")
+    documents = [document(*p) for p in prompts(folder)]
     alone = [asked.generate([each], max_tokens=MAX_TOKENS)[0] for each in documents]
     assert len(set(alone)) > 1
     assert said["texts"] == [[text] for text in alone] + [alone]
@@ -168,7 +227,10 @@ def compare(folder: Path) -> None:
     for number, each in enumerate(documents):
         tokens, pixels, ours = logits(asked, each)
         assert torch.equal(found[f"{number}.input_ids"][0], tokens)
-        for theirs in (found[f"{number}.logits"][0], found["3.logits"][number, -len(tokens) :]):
+        for theirs in (
+            found[f"{number}.logits"][0],
+            found["3.logits"][number, -len(tokens) :],
+        ):
             torch.testing.assert_close(theirs, ours, atol=TOLERANCE, rtol=0)
         if each.images:
             assert torch.equal(found[f"{number}.pixel_values"], pixels)
@@ -178,16 +240,28 @@ def compare(folder: Path) -> None:
 
 def request(folder: Path) -> Path:
     """For `open_export.py`: each prompt alone, then all of them in one batch."""
-    made = [(text, [str(path) for path in pictures]) for text, pictures in prompts(folder)]
+    made = [
+        (text, [str(path) for path in pictures]) for text, pictures in prompts(folder)
+    ]
     batches = [{"texts": [text], "images": pictures} for text, pictures in made]
-    batches.append({"texts": [text for text, _ in made], "images": [p for _, pictures in made for p in pictures]})
+    batches.append(
+        {
+            "texts": [text for text, _ in made],
+            "images": [p for _, pictures in made for p in pictures],
+        }
+    )
     path = folder / "request.json"
     path.write_text(json.dumps({"batches": batches, "max_tokens": MAX_TOKENS}))
     return path
 
 
 @pytest.fixture
-def modules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of exports lands in a folder of this session, not in the user's cache."""
+def modules(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of exports lands in a folder of this session, not in the user's
+    cache."""
     folder = tmp_path_factory.getbasetemp() / "modules"
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder)
+    )

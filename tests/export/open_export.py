@@ -1,8 +1,10 @@
-"""Opens an exported folder as a user does who has no mm1, and writes down what it says. Runs alone, in any environment:
+"""Opens an exported folder as a user does who has no mm1, and writes down what it says.
+Runs alone, in any environment:
 
     python -I open_export.py EXPORT REQUEST.json OUT
 
-The request names texts with their pictures; OUT gets `answers.json` and `tensors.safetensors`.
+The request names texts with their pictures; OUT gets `answers.json` and
+`tensors.safetensors`.
 """
 
 import json
@@ -29,12 +31,17 @@ def open_and_ask(folder: str, request: str, out: str) -> None:
 
     asked = json.loads(Path(request).read_text())
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-    tensors, answers = {}, {"version": transformers.__version__, "texts": []}
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, trust_remote_code=True, dtype=torch.float32
+    ).eval()
+    tensors = {}
+    answers = {"version": transformers.__version__, "texts": []}
 
     def answer(inputs: Any) -> list[str]:
         tokens = model.generate(**inputs, max_new_tokens=asked["max_tokens"])
-        return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return processor.batch_decode(
+            tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
 
     with torch.no_grad():
         for number, batch in enumerate(asked["batches"]):

@@ -1,4 +1,5 @@
-"""Published encoders that are damaged, or have what ours have not: an error names the tensor or the option."""
+"""Published encoders that are damaged, or have what ours have not: an error names the
+tensor or the option."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +20,13 @@ from mm1.runs.folder import load_model
 State = dict[str, torch.Tensor]
 
 
-def refused(folder: Path, named: str, *, error: type[Exception] = UserError, pickle: bool = False) -> None:
+def refused(
+    folder: Path,
+    named: str,
+    *,
+    error: type[Exception] = UserError,
+    pickle: bool = False,
+) -> None:
     with pytest.raises(error, match=named):
         import_model(str(folder), folder.with_name("run"), pickle=pickle)
     assert not folder.with_name("run").exists()
@@ -50,9 +57,21 @@ def infinite(state: State) -> None:
     [
         (without, r"missing encoder\.layers\.1\.mlp\.fc1\.weight"),
         (added, r"not known to this family encoder\.layers\.1\.adapter\.weight"),
-        (narrower, r"encoder\.layers\.1\.mlp\.fc1\.weight is \[39, 24\], the config asks for \[40, 24\]"),
-        (other_grid, r"position_embedding\.weight is \[17, 24\], the config asks for \[10, 24\]"),
-        (infinite, r"1 numbers of embeddings\.patch_embedding\.weight are NaN or infinite"),
+        (
+            narrower,
+            (
+                r"encoder\.layers\.1\.mlp\.fc1\.weight is \[39, 24\], the config asks"
+                r" for \[40, 24\]"
+            ),
+        ),
+        (
+            other_grid,
+            r"position_embedding\.weight is \[17, 24\], the config asks for \[10, 24\]",
+        ),
+        (
+            infinite,
+            r"1 numbers of embeddings\.patch_embedding\.weight are NaN or infinite",
+        ),
     ],
 )
 def test_weights(damage: Callable[[State], None], named: str, tmp_path: Path) -> None:
@@ -67,13 +86,31 @@ def test_weights(damage: Callable[[State], None], named: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"hidden_act": "relu"}, 'hidden_act is "relu"; only gelu, quick_gelu, gelu_pytorch_tanh can be imported'),
+        (
+            {"hidden_act": "relu"},
+            (
+                'hidden_act is "relu"; only gelu, quick_gelu, gelu_pytorch_tanh can be'
+                " imported"
+            ),
+        ),
         ({"num_channels": 1}, "num_channels is 1"),
-        ({"patch_size": 5}, r"patch_embedding\.weight is .* the config asks for \[24, 3, 5, 5\]"),
+        (
+            {"patch_size": 5},
+            r"patch_embedding\.weight is .* the config asks for \[24, 3, 5, 5\]",
+        ),
         ({"image_size": [12, 12, 3]}, "image_size is .* height and width"),
         ({"window_size": 7}, "window_size = 7"),
-        ({"model_type": "siglip2_vision_model"}, "NaFlex.*take a checkpoint of one fixed resolution"),
-        ({"model_type": "clip_vision"}, "model_type 'clip_vision' is not known here; did you mean 'clip_vision_model'"),
+        (
+            {"model_type": "siglip2_vision_model"},
+            "NaFlex.*take a checkpoint of one fixed resolution",
+        ),
+        (
+            {"model_type": "clip_vision"},
+            (
+                "model_type 'clip_vision' is not known here; did you mean"
+                " 'clip_vision_model'"
+            ),
+        ),
     ],
 )
 def test_options(options: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -88,9 +125,14 @@ def write_open_clip(folder: Path, **vision: Any) -> State:
     found = recorded("open_clip_openai")
     folder.mkdir()
     tokenizer(folder, "word")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "pad_token": "<pad>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<end>", "pad_token": "<pad>"})
+    )
     model = found.facts["config"]
-    config = {"model_cfg": model | {"vision_cfg": model["vision_cfg"] | vision}, "preprocess_cfg": {}}
+    config = {
+        "model_cfg": model | {"vision_cfg": model["vision_cfg"] | vision},
+        "preprocess_cfg": {},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return found.state
 
@@ -98,20 +140,29 @@ def write_open_clip(folder: Path, **vision: Any) -> State:
 @pytest.mark.parametrize(
     ("vision", "named"),
     [
-        ({"timm_model_name": "vit_base_patch16_siglip_224"}, "timm_model_name .* transformers' format"),
+        (
+            {"timm_model_name": "vit_base_patch16_siglip_224"},
+            "timm_model_name .* transformers' format",
+        ),
         ({"final_ln_after_pool": True}, "final_ln_after_pool is true"),
         ({"pos_embed_type": "sin_cos_2d"}, "pos_embed_type"),
         ({"pool_type": "last"}, "pool_type"),
         ({"rope": True}, "rope = true"),
     ],
 )
-def test_options_of_open_clip(vision: dict[str, Any], named: str, tmp_path: Path) -> None:
-    save_file(write_open_clip(tmp_path / "published", **vision), tmp_path / "published/model.safetensors")
+def test_options_of_open_clip(
+    vision: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    save_file(
+        write_open_clip(tmp_path / "published", **vision),
+        tmp_path / "published/model.safetensors",
+    )
     refused(tmp_path / "published", named)
 
 
 def test_pickles_are_read_only_if_asked_for(tmp_path: Path) -> None:
-    """As DFN's weights come: two pickles, of which open_clip's own belongs to its config."""
+    """As DFN's weights come: two pickles, of which open_clip's own belongs to its
+    config."""
     folder = tmp_path / "published"
     state = write_open_clip(folder)
     torch.save(state, folder / "open_clip_pytorch_model.bin")
@@ -120,7 +171,8 @@ def test_pickles_are_read_only_if_asked_for(tmp_path: Path) -> None:
     import_model(str(folder), tmp_path / "run", pickle=True)
     model: Any = load_model(tmp_path / "run", torch.device("cpu"))[0]
     assert torch.equal(
-        model.encoder.blocks[0].attention.qkv.weight, state["visual.transformer.resblocks.0.attn.in_proj_weight"]
+        model.encoder.blocks[0].attention.qkv.weight,
+        state["visual.transformer.resblocks.0.attn.in_proj_weight"],
     )
 
 
@@ -134,17 +186,23 @@ def test_archives_of_torchscript_are_refused_with_the_remedy(tmp_path: Path) -> 
     folder = tmp_path / "published"
     folder.mkdir()
     with torch.jit.optimized_execution(False):
-        torch.jit.save(torch.jit.trace(_Scripted(), torch.zeros(1)), folder / "ViT-B-16.pt")
+        torch.jit.save(
+            torch.jit.trace(_Scripted(), torch.zeros(1)), folder / "ViT-B-16.pt"
+        )
     refused(folder, r"TorchScript[\s\S]*If you trust it: .*save_file", pickle=True)
 
 
 def test_openai_s_weights_without_a_config(tmp_path: Path) -> None:
-    """Their shape is read off their tensors; heads are 64 wide, so the towers here are."""
+    """Their shape is read off their tensors; heads are 64 wide, so the towers here
+    are."""
     folder = tmp_path / "published"
     state = {name: widened(tensor) for name, tensor in write_open_clip(folder).items()}
     (folder / "open_clip_config.json").unlink()
     sizes = {"input_resolution": 12, "context_length": 8, "vocab_size": 50}
-    save_file(state | {name: torch.tensor(size) for name, size in sizes.items()}, folder / "model.safetensors")
+    save_file(
+        state | {name: torch.tensor(size) for name, size in sizes.items()},
+        folder / "model.safetensors",
+    )
     import_model(str(folder), tmp_path / "run")
     model: Any = load_model(tmp_path / "run", torch.device("cpu"))[0]
     assert (model.encoder.image_size, model.encoder.config.num_heads) == ((12, 12), 1)

@@ -1,4 +1,5 @@
-"""Image encoders in and out: pictures, shapes that fit no published class, folders that are wrong."""
+"""Image encoders in and out: pictures, shapes that fit no published class, folders that
+are wrong."""
 
 import json
 from dataclasses import replace
@@ -18,7 +19,11 @@ from mm1.export.encoders.formats import encoder_format, published_clip
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
-from mm1.export.preprocessor import from_preprocess_cfg, from_preprocessor, to_preprocessor
+from mm1.export.preprocessor import (
+    from_preprocess_cfg,
+    from_preprocessor,
+    to_preprocessor,
+)
 from mm1.files import write_json
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
@@ -44,25 +49,59 @@ MEANS = {"mean": (0.1, 0.4, 0.6), "std": (0.2, 0.3, 0.25)}
     ("keys", "expected"),
     [
         ({}, {"resize": "crop", "interpolation": "bicubic"}),
-        ({"size": 12, "crop_size": 12}, {"resize": "crop", "interpolation": "bicubic"}),  # as in transformers 4.20
-        ({"size": {"height": 12, "width": 12}, "do_center_crop": False, "resample": 2}, {"interpolation": "bilinear"}),
-        ({"size": {"height": 12, "width": 12}}, {"resize": "squash"}),  # what is cut out then is all of it
-        ({"image_processor_type": "BitImageProcessor", "do_convert_rgb": True}, {"resize": "crop"}),
-        ({"do_normalize": False}, {"resize": "crop", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
+        (
+            {"size": 12, "crop_size": 12},
+            {"resize": "crop", "interpolation": "bicubic"},
+        ),  # as in transformers 4.20
+        (
+            {
+                "size": {"height": 12, "width": 12},
+                "do_center_crop": False,
+                "resample": 2,
+            },
+            {"interpolation": "bilinear"},
+        ),
+        (
+            {"size": {"height": 12, "width": 12}},
+            {"resize": "squash"},
+        ),  # what is cut out then is all of it
+        (
+            {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True},
+            {"resize": "crop"},
+        ),
+        (
+            {"do_normalize": False},
+            {"resize": "crop", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+        ),
     ],
 )
-def test_pictures_of_transformers(keys: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_pictures_of_transformers(
+    keys: dict[str, Any], expected: dict[str, Any]
+) -> None:
     found = from_preprocessor(Options(CROP | keys, HUB), (12, 12))
-    assert found.options == MEANS | {"resize": "squash", "interpolation": "bicubic"} | expected
+    assert (
+        found.options
+        == MEANS
+        | {
+            "resize": "squash",
+            "interpolation": "bicubic",
+        }
+        | expected
+    )
     assert found.notes == []
 
 
-def test_what_pictures_are_resized_to_and_the_size_of_the_table_are_told_apart() -> None:
+def test_what_pictures_are_resized_to_and_the_size_of_the_table_are_told_apart() -> (
+    None
+):
     """DINOv2: resized to 256, 224 cut out, for a table of 518."""
     keys = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     notes = from_preprocessor(Options(CROP | keys, HUB), (518, 518)).notes
     assert "resizes to 256 pixels before it cuts out 224" in notes[0]
-    assert "asks for pictures of 224 x 224 pixels, the table of positions is for 518 x 518 pixels" in notes[1]
+    assert (
+        "asks for pictures of 224 x 224 pixels, the table of positions is for 518 x 518"
+        " pixels" in notes[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,24 +110,39 @@ def test_what_pictures_are_resized_to_and_the_size_of_the_table_are_told_apart()
         ({"resample": 0}, "resample is 0; only 2 .bilinear. and 3 .bicubic."),
         ({"do_resize": False}, "do_resize is false"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
-        ({"do_center_crop": False}, r'size is {"shortest_edge": 12}; without a centre crop'),
+        (
+            {"do_center_crop": False},
+            r'size is {"shortest_edge": 12}; without a centre crop',
+        ),
         ({"size": {"longest_edge": 12}}, "size is .* with crop_size"),
         ({"do_pan_and_scan": True}, "do_pan_and_scan = true"),
-        ({"image_processor_type": "ViltImageProcessor"}, "image_processor_type is .*Vilt"),
+        (
+            {"image_processor_type": "ViltImageProcessor"},
+            "image_processor_type is .*Vilt",
+        ),
     ],
 )
-def test_pictures_that_we_cannot_prepare_so_are_an_error(keys: dict[str, Any], named: str) -> None:
+def test_pictures_that_we_cannot_prepare_so_are_an_error(
+    keys: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
         from_preprocessor(Options(CROP | keys, HUB), (12, 12))
 
 
 def test_pictures_of_open_clip() -> None:
-    dfn = {"mean": [0.1, 0.4, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bicubic", "resize_mode": "squash"}
+    dfn = {
+        "mean": [0.1, 0.4, 0.6],
+        "std": [0.2, 0.3, 0.25],
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
     assert from_preprocess_cfg(Options(dfn, HUB), (12, 12)).options == MEANS | {
         "resize": "squash",
         "interpolation": "bicubic",
     }
-    padded = from_preprocess_cfg(Options({"resize_mode": "longest", "size": 12}, HUB), (12, 12))
+    padded = from_preprocess_cfg(
+        Options({"resize_mode": "longest", "size": 12}, HUB), (12, 12)
+    )
     assert padded.options["resize"] == "pad"
     assert "the mean colour" in padded.notes[0]
     with pytest.raises(ConfigError, match="interpolation"):
@@ -115,21 +169,45 @@ CLIP_SHAPE = {"class_token": True, "pre_norm": True, "patch_bias": False}
     ("options", "name"),
     [
         ({}, "SiglipVisionModel"),
-        ({"bias": False, "patch_bias": False, "positions": "fixed"}, "SiglipVisionModel"),
+        (
+            {"bias": False, "patch_bias": False, "positions": "fixed"},
+            "SiglipVisionModel",
+        ),
         (CLIP_SHAPE, "CLIPVisionModel"),
         ({"class_token": True}, "Dinov2Model"),
-        ({"class_token": True, "num_registers": 2, "layer_scale": 0.1, "bias": False}, "Dinov2WithRegistersModel"),
         (
-            {"norm": "rms", "bias": False, "patch_norm": True, "feed_forward": "swiglu", "mlp_ratio": 2.75},
+            {
+                "class_token": True,
+                "num_registers": 2,
+                "layer_scale": 0.1,
+                "bias": False,
+            },
+            "Dinov2WithRegistersModel",
+        ),
+        (
+            {
+                "norm": "rms",
+                "bias": False,
+                "patch_norm": True,
+                "feed_forward": "swiglu",
+                "mlp_ratio": 2.75,
+            },
             "Aimv2VisionModel",
         ),
     ],
 )
-def test_the_shapes_of_our_encoders_have_a_class(options: dict[str, Any], name: str, tmp_path: Path) -> None:
-    """Opened there, with the same features; and back bit for bit, what ours lacks left out again."""
-    model = write_run(Features.Config(encoder=replace(PLAIN, **options)), tmp_path / "run")
+def test_the_shapes_of_our_encoders_have_a_class(
+    options: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    """Opened there, with the same features; and back bit for bit, what ours lacks left
+    out again."""
+    model = write_run(
+        Features.Config(encoder=replace(PLAIN, **options)), tmp_path / "run"
+    )
     export_run(tmp_path / "run", tmp_path / "out")
-    theirs, loading = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    theirs, loading = AutoModel.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
     assert type(theirs).__name__ == name
     assert not any(loading.values())
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
@@ -142,7 +220,9 @@ def test_the_shapes_of_our_encoders_have_a_class(options: dict[str, Any], name: 
         )  # two blocks summed in another order; measured at most 2e-6
     import_model(str(tmp_path / "out"), tmp_path / "again")
     assert read_config(tmp_path / "again").model == read_config(tmp_path / "run").model
-    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "run/model.safetensors").read_bytes()
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (
+        tmp_path / "run/model.safetensors"
+    ).read_bytes()
 
 
 def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
@@ -150,7 +230,10 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
     torch.manual_seed(0)
     run.mkdir()
     model = config.build(vocab_size=tokenizer(run, kind).vocab_size)
-    write_json(run / "config.json", configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)))
+    write_json(
+        run / "config.json",
+        configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)),
+    )
     write_weights(run, model.state_dict())
     return model
 
@@ -158,42 +241,75 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"patch_norm": True}, r"SiglipVisionModel, the nearest, .* encoder\.patch_norm=True, which must be False"),
-        (CLIP_SHAPE | {"patch_bias": True}, r"CLIPVisionModel, the nearest, .* encoder\.patch_bias=True"),
+        (
+            {"patch_norm": True},
+            (
+                r"SiglipVisionModel, the nearest, .* encoder\.patch_norm=True, which"
+                r" must be False"
+            ),
+        ),
+        (
+            CLIP_SHAPE | {"patch_bias": True},
+            r"CLIPVisionModel, the nearest, .* encoder\.patch_bias=True",
+        ),
         (CLIP_SHAPE | {"num_registers": 2}, r"encoder\.num_registers=2"),
-        ({"image_size": (8, 12)}, r"encoder\.image_size=\(8, 12\), which must be square"),
+        (
+            {"image_size": (8, 12)},
+            r"encoder\.image_size=\(8, 12\), which must be square",
+        ),
         ({"norm": "rms"}, r"encoder\.norm='rms'"),
     ],
 )
-def test_shapes_without_a_class_are_an_error_that_names_the_options(options: dict[str, Any], named: str) -> None:
+def test_shapes_without_a_class_are_an_error_that_names_the_options(
+    options: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
         encoder_format(replace(PLAIN, **options))
 
 
 def test_dinov2_has_whole_ratios_alone() -> None:
     encoder = replace(PLAIN, class_token=True, mlp_ratio=2.75)
-    with pytest.raises(ConfigError, match=r"no feed-forward of 44 channels, as encoder\.mlp_ratio says"):
+    with pytest.raises(
+        ConfigError, match=r"no feed-forward of 44 channels, as encoder\.mlp_ratio says"
+    ):
         encoder_format(encoder).config(encoder)
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"pooling": "mean"}, r"CLIPModel, the nearest, .*pooling='mean'.*--part encoder"),
-        ({"text": replace(TEXT, causal=False)}, r"text\.causal=False, which must be True"),
+        (
+            {"pooling": "mean"},
+            r"CLIPModel, the nearest, .*pooling='mean'.*--part encoder",
+        ),
+        (
+            {"text": replace(TEXT, causal=False)},
+            r"text\.causal=False, which must be True",
+        ),
         ({"loss": "sigmoid"}, r"loss='sigmoid', which must be 'softmax'"),
-        ({"encoder": replace(PLAIN, **CLIP_SHAPE, patch_norm=True)}, r"encoder\.patch_norm=True"),
+        (
+            {"encoder": replace(PLAIN, **CLIP_SHAPE, patch_norm=True)},
+            r"encoder\.patch_norm=True",
+        ),
     ],
 )
-def test_two_towers_without_a_class_name_the_options(options: dict[str, Any], named: str) -> None:
+def test_two_towers_without_a_class_name_the_options(
+    options: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named):
-        published_clip(replace(CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT), **options))
+        published_clip(
+            replace(
+                CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT), **options
+            )
+        )
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        MM1.Config(encoder=PLAIN, connector=AveragePool.Config(num_tokens=4), decoder=DECODER),
+        MM1.Config(
+            encoder=PLAIN, connector=AveragePool.Config(num_tokens=4), decoder=DECODER
+        ),
         AIM.Config(encoder=replace(PLAIN, bias=False), head_depth=1, head_dim=16),
         CLIP.Config(encoder=PLAIN, text=TEXT),
     ],
@@ -210,33 +326,50 @@ def test_the_encoder_of_a_larger_model_by_itself(config: Any, tmp_path: Path) ->
 
 def test_a_clip_of_ours_comes_back_as_it_was(tmp_path: Path) -> None:
     """Its tokenizer puts no end token behind a text by itself; the export's does."""
-    write_run(CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT), tmp_path / "run", kind="bpe")
+    write_run(
+        CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT),
+        tmp_path / "run",
+        kind="bpe",
+    )
     export_run(tmp_path / "run", tmp_path / "out")
     import_model(str(tmp_path / "out"), tmp_path / "again")
     for name in ("tokenizer.json", "model.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (
+            tmp_path / "again" / name
+        ).read_bytes(), name
     assert read_config(tmp_path / "again").model == read_config(tmp_path / "run").model
     ours = Tokenizer.Config(path=str(tmp_path / "run")).build()
     found = AutoTokenizer.from_pretrained(tmp_path / "out")(" red cat")["input_ids"]
     assert found == [*ours.encode(" red cat"), ours.end]
 
 
-def test_an_export_that_was_changed_does_not_come_back_as_it_was(tmp_path: Path) -> None:
+def test_an_export_that_was_changed_does_not_come_back_as_it_was(
+    tmp_path: Path,
+) -> None:
     write_run(Features.Config(encoder=PLAIN), tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "out")
-    changed = json.loads((tmp_path / "out/config.json").read_text()) | {"hidden_act": "gelu_pytorch_tanh"}
+    changed = json.loads((tmp_path / "out/config.json").read_text()) | {
+        "hidden_act": "gelu_pytorch_tanh"
+    }
     (tmp_path / "out/config.json").write_text(json.dumps(changed))
-    with pytest.raises(ConfigError, match=r"mm1\.json and config\.json differ in hidden_act: delete mm1\.json"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mm1\.json and config\.json differ in hidden_act: delete mm1\.json",
+    ):
         import_model(str(tmp_path / "out"), tmp_path / "again")
 
 
 def test_an_encoder_alone_cannot_be_trained() -> None:
-    with pytest.raises(NotTrainable, match=r"an encoder alone has no loss: .*init\.encoder"):
+    with pytest.raises(
+        NotTrainable, match=r"an encoder alone has no loss: .*init\.encoder"
+    ):
         Features.Config(encoder=PLAIN).build()(None)
 
 
 def test_parts_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     write_run(CLIP.Config(encoder=PLAIN, text=TEXT), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"mm1\.nn\.clip:CLIP, part 'text': cannot be exported"):
+    with pytest.raises(
+        ConfigError, match=r"mm1\.nn\.clip:CLIP, part 'text': cannot be exported"
+    ):
         export_run(tmp_path / "run", tmp_path / "out", part="text")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,5 @@
-"""What an import keeps and an export states: types, shards, tables, configs as published, cards; what it refuses."""
+"""What an import keeps and an export states: types, shards, tables, configs as
+published, cards; what it refuses."""
 
 import json
 from dataclasses import replace
@@ -35,38 +36,60 @@ def test_types_stay_and_shards_are_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "shards" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+        (tmp_path / "shards" / name).write_bytes(
+            (tmp_path / "whole" / name).read_bytes()
+        )
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) == 2
     for name in ("whole", "shards"):
         import_model(str(tmp_path / name), tmp_path / f"run-{name}")
     weights = load_file(tmp_path / "run-shards" / "model.safetensors")
-    assert {t.dtype for n, t in weights.items() if n != "decoder.norm.weight"} == {torch.bfloat16}
+    assert {t.dtype for n, t in weights.items() if n != "decoder.norm.weight"} == {
+        torch.bfloat16
+    }
     assert weights["decoder.norm.weight"].dtype == torch.float32
     assert read_config(tmp_path / "run-shards").precision == "bf16"
-    bytes_of = [(tmp_path / f"run-{name}" / "model.safetensors").read_bytes() for name in ("whole", "shards")]
+    bytes_of = [
+        (tmp_path / f"run-{name}" / "model.safetensors").read_bytes()
+        for name in ("whole", "shards")
+    ]
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_an_export_in_shards_opens_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_in_shards_opens_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_model(tmp_path / "published", "mixtral")
     import_model(str(tmp_path / "published"), tmp_path / "run")
     cut = language_models.write_sharded
-    monkeypatch.setattr(language_models, "write_sharded", lambda *a: cut(*a, max_shard_bytes=200_000))
+    monkeypatch.setattr(
+        language_models, "write_sharded", lambda *a: cut(*a, max_shard_bytes=200_000)
+    )
     export_run(tmp_path / "run", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
-    _, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    _, loading = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
     assert not any(loading.values())
     import_model(str(tmp_path / "out"), tmp_path / "again")
-    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "again")]
+    same = [
+        (tmp_path / name / "model.safetensors").read_bytes()
+        for name in ("run", "again")
+    ]
     assert same[0] == same[1]
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_table_without_spare_rows_grows_by_mean_rows(tied: bool, tmp_path: Path) -> None:
-    before = write_model(tmp_path / "published", "llama", tie_word_embeddings=tied).state_dict()
+def test_a_table_without_spare_rows_grows_by_mean_rows(
+    tied: bool, tmp_path: Path
+) -> None:
+    before = write_model(
+        tmp_path / "published", "llama", tie_word_embeddings=tied
+    ).state_dict()
     import_model(str(tmp_path / "published"), tmp_path / "run")
     after = load_file(tmp_path / "run" / "model.safetensors")
-    names = {TABLE: "model.embed_tokens.weight"} | ({} if tied else {"decoder.output.weight": "lm_head.weight"})
+    names = {TABLE: "model.embed_tokens.weight"} | (
+        {} if tied else {"decoder.output.weight": "lm_head.weight"}
+    )
     for ours, theirs in names.items():
         assert torch.equal(after[ours][:300], before[theirs])
         assert torch.equal(after[ours][300:], before[theirs].mean(0).expand(2, -1))
@@ -89,7 +112,12 @@ def test_the_run_says_where_it_came_from(tmp_path: Path) -> None:
     import_model(str(tmp_path / "published"), tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     name = str(tmp_path / "published")
-    assert summary["origin"] == {"name": name, "revision": None, "licence": "apache-2.0", "family": "llama"}
+    assert summary["origin"] == {
+        "name": name,
+        "revision": None,
+        "licence": "apache-2.0",
+        "family": "llama",
+    }
     assert summary["finished"]
     export_run(tmp_path / "run", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -97,13 +125,18 @@ def test_the_run_says_where_it_came_from(tmp_path: Path) -> None:
     assert "Not trained here" in card
 
 
-def test_an_edited_config_overrules_what_our_export_carried_along(tmp_path: Path) -> None:
+def test_an_edited_config_overrules_what_our_export_carried_along(
+    tmp_path: Path,
+) -> None:
     write_model(tmp_path / "published", "llama")
     import_model(str(tmp_path / "published"), tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "out")
     path = tmp_path / "out" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 5e5}))
-    with pytest.raises(ConfigError, match=r"mm1.json and config.json are of two decoders: delete mm1.json"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mm1.json and config.json are of two decoders: delete mm1.json",
+    ):
         import_model(str(tmp_path / "out"), tmp_path / "again")
     (tmp_path / "out" / "mm1.json").unlink()
     import_model(str(tmp_path / "out"), tmp_path / "again")
@@ -115,21 +148,35 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
     run.mkdir()
     tokenizer = tiny.tokenizer(run)
     decoder = Decoder.Config(depth=2, dim=32, num_heads=2)
-    config = Trainer.Config(model=LanguageModel.Config(decoder=decoder, z_loss=1e-4), steps=7, precision="fp32")
+    config = Trainer.Config(
+        model=LanguageModel.Config(decoder=decoder, z_loss=1e-4),
+        steps=7,
+        precision="fp32",
+    )
     model = config.model.build(vocab_size=tokenizer.vocab_size)
     write_weights(run, model.state_dict())
     write_json(run / "config.json", configs.to_json(config))
     data = {"text": {"documents": 40, "tokens": 1234, "weight": 1.0}}
-    write_json(run / "summary.json", {"params": {"decoder": 4321}, "data": data, "hardware": "CPU", "world_size": 2})
-    shots = {"0": {"score": 0.4, "stderr": 0.1, "zero_shot": "no demonstrations"}, "4": {"score": 0.5, "stderr": 0.1}}
+    write_json(
+        run / "summary.json",
+        {"params": {"decoder": 4321}, "data": data, "hardware": "CPU", "world_size": 2},
+    )
+    shots = {
+        "0": {"score": 0.4, "stderr": 0.1, "zero_shot": "no demonstrations"},
+        "4": {"score": 0.5, "stderr": 0.1},
+    }
     scores = {"facts": {"metric": "accuracy", "chance": 0.25, "shots": shots}}
     write_json(run / "scores.json", scores)
 
     export_run(run, tmp_path / "out")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(opened.get_input_embeddings().weight, model.decoder.embedding.weight)  # type: ignore[attr-defined]
+    assert torch.equal(
+        opened.get_input_embeddings().weight, model.decoder.embedding.weight
+    )  # type: ignore[attr-defined]
     text = "two cats, a dog"
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")(text)["input_ids"] == tokenizer.encode(text)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")(text)[
+        "input_ids"
+    ] == tokenizer.encode(text)
     card = (tmp_path / "out" / "README.md").read_text()
     for fact in (
         "4,321 in the decoder",
@@ -152,9 +199,13 @@ def test_a_decoder_that_no_family_has_leaves_nothing_behind(tmp_path: Path) -> N
     tiny.tokenizer(tmp_path / "run")
     decoder = Decoder.Config(depth=2, dim=32, num_heads=2, qk_norm="full")
     write_json(
-        tmp_path / "run" / "config.json", configs.to_json(Trainer.Config(model=LanguageModel.Config(decoder=decoder)))
+        tmp_path / "run" / "config.json",
+        configs.to_json(Trainer.Config(model=LanguageModel.Config(decoder=decoder))),
     )
-    with pytest.raises(ConfigError, match="no published family has norm_placement = pre, qk_norm = full"):
+    with pytest.raises(
+        ConfigError,
+        match="no published family has norm_placement = pre, qk_norm = full",
+    ):
         export_run(tmp_path / "run", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -172,13 +223,21 @@ PLAIN = Decoder.Config(depth=2, dim=32, num_heads=4)
         ({"qk_norm": "full", "norm_placement": "post"}, "olmo2"),
         ({"experts": Experts.Config(every=1)}, "mixtral"),
         ({"experts": Experts.Config(every=2), "qk_norm": "head"}, "qwen3_moe"),
-        ({"experts": Experts.Config(every=2)}, "qk_norm = None, qkv_bias = False, experts.every = 2"),
-        ({"experts": Experts.Config(every=1, renormalise=False)}, "experts.renormalise = False"),
+        (
+            {"experts": Experts.Config(every=2)},
+            "qk_norm = None, qkv_bias = False, experts.every = 2",
+        ),
+        (
+            {"experts": Experts.Config(every=1, renormalise=False)},
+            "experts.renormalise = False",
+        ),
         ({"qk_norm": "full"}, "norm_placement = pre, qk_norm = full"),
         ({"qkv_bias": True, "qk_norm": "head"}, "qk_norm = head, qkv_bias = True"),
     ],
 )
-def test_the_family_is_chosen_by_the_options(changes: dict[str, Any], family: str) -> None:
+def test_the_family_is_chosen_by_the_options(
+    changes: dict[str, Any], family: str
+) -> None:
     config = replace(PLAIN, **changes)
     if family in decoders.FAMILIES:
         assert decoders.family_of(config) == family
@@ -256,23 +315,34 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 def test_published_configs_are_read_whole(name: str) -> None:
     values = PUBLISHED[name]
     options = Options(values, Path("config.json"))
-    family, num_rows = options.need("model_type", str), options.need("vocab_size", int)
+    family = options.need("model_type", str)
+    num_rows = options.need("vocab_size", int)
     config = decoders.decoder_config(options, family)
     options.finish()
     with torch.device("meta"):
         ours = config.build(vocab_size=num_rows)
         theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    assert sum(p.numel() for p in ours.parameters()) == sum(
+        p.numel() for p in theirs.parameters()
+    )
     # What the export writes for this decoder is read back as this decoder.
-    written = Options(decoders.published_config(ours, family, max_length=4096), Path("config.json"))
+    written = Options(
+        decoders.published_config(ours, family, max_length=4096), Path("config.json")
+    )
     written.need("model_type", str), written.need("vocab_size", int)
     assert decoders.decoder_config(written, family) == config
     written.finish()
 
 
-@pytest.mark.parametrize(("dense", "step", "every"), [([], 1, 1), ([], 2, 2), ([0, 2], 1, 2), ([0], 1, None)])
+@pytest.mark.parametrize(
+    ("dense", "step", "every"), [([], 1, 1), ([], 2, 2), ([0, 2], 1, 2), ([0], 1, None)]
+)
 def test_blocks_that_are_sparse(dense: list[int], step: int, every: int | None) -> None:
-    sparse = {"mlp_only_layers": dense, "decoder_sparse_step": step, "num_hidden_layers": 4}
+    sparse = {
+        "mlp_only_layers": dense,
+        "decoder_sparse_step": step,
+        "num_hidden_layers": 4,
+    }
     options = Options(PUBLISHED["Qwen3-30B-A3B"] | sparse, Path("config.json"))
     if every is None:
         with pytest.raises(ConfigError, match=r"mlp_only_layers is \[0\]"):
@@ -286,10 +356,38 @@ def test_blocks_that_are_sparse(dense: list[int], step: int, every: int | None) 
 @pytest.mark.parametrize(
     ("options", "works"),
     [
-        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28}, True),
-        ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 27}, False),
-        ({"use_sliding_window": True, "sliding_window": 40960, "max_window_layers": 0}, True),
-        ({"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 0}, True),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 4096,
+                "max_window_layers": 28,
+            },
+            True,
+        ),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 4096,
+                "max_window_layers": 27,
+            },
+            False,
+        ),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 40960,
+                "max_window_layers": 0,
+            },
+            True,
+        ),
+        (
+            {
+                "use_sliding_window": False,
+                "sliding_window": 4096,
+                "max_window_layers": 0,
+            },
+            True,
+        ),
     ],
 )
 def test_windows_of_qwen(options: dict[str, Any], works: bool) -> None:

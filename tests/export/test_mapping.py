@@ -1,4 +1,5 @@
-"""Links undo themselves, files that do not fit are named, and files are written as the library writes them."""
+"""Links undo themselves, files that do not fit are named, and files are written as the
+library writes them."""
 
 import json
 from pathlib import Path
@@ -35,23 +36,38 @@ LINKS = [
 
 def theirs(seed: int = 0) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(seed)
-    shapes: dict[str, tuple[int, ...]] = {"n.weight": (4,), "q": (4, 6), "k": (2, 6), "v": (2, 6), "conv": (5, 3, 2, 2)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "n.weight": (4,),
+        "q": (4, 6),
+        "k": (2, 6),
+        "v": (2, 6),
+        "conv": (5, 3, 2, 2),
+    }
     shapes |= {f"e.{i}.{name}": (3, 4) for i in range(2) for name in ("gate", "up")}
     return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
 def write_theirs(folder: Path, **changed: Tensor | None) -> Weights:
-    tensors = {name: tensor for name, tensor in (theirs() | changed).items() if tensor is not None}
+    tensors = {
+        name: tensor
+        for name, tensor in (theirs() | changed).items()
+        if tensor is not None
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return Weights(folder)
 
 
 def test_links_are_what_they_say() -> None:
     found = theirs()
-    pairs = (zip(link.ours, link.join([found[n] for n in link.theirs]), strict=True) for link in LINKS)
+    pairs = (
+        zip(link.ours, link.join([found[n] for n in link.theirs]), strict=True)
+        for link in LINKS
+    )
     ours = {name: tensor for pair in pairs for name, tensor in pair}
     assert torch.equal(ours["qkv"], torch.cat((found["q"], found["k"], found["v"])))
-    assert torch.equal(ours["gate_up"][1], torch.cat((found["e.1.gate"], found["e.1.up"])))
+    assert torch.equal(
+        ours["gate_up"][1], torch.cat((found["e.1.gate"], found["e.1.up"]))
+    )
     assert torch.equal(ours["patchify"][3], found["conv"][3].flatten())
     back = theirs_of(LINKS, ours)
     assert back.keys() == found.keys()
@@ -60,13 +76,23 @@ def test_links_are_what_they_say() -> None:
 
 def test_there_and_back_through_files_is_the_same_to_the_byte(tmp_path: Path) -> None:
     weights = write_theirs(tmp_path)
-    check(LINKS, {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}, weights)
+    check(
+        LINKS,
+        {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)},
+        weights,
+    )
     (tmp_path / "ours").mkdir()
-    write(tmp_path / "ours" / "model.safetensors", ours_layout(LINKS, weights), joined(LINKS, weights))
+    write(
+        tmp_path / "ours" / "model.safetensors",
+        ours_layout(LINKS, weights),
+        joined(LINKS, weights),
+    )
     ours = Weights(tmp_path / "ours")
     (tmp_path / "back").mkdir()
     write_sharded(tmp_path / "back", theirs_layout(LINKS, ours), parted(LINKS, ours))
-    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
+        tmp_path / "model.safetensors"
+    ).read_bytes()
 
 
 def test_files_are_laid_out_as_the_library_lays_them_out(tmp_path: Path) -> None:
@@ -79,22 +105,34 @@ def test_files_are_laid_out_as_the_library_lays_them_out(tmp_path: Path) -> None
         "empty": torch.zeros(0, 4),
     }
     save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
-    write(tmp_path / "ours.safetensors", {n: Layout.of(t) for n, t in tensors.items()}, tensors.items())
-    assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+    write(
+        tmp_path / "ours.safetensors",
+        {n: Layout.of(t) for n, t in tensors.items()},
+        tensors.items(),
+    )
+    assert (tmp_path / "ours.safetensors").read_bytes() == (
+        tmp_path / "theirs.safetensors"
+    ).read_bytes()
 
 
-def test_shards_hold_at_most_what_they_may_and_their_index_finds_all(tmp_path: Path) -> None:
+def test_shards_hold_at_most_what_they_may_and_their_index_finds_all(
+    tmp_path: Path,
+) -> None:
     tensors = theirs()
     layouts = {name: Layout.of(tensor) for name, tensor in tensors.items()}
     write_sharded(tmp_path, layouts, tensors.items(), max_shard_bytes=150)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for tensor in tensors.values()
+    )
     for file in set(index["weight_map"].values()):
         held = load_file(tmp_path / file)
         assert sum(t.nbytes for t in held.values()) <= 150 or len(held) == 1
         assert all(index["weight_map"][name] == file for name in held)
     read = Weights(tmp_path)
-    assert all(torch.equal(read.tensor(name), tensor) for name, tensor in tensors.items())
+    assert all(
+        torch.equal(read.tensor(name), tensor) for name, tensor in tensors.items()
+    )
 
 
 def test_new_rows_are_the_mean_of_the_others() -> None:
@@ -114,7 +152,9 @@ def test_new_rows_are_the_mean_of_the_others() -> None:
         ({"v": torch.ones(3, 6)}, r"v is \[3, 6\], the config asks for \[2, 6\]"),
     ],
 )
-def test_what_does_not_fit_is_named(changed: dict[str, Tensor | None], said: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(
+    changed: dict[str, Tensor | None], said: str, tmp_path: Path
+) -> None:
     wanted = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
     with pytest.raises(ConfigError, match=said):
         check(LINKS, wanted, write_theirs(tmp_path, **changed))
@@ -122,9 +162,15 @@ def test_what_does_not_fit_is_named(changed: dict[str, Tensor | None], said: str
 
 def test_tensors_that_play_no_part_may_be_there(tmp_path: Path) -> None:
     wanted = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
-    check(LINKS, wanted, write_theirs(tmp_path, inv_freq=torch.ones(2)), unused="inv_.*")
+    check(
+        LINKS, wanted, write_theirs(tmp_path, inv_freq=torch.ones(2)), unused="inv_.*"
+    )
 
 
 def test_links_that_forget_a_tensor_of_ours_are_a_fault_of_ours(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="bias"):
-        check([Link(("norm",), ("n.weight",))], {"norm": (4,), "bias": (4,)}, write_theirs(tmp_path))
+        check(
+            [Link(("norm",), ("n.weight",))],
+            {"norm": (4,), "bias": (4,)},
+            write_theirs(tmp_path),
+        )

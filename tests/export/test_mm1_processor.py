@@ -1,4 +1,5 @@
-"""The processor of an export gives the tokens of our renderer and the pixels of our views."""
+"""The processor of an export gives the tokens of our renderer and the pixels of our
+views."""
 
 import base64
 from dataclasses import replace
@@ -21,11 +22,16 @@ from mm1.loader.packed import PackedLoader
 from mm1.prepare.sources.instructions import Instructions
 from mm1.runs.folder import load_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("modules")]  # transformers takes seconds to import
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("modules"),
+]  # transformers takes seconds to import
 __all__ = ["modules"]  # a fixture
 
 
-def opened(tmp_path: Path, loader: PackedLoader.Config, kind: str = "bpe") -> tuple[Any, Renderer]:
+def opened(
+    tmp_path: Path, loader: PackedLoader.Config, kind: str = "bpe"
+) -> tuple[Any, Renderer]:
     """The processor of an exported run, and the run's own renderer."""
     from transformers import AutoProcessor
 
@@ -49,30 +55,63 @@ def conversations(picture: str) -> list[list[dict[str, Any]]]:
         return {"role": "assistant", "content": [say(text)]}
 
     return [
-        [user(image, say("\nwhat red?")), assistant(" Cat. "), user(say("and two?")), assistant("dog\nsun")],
+        [
+            user(image, say("\nwhat red?")),
+            assistant(" Cat. "),
+            user(say("and two?")),
+            assistant("dog\nsun"),
+        ],
         [user(say("  red "), image, say("\n\ngreen\nblue  "), image), assistant("cat")],
-        [{"role": "system", "content": "answer "}, {"role": "user", "content": "question"}, assistant("two")],
-        [user(image), assistant("sun"), user(image, image, say("   ")), assistant("three")],
-        [user(say("red"), say("green"), image, image, say("blue"), say(" cat")), assistant("two three")],
+        [
+            {"role": "system", "content": "answer "},
+            {"role": "user", "content": "question"},
+            assistant("two"),
+        ],
+        [
+            user(image),
+            assistant("sun"),
+            user(image, image, say("   ")),
+            assistant("three"),
+        ],
+        [
+            user(say("red"), say("green"), image, image, say("blue"), say(" cat")),
+            assistant("two three"),
+        ],
     ]
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "foreign"])
-def test_the_chat_template_lays_out_as_our_instructions(kind: str, tmp_path: Path) -> None:
+def test_the_chat_template_lays_out_as_our_instructions(
+    kind: str, tmp_path: Path
+) -> None:
     processor, renderer = opened(tmp_path, loader(max_tiles=4), kind)
     picture = exports.picture(1, tmp_path)
     data = picture.read_bytes()
     for chat in conversations(str(picture)):
         num = sum(
-            part["type"] == "image" for turn in chat if isinstance(turn["content"], list) for part in turn["content"]
+            part["type"] == "image"
+            for turn in chat
+            if isinstance(turn["content"], list)
+            for part in turn["content"]
         )
-        parts = Instructions.Config().build().document({"record": {"messages": chat}, "pictures": [data] * num}).parts
-        sized = tuple(Image(data, *probe(data)) if isinstance(part, Image) else part for part in parts)
+        parts = (
+            Instructions.Config()
+            .build()
+            .document({"record": {"messages": chat}, "pictures": [data] * num})
+            .parts
+        )
+        sized = tuple(
+            Image(data, *probe(data)) if isinstance(part, Image) else part
+            for part in parts
+        )
         whole = processor.apply_chat_template(chat, tokenize=True)[0].tolist()
         assert whole == renderer(Document(sized)).tokens.tolist()
-        asked = processor.apply_chat_template(chat[:-1], tokenize=True, add_generation_prompt=True)[0].tolist()
+        asked = processor.apply_chat_template(
+            chat[:-1], tokenize=True, add_generation_prompt=True
+        )[0].tolist()
         assert asked == renderer(Document(sized[:-1]), end=False).tokens.tolist()
-        # As text, and then as tokens: the same, since nothing here spells a control token.
+        # As text, and then as tokens: the same, since nothing here spells a control
+        # token.
         text = processor.apply_chat_template(chat)
         assert processor([picture] * num, text)["input_ids"][0].tolist() == whole
         assert processor.tokenizer.apply_chat_template(chat, tokenize=False) == text
@@ -83,14 +122,28 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
     picture = exports.picture(1, tmp_path)
     data = picture.read_bytes()
     typed = "is <image> <s> or </s><pad> red?"
-    chat = [{"role": "user", "content": [{"type": "image", "path": str(picture)}, {"type": "text", "text": typed}]}]
+    chat = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "path": str(picture)},
+                {"type": "text", "text": typed},
+            ],
+        }
+    ]
     document = Document((Image(data, *probe(data)), Text(f"{typed}\n")))
     wanted = renderer(document, end=False).tokens
     assert (wanted == renderer.tokenizer.image).sum() == renderer.tokens_per_image
-    assert processor.apply_chat_template(chat, tokenize=True)[0].tolist() == wanted.tolist()
+    assert (
+        processor.apply_chat_template(chat, tokenize=True)[0].tolist()
+        == wanted.tolist()
+    )
     plain = [{"role": "user", "content": typed}]
     wanted = renderer(Document((Text(f"{typed}\n"),)), end=False).tokens
-    assert processor.apply_chat_template(plain, tokenize=True)[0].tolist() == wanted.tolist()
+    assert (
+        processor.apply_chat_template(plain, tokenize=True)[0].tolist()
+        == wanted.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +159,11 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
 )
 def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None:
     processor, renderer = opened(tmp_path, loader(**options))
-    for resize in ("squash", "pad", "crop") if options.get("split") != "dynamic" else ("squash", "pad"):
+    for resize in (
+        ("squash", "pad", "crop")
+        if options.get("split") != "dynamic"
+        else ("squash", "pad")
+    ):
         renderer = replace(renderer, views=replace(renderer.views, resize=resize))
         processor.views["resize"] = resize
         for text, pictures in exports.prompts(tmp_path):
@@ -115,7 +172,12 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
             sequence = renderer(document, end=False)
             assert found["input_ids"][0].tolist() == sequence.tokens.tolist()
             if pictures:
-                views = torch.cat([renderer.pixels(i, g) for i, g in zip(document.images, sequence.grids, strict=True)])
+                views = torch.cat(
+                    [
+                        renderer.pixels(i, g)
+                        for i, g in zip(document.images, sequence.grids, strict=True)
+                    ]
+                )
                 assert torch.equal(found["pixel_values"], processor._normalised(views))
 
 

@@ -1,4 +1,5 @@
-"""An export in an environment of its own, where mm1 was never installed: opened, and served by `transformers serve`.
+"""An export in an environment of its own, where mm1 was never installed: opened, and
+served by `transformers serve`.
 
     MM1_HF_ENV=/tmp/hf-env pytest tests/export/test_mm1_served.py
 
@@ -29,7 +30,9 @@ from mm1.data.images import probe
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("MM1_HF_ENV" not in os.environ, reason="MM1_HF_ENV names no environment"),
+    pytest.mark.skipif(
+        "MM1_HF_ENV" not in os.environ, reason="MM1_HF_ENV names no environment"
+    ),
 ]
 
 
@@ -39,7 +42,12 @@ def python() -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        needs = [f"torch=={torch.__version__.partition('+')[0]}", "transformers[serving]", "pillow", "safetensors"]
+        needs = [
+            f"torch=={torch.__version__.partition('+')[0]}",
+            "transformers[serving]",
+            "pillow",
+            "safetensors",
+        ]
         subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True)
     found = subprocess.run([python, "-I", "-c", "import mm1"], capture_output=True)
     assert b"No module named 'mm1'" in found.stderr
@@ -66,7 +74,10 @@ def served(folder: Path, python: Path, log: Path) -> Iterator[str]:
     }
     with log.open("w") as out:
         server = subprocess.Popen(
-            [python.parent / "transformers", "serve", folder, *options], stdout=out, stderr=out, env=places
+            [python.parent / "transformers", "serve", folder, *options],
+            stdout=out,
+            stderr=out,
+            env=places,
         )
         try:
             address = f"http://localhost:{port}"
@@ -85,23 +96,39 @@ def served(folder: Path, python: Path, log: Path) -> Iterator[str]:
 
 def said(address: str, folder: Path, messages: list[Any]) -> str:
     """The answer to a chat, by OpenAI's protocol."""
-    body = json.dumps({"model": str(folder), "max_tokens": 8, "messages": messages}).encode()
-    request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    body = json.dumps(
+        {"model": str(folder), "max_tokens": 8, "messages": messages}
+    ).encode()
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=600) as answer:
         return json.load(answer)["choices"][0]["message"]["content"]
 
 
 def test_it_is_served(python: Path, tmp_path: Path) -> None:
-    """Questions with no, one and two pictures, as data URLs: answers of the run itself."""
+    """Questions with no, one and two pictures, as data URLs: answers of the run
+    itself."""
     export(tmp_path, model(), loader(max_tiles=4), kind="word")
-    asked, folder = exports.predictor(tmp_path / "run"), tmp_path / "hf"
+    asked = exports.predictor(tmp_path / "run")
+    folder = tmp_path / "hf"
     with served(folder, python, tmp_path / "log") as address:
         for num in range(3):
             pictures = [exports.picture(i, tmp_path).read_bytes() for i in range(num)]
-            urls = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in pictures]
-            content: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            urls = [
+                f"data:image/png;base64,{base64.b64encode(data).decode()}"
+                for data in pictures
+            ]
+            content: list[Any] = [
+                {"type": "image_url", "image_url": {"url": url}} for url in urls
+            ]
             content.append({"type": "text", "text": "red cat two"})
             images = tuple(Image(data, *probe(data)) for data in pictures)
-            wanted = asked.generate([Document((*images, Text("red cat two\n")))], max_tokens=8)
+            wanted = asked.generate(
+                [Document((*images, Text("red cat two\n")))], max_tokens=8
+            )
             assert wanted[0]
-            assert said(address, folder, [{"role": "user", "content": content}]) == wanted[0]
+            assert (
+                said(address, folder, [{"role": "user", "content": content}])
+                == wanted[0]
+            )

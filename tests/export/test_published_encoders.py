@@ -1,4 +1,5 @@
-"""Configs as published encoders carry them: as many weights at full size as transformers makes of them."""
+"""Configs as published encoders carry them: as many weights at full size as
+transformers makes of them."""
 
 import json
 from pathlib import Path
@@ -25,7 +26,12 @@ LAION_TEXT = {"hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 40
 LAION_VISION = {"hidden_act": "gelu", "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16,
                 "num_hidden_layers": 32, "patch_size": 14, "image_size": 224,
                 "model_type": "clip_vision_model"}  # fmt: skip
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27}
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "openai/clip-vit-large-patch14-336": {
@@ -78,7 +84,8 @@ DFN = {
 
 
 class Nameless(Weights):
-    """The names in a checkpoint decide little: what stands before them, and whose they are."""
+    """The names in a checkpoint decide little: what stands before them, and whose they
+    are."""
 
     def __init__(self, *names: str) -> None:
         self.names = dict.fromkeys(names).keys()  # type: ignore[assignment]
@@ -88,7 +95,9 @@ def num_weights(found: Published) -> int:
     """Of theirs, by our links from our model."""
     with torch.device("meta"):
         model = found.model.build(vocab_size=1)
-        return sum(t.numel() for t in theirs_of(found.links, model.state_dict()).values())
+        return sum(
+            t.numel() for t in theirs_of(found.links, model.state_dict()).values()
+        )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -99,16 +108,22 @@ def test_configs_of_transformers(name: str, tmp_path: Path) -> None:
     plain = {key: value for key, value in CONFIGS[name].items() if key != "auto_map"}
     with torch.device("meta"):
         theirs = AutoModel.from_config(AutoConfig.for_model(**plain))
-    unused = sum(p.numel() for n, p in theirs.named_parameters() if n == "embeddings.mask_token")
+    unused = sum(
+        p.numel() for n, p in theirs.named_parameters() if n == "embeddings.mask_token"
+    )
     assert num_weights(found) == sum(p.numel() for p in theirs.parameters()) - unused
 
 
 def test_so400m_is_told_apart_from_what_it_says(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["google/siglip-so400m-patch14-384"]))
+    (tmp_path / "config.json").write_text(
+        json.dumps(CONFIGS["google/siglip-so400m-patch14-384"])
+    )
     found = published(tmp_path, Nameless())
     assert found is not None
     assert found.model.encoder.image_size == 378
-    assert any("patches of 14 cover 378 of the 384 pixels" in note for note in found.notes)
+    assert any(
+        "patches of 14 cover 378 of the 384 pixels" in note for note in found.notes
+    )
 
 
 def test_dfn_s_vit_h_14_378(tmp_path: Path) -> None:
@@ -116,5 +131,11 @@ def test_dfn_s_vit_h_14_378(tmp_path: Path) -> None:
     found = published(tmp_path, Nameless("visual.conv1.weight"))
     assert found is not None
     encoder = found.model.encoder
-    assert (encoder.resize, encoder.num_heads, encoder.activation) == ("squash", 16, "quick_gelu")
-    assert num_weights(found) == pytest.approx(986.71e6, abs=5e3)  # open_clip's own count
+    assert (encoder.resize, encoder.num_heads, encoder.activation) == (
+        "squash",
+        16,
+        "quick_gelu",
+    )
+    assert num_weights(found) == pytest.approx(
+        986.71e6, abs=5e3
+    )  # open_clip's own count

@@ -18,8 +18,11 @@ from mm1.nn.connectors import Connector
 from mm1.nn.connectors.average_pool import AveragePool
 
 
-def packaged(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports one of the files as transformers does: as a module of a package of its own."""
+def packaged(
+    folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Imports one of the files as transformers does: as a module of a package of its
+    own."""
     package = folder / "carried"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -32,11 +35,15 @@ def packaged(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("connector", classes_in(Connector, connectors))
-def test_every_connector_travels(connector: type[Connector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_connector_travels(
+    connector: type[Connector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = connector.Config(num_tokens=4)
     files = remote_code(config)
     for name, text in files.items():
-        assert not re.search(r"^\s*(from|import) (mm1|jaxtyping)\b", text, re.MULTILINE), name
+        assert not re.search(
+            r"^\s*(from|import) (mm1|jaxtyping)\b", text, re.MULTILINE
+        ), name
     load = packaged(tmp_path, files, monkeypatch)
     module = connector.__module__.rpartition(".")[2]
     assert f"from .{module} import {connector.__name__}\n" in files["modeling_mm1.py"]
@@ -51,7 +58,9 @@ def test_every_connector_travels(connector: type[Connector], tmp_path: Path, mon
 
 
 def test_the_text_of_a_carried_file_is_untouched() -> None:
-    ours = inspect.getsource(importlib.import_module(AveragePool.__module__)).splitlines()
+    ours = inspect.getsource(
+        importlib.import_module(AveragePool.__module__)
+    ).splitlines()
     theirs = remote_code(AveragePool.Config())["average_pool.py"].splitlines()
     assert [line for line in ours if line not in theirs] == [
         "from jaxtyping import Float",
@@ -63,10 +72,14 @@ def test_the_text_of_a_carried_file_is_untouched() -> None:
     ]
 
 
-def test_a_connector_that_needs_more_of_mm1_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connector_that_needs_more_of_mm1_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = inspect.getsource(importlib.import_module(AveragePool.__module__))
     (tmp_path / "greedy.py").write_text(f"from mm1.nn.block import MLP\n{source}")
     monkeypatch.syspath_prepend(tmp_path)
     greedy = importlib.import_module("greedy").AveragePool
-    with pytest.raises(ConfigError, match=r"greedy imports mm1\.nn\.block, which does not travel"):
+    with pytest.raises(
+        ConfigError, match=r"greedy imports mm1\.nn\.block, which does not travel"
+    ):
         remote_code(greedy.Config())

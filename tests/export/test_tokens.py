@@ -1,4 +1,5 @@
-"""Published tokenizers in a run folder: which tokens play which part, where new ones go, and that text stays text."""
+"""Published tokenizers in a run folder: which tokens play which part, where new ones
+go, and that text stays text."""
 
 import json
 from pathlib import Path
@@ -33,19 +34,33 @@ def built(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
     return Tokenizer.Config(path=str(folder / "made")).build()
 
 
-def test_new_tokens_follow_the_last_one_and_text_that_spells_them_stays_text(tmp_path: Path) -> None:
+def test_new_tokens_follow_the_last_one_and_text_that_spells_them_stays_text(
+    tmp_path: Path,
+) -> None:
     num_tokens = write_tokenizer(tmp_path)
     found = import_vocabulary(tmp_path, [END], num_tokens)
-    assert (found.num_new, found.roles) == (2, Roles(pad="<pad>", end="<|endoftext|>", image="<image>"))
-    made, before = built(tmp_path, found), Backend.from_file(str(tmp_path / "tokenizer.json"))
-    assert (made.pad, made.image, made.end, made.vocab_size) == (num_tokens, num_tokens + 1, END, num_tokens + 2)
+    assert (found.num_new, found.roles) == (
+        2,
+        Roles(pad="<pad>", end="<|endoftext|>", image="<image>"),
+    )
+    made = built(tmp_path, found)
+    before = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    assert (made.pad, made.image, made.end, made.vocab_size) == (
+        num_tokens,
+        num_tokens + 1,
+        END,
+        num_tokens + 2,
+    )
     for text in ("a cat <image> <pad>", "naïve 漢字 <|begin|>"):
         before.encode_special_tokens = True
         assert made.encode(text) == before.encode(text).ids
         assert not {made.pad, made.image, made.end} & set(made.encode(text))
 
 
-@pytest.mark.parametrize(("spare", "num_new", "vocab_size"), [(0, 2, None), (1, 1, None), (2, 0, None), (20, 0, 320)])
+@pytest.mark.parametrize(
+    ("spare", "num_new", "vocab_size"),
+    [(0, 2, None), (1, 1, None), (2, 0, None), (20, 0, 320)],
+)
 def test_spare_rows_of_the_table_are_used_first(
     spare: int, num_new: int, vocab_size: int | None, tmp_path: Path
 ) -> None:
@@ -75,7 +90,11 @@ def test_a_token_for_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "<image>", "<pad>")
     found = import_vocabulary(tmp_path, [END], 302)
-    assert (found.num_new, found.roles.image, found.roles.pad) == (0, "<image>", "<pad>")
+    assert (found.num_new, found.roles.image, found.roles.pad) == (
+        0,
+        "<image>",
+        "<pad>",
+    )
     assert found.text == (tmp_path / "tokenizer.json").read_text()
 
 
@@ -98,7 +117,9 @@ def test_a_word_that_text_can_spell_is_no_special_token(tmp_path: Path) -> None:
         ("</s>", [9999], None),
     ],
 )
-def test_what_ends_a_text(named: str | None, ends: list[int], expected: str | None, tmp_path: Path) -> None:
+def test_what_ends_a_text(
+    named: str | None, ends: list[int], expected: str | None, tmp_path: Path
+) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "<|other|>", "<|eot|>")
     change_names(tmp_path, eos_token=named)
@@ -109,9 +130,17 @@ def test_what_ends_a_text(named: str | None, ends: list[int], expected: str | No
         assert import_vocabulary(tmp_path, ends, 400).roles.end == expected
 
 
-def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported(tmp_path: Path) -> None:
+def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported(
+    tmp_path: Path,
+) -> None:
     write_tokenizer(tmp_path)
     found = import_vocabulary(tmp_path, [END], 300)
-    tokenizer = built(tmp_path, Vocabulary(found.text, Roles(end="<|endoftext|>", begin="<|begin|>"), 0))
-    with pytest.raises(ConfigError, match=r"begin with <\|begin\|> in this run, but its tokenizer.json puts None"):
+    tokenizer = built(
+        tmp_path,
+        Vocabulary(found.text, Roles(end="<|endoftext|>", begin="<|begin|>"), 0),
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"begin with <\|begin\|> in this run, but its tokenizer.json puts None",
+    ):
         export_vocabulary(tokenizer, tmp_path, max_length=16)

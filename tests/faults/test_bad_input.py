@@ -1,4 +1,5 @@
-"""Bad raw data beyond the cases of `test_faults`: what needs more than one look at what came of it."""
+"""Bad raw data beyond the cases of `test_faults`: what needs more than one look at what
+came of it."""
 
 import contextlib
 import json
@@ -26,16 +27,24 @@ class Prepared:
         out = path.parent / "out"
         train_tokenizer(["a text"], path.parent / "t.json", vocab_size=300)
         self.manifest = prepare(kind, [path], out, path.parent / "t.json")
-        self.lines: list[dict[str, Any]] = [json.loads(s) for s in (out / "drops.jsonl").read_text().splitlines()]
+        self.lines: list[dict[str, Any]] = [
+            json.loads(s) for s in (out / "drops.jsonl").read_text().splitlines()
+        ]
         read = Shards(out)
         self.texts = [read.document(i).text for i in range(len(read))]
         assert all(line["file"] == str(path) for line in self.lines)
-        assert self.manifest["records_in"] == self.manifest["documents"] + sum(self.manifest["drops"].values())
+        assert self.manifest["records_in"] == self.manifest["documents"] + sum(
+            self.manifest["drops"].values()
+        )
 
     @property
     def drops(self) -> list[tuple[str, str]]:
         """(key, reason) of each record that was left out."""
-        return [(line["key"], line["reason"]) for line in self.lines if line["dropped"] == "record"]
+        return [
+            (line["key"], line["reason"])
+            for line in self.lines
+            if line["dropped"] == "record"
+        ]
 
 
 # --- caption tars
@@ -43,14 +52,20 @@ class Prepared:
 
 def test_a_tar_cut_anywhere_keeps_its_whole_samples(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "whole.tar", pairs(4)).read_bytes()
-    end = -(-len(whole.rstrip(b"\0")) // 512) * 512  # from here on zeros: the end mark and padding
+    end = (
+        -(-len(whole.rstrip(b"\0")) // 512) * 512
+    )  # from here on zeros: the end mark and padding
     for cut in range(4096, len(whole), 789):
         folder = tmp_path / str(cut)
         folder.mkdir()
         (folder / "a.tar").write_bytes(whole[:cut])
         result = Prepared("captions", folder / "a.tar")
-        assert result.texts == [f"<image>picture number {i}" for i in range(len(result.texts))]
-        assert [reason for _, reason in result.drops] == ([] if cut >= end + 512 else ["truncated tar"])
+        assert result.texts == [
+            f"<image>picture number {i}" for i in range(len(result.texts))
+        ]
+        assert [reason for _, reason in result.drops] == (
+            [] if cut >= end + 512 else ["truncated tar"]
+        )
         assert cut < end or len(result.texts) == 4
 
 
@@ -87,8 +102,13 @@ def test_a_page_outlives_its_pictures(tmp_path: Path) -> None:
     }
     result = Prepared("interleaved", write_pages(tmp_path / "a.parquet", [page]))
     assert result.texts == ["one\n\ntwo<image>three"]
-    assert result.manifest["images_dropped"] == {"image is a URL": 1, "unreadable image": 1}
-    assert [(line["key"], line["dropped"], line["detail"][:9]) for line in result.lines] == [
+    assert result.manifest["images_dropped"] == {
+        "image is a URL": 1,
+        "unreadable image": 1,
+    }
+    assert [
+        (line["key"], line["dropped"], line["detail"][:9]) for line in result.lines
+    ] == [
         ("0", "image", "picture 1"),
         ("0", "image", "picture 3"),
     ]
@@ -98,12 +118,24 @@ def test_published_obelics_has_urls_for_pictures(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({"images": [["http://example.org/1.jpg", None]], "texts": [[None, "text"]], "metadata": ["{}"]})
+    table = pa.table(
+        {
+            "images": [["http://example.org/1.jpg", None]],
+            "texts": [[None, "text"]],
+            "metadata": ["{}"],
+        }
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     result = Prepared("interleaved", tmp_path / "a.parquet")
-    assert (result.texts, result.manifest["images_dropped"]) == (["text"], {"image is a URL": 1})
+    assert (result.texts, result.manifest["images_dropped"]) == (
+        ["text"],
+        {"image is a URL": 1},
+    )
 
 
 def test_text_that_the_tokenizer_drops_whole_is_no_text() -> None:
     with pytest.raises(Unusable, match="no text"):
-        verify.document(Document((Image(DOT, 0, 0), Text("only a question?", loss=False))), pictures_matter=True)
+        verify.document(
+            Document((Image(DOT, 0, 0), Text("only a question?", loss=False))),
+            pictures_matter=True,
+        )

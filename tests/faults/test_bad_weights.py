@@ -1,4 +1,5 @@
-"""Bad published models: each fault is named, with the tensor or option and the remedy, and leaves nothing behind."""
+"""Bad published models: each fault is named, with the tensor or option and the remedy,
+and leaves nothing behind."""
 
 import json
 import pickle
@@ -36,13 +37,20 @@ def refused(published: Path, said: str, error: type[Exception] = ConfigError) ->
     out = published.parent / "run"
     with pytest.raises(error, match=said):
         import_model(str(published), out)
-    assert [path.name for path in published.parent.iterdir()] == [published.name]  # nothing is left
+    assert [path.name for path in published.parent.iterdir()] == [
+        published.name
+    ]  # nothing is left
 
 
-def change_tensors(published: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+def change_tensors(
+    published: Path, change: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
     tensors = load_file(published / "model.safetensors")
     change(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, published / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        published / "model.safetensors",
+    )
 
 
 def change_config(published: Path, **options: Any) -> None:
@@ -55,10 +63,22 @@ def change_config(published: Path, **options: Any) -> None:
 
 TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "missing": (lambda t: t.pop(Q), f"missing {Q}"),
-    "left over": (lambda t: t.update({"lora_A.weight": torch.ones(2)}), "not known to this family lora_A.weight"),
-    "another shape": (lambda t: t.update({Q: t[Q][:40]}), rf"{Q} is \[40, 48\], the config asks for \[48, 48\]"),
-    "NaN": (lambda t: t[Q].__setitem__((0, 3), torch.nan), f"1 numbers of {Q} are NaN or infinite"),
-    "infinite": (lambda t: t[Q].__setitem__((0, 3), -torch.inf), f"1 numbers of {Q} are NaN or infinite"),
+    "left over": (
+        lambda t: t.update({"lora_A.weight": torch.ones(2)}),
+        "not known to this family lora_A.weight",
+    ),
+    "another shape": (
+        lambda t: t.update({Q: t[Q][:40]}),
+        rf"{Q} is \[40, 48\], the config asks for \[48, 48\]",
+    ),
+    "NaN": (
+        lambda t: t[Q].__setitem__((0, 3), torch.nan),
+        f"1 numbers of {Q} are NaN or infinite",
+    ),
+    "infinite": (
+        lambda t: t[Q].__setitem__((0, 3), -torch.inf),
+        f"1 numbers of {Q} are NaN or infinite",
+    ),
     "quantised": (lambda t: t.update({Q: t[Q].to(torch.int8)}), f"{Q} is I8"),
 }
 
@@ -73,7 +93,10 @@ def test_a_tensor_that_is_wrong(fault: str, published: Path) -> None:
 def test_a_head_that_is_not_the_table_it_is_tied_to(published: Path) -> None:
     change_config(published, tie_word_embeddings=True)
     refused(published, "lm_head.weight is not model.embed_tokens.weight")
-    change_tensors(published, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    change_tensors(
+        published,
+        lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}),
+    )
     import_model(str(published), published.parent / "run")
 
 
@@ -87,16 +110,27 @@ def test_a_truncated_file(published: Path) -> None:
 
 
 def test_a_file_that_is_something_else(published: Path) -> None:
-    (published / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    (published / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1"
+    )
     refused(published, "model.safetensors is damaged")
 
 
 def test_a_missing_shard_and_a_broken_index(published: Path) -> None:
-    (published / "model.safetensors").rename(published / "model-00001-of-00002.safetensors")
-    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (published / "model.safetensors").rename(
+        published / "model-00001-of-00002.safetensors"
+    )
+    names = {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00002-of-00002.safetensors",
+    }
     index = published / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
-    refused(published, "lacks the shards model-00002-of-00002.safetensors", FileNotFoundError)
+    refused(
+        published,
+        "lacks the shards model-00002-of-00002.safetensors",
+        FileNotFoundError,
+    )
     index.write_text('{"weight_map": ')
     refused(published, "is not JSON")
     index.write_text('{"weight_map": 3}')
@@ -116,7 +150,10 @@ def test_a_pickle_is_refused_unless_asked_for_and_runs_no_code(published: Path) 
     with pytest.raises(ConfigError, match=r"pytorch_model.bin is a pickle.*--pickle"):
         import_model(str(published), published.parent / "run")
     import_model(str(published), published.parent / "run", pickle=True)
-    same = [(published.parent / name / "model.safetensors").read_bytes() for name in ("expected", "run")]
+    same = [
+        (published.parent / name / "model.safetensors").read_bytes()
+        for name in ("expected", "run")
+    ]
     assert same[0] == same[1]
 
     class Attack:
@@ -134,23 +171,53 @@ def test_a_pickle_is_refused_unless_asked_for_and_runs_no_code(published: Path) 
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no family": ({"model_type": None}, "does not say model_type"),
-    "unknown family": ({"model_type": "lama"}, "model_type 'lama' is not known here; did you mean 'llama'"),
+    "unknown family": (
+        {"model_type": "lama"},
+        "model_type 'lama' is not known here; did you mean 'llama'",
+    ),
     "far from any family": ({"model_type": "rwkv"}, "known: .*llama, mistral, mixtral"),
     "no width": ({"hidden_size": None}, "does not say hidden_size"),
     "a width in words": ({"hidden_size": "48"}, 'hidden_size is "48", not int'),
-    "activation": ({"hidden_act": "gelu"}, 'hidden_act is "gelu"; only "silu" is supported'),
+    "activation": (
+        {"hidden_act": "gelu"},
+        'hidden_act is "gelu"; only "silu" is supported',
+    ),
     "attention biases": ({"attention_bias": True}, "attention_bias is true"),
     "MLP biases": ({"mlp_bias": True}, "mlp_bias is true"),
-    "other RoPE": ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 'rope_scaling is {"rope_type": "yarn"'),
-    "old RoPE": ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, '"linear"'),
-    "more of RoPE": ({"rope_parameters": {"rope_theta": 1e4, "beta_fast": 32}}, "beta_fast = 32"),
+    "other RoPE": (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+        'rope_scaling is {"rope_type": "yarn"',
+    ),
+    "old RoPE": (
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}},
+        '"linear"',
+    ),
+    "more of RoPE": (
+        {"rope_parameters": {"rope_theta": 1e4, "beta_fast": 32}},
+        "beta_fast = 32",
+    ),
     "part of RoPE": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    "local attention": ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
-    "softcapping": ({"final_logit_softcapping": 30.0}, "sets what is not known here: final_logit_softcapping = 30.0"),
+    "local attention": (
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types",
+    ),
+    "softcapping": (
+        {"final_logit_softcapping": 30.0},
+        "sets what is not known here: final_logit_softcapping = 30.0",
+    ),
     "a multiplier": ({"embedding_multiplier": 12}, "embedding_multiplier = 12"),
-    "code of its own": ({"auto_map": {"AutoModel": "x.y"}}, "auto_map is set: the model brings code of its own"),
-    "quantisation": ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
-    "another size": ({"intermediate_size": 96}, r"gate_proj.weight is \[80, 48\], the config asks for \[96, 48\]"),
+    "code of its own": (
+        {"auto_map": {"AutoModel": "x.y"}},
+        "auto_map is set: the model brings code of its own",
+    ),
+    "quantisation": (
+        {"quantization_config": {"bits": 4}},
+        "quantization_config is set",
+    ),
+    "another size": (
+        {"intermediate_size": 96},
+        r"gate_proj.weight is \[80, 48\], the config asks for \[96, 48\]",
+    ),
 }
 
 
@@ -170,8 +237,14 @@ def test_an_option_that_is_not_supported(fault: str, published: Path) -> None:
         ({}, False),  # Mistral's config means 4,096 where it says nothing
     ],
 )
-def test_a_window_is_refused_where_it_is_at_work(options: dict[str, Any], works: bool, published: Path) -> None:
-    change_config(published, model_type="mistral", **options | ({} if options else {"max_position_embeddings": 8192}))
+def test_a_window_is_refused_where_it_is_at_work(
+    options: dict[str, Any], works: bool, published: Path
+) -> None:
+    change_config(
+        published,
+        model_type="mistral",
+        **options | ({} if options else {"max_position_embeddings": 8192}),
+    )
     if works:
         import_model(str(published), published.parent / "run")
     else:
@@ -217,11 +290,15 @@ def test_what_is_there_is_not_overwritten(published: Path) -> None:
     assert (published.parent / "run" / "file").read_text() == "mine"
 
 
-def test_an_interruption_leaves_nothing(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "write_json", interrupted)  # after the weights are written
+    monkeypatch.setattr(
+        run_folder, "write_json", interrupted
+    )  # after the weights are written
     with pytest.raises(KeyboardInterrupt):
         import_model(str(published), published.parent / "run")
     assert [path.name for path in published.parent.iterdir()] == ["published"]
@@ -231,5 +308,7 @@ def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no folder ./nowhere"):
         find("./nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"no folder nobody/nothing@main here.*download it elsewhere"):
+    with pytest.raises(
+        UserError, match=r"no folder nobody/nothing@main here.*download it elsewhere"
+    ):
         find("nobody/nothing@main")

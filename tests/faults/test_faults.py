@@ -1,6 +1,8 @@
-"""Every fault of `cases`, met as a user would meet it. What came of it is a row of docs/faults.md, word by word.
+"""Every fault of `cases`, met as a user would meet it. What came of it is a row of
+docs/faults.md, word by word.
 
-`python -m pytest tests/faults/test_faults.py -n 0 --update-golden` writes the page anew.
+`python -m pytest tests/faults/test_faults.py -n 0 --update-golden` writes the page
+anew.
 """
 
 import importlib
@@ -15,9 +17,13 @@ from cases import Case
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 AREAS = {
     module.name: importlib.import_module(f"cases.{module.name}")
-    for module in sorted(pkgutil.iter_modules(cases.__path__), key=lambda module: module.name)
+    for module in sorted(
+        pkgutil.iter_modules(cases.__path__), key=lambda module: module.name
+    )
 }
-ALL: dict[tuple[str, str], Case] = {(area, name): c for area, file in AREAS.items() for name, c in file.CASES.items()}
+ALL: dict[tuple[str, str], Case] = {
+    (area, name): c for area, file in AREAS.items() for name, c in file.CASES.items()
+}
 
 HEAD = """# What goes wrong, and what comes of it
 
@@ -28,9 +34,15 @@ error of one line. Nothing hangs, nothing is lost without a count.
 """
 
 
-@pytest.mark.parametrize(("area", "name"), ALL.keys(), ids=[f"{area}: {name}" for area, name in ALL])
+@pytest.mark.parametrize(
+    ("area", "name"), ALL.keys(), ids=[f"{area}: {name}" for area, name in ALL]
+)
 def test_fault(
-    area: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    area: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     outcome = ALL[area, name](tmp_path, monkeypatch)
     if request.config.getoption("--update-golden"):
@@ -51,7 +63,8 @@ def found() -> dict[tuple[str, str], str]:
 
 def written() -> dict[tuple[str, str], str]:
     """Case -> outcome, as the page has them."""
-    rows, area = {}, ""
+    rows = {}
+    area = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         area = line.removeprefix("## ").lower() if line.startswith("## ") else area
         if line.startswith("| ") and not line.startswith(("| Fault", "| ---")):
@@ -67,5 +80,7 @@ def write() -> None:
         page += "| Fault | What comes of it |\n| --- | --- |\n"
         outcomes = {name: found().get((area, name), "") for name in file.CASES}
         for name, outcome in outcomes.items():
-            page += f"| {name} | {outcome.replace('|', '&#124;').replace('<', '&lt;')} |\n"
+            page += (
+                f"| {name} | {outcome.replace('|', '&#124;').replace('<', '&lt;')} |\n"
+            )
     PAGE.write_text(page, encoding="utf-8")

@@ -20,7 +20,10 @@ from mm1.harness.text import TextModel
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("MM1_LM_ENV" not in os.environ, reason="MM1_LM_ENV names no environment with lm-eval"),
+    pytest.mark.skipif(
+        "MM1_LM_ENV" not in os.environ,
+        reason="MM1_LM_ENV names no environment with lm-eval",
+    ),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -36,31 +39,39 @@ dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
 """
 TASKS = {
-    "mm1_choice": """
+    "mm1_choice": (
+        """
 output_type: multiple_choice
 doc_to_text: "Question: {{question}}\\nAnswer:"
 doc_to_choice: choices
 doc_to_target: label
-""",
-    "mm1_said": """
+"""
+    ),
+    "mm1_said": (
+        """
 output_type: generate_until
 doc_to_text: "{{question}} "
 doc_to_target: "{{choices[label]}}"
 generation_kwargs: {until: ["\\n", "."], max_gen_toks: 5, do_sample: false}
 metric_list: [{metric: exact_match}]
-""",
-    "mm1_last_word": """
+"""
+    ),
+    "mm1_last_word": (
+        """
 output_type: loglikelihood
 doc_to_text: "{{question}}"
 doc_to_target: " {{choices[label]}}"
 metric_list: [{metric: perplexity}, {metric: acc}]
-""",
-    "mm1_text": """
+"""
+    ),
+    "mm1_text": (
+        """
 output_type: loglikelihood_rolling
 doc_to_text: ""
 doc_to_target: "{{question}} {{choices[0]}}"
 metric_list: [{metric: word_perplexity}]
-""",
+"""
+    ),
 }
 
 SAME_RULES = """
@@ -99,7 +110,15 @@ def python() -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[harness]"]
+        install = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--constraint",
+            ROOT / "constraints.txt",
+            f"{ROOT}[harness]",
+        ]
         subprocess.run([python, *install], check=True)
     return python
 
@@ -113,27 +132,61 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_its_environment(python: Path, *arguments: object) -> str:
     """The environment's mm1 is this one."""
-    own = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    own = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [python, *map(str, arguments)], env=own, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+        [python, *map(str, arguments)],
+        env=own,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-def asked(python: Path, run: Path, folder: Path, *launcher: str) -> tuple[str, dict[str, list[Any]]]:
-    """What its command prints about all tasks, and the samples that it writes, by task."""
+def asked(
+    python: Path, run: Path, folder: Path, *launcher: str
+) -> tuple[str, dict[str, list[Any]]]:
+    """What its command prints about all tasks, and the samples that it writes, by
+    task."""
     (folder / "tasks").mkdir()
-    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    (folder / "records.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in RECORDS)
+    )
     for name, task in TASKS.items():
-        text = f"task: {name}\n" + COMMON.replace("FILE", str(folder / "records.jsonl")) + task
+        text = (
+            f"task: {name}\n"
+            + COMMON.replace("FILE", str(folder / "records.jsonl"))
+            + task
+        )
         (folder / "tasks" / f"{name}.yaml").write_text(text)
-    command = [*launcher, "-m", "mm1.harness.lm_eval", "--model", "mm1", "--model_args", f"run={run}"]
+    command = [
+        *launcher,
+        "-m",
+        "mm1.harness.lm_eval",
+        "--model",
+        "mm1",
+        "--model_args",
+        f"run={run}",
+    ]
     command += ["--tasks", ",".join(TASKS), "--include_path", str(folder / "tasks")]
-    printed = in_its_environment(python, *command, "--output_path", folder / "out", "--log_samples")
-    files = {name: list((folder / "out").rglob(f"samples_{name}_*.jsonl")) for name in TASKS}
+    printed = in_its_environment(
+        python, *command, "--output_path", folder / "out", "--log_samples"
+    )
+    files = {
+        name: list((folder / "out").rglob(f"samples_{name}_*.jsonl")) for name in TASKS
+    }
     assert all(len(found) == 1 for found in files.values()), files
-    return printed, {n: [json.loads(x) for x in f[0].read_text().splitlines()] for n, f in files.items()}
+    return printed, {
+        n: [json.loads(x) for x in f[0].read_text().splitlines()]
+        for n, f in files.items()
+    }
 
 
 def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
@@ -141,33 +194,60 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
     ours = TextModel.load(run).predictor
 
     def scores(context: str, continuations: list[str]) -> list[tuple[float, bool]]:
-        return ours.score([Document((Text(context, loss=False), Text(each))) for each in continuations])
+        return ours.score(
+            [
+                Document((Text(context, loss=False), Text(each)))
+                for each in continuations
+            ]
+        )
 
     for name in TASKS:
         assert f"|{name}" in printed
         assert len(samples[name]) == len(RECORDS)
     for sample in samples["mm1_choice"]:
         record = sample["doc"]
-        choices = scores(f"Question: {record['question']}\nAnswer:", [f" {choice}" for choice in record["choices"]])
-        found = [(float(nats), greedy == "True") for ((nats, greedy),) in sample["resps"]]
-        assert found == [(pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in choices]
+        choices = scores(
+            f"Question: {record['question']}\nAnswer:",
+            [f" {choice}" for choice in record["choices"]],
+        )
+        found = [
+            (float(nats), greedy == "True") for ((nats, greedy),) in sample["resps"]
+        ]
+        assert found == [
+            (pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in choices
+        ]
         best = max(range(len(choices)), key=lambda i: choices[i][0])
         assert sample["acc"] == (best == record["label"])
     for sample in samples["mm1_last_word"]:
         record = sample["doc"]
-        ((wanted, _),) = scores(record["question"], [f" {record['choices'][record['label']]}"])
+        ((wanted, _),) = scores(
+            record["question"], [f" {record['choices'][record['label']]}"]
+        )
         assert float(sample["resps"][0][0][0]) == pytest.approx(wanted, abs=1e-4)
     for sample in samples["mm1_text"]:
         (wanted,) = ours.log_likelihood(
-            [Document((Text(f"{sample['doc']['question']} {sample['doc']['choices'][0]}"),))]
+            [
+                Document(
+                    (
+                        Text(
+                            f"{sample['doc']['question']} {sample['doc']['choices'][0]}"
+                        ),
+                    )
+                )
+            ]
         )
         assert float(sample["resps"][0][0]) == pytest.approx(wanted, abs=1e-4)
     prompts = [Document((Text(f"{record['question']} "),)) for record in RECORDS]
     answers = ours.generate(prompts, max_tokens=5, stop=("\n", "."))
-    assert [sample["resps"][0][0] for sample in sorted(samples["mm1_said"], key=lambda s: s["doc_id"])] == answers
+    assert [
+        sample["resps"][0][0]
+        for sample in sorted(samples["mm1_said"], key=lambda s: s["doc_id"])
+    ] == answers
 
 
-def test_its_command_line_gives_our_own_numbers(python: Path, run: Path, tmp_path: Path) -> None:
+def test_its_command_line_gives_our_own_numbers(
+    python: Path, run: Path, tmp_path: Path
+) -> None:
     check(*asked(python, run, tmp_path), run)
 
 
@@ -181,10 +261,24 @@ def test_boundaries_and_windows_are_its_own(python: Path, run: Path) -> None:
 
 
 def test_a_mistake_is_one_line(python: Path, tmp_path: Path) -> None:
-    command = [python, "-m", "mm1.harness.lm_eval", "--model", "mm1", "--model_args", f"run={tmp_path}"]
+    command = [
+        python,
+        "-m",
+        "mm1.harness.lm_eval",
+        "--model",
+        "mm1",
+        "--model_args",
+        f"run={tmp_path}",
+    ]
     command += ["--tasks", "piqa"]
     own = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=own, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith(f"mm1: {tmp_path} is no run folder")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(f"mm1: {tmp_path} is no run folder")
+    )
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
-"""What lmms-eval is answered, without it: the layout of fine-tuning, pictures unchanged, our own predictor's words."""
+"""What lmms-eval is answered, without it: the layout of fine-tuning, pictures
+unchanged, our own predictor's words."""
 
 import io
 from pathlib import Path
@@ -25,11 +26,22 @@ def pixels(image: Image) -> Tensor:
     return decode(image.data)
 
 
-@pytest.mark.parametrize("text", ["What is it?", "<image>\nWhat is it?", "Is <image>\nlike\n<image>?", "cat\nA. red"])
-def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is it?",
+        "<image>\nWhat is it?",
+        "Is <image>\nlike\n<image>?",
+        "cat\nA. red",
+    ],
+)
+def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(
+    text: str, tmp_path: Path
+) -> None:
     pictures = [tiny.picture(n) for n in range(max(1, text.count("<image>")))]
     turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
-    trained, asked = conversation({"conversations": turns}, pictures), question(text, pictures)
+    trained = conversation({"conversations": turns}, pictures)
+    asked = question(text, pictures)
     assert trained.parts == (*asked.parts, Text("A cat.", end=True))
     assert not any(part.loss for part in asked.parts if isinstance(part, Text))
     assert asked.text.endswith("\n")
@@ -39,8 +51,13 @@ def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(text:
 
 
 def test_marks_that_are_not_its_pictures_go() -> None:
-    one, two = tiny.picture(1), tiny.picture(2)
-    assert question("see <image> and say", [one, two]).parts == (one, two, Text("see  and say\n", loss=False))
+    one = tiny.picture(1)
+    two = tiny.picture(2)
+    assert question("see <image> and say", [one, two]).parts == (
+        one,
+        two,
+        Text("see  and say\n", loss=False),
+    )
     assert question("see <image>", []).parts == (Text("see\n", loss=False),)
 
 
@@ -48,17 +65,30 @@ def test_pictures_arrive_as_they_are() -> None:
     for mode in ("RGB", "L", "P", "RGBA"):
         picture = shown(3, mode)
         found = encoded(picture)
-        wanted = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8).view(9, 9, 3)
+        wanted = torch.frombuffer(
+            bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8
+        ).view(9, 9, 3)
         assert torch.equal(pixels(found).permute(1, 2, 0), wanted)
         assert (found.width, found.height) == (9, 9)
-    with pytest.raises(ConfigError, match=r"pictures alone, this task shows str: film\.mp4"):
+    with pytest.raises(
+        ConfigError, match=r"pictures alone, this task shows str: film\.mp4"
+    ):
         encoded("film.mp4")
 
 
 def test_answers_are_our_own_predictors(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
-    model = PictureModel(predictor, max_seqlen=4)
-    texts: list[tuple[str, list[Any]]] = [("red cat", [shown(0)]), ("two dog", [shown(1), shown(2)]), ("sun", [])]
-    documents = [question(text, list(map(encoded, pictures))) for text, pictures in texts]
-    wanted = [predictor.generate([document], max_tokens=n)[0] for document, n in zip(documents, (4, 2, 4), strict=True)]
+    model = PictureModel(predictor, max_length=4)
+    texts: list[tuple[str, list[Any]]] = [
+        ("red cat", [shown(0)]),
+        ("two dog", [shown(1), shown(2)]),
+        ("sun", []),
+    ]
+    documents = [
+        question(text, list(map(encoded, pictures))) for text, pictures in texts
+    ]
+    wanted = [
+        predictor.generate([document], max_tokens=n)[0]
+        for document, n in zip(documents, (4, 2, 4), strict=True)
+    ]
     assert model.generate(texts, [(4, ()), (2, ()), (16_384, ())]) == wanted

@@ -1,4 +1,5 @@
-"""Generation and scoring: equal to the plain way of doing it, at any batch size, and on several ranks."""
+"""Generation and scoring: equal to the plain way of doing it, at any batch size, and on
+several ranks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +22,30 @@ from mm1.train.parallel import shard
 
 
 def logits_one_by_one(predictor: Predictor, sequence: Rendered) -> torch.Tensor:
-    """Logits of every place of one document from the training forward pass, Float[T, V]."""
+    """Logits of every place of one document from the training forward pass, Float[T,
+    V]."""
     batch = collate([[Span.whole(sequence)]], predictor.renderer)
     model = predictor.model
-    hidden = model.decoder(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
+    hidden = model.decoder(
+        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+    )
     return hidden @ model.decoder.head.T
 
 
 @torch.no_grad()
-def continue_without_cache(predictor: Predictor, document: Document, num_tokens: int) -> str:
-    """The reference: the whole document through the training path again for each new token."""
-    sequence, tokenizer, said = predictor.renderer(document, end=False), predictor.renderer.tokenizer, []
+def continue_without_cache(
+    predictor: Predictor, document: Document, num_tokens: int
+) -> str:
+    """The reference: the whole document through the training path again for each new
+    token."""
+    sequence = predictor.renderer(document, end=False)
+    tokenizer = predictor.renderer.tokenizer
+    said = []
     while len(said) < num_tokens:
         tokens = torch.tensor([*sequence.tokens, *said]).numpy()
-        logits = logits_one_by_one(predictor, replace(sequence, tokens=tokens, loss_mask=tokens < 0))[-1]
+        logits = logits_one_by_one(
+            predictor, replace(sequence, tokens=tokens, loss_mask=tokens < 0)
+        )[-1]
         logits[[tokenizer.pad, tokenizer.image]] = -torch.inf
         if (token := int(logits.argmax())) == tokenizer.end:
             break
@@ -43,14 +54,18 @@ def continue_without_cache(predictor: Predictor, document: Document, num_tokens:
 
 
 def test_answers_equal_a_forward_pass_for_each_token(tmp_path: Path) -> None:
-    predictor, documents = tiny.predictor(tmp_path), tiny.prompts(9)
+    predictor = tiny.predictor(tmp_path)
+    documents = tiny.prompts(9)
     answers = predictor.generate(documents, max_tokens=6)
-    assert answers == [continue_without_cache(predictor, document, 6) for document in documents]
+    assert answers == [
+        continue_without_cache(predictor, document, 6) for document in documents
+    ]
     assert len(set(answers)) > 3  # the prompts matter
 
 
 def test_answers_are_equal_at_any_batch_size(tmp_path: Path) -> None:
-    documents, answers = tiny.prompts(13), []
+    documents = tiny.prompts(13)
+    answers = []
     for tokens_per_batch in (1, 60, 200, 100_000):
         predictor = tiny.predictor(tmp_path, tokens_per_batch=tokens_per_batch)
         answers.append(predictor.generate(documents, max_tokens=5))
@@ -61,7 +76,9 @@ def test_answers_are_equal_at_any_batch_size(tmp_path: Path) -> None:
 
 def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path, tokens_per_batch=80)
-    sequences = [predictor.renderer(document, end=False) for document in tiny.prompts(20)]
+    sequences = [
+        predictor.renderer(document, end=False) for document in tiny.prompts(20)
+    ]
     batches = predictor._batches(sequences, 5)
     assert sorted(i for members in batches for i in members) == list(range(20))
     for members in batches:
@@ -69,17 +86,31 @@ def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
         assert max_seqlen * len(members) <= 80 or len(members) == 1
 
 
-def test_what_documents_begin_with_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin, ends, read = sum(tiny.prompts(4)[1:], Document(())), tiny.prompts(7), []
-    documents, predictor = [begin + end for end in ends], tiny.predictor(tmp_path, tokens_per_batch=60)
+def test_what_documents_begin_with_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = sum(tiny.prompts(4)[1:], Document(()))
+    ends = tiny.prompts(7)
+    read = []
+    documents = [begin + end for end in ends]
+    predictor = tiny.predictor(tmp_path, tokens_per_batch=60)
     alone = predictor.generate(documents, max_tokens=5)
     prefill = predictor.model.prefill
-    monkeypatch.setattr(predictor.model, "prefill", lambda batch, cache: read.append(batch) or prefill(batch, cache))
+    monkeypatch.setattr(
+        predictor.model,
+        "prefill",
+        lambda batch, cache: read.append(batch) or prefill(batch, cache),
+    )
     assert predictor.generate(documents, max_tokens=5, shared=True) == alone
     assert len(set(alone)) > 2
     first, *rest = (len(batch.tokens) for batch in read)
-    lengths = [len(predictor.renderer(document, end=False).tokens) for document in (begin, *ends)]
-    assert first == lengths[0] + 1  # all ends begin with the token of an r, which is shared too
+    lengths = [
+        len(predictor.renderer(document, end=False).tokens)
+        for document in (begin, *ends)
+    ]
+    assert (
+        first == lengths[0] + 1
+    )  # all ends begin with the token of an r, which is shared too
     assert sum(rest) == sum(lengths[1:]) - 7
     assert len(rest) > 2
     assert predictor.generate([], max_tokens=5, shared=True) == []
@@ -89,13 +120,21 @@ def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)  # 4 tokens a picture
 
     def shared(*documents: tuple[Text | Image, ...]) -> int:
-        return shared_length([predictor.renderer(Document(parts), end=False) for parts in documents])
+        return shared_length(
+            [predictor.renderer(Document(parts), end=False) for parts in documents]
+        )
 
-    red, one, two = Text("red"), tiny.picture(1), tiny.picture(2)
+    red = Text("red")
+    one = tiny.picture(1)
+    two = tiny.picture(2)
     length = len(predictor.renderer(Document((red,)), end=False).tokens)
     assert shared((red, one, red), (red, one, Text(" dog"))) == length + 4
-    assert shared((red, one, red), (red, two, red)) == length  # tokens alike, pictures not
-    assert shared((red, one), (red, one)) == length  # a token of each must be left, and a picture is not cut
+    assert (
+        shared((red, one, red), (red, two, red)) == length
+    )  # tokens alike, pictures not
+    assert (
+        shared((red, one), (red, one)) == length
+    )  # a token of each must be left, and a picture is not cut
     assert shared((red, one, two, red), (red, one, one, red)) == length + 4
     assert shared((red, one, red), (red, red, one)) == length
     assert shared((one, red), (two, red)) == shared((red,), (one,)) == 0
@@ -103,7 +142,8 @@ def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "word"])
 def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> None:
-    predictor, documents = tiny.predictor(tmp_path, kind=kind), tiny.prompts(9)
+    predictor = tiny.predictor(tmp_path, kind=kind)
+    documents = tiny.prompts(9)
     whole = predictor.generate(documents, max_tokens=8)
     mark = max(whole, key=len)[2:4]  # in the middle of a token, or across two
     cut = predictor.generate(documents, max_tokens=8, stop=("never said", mark))
@@ -114,12 +154,16 @@ def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> No
 def test_an_answer_stops_at_the_end_token_and_never_says_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor, documents = tiny.predictor(tmp_path, kind="word"), tiny.prompts(2)
-    tokenizer, steps = predictor.renderer.tokenizer, []
-    red, end = tokenizer.encode("red")[0], tokenizer.end
+    predictor = tiny.predictor(tmp_path, kind="word")
+    documents = tiny.prompts(2)
+    tokenizer = predictor.renderer.tokenizer
+    steps = []
+    red = tokenizer.encode("red")[0]
+    end = tokenizer.end
 
     def logits(*likely: int) -> torch.Tensor:
-        """The same for both prompts: `<image>` is the likeliest, `<pad>` comes next, then what a prompt is to say."""
+        """The same for both prompts: `<image>` is the likeliest, `<pad>` comes next,
+        then what a prompt is to say."""
         rows = torch.zeros(2, tokenizer.vocab_size)
         rows[:, [tokenizer.image, tokenizer.pad]] = torch.tensor([9.0, 8.0])
         rows[torch.arange(2), torch.tensor(likely)] = 5.0
@@ -129,22 +173,31 @@ def test_an_answer_stops_at_the_end_token_and_never_says_an_image(
         steps.append(tokens.tolist())
         return logits(red, end)
 
-    monkeypatch.setattr(predictor.model, "prefill", lambda batch, cache: logits(end, red))
+    monkeypatch.setattr(
+        predictor.model, "prefill", lambda batch, cache: logits(end, red)
+    )
     monkeypatch.setattr(predictor.model, "step", step)
     assert sorted(predictor.generate(documents, max_tokens=9)) == ["", "red"]
-    assert steps == [[end, red]]  # both were done after one step, so there was no second
+    assert steps == [
+        [end, red]
+    ]  # both were done after one step, so there was no second
 
 
 @torch.no_grad()
 def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path, tokens_per_batch=60)
-    documents = [*tiny.prompts(9), Document((Text("red", loss=False), Text(" cat dog", end=True)))]
+    documents = [
+        *tiny.prompts(9),
+        Document((Text("red", loss=False), Text(" cat dog", end=True))),
+    ]
     found = predictor.log_likelihood(documents)
     for document, score in zip(documents, found, strict=True):
         sequence = predictor.renderer(document, end=False)
         log_probs = logits_one_by_one(predictor, sequence).log_softmax(-1)
         wanted = sum(
-            float(log_probs[i - 1, sequence.tokens[i]]) for i in range(1, len(sequence.tokens)) if sequence.loss_mask[i]
+            float(log_probs[i - 1, sequence.tokens[i]])
+            for i in range(1, len(sequence.tokens))
+            if sequence.loss_mask[i]
         )
         assert score == pytest.approx(wanted, abs=1e-4)
     assert found[0] == 0.0  # nothing of it carries loss
@@ -154,13 +207,22 @@ def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_greedy_is_what_the_model_holds_most_likely(tmp_path: Path) -> None:
     """Two tokens that are the most likely ones, and pairs with one of them."""
-    predictor, documents, wanted = tiny.predictor(tmp_path, tokens_per_batch=60), [], []
+    predictor = tiny.predictor(tmp_path, tokens_per_batch=60)
+    documents = []
+    wanted = []
     for prompt in tiny.prompts(6):
-        asked = Document(tuple(replace(p, loss=False) if isinstance(p, Text) else p for p in prompt.parts))
+        asked = Document(
+            tuple(
+                replace(p, loss=False) if isinstance(p, Text) else p
+                for p in prompt.parts
+            )
+        )
         said: list[int] = []
         for _ in range(2):
             document = asked + Document((Text("", tokens=tuple(said)),))
-            logits = logits_one_by_one(predictor, predictor.renderer(document, end=False))
+            logits = logits_one_by_one(
+                predictor, predictor.renderer(document, end=False)
+            )
             said.append(int(logits[-1].argmax()))
         for tokens in (said, [said[0], said[1] ^ 1], [said[0] ^ 1, said[1]]):
             documents.append(asked + Document((Text("", tokens=tuple(tokens)),)))
@@ -190,7 +252,8 @@ NUM_DOCUMENTS = (0, 7)
 
 def ask(folder: Path) -> None:
     """On one of two ranks."""
-    device, place = dist.start(), folder / str(dist.rank())
+    device = dist.start()
+    place = folder / str(dist.rank())
     place.mkdir()
     everything = tiny.prompts(max(NUM_DOCUMENTS))
     documents = everything[: NUM_DOCUMENTS[dist.rank()]]
@@ -208,5 +271,6 @@ def ask(folder: Path) -> None:
 
 
 def test_ranks_keep_step(tmp_path: Path) -> None:
-    """Two ranks with different numbers of questions, over sharded weights, which hang if one makes a call less."""
+    """Two ranks with different numbers of questions, over sharded weights, which hang
+    if one makes a call less."""
     on_ranks(2, ask, tmp_path)

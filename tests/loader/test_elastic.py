@@ -1,4 +1,5 @@
-"""Interrupted anywhere, gone on with on other numbers of ranks and workers: each document once, the same batches."""
+"""Interrupted anywhere, gone on with on other numbers of ranks and workers: each
+document once, the same batches."""
 
 import json
 import random
@@ -28,75 +29,127 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def loader_of(world: Path, *, workers: int = 0, leave_out: str = "", **fields: Any) -> PackedLoader:
+def loader_of(
+    world: Path, *, workers: int = 0, leave_out: str = "", **fields: Any
+) -> PackedLoader:
     """Six rows a step, which divide over 1, 2 and 3 ranks."""
     config: Any = pretrain(world).loader
-    for name, value in ({"batch_size": 6, "micro_batch_size": 1, "workers": workers} | fields).items():
+    for name, value in (
+        {"batch_size": 6, "micro_batch_size": 1, "workers": workers} | fields
+    ).items():
         setattr(config, name, value)
     config.sources.pop(leave_out, None)
-    renderer = Renderer(Tokenizer.Config(path=config.tokenizer()).build(), Views((8, 8)), tokens_per_image=4)
+    renderer = Renderer(
+        Tokenizer.Config(path=config.tokenizer()).build(),
+        Views((8, 8)),
+        tokens_per_image=4,
+    )
     return config.build(renderer=renderer, seed=0)
 
 
-def stint(loader: PackedLoader, state: State, num_steps: int, world_size: int) -> tuple[list[Row], State]:
-    """The rows that all ranks together train on in so many steps, and the state after them."""
+def stint(
+    loader: PackedLoader, state: State, num_steps: int, world_size: int
+) -> tuple[list[Row], State]:
+    """The rows that all ranks together train on in so many steps, and the state after
+    them."""
     rows: list[Row] = []
     for step, _, after in islice(loader.windows(state), num_steps):
-        rows += [row for rank in range(world_size) for micro in loader.deal(step, rank, world_size) for row in micro]
+        rows += [
+            row
+            for rank in range(world_size)
+            for micro in loader.deal(step, rank, world_size)
+            for row in micro
+        ]
         state = json.loads(json.dumps(after, sort_keys=True))
     return rows, state
 
 
-def account(loader: PackedLoader, rows: list[tuple[str, int, int, int]], state: State) -> None:
-    """Each token of each document was seen once in each epoch, is in rows of the window that are to come, or waits."""
+def account(
+    loader: PackedLoader, rows: list[tuple[str, int, int, int]], state: State
+) -> None:
+    """Each token of each document was seen once in each epoch, is in rows of the window
+    that are to come, or waits."""
     assert state is not None
     mixture = MixtureState.from_json(state["mixture"])
-    after = loader.mixture.window(mixture, Terms(**state["terms"])).hand_back(state["row"], loader.mixture.names)
+    after = loader.mixture.window(mixture, Terms(**state["terms"])).hand_back(
+        state["row"], loader.mixture.names
+    )
     for name, source in loader.sources.items():
         size = source.num_documents
         epochs = range(after.drawn[name] // size + 1)
-        order = np.concatenate([permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs])
+        order = np.concatenate(
+            [permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs]
+        )
         due = np.bincount(order[: after.drawn[name]], minlength=size)
         times = np.zeros((size, source.lengths.max()), dtype=np.int64)
-        for _, document, start, stop in (e[:4] for e in [*rows, *after.carried] if e[0] == name):
+        for _, document, start, stop in (
+            e[:4] for e in [*rows, *after.carried] if e[0] == name
+        ):
             times[document, start:stop] += 1
         within = np.arange(times.shape[1]) < source.lengths[:, None]
         assert (times == due[:, None] * within).all()
 
 
 def named(loader: PackedLoader, rows: list[Row]) -> list[tuple[str, int, int, int]]:
-    return [(loader.names[e.source], e.document, e.start, e.stop) for row in rows for e in row]
+    return [
+        (loader.names[e.source], e.document, e.start, e.stop)
+        for row in rows
+        for e in row
+    ]
 
 
-def test_interrupted_24_times_on_1_2_3_1_ranks_every_document_comes_once_an_epoch(world: Path) -> None:
-    chance, loader, state, dealt, steps = random.Random(0), loader_of(world), None, [], 0
+def test_interrupted_24_times_on_1_2_3_1_ranks_every_document_comes_once_an_epoch(
+    world: Path,
+) -> None:
+    chance = random.Random(0)
+    loader = loader_of(world)
+    state = None
+    dealt = []
+    steps = 0
     for _, world_size in zip(range(24), cycle([1, 2, 3]), strict=False):
         num_steps = chance.randint(1, 4)
         rows, state = stint(loader, state, num_steps, world_size)
-        dealt, steps = dealt + rows, steps + num_steps
+        dealt = dealt + rows
+        steps = steps + num_steps
         account(loader, named(loader, dealt), state)
     assert state is not None
-    assert min(loader._levels(MixtureState.from_json(state["mixture"]))[f"epoch/{n}"] for n in loader.names) > 1
+    assert (
+        min(
+            loader._levels(MixtureState.from_json(state["mixture"]))[f"epoch/{n}"]
+            for n in loader.names
+        )
+        > 1
+    )
     uninterrupted, _ = stint(loader, None, steps, 1)
     for i in range(0, 6 * steps, 6):  # ranks hold the rows of a step in another order
         assert Counter(dealt[i : i + 6]) == Counter(uninterrupted[i : i + 6])
 
 
-def test_the_account_holds_when_weights_sources_and_rows_change_in_a_run(world: Path) -> None:
+def test_the_account_holds_when_weights_sources_and_rows_change_in_a_run(
+    world: Path,
+) -> None:
     """Twenty interruptions; at some of them the run goes on under other terms."""
     few = {"weights": {"pages": 0.5, "captions": 0.5}, "leave_out": "text"}
     parts = [
         loader_of(world, **few),
         loader_of(world, weights={"pages": 0.2, "captions": 0.3, "text": 0.5}),
         loader_of(
-            world, weights={"pages": 0.2, "captions": 0.8, "text": 0.0}, weights_of="documents", packing_window=7
+            world,
+            weights={"pages": 0.2, "captions": 0.8, "text": 0.0},
+            weights_of="documents",
+            packing_window=7,
         ),
         loader_of(
-            world, schedule={61: {"pages": 1.0, "captions": 0.0, "text": 0.0}}, sequence_length=80, batch_size=12
+            world,
+            schedule={61: {"pages": 1.0, "captions": 0.0, "text": 0.0}},
+            sequence_length=80,
+            batch_size=12,
         ),
         loader_of(world, weights_of="rows", sequence_length=80, max_images=9),
     ]
-    chance, state, seen = random.Random(1), None, []
+    chance = random.Random(1)
+    state = None
+    seen = []
     for loader in parts:
         for world_size in (1, 2, 3, 1):
             rows, state = stint(loader, state, chance.randint(1, 3), world_size)
@@ -105,15 +158,29 @@ def test_the_account_holds_when_weights_sources_and_rows_change_in_a_run(world: 
 
 
 def test_weights_change_at_the_step_of_the_schedule(world: Path) -> None:
-    """Rows of a window hold what was left over before, so that two more windows may bring pages."""
-    loader = loader_of(world, schedule={5: {"pages": 0.0, "captions": 0.5, "text": 0.5}})
-    drawn = [after["mixture"]["drawn"]["pages"] for _, _, after in islice(loader.windows(None), 12)]
-    begins = [after["mixture"]["rows"] for _, _, after in islice(loader.windows(None), 12)]
+    """Rows of a window hold what was left over before, so that two more windows may
+    bring pages."""
+    loader = loader_of(
+        world, schedule={5: {"pages": 0.0, "captions": 0.5, "text": 0.5}}
+    )
+    drawn = [
+        after["mixture"]["drawn"]["pages"]
+        for _, _, after in islice(loader.windows(None), 12)
+    ]
+    begins = [
+        after["mixture"]["rows"] for _, _, after in islice(loader.windows(None), 12)
+    ]
     assert 30 in begins  # a window begins with the row of step 5
     assert len(set(drawn[5:])) == 1
 
 
-def batches(loader: PackedLoader, state: State, num_steps: int, rank: int = 0, world_size: int = 1) -> list[Any]:
+def batches(
+    loader: PackedLoader,
+    state: State,
+    num_steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Any]:
     steps = islice(loader.steps(state, rank=rank, world_size=world_size), num_steps)
     return [batch for step in steps for batch in step.micro_batches]
 
@@ -122,13 +189,22 @@ def bytes_of(batch: Any) -> tuple[bytes, ...]:
     return tuple(tensor.numpy().tobytes() for tensor in batch.tensors().values())
 
 
-def test_batches_after_a_resumption_are_the_same_to_the_byte_on_any_number_of_ranks(world: Path) -> None:
+def test_batches_after_a_resumption_are_the_same_to_the_byte_on_any_number_of_ranks(
+    world: Path,
+) -> None:
     loader = loader_of(world)
     steps = list(islice(loader.steps(None, rank=0, world_size=1), 6))
     whole = [bytes_of(batch) for step in steps for batch in step.micro_batches]
     for done, world_size in ((1, 1), (3, 2), (5, 3)):
-        ranks = [batches(loader, steps[done - 1].state, 6 - done, rank, world_size) for rank in range(world_size)]
-        dealt = [bytes_of(batch) for same_time in zip(*ranks, strict=True) for batch in same_time]
+        ranks = [
+            batches(loader, steps[done - 1].state, 6 - done, rank, world_size)
+            for rank in range(world_size)
+        ]
+        dealt = [
+            bytes_of(batch)
+            for same_time in zip(*ranks, strict=True)
+            for batch in same_time
+        ]
         if world_size == 1:
             assert dealt == whole[6 * done :]
         for i in range(0, len(dealt), 6):
@@ -138,10 +214,20 @@ def test_batches_after_a_resumption_are_the_same_to_the_byte_on_any_number_of_ra
 @pytest.mark.slow
 def test_other_numbers_of_workers_go_on_with_the_same_batches(world: Path) -> None:
     here = list(islice(loader_of(world).steps(None, rank=0, world_size=1), 5))
-    there = list(islice(loader_of(world, workers=2).steps(here[0].state, rank=0, world_size=1), 4))
+    there = list(
+        islice(
+            loader_of(world, workers=2).steps(here[0].state, rank=0, world_size=1), 4
+        )
+    )
     for one, two in zip(here[1:], there, strict=True):
-        assert (one.state, one.counts, one.levels) == (two.state, two.counts, two.levels)
-        assert list(map(bytes_of, one.micro_batches)) == list(map(bytes_of, two.micro_batches))
+        assert (one.state, one.counts, one.levels) == (
+            two.state,
+            two.counts,
+            two.levels,
+        )
+        assert list(map(bytes_of, one.micro_batches)) == list(
+            map(bytes_of, two.micro_batches)
+        )
 
 
 def test_a_source_that_is_not_what_it_was_is_refused(world: Path) -> None:
@@ -149,31 +235,59 @@ def test_a_source_that_is_not_what_it_was_is_refused(world: Path) -> None:
     _, state = stint(loader, None, 2, 1)
     assert state is not None
     state["data"]["text"]["documents"] += 1
-    with pytest.raises(ConfigError, match=r"loader\.sources\.text is not what .*: {'documents': \(42, 41\)}"):
+    with pytest.raises(
+        ConfigError,
+        match=r"loader\.sources\.text is not what .*: {'documents': \(42, 41\)}",
+    ):
         next(loader.windows(state))
     _, state = stint(loader, None, 2, 1)
-    with pytest.raises(ConfigError, match=r"the run has read from \['text'\], .* give it the weight 0"):
-        next(loader_of(world, weights={"pages": 0.5, "captions": 0.5}, leave_out="text").windows(state))
+    with pytest.raises(
+        ConfigError, match=r"the run has read from \['text'\], .* give it the weight 0"
+    ):
+        next(
+            loader_of(
+                world, weights={"pages": 0.5, "captions": 0.5}, leave_out="text"
+            ).windows(state)
+        )
 
 
-def test_pages_longer_than_a_row_come_in_pieces_with_the_pictures_of_their_tokens(world: Path) -> None:
+def test_pages_longer_than_a_row_come_in_pieces_with_the_pictures_of_their_tokens(
+    world: Path,
+) -> None:
     """Rows of 8 tokens hold no page of the world: 13 tokens, one picture of 4."""
-    loader = loader_of(world, sequence_length=8, weights={"pages": 1.0, "captions": 0.0, "text": 0.0})
+    loader = loader_of(
+        world, sequence_length=8, weights={"pages": 1.0, "captions": 0.0, "text": 0.0}
+    )
     shards = loader.sources["pages"].shards
     documents = (shards.document(n) for n in range(len(shards)))
-    pictures = {loader.renderer.pixels(i)[0].numpy().tobytes() for document in documents for i in document.images}
+    pictures = {
+        loader.renderer.pixels(i)[0].numpy().tobytes()
+        for document in documents
+        for i in document.images
+    }
     steps = list(islice(loader.steps(None, rank=0, world_size=1), 8))
     micro_batches: list[Any] = [batch for step in steps for batch in step.micro_batches]
     for batch in micro_batches:
-        assert torch.equal(torch.nonzero(batch.tokens == 2).flatten(), batch.slots.flatten())
+        assert torch.equal(
+            torch.nonzero(batch.tokens == 2).flatten(), batch.slots.flatten()
+        )
         assert len(batch.images) == max(1, len(batch.slots))
-        assert all(picture.numpy().tobytes() in pictures for picture in batch.images[: len(batch.slots)])
+        assert all(
+            picture.numpy().tobytes() in pictures
+            for picture in batch.images[: len(batch.slots)]
+        )
     counts = sum((Counter(step.counts) for step in steps), Counter())
     assert counts["images"] >= 20
     assert counts["cuts"] >= 20
     rows, state = stint(loader, None, 8, 1)
     account(loader, named(loader, rows), state)
     assert steps[-1].levels["skipped/pages"] == 0
-    validation = json.loads((world / "pages" / "manifest.json").read_text())["splits"]["validation"]["images"]
-    found: list[Any] = [b for b in loader.validation(rank=0, world_size=1) if b.source_names == ("pages",)]
+    validation = json.loads((world / "pages" / "manifest.json").read_text())["splits"][
+        "validation"
+    ]["images"]
+    found: list[Any] = [
+        b
+        for b in loader.validation(rank=0, world_size=1)
+        if b.source_names == ("pages",)
+    ]
     assert sum(len(batch.slots) for batch in found) == validation

@@ -1,4 +1,5 @@
-"""The loader of images: all of them, from any documents; the same on any number of ranks and workers, from any state."""
+"""The loader of images: all of them, from any documents; the same on any number of
+ranks and workers, from any state."""
 
 from itertools import islice
 from pathlib import Path
@@ -26,39 +27,70 @@ SOURCES = ("captions", "pages", "text")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 captions; 40 pages of one image; a page of three images; texts. A fifth of each is held out."""
+    """60 captions; 40 pages of one image; a page of three images; texts. A fifth of
+    each is held out."""
     folder = make_world(tmp_path_factory.mktemp("world"))
     raw = folder / "raw" / "b.parquet"
     images = [raw_files.jpeg(500), None, raw_files.jpeg(501), raw_files.jpeg(502)]
-    raw_files.write_pages(raw, [{"images": images, "texts": [None, "page shows", None, None]}])
+    raw_files.write_pages(
+        raw, [{"images": images, "texts": [None, "page shows", None, None]}]
+    )
     prepare("interleaved", [raw], folder / "many", folder / "tokenizer.json")
     return folder
 
 
-def build(world: Path, *, batch: int = 8, micro: int | None = None, workers: int = 0, names: tuple[str, ...] = SOURCES):
+def build(
+    world: Path,
+    *,
+    batch: int = 8,
+    micro: int | None = None,
+    workers: int = 0,
+    names: tuple[str, ...] = SOURCES,
+):
     sources = tuple(str(world / name) for name in names)
-    config = ImageLoader.Config(sources=sources, batch_size=batch, micro_batch_size=micro, workers=workers)
+    config = ImageLoader.Config(
+        sources=sources, batch_size=batch, micro_batch_size=micro, workers=workers
+    )
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
-    loader: ImageLoader = config.build(renderer=Renderer(tokenizer, Views((8, 8))), seed=3)  # type: ignore[assignment]
+    loader: ImageLoader = config.build(
+        renderer=Renderer(tokenizer, Views((8, 8))), seed=3
+    )  # type: ignore[assignment]
     return loader
 
 
 def pixels(steps: list[StepBatches]) -> Tensor:
-    return torch.cat([b.images for step in steps for b in step.micro_batches if isinstance(b, ImageBatch)])
+    return torch.cat(
+        [
+            b.images
+            for step in steps
+            for b in step.micro_batches
+            if isinstance(b, ImageBatch)
+        ]
+    )
 
 
 def take(
-    loader: ImageLoader, num: int, state: dict | None = None, *, rank: int = 0, world_size: int = 1
+    loader: ImageLoader,
+    num: int,
+    state: dict | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> list[StepBatches]:
     return list(islice(loader.steps(state, rank=rank, world_size=world_size), num))
 
 
 def whole(world: Path, names: tuple[str, ...], split: str) -> Tensor:
     """Every image of a split, in the order of folders, documents and parts."""
-    views, found = Views((8, 8)), []
+    views = Views((8, 8))
+    found = []
     for folder in (world / name for name in names):
         shards = Shards(folder, split)
-        found += [see(image, views)[0] for n in range(len(shards)) for image in shards.document(n).images]
+        found += [
+            see(image, views)[0]
+            for n in range(len(shards))
+            for image in shards.document(n).images
+        ]
     return torch.stack(found)
 
 
@@ -85,7 +117,11 @@ def test_texts_are_left_out(world: Path) -> None:
 def test_another_number_of_images_than_before_is_refused(world: Path) -> None:
     loader = build(world)
     with pytest.raises(
-        ConfigError, match=rf"held {loader.size - 1} images when .* stopped, and hold {loader.size} now"
+        ConfigError,
+        match=(
+            rf"held {loader.size - 1} images when .* stopped, and hold"
+            rf" {loader.size} now"
+        ),
     ):
         take(loader, 1, {"images": 16, "of": loader.size - 1})
 
@@ -112,14 +148,20 @@ def test_resumes_on_another_number_of_ranks_with_another_batch(world: Path) -> N
     loader = build(world, batch=4)
     numbers = loader.things(np.arange(24)).tolist()
     state = take(loader, 2)[-1].state
-    rest = [take(build(world, batch=16), 1, state, rank=rank, world_size=2)[0] for rank in (0, 1)]
+    rest = [
+        take(build(world, batch=16), 1, state, rank=rank, world_size=2)[0]
+        for rank in (0, 1)
+    ]
     halves = torch.stack([pixels([step]) for step in rest], 1).flatten(0, 1)
-    assert torch.equal(halves, whole(world, ("captions", "pages"), "train")[numbers[8:]])
+    assert torch.equal(
+        halves, whole(world, ("captions", "pages"), "train")[numbers[8:]]
+    )
 
 
 @pytest.mark.slow
 def test_workers_give_the_batches_of_this_process(world: Path) -> None:
-    here, there = take(build(world, micro=4), 5), take(build(world, micro=4, workers=2), 5)
+    here = take(build(world, micro=4), 5)
+    there = take(build(world, micro=4, workers=2), 5)
     assert [step.state for step in here] == [step.state for step in there]
     assert torch.equal(pixels(here), pixels(there))
 
@@ -130,15 +172,23 @@ def test_what_a_step_holds_is_counted(world: Path) -> None:
     assert step.counts == {"images": 8}
     assert step.levels == {"epoch": round(16 / loader.size, 4)}
     assert step.state == {"images": 16, "of": loader.size}
-    assert loader.describe()["pages"]["images"] == loader.size - loader.describe()["captions"]["images"]
+    assert (
+        loader.describe()["pages"]["images"]
+        == loader.size - loader.describe()["captions"]["images"]
+    )
 
 
 def test_held_out_images_are_seen_once(world: Path) -> None:
     expected = whole(world, ("captions", "pages"), "validation")
     loader = build(world)
-    seen = torch.cat([batch.images for batch in loader.validation(rank=0, world_size=1)])
+    seen = torch.cat(
+        [batch.images for batch in loader.validation(rank=0, world_size=1)]
+    )
     assert torch.equal(seen, expected)
-    split = [[batch.images for batch in loader.validation(rank=rank, world_size=2)] for rank in (0, 1)]
+    split = [
+        [batch.images for batch in loader.validation(rank=rank, world_size=2)]
+        for rank in (0, 1)
+    ]
     assert [len(images) for images in split[0]] == [len(images) for images in split[1]]
     joined = torch.cat([images for rank in split for images in rank])
     assert set(ordered(joined)) <= set(ordered(expected))
@@ -150,14 +200,21 @@ def test_nothing_held_out_is_no_batch(world: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch", "micro"), [(7, None), (8, 3), (1000, None)])
-def test_what_does_not_divide_is_an_error(world: Path, batch: int, micro: int | None) -> None:
+def test_what_does_not_divide_is_an_error(
+    world: Path, batch: int, micro: int | None
+) -> None:
     loader = build(world, batch=batch, micro=micro)
-    with pytest.raises(ConfigError, match=f"loader.batch_size={batch} must divide over 2 ranks"):
+    with pytest.raises(
+        ConfigError, match=f"loader.batch_size={batch} must divide over 2 ranks"
+    ):
         take(loader, 1, rank=0, world_size=2)
 
 
 def test_no_sources_or_no_encoder_is_an_error(world: Path) -> None:
-    with pytest.raises(ConfigError, match=r"loader.sources is empty.*loader.sources=\['data/captions'\]"):
+    with pytest.raises(
+        ConfigError,
+        match=r"loader.sources is empty.*loader.sources=\['data/captions'\]",
+    ):
         ImageLoader.Config().tokenizer()
     config = ImageLoader.Config(sources=(str(world / "captions"),))
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()

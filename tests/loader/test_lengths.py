@@ -1,4 +1,5 @@
-"""What the plan says of a document is what rendering and collation make of it, for every way to split pictures."""
+"""What the plan says of a document is what rendering and collation make of it, for
+every way to split pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,22 @@ WAYS = {
     "square, padded": Views((4, 4), resize="pad", max_tiles=4, index_tokens=True),
     "square, last alone": Views((4, 4), max_tiles=4, split_last=1),
     "dynamic": Views((4, 4), split="dynamic", min_tiles=4, max_tiles=9),
-    "dynamic, padded": Views((4, 4), resize="pad", split="dynamic", min_tiles=1, max_tiles=6, index_tokens=True),
-    "dynamic, last two": Views((4, 4), split="dynamic", min_tiles=4, max_tiles=6, split_last=2, index_tokens=True),
+    "dynamic, padded": Views(
+        (4, 4),
+        resize="pad",
+        split="dynamic",
+        min_tiles=1,
+        max_tiles=6,
+        index_tokens=True,
+    ),
+    "dynamic, last two": Views(
+        (4, 4),
+        split="dynamic",
+        min_tiles=4,
+        max_tiles=6,
+        split_last=2,
+        index_tokens=True,
+    ),
 }
 
 
@@ -41,7 +56,11 @@ def renderer(tokenizer: Tokenizer, views: Views) -> Renderer:
 
 
 PARTS: dict[Any, Text | Image] = {
-    **{(word, end): Text(word, end=end) for word in ("red cat", " two", "(1,1,1)") for end in (False, True)},
+    **{
+        (word, end): Text(word, end=end)
+        for word in ("red cat", " two", "(1,1,1)")
+        for end in (False, True)
+    },
     **PICTURES,
 }
 
@@ -49,13 +68,20 @@ PARTS: dict[Any, Text | Image] = {
 @pytest.mark.parametrize("way", WAYS)
 @given(made=st.lists(st.lists(st.sampled_from(list(PARTS)), max_size=6), min_size=1))
 @settings(max_examples=15, deadline=None)
-def test_planned_rendered_and_collated_agree(tokenizer: Tokenizer, way: str, made: list[list[Any]]) -> None:
+def test_planned_rendered_and_collated_agree(
+    tokenizer: Tokenizer, way: str, made: list[list[Any]]
+) -> None:
     render = renderer(tokenizer, WAYS[way])
     documents = [Document(tuple(PARTS[name] for name in names)) for names in made]
-    counts = [[len(tokenizer.encode(p.content)) for p in d.parts if isinstance(p, Text)] for d in documents]
+    counts = [
+        [len(tokenizer.encode(p.content)) for p in d.parts if isinstance(p, Text)]
+        for d in documents
+    ]
     pictures = [image for document in documents for image in document.images]
     num_tokens, num_views = render.lengths(
-        np.array([text_length(d, each) for d, each in zip(documents, counts, strict=True)]),
+        np.array(
+            [text_length(d, each) for d, each in zip(documents, counts, strict=True)]
+        ),
         np.cumsum([0] + [len(document.images) for document in documents]),
         np.array([image.width for image in pictures], dtype=np.int64),
         np.array([image.height for image in pictures], dtype=np.int64),
@@ -70,15 +96,30 @@ def test_planned_rendered_and_collated_agree(tokenizer: Tokenizer, way: str, mad
         assert (batch.slots.diff(dim=1) == 1).all()  # a view's tokens stand together
 
 
-def test_index_tokens_stand_before_each_view_and_are_not_learnt(tokenizer: Tokenizer) -> None:
+def test_index_tokens_stand_before_each_view_and_are_not_learnt(
+    tokenizer: Tokenizer,
+) -> None:
     render = renderer(tokenizer, WAYS["dynamic, padded"])
-    document = Document((Text("cat"), PICTURES[8, 4], Text("two"), PICTURES[4, 4], Text("dog", end=True)))
+    document = Document(
+        (
+            Text("cat"),
+            PICTURES[8, 4],
+            Text("two"),
+            PICTURES[4, 4],
+            Text("dog", end=True),
+        )
+    )
     sequence = render(document)
     view = [tokenizer.image] * TOKENS
     expected = tokenizer.encode("cat")
     for index in ("(1,1,1)", "(1,1,2)", "(1,0,0)"):
         expected += [*tokenizer.encode(index), *view]
-    expected += [*tokenizer.encode("two"), *tokenizer.encode("(2,0,0)"), *view, *tokenizer.encode("dog")]
+    expected += [
+        *tokenizer.encode("two"),
+        *tokenizer.encode("(2,0,0)"),
+        *view,
+        *tokenizer.encode("dog"),
+    ]
     assert sequence.tokens.tolist() == [*expected, tokenizer.end]
     learnt = sum(len(tokenizer.encode(word)) for word in ("cat", "two", "dog")) + 1
     assert sequence.loss_mask.sum() == learnt
@@ -94,5 +135,7 @@ def test_a_document_of_many_pictures_is_shown_whole(tokenizer: Tokenizer) -> Non
 
 def test_a_vocabulary_that_cannot_spell_an_index_is_named(tmp_path: Path) -> None:
     words = tiny.tokenizer(tmp_path, "word")
-    with pytest.raises(ConfigError, match=r"loader\.index_tokens.*cannot spell '\(1,1,1\)'"):
+    with pytest.raises(
+        ConfigError, match=r"loader\.index_tokens.*cannot spell '\(1,1,1\)'"
+    ):
         renderer(words, WAYS["dynamic, padded"])(Document((Image(b"", 8, 4),)))

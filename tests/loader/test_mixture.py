@@ -1,4 +1,5 @@
-"""Shares, once-in-an-epoch and resumption of the mixture, on sources that are nothing but lengths."""
+"""Shares, once-in-an-epoch and resumption of the mixture, on sources that are nothing
+but lengths."""
 
 import json
 import tracemalloc
@@ -15,7 +16,8 @@ from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import MixtureState
 from mm1.loader.permutation import permute
 
-SEQUENCE_LENGTH, MAX_IMAGES = 512, 4
+SEQUENCE_LENGTH = 512
+MAX_IMAGES = 4
 
 
 @dataclass
@@ -35,13 +37,16 @@ class Fixed:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.num_images[ids]
 
-    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(
+        self, document: int, *, sequence_length: int, max_images: int
+    ) -> list[tuple[int, int, int]]:
         return []
 
 
 @dataclass
 class Endless:
-    """Two billion documents whose lengths are computed: an index of that size without its memory."""
+    """Two billion documents whose lengths are computed: an index of that size without
+    its memory."""
 
     shortest: int = 50
     num_documents = 2_000_000_000
@@ -52,12 +57,16 @@ class Endless:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return np.ones_like(ids)
 
-    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
+    def pieces(
+        self, document: int, *, sequence_length: int, max_images: int
+    ) -> list[tuple[int, int, int]]:
         return []
 
 
 def texts(*lengths: int) -> Fixed:
-    return Fixed(np.array(lengths, dtype=np.int64), np.zeros(len(lengths), dtype=np.int64))
+    return Fixed(
+        np.array(lengths, dtype=np.int64), np.zeros(len(lengths), dtype=np.int64)
+    )
 
 
 def three_kinds(seed: int = 0, n: int = 400) -> dict[str, Fixed]:
@@ -65,16 +74,27 @@ def three_kinds(seed: int = 0, n: int = 400) -> dict[str, Fixed]:
     images = rng.integers(1, 4, n)
     pages = Fixed(images * 36 + rng.integers(20, 200, n), images)
     captions = Fixed(36 + rng.integers(3, 30, n), np.ones(n, dtype=np.int64))
-    return {"pages": pages, "captions": captions, "text": texts(*rng.integers(5, 900, n).tolist())}
+    return {
+        "pages": pages,
+        "captions": captions,
+        "text": texts(*rng.integers(5, 900, n).tolist()),
+    }
 
 
 def mixture_of(sources, weights, *, rows: int = 24, seed: int = 0, **caps) -> Mixture:
     caps = {"sequence_length": SEQUENCE_LENGTH, "max_images": MAX_IMAGES} | caps
-    return Mixture(sources, dict(zip(sources, weights, strict=True)), packing_window=rows, seed=seed, **caps)
+    return Mixture(
+        sources,
+        dict(zip(sources, weights, strict=True)),
+        packing_window=rows,
+        seed=seed,
+        **caps,
+    )
 
 
 def windows(mixture: Mixture, count: int, state: MixtureState | None = None) -> list:
-    state, found = state or mixture.start(), []
+    state = state or mixture.start()
+    found = []
     for _ in range(count):
         found.append(mixture.window(state))
         state = found[-1].after
@@ -82,7 +102,9 @@ def windows(mixture: Mixture, count: int, state: MixtureState | None = None) -> 
 
 
 def through_json(state: MixtureState) -> MixtureState:
-    return MixtureState.from_json(json.loads(json.dumps(state.to_json(), sort_keys=True)))
+    return MixtureState.from_json(
+        json.loads(json.dumps(state.to_json(), sort_keys=True))
+    )
 
 
 def token_shares(mixture: Mixture, dealt: list) -> np.ndarray:
@@ -95,7 +117,9 @@ def token_shares(mixture: Mixture, dealt: list) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 5))
 def test_a_permutation_is_a_bijection(size, key) -> None:
-    assert sorted(permute(np.arange(size), size, f"key {key}").tolist()) == list(range(size))
+    assert sorted(permute(np.arange(size), size, f"key {key}").tolist()) == list(
+        range(size)
+    )
 
 
 def test_permutations_differ_by_key_and_look_random() -> None:
@@ -108,15 +132,21 @@ def test_permutations_differ_by_key_and_look_random() -> None:
 
 
 def test_a_permutation_never_changes() -> None:
-    """These are data orders of runs: a change here would make every run's resumption read other documents."""
+    """These are data orders of runs: a change here would make every run's resumption
+    read other documents."""
     assert permute(np.arange(8), 8, "0/captions/0").tolist() == [6, 0, 1, 2, 7, 5, 3, 4]
-    assert permute(np.array([0, 1, 10**9]), 2 * 10**9, "0/captions/0").tolist() == [808552918, 204991496, 1324973601]
+    assert permute(np.array([0, 1, 10**9]), 2 * 10**9, "0/captions/0").tolist() == [
+        808552918,
+        204991496,
+        1324973601,
+    ]
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(*[st.integers(1, 10)] * 3), st.integers(0, 100))
 def test_what_is_drawn_is_exact_wherever_it_stops(parts, seed) -> None:
-    """Each source is within its longest document of its share: packed and waiting tokens together."""
+    """Each source is within its longest document of its share: packed and waiting
+    tokens together."""
     mixture = mixture_of(three_kinds(seed), np.array(parts) / sum(parts), rows=8)
     for window in windows(mixture, 4):
         assert max(map(abs, window.after.debt.values())) <= 900
@@ -133,7 +163,10 @@ def test_shares_of_tokens_are_exact(weights) -> None:
 def test_rows_are_full() -> None:
     mixture = mixture_of(three_kinds(), (0.4, 0.3, 0.3), rows=128, max_images=8)
     rows = [row for window in windows(mixture, 4) for row in window.rows]
-    assert sum(p.stop - p.start for row in rows for p in row) >= 0.99 * len(rows) * SEQUENCE_LENGTH
+    assert (
+        sum(p.stop - p.start for row in rows for p in row)
+        >= 0.99 * len(rows) * SEQUENCE_LENGTH
+    )
 
 
 def test_where_images_bind_the_shares_hold_and_nothing_piles_up() -> None:
@@ -150,7 +183,9 @@ def test_where_images_bind_the_shares_hold_and_nothing_piles_up() -> None:
 def test_each_document_comes_exactly_once_in_an_epoch(seed, n) -> None:
     sources = three_kinds(seed, n)
     mixture = mixture_of(sources, (0.4, 0.3, 0.3), rows=8, seed=seed)
-    seen: dict[int, Counter] = {s: Counter() for s in range(3)}  # tokens seen of each document, waiting ones included
+    seen: dict[int, Counter] = {
+        s: Counter() for s in range(3)
+    }  # tokens seen of each document, waiting ones included
     state = mixture.start()
     for window in windows(mixture, 12):
         state = window.after
@@ -167,17 +202,26 @@ def test_each_document_comes_exactly_once_in_an_epoch(seed, n) -> None:
 
 def test_another_epoch_is_another_order() -> None:
     mixture = mixture_of({"text": texts(*[100] * 40)}, (1.0,), rows=8)
-    orders = [permute(np.arange(40), 40, f"{mixture.seed}/text/{epoch}").tolist() for epoch in (0, 1)]
+    orders = [
+        permute(np.arange(40), 40, f"{mixture.seed}/text/{epoch}").tolist()
+        for epoch in (0, 1)
+    ]
     assert orders[0] != orders[1]
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 7))
 def test_resuming_from_any_state_continues_identically(seed, interrupted) -> None:
-    whole = windows(mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 8)
+    whole = windows(
+        mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 8
+    )
     state = through_json(whole[interrupted].after)
     assert state == whole[interrupted].after
-    resumed = windows(mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 7 - interrupted, state)
+    resumed = windows(
+        mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed),
+        7 - interrupted,
+        state,
+    )
     assert resumed == whole[interrupted + 1 :]
 
 
@@ -189,7 +233,15 @@ def test_order_of_a_source_does_not_depend_on_the_others() -> None:
     orders = []
     for mixture in (alone, together):
         s = mixture.names.index("text")
-        orders.append({p.document for w in windows(mixture, 2) for row in w.rows for p in row if p.source == s})
+        orders.append(
+            {
+                p.document
+                for w in windows(mixture, 2)
+                for row in w.rows
+                for p in row
+                if p.source == s
+            }
+        )
     assert orders[1] < orders[0]
 
 
@@ -220,11 +272,16 @@ def test_a_text_longer_than_a_window_is_read_to_its_end() -> None:
     dealt = windows(mixture, 5)
     assert [len(w.after.carried) for w in dealt] == [1, 1, 1, 1, 0]
     found = [p for w in dealt for row in w.rows for p in row]
-    assert sorted(p.start for p in found) == list(range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH))
+    assert sorted(p.start for p in found) == list(
+        range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH)
+    )
 
 
-def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_alone() -> None:
-    """Measured: 0.33 MB at the peak, for the arrays of a window; a bit for each document would be 250 MB."""
+def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_alone() -> (
+    None
+):
+    """Measured: 0.33 MB at the peak, for the arrays of a window; a bit for each
+    document would be 250 MB."""
     sources = {"captions": Endless(), "pages": Endless(30)}
     mixture = mixture_of(sources, (0.5, 0.5), max_images=16, rows=32)
     tracemalloc.start()
@@ -236,53 +293,100 @@ def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_
     assert len(set(documents)) == len(documents)
     assert max(document for _, document in documents) > 1_500_000_000
 
-    # Far into the second epoch, as if it had been read up to there: whose documents come is known beforehand.
+    # Far into the second epoch, as if it had been read up to there: whose documents
+    # come is known beforehand.
     done = {"captions": 2_000_000_000 + 12_345, "pages": 5}
-    state = replace(dealt[-1].after, drawn=done, carried=[], window=10**7, debt=dict.fromkeys(done, 0.0))
+    state = replace(
+        dealt[-1].after,
+        drawn=done,
+        carried=[],
+        window=10**7,
+        debt=dict.fromkeys(done, 0.0),
+    )
     after = mixture.window(state).after
     for s, name in enumerate(mixture.names):
         n = np.arange(done[name], after.drawn[name])
-        expected = permute(n % 2_000_000_000, 2_000_000_000, f"0/{name}/{n[0] // 2_000_000_000}")
-        come = {p.document for row in mixture.window(state).rows for p in row if p.source == s}
-        assert come | {c[1] for c in after.carried if c[0] == name} == set(expected.tolist())
+        expected = permute(
+            n % 2_000_000_000, 2_000_000_000, f"0/{name}/{n[0] // 2_000_000_000}"
+        )
+        come = {
+            p.document
+            for row in mixture.window(state).rows
+            for p in row
+            if p.source == s
+        }
+        assert come | {c[1] for c in after.carried if c[0] == name} == set(
+            expected.tolist()
+        )
 
 
 @pytest.mark.parametrize(
     ("sources", "weights", "message"),
     [
-        ({"a": texts(9)}, {"b": 1.0}, r"without a weight: \['a'\]; weights without a source: \['b'\]"),
+        (
+            {"a": texts(9)},
+            {"b": 1.0},
+            r"without a weight: \['a'\]; weights without a source: \['b'\]",
+        ),
         ({"a": texts(9)}, {"a": 0.9}, r"sum to 1, not 0\.9"),
         ({"a": texts(9), "b": texts(9)}, {"a": 1.5, "b": -0.5}, r"must be 0 or more"),
-        ({"a": texts(9), "b": texts()}, {"a": 0.5, "b": 0.5}, r"source 'b' has no documents"),
+        (
+            {"a": texts(9), "b": texts()},
+            {"a": 0.5, "b": 0.5},
+            r"source 'b' has no documents",
+        ),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(sources, weights, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Mixture(sources, weights, sequence_length=SEQUENCE_LENGTH, max_images=MAX_IMAGES, packing_window=8, seed=0)
+        Mixture(
+            sources,
+            weights,
+            sequence_length=SEQUENCE_LENGTH,
+            max_images=MAX_IMAGES,
+            packing_window=8,
+            seed=0,
+        )
 
 
 def test_a_source_none_of_whose_documents_fits_is_named() -> None:
     huge = Fixed(np.full(30, SEQUENCE_LENGTH + 1), np.ones(30, dtype=np.int64))
     mixture = mixture_of({"text": texts(9, 20), "huge": huge}, (0.5, 0.5))
-    with pytest.raises(ValueError, match="source 'huge': none of 30 documents fits a row of 512 tokens and 4 images"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "source 'huge': none of 30 documents fits a row of 512 tokens and 4 images"
+        ),
+    ):
         mixture.window(mixture.start())
 
 
 def test_a_rare_fitting_document_is_found_in_any_epoch() -> None:
-    mixture = mixture_of({"rare": Fixed(np.array([100, *[9999] * 20]), np.ones(21, dtype=np.int64))}, (1.0,), rows=2)
+    mixture = mixture_of(
+        {"rare": Fixed(np.array([100, *[9999] * 20]), np.ones(21, dtype=np.int64))},
+        (1.0,),
+        rows=2,
+    )
     dealt = windows(mixture, 3)
     assert {p.document for w in dealt for row in w.rows for p in row} == {0}
 
 
 def test_a_state_of_other_sources_is_refused() -> None:
     state = mixture_of({"a": texts(9)}, (1.0,)).start()
-    with pytest.raises(ConfigError, match=r"the run has read from \['a'\], which the mixture of \['b'\] lacks"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the run has read from \['a'\], which the mixture of \['b'\] lacks",
+    ):
         mixture_of({"b": texts(9)}, (1.0,)).window(state)
 
 
 def test_rows_of_a_window_are_shuffled() -> None:
-    """Without it the rows with the largest documents would come first in every window."""
+    """Without it the rows with the largest documents would come first in every
+    window."""
     mixture = mixture_of(three_kinds(), (0.4, 0.3, 0.3), rows=64)
-    max_seqlen = [max(p.stop - p.start for p in row) for row in mixture.window(mixture.start()).rows]
+    max_seqlen = [
+        max(p.stop - p.start for p in row)
+        for row in mixture.window(mixture.start()).rows
+    ]
     halves = [np.mean(max_seqlen[:32]), np.mean(max_seqlen[32:])]
     assert abs(halves[0] - halves[1]) < 0.3 * np.mean(max_seqlen)

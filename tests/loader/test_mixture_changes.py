@@ -1,4 +1,5 @@
-"""Weights of other units, weights that change, sources that are added, rows that grow: the account stays exact."""
+"""Weights of other units, weights that change, sources that are added, rows that grow:
+the account stays exact."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_mixture import MAX_IMAGES, SEQUENCE_LENGTH, Fixed, texts, three_kinds, through_json, windows
+from test_mixture import (
+    MAX_IMAGES,
+    SEQUENCE_LENGTH,
+    Fixed,
+    texts,
+    three_kinds,
+    through_json,
+    windows,
+)
 
 from mm1.config import ConfigError
 from mm1.loader.mixture import Mixture
@@ -32,31 +41,46 @@ def mixture_of(sources: dict[str, Any], *weights: float, **options: Any) -> Mixt
 def documents(name: str, size: int, first: int, last: int) -> np.ndarray:
     """Those that stand at places `first` to `last` of a source's endless stream."""
     epochs = range(last // size + 1)
-    order = np.concatenate([permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs])
+    order = np.concatenate(
+        [permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs]
+    )
     return order[first:last]
 
 
-def amounts(mixture: Mixture, unit: str, before: MixtureState, after: MixtureState) -> np.ndarray:
-    """What each source gave between two states: counted afresh, from which documents must have come."""
+def amounts(
+    mixture: Mixture, unit: str, before: MixtureState, after: MixtureState
+) -> np.ndarray:
+    """What each source gave between two states: counted afresh, from which documents
+    must have come."""
     found = []
     for name, source in zip(mixture.names, mixture.sources, strict=True):
-        ids = documents(name, source.num_documents, before.drawn.get(name, 0), after.drawn[name])
-        tokens, images = source.tokens(ids), source.images(ids)
+        ids = documents(
+            name, source.num_documents, before.drawn.get(name, 0), after.drawn[name]
+        )
+        tokens = source.tokens(ids)
+        images = source.images(ids)
         rows = np.maximum(tokens / mixture.sequence_length, images / mixture.max_images)
-        found.append({"tokens": tokens, "documents": np.ones(len(ids)), "rows": rows}[unit].sum())
+        found.append(
+            {"tokens": tokens, "documents": np.ones(len(ids)), "rows": rows}[unit].sum()
+        )
     return np.array(found)
 
 
 def account(mixture: Mixture, rows: list[Row], state: MixtureState) -> None:
-    """Every document of every source was seen once in each epoch, to the token, in rows or waiting."""
+    """Every document of every source was seen once in each epoch, to the token, in rows
+    or waiting."""
     seen: dict[str, Counter] = {name: Counter() for name in mixture.names}
     for e in (e for row in rows for e in row):
         seen[mixture.names[e.source]][e.document] += e.stop - e.start
     for name, document, start, stop, _ in state.carried:
         seen[name][document] += stop - start
     for name, source in zip(mixture.names, mixture.sources, strict=True):
-        times = Counter(documents(name, source.num_documents, 0, state.drawn[name]).tolist())
-        assert seen[name] == {d: times[d] * int(source.tokens(np.array([d]))[0]) for d in times}
+        times = Counter(
+            documents(name, source.num_documents, 0, state.drawn[name]).tolist()
+        )
+        assert seen[name] == {
+            d: times[d] * int(source.tokens(np.array([d]))[0]) for d in times
+        }
 
 
 @pytest.mark.parametrize("unit", ["documents", "rows"])
@@ -66,29 +90,46 @@ def test_weights_are_exact_in_their_unit(unit) -> None:
     for _ in range(4):
         state = mixture.window(state).after
         given = amounts(mixture, unit, mixture.start(), state)
-        assert np.abs(given - given.sum() * np.array([0.5, 0.3, 0.2])).max() <= LONGEST[unit] + 1e-9
+        assert (
+            np.abs(given - given.sum() * np.array([0.5, 0.3, 0.2])).max()
+            <= LONGEST[unit] + 1e-9
+        )
 
 
-def test_a_schedule_is_exact_in_each_part_and_windows_end_where_weights_change() -> None:
+def test_a_schedule_is_exact_in_each_part_and_windows_end_where_weights_change() -> (
+    None
+):
     later = {30: (0.2, 0.2, 0.6), 61: (0.0, 0.5, 0.5)}
     sources = three_kinds()
     mixture = mixture_of(
-        sources, 0.4, 0.4, 0.2, schedule={row: dict(zip(sources, shares, strict=True)) for row, shares in later.items()}
+        sources,
+        0.4,
+        0.4,
+        0.2,
+        schedule={
+            row: dict(zip(sources, shares, strict=True))
+            for row, shares in later.items()
+        },
     )
     states = [mixture.start(), *(window.after for window in windows(mixture, 6))]
     assert [state.rows for state in states] == [0, 24, 30, 54, 61, 85, 109]
     owed = np.zeros(3)
-    for row, (before, after) in zip([0, 0, 30, 30, 61, 61], pairwise(states), strict=True):
+    for row, (before, after) in zip(
+        [0, 0, 30, 30, 61, 61], pairwise(states), strict=True
+    ):
         given = amounts(mixture, "tokens", before, after)
         owed += given.sum() * np.array(later.get(row, (0.4, 0.4, 0.2))) - given
-        assert np.abs(owed).max() <= LONGEST["tokens"]  # over the whole history, not for each part anew
+        assert (
+            np.abs(owed).max() <= LONGEST["tokens"]
+        )  # over the whole history, not for each part anew
         assert np.allclose(owed, list(after.debt.values()))
     assert states[-1].drawn["pages"] == states[4].drawn["pages"]
 
 
 @pytest.mark.parametrize("used", [0, 7, 24])
 def test_other_weights_and_a_new_source_in_the_middle_of_a_window(used) -> None:
-    """The rest of the window is given back and planned anew; the new source begins at its first document."""
+    """The rest of the window is given back and planned anew; the new source begins at
+    its first document."""
     sources = three_kinds(n=60)
     old = mixture_of({name: sources[name] for name in ("pages", "text")}, 0.6, 0.4)
     rows = windows(old, 1)[0].rows
@@ -96,42 +137,70 @@ def test_other_weights_and_a_new_source_in_the_middle_of_a_window(used) -> None:
     terms = old.terms(begun)
     new = mixture_of(sources, 0.2, 0.5, 0.3, packing_window=10)
     rows += old.window(begun, terms).rows[:used]
-    rows = [tuple(e._replace(source=new.names.index(old.names[e.source])) for e in row) for row in rows]
+    rows = [
+        tuple(e._replace(source=new.names.index(old.names[e.source])) for e in row)
+        for row in rows
+    ]
 
     again = new.window(begun, terms)  # with a source more the same window is planned
-    assert [[e[1:] for e in row] for row in again.rows] == [[e[1:] for e in row] for row in old.window(begun).rows]
+    assert [[e[1:] for e in row] for row in again.rows] == [
+        [e[1:] for e in row] for row in old.window(begun).rows
+    ]
     state = again.hand_back(used, new.names)
     assert (state.rows, state.drawn["captions"]) == (24 + used, 0)
     for _ in range(5):
         window = new.window(state)
-        rows, state = rows + window.rows, through_json(window.after)
+        rows = rows + window.rows
+        state = through_json(window.after)
     account(new, rows, state)
     shares = amounts(new, "tokens", again.after, state)
-    assert np.abs(shares - shares.sum() * np.array([0.2, 0.5, 0.3])).max() <= 2 * LONGEST["tokens"]
+    assert (
+        np.abs(shares - shares.sum() * np.array([0.2, 0.5, 0.3])).max()
+        <= 2 * LONGEST["tokens"]
+    )
 
 
 def test_another_unit_and_longer_rows_from_a_state_on() -> None:
     sources = three_kinds(n=60)
     first = windows(mixture_of(sources, 0.4, 0.4, 0.2), 2)
     longer = mixture_of(
-        sources, 0.4, 0.4, 0.2, sequence_length=2 * SEQUENCE_LENGTH, max_images=8, weights_of="documents"
+        sources,
+        0.4,
+        0.4,
+        0.2,
+        sequence_length=2 * SEQUENCE_LENGTH,
+        max_images=8,
+        weights_of="documents",
     )
     then = windows(longer, 3, first[-1].after)
-    account(longer, [row for window in [*first, *then] for row in window.rows], then[-1].after)
+    account(
+        longer,
+        [row for window in [*first, *then] for row in window.rows],
+        then[-1].after,
+    )
     given = amounts(longer, "documents", first[-1].after, then[-1].after)
     assert np.abs(given - given.sum() * np.array([0.4, 0.4, 0.2])).max() <= 1
 
 
 def test_rows_may_not_shrink_below_what_waits() -> None:
-    mixture = mixture_of({"pages": Fixed(np.array([300] * 9), np.array([3] * 9))}, 1.0, packing_window=2)
+    mixture = mixture_of(
+        {"pages": Fixed(np.array([300] * 9), np.array([3] * 9))}, 1.0, packing_window=2
+    )
     state = mixture.window(mixture.start()).hand_back(1, mixture.names)
     smaller = mixture_of({"pages": mixture.sources[0]}, 1.0, max_images=2)
-    with pytest.raises(ConfigError, match=r"source 'pages': a piece of document \d with 300 tokens and 3 images waits"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"source 'pages': a piece of document \d with 300 tokens and 3 images waits"
+        ),
+    ):
         smaller.window(state)
 
 
 def test_weights_of_a_schedule_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"from row 40 on: sources without a weight: \['a'\]"):
+    with pytest.raises(
+        ConfigError, match=r"from row 40 on: sources without a weight: \['a'\]"
+    ):
         mixture_of({"a": texts(9)}, 1.0, schedule={40: {}})
 
 
@@ -139,19 +208,27 @@ def test_weights_of_a_schedule_are_checked() -> None:
 class Albums(Fixed):
     """Each picture takes 10 tokens and follows as much text as every other."""
 
-    def pieces(self, document: int, *, sequence_length: int, max_images: int) -> list[tuple[int, int, int]]:
-        tokens, images = int(self.num_tokens[document]), int(self.num_images[document])
+    def pieces(
+        self, document: int, *, sequence_length: int, max_images: int
+    ) -> list[tuple[int, int, int]]:
+        tokens = int(self.num_tokens[document])
+        images = int(self.num_images[document])
         ends = np.linspace(0, tokens, images + 1).astype(int)[1:].tolist()
         pictures = [(end - 10, end, 1) for end in ends]
-        return cut(tokens, pictures, sequence_length=sequence_length, max_images=max_images)
+        return cut(
+            tokens, pictures, sequence_length=sequence_length, max_images=max_images
+        )
 
 
 def test_pages_that_fit_no_row_are_cut_and_not_skipped() -> None:
-    """Documents of up to 40 pictures for rows of 4; those with more than 28 pictures do not even fit a window."""
+    """Documents of up to 40 pictures for rows of 4; those with more than 28 pictures do
+    not even fit a window."""
     rng = np.random.default_rng(0)
     images = rng.integers(1, 41, 50)
     albums = Albums(images * 10 + rng.integers(20, 900, 50), images)
-    mixture = mixture_of({"albums": albums, "text": texts(*rng.integers(5, 900, 50).tolist())}, 0.7, 0.3)
+    mixture = mixture_of(
+        {"albums": albums, "text": texts(*rng.integers(5, 900, 50).tolist())}, 0.7, 0.3
+    )
     mixture.packing_window = 7
     dealt = windows(mixture, 30)
     for row in (row for window in dealt for row in window.rows):
@@ -160,7 +237,9 @@ def test_pages_that_fit_no_row_are_cut_and_not_skipped() -> None:
     account(mixture, [row for window in dealt for row in window.rows], dealt[-1].after)
     assert dealt[-1].after.skipped == {"albums": 0, "text": 0}
     seen = Counter()
-    for e in (e for window in dealt for row in window.rows for e in row if e.source == 0):
+    for e in (
+        e for window in dealt for row in window.rows for e in row if e.source == 0
+    ):
         seen[e.document] += e.images
     for name, document, *_, pictures in dealt[-1].after.carried:
         seen[document] += pictures if name == "albums" else 0

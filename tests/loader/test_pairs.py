@@ -15,7 +15,9 @@ def tokenizer(tmp_path: Path) -> Tokenizer:
     return tiny.tokenizer(tmp_path, "word")
 
 
-def test_a_caption_ends_with_the_end_token_and_is_cut_before_it(tokenizer: Tokenizer) -> None:
+def test_a_caption_ends_with_the_end_token_and_is_cut_before_it(
+    tokenizer: Tokenizer,
+) -> None:
     assert caption([7, 8], tokenizer, 4) == [7, 8, tokenizer.end]
     assert caption([7, 8, 9, 10], tokenizer, 4) == [7, 8, 9, tokenizer.end]
     assert caption([], tokenizer, 4) == [tokenizer.end]
@@ -27,7 +29,9 @@ def test_a_caption_begins_as_the_tokenizers_documents_do(tokenizer: Tokenizer) -
     assert caption([7, 8, 9], tokenizer, 4) == [5, 7, 8, tokenizer.end]
 
 
-def test_captions_are_padded_with_the_tokenizers_own_token(tokenizer: Tokenizer) -> None:
+def test_captions_are_padded_with_the_tokenizers_own_token(
+    tokenizer: Tokenizer,
+) -> None:
     """A tower that sees the padding must meet what it was trained with."""
     tokenizer.pad = 3
     tokens, lengths = pad_captions([[7, 8, 1], [1]], tokenizer, 4)

@@ -1,4 +1,5 @@
-"""Shared memory that is used again: never while somebody holds a tensor of it, and soon after."""
+"""Shared memory that is used again: never while somebody holds a tensor of it, and soon
+after."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,19 +30,26 @@ def level(images: Tensor) -> int:
     return value
 
 
-def test_what_is_held_is_not_written_to_and_what_is_not_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # what a batch for a GPU holds is a pinned copy
+def test_what_is_held_is_not_written_to_and_what_is_not_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_available", lambda: False
+    )  # what a batch for a GPU holds is a pinned copy
     others = set(shelf._shelves)
     batches: Iterator[Any] = load(range(120), Numbered(), workers=1)
     held = [next(batches).images for _ in range(40)]  # more than there are pieces
     (mine,) = (made for number, made in shelf._shelves.items() if number not in others)
     assert [level(images) for images in held] == list(range(40))
     assert mine.busy.all()
-    part, busy = held[7][:1], []
+    part = held[7][:1]
+    busy = []
     held.clear()
     for number in range(40, 120):
         assert level(next(batches).images) == number
         busy.append(int(mine.busy.sum()))
     assert level(part) == 7
-    assert min(busy[20:]) > 1  # beside the one that is still held in part, those of batches made ahead
+    assert (
+        min(busy[20:]) > 1
+    )  # beside the one that is still held in part, those of batches made ahead
     assert max(busy) < shelf.PIECES

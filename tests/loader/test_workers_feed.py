@@ -1,4 +1,5 @@
-"""Loaders: how rows are dealt to ranks, what is held out, pairs. Resumption is tested in test_elastic.py."""
+"""Loaders: how rows are dealt to ranks, what is held out, pairs. Resumption is tested
+in test_elastic.py."""
 
 import json
 from collections import Counter
@@ -37,8 +38,12 @@ def packed(world: Path, *, workers: int = 0) -> PackedLoader:
     return build(pretrain(world).loader, workers=workers)
 
 
-def rows_of(loader: PackedLoader, state: dict[str, Any] | None, num_steps: int) -> list[Any]:
-    return [row for rows, _, _ in islice(loader.windows(state), num_steps) for row in rows]
+def rows_of(
+    loader: PackedLoader, state: dict[str, Any] | None, num_steps: int
+) -> list[Any]:
+    return [
+        row for rows, _, _ in islice(loader.windows(state), num_steps) for row in rows
+    ]
 
 
 def test_documents_are_isolated_unless_the_feed_says_not(world: Path) -> None:
@@ -55,7 +60,10 @@ def test_ranks_share_a_steps_rows_and_all_of_them(world: Path) -> None:
     for rows, _, _ in islice(loader.windows(None), 6):
         for world_size in (1, 2):
             dealt = [
-                row for rank in range(world_size) for micro in loader.deal(rows, rank, world_size) for row in micro
+                row
+                for rank in range(world_size)
+                for micro in loader.deal(rows, rank, world_size)
+                for row in micro
             ]
             assert Counter(dealt) == Counter(rows)
 
@@ -76,7 +84,11 @@ def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
 def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> None:
     loader = packed(world)
     batches = list(loader.validation(rank=0, world_size=1))
-    assert {batch.source_names for batch in batches} == {("pages",), ("captions",), ("text",)}
+    assert {batch.source_names for batch in batches} == {
+        ("pages",),
+        ("captions",),
+        ("text",),
+    }
     targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
     split = [list(loader.validation(rank=rank, world_size=2)) for rank in (0, 1)]
     assert len(split[0]) == len(split[1])
@@ -86,7 +98,8 @@ def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> 
 def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) -> None:
     loader: PairLoader = build(contrastive(world).loader)
     size = loader.size
-    first, second = loader.things(np.arange(size)), loader.things(np.arange(size, 2 * size))
+    first = loader.things(np.arange(size))
+    second = loader.things(np.arange(size, 2 * size))
     assert sorted(first) == sorted(second) == list(range(size))
     assert list(first) != list(second)
 
@@ -94,7 +107,10 @@ def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) 
 def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:
     loader: PairLoader = build(contrastive(world).loader)
     one = next(loader.steps(None, rank=0, world_size=1)).micro_batches[0]
-    two = [next(loader.steps(None, rank=rank, world_size=2)).micro_batches[0] for rank in (0, 1)]
+    two = [
+        next(loader.steps(None, rank=rank, world_size=2)).micro_batches[0]
+        for rank in (0, 1)
+    ]
     joined = torch.stack([batch.tokens for batch in two], 1).flatten(0, 1)
     assert torch.equal(joined, one.tokens)
 

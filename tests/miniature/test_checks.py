@@ -14,19 +14,47 @@ def result(chance: float | None, **shots: float) -> dict[str, Any]:
     return {
         "metric": "exact match",
         "chance": chance,
-        "shots": {name[1:]: {"score": score, "stderr": 0.03} for name, score in shots.items()},
+        "shots": {
+            name[1:]: {"score": score, "stderr": 0.03} for name, score in shots.items()
+        },
     }
 
 
 def make(folder: Path) -> Path:
     """A demo in which everything was learnt."""
-    for name in ("encoder", "decoder", "pretrain", "finetune", "finetune-without-tiles"):
+    for name in (
+        "encoder",
+        "decoder",
+        "pretrain",
+        "finetune",
+        "finetune-without-tiles",
+    ):
         (folder / name).mkdir(parents=True)
-        lines = [{"step": i, "loss": 3.0 - 0.1 * i} for i in range(20)] + [{"step": 20, "validation": 1.0}]
-        (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines = [{"step": i, "loss": 3.0 - 0.1 * i} for i in range(20)] + [
+            {"step": 20, "validation": 1.0}
+        ]
+        (folder / name / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
     unnamed = {task: result(0.2, _0=0.1, _2=0.7, _4=0.8) for task in miniature.UNNAMED}
-    write(folder, "pretrain", unnamed | {miniature.DIGIT: result(0.1, _0=0.1), miniature.SMALL: result(0.1, _0=0.1)})
-    write(folder, "finetune", unnamed | {miniature.DIGIT: result(0.1, _0=0.8), miniature.SMALL: result(0.1, _0=0.7)})
+    write(
+        folder,
+        "pretrain",
+        unnamed
+        | {
+            miniature.DIGIT: result(0.1, _0=0.1),
+            miniature.SMALL: result(0.1, _0=0.1),
+        },
+    )
+    write(
+        folder,
+        "finetune",
+        unnamed
+        | {
+            miniature.DIGIT: result(0.1, _0=0.8),
+            miniature.SMALL: result(0.1, _0=0.7),
+        },
+    )
     write(folder, "finetune-without-tiles", {miniature.SMALL: result(0.1, _0=0.2)})
     return folder
 

@@ -72,13 +72,28 @@ def report(demo: Path) -> Tree:
 
 def test_page_holds_every_section(demo: Path) -> None:
     tree = report(demo)
-    sections = {attributes.get("id") for tag, attributes in tree.tags if tag == "section"}
-    assert sections == {"checks", "stages", "losses", "scores", "mixture", "packing", "questions"}
+    sections = {
+        attributes.get("id") for tag, attributes in tree.tags if tag == "section"
+    }
+    assert sections == {
+        "checks",
+        "stages",
+        "losses",
+        "scores",
+        "mixture",
+        "packing",
+        "questions",
+    }
     links = {attributes["href"] for tag, attributes in tree.tags if tag == "a"}
     assert links == {f"#{name}" for name in sections}
     assert not [a for _, a in tree.tags if "missing" in (a.get("class") or "").split()]
     charts = [attributes["aria-label"] for tag, attributes in tree.tags if tag == "svg"]
-    assert charts[:4] == ["Image encoder", "Language model", "Pre-training", "Fine-tuning"]
+    assert charts[:4] == [
+        "Image encoder",
+        "Language model",
+        "Pre-training",
+        "Fine-tuning",
+    ]
     assert charts[4:] == ["colour", "shape", "count", "digits", "small digits", "word"]
 
 
@@ -91,7 +106,10 @@ def test_numbers_are_those_of_the_files(demo: Path) -> None:
     assert "24 rows of 256 tokens" in text
     assert "12k documents, read 1.5 times" in text
     assert "torch 2.13.0" in text
-    metrics = [json.loads(line) for line in (demo / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line)
+        for line in (demo / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    ]
     last = [line["loss/captions"] for line in metrics if "loss/captions" in line][-1]
     assert f"captions {last:.2f}" in text
 
@@ -116,7 +134,11 @@ def test_text_of_others_is_escaped(demo: Path) -> None:
     path = demo / "finetune" / "predictions" / "colour-4shot.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        line |= {"prediction": hostile, "answers": [hostile], "prompt": line["prompt"] + hostile}
+        line |= {
+            "prediction": hostile,
+            "answers": [hostile],
+            "prompt": line["prompt"] + hostile,
+        }
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     write(demo / "checks.json", [{"name": hostile, "passed": False, "detail": hostile}])
     scores = json.loads((demo / "finetune" / "scores.json").read_text())
@@ -146,7 +168,10 @@ def test_what_is_missing_is_named(demo: Path, gone: str, said: str) -> None:
     assert said in " ".join(report(demo).words)
 
 
-@pytest.mark.parametrize("name", ["speed.jsonl", "config.json", "packing.json", "predictions", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    ["speed.jsonl", "config.json", "packing.json", "predictions", "metrics.jsonl"],
+)
 def test_a_kind_of_file_missing_everywhere_is_no_crash(demo: Path, name: str) -> None:
     for path in demo.glob(f"*/{name}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,5 @@
-"""The miniature world: functions of (seed, n), tests apart from training, files that the real readers take."""
+"""The miniature world: functions of (seed, n), tests apart from training, files that
+the real readers take."""
 
 import io
 import json
@@ -32,11 +33,18 @@ def test_records_depend_on_seed_and_number_alone():
 @pytest.mark.parametrize("kind", SCENES)
 def test_test_scenes_never_occur_in_training(kind):
     rng = np.random.default_rng(0)
-    train, test = ({world.random_scene(kind, rng, split) for _ in range(600)} for split in ("train", "test"))
+    train, test = (
+        {world.random_scene(kind, rng, split) for _ in range(600)}
+        for split in ("train", "test")
+    )
     assert train
     assert test
     assert not train & test
-    colours = {colour for scene in test for colour in getattr(scene, "colours", None) or (scene.colour,)}
+    colours = {
+        colour
+        for scene in test
+        for colour in getattr(scene, "colours", None) or (scene.colour,)
+    }
     assert colours == set(world.COLOURS)
 
 
@@ -56,7 +64,9 @@ def test_four_things_are_named_cell_by_cell_in_reading_order():
         for cell, colour in enumerate(words[::2]):
             row, column = (24 * place for place in divmod(cell, 2))
             quarter = pixels[row : row + 24, column : column + 24].reshape(-1, 3)
-            brightest = quarter[quarter.sum(-1).argmax()]  # of the ink; the ground is dark
+            brightest = quarter[
+                quarter.sum(-1).argmax()
+            ]  # of the ink; the ground is dark
             assert abs(brightest - world.COLOURS[colour]).max() <= 14
 
 
@@ -64,7 +74,9 @@ def test_a_digit_never_stands_across_the_border_of_a_tile():
     rng = np.random.default_rng(0)
     border = world.TILE * world.CELL
     for _ in range(100):
-        pixels = np.asarray(world.draw(world.random_scene("digit", rng, "train"), 6, rng), dtype=int)
+        pixels = np.asarray(
+            world.draw(world.random_scene("digit", rng, "train"), 6, rng), dtype=int
+        )
         rows, columns = np.nonzero((pixels - pixels[0, 0]).max(-1) > 60)
         for places in (rows, columns):
             assert (places < border).all() or (places >= border).all()
@@ -88,11 +100,18 @@ def test_new_labels_are_consistent_within_an_episode():
 
 
 def test_facts_are_true():
-    assert dict(text.fact(np.random.default_rng(n)) for n in range(300))["two plus two is"] == "four"
+    assert (
+        dict(text.fact(np.random.default_rng(n)) for n in range(300))["two plus two is"]
+        == "four"
+    )
 
 
 def test_the_files_are_read_by_the_sources_of_real_data(tmp_path):
-    write_world(tmp_path, seed=0, amounts=Amounts(captions=40, pages=8, texts=5, conversations=6))
+    write_world(
+        tmp_path,
+        seed=0,
+        amounts=Amounts(captions=40, pages=8, texts=5, conversations=6),
+    )
     write_four(tmp_path / "four", seed=0, num=7)
     for source, folder, num in (
         (Captions, "captions", 40),
@@ -102,10 +121,29 @@ def test_the_files_are_read_by_the_sources_of_real_data(tmp_path):
         (Instructions, "instructions", 6),
     ):
         reader = source.Config().build()
-        paths = [path for pattern in source.PATTERNS for path in sorted((tmp_path / folder).glob(pattern))]
-        documents = [reader.document(record.data) for path in paths for record in reader.read(path)]
+        paths = [
+            path
+            for pattern in source.PATTERNS
+            for path in sorted((tmp_path / folder).glob(pattern))
+        ]
+        documents = [
+            reader.document(record.data)
+            for path in paths
+            for record in reader.read(path)
+        ]
         assert len(documents) == num
-        assert all(any(isinstance(part, Text) for part in document.parts) for document in documents)
-        pictured = [any(isinstance(part, Image) for part in document.parts) for document in documents]
+        assert all(
+            any(isinstance(part, Text) for part in document.parts)
+            for document in documents
+        )
+        pictured = [
+            any(isinstance(part, Image) for part in document.parts)
+            for document in documents
+        ]
         assert all(pictured) == (folder != "text")
-    assert json.loads((tmp_path / "instructions" / "llava.json").read_text())[0]["conversations"][0]["from"] == "human"
+    assert (
+        json.loads((tmp_path / "instructions" / "llava.json").read_text())[0][
+            "conversations"
+        ][0]["from"]
+        == "human"
+    )

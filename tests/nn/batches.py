@@ -14,29 +14,45 @@ from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 
-VOCABULARY, PLACES = 31, 4
-DECODER = Decoder.Config(depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm="head")
+VOCABULARY = 31
+PLACES = 4
+DECODER = Decoder.Config(
+    depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm="head"
+)
 ENCODER = ViT.Config(image_size=(8, 12), patch_size=2, depth=2, dim=16, num_heads=2)
 
 
-def language_model(*, z_loss: float = 0.0, decoder: Decoder.Config = DECODER) -> LanguageModel:
+def language_model(
+    *, z_loss: float = 0.0, decoder: Decoder.Config = DECODER
+) -> LanguageModel:
     torch.manual_seed(0)
-    return LanguageModel.Config(decoder=decoder, z_loss=z_loss).build(vocab_size=VOCABULARY)
+    return LanguageModel.Config(decoder=decoder, z_loss=z_loss).build(
+        vocab_size=VOCABULARY
+    )
 
 
-def multimodal_model(connector: Connector.Config | None = None, *, decoder: Decoder.Config = DECODER) -> MM1:
+def multimodal_model(
+    connector: Connector.Config | None = None, *, decoder: Decoder.Config = DECODER
+) -> MM1:
     torch.manual_seed(0)
     connector = connector or AveragePool.Config(num_tokens=PLACES)
-    return MM1.Config(encoder=ENCODER, connector=connector, decoder=decoder).build(vocab_size=VOCABULARY)
+    return MM1.Config(encoder=ENCODER, connector=connector, decoder=decoder).build(
+        vocab_size=VOCABULARY
+    )
 
 
-def packed(lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0) -> PackedBatch:
-    """Random documents of these lengths; each of the first `num_pictures` starts with a picture's image tokens."""
+def packed(
+    lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0
+) -> PackedBatch:
+    """Random documents of these lengths; each of the first `num_pictures` starts with a
+    picture's image tokens."""
     draw = torch.Generator().manual_seed(seed)
     starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     tokens = torch.randint(VOCABULARY, (starts[-1],), generator=draw)
     targets = tokens.roll(-1)
-    slots = torch.tensor(starts[:num_pictures], dtype=torch.int64)[:, None] + torch.arange(PLACES)
+    slots = torch.tensor(starts[:num_pictures], dtype=torch.int64)[
+        :, None
+    ] + torch.arange(PLACES)
     targets[torch.tensor(starts[1:]) - 1] = IGNORE
     targets[slots.flatten()[: max(0, slots.numel() - 1)]] = IGNORE
     size = (3, *ENCODER.image_size)  # type: ignore[misc]
@@ -46,7 +62,9 @@ def packed(lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0) -> P
         positions=torch.cat([torch.arange(n) for n in lengths]),
         sources=torch.arange(len(tokens)) % 2,
         cu_seqlens=torch.tensor(starts, dtype=torch.int32),
-        images=torch.randint(256, (max(1, num_pictures), *size), generator=draw, dtype=torch.uint8),
+        images=torch.randint(
+            256, (max(1, num_pictures), *size), generator=draw, dtype=torch.uint8
+        ),
         slots=slots,
         max_seqlen=max(lengths),
         num_targets=int((targets != IGNORE).sum()),
@@ -68,8 +86,14 @@ def alone(batch: PackedBatch, document: int) -> PackedBatch:
         positions=batch.positions[start:stop],
         sources=batch.sources[start:stop],
         cu_seqlens=torch.tensor([0, stop - start], dtype=torch.int32),
-        images=batch.images[document : document + 1] if has_picture else batch.images[:1],
-        slots=batch.slots[document : document + 1] - start if has_picture else batch.slots[:0],
+        images=(
+            batch.images[document : document + 1] if has_picture else batch.images[:1]
+        ),
+        slots=(
+            batch.slots[document : document + 1] - start
+            if has_picture
+            else batch.slots[:0]
+        ),
         max_seqlen=stop - start,
         num_targets=int((targets != IGNORE).sum()),
     )
@@ -77,9 +101,15 @@ def alone(batch: PackedBatch, document: int) -> PackedBatch:
 
 def hidden(model: LanguageModel, batch: PackedBatch) -> Tensor:
     """The decoder's output for every token."""
-    return model.decoder(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
+    return model.decoder(
+        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+    )
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:
     """Parameters that a backward pass has not reached, or reached with zeros alone."""
-    return [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    return [
+        name
+        for name, p in module.named_parameters()
+        if p.grad is None or not p.grad.any()
+    ]

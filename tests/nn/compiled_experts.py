@@ -1,4 +1,5 @@
-"""Run by `test_experts.py` in a process of its own: compiled experts against plain ones."""
+"""Run by `test_experts.py` in a process of its own: compiled experts against plain
+ones."""
 
 import torch
 
@@ -10,11 +11,14 @@ CONFIG = Experts.Config(num_experts=4, capacity_factor=1.0)
 def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        plain, compiled = (CONFIG.build(dim=16, hidden_dim=24, gain=1.0).to(dtype) for _ in range(2))
+        plain, compiled = (
+            CONFIG.build(dim=16, hidden_dim=24, gain=1.0).to(dtype) for _ in range(2)
+        )
         compiled.load_state_dict(plain.state_dict())
         compiled.compile(backend="aot_eager")
         for length in (20, 33, 40):
-            x, counts = torch.randn(length, 16, dtype=dtype), torch.arange(length) % 7 != 2
+            x = torch.randn(length, 16, dtype=dtype)
+            counts = torch.arange(length) % 7 != 2
             results = []
             for module in (plain, compiled):
                 module.zero_grad()

@@ -13,11 +13,14 @@ from mm1.nn.model import adapt
 def make(image_size: tuple[int, int]) -> MM1:
     connector = CAbstractor.Config(num_tokens=PLACES, dim=16, depth=1)
     encoder = replace(ENCODER, image_size=image_size)
-    return MM1.Config(encoder=encoder, connector=connector, decoder=DECODER).build(vocab_size=VOCABULARY)
+    return MM1.Config(encoder=encoder, connector=connector, decoder=DECODER).build(
+        vocab_size=VOCABULARY
+    )
 
 
 def test_positions_are_interpolated_and_the_rest_stays() -> None:
-    old, new = make((8, 12)).state_dict(), make((16, 24))
+    old = make((8, 12)).state_dict()
+    new = make((16, 24))
     adapted = adapt(new, old)
     changed = {name for name, value in adapted.items() if value is not old[name]}
     assert changed == {"encoder.position", "connector.position"}
@@ -26,7 +29,8 @@ def test_positions_are_interpolated_and_the_rest_stays() -> None:
 
 
 def test_one_part_adapts_by_itself() -> None:
-    old, new = make((8, 12)), make((4, 6))
+    old = make((8, 12))
+    new = make((4, 6))
     new.encoder.load_state_dict(adapt(new.encoder, old.encoder.state_dict()))
     assert new.encoder.position.shape == (2, 3, 16)
 

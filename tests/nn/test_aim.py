@@ -1,4 +1,5 @@
-"""AIM: who sees whom, what is learnt, and that figures do not depend on how images are batched."""
+"""AIM: who sees whom, what is learnt, and that figures do not depend on how images are
+batched."""
 
 from dataclasses import replace
 
@@ -27,7 +28,9 @@ def make(encoder: ViT.Config = FIXED) -> AIM:
 
 def images(num: int = 3, seed: int = 1) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (num, 3, *FIXED.image_size), dtype=torch.uint8, generator=draw)  # type: ignore[misc]
+    return torch.randint(
+        256, (num, 3, *FIXED.image_size), dtype=torch.uint8, generator=draw
+    )  # type: ignore[misc]
 
 
 def qkv(num: int = 3, length: int = 5, device: str = "cpu") -> list[Tensor]:
@@ -37,7 +40,9 @@ def qkv(num: int = 3, length: int = 5, device: str = "cpu") -> list[Tensor]:
 
 def test_each_sequence_has_its_own_prefix() -> None:
     lengths = torch.tensor([1, 2, 4])
-    assert torch.equal(Prefix(lengths, 4).seen, torch.stack([mask.prefix(4, n) for n in (1, 2, 4)]))
+    assert torch.equal(
+        Prefix(lengths, 4).seen, torch.stack([mask.prefix(4, n) for n in (1, 2, 4)])
+    )
 
 
 def test_attends_as_the_dense_reference() -> None:
@@ -48,7 +53,9 @@ def test_attends_as_the_dense_reference() -> None:
     for i, length in enumerate(lengths):
         scores = torch.einsum("qhd,khd->hqk", q[i], k[i]) / 8**0.5
         weights = scores.masked_fill(~mask.prefix(5, length), -torch.inf).softmax(-1)
-        torch.testing.assert_close(mixed[i], torch.einsum("hqk,khd->qhd", weights, v[i]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            mixed[i], torch.einsum("hqk,khd->qhd", weights, v[i]), atol=1e-6, rtol=0
+        )
 
 
 def test_a_prefix_of_everything_is_everything() -> None:
@@ -63,27 +70,37 @@ def test_a_prefix_of_everything_is_everything() -> None:
 def test_the_gpu_agrees_with_the_cpu(length: int) -> None:
     lengths = torch.tensor([1, length // 2, length - 1])
     here = Prefix(lengths, length).attend(*qkv(length=length))
-    there = Prefix(lengths.cuda(), length).attend(*(x.cuda() for x in qkv(length=length)))
+    there = Prefix(lengths.cuda(), length).attend(
+        *(x.cuda() for x in qkv(length=length))
+    )
     torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prefix", [1, 7, 23])
-def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(prefix: int) -> None:
-    """By gradient: the prediction of the next patch behind patch i, with respect to every patch's embedding."""
+def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(
+    prefix: int,
+) -> None:
+    """By gradient: the prediction of the next patch behind patch i, with respect to
+    every patch's embedding."""
     model = make()
-    embeddings = model.encoder.patchify.register_forward_hook(lambda _, __, out: seen.append(out) or None)
+    embeddings = model.encoder.patchify.register_forward_hook(
+        lambda _, __, out: seen.append(out) or None
+    )
     seen: list[Tensor] = []
     predictions = model.predict(images(1), torch.tensor([prefix]))
     embeddings.remove()
     depends = []
     for i in range(PLACES - 1):
-        (gradient,) = torch.autograd.grad(predictions[0, i].sum(), seen[0], retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            predictions[0, i].sum(), seen[0], retain_graph=True
+        )
         depends.append(gradient[0].abs().sum(-1) > 0)
     assert torch.equal(torch.stack(depends), mask.prefix(PLACES, prefix)[:-1])
 
 
 def test_no_prediction_that_counts_has_seen_its_target() -> None:
-    """The last patch of the prefix is the first whose prediction counts: it sees the prefix alone."""
+    """The last patch of the prefix is the first whose prediction counts: it sees the
+    prefix alone."""
     for prefix in range(1, PLACES):
         shown = mask.prefix(PLACES, prefix)
         counts = torch.arange(1, PLACES) >= prefix
@@ -95,9 +112,15 @@ def test_no_prediction_that_counts_has_seen_its_target() -> None:
 def test_targets_have_no_mean_and_unit_deviation() -> None:
     patches = make().encoder.patches(images())
     targets = patch_targets(patches)
-    torch.testing.assert_close(targets.mean(-1), torch.zeros(3, PLACES), atol=1e-6, rtol=0)
-    torch.testing.assert_close(targets.var(-1, correction=0), torch.ones(3, PLACES), atol=1e-5, rtol=0)
-    assert torch.equal(patch_targets(torch.full((1, 2, 12), 0.3)), torch.zeros(1, 2, 12))
+    torch.testing.assert_close(
+        targets.mean(-1), torch.zeros(3, PLACES), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        targets.var(-1, correction=0), torch.ones(3, PLACES), atol=1e-5, rtol=0
+    )
+    assert torch.equal(
+        patch_targets(torch.full((1, 2, 12), 0.3)), torch.zeros(1, 2, 12)
+    )
 
 
 def test_a_constant_predictor_loses_one_on_each_patch() -> None:
@@ -109,12 +132,16 @@ def test_a_constant_predictor_loses_one_on_each_patch() -> None:
     assert total / count == pytest.approx(1, abs=1e-5)
 
 
-def test_only_predictions_behind_the_prefix_count_and_the_perfect_one_loses_nothing() -> None:
+def test_only_predictions_behind_the_prefix_count_and_the_perfect_one_loses_nothing() -> (
+    None
+):
     targets = patch_targets(make().encoder.patches(images(1)))
     predictions = targets[:, 1:].clone()
     predictions[0, :8] += 5.0
     assert patch_regression(predictions, targets, torch.tensor([9]))[0] == 0
-    assert patch_regression(predictions, targets, torch.tensor([8]))[0] == pytest.approx(25)
+    assert patch_regression(predictions, targets, torch.tensor([8]))[
+        0
+    ] == pytest.approx(25)
 
 
 def test_every_parameter_learns_but_the_fixed_positions() -> None:
@@ -128,8 +155,11 @@ def test_every_parameter_learns_but_the_fixed_positions() -> None:
 
 
 def test_overfits_two_images() -> None:
-    model, batch = make(replace(FIXED, dim=32)), ImageBatch(images=images(2))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    model = make(replace(FIXED, dim=32))
+    batch = ImageBatch(images=images(2))
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True
+    )
     figures = []
     for _ in range(40):
         optimizer.zero_grad()
@@ -142,7 +172,8 @@ def test_overfits_two_images() -> None:
 
 
 def test_prefixes_are_drawn_from_the_steps_seed_and_reach_both_ends() -> None:
-    model, many = make(), torch.zeros(2000, 3, 8, 12, dtype=torch.uint8)
+    model = make()
+    many = torch.zeros(2000, 3, 8, 12, dtype=torch.uint8)
     torch.manual_seed(5)
     first = model.prefixes(many)
     torch.manual_seed(5)
@@ -152,21 +183,33 @@ def test_prefixes_are_drawn_from_the_steps_seed_and_reach_both_ends() -> None:
 
 
 def test_evaluation_draws_nothing_and_does_not_depend_on_the_batch() -> None:
-    """Worst difference measured between one batch and images by themselves: 2e-7 relative."""
-    model, several = make().eval(), images(6)
-    assert 1 <= int(model.prefixes(several).min()) <= int(model.prefixes(several).max()) < PLACES
+    """Worst difference measured between one batch and images by themselves: 2e-7
+    relative."""
+    model = make().eval()
+    several = images(6)
+    assert (
+        1
+        <= int(model.prefixes(several).min())
+        <= int(model.prefixes(several).max())
+        < PLACES
+    )
     assert len(set(model.prefixes(several).tolist())) > 1
     with torch.no_grad():
         whole = model(ImageBatch(images=several)).means["loss"]
-        alone = [model(ImageBatch(images=image[None])).means["loss"] for image in several]
+        alone = [
+            model(ImageBatch(images=image[None])).means["loss"] for image in several
+        ]
         again = model(ImageBatch(images=several)).means["loss"]
     assert torch.equal(whole.total, again.total)
     assert float(whole.count) == sum(float(mean.count) for mean in alone)
-    assert float(whole.total) == pytest.approx(sum(float(mean.total) for mean in alone), rel=1e-6)
+    assert float(whole.total) == pytest.approx(
+        sum(float(mean.total) for mean in alone), rel=1e-6
+    )
 
 
 def test_objectives_of_micro_batches_sum_to_the_whole() -> None:
-    model, several = make().eval(), images(6)
+    model = make().eval()
+    several = images(6)
     with torch.no_grad():
         whole = model(ImageBatch(images=several)).objective
         parts = [model(ImageBatch(images=part)).objective for part in several.split(4)]
@@ -174,10 +217,12 @@ def test_objectives_of_micro_batches_sum_to_the_whole() -> None:
 
 
 def test_at_use_every_patch_sees_every_patch() -> None:
-    encoder, pictures = make().encoder.eval(), images(2)
+    encoder = make().encoder.eval()
+    pictures = images(2)
     changed = pictures.clone()
     changed[0, :, -1, -1] = 255 - changed[0, :, -1, -1]
-    features, others = encoder(pictures), encoder(changed)
+    features = encoder(pictures)
+    others = encoder(changed)
     assert ((features[0] - others[0]).abs().amax(-1) > 0).all()
     assert torch.equal(features[1], others[1])
 

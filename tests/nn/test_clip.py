@@ -13,12 +13,19 @@ from mm1.nn.vit import ViT
 
 TEXT = TextTower.Config(max_length=9, depth=2, dim=16, num_heads=2)
 SIGLIP_TEXT = replace(TEXT, max_length=8, causal=False, read="last", output_bias=True)
-SIGLIP: dict[str, Any] = {"text": SIGLIP_TEXT, "dim": None, "pooling": "attention", "loss": "sigmoid"}
+SIGLIP: dict[str, Any] = {
+    "text": SIGLIP_TEXT,
+    "dim": None,
+    "pooling": "attention",
+    "loss": "sigmoid",
+}
 
 
 def make(*, encoder: ViT.Config = ENCODER, **options: Any) -> CLIP:
     torch.manual_seed(0)
-    return CLIP.Config(**({"encoder": encoder, "text": TEXT, "dim": 12} | options)).build(vocab_size=31)
+    return CLIP.Config(
+        **({"encoder": encoder, "text": TEXT, "dim": 12} | options)
+    ).build(vocab_size=31)
 
 
 def pairs(num: int = 4) -> PairBatch:
@@ -26,7 +33,9 @@ def pairs(num: int = 4) -> PairBatch:
     lengths = torch.arange(num) % 5 + 3
     tokens = torch.randint(1, 31, (num, 8)) * (torch.arange(8) < lengths[:, None])
     images = torch.randint(256, (num, 3, 8, 12), dtype=torch.uint8)
-    return PairBatch(images=images, tokens=tokens, lengths=lengths, caption_ids=torch.arange(num))
+    return PairBatch(
+        images=images, tokens=tokens, lengths=lengths, caption_ids=torch.arange(num)
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,13 +43,17 @@ def pairs(num: int = 4) -> PairBatch:
     [
         {},
         {"encoder": replace(ENCODER, class_token=True)},
-        {"encoder": replace(ENCODER, class_token=True, num_registers=2), "pooling": "mean"},
+        {
+            "encoder": replace(ENCODER, class_token=True, num_registers=2),
+            "pooling": "mean",
+        },
         {"loss": "sigmoid"},
         SIGLIP,
     ],
 )
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
-    """A class token or registers that are not read learn through the patches, which see them."""
+    """A class token or registers that are not read learn through the patches, which see
+    them."""
     model = make(**options)
     losses = model(pairs())
     losses.objective.backward()
@@ -51,7 +64,8 @@ def test_every_parameter_learns(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{}, SIGLIP], ids=["clip", "siglip"])
 def test_overfits_four_pairs(options: dict[str, Any]) -> None:
-    model, batch = make(**options), pairs()
+    model = make(**options)
+    batch = pairs()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(30):
         optimizer.zero_grad()
@@ -62,25 +76,36 @@ def test_overfits_four_pairs(options: dict[str, Any]) -> None:
 
 
 def test_features_have_unit_length() -> None:
-    model, batch = make(), pairs()
-    for features in (model.encode_images(batch.images), model.encode_texts(batch.tokens, batch.lengths)):
+    model = make()
+    batch = pairs()
+    for features in (
+        model.encode_images(batch.images),
+        model.encode_texts(batch.tokens, batch.lengths),
+    ):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(4))
 
 
 def test_what_follows_a_captions_end_is_never_looked_at() -> None:
-    model, batch = make(), pairs()
+    model = make()
+    batch = pairs()
     junk = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
-    given, changed = (model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, junk))
+    given, changed = (
+        model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, junk)
+    )
     assert torch.equal(given, changed)
 
 
 def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
-    """A plain clamp has no gradient beyond the bound: the temperature would stay there for good."""
+    """A plain clamp has no gradient beyond the bound: the temperature would stay there
+    for good."""
     model = make()
     log_scale = model.projection.log_scale
     torch.nn.init.constant_(log_scale, 10.0)
     assert model.projection.scale.item() == pytest.approx(LARGEST_SCALE)
-    for slope, wanted in ((-1.0, 0.0), (1.0, LARGEST_SCALE)):  # descent along -slope: further out, and back in
+    for slope, wanted in (
+        (-1.0, 0.0),
+        (1.0, LARGEST_SCALE),
+    ):  # descent along -slope: further out, and back in
         (gradient,) = torch.autograd.grad(slope * model.projection.scale, log_scale)
         assert gradient.item() == pytest.approx(wanted)
     torch.nn.init.constant_(log_scale, 1.0)
@@ -95,8 +120,10 @@ def test_the_sigmoid_starts_as_siglip_does() -> None:
 
 
 def test_pooling_reads_the_tokens_that_it_names() -> None:
-    """The stream is class token, two registers, patches; the map into the common space is left out (`dim=None`)."""
-    encoder, images = replace(ENCODER, class_token=True, num_registers=2), pairs().images
+    """The stream is class token, two registers, patches; the map into the common space
+    is left out (`dim=None`)."""
+    encoder = replace(ENCODER, class_token=True, num_registers=2)
+    images = pairs().images
     for pooling, start, stop in (("class", 0, 1), (None, 0, 1), ("mean", 3, None)):
         model = make(encoder=encoder, pooling=pooling, dim=None)
         tokens = model.encoder.tokens(images)[:, start:stop]
@@ -105,22 +132,31 @@ def test_pooling_reads_the_tokens_that_it_names() -> None:
 
 
 def test_a_class_token_that_is_not_there_cannot_be_read() -> None:
-    with pytest.raises(ConfigError, match=r"pooling='class' needs encoder\.class_token=True"):
+    with pytest.raises(
+        ConfigError, match=r"pooling='class' needs encoder\.class_token=True"
+    ):
         make(pooling="class")
 
 
 def test_siglips_text_tower_looks_at_the_padding_and_wants_all_of_it() -> None:
-    model, batch = make(**SIGLIP), pairs()
+    model = make(**SIGLIP)
+    batch = pairs()
     padded = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
-    given, other = (model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, padded))
+    given, other = (
+        model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, padded)
+    )
     assert not torch.allclose(given, other, atol=1e-3)
-    with pytest.raises(ValueError, match=r"padded to exactly 8 tokens, got 6; loader\.context"):
+    with pytest.raises(
+        ValueError, match=r"padded to exactly 8 tokens, got 6; loader\.context"
+    ):
         model.encode_texts(batch.tokens[:, :6], batch.lengths)
 
 
 def test_a_vocabulary_of_its_own_holds_the_tokenizers() -> None:
     assert len(make(text=replace(TEXT, vocab_size=40)).text.embedding.weight) == 40
-    with pytest.raises(ConfigError, match=r"text\.vocab_size=30 is less than the tokenizer's 31"):
+    with pytest.raises(
+        ConfigError, match=r"text\.vocab_size=30 is less than the tokenizer's 31"
+    ):
         make(text=replace(TEXT, vocab_size=30))
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from nn.batches import DECODER, VOCABULARY, alone, hidden, language_model, packed, without_gradient
+from nn.batches import (
+    DECODER,
+    VOCABULARY,
+    alone,
+    hidden,
+    language_model,
+    packed,
+    without_gradient,
+)
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,32 +30,42 @@ LENGTHS = (7, 1, 12, 5, 12, 3)
 
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
-    model, batch = language_model(), packed(LENGTHS)
+    model = language_model()
+    batch = packed(LENGTHS)
     start, stop = batch.cu_seqlens[document : document + 2].tolist()
-    # Matrix products of other sizes sum in another order: states of unit size, measured 1e-6.
+    # Matrix products of other sizes sum in another order: states of unit size, measured
+    # 1e-6.
     torch.testing.assert_close(
-        hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
+        hidden(model, batch)[start:stop],
+        hidden(model, alone(batch, document)),
+        atol=1e-5,
+        rtol=0,
     )
 
 
 def test_a_token_has_exactly_no_gradient_on_another_document() -> None:
-    model, batch = language_model(), packed(LENGTHS)
+    model = language_model()
+    batch = packed(LENGTHS)
     x = model.inputs(batch).detach().requires_grad_()
     out = model.decoder(x, batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
-    (gradient,) = torch.autograd.grad(out[19].square().sum(), x)  # the last token of the third document
+    (gradient,) = torch.autograd.grad(
+        out[19].square().sum(), x
+    )  # the last token of the third document
     reached = gradient.any(-1)
     assert reached.tolist() == [8 <= token < 20 for token in range(sum(LENGTHS))]
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_documents() -> None:
-    model, batch = language_model(z_loss=1e-2), packed(LENGTHS)
+    model = language_model(z_loss=1e-2)
+    batch = packed(LENGTHS)
     together = model(batch).objective
     apart = sum(model(alone(batch, i)).objective for i in range(len(LENGTHS)))
     torch.testing.assert_close(together, apart)
 
 
 def test_losses_are_cross_entropy_in_all_and_by_source() -> None:
-    model, batch = language_model(z_loss=1e-2), packed(LENGTHS)
+    model = language_model(z_loss=1e-2)
+    batch = packed(LENGTHS)
     logits = hidden(model, batch) @ model.decoder.head.T
     nll = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")
     learnt = batch.targets != IGNORE
@@ -61,7 +79,11 @@ def test_losses_are_cross_entropy_in_all_and_by_source() -> None:
         own = learnt & (batch.sources == number)
         torch.testing.assert_close(losses.means[f"loss/{name}"].total, nll[own].sum())
         assert losses.means[f"loss/{name}"].count == own.sum()
-    assert all(not x.requires_grad for mean in losses.means.values() for x in (mean.total, mean.count))
+    assert all(
+        not x.requires_grad
+        for mean in losses.means.values()
+        for x in (mean.total, mean.count)
+    )
 
 
 def test_fsdp_finds_the_objective_in_what_forward_returns() -> None:
@@ -72,17 +94,25 @@ def test_fsdp_finds_the_objective_in_what_forward_returns() -> None:
 
 
 def test_log_probs_are_those_of_the_targets() -> None:
-    model, batch = language_model(), packed(LENGTHS)
+    model = language_model()
+    batch = packed(LENGTHS)
     logits = hidden(model, batch) @ model.decoder.head.T
-    expected = -F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")
+    expected = -F.cross_entropy(
+        logits, batch.targets, ignore_index=IGNORE, reduction="none"
+    )
     found, hits = model.log_probs(batch)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(hits, (logits.argmax(-1) == batch.targets) | (batch.targets == IGNORE))
+    assert torch.equal(
+        hits, (logits.argmax(-1) == batch.targets) | (batch.targets == IGNORE)
+    )
 
 
 def test_a_batch_without_targets_gives_zero_and_no_nan() -> None:
-    model, batch = language_model(z_loss=1e-4), packed(LENGTHS)
-    losses = model(replace(batch, targets=torch.full_like(batch.targets, IGNORE), num_targets=0))
+    model = language_model(z_loss=1e-4)
+    batch = packed(LENGTHS)
+    losses = model(
+        replace(batch, targets=torch.full_like(batch.targets, IGNORE), num_targets=0)
+    )
     losses.objective.backward()
     assert losses.objective == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -98,17 +128,22 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_parameter_learns_and_changes_in_one_step(options: dict[str, Any]) -> None:
+def test_every_parameter_learns_and_changes_in_one_step(
+    options: dict[str, Any],
+) -> None:
     model = language_model(decoder=replace(DECODER, **options))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model(packed(LENGTHS)).objective.backward()
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
-    assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+    assert [
+        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+    ] == []
 
 
 def test_overfits_a_batch() -> None:
-    model, batch = language_model(), packed((12, 12))
+    model = language_model()
+    batch = packed((12, 12))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(40):
         optimizer.zero_grad()
@@ -120,12 +155,17 @@ def test_overfits_a_batch() -> None:
 
 
 def test_runs_in_bfloat16_close_to_fp32() -> None:
-    model, batch = language_model(), packed(LENGTHS)
+    model = language_model()
+    batch = packed(LENGTHS)
     exact = model(batch).objective / batch.num_targets
     model.bfloat16()(batch).objective.backward()
     # Logits of unit size in 8-bit mantissas; measured 1e-4 in the mean.
-    torch.testing.assert_close(model(batch).objective / batch.num_targets, exact, atol=5e-3, rtol=0)
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(
+        model(batch).objective / batch.num_targets, exact, atol=5e-3, rtol=0
+    )
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in model.parameters()
+    )
 
 
 def test_builds_on_meta_and_initialises_after() -> None:
@@ -136,34 +176,58 @@ def test_builds_on_meta_and_initialises_after() -> None:
     initialise(model)
     batch = packed(LENGTHS)
     # Unit-variance logits add about a half to the uniform guess.
-    assert model(batch).objective.item() / batch.num_targets == pytest.approx(math.log(VOCABULARY) + 0.5, abs=0.5)
+    assert model(batch).objective.item() / batch.num_targets == pytest.approx(
+        math.log(VOCABULARY) + 0.5, abs=0.5
+    )
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_norms_stand_before_or_behind_attention_and_feed_forward(placement: NormPlacement) -> None:
-    block = language_model(decoder=replace(DECODER, norm_placement=placement)).decoder.blocks[0]
-    x, context = torch.randn(6, 24), Packed(torch.tensor([0, 6], dtype=torch.int32), 6)
+def test_norms_stand_before_or_behind_attention_and_feed_forward(
+    placement: NormPlacement,
+) -> None:
+    block = language_model(
+        decoder=replace(DECODER, norm_placement=placement)
+    ).decoder.blocks[0]
+    x = torch.randn(6, 24)
+    context = Packed(torch.tensor([0, 6], dtype=torch.int32), 6)
     for name in ("attention", "feed_forward"):  # a norm of weight 0 gives 0
         torch.nn.init.zeros_(block.get_submodule(f"{name}_norm").weight)  # type: ignore[arg-type]
-    assert torch.equal(block(x, context), x)  # post: nothing is added; pre: the maps read zeros
+    assert torch.equal(
+        block(x, context), x
+    )  # post: nothing is added; pre: the maps read zeros
     torch.nn.init.zeros_(block.get_submodule("attention.out").weight)  # type: ignore[arg-type]
     torch.nn.init.ones_(block.feed_forward_norm.weight)
     added = block(x, context) - x
     if placement == "pre":
-        torch.testing.assert_close(added, block.feed_forward(block.feed_forward_norm(x)))
+        torch.testing.assert_close(
+            added, block.feed_forward(block.feed_forward_norm(x))
+        )
     else:
-        torch.testing.assert_close(added.square().mean(-1), torch.ones(6), atol=1e-3, rtol=0)  # epsilon 1e-5 of it
+        torch.testing.assert_close(
+            added.square().mean(-1), torch.ones(6), atol=1e-3, rtol=0
+        )  # epsilon 1e-5 of it
 
 
 @pytest.mark.parametrize(
     ("depth", "dim", "num_heads", "expected"),
-    [(12, 768, 12, 84.9e6), (24, 1024, 16, 302.0e6), (24, 2048, 32, 1.208e9), (26, 3072, 24, 2.944e9)],
+    [
+        (12, 768, 12, 84.9e6),
+        (24, 1024, 16, 302.0e6),
+        (24, 2048, 32, 1.208e9),
+        (26, 3072, 24, 2.944e9),
+    ],
 )
-def test_blocks_hold_about_twelve_squared_widths(depth: int, dim: int, num_heads: int, expected: float) -> None:
+def test_blocks_hold_about_twelve_squared_widths(
+    depth: int, dim: int, num_heads: int, expected: float
+) -> None:
     with torch.device("meta"):
-        decoder = Decoder.Config(depth=depth, dim=dim, num_heads=num_heads).build(vocab_size=8)
+        decoder = Decoder.Config(depth=depth, dim=dim, num_heads=num_heads).build(
+            vocab_size=8
+        )
     # 8/3 dim rounded up to a multiple of 256 is at most 3% more than 8/3 dim here.
-    assert sum(p.numel() for p in decoder.blocks.parameters()) == pytest.approx(expected, rel=0.03)
+    assert sum(p.numel() for p in decoder.blocks.parameters()) == pytest.approx(
+        expected, rel=0.03
+    )
 
 
 def test_flops_count_every_matrix_product_of_one_document() -> None:

@@ -1,4 +1,5 @@
-"""Experts: the grouped products against a plain loop, the gate, its losses, capacity and padding."""
+"""Experts: the grouped products against a plain loop, the gate, its losses, capacity
+and padding."""
 
 import math
 import subprocess
@@ -11,7 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from nn.batches import DECODER, VOCABULARY, alone, hidden, language_model, multimodal_model, packed, without_gradient
+from nn.batches import (
+    DECODER,
+    VOCABULARY,
+    alone,
+    hidden,
+    language_model,
+    multimodal_model,
+    packed,
+    without_gradient,
+)
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
@@ -38,11 +48,17 @@ def experts(**options: Any) -> Experts:
     return replace(CONFIG, **options).build(dim=16, hidden_dim=24, gain=1.0)
 
 
-def loop(module: Experts, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | None = None) -> Float[Tensor, "T D"]:
-    """What `Experts` computes, in the plainest way: choice by choice, expert by expert, row by row."""
-    c, out = module.config, torch.zeros_like(x)
+def loop(
+    module: Experts, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | None = None
+) -> Float[Tensor, "T D"]:
+    """What `Experts` computes, in the plainest way: choice by choice, expert by expert,
+    row by row."""
+    c = module.config
+    out = torch.zeros_like(x)
     probabilities = (x.float() @ module.router.weight.float().T).softmax(-1)
-    best = probabilities.sort(dim=-1, descending=True, stable=True).indices[:, : c.top_k]
+    best = probabilities.sort(dim=-1, descending=True, stable=True).indices[
+        :, : c.top_k
+    ]
     room = [len(x) * c.top_k] * c.num_experts
     if module.training and c.capacity_factor is not None:
         room = [max(1, int(len(x) * c.capacity_factor / c.num_experts))] * c.num_experts
@@ -57,7 +73,9 @@ def loop(module: Experts, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | 
             chosen = probabilities[token, best[token]]
             weight = chosen[choice] / (chosen.sum() if c.renormalise else 1)
             gate, up = (module.gate_up[expert] @ x[token]).chunk(2)
-            out[token] = out[token] + weight * (module.down[expert] @ (F.silu(gate) * up))
+            out[token] = out[token] + weight * (
+                module.down[expert] @ (F.silu(gate) * up)
+            )
     return out
 
 
@@ -71,22 +89,32 @@ def sparse_model(**options: Any) -> LanguageModel:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_grouped_products_equal_the_loop_forward_and_backward(options: dict[str, Any], padded: bool) -> None:
-    module, x = experts(**options), torch.randn(37, 16, requires_grad=True)
+def test_grouped_products_equal_the_loop_forward_and_backward(
+    options: dict[str, Any], padded: bool
+) -> None:
+    module = experts(**options)
+    x = torch.randn(37, 16, requires_grad=True)
     counts = torch.arange(37) % 5 != 3 if padded else None
     inputs = [x, *module.parameters()]
-    (given, _), expected = module(x, counts), loop(module, x, counts)
+    given, _ = module(x, counts)
+    expected = loop(module, x, counts)
     slope = torch.randn_like(given)
-    # Sums of 16 or 24 products, for weights over up to 37 tokens, in another order: measured 1.4e-6, backward 3.8e-6.
+    # Sums of 16 or 24 products, for weights over up to 37 tokens, in another order:
+    # measured 1.4e-6, backward 3.8e-6.
     torch.testing.assert_close(given, expected, atol=5e-6, rtol=0)
     for a, b in zip(
-        torch.autograd.grad(given, inputs, slope), torch.autograd.grad(expected, inputs, slope), strict=True
+        torch.autograd.grad(given, inputs, slope),
+        torch.autograd.grad(expected, inputs, slope),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
 
 
-def test_memory_behind_the_groups_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels leave rows behind the last group unwritten; here those rows hold NaN, forward and backward."""
+def test_memory_behind_the_groups_is_never_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels leave rows behind the last group unwritten; here those rows hold NaN,
+    forward and backward."""
 
     class Unwritten(torch.autograd.Function):
         @staticmethod
@@ -96,33 +124,45 @@ def test_memory_behind_the_groups_is_never_read(monkeypatch: pytest.MonkeyPatch)
 
         @staticmethod
         def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-            return slope.index_fill(0, torch.arange(ctx.start, len(slope)), torch.nan), None
+            return (
+                slope.index_fill(0, torch.arange(ctx.start, len(slope)), torch.nan),
+                None,
+            )
 
     def grouped_mm(x: Tensor, weight: Tensor, *, offs: Tensor) -> Tensor:
         stop = int(offs[-1])
         x = Unwritten.apply(x, stop)  # type: ignore[assignment]
         rows = x[:stop].split(offs.diff(prepend=offs.new_zeros(1)).tolist())
         products = torch.cat(
-            [*(r @ w for r, w in zip(rows, weight, strict=True)), x.new_zeros(len(x) - stop, weight.shape[2])]
+            [
+                *(r @ w for r, w in zip(rows, weight, strict=True)),
+                x.new_zeros(len(x) - stop, weight.shape[2]),
+            ]
         )
         return Unwritten.apply(products, stop)  # type: ignore[return-value]
 
     monkeypatch.setattr(F, "grouped_mm", grouped_mm)
-    module, x = experts(capacity_factor=1.0), torch.randn(37, 16, requires_grad=True)
+    module = experts(capacity_factor=1.0)
+    x = torch.randn(37, 16, requires_grad=True)
     out, _ = module(x, torch.arange(37) < 30)
     out.square().sum().backward()
-    assert all(t.isfinite().all() for t in (out, x.grad, *(p.grad for p in module.parameters())))
+    assert all(
+        t.isfinite().all()
+        for t in (out, x.grad, *(p.grad for p in module.parameters()))
+    )
 
 
 def test_the_gate_is_fp32_whatever_is_computed_in() -> None:
-    module, x = experts().bfloat16(), torch.randn(64, 16).bfloat16()
+    module = experts().bfloat16()
+    x = torch.randn(64, 16).bfloat16()
     out, routing = module(x)
     assert out.dtype == torch.bfloat16
     assert {t.dtype for t in routing} == {torch.float32}
     exact = experts()
     exact.load_state_dict(module.state_dict())
     expected, same = exact(x.float())
-    # The inputs are equal, so the choice is too, to the bit; outputs of unit size in 8-bit mantissas, measured 0.03.
+    # The inputs are equal, so the choice is too, to the bit; outputs of unit size in
+    # 8-bit mantissas, measured 0.03.
     assert torch.equal(routing.load, same.load)
     assert torch.equal(routing.balance, same.balance)
     torch.testing.assert_close(out.float(), expected, atol=0.06, rtol=0)
@@ -147,7 +187,9 @@ def test_figures_of_a_router_that_knows_no_difference() -> None:
     routing = module(torch.randn(10, 16))[1]
     assert routing.entropy.item() / 10 == pytest.approx(math.log(4))
     assert routing.z.item() == pytest.approx(math.log(4) ** 2)
-    assert routing.balance.item() == pytest.approx(1)  # the probabilities are even, whoever is chosen
+    assert routing.balance.item() == pytest.approx(
+        1
+    )  # the probabilities are even, whoever is chosen
 
 
 def test_losses_push_towards_balance_and_small_logits() -> None:
@@ -156,7 +198,8 @@ def test_losses_push_towards_balance_and_small_logits() -> None:
         with torch.no_grad():
             module.router.weight[0] += 0.3  # most tokens want expert 0
         x = torch.rand(64, 16)
-        optimizer, values = torch.optim.SGD(module.router.parameters(), lr=0.3), []
+        optimizer = torch.optim.SGD(module.router.parameters(), lr=0.3)
+        values = []
         for _ in range(12):
             loss = getattr(module(x)[1], name)
             optimizer.zero_grad()
@@ -167,7 +210,9 @@ def test_losses_push_towards_balance_and_small_logits() -> None:
 
 
 def test_overflow_is_dropped_and_counted_second_choices_first() -> None:
-    module = experts(num_experts=2, capacity_factor=1.0)  # room for 3 of 6 tokens in each; every token wants both
+    module = experts(
+        num_experts=2, capacity_factor=1.0
+    )  # room for 3 of 6 tokens in each; every token wants both
     with torch.no_grad():
         module.router.weight[:] = torch.eye(2, 16)
     x = torch.zeros(6, 16)
@@ -177,7 +222,8 @@ def test_overflow_is_dropped_and_counted_second_choices_first() -> None:
     out, routing = module(x)
     assert routing.load.tolist() == [6, 6]
     assert routing.dropped == 6
-    # Expert 0 takes tokens 0, 1, 2; expert 1 takes 4, 5, then the first second choice, token 0; token 3 goes nowhere.
+    # Expert 0 takes tokens 0, 1, 2; expert 1 takes 4, 5, then the first second choice,
+    # token 0; token 3 goes nowhere.
     assert out[3].tolist() == [0.0] * 16
     whole, _ = module.eval()(x)
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(out, whole, strict=True)]
@@ -185,19 +231,23 @@ def test_overflow_is_dropped_and_counted_second_choices_first() -> None:
 
 
 def test_capacity_is_never_less_than_one() -> None:
-    _, routing = experts(num_experts=4, top_k=1, capacity_factor=0.1)(torch.randn(8, 16))
+    _, routing = experts(num_experts=4, top_k=1, capacity_factor=0.1)(
+        torch.randn(8, 16)
+    )
     assert routing.dropped == (routing.load - 1).clamp(min=0).sum()
 
 
 def test_capacity_of_apples_group() -> None:
-    """AXLearn's 128 for 4,096 tokens over 64 experts at a factor of 2: all tokens alike fill exactly two experts."""
+    """AXLearn's 128 for 4,096 tokens over 64 experts at a factor of 2: all tokens alike
+    fill exactly two experts."""
     module = experts(num_experts=64, capacity_factor=2.0)
     _, routing = module(torch.randn(1, 16).expand(4096, -1))
     assert routing.dropped == 2 * (4096 - 128)
 
 
 def test_nothing_is_dropped_outside_of_training() -> None:
-    module, x = experts(capacity_factor=0.25), torch.randn(40, 16)
+    module = experts(capacity_factor=0.25)
+    x = torch.randn(40, 16)
     assert module(x)[1].dropped > 0
     out, routing = module.eval()(x)
     assert routing.dropped == 0
@@ -206,8 +256,11 @@ def test_nothing_is_dropped_outside_of_training() -> None:
 
 
 @pytest.mark.parametrize("capacity_factor", [None, 1.0])
-def test_padding_goes_nowhere_counts_nowhere_and_moves_nothing(capacity_factor: float | None) -> None:
-    module, x = experts(capacity_factor=capacity_factor), torch.randn(30, 16)
+def test_padding_goes_nowhere_counts_nowhere_and_moves_nothing(
+    capacity_factor: float | None,
+) -> None:
+    module = experts(capacity_factor=capacity_factor)
+    x = torch.randn(30, 16)
     counts = torch.arange(30) < 24
     out, routing = module(x, counts)
     other, same = module(torch.where(counts[:, None], x, 100.0), counts)
@@ -225,57 +278,88 @@ def test_more_choices_than_experts_are_refused() -> None:
         experts(top_k=5)
 
 
-@pytest.mark.parametrize(("every", "sparse"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (4, [3]), (5, [])])
-def test_every_nth_block_is_sparse_the_dense_first(every: int, sparse: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("every", "sparse"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (4, [3]), (5, [])]
+)
+def test_every_nth_block_is_sparse_the_dense_first(
+    every: int, sparse: list[int]
+) -> None:
     built = replace(decoder(every=every), depth=4).build(vocab_size=8)
-    assert [i for i, block in enumerate(built.blocks) if isinstance(block, SparseBlock)] == sparse
+    assert [
+        i for i, block in enumerate(built.blocks) if isinstance(block, SparseBlock)
+    ] == sparse
 
 
 def test_weights_have_the_agreed_names_and_shapes() -> None:
     state = decoder().build(vocab_size=8).blocks[1].feed_forward.state_dict()  # type: ignore[union-attr]
     shapes = {name: tuple(t.shape) for name, t in state.items()}
-    assert shapes == {"router.weight": (4, 24), "gate_up": (4, 80, 24), "down": (4, 24, 40)}
+    assert shapes == {
+        "router.weight": (4, 24),
+        "gate_up": (4, 80, 24),
+        "down": (4, 24, 40),
+    }
 
 
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
-    model, batch = sparse_model(every=1), packed(LENGTHS)
+    model = sparse_model(every=1)
+    batch = packed(LENGTHS)
     start, stop = batch.cu_seqlens[document : document + 2].tolist()
     # As for dense blocks; measured 1.2e-6.
     torch.testing.assert_close(
-        hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
+        hidden(model, batch)[start:stop],
+        hidden(model, alone(batch, document)),
+        atol=1e-5,
+        rtol=0,
     )
 
 
 def test_the_objective_holds_the_routers_losses_as_means_over_tokens() -> None:
-    """Twice the batch doubles the objective, so that the loop's division by all targets leaves a mean."""
+    """Twice the batch doubles the objective, so that the loop's division by all targets
+    leaves a mean."""
     weights: dict[str, Any] = {"balance_loss": 0.3, "router_z_loss": 0.2, "every": 1}
-    model, batch = sparse_model(**weights), packed(LENGTHS)
-    losses, plain = model(batch), sparse_model(balance_loss=0.0, router_z_loss=0.0, every=1)(batch)
-    _, routings = model.decoder.routed(model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
+    model = sparse_model(**weights)
+    batch = packed(LENGTHS)
+    losses = model(batch)
+    plain = sparse_model(balance_loss=0.0, router_z_loss=0.0, every=1)(batch)
+    _, routings = model.decoder.routed(
+        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+    )
     added = sum(0.3 * r.balance + 0.2 * r.z for r in routings.values())
-    torch.testing.assert_close(losses.objective, plain.objective + batch.num_targets * added)
+    torch.testing.assert_close(
+        losses.objective, plain.objective + batch.num_targets * added
+    )
     twice = packed(LENGTHS + LENGTHS)
-    twice = replace(twice, tokens=batch.tokens.repeat(2), targets=batch.targets.repeat(2))
+    twice = replace(
+        twice, tokens=batch.tokens.repeat(2), targets=batch.targets.repeat(2)
+    )
     torch.testing.assert_close(model(twice).objective, 2 * losses.objective)
 
 
 def test_figures_are_logged_by_block_and_expert() -> None:
-    model, batch = sparse_model(capacity_factor=1.0), packed(LENGTHS)
+    model = sparse_model(capacity_factor=1.0)
+    batch = packed(LENGTHS)
     means = model(batch).means
-    value = {name: (m.total / m.count).item() for name, m in means.items() if name.startswith("router/")}
+    value = {
+        name: (m.total / m.count).item()
+        for name, m in means.items()
+        if name.startswith("router/")
+    }
     assert set(value) == {
         *("router/balance", "router/z", "router/dropped", "router/entropy/1"),
         *(f"router/load/1/{expert}" for expert in range(4)),
     }
-    assert sum(value[f"router/load/1/{expert}"] for expert in range(4)) == pytest.approx(4)
+    assert sum(
+        value[f"router/load/1/{expert}"] for expert in range(4)
+    ) == pytest.approx(4)
     assert 0 < value["router/dropped"] < 1
     assert 0 < value["router/entropy/1"] < math.log(4)
     assert all(not t.requires_grad for m in means.values() for t in (m.total, m.count))
 
 
 def test_padding_of_a_batch_is_known_by_its_source() -> None:
-    model, batch = sparse_model(capacity_factor=1.0), packed(LENGTHS)
+    model = sparse_model(capacity_factor=1.0)
+    batch = packed(LENGTHS)
     last = torch.arange(len(batch.tokens)) >= sum(LENGTHS[:-1])
     targets = batch.targets.masked_fill(last, -100)
     padded = replace(
@@ -286,7 +370,9 @@ def test_padding_of_a_batch_is_known_by_its_source() -> None:
         num_targets=int((targets != -100).sum()),
     )
     assert model(padded).means["router/z"].count == sum(LENGTHS[:-1])
-    other = replace(padded, tokens=torch.where(last, (batch.tokens + 1) % VOCABULARY, batch.tokens))
+    other = replace(
+        padded, tokens=torch.where(last, (batch.tokens + 1) % VOCABULARY, batch.tokens)
+    )
     assert torch.equal(model(padded).objective, model(other).objective)
 
 
@@ -296,7 +382,9 @@ def test_every_parameter_learns_and_changes_in_one_step() -> None:
     model(packed(LENGTHS)).objective.backward()
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
-    assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+    assert [
+        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+    ] == []
 
 
 def test_images_pass_through_experts() -> None:
@@ -306,7 +394,8 @@ def test_images_pass_through_experts() -> None:
 
 
 def test_recomputed_blocks_give_the_same() -> None:
-    model, batch = sparse_model(capacity_factor=1.0), packed(LENGTHS)
+    model = sparse_model(capacity_factor=1.0)
+    batch = packed(LENGTHS)
     gradients = []
     for again in (False, True):
         for block in model.decoder.blocks if again else ():
@@ -325,20 +414,36 @@ def test_generation_with_a_cache_equals_reading_everything_again() -> None:
     with torch.no_grad():
         logits = model.prefill(batch, cache)
         ends = batch.cu_seqlens[1:].long() - 1
-        # Products of other shapes sum in another order: logits of unit size, measured 8e-7.
-        torch.testing.assert_close(logits, (hidden(model, batch) @ model.decoder.head.T)[ends], atol=1e-5, rtol=0)
+        # Products of other shapes sum in another order: logits of unit size, measured
+        # 8e-7.
+        torch.testing.assert_close(
+            logits,
+            (hidden(model, batch) @ model.decoder.head.T)[ends],
+            atol=1e-5,
+            rtol=0,
+        )
         new = logits.argmax(-1)
         step = model.step(new, cache)
-        longer = [torch.cat((batch.tokens[a:b], t[None])) for a, b, t in ((0, 5, new[0]), (5, 14, new[1]))]
+        longer = [
+            torch.cat((batch.tokens[a:b], t[None]))
+            for a, b, t in ((0, 5, new[0]), (5, 14, new[1]))
+        ]
         read = replace(packed((6, 10)), tokens=torch.cat(longer))
-        expected = (hidden(model, read) @ model.decoder.head.T)[read.cu_seqlens[1:].long() - 1]
+        expected = (hidden(model, read) @ model.decoder.head.T)[
+            read.cu_seqlens[1:].long() - 1
+        ]
         torch.testing.assert_close(step, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.long
 def test_compiled_experts_give_the_same() -> None:
-    """In a process of its own: the compiler cannot read through the shape checks of the tests."""
-    done = subprocess.run([sys.executable, Path(__file__).with_name("compiled_experts.py")], timeout=240, check=False)
+    """In a process of its own: the compiler cannot read through the shape checks of the
+    tests."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("compiled_experts.py")],
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0
 
 
@@ -347,16 +452,27 @@ def test_builds_on_meta_and_initialises_after() -> None:
         model = sparse_model()
     model.to_empty(device="cpu")
     initialise(model)
-    # As for the dense model, and a balance and a z-loss of about 1 and 4 with small weights.
-    assert model(packed(LENGTHS)).objective.item() / 34 == pytest.approx(math.log(VOCABULARY) + 0.5, abs=0.5)
+    # As for the dense model, and a balance and a z-loss of about 1 and 4 with small
+    # weights.
+    assert model(packed(LENGTHS)).objective.item() / 34 == pytest.approx(
+        math.log(VOCABULARY) + 0.5, abs=0.5
+    )
 
 
 def test_flops_count_the_active_experts_alone() -> None:
-    batch, dense = packed(LENGTHS), language_model()
-    sizes: dict[str, Any] = {"num_pairs": batch.num_pairs, "num_targets": batch.num_targets, "num_tokens": 40}
+    batch = packed(LENGTHS)
+    dense = language_model()
+    sizes: dict[str, Any] = {
+        "num_pairs": batch.num_pairs,
+        "num_targets": batch.num_targets,
+        "num_tokens": 40,
+    }
     of_dense = dense.decoder.flops(**sizes)
-    one, two = (sparse_model(top_k=k, num_experts=9).decoder.flops(**sizes) for k in (1, 2))
-    router, feed_forward = 6 * 40 * 24 * 9, 6 * 40 * 3 * 24 * 40
+    one, two = (
+        sparse_model(top_k=k, num_experts=9).decoder.flops(**sizes) for k in (1, 2)
+    )
+    router = 6 * 40 * 24 * 9
+    feed_forward = 6 * 40 * 3 * 24 * 40
     assert one == of_dense + router
     assert two == of_dense + router + feed_forward
 
@@ -364,14 +480,20 @@ def test_flops_count_the_active_experts_alone() -> None:
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> None:
-    dense, batch = language_model(), packed(LENGTHS)
+    dense = language_model()
+    batch = packed(LENGTHS)
     torch.manual_seed(7)
-    sparse = LanguageModel.Config(decoder=decoder(every=every, top_k=top_k)).build(vocab_size=VOCABULARY)
+    sparse = LanguageModel.Config(decoder=decoder(every=every, top_k=top_k)).build(
+        vocab_size=VOCABULARY
+    )
     router = sparse.decoder.blocks[1].feed_forward.router.weight.clone()  # type: ignore[union-attr]
     state = adapt(sparse, tree_map(torch.clone, dense.state_dict()))
     sparse.load_state_dict(state)
-    # Equal experts with weights that sum to 1 up to rounding; states of unit size, measured 5e-7.
-    torch.testing.assert_close(hidden(sparse, batch), hidden(dense, batch), atol=1e-5, rtol=0)
+    # Equal experts with weights that sum to 1 up to rounding; states of unit size,
+    # measured 5e-7.
+    torch.testing.assert_close(
+        hidden(sparse, batch), hidden(dense, batch), atol=1e-5, rtol=0
+    )
     assert torch.equal(sparse.decoder.blocks[1].feed_forward.router.weight, router)  # type: ignore[union-attr]
 
 
@@ -385,13 +507,18 @@ def test_sparse_weights_pass_adaptation_as_they_are() -> None:
 @pytest.mark.gpu
 def test_grouped_products_on_a_gpu_equal_those_in_fp32() -> None:
     torch.manual_seed(0)
-    module = replace(CONFIG, num_experts=8, capacity_factor=1.0).build(dim=64, hidden_dim=128, gain=1.0)
+    module = replace(CONFIG, num_experts=8, capacity_factor=1.0).build(
+        dim=64, hidden_dim=128, gain=1.0
+    )
     x = torch.randn(500, 64).bfloat16()
     counts = torch.arange(500) < 480
-    on_gpu = replace(CONFIG, num_experts=8, capacity_factor=1.0).build(dim=64, hidden_dim=128, gain=1.0)
+    on_gpu = replace(CONFIG, num_experts=8, capacity_factor=1.0).build(
+        dim=64, hidden_dim=128, gain=1.0
+    )
     on_gpu.load_state_dict(module.bfloat16().state_dict())
     given, routing = on_gpu.cuda().bfloat16()(x.cuda(), counts.cuda())
     expected, same = module.float()(x.float(), counts)
-    # Equal inputs and gates; outputs of unit size are rounded to 8 bits in three places.
+    # Equal inputs and gates; outputs of unit size are rounded to 8 bits in three
+    # places.
     assert torch.equal(routing.load.cpu(), same.load)
     torch.testing.assert_close(given.float().cpu(), expected, atol=5e-2, rtol=0)

@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from mm1.nn.losses import next_token
 
 
-def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    hidden, head = torch.randn(13, 8, dtype=dtype), torch.randn(29, 8, dtype=dtype)
+    hidden = torch.randn(13, 8, dtype=dtype)
+    head = torch.randn(29, 8, dtype=dtype)
     return hidden.requires_grad_(), head.requires_grad_(), torch.randint(29, (13,))
 
 
@@ -18,15 +21,25 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 def test_next_token_equals_torchs_cross_entropy(z_loss: float, rows: int) -> None:
     hidden, head, targets = inputs()
     logits = hidden @ head.T
-    expected = F.cross_entropy(logits, targets, reduction="sum") + z_loss * logits.logsumexp(-1).square().sum()
+    expected = (
+        F.cross_entropy(logits, targets, reduction="sum")
+        + z_loss * logits.logsumexp(-1).square().sum()
+    )
     given = next_token(hidden, head, targets, z_loss=z_loss, logits_at_once=29 * rows)
-    # fp32 sums in another order; measured 2e-7 of the loss, 2e-5 on gradients of up to 100.
+    # fp32 sums in another order; measured 2e-7 of the loss, 2e-5 on gradients of up to
+    # 100.
     torch.testing.assert_close(given.objective, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(given.nll, F.cross_entropy(logits, targets, reduction="none").detach())
+    torch.testing.assert_close(
+        given.nll, F.cross_entropy(logits, targets, reduction="none").detach()
+    )
     torch.testing.assert_close(given.log_sum_exp, logits.logsumexp(-1).detach())
     assert torch.equal(given.hit, logits.argmax(-1) == targets)
     expected_gradients = torch.autograd.grad(3 * expected, (hidden, head))
-    for a, b in zip(torch.autograd.grad(3 * given.objective, (hidden, head)), expected_gradients, strict=True):
+    for a, b in zip(
+        torch.autograd.grad(3 * given.objective, (hidden, head)),
+        expected_gradients,
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -55,8 +68,12 @@ def test_no_target_gives_zero_and_zero_gradients() -> None:
 
 
 def test_z_loss_of_equal_logits_is_as_computed_by_hand() -> None:
-    given = next_token(torch.zeros(1, 4), torch.zeros(49_152, 4), torch.tensor([0]), z_loss=1e-4)
-    assert (given.objective - given.nll.sum()).item() == pytest.approx(1e-4 * math.log(49_152) ** 2, rel=1e-4)
+    given = next_token(
+        torch.zeros(1, 4), torch.zeros(49_152, 4), torch.tensor([0]), z_loss=1e-4
+    )
+    assert (given.objective - given.nll.sum()).item() == pytest.approx(
+        1e-4 * math.log(49_152) ** 2, rel=1e-4
+    )
     assert 1e-4 * math.log(49_152) ** 2 == pytest.approx(0.0116698, abs=1e-7)
 
 
@@ -65,5 +82,6 @@ def test_softmax_is_exact_in_low_precision() -> None:
     given = next_token(hidden, head, targets)
     assert given.nll.dtype == torch.float32
     exact = next_token(hidden.float(), head.float(), targets)
-    # Logits of size up to 8 are rounded to bf16: half a unit in the last place is 0.016; measured 0.008.
+    # Logits of size up to 8 are rounded to bf16: half a unit in the last place is
+    # 0.016; measured 0.008.
     torch.testing.assert_close(given.nll, exact.nll, atol=0.04, rtol=0)

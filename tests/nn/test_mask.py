@@ -6,7 +6,9 @@ from mm1.nn import mask
 
 
 def picture(of: Bool[Tensor, "L L"]) -> str:
-    return " ".join("".join("x" if seen else "." for seen in row) for row in of.tolist())
+    return " ".join(
+        "".join("x" if seen else "." for seen in row) for row in of.tolist()
+    )
 
 
 def test_causal() -> None:
@@ -14,7 +16,10 @@ def test_causal() -> None:
 
 
 def test_document() -> None:
-    assert picture(mask.document(torch.tensor([0, 2, 5]))) == "xx... xx... ..xxx ..xxx ..xxx"
+    assert (
+        picture(mask.document(torch.tensor([0, 2, 5])))
+        == "xx... xx... ..xxx ..xxx ..xxx"
+    )
 
 
 def test_document_skips_empty_documents() -> None:

@@ -10,7 +10,9 @@ from mm1.nn.connectors import Connector
 from mm1.nn.mm1 import MM1
 
 LENGTHS = (9, 5, 12, 6)
-every_connector = pytest.mark.parametrize("cls", classes_in(Connector, connectors), ids=lambda c: c.__name__)
+every_connector = pytest.mark.parametrize(
+    "cls", classes_in(Connector, connectors), ids=lambda c: c.__name__
+)
 
 
 @every_connector
@@ -21,31 +23,43 @@ def test_every_parameter_learns_and_changes_in_one_step(cls: type[Connector]) ->
     model(packed(LENGTHS, num_pictures=3)).objective.backward()
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
-    assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+    assert [
+        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+    ] == []
 
 
 @pytest.mark.parametrize("document", range(len(LENGTHS)))
 def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
-    model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
+    model = multimodal_model()
+    batch = packed(LENGTHS, num_pictures=3)
     start, stop = batch.cu_seqlens[document : document + 2].tolist()
     # As for text; measured 0 at these sizes.
     torch.testing.assert_close(
-        hidden(model, batch)[start:stop], hidden(model, alone(batch, document)), atol=1e-5, rtol=0
+        hidden(model, batch)[start:stop],
+        hidden(model, alone(batch, document)),
+        atol=1e-5,
+        rtol=0,
     )
 
 
 def test_another_documents_picture_moves_nothing() -> None:
-    model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
+    model = multimodal_model()
+    batch = packed(LENGTHS, num_pictures=3)
     changed = batch.images.clone()
     changed[1] = 255 - changed[1]
-    a, b = hidden(model, batch), hidden(model, replace(batch, images=changed))
+    a = hidden(model, batch)
+    b = hidden(model, replace(batch, images=changed))
     start, stop = batch.cu_seqlens[1:3].tolist()
-    assert (a != b).any(-1).tolist() == [start <= token < stop for token in range(sum(LENGTHS))]
+    assert (a != b).any(-1).tolist() == [
+        start <= token < stop for token in range(sum(LENGTHS))
+    ]
 
 
 def test_pictures_take_their_slots() -> None:
-    model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
-    x, features = model.inputs(batch), model.connector(model.encoder(batch.images))
+    model = multimodal_model()
+    batch = packed(LENGTHS, num_pictures=3)
+    x = model.inputs(batch)
+    features = model.connector(model.encoder(batch.images))
     assert torch.equal(x[batch.slots], features)
     text = torch.ones(len(x), dtype=torch.bool)
     text[batch.slots.flatten()] = False
@@ -53,7 +67,8 @@ def test_pictures_take_their_slots() -> None:
 
 
 def test_without_pictures_the_encoders_gradient_is_exactly_zero() -> None:
-    model, batch = multimodal_model(), packed(LENGTHS)
+    model = multimodal_model()
+    batch = packed(LENGTHS)
     losses = model(batch)
     losses.objective.backward()
     for part in (model.encoder, model.connector):
@@ -64,16 +79,22 @@ def test_without_pictures_the_encoders_gradient_is_exactly_zero() -> None:
 
 
 def test_only_the_first_pictures_are_used_when_there_are_more_than_slots() -> None:
-    model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
+    model = multimodal_model()
+    batch = packed(LENGTHS, num_pictures=3)
     more = replace(batch, images=torch.cat((batch.images, batch.images)))
     torch.testing.assert_close(model(more).objective, model(batch).objective)
 
 
 def test_names_both_counts_when_tokens_and_features_disagree() -> None:
-    model, batch = multimodal_model(), packed(LENGTHS, num_pictures=3)
-    with pytest.raises(ValueError, match="image tokens for 3 pictures, but features of 2"):
+    model = multimodal_model()
+    batch = packed(LENGTHS, num_pictures=3)
+    with pytest.raises(
+        ValueError, match="image tokens for 3 pictures, but features of 2"
+    ):
         model(replace(batch, images=batch.images[:2]))
-    with pytest.raises(ValueError, match="3 image tokens for each picture, the connector gives 4"):
+    with pytest.raises(
+        ValueError, match="3 image tokens for each picture, the connector gives 4"
+    ):
         model(replace(batch, slots=batch.slots[:, :3]))
 
 
@@ -97,6 +118,9 @@ def test_the_ablation_base_builds_on_meta() -> None:
     """ViT-L/14 at 336 pixels, 144 tokens, 1.2B decoder (MM1, section 3.1)."""
     with torch.device("meta"):
         model = MM1.Config().build(vocab_size=32_768)
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    sizes = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in model.parts().items()
+    }
     assert sizes["encoder"] == pytest.approx(303e6, rel=0.01)
     assert sizes["decoder"] == pytest.approx(1.3e9, rel=0.02)

@@ -23,7 +23,9 @@ def test_rotation_pairs_channels_half_a_head_apart() -> None:
 
 def test_position_zero_turns_nothing() -> None:
     x = torch.randn(1, 2, 8)
-    assert torch.equal(rotate(x, rotation(torch.tensor([0]), 8, base=1e4, dtype=x.dtype)), x)
+    assert torch.equal(
+        rotate(x, rotation(torch.tensor([0]), 8, base=1e4, dtype=x.dtype)), x
+    )
 
 
 def test_sincos_tells_rows_from_columns() -> None:
@@ -58,23 +60,36 @@ def test_llama3_slows_what_turns_slowly_and_keeps_what_turns_fast() -> None:
     speeds = turns * 2 * math.pi / 1000
     ratio = slowed(speeds, (8.0, 1.0, 4.0, 1000)) / speeds
     # Half-way between 1 and 4 turns: half as it was, half slowed by 8.
-    torch.testing.assert_close(ratio, torch.tensor([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8]))
+    torch.testing.assert_close(
+        ratio, torch.tensor([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8])
+    )
 
 
 def test_llama3_scaling_turns_by_the_slowed_angles() -> None:
-    positions, scaling = torch.tensor([0, 1, 700]), (8.0, 1.0, 4.0, 64)
-    plain, scaled = (rotation(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s) for s in (None, scaling))
-    torch.testing.assert_close(scaled.cos[:, 0, 0], plain.cos[:, 0, 0])  # 10 turns in 64 tokens
+    positions = torch.tensor([0, 1, 700])
+    scaling = (8.0, 1.0, 4.0, 64)
+    plain, scaled = (
+        rotation(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s)
+        for s in (None, scaling)
+    )
+    torch.testing.assert_close(
+        scaled.cos[:, 0, 0], plain.cos[:, 0, 0]
+    )  # 10 turns in 64 tokens
     slowest = 700 * 1e4 ** (-14 / 16) / 8
     assert scaled.cos[2, 0, 7].item() == pytest.approx(math.cos(slowest), abs=1e-6)
 
 
-@pytest.mark.parametrize(("old", "new"), [((27, 27), (48, 48)), ((16, 24), (40, 32)), ((3, 5), (1, 1))])
-def test_interpolation_takes_any_grid_to_any_grid(old: tuple[int, int], new: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"), [((27, 27), (48, 48)), ((16, 24), (40, 32)), ((3, 5), (1, 1))]
+)
+def test_interpolation_takes_any_grid_to_any_grid(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
     """378 -> 672 pixels is 27 -> 48 patches; the mean of a table hardly moves."""
     table = torch.randn(*old, 64) + 3
     resized = interpolate(table, new)
     assert resized.shape == (*new, 64)
     assert resized.isfinite().all()
-    # Unit noise about 3, its edges weighing a little more: measured worst over 200 seeds 0.13, from 3 x 5 to 1 x 1.
+    # Unit noise about 3, its edges weighing a little more: measured worst over 200
+    # seeds 0.13, from 3 x 5 to 1 x 1.
     assert abs(resized.mean() - 3) < 0.3

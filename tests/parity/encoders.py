@@ -1,4 +1,5 @@
-"""Tiny published image encoders with random weights, as folders that `mm1 import` reads."""
+"""Tiny published image encoders with random weights, as folders that `mm1 import`
+reads."""
 
 import json
 from pathlib import Path
@@ -59,24 +60,39 @@ SQUASH = {
 
 ALONE = {
     "CLIPVisionModel": lambda: (CLIPVisionModel(CLIPVisionConfig(**VISION)), CROP),
-    "SiglipVisionModel": lambda: (SiglipVisionModel(SiglipVisionConfig(**VISION)), SQUASH),
+    "SiglipVisionModel": lambda: (
+        SiglipVisionModel(SiglipVisionConfig(**VISION)),
+        SQUASH,
+    ),
     "Dinov2Model": lambda: (Dinov2Model(Dinov2Config(**DINO)), CROP),
-    "Dinov2Model, SwiGLU": lambda: (Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True)), CROP),
+    "Dinov2Model, SwiGLU": lambda: (
+        Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True)),
+        CROP,
+    ),
     "Dinov2WithRegistersModel": lambda: (
-        Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)),
+        Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)
+        ),
         CROP,
     ),
     "Aimv2VisionModel": lambda: (Aimv2VisionModel(Aimv2VisionConfig(**VISION)), CROP),
-    "Aimv2VisionModel, native": lambda: (Aimv2VisionModel(Aimv2VisionConfig(**VISION, is_native=True)), CROP),
+    "Aimv2VisionModel, native": lambda: (
+        Aimv2VisionModel(Aimv2VisionConfig(**VISION, is_native=True)),
+        CROP,
+    ),
 }
 
 
 def randomised(model: nn.Module) -> Any:
-    """Every weight away from where it starts: a bias left out, or two tensors swapped, must show."""
+    """Every weight away from where it starts: a bias left out, or two tensors swapped,
+    must show."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         with torch.no_grad():
-            parameter.copy_(torch.randn_like(parameter) * 0.3 + float("norm" in name and name.endswith("weight")))
+            parameter.copy_(
+                torch.randn_like(parameter) * 0.3
+                + float("norm" in name and name.endswith("weight"))
+            )
     return model.eval()
 
 
@@ -92,31 +108,54 @@ def write_two_towers(folder: Path, family: str, **text: Any) -> Any:
     """A CLIP or a SigLIP with a tokenizer; returns the model of transformers."""
     siglip = family == "siglip"
     num_tokens = write_tokenizer(folder, begin=not siglip)
-    words = TEXT | {"vocab_size": num_tokens, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1} | text
+    words = (
+        TEXT
+        | {
+            "vocab_size": num_tokens,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        }
+        | text
+    )
     if siglip:
-        config = SiglipConfig(vision_config=VISION, text_config=words | {"projection_size": VISION["hidden_size"]})
+        config = SiglipConfig(
+            vision_config=VISION,
+            text_config=words | {"projection_size": VISION["hidden_size"]},
+        )
         model = SiglipModel(config)
     else:
-        model = CLIPModel(CLIPConfig(vision_config=VISION, text_config=words, projection_dim=20))
+        model = CLIPModel(
+            CLIPConfig(vision_config=VISION, text_config=words, projection_dim=20)
+        )
     randomised(model).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(SQUASH if siglip else CROP))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(SQUASH if siglip else CROP)
+    )
     return model
 
 
 def pictures(height: int = 12, width: int = 12) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    return torch.randint(
+        256, (2, 3, height, width), dtype=torch.uint8, generator=generator
+    )
 
 
 def normed(images: Tensor, encoder: Any) -> Tensor:
     """What transformers wants: pixels from 0 to 1, normalised."""
-    mean, std = (torch.tensor(x)[:, None, None] for x in (encoder.config.mean, encoder.config.std))
+    mean, std = (
+        torch.tensor(x)[:, None, None]
+        for x in (encoder.config.mean, encoder.config.std)
+    )
     return (images / 255 - mean) / std
 
 
 def captions(end: int) -> tuple[Tensor, Tensor]:
-    """Of 8, 4 and 2 tokens, the last of each the end token, which also pads what follows."""
-    tokens, lengths = torch.full((3, 8), end), torch.tensor([8, 4, 2])
+    """Of 8, 4 and 2 tokens, the last of each the end token, which also pads what
+    follows."""
+    tokens = torch.full((3, 8), end)
+    lengths = torch.tensor([8, 4, 2])
     for row, length in zip(tokens, lengths, strict=True):
         row[: length - 1] = torch.arange(int(length) - 1) * 5 + 3
     return tokens, lengths

@@ -1,4 +1,5 @@
-"""Our C-Abstractor computes what Honeybee's does, with the same weights: timm's RegStage, pooling, RegStage, MLP."""
+"""Our C-Abstractor computes what Honeybee's does, with the same weights: timm's
+RegStage, pooling, RegStage, MLP."""
 
 import re
 
@@ -12,9 +13,10 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 HONEYBEE = recorded("honeybee_c_abstractor")
 GRIDS = [((8, 8), 4), ((6, 9), 3), ((27, 27), 12)]
 TOLERANCE = {"rtol": 0, "atol": 5e-6}
-"""fp32 rounding through six blocks, at values of up to 2.7. Worst measured: tokens 0 (this CPU takes the same products
-for a 1 x 1 convolution and a linear map; another may not), gradients 7.7e-7. The same weights in fp64 are 1.5e-6 off
-the recording: that much is rounding. A norm's epsilon of 1e-6 in place of 1e-5 gives 9e-4."""
+"""fp32 rounding through six blocks, at values of up to 2.7. Worst measured: tokens 0
+(this CPU takes the same products for a 1 x 1 convolution and a linear map; another may
+not), gradients 7.7e-7. The same weights in fp64 are 1.5e-6 off the recording: that much
+is rounding. A norm's epsilon of 1e-6 in place of 1e-5 gives 9e-4."""
 
 OURS = {
     "conv1.conv": "expand",
@@ -44,10 +46,19 @@ def our_weight(name: str, weight: Tensor) -> Tensor:
 
 def with_honeybees_weights(grid: tuple[int, int], side: int, key: str) -> CAbstractor:
     c = HONEYBEE.facts["config"]
-    config = CAbstractor.Config(num_tokens=side * side, dim=c["hidden_size"], depth=c["depth"])
-    connector = config.build(grid=grid, input_dim=c["encoder_hidden_size"], output_dim=c["output_hidden_size"])
+    config = CAbstractor.Config(
+        num_tokens=side * side, dim=c["hidden_size"], depth=c["depth"]
+    )
+    connector = config.build(
+        grid=grid,
+        input_dim=c["encoder_hidden_size"],
+        output_dim=c["output_hidden_size"],
+    )
     position = HONEYBEE.inputs[f"{key}.pos_emb"].view(*grid, -1)
-    state = {our_name(name): our_weight(name, weight) for name, weight in HONEYBEE.state.items()}
+    state = {
+        our_name(name): our_weight(name, weight)
+        for name, weight in HONEYBEE.state.items()
+    }
     connector.load_state_dict(state | {"position": position})
     return connector
 
@@ -58,5 +69,9 @@ def test_tokens_and_gradients_are_honeybees(grid: tuple[int, int], side: int) ->
     x = HONEYBEE.inputs[f"{key}.patches"].requires_grad_()
     tokens = with_honeybees_weights(grid, side, key)(x)
     torch.testing.assert_close(tokens, HONEYBEE.outputs[f"{key}.tokens"], **TOLERANCE)
-    (gradient,) = torch.autograd.grad((tokens * HONEYBEE.inputs[f"{key}.weight"]).sum(), x)
-    torch.testing.assert_close(gradient, HONEYBEE.outputs[f"{key}.patches_gradient"], **TOLERANCE)
+    (gradient,) = torch.autograd.grad(
+        (tokens * HONEYBEE.inputs[f"{key}.weight"]).sum(), x
+    )
+    torch.testing.assert_close(
+        gradient, HONEYBEE.outputs[f"{key}.patches_gradient"], **TOLERANCE
+    )

@@ -1,4 +1,5 @@
-"""Filters: each rule refuses what it says and nothing else; copies are found across files, and the first stays."""
+"""Filters: each rule refuses what it says and nothing else; copies are found across
+files, and the first stays."""
 
 import json
 import random
@@ -25,13 +26,20 @@ from mm1.recipes.filters import filters_named, web_pages, web_text
 
 
 def page(*parts: str | Image) -> Document:
-    return Document(tuple(Text(part) if isinstance(part, str) else part for part in parts))
+    return Document(
+        tuple(Text(part) if isinstance(part, str) else part for part in parts)
+    )
 
 
 def reasons(rules: ImageRules.Config, *images: Image) -> list[str]:
     """Why pictures of one page are left out."""
     look = rules.build().of_one_document(verify.picture)
-    return [why.reason for why in verify.document(page("a", *images), pictures_matter=False, look=look)[1]]
+    return [
+        why.reason
+        for why in verify.document(
+            page("a", *images), pictures_matter=False, look=look
+        )[1]
+    ]
 
 
 def sized(width: int, height: int, url: str = "") -> Image:
@@ -41,9 +49,24 @@ def sized(width: int, height: int, url: str = "") -> Image:
 @pytest.mark.parametrize(
     ("rules", "kept", "left_out", "reason"),
     [
-        (ImageRules.Config(min_side=10), sized(10, 90), sized(9, 90), "image too small"),
-        (ImageRules.Config(max_side=90), sized(10, 90), sized(10, 91), "image too large"),
-        (ImageRules.Config(max_aspect=2.0), sized(20, 40), sized(41, 20), "image too long"),
+        (
+            ImageRules.Config(min_side=10),
+            sized(10, 90),
+            sized(9, 90),
+            "image too small",
+        ),
+        (
+            ImageRules.Config(max_side=90),
+            sized(10, 90),
+            sized(10, 91),
+            "image too large",
+        ),
+        (
+            ImageRules.Config(max_aspect=2.0),
+            sized(20, 40),
+            sized(41, 20),
+            "image too long",
+        ),
         (
             ImageRules.Config(url_words=("logo",)),
             sized(9, 9, "http://logo.org/a.jpg?logo"),
@@ -52,14 +75,20 @@ def sized(width: int, height: int, url: str = "") -> Image:
         ),
     ],
 )
-def test_rules_for_pictures(rules: ImageRules.Config, kept: Image, left_out: Image, reason: str) -> None:
+def test_rules_for_pictures(
+    rules: ImageRules.Config, kept: Image, left_out: Image, reason: str
+) -> None:
     assert reasons(ImageRules.Config(), kept, left_out) == []
     assert reasons(rules, kept, left_out) == [reason]
 
 
 def test_a_picture_comes_once_in_a_page() -> None:
-    one, other = sized(9, 9), sized(8, 9)
-    assert reasons(ImageRules.Config(once=True), one, other, one, one) == ["repeated image"] * 2
+    one = sized(9, 9)
+    other = sized(8, 9)
+    assert (
+        reasons(ImageRules.Config(once=True), one, other, one, one)
+        == ["repeated image"] * 2
+    )
     assert reasons(ImageRules.Config(), one, one) == []
 
 
@@ -75,7 +104,9 @@ def test_a_picture_comes_once_in_a_page() -> None:
         ("repetition", True, "one\ntwo", "one\none", "repetitive text"),
     ],
 )
-def test_rules_for_text(field: str, value: Any, kept: str, refused: str, reason: str) -> None:
+def test_rules_for_text(
+    field: str, value: Any, kept: str, refused: str, reason: str
+) -> None:
     rules = TextRules.Config(**{field: value}).build()
     rules.check(page(kept))
     with pytest.raises(Unusable) as why:
@@ -89,8 +120,17 @@ def test_rules_for_text(field: str, value: Any, kept: str, refused: str, reason:
         ("a\nb\nc\nd\na\na\n", "33% of the lines are copies"),
         ("a b\n\nlong long copy\n\nc d\n\ne\n\nlong long copy", "copies of lines"),
         ("the cat the cat the cat sat on a mat", "in one sequence of 2 words"),
-        ("x1 a b c d x2 a b c d y1 y2 y3 y4 y5 y6 y7 y8 y9 y0", "one sequence of 3 words"),
-        ("It is a truth universally acknowledged, that a single man must be in want of a wife.", ""),
+        (
+            "x1 a b c d x2 a b c d y1 y2 y3 y4 y5 y6 y7 y8 y9 y0",
+            "one sequence of 3 words",
+        ),
+        (
+            (
+                "It is a truth universally acknowledged, that a single man must be in"
+                " want of a wife."
+            ),
+            "",
+        ),
         ("", ""),
     ],
 )
@@ -100,9 +140,13 @@ def test_repetition(text: str, how: str) -> None:
 
 
 def test_words_of_long_repeats_count_once() -> None:
-    """60 different words, then 12 of them again: 12 of 72 words of 3 letters are 17% of the characters."""
+    """60 different words, then 12 of them again: 12 of 72 words of 3 letters are 17% of
+    the characters."""
     words = [f"{i:03}" for i in range(60)]
-    assert repeated(" ".join(words + words[:12])) == "17% of the characters are in repeated sequences of 5 words"
+    assert (
+        repeated(" ".join(words + words[:12]))
+        == "17% of the characters are in repeated sequences of 5 words"
+    )
     assert repeated(" ".join(words + words[:5])) == ""
 
 
@@ -117,14 +161,25 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dropped(out: Path) -> list[tuple[str, str, str, str]]:
-    lines = [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
-    return [(Path(line["file"]).name, line["key"], line["dropped"], line["reason"]) for line in lines]
+    lines = [
+        json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
+    ]
+    return [
+        (Path(line["file"]).name, line["key"], line["dropped"], line["reason"])
+        for line in lines
+    ]
 
 
 def test_the_first_copy_stays(tokenizer: Path, tmp_path: Path) -> None:
     files = [
-        write_lines(tmp_path / "0.jsonl", [{"text": "Page one."}, {"text": ""}, {"text": "Page two."}]),
-        write_lines(tmp_path / "1.jsonl", [{"text": "page  ONE"}, {"text": "page three"}, {"text": "page one"}]),
+        write_lines(
+            tmp_path / "0.jsonl",
+            [{"text": "Page one."}, {"text": ""}, {"text": "Page two."}],
+        ),
+        write_lines(
+            tmp_path / "1.jsonl",
+            [{"text": "page  ONE"}, {"text": "page three"}, {"text": "page one"}],
+        ),
     ]
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     manifest = prepare("text", files, tmp_path / "out", tokenizer, filters=filters)
@@ -136,55 +191,89 @@ def test_the_first_copy_stays(tokenizer: Path, tmp_path: Path) -> None:
     ]
     assert f"of {files[0]}#1" in (tmp_path / "out" / "drops.jsonl").read_text()
     shards = Shards(tmp_path / "out")
-    assert [shards.document(i).text for i in range(3)] == ["Page one.", "Page two.", "page three"]
+    assert [shards.document(i).text for i in range(3)] == [
+        "Page one.",
+        "Page two.",
+        "page three",
+    ]
 
 
 def test_pictures_that_are_everywhere(tokenizer: Path, tmp_path: Path) -> None:
-    """A picture on three of four pages goes; a page left without any goes with it, and its text is no copy's first."""
-    logo, cat, dog = jpeg(0), jpeg(1), jpeg(2)
+    """A picture on three of four pages goes; a page left without any goes with it, and
+    its text is no copy's first."""
+    logo = jpeg(0)
+    cat = jpeg(1)
+    dog = jpeg(2)
     pages = [
         {"images": [logo, None], "texts": [None, "one"]},
         {"images": [None, logo, None, cat], "texts": ["two", None, "three", None]},
         {"images": [None, logo, logo, dog, dog], "texts": ["four", *[None] * 4]},
         {"images": [cat, None], "texts": [None, "one"]},
     ]
-    files = [write_pages(tmp_path / f"{i}.parquet", pages[2 * i : 2 * i + 2]) for i in range(2)]
-    filters = Filters.Config(duplicates=Duplicates.Config(exact=True, max_documents_of_image=2), min_images=1)
-    manifest = prepare("interleaved", files, tmp_path / "out", tokenizer, filters=filters)
+    files = [
+        write_pages(tmp_path / f"{i}.parquet", pages[2 * i : 2 * i + 2])
+        for i in range(2)
+    ]
+    filters = Filters.Config(
+        duplicates=Duplicates.Config(exact=True, max_documents_of_image=2), min_images=1
+    )
+    manifest = prepare(
+        "interleaved", files, tmp_path / "out", tokenizer, filters=filters
+    )
     assert (manifest["documents"], manifest["images"]) == (3, 4)
-    assert (manifest["drops"], manifest["images_dropped"]) == ({"too few images": 1}, {"image in many documents": 3})
+    assert (manifest["drops"], manifest["images_dropped"]) == (
+        {"too few images": 1},
+        {"image in many documents": 3},
+    )
     shards = Shards(tmp_path / "out")
     found = [shards.document(i) for i in range(3)]
-    assert [document.text for document in found] == ["two\n\nthree<image>", "four<image><image>", "<image>one"]
+    assert [document.text for document in found] == [
+        "two\n\nthree<image>",
+        "four<image><image>",
+        "<image>one",
+    ]
     encode = Tokenizer.Config(path=str(tokenizer)).build().encode
-    texts = [part for document in found for part in document.parts if isinstance(part, Text)]
-    assert [list(part.tokens or ()) for part in texts] == [encode(part.content) for part in texts]
+    texts = [
+        part for document in found for part in document.parts if isinstance(part, Text)
+    ]
+    assert [list(part.tokens or ()) for part in texts] == [
+        encode(part.content) for part in texts
+    ]
 
 
 def test_a_caption_goes_with_its_picture() -> None:
     found = Duplicates.Config(max_documents_of_image=1).build()
     documents = [page(sized(9, 9), "a"), page(sized(9, 9), "b"), page(sized(8, 9), "c")]
     verdict = judged(found, [documents])[0]
-    assert verdict.documents == {0: ("image in many documents", ""), 1: ("image in many documents", "")}
+    assert verdict.documents == {
+        0: ("image in many documents", ""),
+        1: ("image in many documents", ""),
+    }
     assert not verdict.images
 
 
 def judged(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
     import pyarrow as pa
 
-    rows = [[duplicates.mark(f"{f}#{i}", document) for i, document in enumerate(file)] for f, file in enumerate(files)]
+    rows = [
+        [duplicates.mark(f"{f}#{i}", document) for i, document in enumerate(file)]
+        for f, file in enumerate(files)
+    ]
     tables = [pa.Table.from_pylist(file, duplicates.schema()) for file in rows]
     return duplicates.judge(tables, lambda count: None, pictures_matter=True)
 
 
 def test_near_copies() -> None:
-    """Texts of 200 words: with one word changed 5 of 196 sequences are others, so 191 of 201 are in both: 0.95."""
+    """Texts of 200 words: with one word changed 5 of 196 sequences are others, so 191
+    of 201 are in both: 0.95."""
     pytest.importorskip("datasketch", reason="pip install 'mm1[filters]'")
     draw = random.Random(0)
     texts = [[f"w{draw.randrange(5000)}" for _ in range(200)] for _ in range(30)]
     near = [[*text[:50], "other", *text[51:]] for text in texts[:10]]
     far = [[*text[:100], *texts[-1][100:]] for text in texts[10:20]]
-    files = [[page(" ".join(words)) for words in file] for file in (texts, [*near, *far])]
+    files = [
+        [page(" ".join(words)) for words in file] for file in (texts, [*near, *far])
+    ]
     verdicts = judged(Duplicates.Config(near=0.8).build(), files)
     assert not verdicts[0].documents
     assert sorted(verdicts[1].documents) == list(range(10))
@@ -210,12 +299,26 @@ def test_options_that_cannot_be() -> None:
         filters_named("webtext")
 
 
-def test_options_of_the_command(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = write_lines(tmp_path / "a.jsonl", [{"body": "one"}, {"body": "two words"}, {"body": "Two words!"}])
-    options = ["--filters", "web_text", "--filter", "duplicates.near=None", "text.min_words=2", "text.repetition=False"]
+def test_options_of_the_command(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_lines(
+        tmp_path / "a.jsonl",
+        [{"body": "one"}, {"body": "two words"}, {"body": "Two words!"}],
+    )
+    options = [
+        "--filters",
+        "web_text",
+        "--filter",
+        "duplicates.near=None",
+        "text.min_words=2",
+        "text.repetition=False",
+    ]
     options += ["--source", "field=body", "--validation-by", "image"]
     paths = ["--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer)]
-    monkeypatch.setattr("sys.argv", ["mm1", "prepare", "text", str(raw), *paths, *options])
+    monkeypatch.setattr(
+        "sys.argv", ["mm1", "prepare", "text", str(raw), *paths, *options]
+    )
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0
@@ -232,7 +335,10 @@ def test_sets_of_filters() -> None:
 
 def test_captions_of_one_picture_stay_together() -> None:
     pictures = [sized(8 + i, 9) for i in range(40)]
-    sides = [{is_validation(page(p, f"caption {i}"), 0.5, "image") for i in range(5)} for p in pictures]
+    sides = [
+        {is_validation(page(p, f"caption {i}"), 0.5, "image") for i in range(5)}
+        for p in pictures
+    ]
     assert all(len(side) == 1 for side in sides)
     assert {True, False} == set.union(*sides)
     assert len({image_hash(p) for p in pictures}) == 40

@@ -1,4 +1,5 @@
-"""Preparing: the books balance, a folder with a manifest is whole, held-out texts are not trained on."""
+"""Preparing: the books balance, a folder with a manifest is whole, held-out texts are
+not trained on."""
 
 import json
 import os
@@ -18,9 +19,16 @@ from mm1.prepare.pipeline import config_of, find_files, kinds, prepare
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.text import Texts, read_texts
 
-REAL = Path(os.environ.get("MM1_REAL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "real")
+REAL = Path(
+    os.environ.get("MM1_REAL_DATA")
+    or Path(__file__).resolve().parents[3] / "shared" / "real"
+)
 needs_real_data = pytest.mark.skipif(
-    not REAL.is_dir(), reason="set MM1_REAL_DATA to a folder with captions/, interleaved/, text/ and instructions/"
+    not REAL.is_dir(),
+    reason=(
+        "set MM1_REAL_DATA to a folder with captions/, interleaved/, text/ and"
+        " instructions/"
+    ),
 )
 
 
@@ -37,7 +45,15 @@ def raw(tmp_path: Path) -> Path:
     folder = tmp_path / "raw"
     folder.mkdir()
     write_tar(folder / "0.tar", pairs(4))
-    write_tar(folder / "1.tar", [*pairs(3, start=4), ("8.jpg", jpeg()), ("8.txt", b" \n"), ("9.txt", b"no picture")])
+    write_tar(
+        folder / "1.tar",
+        [
+            *pairs(3, start=4),
+            ("8.jpg", jpeg()),
+            ("8.txt", b" \n"),
+            ("9.txt", b"no picture"),
+        ],
+    )
     return folder
 
 
@@ -47,7 +63,11 @@ def drops(out: Path) -> list[dict[str, Any]]:
 
 def test_the_books_balance(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     manifest = prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.4)
-    assert (manifest["records_in"], manifest["documents"], manifest["images"]) == (9, 7, 7)
+    assert (manifest["records_in"], manifest["documents"], manifest["images"]) == (
+        9,
+        7,
+        7,
+    )
     assert manifest["drops"] == {"empty caption": 1, "no image": 1}
     assert [(d["file"], d["key"], d["reason"]) for d in drops(tmp_path / "out")] == [
         (str(raw / "1.tar"), "8", "empty caption"),
@@ -58,44 +78,73 @@ def test_the_books_balance(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     assert sum(int(split.text_tokens.sum()) for split in splits) == manifest["tokens"]
     keys = sorted(split.key(i) for split in splits for i in range(len(split)))
     assert keys == sorted(
-        f"{raw / tar}#{i:04}" for tar, numbers in (("0.tar", range(4)), ("1.tar", range(4, 7))) for i in numbers
+        f"{raw / tar}#{i:04}"
+        for tar, numbers in (("0.tar", range(4)), ("1.tar", range(4, 7)))
+        for i in numbers
     )
     assert read_manifest(tmp_path / "out") == manifest
     assert (tmp_path / "out" / "tokenizer.json").read_text() == tokenizer.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
 
-def test_pictures_are_measured_and_kept_as_they_are(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_pictures_are_measured_and_kept_as_they_are(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     prepare("captions", [raw / "0.tar"], tmp_path / "out", tokenizer)
     document = Shards(tmp_path / "out").document(2)
     assert document.images == (Image(jpeg(2), 12, 9),)
     assert document.text == "<image>picture number 2"
 
 
-def test_the_same_raw_files_give_the_same_bytes(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_the_same_raw_files_give_the_same_bytes(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     for name in ("one", "two"):
         prepare("captions", [raw], tmp_path / name, tokenizer, validation=0.3)
-    written = [sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*.*")) for n in ("one", "two")]
+    written = [
+        sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*.*"))
+        for n in ("one", "two")
+    ]
     assert written[0] == written[1]
-    assert all((tmp_path / "one" / p).read_bytes() == (tmp_path / "two" / p).read_bytes() for p in written[0])
+    assert all(
+        (tmp_path / "one" / p).read_bytes() == (tmp_path / "two" / p).read_bytes()
+        for p in written[0]
+    )
 
 
 # --- what exists already
 
 
 def test_a_finished_folder_is_left_as_it_is(
-    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raw: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.3)
     monkeypatch.setattr(module, "read_file", None)
     capsys.readouterr()
-    assert prepare(Captions.Config(), sorted(raw.iterdir()), tmp_path / "out", tokenizer, validation=0.3) == first
+    assert (
+        prepare(
+            Captions.Config(),
+            sorted(raw.iterdir()),
+            tmp_path / "out",
+            tokenizer,
+            validation=0.3,
+        )
+        == first
+    )
     assert "prepared already" in capsys.readouterr().err
 
 
-def test_a_folder_prepared_otherwise_is_refused(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_folder_prepared_otherwise_is_refused(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     prepare("captions", [raw], tmp_path / "out", tokenizer)
-    with pytest.raises(ConfigError, match=r"prepared with validation 0\.0 \(now 0\.5\)"):
+    with pytest.raises(
+        ConfigError, match=r"prepared with validation 0\.0 \(now 0\.5\)"
+    ):
         prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.5)
     with pytest.raises(ConfigError, match="prepared with config"):
         prepare(Captions.Config(field="other"), [raw], tmp_path / "out", tokenizer)
@@ -104,7 +153,9 @@ def test_a_folder_prepared_otherwise_is_refused(raw: Path, tokenizer: Path, tmp_
         prepare("captions", [raw], tmp_path / "out", tokenizer)
 
 
-def test_a_folder_with_other_things_is_not_touched(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_not_touched(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="not empty"):
@@ -121,13 +172,18 @@ def test_an_empty_folder_is_taken(raw: Path, tokenizer: Path, tmp_path: Path) ->
     assert prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"] == 7
 
 
-def test_what_a_killed_run_left_is_begun_again(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_begun_again(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     left = tmp_path / "out.unfinished" / "train"
     left.mkdir(parents=True)
     (left / "00007-000.arrow").write_bytes(b"half")
     (tmp_path / "out.unfinished" / "scratch" / "parts" / "00000-x").mkdir(parents=True)
     prepare("captions", [raw], tmp_path / "out", tokenizer)
-    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["00000-000.arrow", "00001-000.arrow"]
+    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == [
+        "00000-000.arrow",
+        "00001-000.arrow",
+    ]
 
 
 # --- held-out documents
@@ -139,7 +195,10 @@ def text(content: str) -> Document:
 
 def test_near_copies_stay_on_one_side() -> None:
     for i in range(200):
-        sides = {is_validation(text(c), 0.5) for c in (f"A cat, no. {i}!", f"a  cat no {i}\n", f"A CAT -- no {i}")}
+        sides = {
+            is_validation(text(c), 0.5)
+            for c in (f"A cat, no. {i}!", f"a  cat no {i}\n", f"A CAT -- no {i}")
+        }
         assert len(sides) == 1
 
 
@@ -166,7 +225,11 @@ def test_kinds_are_the_files_of_sources() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("caption", "did you mean 'captions'"), ("mm1.data.tokenizer:Tokenizer", "no source"), ("x:Y", "no class at")],
+    [
+        ("caption", "did you mean 'captions'"),
+        ("mm1.data.tokenizer:Tokenizer", "no source"),
+        ("x:Y", "no class at"),
+    ],
 )
 def test_unknown_sources_are_errors(kind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -179,7 +242,9 @@ def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "d.tar").mkdir()
     found = find_files(Captions, [tmp_path / "c.txt", tmp_path, tmp_path / "a.tar"])
     assert [path.name for path in found] == ["c.txt", "a.tar", "b.tar"]
-    with pytest.raises(FileNotFoundError, match=r"holds no file of this source \(\*\.jsonl, "):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no file of this source \(\*\.jsonl, "
+    ):
         find_files(Texts, [tmp_path])
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         find_files(Texts, [tmp_path / "nowhere"])
@@ -190,14 +255,22 @@ def test_shares_are_below_one(raw: Path, tokenizer: Path, tmp_path: Path) -> Non
         prepare("captions", [raw], tmp_path / "out", tokenizer, validation=1.0)
 
 
-def test_nothing_usable_is_an_error_with_its_reasons(tokenizer: Path, tmp_path: Path) -> None:
-    write_lines(tmp_path / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}, {"txt": "again"}])
-    with pytest.raises(ConfigError, match="none of 3 records can be used: 2 no text, 1 empty text"):
+def test_nothing_usable_is_an_error_with_its_reasons(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    write_lines(
+        tmp_path / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}, {"txt": "again"}]
+    )
+    with pytest.raises(
+        ConfigError, match="none of 3 records can be used: 2 no text, 1 empty text"
+    ):
         prepare("text", [tmp_path / "a.jsonl"], tmp_path / "out", tokenizer)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failing_source_names_the_record(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_source_names_the_record(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def document(*_: object) -> Document:
         raise KeyError("mistake in a source")
 
@@ -211,14 +284,23 @@ def test_a_failing_source_names_the_record(tokenizer: Path, tmp_path: Path, monk
 def test_all_kinds_reach_their_shards(tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "p.jpg").write_bytes(jpeg())
     raw = {
-        "interleaved": write_pages(tmp_path / "a.parquet", [{"images": [None, jpeg(1)], "texts": ["one", None]}]),
+        "interleaved": write_pages(
+            tmp_path / "a.parquet",
+            [{"images": [None, jpeg(1)], "texts": ["one", None]}],
+        ),
         "text": write_lines(tmp_path / "a.jsonl", [{"text": "one two"}]),
-        "instructions": write_lines(tmp_path / "b.jsonl", [chat("<image>\nWhat?", "One.", image="p.jpg")]),
+        "instructions": write_lines(
+            tmp_path / "b.jsonl", [chat("<image>\nWhat?", "One.", image="p.jpg")]
+        ),
     }
     for kind, path in raw.items():
         prepare(kind, [path], tmp_path / kind, tokenizer)
     texts = {kind: Shards(tmp_path / kind).document(0).text for kind in raw}
-    assert texts == {"interleaved": "one<image>", "text": "one two", "instructions": "<image>What?\nOne."}
+    assert texts == {
+        "interleaved": "one<image>",
+        "text": "one two",
+        "instructions": "<image>What?\nOne.",
+    }
     answer = Shards(tmp_path / "instructions").document(0).parts[-1]
     assert isinstance(answer, Text)
     assert answer.end
@@ -232,14 +314,23 @@ def test_all_kinds_reach_their_shards(tokenizer: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "documents", "images"),
-    [("captions", 1531, 1531), ("interleaved", 437, 626), ("text", 695, 0), ("instructions", 416, 168)],
+    [
+        ("captions", 1531, 1531),
+        ("interleaved", 437, 626),
+        ("text", 695, 0),
+        ("instructions", 416, 168),
+    ],
 )
 @pytest.mark.long
-def test_real_data_is_read_without_a_drop(kind: str, documents: int, images: int, tmp_path: Path) -> None:
+def test_real_data_is_read_without_a_drop(
+    kind: str, documents: int, images: int, tmp_path: Path
+) -> None:
     """The counts of the folder's README; every image decodes, every text is UTF-8."""
     sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))
     train_tokenizer(sample, tmp_path / "t.json", vocab_size=1024)
-    manifest = prepare(kind, [REAL / kind], tmp_path / "out", tmp_path / "t.json", validation=0.05)
+    manifest = prepare(
+        kind, [REAL / kind], tmp_path / "out", tmp_path / "t.json", validation=0.05
+    )
     assert (manifest["documents"], manifest["images"]) == (documents, images)
     assert not manifest["drops"]
     assert not manifest["images_dropped"]

@@ -1,4 +1,5 @@
-"""Preparing as Ray tasks, on a Ray of this machine: the same bytes; a task that dies or fails is named."""
+"""Preparing as Ray tasks, on a Ray of this machine: the same bytes; a task that dies or
+fails is named."""
 
 from pathlib import Path
 
@@ -18,15 +19,31 @@ from mm1.prepare.workers import WorkerDied, WorkerFailed
 def test_ray_tasks(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="pip install 'mm1[ray]'")
     (raw := tmp_path / "raw").mkdir()
-    train_tokenizer(["picture number one two three"], tokenizer := tmp_path / "tokenizer.json", vocab_size=300)
+    train_tokenizer(
+        ["picture number one two three"],
+        tokenizer := tmp_path / "tokenizer.json",
+        vocab_size=300,
+    )
     for number in range(4):
         write_tar(raw / f"{number}.tar", pairs(3, start=2 * number))
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     folder = str(Path(__file__).parent)  # where Deadly is imported from
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": f"{folder}:{folder}/.."}})
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{folder}:{folder}/.."}},
+    )
     try:
         for on in ("processes", "ray"):
-            prepare("captions", [raw], tmp_path / on, tokenizer, validation=0.3, filters=filters, on=on)
+            prepare(
+                "captions",
+                [raw],
+                tmp_path / on,
+                tokenizer,
+                validation=0.3,
+                filters=filters,
+                on=on,
+            )
         assert contents(tmp_path / "ray") == contents(tmp_path / "processes")
         ends = {
             "die": (WorkerDied, r"die\.jsonl was lost in 3 attempts"),
@@ -34,16 +51,22 @@ def test_ray_tasks(tmp_path: Path) -> None:
             "refuse": (UserError, "wrong option"),
         }
         for word, (error, message) in ends.items():
-            file = write_lines(tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}])
+            file = write_lines(
+                tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}]
+            )
             with pytest.raises(error, match=message):
                 prepare(Deadly.Config(), [file], tmp_path / word, tokenizer, on="ray")
     finally:
         ray.shutdown()
 
 
-def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    train_tokenizer(["one two"], tokenizer := tmp_path / "tokenizer.json", vocab_size=300)
+    train_tokenizer(
+        ["one two"], tokenizer := tmp_path / "tokenizer.json", vocab_size=300
+    )
     file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}])
     with pytest.raises(UserError, match=r"mm1\[ray\]"):
         prepare("text", [file], tmp_path / "out", tokenizer, on="ray")

@@ -1,4 +1,5 @@
-"""Preparing that is interrupted: what is finished stays, the same command goes on, nobody is let in meanwhile."""
+"""Preparing that is interrupted: what is finished stays, the same command goes on,
+nobody is let in meanwhile."""
 
 import errno
 from pathlib import Path
@@ -29,7 +30,10 @@ def raw(tmp_path: Path) -> Path:
     folder = tmp_path / "raw"
     folder.mkdir()
     for number in range(3):
-        write_tar(folder / f"{number}.tar", pairs(3, start=3 * number)[: 6 if number < 2 else 5])
+        write_tar(
+            folder / f"{number}.tar",
+            pairs(3, start=3 * number)[: 6 if number < 2 else 5],
+        )
     return folder
 
 
@@ -37,7 +41,9 @@ class Reading:
     """`read_file` that notes what it reads and ends badly at one file."""
 
     def __init__(self, at: str = "", end: BaseException | None = None) -> None:
-        self.at, self.end, self.read = at, end, list[str]()
+        self.at = at
+        self.end = end
+        self.read = list[str]()
 
     def __call__(self, job: Job, report: Any) -> Any:
         self.read.append(job.file.name)
@@ -47,10 +53,17 @@ class Reading:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
-@pytest.mark.parametrize("filters", [Filters.Config(), Filters.Config(duplicates=Duplicates.Config(exact=True))])
+@pytest.mark.parametrize(
+    "filters",
+    [Filters.Config(), Filters.Config(duplicates=Duplicates.Config(exact=True))],
+)
 def test_the_same_command_goes_on(
     filters: Filters.Config,
     raw: Path,
@@ -61,7 +74,10 @@ def test_the_same_command_goes_on(
 ) -> None:
     options = {"validation": 0.4, "filters": filters}
     prepare("captions", [raw], tmp_path / "straight", tokenizer, **options)
-    for end, at in ((KeyboardInterrupt(), "1.tar"), (OSError(errno.ENOSPC, "No space left on device"), "2.tar")):
+    for end, at in (
+        (KeyboardInterrupt(), "1.tar"),
+        (OSError(errno.ENOSPC, "No space left on device"), "2.tar"),
+    ):
         monkeypatch.setattr(module, "read_file", reading := Reading(at, end))
         with pytest.raises(type(end)):
             prepare("captions", [raw], tmp_path / "out", tokenizer, **options)
@@ -89,7 +105,8 @@ def test_an_interruption_while_sifting(
 ) -> None:
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     write_tar(raw / "3.tar", pairs(2))
-    whole, seen = module.sift_file, []
+    whole = module.sift_file
+    seen = []
 
     def sift(job: Any, report: Any) -> Any:
         seen.append(job.number)
@@ -114,7 +131,12 @@ def test_another_plan_does_not_go_on(
     monkeypatch.setattr(module, "read_file", Reading("1.tar", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
-    with pytest.raises(ConfigError, match=r"holds 1 finished files of another preparation \(with another validation\)"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"holds 1 finished files of another preparation \(with another validation\)"
+        ),
+    ):
         prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.5)
     write_tar(raw / "2.tar", pairs(1))
     with pytest.raises(ConfigError, match="another inputs"):

@@ -24,13 +24,16 @@ from mm1.prepare.sources.mmc4 import MMC4
 
 
 def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
-    """Of each record the document's text and what its lost pictures were lost for, or why there is no document."""
+    """Of each record the document's text and what its lost pictures were lost for, or
+    why there is no document."""
     found: list[tuple[str, list[str]] | str] = []
     for record in source.read(path):
         try:
             if isinstance(record.data, Unusable):
                 raise record.data
-            document, lost = verify.document(source.document(record.data), pictures_matter=source.PICTURES_MATTER)
+            document, lost = verify.document(
+                source.document(record.data), pictures_matter=source.PICTURES_MATTER
+            )
             found.append((document.text, [why.reason for why in lost]))
         except Unusable as why:
             found.append(why.reason)
@@ -43,23 +46,30 @@ def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
 def test_urls_and_paths_of_obelics_are_looked_up(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     url = "https://x.org/1.jpg"
-    (tmp_path / "pictures" / hashlib.sha256(url.encode()).hexdigest()).write_bytes(jpeg())
+    (tmp_path / "pictures" / hashlib.sha256(url.encode()).hexdigest()).write_bytes(
+        jpeg()
+    )
     (tmp_path / "pictures" / "2.jpg").write_bytes(jpeg())
     pages = [
-        {"images": [url, None, "2.jpg", "../2.jpg"], "texts": [None, "one", None, None]},
+        {
+            "images": [url, None, "2.jpg", "../2.jpg"],
+            "texts": [None, "one", None, None],
+        },
         {"images": ["https://x.org/2.jpg", None], "texts": [None, "two"]},
         {"images": [None, None], "texts": [None, None]},
         {"images": [url], "texts": [None, "x"]},
     ]
     pq.write_table(pa.Table.from_pylist(pages), tmp_path / "a.parquet")
-    source = Interleaved.Config(folder=str(tmp_path / "pictures"), urls="sha256").build()
+    source = Interleaved.Config(
+        folder=str(tmp_path / "pictures"), urls="sha256"
+    ).build()
     assert outcome(source, tmp_path / "a.parquet") == [
         ("<image>one<image>", ["path out of the image folder"]),
         ("two", ["missing image file"]),
         "neither image nor text at one place",
         "lists of different length",
     ]
-    (record, *_) = source.read(tmp_path / "a.parquet")
+    record, *_ = source.read(tmp_path / "a.parquet")
     assert [image.url for image in source.document(record.data).images] == [url, "", ""]
 
 
@@ -67,11 +77,21 @@ def test_urls_and_paths_of_obelics_are_looked_up(tmp_path: Path) -> None:
 
 
 def mmc4(*infos: Any, sentences: Any = None) -> dict[str, Any]:
-    return {"text_list": sentences or ["One.", "Two.", "Three."], "image_info": list(infos)}
+    return {
+        "text_list": sentences or ["One.", "Two.", "Three."],
+        "image_info": list(infos),
+    }
 
 
-def info(index: Any, sim: Any = 0.3, name: Any = "b.jpg", **fields: Any) -> dict[str, Any]:
-    return {"image_name": name, "matched_text_index": index, "matched_sim": sim, "raw_url": "http://x.org/b"} | fields
+def info(
+    index: Any, sim: Any = 0.3, name: Any = "b.jpg", **fields: Any
+) -> dict[str, Any]:
+    return {
+        "image_name": name,
+        "matched_text_index": index,
+        "matched_sim": sim,
+        "raw_url": "http://x.org/b",
+    } | fields
 
 
 def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
@@ -80,8 +100,19 @@ def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
     encoded = base64.b64encode(jpeg()).decode()
     pages = [
         mmc4(info(2), info(1), info(1, None)),
-        mmc4(info(0, 0.2), info(0, float("nan")), info(2, name=None, image_base64=encoded)),
-        mmc4(info(3), info("1"), info(-1), info(0, name="c.jpg"), info(0, name="../a.jsonl"), info(0, name=4)),
+        mmc4(
+            info(0, 0.2),
+            info(0, float("nan")),
+            info(2, name=None, image_base64=encoded),
+        ),
+        mmc4(
+            info(3),
+            info("1"),
+            info(-1),
+            info(0, name="c.jpg"),
+            info(0, name="../a.jsonl"),
+            info(0, name=4),
+        ),
         mmc4(info(0, image_base64="!"), sentences=["One.", " ", "Two."]),
         mmc4(3),
         mmc4(sentences="One."),
@@ -90,14 +121,21 @@ def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
         [],
     ]
     write_lines(tmp_path / "a.jsonl", pages)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        gzip.compress((tmp_path / "a.jsonl").read_bytes())
+    )
     strict = MMC4.Config(min_sim=0.24).build()
     wanted = [
         ("One.<image><image>Two.<image>Three.", []),
         ("One.\n\nTwo.<image>Three.", ["image below min_sim"] * 2),
         (
             "One. Two. Three.",
-            ["missing image file", "path out of the image folder", "no image path", *["no such sentence"] * 3],
+            [
+                "missing image file",
+                "path out of the image folder",
+                "no image path",
+                *["no such sentence"] * 3,
+            ],
         ),
         ("One. Two.", ["unreadable image"]),
         "no image_info",
@@ -106,11 +144,21 @@ def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
         "no text_list and image_info",
         "no JSON object",
     ]
-    assert outcome(strict, tmp_path / "a.jsonl") == outcome(strict, tmp_path / "a.jsonl.gz")
+    assert outcome(strict, tmp_path / "a.jsonl") == outcome(
+        strict, tmp_path / "a.jsonl.gz"
+    )
     found = outcome(strict, tmp_path / "a.jsonl")
-    assert found == [("One. Two.<image>Three.", wanted[1][1]) if page == wanted[1] else page for page in wanted]
-    after = MMC4.Config(order="after", between="\n", folder=str(tmp_path / "a_images")).build()
-    assert outcome(after, tmp_path / "a.jsonl")[0] == ("One.\nTwo.<image><image>Three.<image>", [])
+    assert found == [
+        ("One. Two.<image>Three.", wanted[1][1]) if page == wanted[1] else page
+        for page in wanted
+    ]
+    after = MMC4.Config(
+        order="after", between="\n", folder=str(tmp_path / "a_images")
+    ).build()
+    assert outcome(after, tmp_path / "a.jsonl")[0] == (
+        "One.\nTwo.<image><image>Three.<image>",
+        [],
+    )
     assert strict.document(mmc4(info(0, image=DOT))).images[0].url == ""
 
 
@@ -138,7 +186,9 @@ def test_a_page_that_never_ends_is_read_in_one_pass() -> None:
     for unending in ("<a ", "<a b='", "<!--", "<![CDATA[", "</a ", "<script>"):
         assert Page().read("<p>before</p>" + unending * 20_000) == ["before"]
     with pytest.raises(Unusable, match="broken HTML"):
-        HtmlPages.Config().build().document({"html": f"&#{'1' * 5000};", "pictures": {}})
+        HtmlPages.Config().build().document(
+            {"html": f"&#{'1' * 5000};", "pictures": {}}
+        )
 
 
 def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
@@ -159,7 +209,9 @@ def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
     )
     pages = {
         "sub/a.html": PAGE.encode(),
-        "sub/b.htm": b"<p>b</p>" + b"".join(f"<img src='{src}'>".encode() for src in sources),
+        "sub/b.htm": (
+            b"<p>b</p>" + b"".join(f"<img src='{src}'>".encode() for src in sources)
+        ),
         "sub/c.html": b"<meta charset='iso-8859-1'>caf\xe9 \x93x\x94",
         "sub/d.html": b"caf\xe9",
         "sub/e.html": b"<meta charset=no-such>e",
@@ -174,10 +226,18 @@ def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
     assert [record.key for record in source.read(site)] == list(pages)[:-1]
     first, *found = outcome(source, site)
     assert first == (
-        "Our <trip>\n\nTo the lake & back.\nIt was<image>cold.\n\n1 2\n\n x\n   y\n\none\n\ntwo\n\n1 < 2<image>",
+        (
+            "Our <trip>\n\nTo the lake & back.\nIt was<image>cold.\n\n1 2\n\n x\n  "
+            " y\n\none\n\ntwo\n\n1 < 2<image>"
+        ),
         [],
     )
-    lost = ["path out of the image folder", "image is a URL", "broken image address", "image is a URL"]
+    lost = [
+        "path out of the image folder",
+        "image is a URL",
+        "broken image address",
+        "image is a URL",
+    ]
     lost += ["missing image file"] * 2
     assert found == [
         ("b<image><image>", lost),
@@ -192,24 +252,38 @@ def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
 
 def test_tables_of_pages_resolve_addresses(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / hashlib.sha256(b"https://x.org/p/i/1.jpg").hexdigest()).write_bytes(jpeg())
+    (
+        tmp_path / "pictures" / hashlib.sha256(b"https://x.org/p/i/1.jpg").hexdigest()
+    ).write_bytes(jpeg())
     rows = [
-        {"page": "<img src=i/1.jpg>one <img src=//x.org/p/i/1.jpg>", "at": "https://x.org/p/a.html"},
+        {
+            "page": "<img src=i/1.jpg>one <img src=//x.org/p/i/1.jpg>",
+            "at": "https://x.org/p/a.html",
+        },
         {"page": None, "at": None},
     ]
     (tmp_path / "in").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "a.parquet")
     write_lines(tmp_path / "in" / "b.jsonl", [{"page": "two", "at": 3}, b"{"])
-    source = HtmlPages.Config(html="page", url="at", folder=str(tmp_path / "pictures"), urls="sha256").build()
-    assert outcome(source, tmp_path / "in") == [("<image>one<image>", []), "no html", ("two", []), "broken JSON line"]
+    source = HtmlPages.Config(
+        html="page", url="at", folder=str(tmp_path / "pictures"), urls="sha256"
+    ).build()
+    assert outcome(source, tmp_path / "in") == [
+        ("<image>one<image>", []),
+        "no html",
+        ("two", []),
+        "broken JSON line",
+    ]
     assert [record.key for record in source.read(tmp_path / "in")] == [
         "a.parquet#0",
         "a.parquet#1",
         "b.jsonl#1",
         "b.jsonl#2",
     ]
-    (record, *_) = source.read(tmp_path / "in")
-    assert {image.url for image in source.document(record.data).images} == {"https://x.org/p/i/1.jpg"}
+    record, *_ = source.read(tmp_path / "in")
+    assert {image.url for image in source.document(record.data).images} == {
+        "https://x.org/p/i/1.jpg"
+    }
 
 
 # --- whatever `datasets` opens
@@ -221,7 +295,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("hub")
     # CSV would do as well, but `datasets` leaves it open
-    table = '{"file_name": "0.jpg", "caption": "zero"}\n{"file_name": "1.jpg", "caption": "one"}\n'
+    table = (
+        '{"file_name": "0.jpg", "caption": "zero"}\n{"file_name": "1.jpg", "caption":'
+        ' "one"}\n'
+    )
     for name in ("pictures", "zipped", "pages", "chats", "evil", "texts"):
         (root / name).mkdir()
     with zipfile.ZipFile(root / "zipped" / "a.zip", "w") as archive:
@@ -232,35 +309,64 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "pictures" / "metadata.jsonl").write_text(table)
     page = {"images": [{"bytes": jpeg(), "path": None}, None], "texts": [None, "one"]}
     pq.write_table(pa.Table.from_pylist([page]), root / "pages" / "a.parquet")
-    turns = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "Good."}]
-    write_lines(root / "chats" / "a.jsonl", [{"messages": turns, "image": "../pictures/0.jpg"}])
+    turns = [
+        {"role": "user", "content": "Well?"},
+        {"role": "assistant", "content": "Good."},
+    ]
+    write_lines(
+        root / "chats" / "a.jsonl", [{"messages": turns, "image": "../pictures/0.jpg"}]
+    )
     pq.write_table(
-        pa.Table.from_pylist([{"image": {"bytes": None, "path": str(root / "pictures" / "0.jpg")}, "text": "x"}]),
+        pa.Table.from_pylist(
+            [
+                {
+                    "image": {"bytes": None, "path": str(root / "pictures" / "0.jpg")},
+                    "text": "x",
+                }
+            ]
+        ),
         root / "evil" / "a.parquet",
     )
     write_lines(root / "texts" / "a.jsonl", [{"text": "one"}, {"text": ""}])
     return root
 
 
-def test_columns_of_any_local_data_set(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_any_local_data_set(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     captions = [("<image>zero", []), ("<image>one", [])]
     assert outcome(Hub.Config(text="caption").build(), folders / "pictures") == captions
     assert outcome(Hub.Config(text="caption").build(), folders / "zipped") == captions
-    assert outcome(Hub.Config(image="images", text="texts").build(), folders / "pages") == [("<image>one", [])]
-    assert outcome(Hub.Config(image="", messages="messages").build(), folders / "chats") == [("Well?\nGood.", [])]
-    assert outcome(Hub.Config(image="image", messages="messages").build(), folders / "chats") == [
+    assert outcome(
+        Hub.Config(image="images", text="texts").build(), folders / "pages"
+    ) == [("<image>one", [])]
+    assert outcome(
+        Hub.Config(image="", messages="messages").build(), folders / "chats"
+    ) == [("Well?\nGood.", [])]
+    assert outcome(
+        Hub.Config(image="image", messages="messages").build(), folders / "chats"
+    ) == ["path out of the image folder"]
+    assert outcome(Hub.Config().build(), folders / "evil") == [
         "path out of the image folder"
     ]
-    assert outcome(Hub.Config().build(), folders / "evil") == ["path out of the image folder"]
-    assert outcome(Hub.Config(image="").build(), folders / "texts") == [("one", []), "empty text"]
-    datasets.DatasetDict({"val": datasets.Dataset.from_dict({"text": ["saved"]})}).save_to_disk(str(folders / "saved"))
-    assert outcome(Hub.Config(image="", split="val").build(), folders / "saved") == [("saved", [])]
+    assert outcome(Hub.Config(image="").build(), folders / "texts") == [
+        ("one", []),
+        "empty text",
+    ]
+    datasets.DatasetDict(
+        {"val": datasets.Dataset.from_dict({"text": ["saved"]})}
+    ).save_to_disk(str(folders / "saved"))
+    assert outcome(Hub.Config(image="", split="val").build(), folders / "saved") == [
+        ("saved", [])
+    ]
 
 
 def test_what_a_data_set_lacks_is_named(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no column 'captions'; did you mean 'caption'"):
+    with pytest.raises(
+        ConfigError, match="no column 'captions'; did you mean 'caption'"
+    ):
         list(Hub.Config(text="captions").build().read(folders / "pictures"))
     with pytest.raises(ConfigError, match="Bad split: val"):
         list(Hub.Config(split="val").build().read(folders / "pictures"))
@@ -272,10 +378,13 @@ def test_what_a_data_set_lacks_is_named(folders: Path, tmp_path: Path) -> None:
 def test_a_name_on_the_hub_is_opened_by_the_same_call(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a network: the library is asked for the name, streamed, at the revision; then the manifest tells it."""
+    """Without a network: the library is asked for the name, streamed, at the revision;
+    then the manifest tells it."""
     import datasets
 
-    rows = datasets.Dataset.from_dict({"image": [{"bytes": jpeg(), "path": None}], "text": ["one"]})
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": jpeg(), "path": None}], "text": ["one"]}
+    )
     asked: list[Any] = []
 
     def load_dataset(*args: Any, **kwargs: Any) -> Any:
@@ -284,8 +393,18 @@ def test_a_name_on_the_hub_is_opened_by_the_same_call(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
-    manifest = prepare(Hub.Config(revision="0123abc"), [Path("owner/name")], tmp_path / "out", tmp_path / "t.json")
+    manifest = prepare(
+        Hub.Config(revision="0123abc"),
+        [Path("owner/name")],
+        tmp_path / "out",
+        tmp_path / "t.json",
+    )
     assert manifest["documents"] == manifest["images"] == 1
     assert manifest["inputs"][0]["file"] == "owner/name"
     assert manifest["config"]["revision"] == "0123abc"
-    assert asked == [(("owner/name", None), {"split": "train", "revision": "0123abc", "streaming": True})]
+    assert asked == [
+        (
+            ("owner/name", None),
+            {"split": "train", "revision": "0123abc", "streaming": True},
+        )
+    ]

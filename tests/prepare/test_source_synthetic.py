@@ -30,7 +30,9 @@ def samples(tmp_path: Path) -> Path:
     """80 samples found by URL; the last two have none."""
     members = []
     for i in range(80):
-        fields = {"url": f"http://x.org/{i}"} if i < 78 else {"url": 3} if i == 78 else []
+        fields = (
+            {"url": f"http://x.org/{i}"} if i < 78 else {"url": 3} if i == 78 else []
+        )
         members += [
             (f"x/{i:03}.jpg", jpeg()),
             (f"x/{i:03}.txt", b"own"),
@@ -39,13 +41,19 @@ def samples(tmp_path: Path) -> Path:
     return write_tar(tmp_path / "a.tar", members)
 
 
-def test_a_share_of_samples_takes_the_synthetic_caption(samples: Path, tmp_path: Path) -> None:
+def test_a_share_of_samples_takes_the_synthetic_caption(
+    samples: Path, tmp_path: Path
+) -> None:
     table = [{"url": f"http://x.org/{i}", "caption": f"new {i} "} for i in range(60)]
-    config = SyntheticCaptions.Config(table=str(parquet(tmp_path / "t.parquet", [*table, *table[:1]])), share=0.7)
+    config = SyntheticCaptions.Config(
+        table=str(parquet(tmp_path / "t.parquet", [*table, *table[:1]])), share=0.7
+    )
     source = config.build()
     texts = texts_of(source, samples)
     picked = [chosen(f"http://x.org/{i}", 0.7) for i in range(78)]
-    assert texts[:78] == [f"<image>new {i}" if picked[i] and i < 60 else "<image>own" for i in range(78)]
+    assert texts[:78] == [
+        f"<image>new {i}" if picked[i] and i < 60 else "<image>own" for i in range(78)
+    ]
     assert texts[78:] == ["<image>own"] * 2
     assert source.noted["synthetic captions"] == sum(picked[:60])
     assert source.noted.total() == 80
@@ -57,7 +65,9 @@ def test_synthetic_captions_by_key_and_with_faults(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.csv").write_text('key,caption\n000,zero\n001,"  "\n002,two\n003\n')
-    config = SyntheticCaptions.Config(table=str(tmp_path / "t.csv"), key="key", share=1.0)
+    config = SyntheticCaptions.Config(
+        table=str(tmp_path / "t.csv"), key="key", share=1.0
+    )
     assert texts_of(config.build(), samples)[:4] == [
         "<image>zero",
         "<image>own",
@@ -66,22 +76,38 @@ def test_synthetic_captions_by_key_and_with_faults(
     ]
     assert "1 wrong number of fields" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="no column 'url'"):
-        list(SyntheticCaptions.Config(table=str(tmp_path / "t.csv"), share=1.0).build().read(samples))
+        list(
+            SyntheticCaptions.Config(table=str(tmp_path / "t.csv"), share=1.0)
+            .build()
+            .read(samples)
+        )
     with pytest.raises(ConfigError, match="set table=FILE"):
         list(SyntheticCaptions.Config().build().read(samples))
     with pytest.raises(ConfigError, match="share is a share of samples"):
         SyntheticCaptions.Config(share=1.5).build()
     (tmp_path / "b.parquet").write_bytes(b"rubbish")
     with pytest.raises(ConfigError, match="is no table with url and caption"):
-        list(SyntheticCaptions.Config(table=str(tmp_path / "b.parquet"), share=1.0).build().read(samples))
+        list(
+            SyntheticCaptions.Config(table=str(tmp_path / "b.parquet"), share=1.0)
+            .build()
+            .read(samples)
+        )
 
 
 def test_what_was_joined_stands_in_the_manifest(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_lines(tmp_path / "t.jsonl", [{"url": "http://x.org/7", "caption": "seven <end>"}])
+    write_lines(
+        tmp_path / "t.jsonl", [{"url": "http://x.org/7", "caption": "seven <end>"}]
+    )
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
     config = SyntheticCaptions.Config(table=str(tmp_path / "t.jsonl"), share=1.0)
     manifest = prepare(config, [samples], tmp_path / "out", tmp_path / "t.json")
-    assert manifest["noted"] == {"own captions, none in the table": 79, "synthetic captions": 1}
-    assert "noted: 79 own captions, none in the table, 1 synthetic captions" in capsys.readouterr().err
+    assert manifest["noted"] == {
+        "own captions, none in the table": 79,
+        "synthetic captions": 1,
+    }
+    assert (
+        "noted: 79 own captions, none in the table, 1 synthetic captions"
+        in capsys.readouterr().err
+    )

@@ -27,7 +27,10 @@ from mm1.prepare.sources.text_files import TextFiles
 
 
 def zst(path: Path, data: bytes) -> Path:
-    with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.CompressedOutputStream(file, "zstd") as stream,
+    ):
         stream.write(data)
     return path
 
@@ -46,7 +49,9 @@ def _outcome(source: Source, record: Record) -> Document | str:
     try:
         if isinstance(record.data, Unusable):
             raise record.data
-        return verify.document(source.document(record.data), pictures_matter=source.PICTURES_MATTER)[0]
+        return verify.document(
+            source.document(record.data), pictures_matter=source.PICTURES_MATTER
+        )[0]
     except Unusable as why:
         return why.reason
 
@@ -69,20 +74,38 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path) -> None:
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in wanted)
     comma = '\ufeffb,a\n\u00e9,"one, ""two""\nthree"\n\nfive,four\n'.encode()
     (tmp_path / "a.jsonl").write_bytes(lines)
-    (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines[:30]) + gzip.compress(lines[30:]))
+    (tmp_path / "a.json.gz").write_bytes(
+        gzip.compress(lines[:30]) + gzip.compress(lines[30:])
+    )
     (tmp_path / "a.csv").write_bytes(comma)
     (tmp_path / "a.tsv.gz").write_bytes(
-        gzip.compress(comma.replace(b"\xa9,", b"\xa9\t").replace(b"b,", b"b\t").replace(b"five,", b"five\t"))
+        gzip.compress(
+            comma.replace(b"\xa9,", b"\xa9\t")
+            .replace(b"b,", b"b\t")
+            .replace(b"five,", b"five\t")
+        )
     )
     files = [tmp_path / name for name in ("a.jsonl", "a.json.gz", "a.csv", "a.tsv.gz")]
-    files += [zst(tmp_path / "a.jsonl.zst", lines), parquet(tmp_path / "a.parquet", wanted)]
+    files += [
+        zst(tmp_path / "a.jsonl.zst", lines),
+        parquet(tmp_path / "a.parquet", wanted),
+    ]
     for file in files:
-        assert [record.data for record in tables.rows(file, ["a", "b"])] == wanted, file.name
-    assert [record.key for record in tables.rows(tmp_path / "a.csv", ["a"])] == ["2", "5"]
+        assert [record.data for record in tables.rows(file, ["a", "b"])] == wanted, (
+            file.name
+        )
+    assert [record.key for record in tables.rows(tmp_path / "a.csv", ["a"])] == [
+        "2",
+        "5",
+    ]
 
 
-def test_a_compressed_file_that_breaks_off_keeps_its_whole_lines(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).bytes(200 * 2000).hex()  # so that half a file holds whole blocks
+def test_a_compressed_file_that_breaks_off_keeps_its_whole_lines(
+    tmp_path: Path,
+) -> None:
+    noise = (
+        np.random.default_rng(0).bytes(200 * 2000).hex()
+    )  # so that half a file holds whole blocks
     texts = [noise[200 * i : 200 * (i + 1)] for i in range(2000)]
     lines = b"".join(b'{"text": "%s"}\n\n' % text.encode() for text in texts)
     whole = gzip.compress(lines), zst(tmp_path / "whole.zst", lines).read_bytes()
@@ -97,13 +120,26 @@ def test_a_compressed_file_that_breaks_off_keeps_its_whole_lines(tmp_path: Path)
 
 
 def test_faults_of_csv_are_counted_row_by_row(tmp_path: Path, pictures: Path) -> None:
-    rows = ["0.jpg,one", "0.jpg", "0.jpg,caf\udce9", "nowhere.jpg,x", "../secret.jpg,x", '0.jpg,""', "0.jpg,last"]
+    rows = [
+        "0.jpg,one",
+        "0.jpg",
+        "0.jpg,caf\udce9",
+        "nowhere.jpg,x",
+        "../secret.jpg,x",
+        '0.jpg,""',
+        "0.jpg,last",
+    ]
     (pictures / "a.csv").write_text(
-        "image,caption\n" + "\n".join(rows) + '\n0.jpg,"' + "open " * 40_000, "utf-8", "surrogateescape"
+        "image,caption\n" + "\n".join(rows) + '\n0.jpg,"' + "open " * 40_000,
+        "utf-8",
+        "surrogateescape",
     )
     source = CaptionTables.Config().build()
     first, *reasons, last, cut = outcome(source, pictures / "a.csv")
-    assert [d.text for d in (first, last) if isinstance(d, Document)] == ["<image>one", "<image>last"]
+    assert [d.text for d in (first, last) if isinstance(d, Document)] == [
+        "<image>one",
+        "<image>last",
+    ]
     assert reasons == [
         "wrong number of fields",
         "not UTF-8",
@@ -117,24 +153,55 @@ def test_faults_of_csv_are_counted_row_by_row(tmp_path: Path, pictures: Path) ->
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("filepath\ttitle\n")
     parquet(tmp_path / "a.parquet", [{"jpg": b"", "caption": "x"}])
-    with pytest.raises(ConfigError, match=r"a\.csv has no column 'titel'; did you mean 'title'"):
-        list(CaptionTables.Config(image="filepath", caption="titel").build().read(tmp_path / "a.csv"))
-    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'captions'; did you mean 'caption'"):
-        list(CaptionTables.Config(image="jpg", caption="captions").build().read(tmp_path / "a.parquet"))
+    with pytest.raises(
+        ConfigError, match=r"a\.csv has no column 'titel'; did you mean 'title'"
+    ):
+        list(
+            CaptionTables.Config(image="filepath", caption="titel")
+            .build()
+            .read(tmp_path / "a.csv")
+        )
+    with pytest.raises(
+        ConfigError,
+        match=r"a\.parquet has no column 'captions'; did you mean 'caption'",
+    ):
+        list(
+            CaptionTables.Config(image="jpg", caption="captions")
+            .build()
+            .read(tmp_path / "a.parquet")
+        )
 
 
-def test_captions_of_parquet_with_bytes_structs_and_nulls(tmp_path: Path, pictures: Path) -> None:
-    """As img2dataset writes them (a picture that could not be fetched is null), and as Hugging Face does."""
+def test_captions_of_parquet_with_bytes_structs_and_nulls(
+    tmp_path: Path, pictures: Path
+) -> None:
+    """As img2dataset writes them (a picture that could not be fetched is null), and as
+    Hugging Face does."""
     parquet(
-        tmp_path / "a.parquet", [{"jpg": jpeg(1), "txt": "one"}, {"jpg": None, "txt": None}, {"jpg": None, "txt": "x"}]
+        tmp_path / "a.parquet",
+        [
+            {"jpg": jpeg(1), "txt": "one"},
+            {"jpg": None, "txt": None},
+            {"jpg": None, "txt": "x"},
+        ],
     )
-    parquet(pictures / "b.parquet", [{"image": {"bytes": None, "path": "a/1.jpg"}, "text": 5}])
+    parquet(
+        pictures / "b.parquet",
+        [{"image": {"bytes": None, "path": "a/1.jpg"}, "text": 5}],
+    )
     assert [
         getattr(d, "text", d)
-        for d in outcome(CaptionTables.Config(image="jpg", caption="txt").build(), tmp_path / "a.parquet")
+        for d in outcome(
+            CaptionTables.Config(image="jpg", caption="txt").build(),
+            tmp_path / "a.parquet",
+        )
     ] == ["<image>one", "no caption", "no image"]
-    assert outcome(CaptionTables.Config(caption="text").build(), pictures / "b.parquet") == ["no caption"]
-    (record,) = CaptionTables.Config(caption="text").build().read(pictures / "b.parquet")
+    assert outcome(
+        CaptionTables.Config(caption="text").build(), pictures / "b.parquet"
+    ) == ["no caption"]
+    (record,) = (
+        CaptionTables.Config(caption="text").build().read(pictures / "b.parquet")
+    )
     assert record.data["image"] == found(jpeg())
 
 
@@ -144,10 +211,25 @@ def test_captions_of_parquet_with_bytes_structs_and_nulls(tmp_path: Path, pictur
 def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None:
     folder = ImageFolder(pictures)
     (pictures / "link.jpg").symlink_to(tmp_path / "secret.jpg")
-    for name in ("0.jpg", "./a/../0.jpg", "a//1.jpg", str(pictures / "a" / "1.jpg"), "link.jpg"):
+    for name in (
+        "0.jpg",
+        "./a/../0.jpg",
+        "a//1.jpg",
+        str(pictures / "a" / "1.jpg"),
+        "link.jpg",
+    ):
         assert folder.read(name).data == jpeg(), name
-    outside = ("../secret.jpg", "a/../../secret.jpg", str(tmp_path / "secret.jpg"), "/etc/passwd", "..", "a/../..")
-    assert [why(folder.read(name)) for name in outside] == ["path out of the image folder"] * len(outside)
+    outside = (
+        "../secret.jpg",
+        "a/../../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "/etc/passwd",
+        "..",
+        "a/../..",
+    )
+    assert [why(folder.read(name)) for name in outside] == [
+        "path out of the image folder"
+    ] * len(outside)
     assert ImageFolder(Path("/")).read(str(tmp_path / "secret.jpg")).data == jpeg()
 
 
@@ -155,24 +237,40 @@ def why(picture: Any) -> str:
     return picture.why.reason if isinstance(picture, Lost) else "found"
 
 
-def test_what_is_no_picture_file_has_its_reason(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_picture_file_has_its_reason(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = ImageFolder(pictures)
-    assert [why(folder.read(value)) for value in (None, {"bytes": None, "path": None})] == ["no image"] * 2
-    assert [why(folder.read(value)) for value in (3, ["0.jpg"])] == ["no image path"] * 2
-    assert [why(folder.read(value)) for value in ("a", "0.jpg/x", "\0", "x" * 5000)] == ["unreadable image file"] * 4
+    assert [
+        why(folder.read(value)) for value in (None, {"bytes": None, "path": None})
+    ] == ["no image"] * 2
+    assert [why(folder.read(value)) for value in (3, ["0.jpg"])] == [
+        "no image path"
+    ] * 2
+    assert [
+        why(folder.read(value)) for value in ("a", "0.jpg/x", "\0", "x" * 5000)
+    ] == ["unreadable image file"] * 4
     monkeypatch.setattr(verify, "MAX_BYTES", 10)
     assert why(folder.read("0.jpg")) == "file too large"
 
 
-def test_pictures_of_urls_are_found_by_the_stated_rule(pictures: Path, tmp_path: Path) -> None:
+def test_pictures_of_urls_are_found_by_the_stated_rule(
+    pictures: Path, tmp_path: Path
+) -> None:
     url = "https://x.org/p/0.jpg?w=9"
     (pictures / f"{hashlib.sha256(url.encode()).hexdigest()}.png").write_bytes(jpeg(1))
     (pictures / "00041").mkdir()
     (pictures / "00041" / "000410007.jpg").write_bytes(jpeg(2))
     parquet(
-        pictures / "00041.parquet", [{"url": url, "key": "000410007"}, {"url": "http://x.org/gone", "key": "000410008"}]
+        pictures / "00041.parquet",
+        [
+            {"url": url, "key": "000410007"},
+            {"url": "http://x.org/gone", "key": "000410008"},
+        ],
     )
-    (tmp_path / "a.csv").write_text(f"url,path\n{url},a/1.jpg\nhttp://x.org/evil,../secret.jpg\n")
+    (tmp_path / "a.csv").write_text(
+        f"url,path\n{url},a/1.jpg\nhttp://x.org/evil,../secret.jpg\n"
+    )
     assert ImageFolder(pictures).read(url) == found(url, url)
     for rule, data in (
         ("sha256", jpeg(1)),
@@ -182,10 +280,17 @@ def test_pictures_of_urls_are_found_by_the_stated_rule(pictures: Path, tmp_path:
     ):
         folder = ImageFolder(pictures, rule)
         assert folder.read(url) == found(data, url), rule
-        assert why(folder.read("http://[x")) == ("broken image address" if rule == "basename" else "missing image file")
-        assert why(folder.read("http://x.org/gone")) == why(folder.read("http://x.org/")) == "missing image file"
+        assert why(folder.read("http://[x")) == (
+            "broken image address" if rule == "basename" else "missing image file"
+        )
+        assert (
+            why(folder.read("http://x.org/gone"))
+            == why(folder.read("http://x.org/"))
+            == "missing image file"
+        )
     assert (
-        why(ImageFolder(pictures, str(tmp_path / "a.csv")).read("http://x.org/evil")) == "path out of the image folder"
+        why(ImageFolder(pictures, str(tmp_path / "a.csv")).read("http://x.org/evil"))
+        == "path out of the image folder"
     )
     with pytest.raises(ConfigError, match="urls must be sha256, basename or a table"):
         ImageFolder(pictures, "sha265")
@@ -196,7 +301,10 @@ def test_pictures_of_urls_are_found_by_the_stated_rule(pictures: Path, tmp_path:
 
 def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
     parquet(tmp_path / "a.parquet", [{"text": "one", "id": 1}, {"text": None, "id": 2}])
-    assert outcome(Texts.Config().build(), tmp_path / "a.parquet") == [Document((Text("one"),)), "no text"]
+    assert outcome(Texts.Config().build(), tmp_path / "a.parquet") == [
+        Document((Text("one"),)),
+        "no text",
+    ]
     assert list(read_texts([tmp_path])) == ["one"]
     folder = tmp_path / "essays" / "2019"
     folder.mkdir(parents=True)
@@ -221,20 +329,31 @@ def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
         "empty text",
     ]
     assert outcome(source, folder / "b.md") == [Document((Text("# two\n"),))]
-    with pytest.raises(FileNotFoundError, match=r"holds no file of this source \(\*\.txt, \*\.md\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no file of this source \(\*\.txt, \*\.md\)"
+    ):
         TextFiles.find(tmp_path / "essays" / "2019" / "empty")
 
 
 def test_conversations_of_parquet_and_compressed_lines(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "A cat.")
-    parquet(tmp_path / "a.parquet", [record | {"image": {"bytes": jpeg(), "path": "x"}}])
-    turns = [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "A cat."}]
+    parquet(
+        tmp_path / "a.parquet", [record | {"image": {"bytes": jpeg(), "path": "x"}}]
+    )
+    turns = [
+        {"role": "user", "content": "<image>\nWhat is it?"},
+        {"role": "assistant", "content": "A cat."},
+    ]
     parquet(tmp_path / "b.parquet", [{"images": [jpeg()], "messages": turns, "id": 1}])
     (tmp_path / "c.jpg").write_bytes(jpeg())
-    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps(record | {"image": "c.jpg"}).encode()))
+    (tmp_path / "c.jsonl.gz").write_bytes(
+        gzip.compress(json.dumps(record | {"image": "c.jpg"}).encode())
+    )
     write_lines(tmp_path / "d.jsonl", [record | {"image": "../c.jpg"}, 3])
     files = [tmp_path / name for name in ("a.parquet", "b.parquet", "c.jsonl.gz")]
-    first, second, third = (outcome(Instructions.Config().build(), file) for file in files)
+    first, second, third = (
+        outcome(Instructions.Config().build(), file) for file in files
+    )
     assert first == second == third
     assert first[0].text == "<image>What is it?\nA cat."  # type: ignore[union-attr]
     assert outcome(Instructions.Config().build(), tmp_path / "d.jsonl") == [
@@ -242,7 +361,9 @@ def test_conversations_of_parquet_and_compressed_lines(tmp_path: Path) -> None:
         "no JSON object",
     ]
     parquet(tmp_path / "e.parquet", [{"message": []}])
-    with pytest.raises(ConfigError, match="no column 'messages'; did you mean 'message'"):
+    with pytest.raises(
+        ConfigError, match="no column 'messages'; did you mean 'message'"
+    ):
         list(Instructions.Config().build().read(tmp_path / "e.parquet"))
 
 
@@ -253,10 +374,20 @@ def test_special_tokens_in_a_text_are_text(kind: Any, tmp_path: Path) -> None:
     train_tokenizer([spelled], tmp_path / "t.json", vocab_size=300, kind=kind)
     tokenizer = Tokenizer.Config(path=str(tmp_path / "t.json")).build()
     control = {tokenizer.pad, tokenizer.end, tokenizer.image}
-    write_lines(tmp_path / "a.jsonl", [{"text": spelled}, {"text": "<end>"}, {"text": "a text"}])
-    manifest = prepare("text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "t.json")
+    write_lines(
+        tmp_path / "a.jsonl", [{"text": spelled}, {"text": "<end>"}, {"text": "a text"}]
+    )
+    manifest = prepare(
+        "text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "t.json"
+    )
     assert manifest["documents"] == 3
     shards = Shards(tmp_path / "out")
     for i in range(3):
-        assert all(control.isdisjoint(part.tokens or ()) for part in shards.document(i).parts if isinstance(part, Text))
-    assert [tokenizer.encode(text) for text in (spelled, "a")] == tokenizer.encode_batch([spelled, "a"])
+        assert all(
+            control.isdisjoint(part.tokens or ())
+            for part in shards.document(i).parts
+            if isinstance(part, Text)
+        )
+    assert [
+        tokenizer.encode(text) for text in (spelled, "a")
+    ] == tokenizer.encode_batch([spelled, "a"])

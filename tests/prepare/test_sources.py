@@ -1,4 +1,5 @@
-"""The contract of a data set, asked of every file in `mm1/prepare/sources`; then what each of them reads."""
+"""The contract of a data set, asked of every file in `mm1/prepare/sources`; then what
+each of them reads."""
 
 import contextlib
 import fnmatch
@@ -27,7 +28,9 @@ from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
 from mm1.prepare.sources.text import Texts, read_texts
 
-every_source = pytest.mark.parametrize("cls", classes_in(Source, sources), ids=lambda c: c.__name__)
+every_source = pytest.mark.parametrize(
+    "cls", classes_in(Source, sources), ids=lambda c: c.__name__
+)
 
 RUBBISH = {
     "nothing": b"",
@@ -35,7 +38,10 @@ RUBBISH = {
     "bytes": bytes(range(256)) * 9,
     "open list": b"[1, 2",
     "scalars": b'{"a": 1}\n[]\n3\n"x"\nnull\n{"text": 5}\n{"conversations": [4]}\n',
-    "list of scalars": b'[1, null, "x", {}, {"conversations": {}}, {"image": 7, "messages": [{"role": []}]}]',
+    "list of scalars": (
+        b'[1, null, "x", {}, {"conversations": {}}, {"image": 7, "messages": [{"role":'
+        b" []}]}]"
+    ),
     "deep": b"[" * 100_000,
 }
 
@@ -56,14 +62,20 @@ def usable(source: Source, path: Path) -> list[Document]:
 def test_example_becomes_a_document_worth_learning(cls: type[Source]) -> None:
     document = cls.Config().build().document(cls.EXAMPLE)
     verified, lost = verify.document(document, pictures_matter=cls.PICTURES_MATTER)
-    assert any(isinstance(part, Text) and part.loss and part.content.strip() for part in verified.parts)
+    assert any(
+        isinstance(part, Text) and part.loss and part.content.strip()
+        for part in verified.parts
+    )
     assert not lost
     assert all(image.width > 0 and image.height > 0 for image in verified.images)
 
 
 @every_source
 def test_same_record_same_document(cls: type[Source]) -> None:
-    one, two = (pickle.loads(pickle.dumps(cls.Config())).build().document(cls.EXAMPLE) for _ in range(2))
+    one, two = (
+        pickle.loads(pickle.dumps(cls.Config())).build().document(cls.EXAMPLE)
+        for _ in range(2)
+    )
     assert one == two
 
 
@@ -76,7 +88,9 @@ def test_config_survives_json(cls: type[Source]) -> None:
 def test_patterns_are_file_names(cls: type[Source]) -> None:
     assert cls.PATTERNS or "find" in vars(cls)
     assert all("*" in pattern and "/" not in pattern for pattern in cls.PATTERNS)
-    assert not any(fnmatch.fnmatch("manifest.arrow", pattern) for pattern in cls.PATTERNS)
+    assert not any(
+        fnmatch.fnmatch("manifest.arrow", pattern) for pattern in cls.PATTERNS
+    )
 
 
 @every_source
@@ -87,8 +101,11 @@ def test_missing_file_is_an_os_error(cls: type[Source], tmp_path: Path) -> None:
 
 @every_source
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH.keys())
-def test_rubbish_gives_documents_or_reasons_and_no_crash(cls: type[Source], rubbish: bytes, tmp_path: Path) -> None:
-    """What is rubbish to one format is text to another; nothing but `Unusable` may come out beside documents."""
+def test_rubbish_gives_documents_or_reasons_and_no_crash(
+    cls: type[Source], rubbish: bytes, tmp_path: Path
+) -> None:
+    """What is rubbish to one format is text to another; nothing but `Unusable` may come
+    out beside documents."""
     path = tmp_path / "rubbish"
     path.write_bytes(rubbish)
     source = cls.Config().build()
@@ -103,7 +120,9 @@ def test_rubbish_gives_documents_or_reasons_and_no_crash(cls: type[Source], rubb
 
 
 @every_source
-def test_goes_through_prepare(cls: type[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_goes_through_prepare(
+    cls: type[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read(_: Source, path: Path) -> Iterator[Record]:
         yield from (Record("a", cls.EXAMPLE), Record("b", Unusable("bad luck")))
 
@@ -111,7 +130,9 @@ def test_goes_through_prepare(cls: type[Source], tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cls, "find", lambda path: [path])
     (tmp_path / "raw").touch()
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
-    manifest = prepare(cls.Config(), [tmp_path / "raw"], tmp_path / "out", tmp_path / "t.json")
+    manifest = prepare(
+        cls.Config(), [tmp_path / "raw"], tmp_path / "out", tmp_path / "t.json"
+    )
     assert (manifest["documents"], manifest["drops"]) == (1, {"bad luck": 1})
     found_text = cls.Config().build().document(cls.EXAMPLE).text
     assert Shards(tmp_path / "out").document(0).text == found_text
@@ -129,7 +150,9 @@ def test_captions_are_pictures_with_their_text(tmp_path: Path) -> None:
 
 
 def test_captions_come_from_txt_or_json_or_a_named_field(tmp_path: Path) -> None:
-    fields = json.dumps({"caption": "from json", "synthetic": "a rewritten caption"}).encode()
+    fields = json.dumps(
+        {"caption": "from json", "synthetic": "a rewritten caption"}
+    ).encode()
     members = [
         ("x/1.JPG", jpeg()),
         ("x/1.json", fields),
@@ -138,15 +161,25 @@ def test_captions_come_from_txt_or_json_or_a_named_field(tmp_path: Path) -> None
         ("y.z/2.json", fields),
     ]
     path = write_tar(tmp_path / "a.tar", members)
-    assert [d.text for d in usable(Captions.Config().build(), path)] == ["<image>from txt", "<image>from json"]
+    assert [d.text for d in usable(Captions.Config().build(), path)] == [
+        "<image>from txt",
+        "<image>from json",
+    ]
     other = usable(Captions.Config(field="synthetic").build(), path)
     assert [d.text for d in other] == ["<image>a rewritten caption"] * 2
 
 
 def test_captions_skip_other_members(tmp_path: Path) -> None:
-    extra = [("README", b"hello"), ("._0000.jpg", b"mac"), ("0000.cls", b"7"), ("0000.seg.png", b"mask")]
+    extra = [
+        ("README", b"hello"),
+        ("._0000.jpg", b"mac"),
+        ("0000.cls", b"7"),
+        ("0000.seg.png", b"mask"),
+    ]
     path = write_tar(tmp_path / "a.tar", [*extra[:2], *pairs(1), *extra[2:]])
-    assert [d.text for d in usable(Captions.Config().build(), path)] == ["<image>picture number 0"]
+    assert [d.text for d in usable(Captions.Config().build(), path)] == [
+        "<image>picture number 0"
+    ]
 
 
 def test_samples_of_one_name_stay_apart(tmp_path: Path) -> None:
@@ -158,7 +191,10 @@ def test_samples_of_one_name_stay_apart(tmp_path: Path) -> None:
 
 
 def test_pages_keep_their_order(tmp_path: Path) -> None:
-    page = {"images": [None, jpeg(1), None, jpeg(2)], "texts": ["one", None, " two\n", None]}
+    page = {
+        "images": [None, jpeg(1), None, jpeg(2)],
+        "texts": ["one", None, " two\n", None],
+    }
     path = write_pages(tmp_path / "a.parquet", [page])
     expected = Document((Text("one"), found(jpeg(1)), Text(" two\n"), found(jpeg(2))))
     assert usable(Interleaved.Config().build(), path) == [expected]
@@ -166,18 +202,25 @@ def test_pages_keep_their_order(tmp_path: Path) -> None:
 
 def test_texts_side_by_side_are_paragraphs() -> None:
     page = {"images": [None, None, None, jpeg(1)], "texts": ["one", " ", "two", None]}
-    assert Interleaved.Config().build().document(page).parts == (Text("one\n\ntwo"), found(jpeg(1)))
+    assert Interleaved.Config().build().document(page).parts == (
+        Text("one\n\ntwo"),
+        found(jpeg(1)),
+    )
 
 
 def test_pictures_as_hugging_face_stores_them(tmp_path: Path) -> None:
     page = {"images": [{"bytes": jpeg(1), "path": None}, None], "texts": [None, "one"]}
     pq.write_table(pa.Table.from_pylist([page]), tmp_path / "a.parquet")
-    assert usable(Interleaved.Config().build(), tmp_path / "a.parquet") == [Document((found(jpeg(1)), Text("one")))]
+    assert usable(Interleaved.Config().build(), tmp_path / "a.parquet") == [
+        Document((found(jpeg(1)), Text("one")))
+    ]
 
 
 def test_missing_column_is_named(tmp_path: Path) -> None:
     path = write_pages(tmp_path / "a.parquet", [{"images": [None], "texts": ["one"]}])
-    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'text'; did you mean 'texts'"):
+    with pytest.raises(
+        ConfigError, match=r"a\.parquet has no column 'text'; did you mean 'texts'"
+    ):
         list(Interleaved.Config(texts="text").build().read(path))
 
 
@@ -185,12 +228,20 @@ def test_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_text_lines_are_documents(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", [b"\xef\xbb\xbf" + b'{"text": "one"}', b"", {"text": "two\n\nthree"}])
-    assert [(r.key, r.data["text"]) for r in Texts.Config().build().read(path)] == [("1", "one"), ("3", "two\n\nthree")]
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        [b"\xef\xbb\xbf" + b'{"text": "one"}', b"", {"text": "two\n\nthree"}],
+    )
+    assert [(r.key, r.data["text"]) for r in Texts.Config().build().read(path)] == [
+        ("1", "one"),
+        ("3", "two\n\nthree"),
+    ]
 
 
 def test_text_of_another_field() -> None:
-    assert Texts.Config(field="content").build().document({"content": "one"}).text == "one"
+    assert (
+        Texts.Config(field="content").build().document({"content": "one"}).text == "one"
+    )
 
 
 def test_vocabulary_texts_come_from_lines_and_plain_files(tmp_path: Path) -> None:
@@ -221,7 +272,13 @@ def test_answers_alone_are_learnt_from(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "A cat.", image="0.jpg")
     record["conversations"] += chat("Sure?", " Yes.\n")["conversations"]
     (document,) = usable(Instructions.Config().build(), written(tmp_path, [record]))
-    expected = (found(jpeg(0)), ask("What is it?"), answer("A cat."), ask("Sure?"), answer("Yes."))
+    expected = (
+        found(jpeg(0)),
+        ask("What is it?"),
+        answer("A cat."),
+        ask("Sure?"),
+        answer("Yes."),
+    )
     assert document.parts == expected
 
 
@@ -229,8 +286,16 @@ def test_pictures_stand_at_their_marks(tmp_path: Path) -> None:
     two = chat("Is <image> like <image>?", "No.", image=["0.jpg", "1.jpg"])
     unmarked = chat("What is it?", "A dog.", image="2.jpg")
     alone = chat("How are you?", "Well: <image> is a word here.")
-    first, second, third = usable(Instructions.Config().build(), written(tmp_path, [two, unmarked, alone]))
-    asked = (Text("Is ", loss=False), found(jpeg(0)), Text(" like ", loss=False), found(jpeg(1)), ask("?"))
+    first, second, third = usable(
+        Instructions.Config().build(), written(tmp_path, [two, unmarked, alone])
+    )
+    asked = (
+        Text("Is ", loss=False),
+        found(jpeg(0)),
+        Text(" like ", loss=False),
+        found(jpeg(1)),
+        ask("?"),
+    )
     assert first.parts == (*asked, answer("No."))
     assert second.parts == (found(jpeg(2)), ask("What is it?"), answer("A dog."))
     assert third.images == ()
@@ -243,8 +308,15 @@ def test_a_line_may_stand_behind_every_question(tmp_path: Path) -> None:
         *record["conversations"],
         *chat("Colour? \n", "Red")["conversations"],
     ]
-    (document,) = usable(Instructions.Config(suffix="One word.").build(), written(tmp_path, [record]))
-    first = (ask("Be brief."), found(jpeg(0)), ask("What is it?\nOne word."), answer("Cat"))
+    (document,) = usable(
+        Instructions.Config(suffix="One word.").build(), written(tmp_path, [record])
+    )
+    first = (
+        ask("Be brief."),
+        found(jpeg(0)),
+        ask("What is it?\nOne word."),
+        answer("Cat"),
+    )
     assert document.parts == (*first, ask("Colour?\nOne word."), answer("Red"))
 
 
@@ -252,7 +324,10 @@ def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
     string = {"role": "user", "content": "<image>What is it?"}
     content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
     reply = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
-    records = [{"messages": [turn, reply], "images": ["0.jpg"]} for turn in (string, string | {"content": content})]
+    records = [
+        {"messages": [turn, reply], "images": ["0.jpg"]}
+        for turn in (string, string | {"content": content})
+    ]
     written(tmp_path, [])
     path = write_lines(tmp_path / "a.jsonl", records)
     expected = Document((found(jpeg(0)), ask("What is it?"), answer("A cat.")))
@@ -262,15 +337,26 @@ def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
 def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     written(tmp_path / "pictures", [])
-    path = write_lines(tmp_path / "a.jsonl", [chat("What is it?", "A cat.", image="1.jpg")])
-    (document,) = usable(Instructions.Config(folder=str(tmp_path / "pictures")).build(), path)
+    path = write_lines(
+        tmp_path / "a.jsonl", [chat("What is it?", "A cat.", image="1.jpg")]
+    )
+    (document,) = usable(
+        Instructions.Config(folder=str(tmp_path / "pictures")).build(), path
+    )
     assert document.images == (found(jpeg(1)),)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
-def test_a_list_is_read_piece_by_piece(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_is_read_piece_by_piece(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(instructions, "CHUNK", chunk)
-    records = [chat(f'Écris {i} \U0001f600 "{{[,]}}"', "x" * i, number=-1.5e3, odd=[True, None]) for i in range(9)]
+    records = [
+        chat(
+            f'Écris {i} \U0001f600 "{{[,]}}"', "x" * i, number=-1.5e3, odd=[True, None]
+        )
+        for i in range(9)
+    ]
     path = tmp_path / "a.json"
     path.write_text("\n" + json.dumps(records, indent=1) + "\n")
     read = list(instructions.json_list(path))
@@ -279,4 +365,6 @@ def test_a_list_is_read_piece_by_piece(chunk: int, tmp_path: Path, monkeypatch: 
 
 
 def test_a_picture_found_as_url_keeps_it() -> None:
-    assert found("https://example.org/ä.jpg") == Image("https://example.org/ä.jpg".encode(), 0, 0)
+    assert found("https://example.org/ä.jpg") == Image(
+        "https://example.org/ä.jpg".encode(), 0, 0
+    )

@@ -1,4 +1,5 @@
-"""Preparing in several processes: the same bytes as in one; a process that dies or fails is named, never waited for."""
+"""Preparing in several processes: the same bytes as in one; a process that dies or
+fails is named, never waited for."""
 
 import os
 import signal
@@ -48,30 +49,55 @@ class Deadly(Texts):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One function, because the first process takes seconds to start: equal bytes, then every bad end."""
+    """One function, because the first process takes seconds to start: equal bytes, then
+    every bad end."""
     (raw := tmp_path / "raw").mkdir()
-    train_tokenizer(["picture number one two three"], tokenizer := tmp_path / "tokenizer.json", vocab_size=300)
+    train_tokenizer(
+        ["picture number one two three"],
+        tokenizer := tmp_path / "tokenizer.json",
+        vocab_size=300,
+    )
     for number in range(5):
         write_tar(raw / f"{number}.tar", pairs(3, start=2 * number))
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     for workers in (1, 2):
         out = tmp_path / f"by {workers}"
-        prepare("captions", [raw], out, tokenizer, validation=0.3, filters=filters, workers=workers)
+        prepare(
+            "captions",
+            [raw],
+            out,
+            tokenizer,
+            validation=0.3,
+            filters=filters,
+            workers=workers,
+        )
     assert contents(tmp_path / "by 1") == contents(tmp_path / "by 2")
 
     ends = {
         "die": (WorkerDied, r"die\.jsonl was killed by signal 9.*fewer --workers"),
-        "fail": (WorkerFailed, r"(?s)fail\.jsonl:.*KeyError.*mistake in a source.*while reading .*fail\.jsonl#2"),
+        "fail": (
+            WorkerFailed,
+            (
+                r"(?s)fail\.jsonl:.*KeyError.*mistake in a source.*while reading"
+                r" .*fail\.jsonl#2"
+            ),
+        ),
         "refuse": (ConfigError, "wrong option"),
         "hang": (WorkerDied, r"hang\.jsonl said nothing for 2 seconds"),
     }
     for word, (error, message) in ends.items():
-        file = write_lines(tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}])
+        file = write_lines(
+            tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}]
+        )
         monkeypatch.setattr(processes, "PATIENCE", 2.0 if word == "hang" else 60.0)
         with pytest.raises(error, match=message):
             prepare(Deadly.Config(), [file], tmp_path / word, tokenizer, workers=2)

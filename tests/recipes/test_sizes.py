@@ -1,4 +1,5 @@
-"""How many parameters every preset has, as a table to read and to compare with: `golden_params.txt`.
+"""How many parameters every preset has, as a table to read and to compare with:
+`golden_params.txt`.
 
 `python -m pytest tests/recipes/test_sizes.py --update-golden` writes it anew.
 """
@@ -11,7 +12,15 @@ import torch
 from torch import nn
 
 from mm1.nn.experts import Experts
-from mm1.recipes.sizes import AIM_ENCODERS, DECODERS, ENCODERS, MIXTURES, aim_encoder, decoder, encoder
+from mm1.recipes.sizes import (
+    AIM_ENCODERS,
+    DECODERS,
+    ENCODERS,
+    MIXTURES,
+    aim_encoder,
+    decoder,
+    encoder,
+)
 
 TABLE = Path(__file__).parents[1] / "golden_params.txt"
 VOCABULARY = 32_768
@@ -25,18 +34,27 @@ def count(module: nn.Module) -> int:
 def idle(module: nn.Module) -> int:
     """Parameters of the experts that a token does not use."""
     found = [m for m in module.modules() if isinstance(m, Experts)]
-    return sum((m.config.num_experts - m.config.top_k) * 3 * m.dim * m.hidden_dim for m in found)
+    return sum(
+        (m.config.num_experts - m.config.top_k) * 3 * m.dim * m.hidden_dim
+        for m in found
+    )
 
 
 def lines() -> Iterator[str]:
     with torch.device("meta"):
-        yield f"decoders, without the table of embeddings (with one of {VOCABULARY:,} words: + {VOCABULARY:,} x width)"
+        yield (
+            f"decoders, without the table of embeddings (with one of {VOCABULARY:,}"
+            f" words: + {VOCABULARY:,} x width)"
+        )
         yield HEADER
         for name in (*DECODERS, *MIXTURES):
             built = decoder(name).build(vocab_size=VOCABULARY)
             total = count(built) - count(built.embedding)
             yield f"{name:10}{total:>17,}{total - idle(built):>25,}"
-        yield "encoders, with patches and positions at 224 px (S/16, B/16), 336 px (L/14), 378 px (H/14)"
+        yield (
+            "encoders, with patches and positions at 224 px (S/16, B/16), 336 px"
+            " (L/14), 378 px (H/14)"
+        )
         for name, size in zip(ENCODERS, (224, 224, 336, 378), strict=True):
             yield f"{name:10}{count(encoder(name, size).build()):>17,}"
         yield "encoders of AIM, at 224 px; their positions are fixed, and count"
@@ -44,7 +62,9 @@ def lines() -> Iterator[str]:
             yield f"AIM-{name:6}{count(aim_encoder(name).build()):>17,}"
 
 
-def test_every_preset_has_the_parameters_of_the_table(request: pytest.FixtureRequest) -> None:
+def test_every_preset_has_the_parameters_of_the_table(
+    request: pytest.FixtureRequest,
+) -> None:
     now = "".join(f"{line}\n" for line in lines())
     if request.config.getoption("--update-golden"):
         TABLE.write_text(now)
@@ -52,8 +72,12 @@ def test_every_preset_has_the_parameters_of_the_table(request: pytest.FixtureReq
 
 
 def test_the_3b_mixture_holds_64_billion() -> None:
-    """64.78B from the shape alone: attention and feed-forward of 26 blocks, 13 of them with 64 feed-forwards."""
-    depth, dim, hidden, experts = 26, 3072, 8192, 64
+    """64.78B from the shape alone: attention and feed-forward of 26 blocks, 13 of them
+    with 64 feed-forwards."""
+    depth = 26
+    dim = 3072
+    hidden = 8192
+    experts = 64
     by_hand = depth * 4 * dim**2 + (13 + 13 * experts) * 3 * dim * hidden
     assert by_hand == pytest.approx(64.78e9, rel=1e-4)
     with torch.device("meta"):

@@ -1,4 +1,5 @@
-"""The first rows of a real loader as the pages show them, with pictures split and their views numbered."""
+"""The first rows of a real loader as the pages show them, with pictures split and their
+views numbered."""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,19 @@ def test_each_view_stands_behind_its_index(tmp_path: Path) -> None:
     prepare("captions", [raw], tmp_path / "captions", tmp_path / "tokenizer.json")
     config: Any = pretrain(tmp_path)
     config.model.encoder.resize = "pad"
-    config.loader.sources, config.loader.weights = {"captions": str(tmp_path / "captions")}, {"captions": 1.0}
-    config.loader.split, config.loader.min_tiles, config.loader.max_tiles = "dynamic", 2, 2
-    config.loader.index_tokens, config.loader.sequence_length = True, 128
+    config.loader.sources = {"captions": str(tmp_path / "captions")}
+    config.loader.weights = {"captions": 1.0}
+    config.loader.split = "dynamic"
+    config.loader.min_tiles = 2
+    config.loader.max_tiles = 2
+    config.loader.index_tokens = True
+    config.loader.sequence_length = 128
 
     loader = open_feed(config)
     source = loader.sources["captions"]
-    rendered = [loader.renderer(source.shards.document(i)) for i in range(source.num_documents)]
+    rendered = [
+        loader.renderer(source.shards.document(i)) for i in range(source.num_documents)
+    ]
     assert source.lengths.tolist() == [len(sequence.tokens) for sequence in rendered]
 
     documents = [document for row in view_rows(config, 2) for document in row.documents]
@@ -32,5 +39,9 @@ def test_each_view_stands_behind_its_index(tmp_path: Path) -> None:
     for document in documents:
         kinds = [type(piece) for piece in document.pieces]
         assert kinds == [ViewText, ViewImage] * 3 + [ViewText]
-        assert [p.text for p in document.pieces if isinstance(p, ViewText)][:3] == ["(1,1,1)", "(1,1,2)", "(1,0,0)"]
+        assert [p.text for p in document.pieces if isinstance(p, ViewText)][:3] == [
+            "(1,1,1)",
+            "(1,1,2)",
+            "(1,0,0)",
+        ]
         assert document.num_images == 3

@@ -6,7 +6,17 @@ import math
 import pytest
 from PIL import Image
 
-from mm1.report.charts import NARROW, Axis, Dot, Frame, Series, axis, bar, dot_chart, line_chart
+from mm1.report.charts import (
+    NARROW,
+    Axis,
+    Dot,
+    Frame,
+    Series,
+    axis,
+    bar,
+    dot_chart,
+    line_chart,
+)
 from mm1.report.charts import Piece as BarPiece
 from mm1.report.page import Html, count, duration, join, tag, thumbnail
 
@@ -17,7 +27,10 @@ def test_plain_text_is_escaped_and_markup_is_not() -> None:
 
 
 def test_attributes_are_quoted_and_named() -> None:
-    assert tag("i", class_='a"b', stroke_width=2, title=None) == '<i class="a&quot;b" stroke-width="2"></i>'
+    assert (
+        tag("i", class_='a"b', stroke_width=2, title=None)
+        == '<i class="a&quot;b" stroke-width="2"></i>'
+    )
 
 
 def test_markup_that_was_formatted_is_text_again() -> None:
@@ -26,7 +39,11 @@ def test_markup_that_was_formatted_is_text_again() -> None:
 
 @pytest.mark.parametrize(
     ("values", "ticks"),
-    [([0.0, 100.0], [0, 25, 50, 75, 100]), ([0.3, 4.4], [2, 4]), ([2.0, 2.0], [1.5, 1.75, 2, 2.25, 2.5])],
+    [
+        ([0.0, 100.0], [0, 25, 50, 75, 100]),
+        ([0.3, 4.4], [2, 4]),
+        ([2.0, 2.0], [1.5, 1.75, 2, 2.25, 2.5]),
+    ],
 )
 def test_ticks_are_round_and_inside(values: list[float], ticks: list[float]) -> None:
     assert list(axis(values, "x").ticks) == ticks
@@ -35,7 +52,9 @@ def test_ticks_are_round_and_inside(values: list[float], ticks: list[float]) -> 
 def test_curves_are_thinned_but_keep_their_end() -> None:
     points = [(float(i), math.sin(i)) for i in range(10_001)]
     chart = line_chart(
-        "a", [Series("b", points, "tone-1")], Frame(axis([0.0, 1e4], "x"), axis([-1.0, 1.0], "y"), NARROW)
+        "a",
+        [Series("b", points, "tone-1")],
+        Frame(axis([0.0, 1e4], "x"), axis([-1.0, 1.0], "y"), NARROW),
     )
     assert chart.count("<circle") < 260
     assert "(x 10,000)" in chart
@@ -44,14 +63,21 @@ def test_curves_are_thinned_but_keep_their_end() -> None:
 def test_error_bars_stay_on_the_canvas() -> None:
     shares = Axis(0.0, 1.0, (0.0, 1.0), "score", percent=True)
     series = Series("a", [(0.0, 0.99)], "tone-1", errors=[0.05])
-    chart = line_chart("a", [series], Frame(Axis(-1.0, 1.0, (0.0,), "shots"), shares, NARROW))
+    chart = line_chart(
+        "a", [series], Frame(Axis(-1.0, 1.0, (0.0,), "shots"), shares, NARROW)
+    )
     assert "99.0% ± 5.0 (shots 0)" in chart
     assert 'y2="12.0"' in chart  # the top of the canvas
 
 
 def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
     shares = Axis(0.0, 1.0, (0.0, 1.0), "", percent=True)
-    chart = dot_chart("a", [Dot("x", 0.5, 0.8, (0.4, 0.6)), Dot("<y>", None, None, (), "diverged")], shares, width=200)
+    chart = dot_chart(
+        "a",
+        [Dot("x", 0.5, 0.8, (0.4, 0.6)), Dot("<y>", None, None, (), "diverged")],
+        shares,
+        width=200,
+    )
     assert chart.count('class="dot hollow"') == 2
     assert "x: 50% \N{PLUS-MINUS SIGN} 80% (40%, 60%)" in chart
     assert 'x2="188.0"' in chart  # the error bar ends where the canvas does
@@ -60,7 +86,9 @@ def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
 
 
 def test_bar_pieces_have_their_share() -> None:
-    drawn = bar([BarPiece(0.25, "tone-1", "a: 1"), BarPiece(0.75, "tone-2", "b", padding=True)])
+    drawn = bar(
+        [BarPiece(0.25, "tone-1", "a: 1"), BarPiece(0.75, "tone-2", "b", padding=True)]
+    )
     assert "width:25.000%" in drawn
     assert 'class="pad"' in drawn
 
@@ -72,8 +100,12 @@ def picture(size: int, kind: str) -> bytes:
 
 
 def test_large_pictures_are_made_small() -> None:
-    assert thumbnail(picture(32, "PNG"), "a").startswith('<img class="thumb small" src="data:image/png;base64,')
-    assert thumbnail(picture(120, "WEBP"), "a").startswith('<img class="thumb" src="data:image/webp;base64,')
+    assert thumbnail(picture(32, "PNG"), "a").startswith(
+        '<img class="thumb small" src="data:image/png;base64,'
+    )
+    assert thumbnail(picture(120, "WEBP"), "a").startswith(
+        '<img class="thumb" src="data:image/webp;base64,'
+    )
     large = thumbnail(picture(1000, "PNG"), "a")
     assert large.startswith('<img class="thumb" src="data:image/jpeg;base64,')
     assert len(large) < 40_000
@@ -85,5 +117,11 @@ def test_pictures_that_cannot_be_read_say_so(data: bytes | None) -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [count(n) for n in (0, 950, 12_345, 1_240_000, 3e10)] == ["0", "950", "12.3k", "1.24M", "30B"]
+    assert [count(n) for n in (0, 950, 12_345, 1_240_000, 3e10)] == [
+        "0",
+        "950",
+        "12.3k",
+        "1.24M",
+        "30B",
+    ]
     assert [duration(s) for s in (8, 123, 7320)] == ["8 s", "2 min 03 s", "2 h 02 min"]

@@ -1,6 +1,8 @@
-"""Stands in for `mm1 train CONFIG --out FOLDER --resume`, as a launcher: fast, and it ends as the run's rate says.
+"""Stands in for `mm1 train CONFIG --out FOLDER --resume`, as a launcher: fast, and it
+ends as the run's rate says.
 
-Its held-out loss is least at the rate 0.5 * dim^-0.8, which is a law with slope -0.4 where dim alone varies.
+Its held-out loss is least at the rate 0.5 * dim^-0.8, which is a law with slope -0.4
+where dim alone varies.
 """
 
 import json
@@ -11,12 +13,15 @@ import sys
 import time
 from pathlib import Path
 
-config, folder = json.loads(Path(sys.argv[4]).read_text()), Path(sys.argv[6])
+config = json.loads(Path(sys.argv[4]).read_text())
+folder = Path(sys.argv[6])
 assert sys.argv[1:4] == ["-m", "mm1.cli", "train"]
 assert sys.argv[7] == "--resume"
 rate = config["optimizer"]["peak_lr"]
 for origin in config["init"].values():
-    assert (Path(origin) / "summary.json").is_file(), "started before what it starts from"
+    assert (Path(origin) / "summary.json").is_file(), (
+        "started before what it starts from"
+    )
 with (folder / "started").open("a") as file:
     file.write(f"{os.getpid()}\n")
 print("fake run", rate)
@@ -25,11 +30,15 @@ if rate == 3.0:
 if rate == 1.0:
     sys.exit("out of memory")
 if rate == 9.0:  # saves when it is told to stop, the first time that it runs
-    signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").touch(), os._exit(130)))
+    signal.signal(
+        signal.SIGTERM, lambda *_: ((folder / "saved").touch(), os._exit(130))
+    )
     if not (folder / "saved").exists():
         (folder / "ready").touch()
         time.sleep(60)
 best = 0.5 * config["model"]["decoder"]["dim"] ** -0.8
 loss = math.exp(1 + 0.05 * math.log(rate / best) ** 2 + 0.1 * config["seed"])
-(folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "validation": loss}) + "\n")
+(folder / "metrics.jsonl").write_text(
+    json.dumps({"step": 1, "validation": loss}) + "\n"
+)
 (folder / "summary.json").write_text(json.dumps({"finished": True}))

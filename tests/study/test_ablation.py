@@ -37,12 +37,19 @@ def test_the_verdict_is_that_of_the_interval(row: str, than: str, word: str) -> 
 
 
 def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
-    first, second = {"good": 1.0, "poor": -1.0}, {"good": 1.0, "like poor": -1.0}
+    first = {"good": 1.0, "poor": -1.0}
+    second = {"good": 1.0, "like poor": -1.0}
     lesson = Lesson(text="", measure="m", contrasts=(first, second))
     assert judge(lesson, VALUES).word == "undecided"
-    assert judge(Lesson(text="", measure="m", contrasts=(first, first)), VALUES).word == "holds"
+    assert (
+        judge(Lesson(text="", measure="m", contrasts=(first, first)), VALUES).word
+        == "holds"
+    )
     back = {row: -weight for row, weight in first.items()}
-    assert judge(Lesson(text="", measure="m", contrasts=(back, second)), VALUES).word == "does not hold"
+    assert (
+        judge(Lesson(text="", measure="m", contrasts=(back, second)), VALUES).word
+        == "does not hold"
+    )
     assert contrast_text({"b": -1.0, "a": 0.5, "c": 0.5}) == "0.5 (a) + 0.5 (c) - (b)"
 
 
@@ -62,10 +69,18 @@ def _study(world: Path) -> Study:
         title="Calm <or> wild",
         about="An example.",
         rows=rows,
-        measures={"loss": Measure(read=_minus_loss, about="minus the held-out loss", percent=False)},
+        measures={
+            "loss": Measure(
+                read=_minus_loss, about="minus the held-out loss", percent=False
+            )
+        },
         lessons=(
             better("calm is better", "loss", "calm", "wild"),
-            Lesson(text="calm is good", measure="loss", contrasts=({"calm": 1.0}, {"calm": 2.0})),
+            Lesson(
+                text="calm is good",
+                measure="loss",
+                contrasts=({"calm": 1.0}, {"calm": 2.0}),
+            ),
         ),
         paper={"loss": {"wild": -9.5}},
         paper_source="made up.",
@@ -73,20 +88,37 @@ def _study(world: Path) -> Study:
 
 
 @pytest.mark.slow
-def test_a_study_from_its_function_to_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study, out = _study(worlds.make_world(tmp_path / "world")), tmp_path / "out"
+def test_a_study_from_its_function_to_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = _study(worlds.make_world(tmp_path / "world"))
+    out = tmp_path / "out"
     assert run_studies("Test", {"calm": study}, out, seeds=(0, 1), place=Here(2)) == 0
     results = json.loads((out / "results.json").read_text())["calm"]
     values = results["values"]["loss"]
     assert values["calm"]["0"] != values["calm"]["1"]
     assert values["wild"] == {}
-    assert len(list((out / "runs").glob("*/"))) == 3  # "wild" does not depend on the seed
+    assert (
+        len(list((out / "runs").glob("*/"))) == 3
+    )  # "wild" does not depend on the seed
     html, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
-    for text in ("wild, seed 1: diverged", "optimizer.peak_lr: 0.01 ", "[-9.5]", "torch"):
+    for text in (
+        "wild, seed 1: diverged",
+        "optimizer.peak_lr: 0.01 ",
+        "[-9.5]",
+        "torch",
+    ):
         assert text in markdown
         assert text in html
-    lessons = [line.split(" | ")[1:4] for line in markdown.splitlines() if line.startswith("| ") and "(calm)" in line]
-    assert lessons[1:] == [["calm is good", "loss", "(calm)"], ["", "", "2 (calm)"]]  # a row for each contrast
+    lessons = [
+        line.split(" | ")[1:4]
+        for line in markdown.splitlines()
+        if line.startswith("| ") and "(calm)" in line
+    ]
+    assert lessons[1:] == [
+        ["calm is good", "loss", "(calm)"],
+        ["", "", "2 (calm)"],
+    ]  # a row for each contrast
     assert "Calm &lt;or&gt; wild" in html
     assert "http" not in html
     assert "undecided      calm is better" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""The fit finds a law that points were made from, knows how well, and refuses grids that do not show one."""
+"""The fit finds a law that points were made from, knows how well, and refuses grids
+that do not show one."""
 
 import math
 import sys
@@ -15,25 +16,37 @@ from mm1.study.law import Law, Point, best_rate, fit, read_points
 SIZES = (9e6, 85e6, 302e6, 1.2e9)
 
 
-def grid(size: float, best: float, *, noise: float = 0.0, seeds: int = 1, draw: int = 0) -> list[Point]:
-    """Valleys in ln rate around `best`, on powers of two that do not hit it; each seed at a level of its own."""
+def grid(
+    size: float, best: float, *, noise: float = 0.0, seeds: int = 1, draw: int = 0
+) -> list[Point]:
+    """Valleys in ln rate around `best`, on powers of two that do not hit it; each seed
+    at a level of its own."""
     rng = np.random.default_rng((draw, round(size)))
     centre = 2.0 ** round(math.log2(best))
     return [
-        Point(size, lr, 1.0 + 0.05 * math.log(lr / best) ** 2 + 0.3 * seed + noise * rng.normal(), seed)
+        Point(
+            size,
+            lr,
+            1.0 + 0.05 * math.log(lr / best) ** 2 + 0.3 * seed + noise * rng.normal(),
+            seed,
+        )
         for seed in range(seeds)
         for lr in (centre * 2.0**k for k in range(-3, 4))
     ]
 
 
 def law_of(**settings: float) -> Law:
-    return fit([point for size in SIZES for point in grid(size, law_peak_lr(size), **settings)])  # type: ignore[arg-type]
+    return fit(
+        [point for size in SIZES for point in grid(size, law_peak_lr(size), **settings)]
+    )  # type: ignore[arg-type]
 
 
 def test_points_on_the_papers_law_give_it_back() -> None:
     law = law_of()
     assert (law.slope, law.intercept) == pytest.approx((-0.4214, -0.5535), rel=1e-9)
-    assert law.predict(2.9e9).lr == pytest.approx(5.92e-5, rel=1e-3)  # the figure has three digits
+    assert law.predict(2.9e9).lr == pytest.approx(
+        5.92e-5, rel=1e-3
+    )  # the figure has three digits
     assert all(optimum.error is None for optimum in law.optima)
     assert not law.weighted
 
@@ -41,21 +54,29 @@ def test_points_on_the_papers_law_give_it_back() -> None:
 def test_errors_are_known_with_seeds_and_cover_the_truth() -> None:
     """80 made-up grids of four sizes and three seeds.
 
-    A best rate's error has four degrees of freedom: twice it covers in 0.884 of cases by Student's t, here of 320
-    with a standard error of 0.018. The slope's interval promises 0.95 and covers more, because errors that turn out
-    small are never made smaller.
+    A best rate's error has four degrees of freedom: twice it covers in 0.884 of cases
+    by Student's t, here of 320 with a standard error of 0.018. The slope's interval
+    promises 0.95 and covers more, because errors that turn out small are never made
+    smaller.
     """
-    hits, slopes, tries = 0, 0, 80
+    hits = 0
+    slopes = 0
+    tries = 80
     for draw in range(tries):
         law = law_of(noise=0.003, seeds=3, draw=draw)
         assert law.weighted
-        hits += sum(abs(math.log(o.lr / law_peak_lr(o.params))) <= 2 * (o.error or 0) for o in law.optima)
+        hits += sum(
+            abs(math.log(o.lr / law_peak_lr(o.params))) <= 2 * (o.error or 0)
+            for o in law.optima
+        )
         slopes += abs(law.slope + 0.4214) <= (law.slope_half or 0)
     assert hits / (4 * tries) == pytest.approx(0.884, abs=0.054)
     assert slopes / tries >= 0.95
 
 
-def test_a_new_size_is_less_certain_than_the_line_and_far_sizes_less_than_near_ones() -> None:
+def test_a_new_size_is_less_certain_than_the_line_and_far_sizes_less_than_near_ones() -> (
+    None
+):
     law = law_of(noise=0.003, seeds=3)
     widths = {}
     for size in (1e8, 1e10):
@@ -83,20 +104,38 @@ def valley(*costs: float) -> list[Point]:
 @pytest.mark.parametrize(
     ("costs", "said"),
     [
-        ((1.0, 2.0, 3.0), "size 5e[+]04: the best rate 0.001 is the lowest of its grid; add lower ones"),
-        ((3.0, 2.0, 1.0), "the best rate 0.004 is the highest of its grid; add higher ones"),
-        ((2.0, 1.0, math.inf), "0.004, beside the best rate 0.002, diverged; add rates between"),
+        (
+            (1.0, 2.0, 3.0),
+            (
+                "size 5e[+]04: the best rate 0.001 is the lowest of its grid; add lower"
+                " ones"
+            ),
+        ),
+        (
+            (3.0, 2.0, 1.0),
+            "the best rate 0.004 is the highest of its grid; add higher ones",
+        ),
+        (
+            (2.0, 1.0, math.inf),
+            "0.004, beside the best rate 0.002, diverged; add rates between",
+        ),
         ((math.inf, math.inf), "every run diverged; add lower rates than 0.001"),
         ((1.0, 1.0, 1.0), "lowest of its grid"),
     ],
 )
-def test_a_grid_that_does_not_show_its_best_rate_is_refused(costs: tuple[float, ...], said: str) -> None:
+def test_a_grid_that_does_not_show_its_best_rate_is_refused(
+    costs: tuple[float, ...], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         best_rate(valley(*costs))
 
 
 def test_seeds_that_do_not_share_rates_show_no_valley() -> None:
-    points = [Point(5e4, 1e-3, 2.0, 0), Point(5e4, 2e-3, 1.0, 1), Point(5e4, 4e-3, 2.0, 2)]
+    points = [
+        Point(5e4, 1e-3, 2.0, 0),
+        Point(5e4, 2e-3, 1.0, 1),
+        Point(5e4, 4e-3, 2.0, 2),
+    ]
     with pytest.raises(ConfigError, match="show no valley"):
         best_rate(points)
 
@@ -108,8 +147,14 @@ def test_one_seed_that_diverges_rules_a_rate_out() -> None:
 
 def test_points_are_read_from_csv(tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
-    path.write_text("params, lr, loss, seed, note\n1e6, 1e-3, 2.0, 1, fine\n1e6, 2e-3, diverged, 1, too high\n")
-    assert read_points(path) == [Point(1e6, 1e-3, math.log(2), 1), Point(1e6, 2e-3, math.inf, 1)]
+    path.write_text(
+        "params, lr, loss, seed, note\n1e6, 1e-3, 2.0, 1, fine\n1e6, 2e-3, diverged, 1,"
+        " too high\n"
+    )
+    assert read_points(path) == [
+        Point(1e6, 1e-3, math.log(2), 1),
+        Point(1e6, 2e-3, math.inf, 1),
+    ]
     path.write_text("params,lr,score\n1e6,1e-3,0.0\n")
     assert read_points(path) == [Point(1e6, 1e-3, 0.0, 0)]
 
@@ -131,7 +176,9 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
     ):
         assert words in said
     path.write_text("params,rate,loss\n")
-    with pytest.raises(ConfigError, match="needs the columns params, lr, and either loss or score"):
+    with pytest.raises(
+        ConfigError, match="needs the columns params, lr, and either loss or score"
+    ):
         read_points(path)
 
 
@@ -140,7 +187,10 @@ def test_the_command_fits_and_predicts(
 ) -> None:
     lines = ["params,lr,loss"]
     for size in SIZES:
-        lines += [f"{p.params!r},{p.lr!r},{math.exp(p.cost)!r}" for p in grid(size, 2 * law_peak_lr(size))]
+        lines += [
+            f"{p.params!r},{p.lr!r},{math.exp(p.cost)!r}"
+            for p in grid(size, 2 * law_peak_lr(size))
+        ]
     path = tmp_path / "points.csv"
     path.write_text("\n".join(lines))
     for words, said in (

@@ -19,14 +19,19 @@ from mm1.train.trainer import Trainer
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
-def config(rate: float, init: Mapping[str, str] | None = None, **fields: int) -> Trainer.Config:
+def config(
+    rate: float, init: Mapping[str, str] | None = None, **fields: int
+) -> Trainer.Config:
     run = Trainer.Config(init=dict(init or {}), **fields)  # type: ignore[arg-type]
     run.optimizer.peak_lr = rate
     return run
 
 
 def outcome(plan: Plan, jobs: int = 2) -> dict[str, str]:
-    return {Path(run).name: state for run, state in Runner(plan, Here(jobs, FAKE)).run().items()}
+    return {
+        Path(run).name: state
+        for run, state in Runner(plan, Here(jobs, FAKE)).run().items()
+    }
 
 
 def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> None:
@@ -45,7 +50,9 @@ def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> N
 def test_overrides_reach_their_stage(tmp_path: Path) -> None:
     plan = Plan(tmp_path, ["steps=7", "joint:seed=5"])
     encoder, joint = (plan.add(stage, config(0.5)) for stage in ("encoder", "joint"))
-    assert [(plan.runs[run].steps, plan.runs[run].seed) for run in (encoder, joint)] == [(7, 0), (7, 5)]
+    assert [
+        (plan.runs[run].steps, plan.runs[run].seed) for run in (encoder, joint)
+    ] == [(7, 0), (7, 5)]
     plan.check()
     mistyped = Plan(tmp_path, ["jiont:seed=5"])
     mistyped.add("joint", config(0.5))
@@ -53,16 +60,25 @@ def test_overrides_reach_their_stage(tmp_path: Path) -> None:
         mistyped.check()
 
 
-def test_a_difference_reaches_into_the_runs_that_rows_start_from(tmp_path: Path) -> None:
+def test_a_difference_reaches_into_the_runs_that_rows_start_from(
+    tmp_path: Path,
+) -> None:
     plan = Plan(tmp_path)
     encoders = [plan.add("encoder", config(0.5, steps=steps)) for steps in (10, 20)]
-    one, two = (plan.add("joint", config(0.5, {"encoder": e, "decoder": e})) for e in encoders)
+    one, two = (
+        plan.add("joint", config(0.5, {"encoder": e, "decoder": e})) for e in encoders
+    )
     assert plan.difference(one, two) == {"steps (run of encoder and decoder)": (10, 20)}
 
 
-def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_run_ends_as_it_does_and_the_others_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     plan = Plan(tmp_path)
-    good, bad, broken = (plan.add(stage, config(r)) for stage, r in (("good", 0.5), ("bad", 3.0), ("broken", 1.0)))
+    good, bad, broken = (
+        plan.add(stage, config(r))
+        for stage, r in (("good", 0.5), ("bad", 3.0), ("broken", 1.0))
+    )
     plan.add("on-good", config(0.5, {"encoder": good}))
     plan.add("on-bad", config(0.5, {"encoder": bad}))
     plan.add("on-broken", config(0.5, {"encoder": broken}))
@@ -102,7 +118,9 @@ def test_interrupted_runs_save_and_go_on_with_the_next_call(tmp_path: Path) -> N
     assert set(outcome(plan).values()) == {"finished"}
 
 
-def test_a_run_that_an_earlier_call_still_trains_is_not_started_twice(tmp_path: Path) -> None:
+def test_a_run_that_an_earlier_call_still_trains_is_not_started_twice(
+    tmp_path: Path,
+) -> None:
     plan = Plan(tmp_path)
     run = Path(plan.add("long", config(9.0)))
     orphan = Runner(plan, Here(1, FAKE))  # as if we had been killed after its start

@@ -19,7 +19,9 @@ from mm1.study.statistics import Estimate, combined, estimate, t_quantile
         (0.975, 1000, 1.96234),
     ],
 )
-def test_quantiles_are_those_of_tables(probability: float, dof: int, value: float) -> None:
+def test_quantiles_are_those_of_tables(
+    probability: float, dof: int, value: float
+) -> None:
     """Tables give six digits; the worst difference measured is 1.8e-6 of the value."""
     assert t_quantile(probability, dof) == pytest.approx(value, rel=2e-6)
 
@@ -42,7 +44,8 @@ def test_one_value_has_no_interval_and_decides_nothing() -> None:
 
 
 def test_a_difference_is_paired_over_the_seeds_that_both_have() -> None:
-    """Seeds differ by far more than the rows: only the pairing shows that `a` is better."""
+    """Seeds differ by far more than the rows: only the pairing shows that `a` is
+    better."""
     values = {"a": {0: 0.1, 1: 0.5, 2: 0.9, 7: 0.0}, "b": {0: 0.05, 1: 0.46, 2: 0.84}}
     found = combined({"a": 1.0, "b": -1.0}, values)
     assert found == pytest.approx([0.05, 0.04, 0.06])

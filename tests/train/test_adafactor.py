@@ -1,4 +1,5 @@
-"""AdaFactor: against torch's, on gradients of any size, killed and resumed, on one rank and on two."""
+"""AdaFactor: against torch's, on gradients of any size, killed and resumed, on one rank
+and on two."""
 
 import json
 import shutil
@@ -26,7 +27,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tuned(world: Path, **fields: Any) -> Trainer.Config:
     config = pretrain(world, steps=8, **fields)
-    config.optimizer = Optimizer.Config(rule="adafactor", peak_lr=1e-2, warmup_steps=2, min_lr_ratio=0.0)
+    config.optimizer = Optimizer.Config(
+        rule="adafactor", peak_lr=1e-2, warmup_steps=2, min_lr_ratio=0.0
+    )
     return config
 
 
@@ -36,12 +39,15 @@ def fit(config: Trainer.Config, folder: Path, resume: bool = False) -> Path:
 
 
 def losses(folder: Path) -> list[float]:
-    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    lines = (
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    )
     return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_a_relative_rate_does_what_torchs_does() -> None:
-    """Twenty steps: worst measured 2.4e-7 of a weight; fp32 roots and quotients are taken in another order.
+    """Twenty steps: worst measured 2.4e-7 of a weight; fp32 roots and quotients are
+    taken in another order.
 
     torch is given an epsilon of its own that is as small as ours.
     """
@@ -65,14 +71,19 @@ def test_a_relative_rate_does_what_torchs_does() -> None:
 @pytest.mark.parametrize("size", [1e-3, 1e-9])
 def test_an_update_does_not_depend_on_the_size_of_gradients(size: float) -> None:
     """torch's own fails at 1e-9 (at 1e-7 already). Ours: worst measured 3e-7."""
-    gradient = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, 6)[:, None]
+    gradient = (
+        torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-1, 1, 6)[:, None]
+    )
     weights = []
     for scale in (1.0, size):
         weights.append(nn.Parameter(torch.zeros(6, 8)))
         weights[-1].grad = gradient * scale
         Adafactor([weights[-1]], lr=0.1).step()
     torch.testing.assert_close(weights[1], weights[0], rtol=2e-6, atol=0.0)
-    assert weights[0].detach().square().mean().sqrt() == pytest.approx(0.1)  # a rate is the update's size
+    assert weights[0].detach().square().mean().sqrt() == pytest.approx(
+        0.1
+    )  # a rate is the update's size
 
 
 def test_a_matrix_has_the_state_of_its_edges() -> None:
@@ -85,8 +96,10 @@ def test_a_matrix_has_the_state_of_its_edges() -> None:
 
 @pytest.fixture(scope="module")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs: `whole`, and `cut`, which was killed after it had saved its first checkpoint."""
-    folder, save = tmp_path_factory.mktemp("runs"), Trainer._save
+    """Two runs: `whole`, and `cut`, which was killed after it had saved its first
+    checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    save = Trainer._save
 
     def gone(self: Trainer) -> None:
         save(self)
@@ -101,24 +114,34 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_that_is_killed_ends_as_if_nothing_had_been(world: Path, runs: Path, tmp_path: Path) -> None:
-    cut = fit(tuned(world), shutil.copytree(runs / "cut", tmp_path / "cut"), resume=True)
+def test_a_run_that_is_killed_ends_as_if_nothing_had_been(
+    world: Path, runs: Path, tmp_path: Path
+) -> None:
+    cut = fit(
+        tuned(world), shutil.copytree(runs / "cut", tmp_path / "cut"), resume=True
+    )
     assert losses(cut) == losses(runs / "whole")
-    one, two = (load_file(folder / "model.safetensors") for folder in (runs / "whole", cut))
+    one, two = (
+        load_file(folder / "model.safetensors") for folder in (runs / "whole", cut)
+    )
     assert all(torch.equal(one[name], two[name]) for name in one | two)
     assert losses(cut)[-1] < losses(cut)[0]
 
 
 @pytest.mark.long
 def test_two_ranks_go_on_as_one_does(world: Path, runs: Path, tmp_path: Path) -> None:
-    """Weights after three steps: worst measured 1.2e-7; sums over ranks are taken in another order.
+    """Weights after three steps: worst measured 1.2e-7; sums over ranks are taken in
+    another order.
 
-    Keys' biases change nothing that is computed. Their gradients are rounding alone, which the rule blows up.
+    Keys' biases change nothing that is computed. Their gradients are rounding alone,
+    which the rule blows up.
     """
     cut = shutil.copytree(runs / "cut", tmp_path / "cut")
     on_ranks(2, fit, tuned(world), cut, True)
     assert losses(cut) == pytest.approx(losses(runs / "whole"), rel=1e-5)
-    one, two = (load_file(folder / "model.safetensors") for folder in (runs / "whole", cut))
+    one, two = (
+        load_file(folder / "model.safetensors") for folder in (runs / "whole", cut)
+    )
     for name in one | two:
         if not name.endswith("qkv.bias"):
             torch.testing.assert_close(two[name], one[name], rtol=0.0, atol=1e-6)

@@ -6,7 +6,9 @@ from worlds import make_world, text_only
 
 
 def test_a_checkpoint_counts_before_the_next_one_is_made(tmp_path: Path) -> None:
-    run = text_only(make_world(tmp_path / "world"), steps=9).build(folder=tmp_path / "run")
+    run = text_only(make_world(tmp_path / "world"), steps=9).build(
+        folder=tmp_path / "run"
+    )
     run._save()
     assert run.checkpoints.steps() == []
     assert run.checkpoints.pending is not None
@@ -15,8 +17,12 @@ def test_a_checkpoint_counts_before_the_next_one_is_made(tmp_path: Path) -> None
     assert run.checkpoints.steps() == [0]
 
 
-def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(tmp_path: Path) -> None:
-    run = text_only(make_world(tmp_path / "world"), steps=9).build(folder=tmp_path / "run")
+def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(
+    tmp_path: Path,
+) -> None:
+    run = text_only(make_world(tmp_path / "world"), steps=9).build(
+        folder=tmp_path / "run"
+    )
     for step in range(4):
         run.step = step
         run._save()

@@ -1,4 +1,5 @@
-"""Runs of CLIP: zero-shot classification at their end, and a second run at a higher resolution."""
+"""Runs of CLIP: zero-shot classification at their end, and a second run at a higher
+resolution."""
 
 import json
 from dataclasses import replace
@@ -36,27 +37,44 @@ def test_a_run_is_measured_and_a_second_one_goes_on_at_another_resolution(
     assert scores["digit"]["shots"]["0"]["num_questions"] == 6
     assert evaluate_run(tmp_path / "first", read_config(tmp_path / "first")) == scores
 
-    finer = replace(config, init=dict.fromkeys(("encoder", "text", "projection"), str(tmp_path / "first")))
+    finer = replace(
+        config,
+        init=dict.fromkeys(("encoder", "text", "projection"), str(tmp_path / "first")),
+    )
     finer.model.encoder.image_size = 12
     run = finer.build(folder=tmp_path / "second")
-    begun, before = run.model.state_dict(), load_model(tmp_path / "first", torch.device("cpu"))[0].state_dict()
+    begun = run.model.state_dict()
+    before = load_model(tmp_path / "first", torch.device("cpu"))[0].state_dict()
     assert begun.keys() == before.keys()
     for name, weight in begun.items():
-        wanted = interpolate(before[name], (3, 3)) if name == "encoder.position" else before[name]
+        wanted = (
+            interpolate(before[name], (3, 3))
+            if name == "encoder.position"
+            else before[name]
+        )
         assert torch.equal(weight.full_tensor().cpu(), wanted), name
     run.fit()
     assert (tmp_path / "second" / "scores.json").is_file()
 
 
-def test_questions_to_a_language_model_are_refused_before_training(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Miniature asks a language model; a run of CLIP trains none"):
-        contrastive(world, benchmarks={"digit": Miniature.Config()}).build(folder=tmp_path / "run")
+def test_questions_to_a_language_model_are_refused_before_training(
+    world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match="Miniature asks a language model; a run of CLIP trains none"
+    ):
+        contrastive(world, benchmarks={"digit": Miniature.Config()}).build(
+            folder=tmp_path / "run"
+        )
 
 
 @pytest.mark.parametrize(
-    ("finer", "coarse", "mm1"), [("l14_336", "l14_224", "ablation_base"), ("h14_378", "h14_224", "3b")]
+    ("finer", "coarse", "mm1"),
+    [("l14_336", "l14_224", "ablation_base"), ("h14_378", "h14_224", "3b")],
 )
-def test_resolution_steps_lead_from_one_recipe_to_mm1s_encoder(finer: str, coarse: str, mm1: str) -> None:
+def test_resolution_steps_lead_from_one_recipe_to_mm1s_encoder(
+    finer: str, coarse: str, mm1: str
+) -> None:
     """Same model but for its images; where it ends, a pre-training recipe can begin."""
     step: Any = recipe(f"clip_{finer}")
     assert set(step.init.values()) == {f"runs/clip_{coarse}"}

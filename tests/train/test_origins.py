@@ -1,4 +1,5 @@
-"""Runs that start from parts of other runs, imported ones among them: the parts bring their shape along."""
+"""Runs that start from parts of other runs, imported ones among them: the parts bring
+their shape along."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,18 @@ def write_config(folder: Path, config: Trainer.Config) -> Path:
 
 def joint(tmp_path: Path, **decoder: object) -> Path:
     """The config of a run with an encoder of 16 pixels and a decoder 32 wide."""
-    config = MM1.Config(encoder=replace(worlds.encoder(), image_size=16), decoder=replace(worlds.decoder(), **decoder))
+    config = MM1.Config(
+        encoder=replace(worlds.encoder(), image_size=16),
+        decoder=replace(worlds.decoder(), **decoder),
+    )
     return write_config(tmp_path / "joint", Trainer.Config(model=config))
 
 
 def test_a_part_takes_the_shape_of_its_origin_and_what_changed_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, origin = recipe("pretrain_small"), joint(tmp_path, qk_norm="head")
+    config = recipe("pretrain_small")
+    origin = joint(tmp_path, qk_norm="head")
     assert isinstance(config.model, MM1.Config)
     connector = config.model.connector
     adopt(config, {"decoder": origin})
@@ -50,30 +55,52 @@ def test_the_size_of_pictures_is_the_recipes(tmp_path: Path) -> None:
     assert config.model.encoder == replace(worlds.encoder(), image_size=96)  # type: ignore[attr-defined]
 
 
-def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(tmp_path: Path) -> None:
+def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(
+    tmp_path: Path,
+) -> None:
     config = recipe("pretrain_small")
     config.model.decoder.experts = Experts.Config(num_experts=4, balance_loss=0.5)  # type: ignore[attr-defined]
     adopt(config, {"decoder": joint(tmp_path)})
     experts = Experts.Config(num_experts=4, balance_loss=0.5)
     assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
-    adopt(config, {"decoder": joint(tmp_path, experts=Experts.Config(num_experts=8, every=1, balance_loss=0.1))})
+    adopt(
+        config,
+        {
+            "decoder": joint(
+                tmp_path,
+                experts=Experts.Config(num_experts=8, every=1, balance_loss=0.1),
+            )
+        },
+    )
     experts = Experts.Config(num_experts=8, every=1, balance_loss=0.5)
     assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
 
 
 def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
-    config, origin = recipe("pretrain_small"), joint(tmp_path)
-    wishes = ["model.decoder.dim=64", "model.decoder.num_heads=2", "model.encoder.image_size=24"]
+    config = recipe("pretrain_small")
+    origin = joint(tmp_path)
+    wishes = [
+        "model.decoder.dim=64",
+        "model.decoder.num_heads=2",
+        "model.encoder.image_size=24",
+    ]
     for wish in wishes:
         configs.override(config, wish)
-    with pytest.raises(ConfigError, match=rf"model.decoder.dim=64 contradicts init.decoder={origin}, where it is 32"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"model.decoder.dim=64 contradicts init.decoder={origin}, where it is 32"
+        ),
+    ):
         adopt(config, {"encoder": origin, "decoder": origin}, wishes)
     adopt(config, {"encoder": origin}, wishes)
     assert config.model.encoder.image_size == 24  # type: ignore[attr-defined]
 
 
 def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) -> None:
-    config = worlds.pretrain(tmp_path, init={"encoder": "nowhere"})  # a recipe's own: the run may not be made yet
+    config = worlds.pretrain(
+        tmp_path, init={"encoder": "nowhere"}
+    )  # a recipe's own: the run may not be made yet
     write_config(tmp_path, config)
     assert cli._config(str(tmp_path), ["steps=3"]).model == config.model
     with pytest.raises(FileNotFoundError, match="elsewhere is no run folder"):
@@ -82,26 +109,39 @@ def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) 
 
 def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
     write_config(tmp_path, worlds.pretrain(tmp_path, init={"decoder": "gone"}))
-    resumed = cli._config(str(tmp_path), ["init.decoder=gone", "steps=3"])  # all that was given before, once more
+    resumed = cli._config(
+        str(tmp_path), ["init.decoder=gone", "steps=3"]
+    )  # all that was given before, once more
     assert (resumed.init, resumed.steps) == ({"decoder": "gone"}, 3)
 
 
-def test_a_run_that_goes_on_says_what_it_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_goes_on_says_what_it_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe("pretrain_small")
     say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
     assert capsys.readouterr().err == ""
     for wish in ("steps=3", "seed=4"):
         configs.override(config, wish)
     say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
-    assert capsys.readouterr().err.endswith("goes on with its own config; unlike pretrain_small: steps=3, seed=4\n")
+    assert capsys.readouterr().err.endswith(
+        "goes on with its own config; unlike pretrain_small: steps=3, seed=4\n"
+    )
 
 
-@pytest.mark.parametrize("wish", ["model.decoder.dim=64", "frozen=('encoder',)", "optimizer.rule=adafactor"])
+@pytest.mark.parametrize(
+    "wish", ["model.decoder.dim=64", "frozen=('encoder',)", "optimizer.rule=adafactor"]
+)
 def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> None:
     config = recipe("pretrain_small")
     write_config(tmp_path, config)
     configs.override(config, "steps=3")
     check_kept(tmp_path, config)
     configs.override(config, wish)
-    with pytest.raises(ConfigError, match=rf"cannot go on with {wish.partition('=')[0]} \S+.*: its checkpoints are of"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"cannot go on with {wish.partition('=')[0]} \S+.*: its checkpoints are of"
+        ),
+    ):
         check_kept(tmp_path, config)

@@ -1,4 +1,5 @@
-"""The loop on a small prepared world: it learns, resumes to the byte, and gives the same on any split of the work."""
+"""The loop on a small prepared world: it learns, resumes to the byte, and gives the
+same on any split of the work."""
 
 import json
 import shutil
@@ -25,7 +26,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def losses(folder: Path) -> list[float]:
@@ -44,15 +47,22 @@ def plain(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=[pretrain, contrastive])
-def whole(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def whole(
+    request: pytest.FixtureRequest,
+    world: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Any, Path]:
     """What makes a run of this kind, and one that nothing interrupted."""
     if request.param is pretrain:
         return pretrain, request.getfixturevalue("plain")
-    return request.param, fit(request.param(world), tmp_path_factory.mktemp("whole") / "run")
+    return request.param, fit(
+        request.param(world), tmp_path_factory.mktemp("whole") / "run"
+    )
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
-    """Makes the next run end in its `step`-th update: politely by a signal, or as `kill -9` does."""
+    """Makes the next run end in its `step`-th update: politely by a signal, or as `kill
+    -9` does."""
     update = Trainer._update
 
     def ending(self: Trainer, data: StepBatches, speed: Any) -> None:
@@ -66,7 +76,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
 
 
 @pytest.mark.parametrize("make", [pretrain, text_only, contrastive, reconstructive])
-def test_every_kind_of_run_learns_and_leaves_a_whole_folder(make: Any, world: Path, tmp_path: Path) -> None:
+def test_every_kind_of_run_learns_and_leaves_a_whole_folder(
+    make: Any, world: Path, tmp_path: Path
+) -> None:
     folder = fit(make(world, steps=24), tmp_path / "run")
     trained = [line for line in lines(folder) if "loss" in line]
     assert trained[-1]["loss"] < trained[0]["loss"]
@@ -75,15 +87,29 @@ def test_every_kind_of_run_learns_and_leaves_a_whole_folder(make: Any, world: Pa
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
     assert all(count > 0 for count in summary["params"].values())
-    assert {p.name for p in folder.iterdir()} >= {"config.json", "tokenizer.json", "model.safetensors", "speed.jsonl"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "speed.jsonl",
+    }
     load_model(folder, torch.device("cpu"))
 
 
 def test_losses_and_tokens_are_logged_by_source(plain: Path) -> None:
     last = [line for line in lines(plain) if "loss" in line][-1]
-    assert {"loss/pages", "loss/captions", "loss/text", "tokens/pages", "epoch/text", "skipped/pages"} <= last.keys()
+    assert {
+        "loss/pages",
+        "loss/captions",
+        "loss/text",
+        "tokens/pages",
+        "epoch/text",
+        "skipped/pages",
+    } <= last.keys()
     assert last["tokens"] == 2 * 4 * 64  # two steps since the line before
-    assert last["useful"] == sum(last[f"tokens/{name}"] for name in ("pages", "captions", "text"))
+    assert last["useful"] == sum(
+        last[f"tokens/{name}"] for name in ("pages", "captions", "text")
+    )
 
 
 LONG = pytest.mark.long
@@ -91,10 +117,20 @@ LONG = pytest.mark.long
 
 @pytest.mark.parametrize(
     ("step", "how"),
-    [(7, "kill"), (7, "signal"), pytest.param(3, "kill", marks=LONG), pytest.param(12, "kill", marks=LONG)],
+    [
+        (7, "kill"),
+        (7, "signal"),
+        pytest.param(3, "kill", marks=LONG),
+        pytest.param(12, "kill", marks=LONG),
+    ],
 )
 def test_an_interrupted_run_ends_as_if_nothing_had_been(
-    whole: tuple[Any, Path], step: int, how: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Any, Path],
+    step: int,
+    how: str,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make, uncut = whole
     with monkeypatch.context() as patch:
@@ -102,12 +138,17 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(
         with pytest.raises(RuntimeError if how == "kill" else Interrupted):
             fit(make(world), tmp_path / "cut")
     cut = fit(make(world), tmp_path / "cut", resume=True)
-    assert (cut / "metrics.jsonl").read_bytes() == (uncut / "metrics.jsonl").read_bytes()
-    one, two = load_file(uncut / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert (cut / "metrics.jsonl").read_bytes() == (
+        uncut / "metrics.jsonl"
+    ).read_bytes()
+    one = load_file(uncut / "model.safetensors")
+    two = load_file(cut / "model.safetensors")
     assert all(torch.equal(one[name], two[name]) for name in one | two)
 
 
-def test_the_end_of_a_run_can_be_repeated(plain: Path, world: Path, tmp_path: Path) -> None:
+def test_the_end_of_a_run_can_be_repeated(
+    plain: Path, world: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "run"))
     before = (folder / "metrics.jsonl").read_bytes()
     fit(pretrain(world), folder, resume=True)
@@ -120,16 +161,23 @@ def test_a_folder_holds_one_run(world: Path, tmp_path: Path) -> None:
         fit(text_only(world, steps=1), folder)
 
 
-def test_micro_batches_do_not_change_the_result(plain: Path, world: Path, tmp_path: Path) -> None:
-    """Losses of 12 steps: worst measured 1.2e-7 relative; the order of fp32 sums differs."""
+def test_micro_batches_do_not_change_the_result(
+    plain: Path, world: Path, tmp_path: Path
+) -> None:
+    """Losses of 12 steps: worst measured 1.2e-7 relative; the order of fp32 sums
+    differs."""
     for micro_batch_size in (4, 1):
         config = pretrain(world)
         assert config.loader.micro_batch_size == 2  # type: ignore[attr-defined]
         config.loader.micro_batch_size = micro_batch_size  # type: ignore[attr-defined]
-        assert losses(fit(config, tmp_path / str(micro_batch_size))) == pytest.approx(losses(plain), rel=1e-5)
+        assert losses(fit(config, tmp_path / str(micro_batch_size))) == pytest.approx(
+            losses(plain), rel=1e-5
+        )
 
 
-def test_recomputation_does_not_change_the_result(plain: Path, world: Path, tmp_path: Path) -> None:
+def test_recomputation_does_not_change_the_result(
+    plain: Path, world: Path, tmp_path: Path
+) -> None:
     for mode in ("full", "selective"):
         run = fit(pretrain(world, activation_checkpointing=mode), tmp_path / mode)
         assert losses(run) == pytest.approx(losses(plain), rel=1e-6)
@@ -137,13 +185,26 @@ def test_recomputation_does_not_change_the_result(plain: Path, world: Path, tmp_
 
 def test_bf16_computes_and_keeps_weights_in_fp32(world: Path, tmp_path: Path) -> None:
     folder = fit(pretrain(world, precision="bf16", steps=4), tmp_path / "run")
-    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.float32}
-    assert next(load_model(folder, torch.device("cpu"))[0].parameters()).dtype == torch.bfloat16
+    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {
+        torch.float32
+    }
+    assert (
+        next(load_model(folder, torch.device("cpu"))[0].parameters()).dtype
+        == torch.bfloat16
+    )
 
 
-def test_parts_start_from_other_runs_and_stay_frozen(world: Path, tmp_path: Path) -> None:
-    clip, lm = fit(contrastive(world, steps=2), tmp_path / "clip"), fit(text_only(world, steps=2), tmp_path / "lm")
-    config = pretrain(world, steps=2, init={"encoder": str(clip), "decoder": str(lm)}, frozen=("encoder",))
+def test_parts_start_from_other_runs_and_stay_frozen(
+    world: Path, tmp_path: Path
+) -> None:
+    clip = fit(contrastive(world, steps=2), tmp_path / "clip")
+    lm = fit(text_only(world, steps=2), tmp_path / "lm")
+    config = pretrain(
+        world,
+        steps=2,
+        init={"encoder": str(clip), "decoder": str(lm)},
+        frozen=("encoder",),
+    )
     joint = load_file(fit(config, tmp_path / "joint") / "model.safetensors")
     origin = load_file(clip / "model.safetensors")
     encoder = {name: t for name, t in origin.items() if name.startswith("encoder.")}
@@ -152,7 +213,9 @@ def test_parts_start_from_other_runs_and_stay_frozen(world: Path, tmp_path: Path
     assert any(not torch.equal(joint[name], tensor) for name, tensor in started.items())
 
 
-def test_parts_at_another_resolution_are_interpolated(world: Path, tmp_path: Path) -> None:
+def test_parts_at_another_resolution_are_interpolated(
+    world: Path, tmp_path: Path
+) -> None:
     clip = fit(contrastive(world, steps=1), tmp_path / "clip")
     config = pretrain(world, steps=1, init={"encoder": str(clip)})
     config.model.encoder.image_size = 16  # type: ignore[attr-defined]
@@ -164,24 +227,35 @@ def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
     lm = fit(text_only(world, steps=1), tmp_path / "lm")
     config = text_only(world)
     config.model.decoder.dim = 64  # type: ignore[attr-defined]
-    model, tokenizer = config.model.build(vocab_size=30), Tokenizer.Config(path=str(lm)).build()
+    model = config.model.build(vocab_size=30)
+    tokenizer = Tokenizer.Config(path=str(lm)).build()
     with pytest.raises(ConfigError, match=r"decoder.*does not fit.*blocks\.0"):
         start_part(model, "decoder", lm, tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="did you mean 'decoder'"):
         start_part(model, "decodr", lm, tokenizer=tokenizer)
     with pytest.raises(FileNotFoundError, match="not finished"):
         start_part(model, "decoder", tmp_path, tokenizer=tokenizer)
-    other = train_tokenizer(["other words"], tmp_path / "tokenizer.json", vocab_size=300)
-    with pytest.raises(ConfigError, match=f"was trained with the tokenizer .* prepare them with --tokenizer {lm}"):
+    other = train_tokenizer(
+        ["other words"], tmp_path / "tokenizer.json", vocab_size=300
+    )
+    with pytest.raises(
+        ConfigError,
+        match=f"was trained with the tokenizer .* prepare them with --tokenizer {lm}",
+    ):
         start_part(model, "decoder", lm, tokenizer=other)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "adafactor"])
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(rule: Any, world: Path, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
+    rule: Any, world: Path, tmp_path: Path
+) -> None:
     config = text_only(world, steps=2)
     config.optimizer.rule = rule
     run = config.build(folder=tmp_path / "run")
-    for size in (1.0, torch.nan):  # after a good step, so that there is a state to spoil
+    for size in (
+        1.0,
+        torch.nan,
+    ):  # after a good step, so that there is a state to spoil
         before = _whole_state(run)
         for p in run.model.parameters():
             p.grad = torch.full_like(p, size)
@@ -198,36 +272,61 @@ def _whole_state(run: Trainer) -> dict[str, torch.Tensor]:
     found = {}
     for name, p in run.model.named_parameters():
         for key, tensor in {"": p, **run.optimizer.rule.state[p]}.items():
-            found[f"{name} {key}"] = getattr(tensor, "full_tensor", lambda t=tensor: t)().clone()
+            found[f"{name} {key}"] = getattr(
+                tensor, "full_tensor", lambda t=tensor: t
+            )().clone()
     return found
 
 
-def test_a_run_that_stays_broken_stops(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_stays_broken_stops(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = text_only(world, steps=100).build(folder=tmp_path / "run")
-    monkeypatch.setattr(run.optimizer, "step", lambda step: (torch.tensor(torch.nan), torch.ones(())))
+    monkeypatch.setattr(
+        run.optimizer, "step", lambda step: (torch.tensor(torch.nan), torch.ones(()))
+    )
     with pytest.raises(Diverged, match="peak_lr"):
         run.fit()
 
 
 def test_the_schedule_warms_up_and_falls_to_a_tenth(world: Path) -> None:
     model = text_only(world).model.build(vocab_size=30)
-    optimizer = Optimizer.Config(peak_lr=1.0, warmup_steps=4).build(model=model, steps=104)
+    optimizer = Optimizer.Config(peak_lr=1.0, warmup_steps=4).build(
+        model=model, steps=104
+    )
     rates = [optimizer.learning_rate(step) for step in (0, 3, 4, 54, 104, 500)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
-    to_zero = Optimizer.Config(peak_lr=1.0, warmup_steps=4, min_lr_ratio=0.0).build(model=model, steps=104)
-    assert [to_zero.learning_rate(step) for step in (4, 54, 104)] == pytest.approx([1.0, 0.5, 0.0])
+    to_zero = Optimizer.Config(peak_lr=1.0, warmup_steps=4, min_lr_ratio=0.0).build(
+        model=model, steps=104
+    )
+    assert [to_zero.learning_rate(step) for step in (4, 54, 104)] == pytest.approx(
+        [1.0, 0.5, 0.0]
+    )
 
 
 def test_only_matrices_decay_and_parts_have_their_own_rate(world: Path) -> None:
     model = pretrain(world).model.build(vocab_size=30)
-    groups = Optimizer.Config(lr_factors={"encoder": 0.1}).build(model=model, steps=9).rule.param_groups
-    assert {(g["factor"], g["weight_decay"]) for g in groups} == {(0.1, 0.1), (0.1, 0.0), (1.0, 0.1), (1.0, 0.0)}
-    assert all((p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"])
+    groups = (
+        Optimizer.Config(lr_factors={"encoder": 0.1})
+        .build(model=model, steps=9)
+        .rule.param_groups
+    )
+    assert {(g["factor"], g["weight_decay"]) for g in groups} == {
+        (0.1, 0.1),
+        (0.1, 0.0),
+        (1.0, 0.1),
+        (1.0, 0.0),
+    }
+    assert all(
+        (p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"]
+    )
     with pytest.raises(ConfigError, match="did you mean 'encoder'"):
         Optimizer.Config(lr_factors={"encodr": 0.1}).build(model=model, steps=9)
 
 
-def test_rows_that_do_not_divide_are_an_error_before_training(world: Path, tmp_path: Path) -> None:
+def test_rows_that_do_not_divide_are_an_error_before_training(
+    world: Path, tmp_path: Path
+) -> None:
     config = pretrain(world)
     config.loader.micro_batch_size = 3  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="does not divide"):

@@ -24,28 +24,46 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
     config.build(folder=folder).fit()
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_a_run_with_experts_learns_logs_its_routers_and_can_be_recomputed(world: Path, tmp_path: Path) -> None:
-    plain, again = (fit(sparse(world, activation_checkpointing=mode), tmp_path / mode) for mode in ("none", "full"))
+def test_a_run_with_experts_learns_logs_its_routers_and_can_be_recomputed(
+    world: Path, tmp_path: Path
+) -> None:
+    plain, again = (
+        fit(sparse(world, activation_checkpointing=mode), tmp_path / mode)
+        for mode in ("none", "full")
+    )
     assert losses(plain)[-1] < losses(plain)[0]
     assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
     line = next(line for line in reversed(plain) if "loss" in line)
     loads = [line[f"router/load/1/{expert}"] for expert in range(3)]
     assert sum(loads) == pytest.approx(3)
-    assert {"router/balance", "router/z", "router/dropped", "router/entropy/1"} <= line.keys()
+    assert {
+        "router/balance",
+        "router/z",
+        "router/dropped",
+        "router/entropy/1",
+    } <= line.keys()
     load_model(tmp_path / "none", torch.device("cpu"))
 
 
-def test_a_decoder_of_experts_starts_from_a_dense_run(world: Path, tmp_path: Path) -> None:
+def test_a_decoder_of_experts_starts_from_a_dense_run(
+    world: Path, tmp_path: Path
+) -> None:
     fit(text_only(world, steps=2), tmp_path / "dense")
     config = sparse(world, steps=2, init={"decoder": str(tmp_path / "dense")})
-    model = config.model.build(vocab_size=load_model(tmp_path / "dense", torch.device("cpu"))[0].decoder.vocab_size)  # type: ignore[attr-defined]
+    model = config.model.build(
+        vocab_size=load_model(tmp_path / "dense", torch.device("cpu"))[
+            0
+        ].decoder.vocab_size
+    )  # type: ignore[attr-defined]
     assert isinstance(model, MM1)
     tokenizer = Tokenizer.Config(path=str(tmp_path / "dense")).build()
     start_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
@@ -53,14 +71,24 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(world: Path, tmp_path: Pat
     experts = model.decoder.blocks[1].feed_forward
     assert isinstance(experts, Experts)
     for expert in range(3):
-        assert torch.equal(experts.gate_up[expert], origin["decoder.blocks.1.feed_forward.gate_up.weight"])
-        assert torch.equal(experts.down[expert], origin["decoder.blocks.1.feed_forward.down.weight"])
+        assert torch.equal(
+            experts.gate_up[expert],
+            origin["decoder.blocks.1.feed_forward.gate_up.weight"],
+        )
+        assert torch.equal(
+            experts.down[expert], origin["decoder.blocks.1.feed_forward.down.weight"]
+        )
     assert losses(fit(config, tmp_path / "sparse"))
 
 
-def test_experts_of_another_width_than_the_dense_run_are_refused(world: Path, tmp_path: Path) -> None:
+def test_experts_of_another_width_than_the_dense_run_are_refused(
+    world: Path, tmp_path: Path
+) -> None:
     fit(text_only(world, steps=1), tmp_path / "dense")
     config = sparse(world, init={"decoder": str(tmp_path / "dense")})
     config.model.decoder.experts.hidden_dim = 40  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"does not fit.*feed_forward\.gate_up: \(3, 96, 32\), not \(3, 80, 32\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"does not fit.*feed_forward\.gate_up: \(3, 96, 32\), not \(3, 80, 32\)",
+    ):
         fit(config, tmp_path / "sparse")

@@ -1,4 +1,5 @@
-"""Two gloo processes under FSDP2 do what one does: the same losses, and checkpoints that open on either."""
+"""Two gloo processes under FSDP2 do what one does: the same losses, and checkpoints
+that open on either."""
 
 import json
 import os
@@ -28,7 +29,9 @@ def fit(config: Trainer.Config, folder: Path, resume: bool) -> None:
     config.build(folder=folder, resume=resume).fit()
 
 
-def train(config: Trainer.Config, folder: Path, *, ranks: int, resume: bool = False) -> list[dict[str, Any]]:
+def train(
+    config: Trainer.Config, folder: Path, *, ranks: int, resume: bool = False
+) -> list[dict[str, Any]]:
     if ranks == 1:
         fit(config, folder, resume)
     else:
@@ -40,16 +43,34 @@ def launch(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
     """`mm1 train` on two ranks, as a user starts it."""
     stored = folder.with_suffix(".json")
     stored.write_text(json.dumps(configs.to_json(config)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
     command = [*launcher, "-m", "mm1.cli", "train", str(stored), "--out", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return metrics(folder)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
@@ -57,8 +78,11 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world: Path, tmp_path: Path) -> None:
-    """Losses of 12 steps: worst measured 5.2e-8 relative; sums over ranks are taken in another order.
+def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(
+    world: Path, tmp_path: Path
+) -> None:
+    """Losses of 12 steps: worst measured 5.2e-8 relative; sums over ranks are taken in
+    another order.
 
     One page in ten: some micro-batches have pictures on one rank and none on the other.
     """
@@ -68,8 +92,13 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
     one = train(config, tmp_path / "one", ranks=1)
     two = launch(config, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
-    assert [line.get("tokens/pages") for line in two] == [line.get("tokens/pages") for line in one]
-    held = [[line["validation"] for line in lines if "validation" in line][-1] for lines in (one, two)]
+    assert [line.get("tokens/pages") for line in two] == [
+        line.get("tokens/pages") for line in one
+    ]
+    held = [
+        [line["validation"] for line in lines if "validation" in line][-1]
+        for lines in (one, two)
+    ]
     assert held[1] == pytest.approx(held[0], rel=1e-4)
 
     config.steps = 16
@@ -81,39 +110,58 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(world
 
 @pytest.mark.slow
 def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
-    """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives alone they would be far apart.
+    """Losses of 12 steps: worst measured 2.1e-7 relative; with one rank's negatives
+    alone they would be far apart.
 
-    Then 9 pictures are classified: of two ranks one has 5 of them and 3 names of classes, the other 4 and 2.
+    Then 9 pictures are classified: of two ranks one has 5 of them and 3 names of
+    classes, the other 4 and 2.
     """
     for i in range(9):  # words that the world's captions have
-        path = tmp_path / "zoo" / ("last", "number", "page", "picture", "words")[i % 5] / f"{i}.jpg"
+        path = (
+            tmp_path
+            / "zoo"
+            / ("last", "number", "page", "picture", "words")[i % 5]
+            / f"{i}.jpg"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw_files.jpeg(i))
-    exam = ZeroShot.Config(data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last"))
+    exam = ZeroShot.Config(
+        data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last")
+    )
     config = contrastive(world, benchmarks={"zoo": exam})
     runs = [train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
-    predictions = [(tmp_path / f"{n}/predictions/zoo-0shot.jsonl").read_text() for n in (1, 2)]
+    predictions = [
+        (tmp_path / f"{n}/predictions/zoo-0shot.jsonl").read_text() for n in (1, 2)
+    ]
     assert predictions[0] == predictions[1]
     assert len(predictions[0].splitlines()) == 9
 
 
 @pytest.mark.long
-def test_routers_on_two_ranks_do_what_they_do_on_one(world: Path, tmp_path: Path) -> None:
-    """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they would see on one rank."""
+def test_routers_on_two_ranks_do_what_they_do_on_one(
+    world: Path, tmp_path: Path
+) -> None:
+    """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they
+    would see on one rank."""
     config = sparse(world, activation_checkpointing="full")
     config.loader.micro_batch_size = 1  # type: ignore[attr-defined]
     one, two = (train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     for name in ("router/balance", "router/dropped", "router/load/1/2"):
-        each = [[line[name] for line in lines if "loss" in line] for lines in (one, two)]
+        each = [
+            [line[name] for line in lines if "loss" in line] for lines in (one, two)
+        ]
         assert each[1] == pytest.approx(each[0], rel=1e-5)
 
 
 def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> None:
-    """Prefixes as in evaluation, from the pixels: those of training are drawn, by each rank for itself."""
+    """Prefixes as in evaluation, from the pixels: those of training are drawn, by each
+    rank for itself."""
     drawn = AIM.prefixes
-    AIM.prefixes = lambda self, images: 1 + images.sum((1, 2, 3)) % (self.num_patches - 1)  # type: ignore[method-assign]
+    AIM.prefixes = lambda self, images: (
+        1 + images.sum((1, 2, 3)) % (self.num_patches - 1)
+    )  # type: ignore[method-assign]
     try:
         fit(config, folder, resume)
     finally:
@@ -121,7 +169,9 @@ def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> Non
 
 
 @pytest.mark.long
-def test_pictures_are_foretold_on_two_ranks_as_on_one(world: Path, tmp_path: Path) -> None:
+def test_pictures_are_foretold_on_two_ranks_as_on_one(
+    world: Path, tmp_path: Path
+) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
     config.loader.micro_batch_size = 2  # type: ignore[attr-defined]

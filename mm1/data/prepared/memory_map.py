@@ -1,7 +1,8 @@
 """A memory-mapped file that must not change under its mapping.
 
-One that is written to gives other bytes, or ends the process where it has become shorter. One that is deleted or
-replaced stays readable, as it was, to those who have it open; one that is only touched is no other.
+One that is written to gives other bytes, or ends the process where it has become
+shorter. One that is deleted or replaced stays readable, as it was, to those who have it
+open; one that is only touched is no other.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ class Mapped:
 
     def __init__(self, path: Path, sha256: str | None) -> None:
         """`sha256` is that of its bytes, where it is known."""
-        self.path, self.sha256, self.then = path, sha256, path.stat()
+        self.path = path
+        self.sha256 = sha256
+        self.then = path.stat()
 
     def check(self) -> None:
         """Looks at the file's entry alone, some microseconds, unless that has changed.
@@ -31,7 +34,10 @@ class Mapped:
         if now.st_ino != self.then.st_ino or _stamp(now) == _stamp(self.then):
             return
         if now.st_size != self.then.st_size or _hash(self.path) != self.sha256:
-            raise ConfigError(f"{self.path} was changed while it is in use: copy the folder again, then resume")
+            raise ConfigError(
+                f"{self.path} was changed while it is in use: copy the folder again,"
+                " then resume"
+            )
         self.then = now
 
 

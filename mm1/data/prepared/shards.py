@@ -1,12 +1,14 @@
-"""Prepared documents on disk: Arrow files that are memory-mapped, so that any document is read without the others.
+"""Prepared documents on disk: Arrow files that are memory-mapped, so that any document
+is read without the others.
 
     <folder>/manifest.json      what was prepared from what, and the list of shards
              drops.jsonl        what was left out, and why
              tokenizer.json     what the text was tokenised with
              train/00000-000.arrow ...     validation/00000-000.arrow ...
 
-A shard is an Arrow stream as `datasets.Dataset.from_file` opens it. A document's parts stand in lists side by side,
-text null at the place of a picture and the other way round; pictures stay encoded.
+A shard is an Arrow stream as `datasets.Dataset.from_file` opens it. A document's parts
+stand in lists side by side, text null at the place of a picture and the other way
+round; pictures stay encoded.
 """
 
 import hashlib
@@ -47,7 +49,8 @@ def _schema() -> Any:
             "images": pa.list_(pa.binary()),
             "widths": pa.list_(pa.int32()),
             "heights": pa.list_(pa.int32()),
-            "num_text_tokens": pa.int32(),  # of all texts, with the begin and end tokens that rendering adds
+            # of all texts, with the begin and end tokens that rendering adds
+            "num_text_tokens": pa.int32(),
             "num_images": pa.int32(),
         }
     )
@@ -73,16 +76,22 @@ def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
 
 
 class _Hashed:
-    """A new file that knows the hash of what was written to it; what goes wrong names it."""
+    """A new file that knows the hash of what was written to it; what goes wrong names
+    it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.num_bytes, self.closed, self.hash = path, 0, False, hashlib.sha256()
+        self.path = path
+        self.num_bytes = 0
+        self.closed = False
+        self.hash = hashlib.sha256()
         self.file = path.open("wb", buffering=0)
 
     def write(self, data: Any) -> int:
         try:
             written = 0
-            while written < len(data):  # an unbuffered file may take less than it is given
+            while written < len(
+                data
+            ):  # an unbuffered file may take less than it is given
                 written += self.file.write(memoryview(data)[written:])
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
@@ -99,15 +108,21 @@ class _Hashed:
 
 
 class ShardWriter:
-    """Writes the documents of one raw file and one split, in shards of about `SHARD_BYTES`.
+    """Writes the documents of one raw file and one split, in shards of about
+    `SHARD_BYTES`.
 
-    A file is begun when there is something for it: no documents, no file. `close` gives the shards' entries of the
-    manifest.
+    A file is begun when there is something for it: no documents, no file. `close` gives
+    the shards' entries of the manifest.
     """
 
-    def __init__(self, folder: Path, split: str, number: int, *, begin: bool = False) -> None:
+    def __init__(
+        self, folder: Path, split: str, number: int, *, begin: bool = False
+    ) -> None:
         """`begin`: do rendered documents begin with a token of their own?"""
-        self.folder, self.split, self.number, self.begin = folder, split, number, begin
+        self.folder = folder
+        self.split = split
+        self.number = number
+        self.begin = begin
         self.shards: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.num_bytes = 0
@@ -117,7 +132,10 @@ class ShardWriter:
         """Takes a tokenised document; returns its row."""
         row = _row(key, document, self.begin)
         self.rows.append(row)
-        self.num_bytes += sum(len(p.data) if isinstance(p, Image) else 9 * len(p.content) for p in document.parts)
+        self.num_bytes += sum(
+            len(p.data) if isinstance(p, Image) else 9 * len(p.content)
+            for p in document.parts
+        )
         if self.num_bytes >= BATCH_BYTES:
             self._write()
         return row
@@ -128,7 +146,9 @@ class ShardWriter:
         if self.stream is None:
             name = f"{self.split}/{self.number:05}-{len(self.shards):03}.arrow"
             (self.folder / self.split).mkdir(parents=True, exist_ok=True)
-            self.shards.append({"file": name, "documents": 0, "tokens": 0, "images": 0, "bytes": 0})
+            self.shards.append(
+                {"file": name, "documents": 0, "tokens": 0, "images": 0, "bytes": 0}
+            )
             self.file = _Hashed(self.folder / name)
             self.stream = pa.ipc.new_stream(pa.PythonFile(self.file, "w"), _schema())
         self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, _schema()))
@@ -137,7 +157,8 @@ class ShardWriter:
         shard["tokens"] += sum(row["num_text_tokens"] for row in self.rows)
         shard["images"] += sum(row["num_images"] for row in self.rows)
         shard["bytes"] += self.num_bytes
-        self.rows, self.num_bytes = [], 0
+        self.rows = []
+        self.num_bytes = 0
         if shard["bytes"] >= SHARD_BYTES:
             self._finish()
 
@@ -145,7 +166,10 @@ class ShardWriter:
         self.stream.close()
         self.file.close()
         self.stream = None
-        self.shards[-1] |= {"bytes": self.file.num_bytes, "sha256": self.file.hash.hexdigest()}
+        self.shards[-1] |= {
+            "bytes": self.file.num_bytes,
+            "sha256": self.file.hash.hexdigest(),
+        }
 
     def close(self) -> list[dict[str, Any]]:
         if self.rows:
@@ -164,40 +188,58 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What `mm1 prepare` wrote down about a finished folder.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it was not (or not wholly) prepared.
+        FileNotFoundError: there is no such folder, or it was not (or not wholly)
+            prepared.
         ConfigError: another version of mm1 prepared it.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no prepared data at {folder}: the folder does not exist")
+        raise FileNotFoundError(
+            f"no prepared data at {folder}: the folder does not exist"
+        )
     path = folder / "manifest.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no prepared data at {folder}: it has no manifest.json; `mm1 prepare` makes one")
+        raise FileNotFoundError(
+            f"no prepared data at {folder}: it has no manifest.json; `mm1 prepare`"
+            " makes one"
+        )
     manifest = read_object(path, "prepare the data again")
     if manifest.get("format") != FORMAT:
-        raise ConfigError(f"{path} is not of format {FORMAT}, which this version reads; prepare the data again")
+        raise ConfigError(
+            f"{path} is not of format {FORMAT}, which this version reads; prepare the"
+            " data again"
+        )
     return manifest
 
 
 def read_documents(path: Path) -> Iterator[tuple[str, Document]]:
-    """The documents of one shard, in order, each with where it comes from: "file#record"."""
+    """The documents of one shard, in order, each with where it comes from:
+    "file#record"."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             records = Records(batch)
-            yield from ((records.key(number), records.document(number)) for number in range(batch.num_rows))
+            yield from (
+                (records.key(number), records.document(number))
+                for number in range(batch.num_rows)
+            )
 
 
 class Shards:
-    """Random access to the documents of one split of a prepared folder, numbered from 0."""
+    """Random access to the documents of one split of a prepared folder, numbered from
+    0."""
 
     def __init__(self, folder: Path, split: str = "train") -> None:
-        """Raises ConfigError where the split has no documents, or its files are not the ones of the manifest."""
-        self.folder, self.split = folder, split
+        """Raises ConfigError where the split has no documents, or its files are not the
+        ones of the manifest."""
+        self.folder = folder
+        self.split = split
         self.manifest = read_manifest(folder)
         splits = self.manifest["splits"]
         if split not in splits:
-            raise ConfigError(f"{folder} has no split {split!r}{nearest(split, splits)}")
+            raise ConfigError(
+                f"{folder} has no split {split!r}{nearest(split, splits)}"
+            )
         if not splits[split]["documents"]:
             raise ConfigError(f"{folder} has no documents in its split {split!r}")
         self.dataset = self._open(splits[split]["shards"])
@@ -210,14 +252,22 @@ class Shards:
             size = path.stat().st_size if path.is_file() else None
             if size != shard["bytes"]:
                 has = "is missing" if size is None else f"has {size:,} bytes"
-                raise ConfigError(f"{path} {has}; the manifest says {shard['bytes']:,} bytes: copy the folder again")
-        self.mapped = [Mapped(self.folder / shard["file"], shard.get("sha256")) for shard in shards]
+                raise ConfigError(
+                    f"{path} {has}; the manifest says {shard['bytes']:,} bytes: copy"
+                    " the folder again"
+                )
+        self.mapped = [
+            Mapped(self.folder / shard["file"], shard.get("sha256")) for shard in shards
+        ]
         self.ends = list(accumulate(shard["documents"] for shard in shards))
-        dataset = concatenate_datasets([Dataset.from_file(str(self.folder / shard["file"])) for shard in shards])
+        dataset = concatenate_datasets(
+            [Dataset.from_file(str(self.folder / shard["file"])) for shard in shards]
+        )
         batches = dataset.data.table.to_batches()
         self.records: list[Records | None] = [None] * len(batches)
         """Of each record batch, once it is read from."""
-        self.batches, self.batch_ends = batches, list(accumulate(batch.num_rows for batch in batches))
+        self.batches = batches
+        self.batch_ends = list(accumulate(batch.num_rows for batch in batches))
         return dataset
 
     @staticmethod
@@ -226,11 +276,13 @@ class Shards:
         return bool(read_manifest(folder)["splits"].get(split, {}).get("documents"))
 
     def check_tokenizer(self, fingerprint: str) -> None:
-        """Raises ConfigError where the text was tokenised with another tokenizer than the one of this fingerprint."""
+        """Raises ConfigError where the text was tokenised with another tokenizer than
+        the one of this fingerprint."""
         if self.manifest["tokenizer"] != fingerprint:
             raise ConfigError(
-                f"{self.folder} was tokenised with {self.manifest['tokenizer']}, the run has {fingerprint}: "
-                f"use {self.folder / 'tokenizer.json'}, or prepare the data again"
+                f"{self.folder} was tokenised with {self.manifest['tokenizer']}, the"
+                f" run has {fingerprint}: use {self.folder / 'tokenizer.json'}, or"
+                " prepare the data again"
             )
 
     def __len__(self) -> int:
@@ -265,7 +317,8 @@ class Shards:
 
     @cached_property
     def image_offsets(self) -> Int[np.ndarray, " offsets"]:
-        """The images of document i are those from `image_offsets[i]` to `image_offsets[i + 1]`; int64."""
+        """The images of document i are those from `image_offsets[i]` to
+        `image_offsets[i + 1]`; int64."""
         counts = self.dataset.data.column("num_images").to_numpy()
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 

@@ -1,7 +1,9 @@
-"""Questions about pictures in VQA v2's format, scored by VQA accuracy: VQA v2, and OK-VQA, which shares the format.
+"""Questions about pictures in VQA v2's format, scored by VQA accuracy: VQA v2, and
+OK-VQA, which shares the format.
 
 questions.json     {"data_subtype": "val2014",
-                    "questions": [{"question_id": 262148000, "image_id": 262148, "question": "Where is he?"}, ...]}
+                    "questions": [{"question_id": 262148000, "image_id": 262148,
+                    "question": "Where is he?"}, ...]}
 annotations.json   {"annotations": [{"question_id": 262148000, "answers": [{"answer": "table"}, ... ten]}, ...]}
 """
 
@@ -29,21 +31,40 @@ class Vqa(ShortAnswers):
 
     config: Config
 
-    def read(self, path: Path, data: Any, folder: Folder, split: Split) -> Sequence[Asked]:
+    def read(
+        self, path: Path, data: Any, folder: Folder, split: Split
+    ) -> Sequence[Asked]:
         truths = index(data["annotations"], "question_id", path)
         questions_path, questions = self.file("questions", split, ("questions",))
         found = []
-        for number, asked in index(questions["questions"], "question_id", questions_path).items():
+        for number, asked in index(
+            questions["questions"], "question_id", questions_path
+        ).items():
             owner = f"question {number}"
             if number not in truths:
-                raise ValueError(f"{path} has no answers to {owner} of {questions_path}")
-            answers = given((each["answer"] for each in truths[number]["answers"]), path, owner, "answer")
-            file = self._picture_name(asked["image_id"], questions.get("data_subtype", ""))
-            found.append(Asked(str(number), asked["question"], folder.picture(file, owner), answers))
+                raise ValueError(
+                    f"{path} has no answers to {owner} of {questions_path}"
+                )
+            answers = given(
+                (each["answer"] for each in truths[number]["answers"]),
+                path,
+                owner,
+                "answer",
+            )
+            file = self._picture_name(
+                asked["image_id"], questions.get("data_subtype", "")
+            )
+            found.append(
+                Asked(
+                    str(number), asked["question"], folder.picture(file, owner), answers
+                )
+            )
         return found
 
     def _picture_name(self, image: int, subset: str) -> str:
         try:
             return self.config.picture_name.format(image=image, subset=subset)
         except (KeyError, IndexError, ValueError) as error:
-            raise ConfigError(f"picture_name {self.config.picture_name!r} does not work: {error!r}") from error
+            raise ConfigError(
+                f"picture_name {self.config.picture_name!r} does not work: {error!r}"
+            ) from error

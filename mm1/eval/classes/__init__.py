@@ -1,7 +1,7 @@
 """Pictures of known classes: what zero-shot classification and probes are measured on.
 
-To add a data set, add a file to this folder with a subclass of `Classes`; it is then named
-`mm1.eval.classes.<file>:<Class>` in the `data` of such an exam.
+To add a data set, add a file to this folder with a subclass of `Classes`; it is then
+named `mm1.eval.classes.<file>:<Class>` in the `data` of such an exam.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,11 @@ class Classes(Configurable):
     """The classes as a person would call them, at least two."""
 
     def records(self, split: Split) -> Sequence[Any]:
-        """Of `test`, to be classified; of `train`, for probes to learn from. Small: pictures are not read yet."""
+        """Of `test`, to be classified; of `train`, for probes to learn from. Small:
+        pictures are not read yet."""
         raise NotImplementedError
 
     def labelled(self, record: Any) -> Labelled:
-        """Raises FileNotFoundError or ImageError, with the record named, where there is no usable picture."""
+        """Raises FileNotFoundError or ImageError, with the record named, where there is
+        no usable picture."""
         raise NotImplementedError

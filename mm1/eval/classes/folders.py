@@ -19,7 +19,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 class Folders(Classes):
-    """Classes in the order of their folders' names. A class without a picture is a class all the same."""
+    """Classes in the order of their folders' names. A class without a picture is a
+    class all the same."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Classes.Config):
@@ -28,25 +29,37 @@ class Folders(Classes):
         train: str = ""
         """Another one with the same classes, for probes."""
         names: str = ""
-        """A JSON file, folder -> name; empty: the folders' names, `_` read as a space."""
+        """A JSON file, folder -> name; empty: the folders' names, `_` read as a
+        space."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     @cached_property
     def folders(self) -> list[str]:
-        """Raises ConfigError or FileNotFoundError where there are no folders of classes."""
+        """Raises ConfigError or FileNotFoundError where there are no folders of
+        classes."""
         return self._folders("test")
 
     def _folders(self, split: Split) -> list[str]:
         root = getattr(self.config, split)
         if not root:
-            raise ConfigError(f"data.{split} is empty: name a folder that holds a folder for each class")
+            raise ConfigError(
+                f"data.{split} is empty: name a folder that holds a folder for each"
+                " class"
+            )
         if not Path(root).is_dir():
             raise FileNotFoundError(f"data.{split}: there is no folder {root}")
-        found = sorted(each.name for each in Path(root).iterdir() if each.is_dir() and not each.name.startswith("."))
+        found = sorted(
+            each.name
+            for each in Path(root).iterdir()
+            if each.is_dir() and not each.name.startswith(".")
+        )
         if len(found) < 2:
-            raise ConfigError(f"data.{split}: {root} holds {len(found)} folders; at least two classes are needed")
+            raise ConfigError(
+                f"data.{split}: {root} holds {len(found)} folders; at least two classes"
+                " are needed"
+            )
         return found
 
     @cached_property
@@ -60,7 +73,10 @@ class Folders(Classes):
         """(file, label), class by class."""
         if (found := self._folders(split)) != self.folders:
             differing = sorted(set(found) ^ set(self.folders))
-            raise ConfigError(f"data.train and data.test differ in the classes {', '.join(differing[:5])}")
+            raise ConfigError(
+                "data.train and data.test differ in the classes"
+                f" {', '.join(differing[:5])}"
+            )
         root = Path(getattr(self.config, split))
         records = [
             (path.as_posix(), label)
@@ -69,7 +85,10 @@ class Folders(Classes):
             if path.suffix.lower() in SUFFIXES
         ]
         if not records:
-            raise ConfigError(f"data.{split}: no folder of {root} holds a picture ({', '.join(sorted(SUFFIXES))})")
+            raise ConfigError(
+                f"data.{split}: no folder of {root} holds a picture"
+                f" ({', '.join(sorted(SUFFIXES))})"
+            )
         return records
 
     def labelled(self, record: tuple[str, int]) -> Labelled:

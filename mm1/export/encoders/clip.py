@@ -41,7 +41,8 @@ UNUSED = r".*\.position_ids"
 
 
 def clip_vision(options: Options) -> dict[str, Any]:
-    """Options of `ViT.Config` from a CLIPVisionConfig; what it leaves out has transformers' default."""
+    """Options of `ViT.Config` from a CLIPVisionConfig; what it leaves out has
+    transformers' default."""
     found = _vision(options, patch=32, activation="quick_gelu", eps=1e-5)
     finish(options, "projection_dim")
     return found | {"class_token": True, "pre_norm": True, "patch_bias": False}
@@ -53,14 +54,22 @@ def siglip_vision(options: Options) -> dict[str, Any]:
     return found
 
 
-def _vision(options: Options, *, patch: int, activation: str, eps: float) -> dict[str, Any]:
+def _vision(
+    options: Options, *, patch: int, activation: str, eps: float
+) -> dict[str, Any]:
     options.only("num_channels", 3)
-    found = {"image_size": pixels(options, "image_size", 224), "patch_size": side(options, "patch_size", patch)}
+    found = {
+        "image_size": pixels(options, "image_size", 224),
+        "patch_size": side(options, "patch_size", patch),
+    }
     return found | _tower(options, (768, 3072, 12), activation, eps)
 
 
-def _tower(options: Options, sizes: tuple[int, int, int], activation: str, eps: float) -> dict[str, Any]:
-    """What both towers say in the same words; `sizes` are transformers' own width, inner width and heads."""
+def _tower(
+    options: Options, sizes: tuple[int, int, int], activation: str, eps: float
+) -> dict[str, Any]:
+    """What both towers say in the same words; `sizes` are transformers' own width,
+    inner width and heads."""
     dim = options.take("hidden_size", sizes[0])
     return {
         "dim": dim,
@@ -97,7 +106,8 @@ def siglip_text(options: Options) -> TextTower.Config:
 
 def clip_encoder(config: ViT.Config) -> list[Link]:
     """Tensors of our `encoder` and of a CLIPVisionModel."""
-    token, table = "embeddings.class_embedding", "embeddings.position_embedding.weight"
+    token = "embeddings.class_embedding"
+    table = "embeddings.position_embedding.weight"
     return [
         *patches(config, "embeddings.patch_embedding", bias=False),
         class_and_positions(config, token, table),
@@ -127,19 +137,35 @@ def text_tower(config: TextTower.Config) -> list[Link]:
     ]
 
 
-def tower_blocks(config: ViT.Config | TextTower.Config, *, bias: bool = True) -> list[Link]:
-    """Their blocks have biases always; where ours have none (`bias`), theirs are zero."""
-    dim, hidden_dim = config.dim, round(config.mlp_ratio * config.dim)
+def tower_blocks(
+    config: ViT.Config | TextTower.Config, *, bias: bool = True
+) -> list[Link]:
+    """Their blocks have biases always; where ours have none (`bias`), theirs are
+    zero."""
+    dim = config.dim
+    hidden_dim = round(config.mlp_ratio * config.dim)
 
     def block(ours: str, theirs: str) -> list[Link]:
         qkv = [f"{theirs}.self_attn.{x}_proj" for x in "qkv"]
         return [
             *layer(f"{ours}.attention_norm", f"{theirs}.layer_norm1"),
             *linear(f"{ours}.attention.qkv", qkv, (dim,) * 3, bias=bias),
-            *linear(f"{ours}.attention.out", [f"{theirs}.self_attn.out_proj"], (dim,), bias=bias),
+            *linear(
+                f"{ours}.attention.out",
+                [f"{theirs}.self_attn.out_proj"],
+                (dim,),
+                bias=bias,
+            ),
             *layer(f"{ours}.feed_forward_norm", f"{theirs}.layer_norm2"),
-            *linear(f"{ours}.feed_forward.up", [f"{theirs}.mlp.fc1"], (hidden_dim,), bias=bias),
-            *linear(f"{ours}.feed_forward.down", [f"{theirs}.mlp.fc2"], (dim,), bias=bias),
+            *linear(
+                f"{ours}.feed_forward.up",
+                [f"{theirs}.mlp.fc1"],
+                (hidden_dim,),
+                bias=bias,
+            ),
+            *linear(
+                f"{ours}.feed_forward.down", [f"{theirs}.mlp.fc2"], (dim,), bias=bias
+            ),
         ]
 
     return blocks(config.depth, "blocks", "encoder.layers", block)
@@ -147,7 +173,8 @@ def tower_blocks(config: ViT.Config | TextTower.Config, *, bias: bool = True) ->
 
 @dataclass(frozen=True, slots=True)
 class QueriesApart(Link):
-    """Theirs is one product for queries, keys and values; ours of the queries is one by itself."""
+    """Theirs is one product for queries, keys and values; ours of the queries is one by
+    itself."""
 
     dim: int
 
@@ -163,8 +190,12 @@ def attention_head(config: ViT.Config) -> list[Link]:
     dim = config.dim
     return [
         Reshaped(("probe",), ("probe",), (dim,), (1, 1, dim)),
-        QueriesApart(("query.weight", "key_value.weight"), ("attention.in_proj_weight",), dim),
-        QueriesApart(("query.bias", "key_value.bias"), ("attention.in_proj_bias",), dim),
+        QueriesApart(
+            ("query.weight", "key_value.weight"), ("attention.in_proj_weight",), dim
+        ),
+        QueriesApart(
+            ("query.bias", "key_value.bias"), ("attention.in_proj_bias",), dim
+        ),
         *layer("out", "attention.out_proj"),
         *layer("norm", "layernorm"),
         *layer("feed_forward.up", "mlp.fc1"),
@@ -201,14 +232,24 @@ def clip_vision_config(config: ViT.Config) -> dict[str, Any]:
 
 def siglip_vision_config(config: ViT.Config) -> dict[str, Any]:
     """A SiglipVisionConfig without the head."""
-    return _published(config, "SiglipVisionModel", "siglip_vision_model") | _sizes(config) | {"vision_use_head": False}
+    return (
+        _published(config, "SiglipVisionModel", "siglip_vision_model")
+        | _sizes(config)
+        | {"vision_use_head": False}
+    )
 
 
 def _sizes(config: ViT.Config) -> dict[str, Any]:
-    return {"image_size": image_size(config)[0], "patch_size": config.patch_size, "num_channels": 3}
+    return {
+        "image_size": image_size(config)[0],
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+    }
 
 
-def _published(config: ViT.Config | TextTower.Config, architecture: str, model_type: str) -> dict[str, Any]:
+def _published(
+    config: ViT.Config | TextTower.Config, architecture: str, model_type: str
+) -> dict[str, Any]:
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -223,21 +264,32 @@ def _published(config: ViT.Config | TextTower.Config, architecture: str, model_t
 
 
 def clip_config(config: CLIP.Config) -> dict[str, Any]:
-    """A CLIPConfig; sizes of the vocabulary and ids of tokens are the tokenizer's to add."""
+    """A CLIPConfig; sizes of the vocabulary and ids of tokens are the tokenizer's to
+    add."""
     vision = clip_vision_config(config.encoder) | {"projection_dim": config.dim}
-    text = _published(config.text, "CLIPTextModel", "clip_text_model") | {"projection_dim": config.dim}
-    return _together("CLIPModel", "clip", vision, text, config) | {"projection_dim": config.dim}
+    text = _published(config.text, "CLIPTextModel", "clip_text_model") | {
+        "projection_dim": config.dim
+    }
+    return _together("CLIPModel", "clip", vision, text, config) | {
+        "projection_dim": config.dim
+    }
 
 
 def siglip_config(config: CLIP.Config) -> dict[str, Any]:
     """A SiglipConfig; see `clip_config`."""
     vision = siglip_vision_config(config.encoder) | {"vision_use_head": True}
-    text = _published(config.text, "SiglipTextModel", "siglip_text_model") | {"projection_size": config.encoder.dim}
+    text = _published(config.text, "SiglipTextModel", "siglip_text_model") | {
+        "projection_size": config.encoder.dim
+    }
     return _together("SiglipModel", "siglip", vision, text, config)
 
 
 def _together(
-    architecture: str, model_type: str, vision: dict[str, Any], text: dict[str, Any], config: CLIP.Config
+    architecture: str,
+    model_type: str,
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    config: CLIP.Config,
 ) -> dict[str, Any]:
     for tower in (vision, text):
         del tower["architectures"]

@@ -1,4 +1,5 @@
-"""Image encoders and CLIPs between a run folder and a folder that transformers opens with no code but its own."""
+"""Image encoders and CLIPs between a run folder and a folder that transformers opens
+with no code but its own."""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def encoder_weights(folder: Path, *, pickle: bool) -> Weights:
-    """Where a folder has open_clip's config, its weights: that config also says how pictures are prepared."""
+    """Where a folder has open_clip's config, its weights: that config also says how
+    pictures are prepared."""
     if (folder / "open_clip_config.json").is_file():
         for name in OPEN_CLIP[: 1 + pickle]:
             if (folder / name).is_file():
@@ -55,7 +57,8 @@ def read_encoder(folder: Path, weights: Weights) -> Import | None:
     """None: this is no image encoder that we know.
 
     Raises:
-        ConfigError, FileNotFoundError: an option or the tokenizer is not supported, or missing; it is named.
+        ConfigError, FileNotFoundError: an option or the tokenizer is not supported, or
+            missing; it is named.
     """
     if (folder / OWN).is_file():
         return _own(folder)
@@ -63,28 +66,49 @@ def read_encoder(folder: Path, weights: Weights) -> Import | None:
     if found is None:
         return None
     if not isinstance(found.model, CLIP.Config):
-        model, vocabulary, num_rows, loader = found.model, _no_text(), 0, PairLoader.Config()
+        model = found.model
+        vocabulary = _no_text()
+        num_rows = 0
+        loader = PairLoader.Config()
     else:
         text = found.model.text
         assert text.vocab_size is not None
         vocabulary = import_vocabulary(folder, found.ends, text.vocab_size)
-        model = replace(found.model, text=replace(text, vocab_size=None))  # the tokenizer knows
-        num_rows, loader = text.vocab_size + vocabulary.num_new, PairLoader.Config(context=text.max_length)
+        model = replace(
+            found.model, text=replace(text, vocab_size=None)
+        )  # the tokenizer knows
+        num_rows = text.vocab_size + vocabulary.num_new
+        loader = PairLoader.Config(context=text.max_length)
     links = [_grown(link, folder, vocabulary) for link in found.links]
-    return Import(found.family, model, vocabulary, num_rows, links, loader, found.unused, found.notes)
+    return Import(
+        found.family,
+        model,
+        vocabulary,
+        num_rows,
+        links,
+        loader,
+        found.unused,
+        found.notes,
+    )
 
 
 def _no_text() -> Vocabulary:
-    """An encoder alone reads no text; but every run folder has a vocabulary, and this one has nothing to say."""
+    """An encoder alone reads no text; but every run folder has a vocabulary, and this
+    one has nothing to say."""
     tokens = [PAD, END, IMAGE, UNKNOWN]
-    backend = Backend(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    backend = Backend(
+        models.WordLevel(
+            {token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN
+        )
+    )
     backend.add_special_tokens(tokens)
     return Vocabulary(backend.to_str(pretty=True), Roles(), 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Copied(Link):
-    """Ours has rows for new tokens, copies of one of theirs: of what they pad with, for a tower that sees padding."""
+    """Ours has rows for new tokens, copies of one of theirs: of what they pad with, for
+    a tower that sees padding."""
 
     num_new: int
     row: int
@@ -100,12 +124,15 @@ class Copied(Link):
 def _grown(link: Link, folder: Path, vocabulary: Vocabulary) -> Link:
     if not vocabulary.num_new or link.ours != ("text.embedding.weight",):
         return link
-    return Copied(link.ours, link.theirs, vocabulary.num_new, _padding(folder, vocabulary))
+    return Copied(
+        link.ours, link.theirs, vocabulary.num_new, _padding(folder, vocabulary)
+    )
 
 
 def _padding(folder: Path, vocabulary: Vocabulary) -> int:
     """The id that captions are padded with there: often the token that ends them."""
-    backend, named = Backend.from_str(vocabulary.text), None
+    backend = Backend.from_str(vocabulary.text)
+    named = None
     if (folder / "tokenizer_config.json").is_file():
         named = Options.read(folder / "tokenizer_config.json").raw("pad_token")
     named = named.get("content") if isinstance(named, dict) else named
@@ -122,16 +149,26 @@ class Written(NamedTuple):
 
 
 def _written(model: Any, part: str | None) -> Written:
-    """Raises ConfigError where the model, or this part of it, has no published shape."""
+    """Raises ConfigError where the model, or this part of it, has no published
+    shape."""
     if isinstance(model, CLIP.Config) and part is None:
         return Written(model, *published_clip(model))
-    whole = isinstance(model, (Features.Config, AIM.Config))  # AIM's head is of no use behind its encoder
+    whole = isinstance(
+        model, (Features.Config, AIM.Config)
+    )  # AIM's head is of no use behind its encoder
     encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, ViT.Config) or not (part == "encoder" or (part is None and whole)):
+    if not isinstance(encoder, ViT.Config) or not (
+        part == "encoder" or (part is None and whole)
+    ):
         what = configs.path_of(model) + ("" if part is None else f", part {part!r}")
-        raise ConfigError(f"{what}: cannot be exported; language models, CLIPs and image encoders (--part encoder) can")
+        raise ConfigError(
+            f"{what}: cannot be exported; language models, CLIPs and image encoders"
+            " (--part encoder) can"
+        )
     config, links = published_encoder(encoder)
-    return Written(Features.Config(encoder=encoder), config, under(links, "encoder.", ""))
+    return Written(
+        Features.Config(encoder=encoder), config, under(links, "encoder.", "")
+    )
 
 
 def _own(folder: Path) -> Import | None:
@@ -146,27 +183,43 @@ def _own(folder: Path) -> Import | None:
         return None
     written = _written(model, None)
     check_same(folder, "config.json", written.config)
-    check_same(folder, PREPROCESSOR, to_preprocessor(model.encoder, image_size(model.encoder)))
-    family, links = written.config["model_type"], written.links
+    check_same(
+        folder, PREPROCESSOR, to_preprocessor(model.encoder, image_size(model.encoder))
+    )
+    family = written.config["model_type"]
+    links = written.links
     if isinstance(model, Features.Config):
         return Import(family, model, _no_text(), 0, links, PairLoader.Config())
     vocabulary = Vocabulary(_bare(folder, own), Roles(**own["special_tokens"]), 0)
     num_rows = Options.read(folder / "config.json").raw("text_config")["vocab_size"]
-    return Import(family, model, vocabulary, num_rows, links, PairLoader.Config(context=model.text.max_length))
+    return Import(
+        family,
+        model,
+        vocabulary,
+        num_rows,
+        links,
+        PairLoader.Config(context=model.text.max_length),
+    )
 
 
 def check_same(folder: Path, name: str, wanted: dict[str, Any]) -> None:
-    """Raises ConfigError where a file of our own export is no longer what its `mm1.json` says."""
+    """Raises ConfigError where a file of our own export is no longer what its
+    `mm1.json` says."""
     found = read_object(folder / name, ANEW)
     wrong = [key for key, value in wanted.items() if not _holds(found.get(key), value)]
     if wrong:
-        raise ConfigError(f"{folder / OWN} and {name} differ in {', '.join(wrong)}: delete {OWN} to go by {name}")
+        raise ConfigError(
+            f"{folder / OWN} and {name} differ in {', '.join(wrong)}: delete {OWN} to"
+            f" go by {name}"
+        )
 
 
 def _holds(found: Any, wanted: Any) -> bool:
     """Is all that is wanted found? There may be more."""
     if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(_holds(found.get(key), value) for key, value in wanted.items())
+        return isinstance(found, dict) and all(
+            _holds(found.get(key), value) for key, value in wanted.items()
+        )
     return found == wanted
 
 
@@ -182,14 +235,23 @@ pixels = processor(Image.open("picture.jpg"), return_tensors="pt")
 features = encoder(**pixels).last_hidden_state
 """,
     limits=(
-        "It gives features, no words; what can be told from them depends on what it was trained on.",
-        "Of a CLIPVisionModel, `last_hidden_state` stands before the last norm, `post_layernorm`.",
+        (
+            "It gives features, no words; what can be told from them depends on what it"
+            " was trained on."
+        ),
+        (
+            "Of a CLIPVisionModel, `last_hidden_state` stands before the last norm,"
+            " `post_layernorm`."
+        ),
     ),
     task="image-feature-extraction",
 )
 
 CLIP_USAGE = Usage(
-    what="An image encoder and a text encoder with one space of features, trained or kept with mm1.",
+    what=(
+        "An image encoder and a text encoder with one space of features, trained or"
+        " kept with mm1."
+    ),
     code="""
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -201,21 +263,29 @@ pixels = processor(Image.open("picture.jpg"), return_tensors="pt")
 print(model(input_ids=words["input_ids"], **pixels).logits_per_image)
 """,
     limits=(
-        "It compares pictures with captions; counting, reading and places in a picture are weak in such models.",
+        (
+            "It compares pictures with captions; counting, reading and places in a"
+            " picture are weak in such models."
+        ),
         "What it was trained on was taken from the web; so were its biases.",
     ),
     task="zero-shot-image-classification",
 )
 
 
-def write_encoder(run: Path, config: Any, folder: Path, part: str | None) -> tuple[str, Usage]:
-    """Writes the run's model, or the part `encoder` of it, for transformers; returns the name of the class there.
+def write_encoder(
+    run: Path, config: Any, folder: Path, part: str | None
+) -> tuple[str, Usage]:
+    """Writes the run's model, or the part `encoder` of it, for transformers; returns
+    the name of the class there.
 
     Raises:
         ConfigError: no class of transformers has room for all options; they are named.
     """
-    written, weights = _written(config.model, part), Weights(weights_path(run))
-    published, own = written.config, {"model": configs.to_json(written.model)}
+    written = _written(config.model, part)
+    weights = Weights(weights_path(run))
+    published = written.config
+    own = {"model": configs.to_json(written.model)}
     if isinstance(written.model, CLIP.Config):
         tokenizer = Tokenizer.Config(path=str(run)).build()
         own |= _write_vocabulary(tokenizer, folder, written.model.text.max_length)
@@ -232,12 +302,19 @@ def write_encoder(run: Path, config: Any, folder: Path, part: str | None) -> tup
     write_json(folder / PREPROCESSOR, to_preprocessor(encoder, image_size(encoder)))
     write_json(folder / OWN, own)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write_sharded(folder, layouts, shown("export", parted(written.links, weights), total))
-    return published["architectures"][0], CLIP_USAGE if isinstance(written.model, CLIP.Config) else ENCODER_USAGE
+    write_sharded(
+        folder, layouts, shown("export", parted(written.links, weights), total)
+    )
+    return published["architectures"][0], (
+        CLIP_USAGE if isinstance(written.model, CLIP.Config) else ENCODER_USAGE
+    )
 
 
-def _write_vocabulary(tokenizer: Tokenizer, folder: Path, max_length: int) -> dict[str, Any]:
-    """As `export_vocabulary`; where the file does not itself end a caption as a run does, it is made to.
+def _write_vocabulary(
+    tokenizer: Tokenizer, folder: Path, max_length: int
+) -> dict[str, Any]:
+    """As `export_vocabulary`; where the file does not itself end a caption as a run
+    does, it is made to.
 
     Returns what `_own` needs to have the run's own file back.
     """
@@ -247,7 +324,11 @@ def _write_vocabulary(tokenizer: Tokenizer, folder: Path, max_length: int) -> di
     if backend.encode("a").ids[-1] != tokenizer.end:
         kept["post_processor"] = json.loads(tokenizer.text)["post_processor"]
         roles = tokenizer.roles
-        begin = [] if roles.begin is None or tokenizer.begin is None else [(roles.begin, tokenizer.begin)]
+        begin = (
+            []
+            if roles.begin is None or tokenizer.begin is None
+            else [(roles.begin, tokenizer.begin)]
+        )
         backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
             single=" ".join([*(name for name, _ in begin), "$A", roles.end]),
             special_tokens=[*begin, (roles.end, tokenizer.end)],

@@ -1,7 +1,9 @@
-"""DINOv2, with and without registers, in transformers' format (Oquab et al. 2023, arXiv:2304.07193).
+"""DINOv2, with and without registers, in transformers' format (Oquab et al. 2023,
+arXiv:2304.07193).
 
-Its class token has a row in the table of positions; ours has it added into the token. The token that stood for hidden
-patches in pre-training is left behind. The published preprocessor asks for 224 pixels, the table is for 518.
+Its class token has a row in the table of positions; ours has it added into the token.
+The token that stood for hidden patches in pre-training is left behind. The published
+preprocessor asks for 224 pixels, the table is for 518.
 """
 
 from typing import Any
@@ -37,7 +39,8 @@ def vision(options: Options, *, registers: bool) -> dict[str, Any]:
     """Options of `ViT.Config` from a Dinov2Config or Dinov2WithRegistersConfig."""
     for key, only in (("num_channels", 3), ("qkv_bias", True)):
         options.only(key, only)
-    dim, ratio = options.take("hidden_size", 768), options.take("mlp_ratio", 4.0)
+    dim = options.take("hidden_size", 768)
+    ratio = options.take("mlp_ratio", 4.0)
     swiglu = options.take("use_swiglu_ffn", False)
     found = {
         "image_size": pixels(options, "image_size", 224),
@@ -66,12 +69,20 @@ def published(config: ViT.Config) -> dict[str, Any]:
     """A Dinov2Config or Dinov2WithRegistersConfig, as `vision` reads it.
 
     Raises:
-        ConfigError: the width inside the feed-forward is none that a whole `mlp_ratio` gives there.
+        ConfigError: the width inside the feed-forward is none that a whole `mlp_ratio`
+            gives there.
     """
-    hidden_dim, swiglu = round(config.mlp_ratio * config.dim), config.feed_forward == "swiglu"
-    widths = {(swiglu_width(config.dim, float(r)) if swiglu else config.dim * r): r for r in range(1, 17)}
+    hidden_dim = round(config.mlp_ratio * config.dim)
+    swiglu = config.feed_forward == "swiglu"
+    widths = {
+        (swiglu_width(config.dim, float(r)) if swiglu else config.dim * r): r
+        for r in range(1, 17)
+    }
     if hidden_dim not in widths:
-        raise ConfigError(f"Dinov2Model has no feed-forward of {hidden_dim} channels, as encoder.mlp_ratio says")
+        raise ConfigError(
+            f"Dinov2Model has no feed-forward of {hidden_dim} channels, as"
+            " encoder.mlp_ratio says"
+        )
     registers = config.num_registers > 0
     found = {
         "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
@@ -94,38 +105,78 @@ def published(config: ViT.Config) -> dict[str, Any]:
 
 def encoder(config: ViT.Config) -> list[Link]:
     """Tensors of our `encoder` and of a Dinov2Model or Dinov2WithRegistersModel."""
-    dim, num = config.dim, config.num_registers
-    token, table, registers = (f"embeddings.{name}" for name in ("cls_token", "position_embeddings", "register_tokens"))
+    dim = config.dim
+    num = config.num_registers
+    token, table, registers = (
+        f"embeddings.{name}"
+        for name in ("cls_token", "position_embeddings", "register_tokens")
+    )
     return [
         *patches(config, "embeddings.patch_embeddings.projection"),
         class_and_positions(config, token, table, leading=(1,)),
-        *([Reshaped(("registers",), (registers,), (num, dim), (1, num, dim))] if num else []),
-        *blocks(config.depth, "blocks", "encoder.layer", lambda ours, theirs: _block(config, ours, theirs)),
+        *(
+            [Reshaped(("registers",), (registers,), (num, dim), (1, num, dim))]
+            if num
+            else []
+        ),
+        *blocks(
+            config.depth,
+            "blocks",
+            "encoder.layer",
+            lambda ours, theirs: _block(config, ours, theirs),
+        ),
         *layer("norm", "layernorm"),
     ]
 
 
 def whole(config: ViT.Config) -> list[Link]:
-    """All tensors of theirs: the token for hidden patches too, which nobody hides when it is used."""
-    return [*encoder(config), Constant((), ("embeddings.mask_token",), (1, config.dim), 0.0)]
+    """All tensors of theirs: the token for hidden patches too, which nobody hides when
+    it is used."""
+    return [
+        *encoder(config),
+        Constant((), ("embeddings.mask_token",), (1, config.dim), 0.0),
+    ]
 
 
 def _block(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
-    dim, hidden_dim, bias = config.dim, round(config.mlp_ratio * config.dim), config.bias
+    dim = config.dim
+    hidden_dim = round(config.mlp_ratio * config.dim)
+    bias = config.bias
     qkv = [f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value")]
     if config.feed_forward == "swiglu":
-        first, second, up, width = "weights_in", "weights_out", "gate_up", 2 * hidden_dim
+        first = "weights_in"
+        second = "weights_out"
+        up = "gate_up"
+        width = 2 * hidden_dim
     else:
-        first, second, up, width = "fc1", "fc2", "up", hidden_dim
+        first = "fc1"
+        second = "fc2"
+        up = "up"
+        width = hidden_dim
     return [
         *layer(f"{ours}.attention_norm", f"{theirs}.norm1"),
         *linear(f"{ours}.attention.qkv", qkv, (dim,) * 3, bias=bias),
-        *linear(f"{ours}.attention.out", [f"{theirs}.attention.output.dense"], (dim,), bias=bias),
-        _scale(config, f"{ours}.attention_scale.weight", f"{theirs}.layer_scale1.lambda1"),
+        *linear(
+            f"{ours}.attention.out",
+            [f"{theirs}.attention.output.dense"],
+            (dim,),
+            bias=bias,
+        ),
+        _scale(
+            config, f"{ours}.attention_scale.weight", f"{theirs}.layer_scale1.lambda1"
+        ),
         *layer(f"{ours}.feed_forward_norm", f"{theirs}.norm2"),
-        *linear(f"{ours}.feed_forward.{up}", [f"{theirs}.mlp.{first}"], (width,), bias=bias),
-        *linear(f"{ours}.feed_forward.down", [f"{theirs}.mlp.{second}"], (dim,), bias=bias),
-        _scale(config, f"{ours}.feed_forward_scale.weight", f"{theirs}.layer_scale2.lambda1"),
+        *linear(
+            f"{ours}.feed_forward.{up}", [f"{theirs}.mlp.{first}"], (width,), bias=bias
+        ),
+        *linear(
+            f"{ours}.feed_forward.down", [f"{theirs}.mlp.{second}"], (dim,), bias=bias
+        ),
+        _scale(
+            config,
+            f"{ours}.feed_forward_scale.weight",
+            f"{theirs}.layer_scale2.lambda1",
+        ),
     ]
 
 

@@ -7,8 +7,9 @@
     CLIPModel            a CLIPVisionModel and a causal text tower read at its end token, softmax
     SiglipModel          a SiglipVisionModel with its attention head and a text tower that sees padding, sigmoid
 
-What theirs always has and ours lacks is written as what does nothing: biases of zero, layer scales of one. Everything
-else that has no place there is an error that names the options.
+What theirs always has and ours lacks is written as what does nothing: biases of zero,
+layer scales of one. Everything else that has no place there is an error that names the
+options.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,12 +36,17 @@ class Format:
     config: Callable[[ViT.Config], dict[str, Any]]
     links: Callable[[ViT.Config], list[Link]]
     prefix: str = ""
-    """Begins all names in its files, as transformers 4 wrote them; 5 reads them with and without."""
+    """Begins all names in its files, as transformers 4 wrote them; 5 reads them with
+    and without."""
 
     def misfits(self, config: ViT.Config) -> list[str]:
         """The options that have no place in it."""
         height, width = image_size(config)
-        square = [] if height == width else [f"image_size={height, width}, which must be square"]
+        square = (
+            []
+            if height == width
+            else [f"image_size={height, width}, which must be square"]
+        )
         return square + _misfits(config, self.needs)
 
 
@@ -61,10 +67,21 @@ SIGLIP_VISION = Format(
     clip.siglip_encoder,
     "vision_model.",
 )
-DINOV2 = Format("Dinov2Model", PLAIN | {"class_token": True, "pre_norm": False}, dinov2.published, dinov2.whole)
+DINOV2 = Format(
+    "Dinov2Model",
+    PLAIN | {"class_token": True, "pre_norm": False},
+    dinov2.published,
+    dinov2.whole,
+)
 AIMV2 = Format(
     "Aimv2VisionModel",
-    {"norm": "rms", "patch_norm": True, "feed_forward": "swiglu", "bias": False, "class_token": False}
+    {
+        "norm": "rms",
+        "patch_norm": True,
+        "feed_forward": "swiglu",
+        "bias": False,
+        "class_token": False,
+    }
     | {"pre_norm": False, "num_registers": 0, "layer_scale": None},
     aim.aimv2_config,
     aim.aimv2_encoder,
@@ -77,13 +94,15 @@ SIGLIP_TEXT = {"causal": False, "read": "last", "output_bias": True}
 
 
 def encoder_format(config: ViT.Config) -> Format:
-    """Raises ConfigError where none has room for all options; the nearest one and what does not fit it are named."""
+    """Raises ConfigError where none has room for all options; the nearest one and what
+    does not fit it are named."""
     misfits = {kind.name: (kind, kind.misfits(config)) for kind in FORMATS}
     nearest, wrong = min(misfits.values(), key=lambda found: len(found[1]))
     if wrong:
         raise ConfigError(
-            f"no image encoder of transformers has all options of this one; {nearest.name}, the nearest, has no room "
-            f"for encoder.{', encoder.'.join(wrong)}"
+            "no image encoder of transformers has all options of this one;"
+            f" {nearest.name}, the nearest, has no room for"
+            f" encoder.{', encoder.'.join(wrong)}"
         )
     return nearest
 
@@ -95,23 +114,31 @@ def published_encoder(config: ViT.Config) -> tuple[dict[str, Any], list[Link]]:
 
 
 def published_clip(config: CLIP.Config) -> tuple[dict[str, Any], list[Link]]:
-    """config.json of a CLIPModel or SiglipModel, and links from the names of our CLIP's tensors.
+    """config.json of a CLIPModel or SiglipModel, and links from the names of our CLIP's
+    tensors.
 
     Raises:
         ConfigError: neither has room for all options; they are named.
     """
     pooling = config.pooling or ("class" if config.encoder.class_token else "mean")
-    softmax = _misfits(config, {"loss": "softmax"}) + [f"pooling={pooling!r}, which must be 'class'"] * (
-        pooling != "class"
+    softmax = _misfits(config, {"loss": "softmax"}) + [
+        f"pooling={pooling!r}, which must be 'class'"
+    ] * (pooling != "class")
+    softmax += ["dim=None, which must be a width"] * (config.dim is None) + _both(
+        CLIP_VISION, config, TEXT
     )
-    softmax += ["dim=None, which must be a width"] * (config.dim is None) + _both(CLIP_VISION, config, TEXT)
     sigmoid = _misfits(config, {"loss": "sigmoid", "pooling": "attention", "dim": None})
     sigmoid += _both(SIGLIP_VISION, config, SIGLIP_TEXT)
     if softmax and sigmoid:
-        name, wrong = min(("CLIPModel", softmax), ("SiglipModel", sigmoid), key=lambda found: len(found[1]))
+        name, wrong = min(
+            ("CLIPModel", softmax),
+            ("SiglipModel", sigmoid),
+            key=lambda found: len(found[1]),
+        )
         raise ConfigError(
-            f"no model of transformers has both towers as they are here; {name}, the nearest, has no room for "
-            f"{', '.join(wrong)}. `--part encoder` exports the image encoder alone"
+            f"no model of transformers has both towers as they are here; {name}, the"
+            f" nearest, has no room for {', '.join(wrong)}. `--part encoder` exports"
+            " the image encoder alone"
         )
     if softmax:
         return clip.siglip_config(config), clip.siglip_model(config)
@@ -125,4 +152,8 @@ def _both(kind: Format, config: CLIP.Config, text: Needs) -> list[str]:
 
 def _misfits(config: Any, needs: Needs) -> list[str]:
     found = ((key, getattr(config, key), value) for key, value in needs.items())
-    return [f"{key}={given!r}, which must be {value!r}" for key, given, value in found if given != value]
+    return [
+        f"{key}={given!r}, which must be {value!r}"
+        for key, given, value in found
+        if given != value
+    ]

@@ -1,9 +1,12 @@
-"""CLIP in the names of OpenAI's code, which open_clip kept: folders of open_clip, and OpenAI's own weights.
+"""CLIP in the names of OpenAI's code, which open_clip kept: folders of open_clip, and
+OpenAI's own weights.
 
-A folder has `open_clip_config.json` (the shape and how pictures are prepared). OpenAI's files have no config; there the
-shape is read off the tensors: heads are 64 wide, the activation is quick-GELU, pictures are cut out of the centre.
+A folder has `open_clip_config.json` (the shape and how pictures are prepared). OpenAI's
+files have no config; there the shape is read off the tensors: heads are 64 wide, the
+activation is quick-GELU, pictures are cut out of the centre.
 
-Maps into the common space are matrices [width, dim] there, multiplied from the right; ours are the transposed ones.
+Maps into the common space are matrices [width, dim] there, multiplied from the right;
+ours are the transposed ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,9 +52,12 @@ init_logit_bias nonscalar_logit_scale output_dict cast_dtype
 
 
 def config_of(options: Options, *, sigmoid: bool) -> CLIP.Config:
-    """From the `model_cfg` of a folder; `sigmoid`: there is a bias of the scores, as in SigLIP."""
-    vision, text = part(options, "vision_cfg"), part(options, "text_cfg")
-    quick, dim = options.take("quick_gelu", False), options.need("embed_dim", int)
+    """From the `model_cfg` of a folder; `sigmoid`: there is a bias of the scores, as in
+    SigLIP."""
+    vision = part(options, "vision_cfg")
+    text = part(options, "text_cfg")
+    quick = options.take("quick_gelu", False)
+    dim = options.need("embed_dim", int)
     finish(options, IDLE)
     pooling = choice(vision, "pool_type", "tok", {"tok": "class", "avg": "mean"})
     return CLIP.Config(
@@ -66,9 +72,13 @@ def config_of(options: Options, *, sigmoid: bool) -> CLIP.Config:
 def _vision(options: Options, *, quick: bool) -> dict[str, Any]:
     for key in OFF.split():
         options.only(key, False)
-    options.only("timm_model_name", remedy="timm's towers are not; take the model in transformers' format")
+    options.only(
+        "timm_model_name",
+        remedy="timm's towers are not; take the model in transformers' format",
+    )
     options.only("pos_embed_type", "learnable")
-    dim, scale = options.take("width", 768), options.raw("ls_init_value")
+    dim = options.take("width", 768)
+    scale = options.raw("ls_init_value")
     found = {
         "image_size": pixels(options, "image_size", 224),
         "patch_size": side(options, "patch_size", 16),
@@ -108,20 +118,30 @@ def _text(options: Options, *, quick: bool) -> TextTower.Config:
 
 
 def _inside(options: Options, quick: bool) -> dict[str, Any]:
-    activation, norm = part(options, "act_kwargs"), part(options, "norm_kwargs")
-    smooth: Activation = choice(activation, "approximate", "none", {"none": "gelu", "tanh": "gelu_tanh"})  # type: ignore[assignment]
-    found = {"activation": "quick_gelu" if quick else smooth, "norm_eps": norm.take("eps", 1e-5)}
+    activation = part(options, "act_kwargs")
+    norm = part(options, "norm_kwargs")
+    smooth: Activation = choice(
+        activation, "approximate", "none", {"none": "gelu", "tanh": "gelu_tanh"}
+    )  # type: ignore[assignment]
+    found = {
+        "activation": "quick_gelu" if quick else smooth,
+        "norm_eps": norm.take("eps", 1e-5),
+    }
     activation.finish()
     norm.finish()
     return found
 
 
 def openai_config(shapes: Mapping[str, Sequence[int]]) -> CLIP.Config:
-    """The shape of OpenAI's models, which come without a config, from those of their tensors."""
+    """The shape of OpenAI's models, which come without a config, from those of their
+    tensors."""
     dim, _, patch, _ = shapes["visual.conv1.weight"]
     side = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
     text_dim, common = shapes["text_projection"]
-    depth = {kind: sum(n.startswith(kind) and n.endswith("ln_1.weight") for n in shapes) for kind in ("visual", "tran")}
+    depth = {
+        kind: sum(n.startswith(kind) and n.endswith("ln_1.weight") for n in shapes)
+        for kind in ("visual", "tran")
+    }
     vision = ViT.Config(
         image_size=side * patch,
         patch_size=patch,
@@ -154,8 +174,10 @@ class Transposed(Link):
 
 
 def links(config: CLIP.Config, *, text: str = "") -> list[Link]:
-    """Tensors of our `CLIP` and of open_clip's; `text` ("text." or nothing) begins the names of its text tower."""
-    encoder, tower = config.encoder, config.text
+    """Tensors of our `CLIP` and of open_clip's; `text` ("text." or nothing) begins the
+    names of its text tower."""
+    encoder = config.encoder
+    tower = config.text
     projection = (
         layer("projection.text", f"{text}text_projection")
         if tower.output_bias
@@ -168,7 +190,10 @@ def links(config: CLIP.Config, *, text: str = "") -> list[Link]:
         *under(_image_tower(encoder), "encoder.", "visual."),
         Transposed(("projection.image.weight",), ("visual.proj",)),
         *same(
-            {"text.embedding.weight": f"{text}token_embedding.weight", "text.position": f"{text}positional_embedding"}
+            {
+                "text.embedding.weight": f"{text}token_embedding.weight",
+                "text.position": f"{text}positional_embedding",
+            }
         ),
         *blocks(tower.depth, "text.blocks", f"{text}transformer.resblocks", _block),
         *layer("text.norm", f"{text}ln_final"),
@@ -179,8 +204,14 @@ def links(config: CLIP.Config, *, text: str = "") -> list[Link]:
 
 def _image_tower(config: ViT.Config) -> list[Link]:
     def block(ours: str, theirs: str) -> list[Link]:
-        scales = {f"{ours}.{name}_scale.weight": f"{theirs}.ls_{i}.gamma" for i, name in _BRANCHES}
-        return [*_block(ours, theirs), *(same(scales) if config.layer_scale is not None else [])]
+        scales = {
+            f"{ours}.{name}_scale.weight": f"{theirs}.ls_{i}.gamma"
+            for i, name in _BRANCHES
+        }
+        return [
+            *_block(ours, theirs),
+            *(same(scales) if config.layer_scale is not None else []),
+        ]
 
     return [
         *patches(config, "conv1", bias=False),
@@ -195,7 +226,10 @@ _BRANCHES = ((1, "attention"), (2, "feed_forward"))
 
 
 def _block(ours: str, theirs: str) -> list[Link]:
-    qkv = {f"{ours}.attention.qkv.{kind}": f"{theirs}.attn.in_proj_{kind}" for kind in ("weight", "bias")}
+    qkv = {
+        f"{ours}.attention.qkv.{kind}": f"{theirs}.attn.in_proj_{kind}"
+        for kind in ("weight", "bias")
+    }
     return [
         *layer(f"{ours}.attention_norm", f"{theirs}.ln_1"),
         *same(qkv),

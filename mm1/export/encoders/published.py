@@ -1,7 +1,9 @@
-"""Published image encoders: which family a folder belongs to, and what of it is what of ours.
+"""Published image encoders: which family a folder belongs to, and what of it is what of
+ours.
 
-A folder gives a `CLIP` where it holds a text tower, else `Features`, an encoder alone. Heads of other tasks are left
-out; `Published.notes` says so, and whatever else a user should know.
+A folder gives a `CLIP` where it holds a text tower, else `Features`, an encoder alone.
+Heads of other tasks are left out; `Published.notes` says so, and whatever else a user
+should know.
 """
 
 import re
@@ -51,38 +53,71 @@ class Source(NamedTuple):
     weights: Weights
 
     def options(self) -> Options:
-        """AIMv2 comes with code of its own beside the weights that transformers reads without it."""
+        """AIMv2 comes with code of its own beside the weights that transformers reads
+        without it."""
         return Options.read(self.folder / "config.json", without="auto_map")
 
     def prefix(self, *candidates: str) -> str:
         """What stands before all names where the encoder is part of a larger model."""
-        return next((c for c in candidates if any(name.startswith(c) for name in self.weights.names)), "")
+        return next(
+            (
+                c
+                for c in candidates
+                if any(name.startswith(c) for name in self.weights.names)
+            ),
+            "",
+        )
 
-    def encoder(self, family: str, found: dict[str, Any], notes: list[str]) -> ViT.Config:
-        """The options `found`, and how pictures are prepared: by the folder's file or, without one, as the family's."""
-        config, pictures = ViT.Config(**found), assumed(family)
+    def encoder(
+        self, family: str, found: dict[str, Any], notes: list[str]
+    ) -> ViT.Config:
+        """The options `found`, and how pictures are prepared: by the folder's file or,
+        without one, as the family's."""
+        config = ViT.Config(**found)
+        pictures = assumed(family)
         if (self.folder / "preprocessor_config.json").is_file():
             options = Options.read(self.folder / "preprocessor_config.json")
             pictures = from_preprocessor(options, image_size(config))
         notes += pictures.notes
         return _tiled(replace(config, **pictures.options), notes)
 
-    def alone(self, family: str, encoder: ViT.Config, links: list[Link], unused: str, notes: list[str]) -> Published:
+    def alone(
+        self,
+        family: str,
+        encoder: ViT.Config,
+        links: list[Link],
+        unused: str,
+        notes: list[str],
+    ) -> Published:
         left = sorted(name for name in self.weights.names if re.fullmatch(unused, name))
         if left:
             notes = [
                 *notes,
-                f"left out: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else ""),
+                f"left out: {', '.join(left[:4])}"
+                + (f" and {len(left) - 4} more" if len(left) > 4 else ""),
             ]
-        return Published(family, Features.Config(encoder=encoder), under(links, "encoder.", ""), unused, notes)
+        return Published(
+            family,
+            Features.Config(encoder=encoder),
+            under(links, "encoder.", ""),
+            unused,
+            notes,
+        )
 
 
 def _tiled(config: ViT.Config, notes: list[str]) -> ViT.Config:
-    """SigLIP So400m has patches of 14 for pictures of 384 pixels: they cover 378, and the rest is never seen there."""
+    """SigLIP So400m has patches of 14 for pictures of 384 pixels: they cover 378, and
+    the rest is never seen there."""
     size = covered(config.image_size, config.patch_size)
     if size != config.image_size:
-        words = f"its patches of {config.patch_size} cover {size} of the {config.image_size} pixels it asks for"
-        notes.append(f"{words}; here pictures are resized to {size}, so nothing of them is left out")
+        words = (
+            f"its patches of {config.patch_size} cover {size} of the"
+            f" {config.image_size} pixels it asks for"
+        )
+        notes.append(
+            f"{words}; here pictures are resized to {size}, so nothing of them is"
+            " left out"
+        )
     return replace(config, image_size=size)
 
 
@@ -93,13 +128,18 @@ def published(folder: Path, weights: Weights) -> Published | None:
         ConfigError: it is one, but an option of it is not supported.
     """
     source = Source(folder, weights)
-    if (folder / "open_clip_config.json").is_file() and "visual.conv1.weight" in weights.names:
+    if (
+        folder / "open_clip_config.json"
+    ).is_file() and "visual.conv1.weight" in weights.names:
         return _open_clip(source)
     if not (folder / "config.json").is_file():
         return _openai(source) if "visual.conv1.weight" in weights.names else None
     family = source.options().raw("model_type") or ""
     if family.startswith("siglip2"):
-        why = "pictures of any shape (NaFlex) are not supported; take a checkpoint of one fixed resolution"
+        why = (
+            "pictures of any shape (NaFlex) are not supported; take a checkpoint of one"
+            " fixed resolution"
+        )
         source.options().refuse("model_type", family, why)
     if family in ("clip", "siglip"):
         return _two_towers(source, family)
@@ -116,19 +156,35 @@ def published(folder: Path, weights: Weights) -> Published | None:
 
 
 def _two_towers(source: Source, family: str) -> Published:
-    options, notes = source.options(), []
-    vision, text = part(options, "vision_config"), part(options, "text_config")
-    end, dim = text.raw("eos_token_id"), options.take("projection_dim", 512)
-    ends = [] if end in (None, 2) else [end]  # 2 is what old configs of CLIP say, whatever the end token is
+    options = source.options()
+    notes = []
+    vision = part(options, "vision_config")
+    text = part(options, "text_config")
+    end = text.raw("eos_token_id")
+    dim = options.take("projection_dim", 512)
+    ends = (
+        [] if end in (None, 2) else [end]
+    )  # 2 is what old configs of CLIP say, whatever the end token is
     finish(options, "logit_scale_init_value")
     if family == "clip":
-        found, words = clip.clip_vision(vision), clip.clip_text(text)
-        model = CLIP.Config(encoder=source.encoder("clip", found, notes), text=words, dim=dim)
-        return Published(family, model, clip.clip_model(model), clip.UNUSED, notes, ends)
-    found, words = clip.siglip_vision(vision), clip.siglip_text(text)
+        found = clip.clip_vision(vision)
+        words = clip.clip_text(text)
+        model = CLIP.Config(
+            encoder=source.encoder("clip", found, notes), text=words, dim=dim
+        )
+        return Published(
+            family, model, clip.clip_model(model), clip.UNUSED, notes, ends
+        )
+    found = clip.siglip_vision(vision)
+    words = clip.siglip_text(text)
     encoder = source.encoder("siglip", found, notes)
-    model = CLIP.Config(encoder=encoder, text=words, dim=None, pooling="attention", loss="sigmoid")
-    notes.append("captions were put in lower case, without punctuation, before its tokenizer saw them: do the same")
+    model = CLIP.Config(
+        encoder=encoder, text=words, dim=None, pooling="attention", loss="sigmoid"
+    )
+    notes.append(
+        "captions were put in lower case, without punctuation, before its tokenizer saw"
+        " them: do the same"
+    )
     return Published(family, model, clip.siglip_model(model), clip.UNUSED, notes)
 
 
@@ -136,7 +192,13 @@ def _clip_vision(source: Source) -> Published:
     notes = []
     encoder = source.encoder("clip", clip.clip_vision(source.options()), notes)
     links = under(clip.clip_encoder(encoder), "", source.prefix("vision_model."))
-    return source.alone("clip_vision_model", encoder, links, rf"{clip.UNUSED}|visual_projection\.weight", notes)
+    return source.alone(
+        "clip_vision_model",
+        encoder,
+        links,
+        rf"{clip.UNUSED}|visual_projection\.weight",
+        notes,
+    )
 
 
 def _siglip_vision(source: Source) -> Published:
@@ -144,49 +206,90 @@ def _siglip_vision(source: Source) -> Published:
     encoder = source.encoder("siglip", clip.siglip_vision(source.options()), notes)
     prefix = source.prefix("vision_model.")
     links = under(clip.siglip_encoder(encoder), "", prefix)
-    return source.alone("siglip_vision_model", encoder, links, rf"{clip.UNUSED}|{re.escape(prefix)}head\..*", notes)
+    return source.alone(
+        "siglip_vision_model",
+        encoder,
+        links,
+        rf"{clip.UNUSED}|{re.escape(prefix)}head\..*",
+        notes,
+    )
 
 
 def _dinov2(source: Source) -> Published:
-    options, notes = source.options(), []
+    options = source.options()
+    notes = []
     family = options.need("model_type", str)
-    encoder = source.encoder("imagenet", dinov2.vision(options, registers=family != "dinov2"), notes)
+    encoder = source.encoder(
+        "imagenet", dinov2.vision(options, registers=family != "dinov2"), notes
+    )
     prefix = source.prefix(f"{family}.")
     links = under(dinov2.encoder(encoder), "", prefix)
-    return source.alone(family, encoder, links, rf"{re.escape(prefix)}embeddings\.mask_token|classifier\..*", notes)
+    return source.alone(
+        family,
+        encoder,
+        links,
+        rf"{re.escape(prefix)}embeddings\.mask_token|classifier\..*",
+        notes,
+    )
 
 
 def _aimv2(source: Source) -> Published:
-    options, notes = source.options(), []
+    options = source.options()
+    notes = []
     native = bool(options.raw("is_native"))
     encoder = source.encoder("clip", aim.aimv2_vision(options, native=native), notes)
-    return source.alone("aimv2_vision_model", encoder, aim.aimv2_encoder(encoder, native=native), aim.UNUSED, notes)
+    return source.alone(
+        "aimv2_vision_model",
+        encoder,
+        aim.aimv2_encoder(encoder, native=native),
+        aim.UNUSED,
+        notes,
+    )
 
 
 def _ml_aim(source: Source) -> Published:
     """Both generations; the second's config has the keys of transformers."""
-    options, notes = source.options(), []
+    options = source.options()
+    notes = []
     if "num_blocks" in options.left:
         encoder = source.encoder("imagenet", aim.aim_vision(options), notes)
     else:
         native = "preprocessor.pos_embed" not in source.weights.names
-        encoder = source.encoder("clip", aim.aimv2_vision(options, native=native), notes)
+        encoder = source.encoder(
+            "clip", aim.aimv2_vision(options, native=native), notes
+        )
     return source.alone("ml_aim", encoder, aim.aim_encoder(encoder), aim.UNUSED, notes)
 
 
 def _open_clip(source: Source) -> Published:
-    options, names, notes = Options.read(source.folder / "open_clip_config.json"), source.weights.names, []
-    model, pictures = part(options, "model_cfg"), part(options, "preprocess_cfg")
+    options = Options.read(source.folder / "open_clip_config.json")
+    names = source.weights.names
+    notes = []
+    model = part(options, "model_cfg")
+    pictures = part(options, "preprocess_cfg")
     options.finish()
     config = open_clip.config_of(model, sigmoid="logit_bias" in names)
     found = from_preprocess_cfg(pictures, image_size(config.encoder))
     config.encoder = _tiled(replace(config.encoder, **found.options), notes)
     text = "text." if "text.ln_final.weight" in names else ""
-    return Published("open_clip", config, open_clip.links(config, text=text), open_clip.UNUSED, notes + found.notes)
+    return Published(
+        "open_clip",
+        config,
+        open_clip.links(config, text=text),
+        open_clip.UNUSED,
+        notes + found.notes,
+    )
 
 
 def _openai(source: Source) -> Published:
-    shapes = {n: source.weights.layout(n).shape for n in source.weights.names if not re.fullmatch(open_clip.UNUSED, n)}
-    config, pictures = open_clip.openai_config(shapes), assumed("clip")
+    shapes = {
+        n: source.weights.layout(n).shape
+        for n in source.weights.names
+        if not re.fullmatch(open_clip.UNUSED, n)
+    }
+    config = open_clip.openai_config(shapes)
+    pictures = assumed("clip")
     config.encoder = replace(config.encoder, **pictures.options)
-    return Published("openai", config, open_clip.links(config), open_clip.UNUSED, pictures.notes)
+    return Published(
+        "openai", config, open_clip.links(config), open_clip.UNUSED, pictures.notes
+    )

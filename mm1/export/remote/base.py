@@ -1,4 +1,5 @@
-"""What the files beside this one use of mm1: the base class of its modules, and the error for what a user can mend."""
+"""What the files beside this one use of mm1: the base class of its modules, and the
+error for what a user can mend."""
 
 from dataclasses import dataclass
 

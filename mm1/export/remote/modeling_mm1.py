@@ -1,13 +1,21 @@
-"""MM1 for transformers: image encoder -> connector -> decoder (McKinzie et al. 2024, arXiv:2403.09611, figure 3).
+"""MM1 for transformers: image encoder -> connector -> decoder (McKinzie et al. 2024,
+arXiv:2403.09611, figure 3).
 
-Encoder and decoder are transformers' own classes, and this is its LLaVA with another connector between them, whose file
-lies beside this one. Each view of a picture takes the places of `connector["num_tokens"]` image tokens.
+Encoder and decoder are transformers' own classes, and this is its LLaVA with another
+connector between them, whose file lies beside this one. Each view of a picture takes
+the places of `connector["num_tokens"]` image tokens.
 """
 
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, LlavaModel, LlavaPreTrainedModel
+from transformers import (
+    AutoModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaPreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto import modeling_auto
 
@@ -20,17 +28,22 @@ class MM1Config(LlavaConfig):
     connector: dict[str, Any] | None = None
     """Options of the connector."""
     num_extra_tokens: int = 0
-    """Tokens of the encoder that stand before the patches: class token and registers."""
+    """Tokens of the encoder that stand before the patches: class token and
+    registers."""
     norm_features: bool = False
-    """Is the encoder's last norm left to us? CLIP's class in transformers applies it to the class token alone."""
+    """Is the encoder's last norm left to us? CLIP's class in transformers applies it to
+    the class token alone."""
 
 
 class MM1Model(LlavaModel):
     config_class = MM1Config
 
     def __init__(self, config: Any) -> None:
-        LlavaPreTrainedModel.__init__(self, config)  # not LLaVA's own, which makes LLaVA's connector
-        vision, text = config.vision_config, config.text_config
+        LlavaPreTrainedModel.__init__(
+            self, config
+        )  # not LLaVA's own, which makes LLaVA's connector
+        vision = config.vision_config
+        text = config.text_config
         self.vision_tower = AutoModel.from_config(vision)
         side = vision.image_size // vision.patch_size
         self.connector = CAbstractor(
@@ -42,14 +55,19 @@ class MM1Model(LlavaModel):
         self.language_model = AutoModel.from_config(text)
         self.post_init()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:  # type: ignore[override]
-        """`pooler_output`: the tokens [tokens, width] of each view [3, height, width]."""
+    def get_image_features(  # type: ignore[override]
+        self, pixel_values: Tensor, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output`: the tokens [tokens, width] of each view [3, height,
+        width]."""
         seen = self.vision_tower(pixel_values, return_dict=True)
         patches = seen.last_hidden_state[:, self.config.num_extra_tokens :]
         if self.config.norm_features:
             patches = self.vision_tower.post_layernorm(patches)
         tokens: Any = list(self.connector(patches))
-        return BaseModelOutputWithPooling(last_hidden_state=seen.last_hidden_state, pooler_output=tokens)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=seen.last_hidden_state, pooler_output=tokens
+        )
 
 
 class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
@@ -58,10 +76,14 @@ class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: Any) -> None:
         LlavaPreTrainedModel.__init__(self, config)
         self.model = MM1Model(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+        )
         self.post_init()
 
 
 # `transformers serve` loads and serves the kinds of models that this table names.
-served: Any = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})  # in versions that have it
+served: Any = getattr(
+    modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {}
+)  # in versions that have it
 served["mm1"] = "MM1ForConditionalGeneration"

@@ -1,7 +1,9 @@
-"""Texts and pictures -> what MM1 reads, token for token and pixel for pixel as in its training.
+"""Texts and pictures -> what MM1 reads, token for token and pixel for pixel as in its
+training.
 
-`<image>` in a text is the place of a picture, and `<end>` the end of an answer. In chat messages pictures are parts of
-their own, so there every text is taken for text, whatever it spells.
+`<image>` in a text is the place of a picture, and `<end>` the end of an answer. In chat
+messages pictures are parts of their own, so there every text is taken for text,
+whatever it spells.
 """
 
 import base64
@@ -19,8 +21,10 @@ from transformers import BatchFeature, ProcessorMixin
 
 from mm1.data.image_processing import Views, decode, pixels_of
 
-GUARD, BOUNDARY = "\ue000", "\ue001"
-"""Private characters: one inside what only looks like a control token, one between texts that are tokenised apart."""
+GUARD = "\ue000"
+BOUNDARY = "\ue001"
+"""Private characters: one inside what only looks like a control token, one between
+texts that are tokenised apart."""
 
 
 class MM1Processor(ProcessorMixin):
@@ -34,10 +38,14 @@ class MM1Processor(ProcessorMixin):
         image_std: Sequence[float] = (1.0, 1.0, 1.0),
         image_token: str = "<image>",
     ) -> None:
-        """`views` are the options of `views.Views`; mean and std are of red, green and blue in 0..1."""
+        """`views` are the options of `views.Views`; mean and std are of red, green and
+        blue in 0..1."""
         super().__init__(tokenizer, chat_template=chat_template)
-        self.views, self.tokens_per_image, self.image_token = views, tokens_per_image, image_token
-        self.image_mean, self.image_std = image_mean, image_std
+        self.views = views
+        self.tokens_per_image = tokens_per_image
+        self.image_token = image_token
+        self.image_mean = image_mean
+        self.image_std = image_std
 
     @property
     def model_input_names(self) -> list[str]:
@@ -53,26 +61,40 @@ class MM1Processor(ProcessorMixin):
         padding_side: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [views, 3, height, width] of all views.
+        """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [views,
+        3, height, width] of all views.
 
-        A picture is a PIL image, the bytes of a file, its path, a URL, a data URL, or an array [height, width, 3]. They
-        come in the order of their marks in the texts; lists of pictures for each text may be nested.
+        A picture is a PIL image, the bytes of a file, its path, a URL, a data URL, or
+        an array [height, width, 3]. They come in the order of their marks in the texts;
+        lists of pictures for each text may be nested.
 
         Raises:
-            ValueError: there are more or fewer pictures than marks, or one cannot be read.
+            ValueError: there are more or fewer pictures than marks, or one cannot be
+                read.
         """
         texts = [text] if isinstance(text, str) else list(text)
         pictures = [_pixels(picture) for picture in _flat(images)]
         marks = [each.count(self.image_token) for each in texts]
         if sum(marks) != len(pictures):
-            raise ValueError(f"{sum(marks)} of {self.image_token} in the text, but {len(pictures)} pictures")
-        waiting, rows, views = iter(pictures), [], []
+            raise ValueError(
+                f"{sum(marks)} of {self.image_token} in the text, but {len(pictures)}"
+                " pictures"
+            )
+        waiting = iter(pictures)
+        rows = []
+        views = []
         for each, count in zip(texts, marks, strict=True):
-            tokens, seen = self._document(each, [next(waiting) for _ in range(count)], begin=add_special_tokens)
+            tokens, seen = self._document(
+                each, [next(waiting) for _ in range(count)], begin=add_special_tokens
+            )
             rows.append(tokens)
             views += seen
-        found = self.tokenizer.pad({"input_ids": rows}, padding=padding, padding_side=padding_side)
-        data = dict(found) | ({"pixel_values": self._normalised(torch.cat(views))} if views else {})
+        found = self.tokenizer.pad(
+            {"input_ids": rows}, padding=padding, padding_side=padding_side
+        )
+        data = dict(found) | (
+            {"pixel_values": self._normalised(torch.cat(views))} if views else {}
+        )
         return BatchFeature(data, tensor_type=return_tensors)
 
     def apply_chat_template(  # type: ignore[override]
@@ -86,27 +108,56 @@ class MM1Processor(ProcessorMixin):
         processor_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """One conversation or several as text or, with `tokenize`, as the batch that `__call__` gives."""
+        """One conversation or several as text or, with `tokenize`, as the batch that
+        `__call__` gives."""
         template = chat_template or self.chat_template
         if not tokenize:
-            return self.tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **kwargs)
-        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-        guarded = [[self._guarded(message) for message in each] for each in conversations]
-        options = {"chat_template": template, "tokenize": False, "boundary": BOUNDARY} | kwargs
+            return self.tokenizer.apply_chat_template(
+                conversation, chat_template=template, tokenize=False, **kwargs
+            )
+        conversations = (
+            [conversation] if isinstance(conversation[0], dict) else conversation
+        )
+        guarded = [
+            [self._guarded(message) for message in each] for each in conversations
+        ]
+        options = {
+            "chat_template": template,
+            "tokenize": False,
+            "boundary": BOUNDARY,
+        } | kwargs
         texts = self.tokenizer.apply_chat_template(guarded, **options)
-        pictures = [picture for each in conversations for message in each for picture in _pictures(message)]
-        found = self(pictures, texts, return_tensors=return_tensors, **(processor_kwargs or {}))
+        pictures = [
+            picture
+            for each in conversations
+            for message in each
+            for picture in _pictures(message)
+        ]
+        found = self(
+            pictures, texts, return_tensors=return_tensors, **(processor_kwargs or {})
+        )
         return found if return_dict else found["input_ids"]
 
-    def _document(self, text: str, pictures: list[Tensor], *, begin: bool) -> tuple[list[int], list[Tensor]]:
+    def _document(
+        self, text: str, pictures: list[Tensor], *, begin: bool
+    ) -> tuple[list[int], list[Tensor]]:
         """Tokens and views of one prompt."""
-        options: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()}
+        options: Any = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in self.views.items()
+        }
         views = Views(**options)
         num = len(pictures)
-        grids = [views.grid(pixels.shape[2], pixels.shape[1], num, i) for i, pixels in enumerate(pictures, 1)]
-        waiting, known = iter(enumerate(grids, 1)), self._control_tokens()
+        grids = [
+            views.grid(pixels.shape[2], pixels.shape[1], num, i)
+            for i, pixels in enumerate(pictures, 1)
+        ]
+        waiting = iter(enumerate(grids, 1))
+        known = self._control_tokens()
         tokens: list[int] = []
-        for piece in re.split(f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text):
+        for piece in re.split(
+            f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text
+        ):
             if piece == self.image_token:
                 tokens += self._places(views, *next(waiting))
             else:
@@ -114,26 +165,43 @@ class MM1Processor(ProcessorMixin):
         first = self.tokenizer.bos_token_id
         if begin and first is not None and tokens[:1] != [first]:
             tokens = [first, *tokens]
-        return tokens, [views(pixels, grid) for pixels, grid in zip(pictures, grids, strict=True)]
+        return tokens, [
+            views(pixels, grid) for pixels, grid in zip(pictures, grids, strict=True)
+        ]
 
     def _places(self, views: Views, number: int, grid: tuple[int, int]) -> list[int]:
         """The tokens of a prompt's picture `number`, counted from 1."""
-        view = [self.tokenizer.convert_tokens_to_ids(self.image_token)] * self.tokens_per_image
-        index = [self._plain(views.index(number, cell)) if views.index_tokens else [] for cell in views.cells(grid)]
+        view = [
+            self.tokenizer.convert_tokens_to_ids(self.image_token)
+        ] * self.tokens_per_image
+        index = [
+            self._plain(views.index(number, cell)) if views.index_tokens else []
+            for cell in views.cells(grid)
+        ]
         return [token for before in index for token in (*before, *view)]
 
     def _plain(self, text: str) -> list[int]:
-        """The tokens of a text that holds no control tokens, even where it spells one."""
+        """The tokens of a text that holds no control tokens, even where it spells
+        one."""
         text = text.replace(GUARD, "").replace(BOUNDARY, "")
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+        return (
+            self.tokenizer.encode(
+                text, add_special_tokens=False, split_special_tokens=True
+            )
+            if text
+            else []
+        )
 
     def _control_tokens(self) -> dict[str, int]:
         t = self.tokenizer
         names = (self.image_token, t.eos_token, t.pad_token, t.bos_token)
-        return {name: t.convert_tokens_to_ids(name) for name in names if name is not None}
+        return {
+            name: t.convert_tokens_to_ids(name) for name in names if name is not None
+        }
 
     def _guarded(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with control tokens broken up where they are spelled in its texts."""
+        """The message with control tokens broken up where they are spelled in its
+        texts."""
         names = re.compile("|".join(map(re.escape, self._control_tokens())))
 
         def guard(text: str) -> str:
@@ -142,11 +210,21 @@ class MM1Processor(ProcessorMixin):
         content = message["content"]
         if isinstance(content, str):
             return message | {"content": guard(content)}
-        return message | {"content": [p | {"text": guard(p["text"])} if p["type"] == "text" else p for p in content]}
+        return message | {
+            "content": [
+                p | {"text": guard(p["text"])} if p["type"] == "text" else p
+                for p in content
+            ]
+        }
 
     def _normalised(self, views: Tensor) -> Tensor:
-        mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
-        return torch.addcmul((-mean / std)[:, None, None], views.float(), (1 / (255 * std))[:, None, None])
+        mean = torch.tensor(self.image_mean)
+        std = torch.tensor(self.image_std)
+        return torch.addcmul(
+            (-mean / std)[:, None, None],
+            views.float(),
+            (1 / (255 * std))[:, None, None],
+        )
 
 
 def _flat(images: Any) -> Iterator[Any]:
@@ -158,9 +236,13 @@ def _flat(images: Any) -> Iterator[Any]:
 
 
 def _pictures(message: dict[str, Any]) -> Iterator[Any]:
-    """Of the parts {"type": "image", "image" | "url" | "path" | "base64": ...}, or OpenAI's "image_url"."""
+    """Of the parts {"type": "image", "image" | "url" | "path" | "base64": ...}, or
+    OpenAI's "image_url"."""
     for part in message["content"] if isinstance(message["content"], list) else ():
-        found = next((part[key] for key in ("image", "url", "path", "image_url") if key in part), None)
+        found = next(
+            (part[key] for key in ("image", "url", "path", "image_url") if key in part),
+            None,
+        )
         if part["type"] != "text" and "base64" in part:
             yield base64.b64decode(part["base64"])
         elif part["type"] != "text" and found is not None:
@@ -177,7 +259,9 @@ def _pixels(picture: Any) -> Tensor:
 
 def _read(name: str) -> bytes:
     if name.startswith(("http://", "https://")):
-        with urlopen(Request(name, headers={"User-Agent": "transformers"}), timeout=30) as answer:
+        with urlopen(
+            Request(name, headers={"User-Agent": "transformers"}), timeout=30
+        ) as answer:
             return answer.read()
     if name.startswith("data:"):
         return base64.b64decode(name.partition(",")[2])

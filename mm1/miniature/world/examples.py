@@ -1,7 +1,7 @@
 """The n-th picture, caption, page and conversation of the miniature world.
 
-Each is a function of the seed and n alone. There is one row of pictures; captions and pages are about them, as several
-pages of the web show one picture:
+Each is a function of the seed and n alone. There is one row of pictures; captions and
+pages are about them, as several pages of the web show one picture:
 
     picture      0  1  2  3  ...           the kinds of scenes follow one another in a fixed `CYCLE`
     caption      0  1  2  3  ...           the n-th is about the n-th picture
@@ -44,8 +44,30 @@ from mm1.miniature.world.scenes import (
 )
 
 CYCLE = (
-    *("digit", "objects", "digit", "word", "digit", "objects", "digit", "pair", "digit", "far digit"),
-    *("digit", "objects", "digit", "word", "digit", "objects", "digit", "pair", "objects", "word"),
+    *(
+        "digit",
+        "objects",
+        "digit",
+        "word",
+        "digit",
+        "objects",
+        "digit",
+        "pair",
+        "digit",
+        "far digit",
+    ),
+    *(
+        "digit",
+        "objects",
+        "digit",
+        "word",
+        "digit",
+        "objects",
+        "digit",
+        "pair",
+        "objects",
+        "word",
+    ),
 )
 """The kinds of 20 pictures in a row."""
 
@@ -79,7 +101,9 @@ class Task:
 
 
 TASKS = {
-    "colour": Task("what colour ?", tuple(COLOURS), ("objects", "objects", "digit", "word"), 0.14),
+    "colour": Task(
+        "what colour ?", tuple(COLOURS), ("objects", "objects", "digit", "word"), 0.14
+    ),
     "shape": Task("what shape ?", SHAPES, ("objects",), 0.17),
     "count": Task("how many ?", COUNTS, ("objects",), 0.13),
     "size": Task("what size ?", SIZES, ("objects",), 0.08),
@@ -125,10 +149,14 @@ def generator(stream: str, seed: int, *numbers: int) -> np.random.Generator:
 @lru_cache(maxsize=20_000)
 def picture(seed: int, n: int) -> Picture:
     """The n-th training picture."""
-    return make_picture(CYCLE[n % len(CYCLE)], "near", "train", generator("picture", seed, n))
+    return make_picture(
+        CYCLE[n % len(CYCLE)], "near", "train", generator("picture", seed, n)
+    )
 
 
-def make_picture(kind: str, grid: str, split: Split, rng: np.random.Generator) -> Picture:
+def make_picture(
+    kind: str, grid: str, split: Split, rng: np.random.Generator
+) -> Picture:
     """A picture of that kind of scene on that grid; a "far digit" is always far."""
     kind, grid = ("digit", "far") if kind == "far digit" else (kind, grid)
     scene = random_scene(kind, rng, split)
@@ -138,22 +166,39 @@ def make_picture(kind: str, grid: str, split: Split, rng: np.random.Generator) -
 
 
 def caption(seed: int, n: int) -> Caption:
-    """The words come in any order: so nothing but the pictures before it tells which attribute a list is about."""
-    shown, rng = picture(seed, n), generator("caption", seed, n)
+    """The words come in any order: so nothing but the pictures before it tells which
+    attribute a list is about."""
+    shown = picture(seed, n)
+    rng = generator("caption", seed, n)
     if isinstance(scene := shown.scene, Pair):
-        first, second = f"{scene.colour} {scene.shape}", f"{scene.other_colour} {scene.other_shape}"
-        return Caption(shown, f"{first} {scene.relation} {second}", one_of((first, second), rng))
+        first = f"{scene.colour} {scene.shape}"
+        second = f"{scene.other_colour} {scene.other_shape}"
+        return Caption(
+            shown, f"{first} {scene.relation} {second}", one_of((first, second), rng)
+        )
     assert not isinstance(scene, Four)
     words = words_of(scene)
-    some = [words[i] for i in rng.permutation(len(words))[: rng.integers(1, len(words))]]
-    return Caption(shown, " ".join(words[i] for i in rng.permutation(len(words))), " ".join(some))
+    some = [
+        words[i] for i in rng.permutation(len(words))[: rng.integers(1, len(words))]
+    ]
+    return Caption(
+        shown, " ".join(words[i] for i in rng.permutation(len(words))), " ".join(some)
+    )
 
 
 def four(seed: int, n: int, split: Split = "train") -> Caption:
     """Four things, each in its cell; the words are in reading order."""
-    shown = make_picture("four", "near", split, generator("four", seed, ("train", "test").index(split), n))
+    shown = make_picture(
+        "four",
+        "near",
+        split,
+        generator("four", seed, ("train", "test").index(split), n),
+    )
     assert isinstance(shown.scene, Four)
-    things = [f"{colour} {shape}" for colour, shape in zip(shown.scene.colours, shown.scene.shapes, strict=True)]
+    things = [
+        f"{colour} {shape}"
+        for colour, shape in zip(shown.scene.colours, shown.scene.shapes, strict=True)
+    ]
     return Caption(shown, " ".join(things), things[0])
 
 
@@ -175,8 +220,13 @@ def page(seed: int, n: int, num_pictures: int) -> tuple[Picture | str, ...]:
     if layout < 0.55:
         task = _any_task(rng, lists=True)
         kind = one_of(TASKS[task].kinds, rng)
-        shown = [_any_picture(seed, kind, num_pictures, rng) for _ in range(rng.integers(3, 9))]
-        return tuple(part for each in shown for part in (each, answer(task, each.scene)))
+        shown = [
+            _any_picture(seed, kind, num_pictures, rng)
+            for _ in range(rng.integers(3, 9))
+        ]
+        return tuple(
+            part for each in shown for part in (each, answer(task, each.scene))
+        )
     if layout < 0.9:
         parts: list[Picture | str] = []
         for _ in range(rng.integers(1, 5)):
@@ -185,18 +235,28 @@ def page(seed: int, n: int, num_pictures: int) -> tuple[Picture | str, ...]:
             parts += [each, f"{ask(task, each.scene)} {answer(task, each.scene)}"]
         return tuple(parts)
     task = one_of(("colour", "digit"), rng)
-    shown = [_any_picture(seed, one_of(TASKS[task].kinds, rng), num_pictures, rng) for _ in range(rng.integers(2, 4))]
-    said = (f"{ordinal} {answer(task, each.scene)}" for ordinal, each in zip(ORDINALS, shown, strict=False))
+    shown = [
+        _any_picture(seed, one_of(TASKS[task].kinds, rng), num_pictures, rng)
+        for _ in range(rng.integers(2, 4))
+    ]
+    said = (
+        f"{ordinal} {answer(task, each.scene)}"
+        for ordinal, each in zip(ORDINALS, shown, strict=False)
+    )
     return (*shown, " ".join(said))
 
 
 def _any_task(rng: np.random.Generator, *, lists: bool = False) -> str:
     tasks = [name for name in TASKS if not (lists and name == "relation")]
     shares = np.array([TASKS[name].share for name in tasks])
-    return tasks[int(np.searchsorted(shares.cumsum() / shares.sum(), rng.random(), side="right"))]
+    return tasks[
+        int(np.searchsorted(shares.cumsum() / shares.sum(), rng.random(), side="right"))
+    ]
 
 
-def _any_picture(seed: int, kind: str, num_pictures: int, rng: np.random.Generator) -> Picture:
+def _any_picture(
+    seed: int, kind: str, num_pictures: int, rng: np.random.Generator
+) -> Picture:
     places = [place for place, each in enumerate(CYCLE) if each == kind]
     cycle = int(rng.integers(num_pictures // len(CYCLE)))
     return picture(seed, cycle * len(CYCLE) + places[int(rng.integers(len(places)))])
@@ -211,13 +271,21 @@ def answer(task: str, scene: Scene) -> str:
 
 
 def conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
-    """One or two questions about a wide picture, or one about a small digit in a far picture."""
+    """One or two questions about a wide picture, or one about a small digit in a far
+    picture."""
     rng = generator("conversation", seed, n)
     first = "small digit" if rng.random() < small_share else _any_task(rng)
     shown = make_picture(one_of(TASKS[first].kinds, rng), "wide", "train", rng)
     others = [task for task in TASKS if task != first and _suits(task, shown.scene)]
-    tasks = [first] if first == "small digit" or not others else [first, one_of(others, rng)]
-    return Conversation(shown, tuple((ask(task, shown.scene), answer(task, shown.scene)) for task in tasks))
+    tasks = (
+        [first]
+        if first == "small digit" or not others
+        else [first, one_of(others, rng)]
+    )
+    return Conversation(
+        shown,
+        tuple((ask(task, shown.scene), answer(task, shown.scene)) for task in tasks),
+    )
 
 
 def _suits(task: str, scene: Scene) -> bool:

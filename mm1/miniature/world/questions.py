@@ -1,4 +1,5 @@
-"""The n-th question of a test, with the answer that is right; shots are questions of the split "train".
+"""The n-th question of a test, with the answer that is right; shots are questions of
+the split "train".
 
 named        <image> what colour ? -> red             the question says what is asked
 unnamed      <image> -> red                           only the shots say it: without any there is no telling
@@ -14,9 +15,25 @@ from typing import Literal
 
 import numpy as np
 
-from mm1.miniature.world.examples import TASKS, Picture, answer, ask, generator, make_picture, words_of
+from mm1.miniature.world.examples import (
+    TASKS,
+    Picture,
+    answer,
+    ask,
+    generator,
+    make_picture,
+    words_of,
+)
 from mm1.miniature.world.examples import four as caption_of_four
-from mm1.miniature.world.scenes import COLOURS, WORDS, Four, Objects, Pair, Split, one_of
+from mm1.miniature.world.scenes import (
+    COLOURS,
+    WORDS,
+    Four,
+    Objects,
+    Pair,
+    Split,
+    one_of,
+)
 from mm1.miniature.world.text import fact, relabelling
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -30,18 +47,30 @@ class Question:
 
 
 def question(
-    seed: int, task: str, n: int, split: Split, *, named: bool = True, grid: Literal["near", "wide"] = "near"
+    seed: int,
+    task: str,
+    n: int,
+    split: Split,
+    *,
+    named: bool = True,
+    grid: Literal["near", "wide"] = "near",
 ) -> Question:
-    """The n-th question of one of `TASKS`. The task "small digit" shows far pictures whatever the grid."""
+    """The n-th question of one of `TASKS`. The task "small digit" shows far pictures
+    whatever the grid."""
     rng = generator("question", seed, list(TASKS).index(task), SPLITS.index(split), n)
     shown = make_picture(one_of(TASKS[task].kinds, rng), grid, split, rng)
-    return Question(shown, ask(task, shown.scene) if named else "", answer(task, shown.scene))
+    return Question(
+        shown, ask(task, shown.scene) if named else "", answer(task, shown.scene)
+    )
 
 
 def description(seed: int, n: int, split: Split) -> Question:
-    """The n-th picture to be described in a caption's words: one thing or several alike, a word or a digit."""
+    """The n-th picture to be described in a caption's words: one thing or several
+    alike, a word or a digit."""
     rng = generator("described", seed, SPLITS.index(split), n)
-    shown = make_picture(one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng)
+    shown = make_picture(
+        one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng
+    )
     assert not isinstance(shown.scene, Pair | Four)
     return Question(shown, "", " ".join(words_of(shown.scene)))
 
@@ -53,10 +82,17 @@ def four(seed: int, n: int, split: Split) -> Question:
 
 
 def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:
-    """The n-th episode: shots, then the question. Two colours are called by two words, at random in each episode."""
+    """The n-th episode: shots, then the question. Two colours are called by two words,
+    at random in each episode."""
     rng = generator("new labels", seed, n)
     names = [WORDS[i] for i in rng.permutation(len(WORDS))[:2]]
-    called = dict(zip((list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]), names, strict=True))
+    called = dict(
+        zip(
+            (list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]),
+            names,
+            strict=True,
+        )
+    )
     asked = _called(called, "test", rng)
     return [*(_called(called, "train", rng) for _ in range(num_shots)), asked]
 
@@ -75,7 +111,8 @@ def text_fact(seed: int, n: int) -> Question:
 
 
 def text_copy(seed: int, n: int) -> Question:
-    """A list of four relabelled words that has shown each of them before, cut before the last label."""
+    """A list of four relabelled words that has shown each of them before, cut before
+    the last label."""
     rng = generator("copy", seed, n)
     while True:
         words = relabelling(rng, num_pairs=4, length=13)

@@ -52,10 +52,20 @@ def write_four(folder: Path, seed: int, num: int) -> None:
 def _write_pairs(folder: Path, num: int, make: Callable[[int], Caption]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num, RECORDS_A_FILE):
-        with tarfile.open(folder / f"{start // RECORDS_A_FILE:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(
+            folder / f"{start // RECORDS_A_FILE:05d}.tar",
+            "w",
+            format=tarfile.USTAR_FORMAT,
+        ) as tar:
             for n in range(start, min(num, start + RECORDS_A_FILE)):
-                caption, key = make(n), f"{n:09d}"
-                fields = {"key": key, "caption": caption.text, "short": caption.short, **_about(caption.picture)}
+                caption = make(n)
+                key = f"{n:09d}"
+                fields = {
+                    "key": key,
+                    "caption": caption.text,
+                    "short": caption.short,
+                    **_about(caption.picture),
+                }
                 _add(tar, f"{key}.png", caption.picture.png)
                 _add(tar, f"{key}.txt", caption.text.encode())
                 _add(tar, f"{key}.json", json.dumps(fields).encode())
@@ -90,14 +100,18 @@ def write_pages(folder: Path, seed: int, num: int, num_pictures: int) -> None:
         numbers = range(start, min(num, start + RECORDS_A_FILE))
         rows = [_row(n, deal.page(seed, n, num_pictures)) for n in numbers]
         path = folder / f"{start // RECORDS_A_FILE:05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="NONE")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema), path, compression="NONE"
+        )
 
 
 def _row(n: int, page: tuple[Picture | str, ...]) -> dict[str, Any]:
     return {
         "images": [part.png if isinstance(part, Picture) else None for part in page],
         "texts": [None if isinstance(part, Picture) else part for part in page],
-        "metadata": json.dumps([_about(part) if isinstance(part, Picture) else None for part in page]),
+        "metadata": json.dumps(
+            [_about(part) if isinstance(part, Picture) else None for part in page]
+        ),
         "general_metadata": json.dumps({"url": f"miniature://page/{n}"}),
     }
 
@@ -112,11 +126,15 @@ def write_conversations(folder: Path, seed: int, num: int) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for n in range(num):
-        conversation, name = deal.conversation(seed, n), f"images/{n:09d}.png"
+        conversation = deal.conversation(seed, n)
+        name = f"images/{n:09d}.png"
         (folder / name).write_bytes(conversation.picture.png)
         turns: list[dict[str, str]] = []
         for question, answer in conversation.turns:
             mark = "" if turns else "<image>\n"
-            turns += [{"from": "human", "value": mark + question}, {"from": "gpt", "value": answer}]
+            turns += [
+                {"from": "human", "value": mark + question},
+                {"from": "gpt", "value": answer},
+            ]
         records.append({"id": f"{n:09d}", "image": name, "conversations": turns})
     (folder / "llava.json").write_text(json.dumps(records, indent=1), encoding="utf-8")

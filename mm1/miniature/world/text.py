@@ -1,4 +1,5 @@
-"""What is written about the miniature world without a picture: facts, and lists in which words get new meanings."""
+"""What is written about the miniature world without a picture: facts, and lists in
+which words get new meanings."""
 
 import numpy as np
 
@@ -18,17 +19,25 @@ LABELS = (*COLOURS, *SHAPES, *NUMBERS, *WORDS, *RELATIONS)
 
 
 def text(seed: int, n: int) -> str:
-    """Facts about the world, or a list in which words get new meanings: `cat red dog two cat red ...`."""
+    """Facts about the world, or a list in which words get new meanings: `cat red dog
+    two cat red ...`."""
     rng = generator("text", seed, n)
     if rng.random() < 0.4:
         return " ".join(" ".join(fact(rng)) for _ in range(rng.integers(1, 5)))
-    return " ".join(relabelling(rng, num_pairs=int(rng.integers(2, 5)), length=int(rng.integers(8, 21))))
+    return " ".join(
+        relabelling(
+            rng, num_pairs=int(rng.integers(2, 5)), length=int(rng.integers(8, 21))
+        )
+    )
 
 
 def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[str]:
     words = rng.permutation(len(LABELS))[: 2 * num_pairs]
     in_turn = rng.random() < 0.5
-    items = [i % num_pairs if in_turn else int(rng.integers(num_pairs)) for i in range(length)]
+    items = [
+        i % num_pairs if in_turn else int(rng.integers(num_pairs))
+        for i in range(length)
+    ]
     return [LABELS[words[2 * item + side]] for item in items for side in (0, 1)]
 
 
@@ -48,5 +57,7 @@ def fact(rng: np.random.Generator) -> tuple[str, str]:
             return f"{a} and {b} makes", MIXTURES[colours]
         case _:
             a, b = rng.permutation(10)[:2]
-            which, number = ("larger", max(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b))
+            which, number = (
+                ("larger", max(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b))
+            )
             return f"{NUMBERS[a]} or {NUMBERS[b]} the {which} is", NUMBERS[number]

@@ -1,9 +1,11 @@
 """What a vision-language connector is (MM1, section 3.2).
 
-A connector turns the encoder's grid of patches into `num_tokens` tokens in the decoder's space. To add one, add a file
-to this folder: it is then covered by `tests/nn/test_connectors.py`, and runs with
-`model.connector=mm1.nn.connectors.<file>:<Class>`. A connector file imports torch and typing, and this contract, alone:
-an exported model carries its connector's file with it. `docs/connectors.md` compares them.
+A connector turns the encoder's grid of patches into `num_tokens` tokens in the
+decoder's space. To add one, add a file to this folder: it is then covered by
+`tests/nn/test_connectors.py`, and runs with
+`model.connector=mm1.nn.connectors.<file>:<Class>`. A connector file imports torch and
+typing, and this contract, alone: an exported model carries its connector's file with
+it. `docs/connectors.md` compares them.
 """
 
 from dataclasses import dataclass
@@ -27,8 +29,11 @@ class Connector(Module):
         num_tokens: int = 144
         """Tokens for each image; a square number for the spatial connectors."""
 
-        def build(self, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> "Connector":
-            """`grid` is (rows, columns) of patches at the resolution that the weights are made for.
+        def build(
+            self, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        ) -> "Connector":
+            """`grid` is (rows, columns) of patches at the resolution that the weights
+            are made for.
 
             Raises:
                 ConfigError: the options do not go together.
@@ -56,13 +61,15 @@ def square_side(num_tokens: int) -> int:
     if side == 0 or side * side != num_tokens:
         near = sorted({max(1, side - 1) ** 2, max(1, side) ** 2, (side + 1) ** 2})
         raise ConfigError(
-            f"num_tokens must be a square number for a spatial connector, got {num_tokens}; "
-            f"near it are {', '.join(map(str, near))}"
+            "num_tokens must be a square number for a spatial connector, got"
+            f" {num_tokens}; near it are {', '.join(map(str, near))}"
         )
     return side
 
 
-def on_grid(patches: Float[Tensor, "N P E"], grid: tuple[int, int]) -> Float[Tensor, "N h w E"]:
+def on_grid(
+    patches: Float[Tensor, "N P E"], grid: tuple[int, int]
+) -> Float[Tensor, "N h w E"]:
     """Patches, row by row, as a map.
 
     Raises:
@@ -70,12 +77,14 @@ def on_grid(patches: Float[Tensor, "N P E"], grid: tuple[int, int]) -> Float[Ten
     """
     if patches.shape[1] != grid[0] * grid[1]:
         raise ValueError(
-            f"the connector is built for a grid of {grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches, got "
-            f"{patches.shape[1]}; build it with the encoder's grid and leave class and register tokens out"
+            f"the connector is built for a grid of {grid[0]} x {grid[1]} ="
+            f" {grid[0] * grid[1]} patches, got {patches.shape[1]}; build it with the"
+            " encoder's grid and leave class and register tokens out"
         )
     return patches.unflatten(1, grid)
 
 
 def pool(map_: Float[Tensor, "N h w E"], side: int) -> Float[Tensor, "N side side E"]:
-    """Means over side x side windows; they overlap where the grid does not divide evenly (torch's adaptive pooling)."""
+    """Means over side x side windows; they overlap where the grid does not divide
+    evenly (torch's adaptive pooling)."""
     return F.adaptive_avg_pool2d(map_.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)

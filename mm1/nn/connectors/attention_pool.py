@@ -11,7 +11,8 @@ from mm1.nn.connectors import ConfigError, Connector, on_grid
 
 
 class AttentionPool(Connector):
-    """Queries look at all patches, layer by layer; patches keep no order but what the encoder's features tell of it."""
+    """Queries look at all patches, layer by layer; patches keep no order but what the
+    encoder's features tell of it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
@@ -19,19 +20,31 @@ class AttentionPool(Connector):
         depth: int = 1
         num_heads: int = 16
 
-    def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
+    def __init__(
+        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+    ) -> None:
         super().__init__()
         if config.num_tokens < 1 or config.depth < 1:
-            raise ConfigError(f"num_tokens and depth must be at least 1, got {config.num_tokens} and {config.depth}")
+            raise ConfigError(
+                f"num_tokens and depth must be at least 1, got {config.num_tokens} and"
+                f" {config.depth}"
+            )
         if config.num_heads < 1 or config.dim % config.num_heads:
             raise ConfigError(
-                f"dim={config.dim} must be a multiple of num_heads={config.num_heads}: change one of them"
+                f"dim={config.dim} must be a multiple of num_heads={config.num_heads}:"
+                " change one of them"
             )
-        self.grid, self.num_tokens, self.dim = grid, config.num_tokens, config.dim
+        self.grid = grid
+        self.num_tokens = config.num_tokens
+        self.dim = config.dim
         self.queries = nn.Parameter(torch.empty(config.num_tokens, config.dim))
-        self.input, self.input_norm = nn.Linear(input_dim, config.dim), nn.LayerNorm(config.dim)
-        self.layers = nn.ModuleList(Layer(config.dim, config.num_heads) for _ in range(config.depth))
-        self.output_norm, self.output = nn.LayerNorm(config.dim), nn.Linear(config.dim, output_dim)
+        self.input = nn.Linear(input_dim, config.dim)
+        self.input_norm = nn.LayerNorm(config.dim)
+        self.layers = nn.ModuleList(
+            Layer(config.dim, config.num_heads) for _ in range(config.depth)
+        )
+        self.output_norm = nn.LayerNorm(config.dim)
+        self.output = nn.Linear(config.dim, output_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -45,10 +58,18 @@ class AttentionPool(Connector):
         return self.output(self.output_norm(x))
 
     def flops(self) -> int:
-        """6 for each weight and place, 12 for each pair of query and patch and channel."""
-        queries, patches = self.num_tokens, self.grid[0] * self.grid[1]
-        layer = queries * 10 * self.dim**2 + patches * 2 * self.dim**2 + 2 * queries * patches * self.dim
-        ends = patches * self.input.weight.numel() + queries * self.output.weight.numel()
+        """6 for each weight and place, 12 for each pair of query and patch and
+        channel."""
+        queries = self.num_tokens
+        patches = self.grid[0] * self.grid[1]
+        layer = (
+            queries * 10 * self.dim**2
+            + patches * 2 * self.dim**2
+            + 2 * queries * patches * self.dim
+        )
+        ends = (
+            patches * self.input.weight.numel() + queries * self.output.weight.numel()
+        )
         return 6 * (len(self.layers) * layer + ends)
 
 
@@ -58,14 +79,24 @@ class Layer(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_norm, self.query = nn.LayerNorm(dim), nn.Linear(dim, dim)
-        self.key_value, self.mix = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.query_norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.mix = nn.Linear(dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
 
-    def forward(self, x: Float[Tensor, "N K C"], memory: Float[Tensor, "N P C"]) -> Float[Tensor, "N K C"]:
+    def forward(
+        self, x: Float[Tensor, "N K C"], memory: Float[Tensor, "N P C"]
+    ) -> Float[Tensor, "N K C"]:
         q = self.query(self.query_norm(x))
         k, v = self.key_value(memory).chunk(2, -1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = x + self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+        )
+        x = x + self.mix(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
         return x + self.feed_forward(self.feed_forward_norm(x))

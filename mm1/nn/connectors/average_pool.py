@@ -7,11 +7,21 @@ from mm1.nn.connectors import Connector, on_grid, pool, square_side
 
 
 class AveragePool(Connector):
-    """Each token is the mean over its share of the grid; shares overlap where the grid does not divide evenly."""
+    """Each token is the mean over its share of the grid; shares overlap where the grid
+    does not divide evenly."""
 
-    def __init__(self, config: Connector.Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
+    def __init__(
+        self,
+        config: Connector.Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
+    ) -> None:
         super().__init__()
-        self.grid, self.side, self.num_tokens = grid, square_side(config.num_tokens), config.num_tokens
+        self.grid = grid
+        self.side = square_side(config.num_tokens)
+        self.num_tokens = config.num_tokens
         self.output = nn.Linear(input_dim, output_dim)
 
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:

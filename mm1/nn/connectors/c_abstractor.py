@@ -1,9 +1,11 @@
-"""C-Abstractor: convolutions around a pooling to the token grid (Honeybee, arXiv:2312.06742; MM1's final connector).
+"""C-Abstractor: convolutions around a pooling to the token grid (Honeybee,
+arXiv:2312.06742; MM1's final connector).
 
     position + patches -> stage -> average to sqrt(K) x sqrt(K) -> stage -> MLP       stage = `depth` residual blocks
 
-After the code of khanrc/honeybee (Apache-2.0), in our own words: feature maps keep their channels last, so a 1 x 1
-convolution is a linear map and the norm is torch's LayerNorm.
+After the code of khanrc/honeybee (Apache-2.0), in our own words: feature maps keep
+their channels last, so a 1 x 1 convolution is a linear map and the norm is torch's
+LayerNorm.
 """
 
 from dataclasses import dataclass
@@ -13,11 +15,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mm1.nn.connectors import ConfigError, Connector, interpolate, on_grid, pool, square_side
+from mm1.nn.connectors import (
+    ConfigError,
+    Connector,
+    interpolate,
+    on_grid,
+    pool,
+    square_side,
+)
 
 
 class CAbstractor(Connector):
-    """Keeps the neighbourhood of patches: the locality that plain attention pooling loses."""
+    """Keeps the neighbourhood of patches: the locality that plain attention pooling
+    loses."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
@@ -26,18 +36,27 @@ class CAbstractor(Connector):
         depth: int = 3
         """Blocks in each of the two stages."""
 
-    def __init__(self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int) -> None:
+    def __init__(
+        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+    ) -> None:
         super().__init__()
         if config.depth < 1 or config.dim < 4 or input_dim < 4:
             raise ConfigError(
-                f"the C-Abstractor needs depth >= 1, dim >= 4 and an encoder of width >= 4, got depth={config.depth}, "
-                f"dim={config.dim} and width {input_dim}; without convolutions it is AveragePool or MLP"
+                "the C-Abstractor needs depth >= 1, dim >= 4 and an encoder of width"
+                f" >= 4, got depth={config.depth}, dim={config.dim} and width"
+                f" {input_dim}; without convolutions it is AveragePool or MLP"
             )
-        self.grid, self.side, self.num_tokens = grid, square_side(config.num_tokens), config.num_tokens
+        self.grid = grid
+        self.side = square_side(config.num_tokens)
+        self.num_tokens = config.num_tokens
         self.position = nn.Parameter(torch.empty(*grid, input_dim))
         self.before = _stage(config.depth, input_dim, config.dim)
         self.after = _stage(config.depth, config.dim, config.dim)
-        self.output = nn.Sequential(nn.Linear(config.dim, output_dim), nn.SiLU(), nn.Linear(output_dim, output_dim))
+        self.output = nn.Sequential(
+            nn.Linear(config.dim, output_dim),
+            nn.SiLU(),
+            nn.Linear(output_dim, output_dim),
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,30 +67,44 @@ class CAbstractor(Connector):
         return self.output(self.after(x).flatten(1, 2))
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return state | {name: interpolate(t, self.grid) for name, t in state.items() if name == "position"}
+        return state | {
+            name: interpolate(t, self.grid)
+            for name, t in state.items()
+            if name == "position"
+        }
 
     def flops(self) -> int:
         h, w = self.grid
-        outside = self.num_tokens * sum(p.numel() for p in self.output.parameters() if p.ndim > 1)
-        return 6 * (outside + _products(self.before, h * w) + _products(self.after, self.num_tokens))
+        outside = self.num_tokens * sum(
+            p.numel() for p in self.output.parameters() if p.ndim > 1
+        )
+        return 6 * (
+            outside
+            + _products(self.before, h * w)
+            + _products(self.after, self.num_tokens)
+        )
 
 
 class Block(nn.Module):
-    """RegNet's residual block as Honeybee sets it: 1 x 1, depthwise 3 x 3, squeeze-and-excite, 1 x 1."""
+    """RegNet's residual block as Honeybee sets it: 1 x 1, depthwise 3 x 3,
+    squeeze-and-excite, 1 x 1."""
 
     def __init__(self, input_dim: int, dim: int) -> None:
         super().__init__()
-        self.expand, self.expand_norm = nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim)
-        self.depthwise, self.depthwise_norm = (
-            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
-            nn.LayerNorm(dim),
-        )
+        self.expand = nn.Linear(input_dim, dim, bias=False)
+        self.expand_norm = nn.LayerNorm(dim)
+        self.depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.depthwise_norm = nn.LayerNorm(dim)
         narrow = round(input_dim / 4)
-        self.squeeze, self.excite = nn.Linear(dim, narrow), nn.Linear(narrow, dim)
-        self.contract, self.contract_norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim)
+        self.squeeze = nn.Linear(dim, narrow)
+        self.excite = nn.Linear(narrow, dim)
+        self.contract = nn.Linear(dim, dim, bias=False)
+        self.contract_norm = nn.LayerNorm(dim)
         same = input_dim == dim
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim))
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim))
         )
 
     def forward(self, x: Float[Tensor, "N h w E"]) -> Float[Tensor, "N h w C"]:
@@ -88,7 +121,8 @@ def _stage(depth: int, input_dim: int, dim: int) -> nn.Sequential:
 
 
 def _products(stage: nn.Sequential, num_places: int) -> int:
-    """Multiplications of a stage: squeeze and excite work once for a map, all other weights at each of its places."""
+    """Multiplications of a stage: squeeze and excite work once for a map, all other
+    weights at each of its places."""
     total = 0
     for name, weight in stage.named_parameters():
         once = ".squeeze." in name or ".excite." in name

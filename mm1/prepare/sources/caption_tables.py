@@ -32,22 +32,29 @@ class CaptionTables(Source):
         caption: str = "caption"
         """The column with the caption."""
         folder: str = ""
-        """Where pictures lie that are given by path or URL; empty: the folder of the file."""
+        """Where pictures lie that are given by path or URL; empty: the folder of the
+        file."""
         urls: str = ""
-        """How pictures of URLs are called there: sha256, basename, or a table; empty: they are not looked for."""
+        """How pictures of URLs are called there: sha256, basename, or a table; empty:
+        they are not looked for."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        pictures = ImageFolder(Path(self.config.folder or path.parent), self.config.urls)
+        pictures = ImageFolder(
+            Path(self.config.folder or path.parent), self.config.urls
+        )
         image = self.config.image
         for record in tables.rows(path, [image, self.config.caption]):
             if isinstance(record.data, Unusable):
                 yield record
             else:
-                yield Record(record.key, record.data | {image: pictures.read(record.data.get(image))})
+                yield Record(
+                    record.key,
+                    record.data | {image: pictures.read(record.data.get(image))},
+                )
 
     def document(self, data: Any) -> Document:
         caption = verify.text(data.get(self.config.caption), "caption")

@@ -1,13 +1,15 @@
-"""Whatever `datasets.load_dataset` opens: a local folder, or a name on the Hugging Face hub, streamed.
+"""Whatever `datasets.load_dataset` opens: a local folder, or a name on the Hugging Face
+hub, streamed.
 
     mm1 prepare hub data/birds          --source text=caption           a folder of images with metadata.csv
     mm1 prepare hub lmms-lab/COCO-Cap   --source split=val text=answer
     mm1 prepare hub data/pages          --source image=images text=texts
     mm1 prepare hub data/chats          --source image=images text= messages=messages
 
-By what stands in the columns: a picture and a text are a pair, two lists side by side a page (as `interleaved`),
-`messages` a conversation (as `instructions`), a text alone a text. Nothing is copied to a cache. A folder that
-`save_to_disk` wrote is opened too. Pictures given by path must lie in the folder, or in the data set on the hub.
+By what stands in the columns: a picture and a text are a pair, two lists side by side a
+page (as `interleaved`), `messages` a conversation (as `instructions`), a text alone a
+text. Nothing is copied to a cache. A folder that `save_to_disk` wrote is opened too.
+Pictures given by path must lie in the folder, or in the data set on the hub.
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,20 +53,27 @@ class Hub(Source):
     @classmethod
     def find(cls, path: Path) -> list[Path]:
         if not path.is_dir() and (path.exists() or not _may_be_name(path)):
-            raise FileNotFoundError(f"no folder {path}, and no name of a data set on the hub")
+            raise FileNotFoundError(
+                f"no folder {path}, and no name of a data set on the hub"
+            )
         return [path]
 
     def read(self, path: Path) -> Iterator[Record]:
         self.find(path)
-        rows, number = self._opened(path), 0
+        rows = self._opened(path)
+        number = 0
         try:
             for row in rows:
                 yield Record(str(number), self._columns(path, row))
                 number += 1
         except ConfigError:
             raise
-        except Exception as error:  # readers of every format, in the hands of strangers' files, raise anything
-            yield Record(str(number), Unusable("damaged data set", f"nothing is read from here on: {error}"))
+        # readers of every format, in the hands of strangers' files, raise anything
+        except Exception as error:
+            yield Record(
+                str(number),
+                Unusable("damaged data set", f"nothing is read from here on: {error}"),
+            )
 
     def _opened(self, path: Path) -> Iterable[dict[str, Any]]:
         import datasets
@@ -74,28 +83,42 @@ class Hub(Source):
             saved: Any = datasets.load_from_disk(str(path))
             if isinstance(saved, dict):
                 if config.split not in saved:
-                    raise ConfigError(f"{path} has no split {config.split!r}{nearest(config.split, saved)}")
+                    raise ConfigError(
+                        f"{path} has no split"
+                        f" {config.split!r}{nearest(config.split, saved)}"
+                    )
                 saved = saved[config.split]
             return saved.to_iterable_dataset().decode(False)
         try:
             loaded: Any = datasets.load_dataset(
-                str(path), config.subset or None, split=config.split, revision=config.revision or None, streaming=True
+                str(path),
+                config.subset or None,
+                split=config.split,
+                revision=config.revision or None,
+                streaming=True,
             )
         except OSError:
             raise
-        except Exception as error:  # an unknown split or subset, files that it does not know or cannot read
+        # an unknown split or subset, files that it does not know or cannot read
+        except Exception as error:
             raise ConfigError(f"datasets cannot open {path}: {error}") from error
         return loaded.decode(False)
 
     def _columns(self, path: Path, row: dict[str, Any]) -> dict[str, Any]:
         """The named columns of a row, pictures read."""
-        image, words = self.config.image, self.config.messages or self.config.text
+        image = self.config.image
+        words = self.config.messages or self.config.text
         for column in (image, words):
             if column and column not in row:
-                raise ConfigError(f"{path} has no column {column!r}{nearest(column, row)}")
+                raise ConfigError(
+                    f"{path} has no column {column!r}{nearest(column, row)}"
+                )
         taken = {words: row[words]}
         if image and isinstance(row[image], list):
-            taken[image] = [None if picture is None else _picture(picture, path) for picture in row[image]]
+            taken[image] = [
+                None if picture is None else _picture(picture, path)
+                for picture in row[image]
+            ]
         elif image:
             taken[image] = _picture(row[image], path)
         return taken
@@ -105,7 +128,13 @@ class Hub(Source):
         words = data.get(config.messages or config.text)
         images = data.get(config.image) if config.image else None
         if config.messages:
-            pictures = images if isinstance(images, list) else [] if images is None else [images]
+            pictures = (
+                images
+                if isinstance(images, list)
+                else []
+                if images is None
+                else [images]
+            )
             return conversation({"messages": words}, pictures)
         if isinstance(words, list):
             return page(images if config.image else [None] * len(words), words)
@@ -114,14 +143,21 @@ class Hub(Source):
 
 
 def _picture(value: Any, path: Path) -> Image:
-    """A picture of the data set at `path`: in its folder, or in its repository on the hub, also inside a zip file."""
-    place = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
+    """A picture of the data set at `path`: in its folder, or in its repository on the
+    hub, also inside a zip file."""
+    place = (
+        value.get("path")
+        if isinstance(value, dict) and value.get("bytes") is None
+        else None
+    )
     inside, _, container = str(place or "").rpartition("::")
     is_ours = container.startswith(f"hf://datasets/{path.as_posix()}@")
     if not is_ours and not inside.startswith("zip://"):
         return ImageFolder(path).read(value)
     if not is_ours and not Path(container).resolve().is_relative_to(path.resolve()):
-        return found(Unusable("path out of the image folder", f"{place} is not in {path}"))
+        return found(
+            Unusable("path out of the image folder", f"{place} is not in {path}")
+        )
     import fsspec
 
     try:
@@ -133,4 +169,8 @@ def _picture(value: Any, path: Path) -> Image:
 
 def _may_be_name(path: Path) -> bool:
     """Can it be `name` or `owner/name`?"""
-    return not path.is_absolute() and len(path.parts) in (1, 2) and path.parts[0] not in (".", "..")
+    return (
+        not path.is_absolute()
+        and len(path.parts) in (1, 2)
+        and path.parts[0] not in (".", "..")
+    )

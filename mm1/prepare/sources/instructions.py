@@ -1,15 +1,18 @@
-"""Instructions and conversations, with pictures or without: a JSON list, JSON lines (.gz and .zst too) or parquet, in
-one of two layouts.
+"""Instructions and conversations, with pictures or without: a JSON list, JSON lines
+(.gz and .zst too) or parquet, in one of two layouts.
 
     LLaVA       {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
-                                                     {"from": "gpt", "value": "A cat."}, ...]}
+                                                     {"from": "gpt", "value": "A cat."},
+                                                     ...]}
     messages    {"images": ["a.jpg"], "messages": [{"role": "user", "content": "<image>What is it?"},
-                                                   {"role": "assistant", "content": "A cat."}, ...]}
+                                                   {"role": "assistant", "content": "A
+                                                   cat."}, ...]}
 
-`image` and `images` are one picture or a list: paths in a folder, or, in parquet, bytes or {"bytes": ..., "path": ...}.
-The content of a message may also be a list of parts, `{"type": "image"}` and `{"type": "text", "text": ...}`. Pictures
-stand where their marks are; without any mark they stand first. A question ends with a line break and is not learnt
-from; an answer is learnt from and has its own end.
+`image` and `images` are one picture or a list: paths in a folder, or, in parquet, bytes
+or {"bytes": ..., "path": ...}. The content of a message may also be a list of parts,
+`{"type": "image"}` and `{"type": "text", "text": ...}`. Pictures stand where their
+marks are; without any mark they stand first. A question ends with a line break and is
+not learnt from; an answer is learnt from and has its own end.
 """
 
 import json
@@ -56,8 +59,9 @@ class Instructions(Source):
         folder: str = ""
         """Where pictures lie that are given by path; empty: the folder of the file."""
         suffix: str = ""
-        """A line behind every question. LLaVA-1.5 (arXiv:2310.03744) asks for the short answers of academic sets with
-        "Answer the question using a single word or phrase."; many files bring it along."""
+        """A line behind every question. LLaVA-1.5 (arXiv:2310.03744) asks for the short
+        answers of academic sets with "Answer the question using a single word or
+        phrase."; many files bring it along."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -72,15 +76,22 @@ class Instructions(Source):
                 yield Record(record.key, tables.no_object(record.data))
 
     def document(self, data: Any) -> Document:
-        return conversation(data["record"], [found(picture) for picture in data["pictures"]], self.config.suffix)
+        return conversation(
+            data["record"],
+            [found(picture) for picture in data["pictures"]],
+            self.config.suffix,
+        )
 
 
 def conversation(record: Any, pictures: list[Image], suffix: str = "") -> Document:
-    """The turns of a record, with its pictures in the places of their marks, and a line behind every question."""
+    """The turns of a record, with its pictures in the places of their marks, and a line
+    behind every question."""
     turns = list(_turns(record, suffix))
     num_marks = sum(content.count(MARK) for asks, content in turns if asks)
     if num_marks not in (0, len(pictures)):
-        raise Unusable("marks and images differ", f"{num_marks} of {MARK}, {len(pictures)} images")
+        raise Unusable(
+            "marks and images differ", f"{num_marks} of {MARK}, {len(pictures)} images"
+        )
     waiting = iter(pictures)
     parts: list[Text | Image] = [] if num_marks else list(waiting)
     for asks, content in turns:
@@ -105,21 +116,38 @@ def _question(content: str, pictures: Iterator[Image]) -> Iterator[Text | Image]
 
 def _turns(record: Any, suffix: str) -> Iterator[tuple[bool, str]]:
     """(is it a question?, content) of each turn."""
-    turns, role, content = next((layout for layout in LAYOUTS if isinstance(record.get(layout[0]), list)), (None,) * 3)
+    turns, role, content = next(
+        (layout for layout in LAYOUTS if isinstance(record.get(layout[0]), list)),
+        (None,) * 3,
+    )
     if turns is None:
-        raise Unusable("no conversation", f"the record has {', '.join(record) or 'nothing'}")
+        raise Unusable(
+            "no conversation", f"the record has {', '.join(record) or 'nothing'}"
+        )
     for turn in record[turns]:
         if not isinstance(turn, dict) or turn.get(role) not in QUESTIONS + ANSWERS:
             known = ", ".join(QUESTIONS + ANSWERS)
             raise Unusable("unknown speaker", f"{role!r} is none of {known}")
-        words, asks = _content(turn.get(content)), turn[role] in QUESTIONS
-        yield asks, f"{words.rstrip()}\n{suffix}" if suffix and asks and turn[role] != SYSTEM else words
+        words = _content(turn.get(content))
+        asks = turn[role] in QUESTIONS
+        yield (
+            asks,
+            (
+                f"{words.rstrip()}\n{suffix}"
+                if suffix and asks and turn[role] != SYSTEM
+                else words
+            ),
+        )
 
 
 def _content(value: Any) -> str:
     if not isinstance(value, list):
         return value if isinstance(value, str) else ""
-    texts = (MARK if part.get("type") == "image" else part.get("text", "") for part in value if isinstance(part, dict))
+    texts = (
+        MARK if part.get("type") == "image" else part.get("text", "")
+        for part in value
+        if isinstance(part, dict)
+    )
     return "".join(text for text in texts if isinstance(text, str))
 
 
@@ -134,8 +162,13 @@ def _with_pictures(record: dict[str, Any] | Unusable, pictures: ImageFolder) -> 
 def _records(path: Path) -> Iterator[Record]:
     if tables.kind(path) == ".parquet":
         known = tables.columns_of(path)
-        turns = next((layout[0] for layout in LAYOUTS if layout[0] in known), LAYOUTS[-1][0])
-        return tables.parquet_rows(path, [turns, *(column for column in ("image", "images") if column in known)])
+        turns = next(
+            (layout[0] for layout in LAYOUTS if layout[0] in known), LAYOUTS[-1][0]
+        )
+        return tables.parquet_rows(
+            path,
+            [turns, *(column for column in ("image", "images") if column in known)],
+        )
     if path.suffix not in tables.CODECS:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             if _first(file) == "[":
@@ -146,9 +179,12 @@ def _records(path: Path) -> Iterator[Record]:
 def json_list(path: Path) -> Iterator[Record]:
     """The items of a JSON list, keyed by their place from 0, read piece by piece.
 
-    Nothing can be read behind a place that is no JSON: it gives one `Unusable` and ends the file.
+    Nothing can be read behind a place that is no JSON: it gives one `Unusable` and ends
+    the file.
     """
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # bad bytes spoil their record alone
+    with path.open(
+        encoding="utf-8-sig", errors="surrogateescape"
+    ) as file:  # bad bytes spoil their record alone
         yield from _items(file)
 
 
@@ -173,19 +209,27 @@ def _items(file: TextIO) -> Iterator[Record]:
             item, at = decoder.raw_decode(buffer, at)
         except (json.JSONDecodeError, RecursionError) as error:
             size = len(buffer) - at
-            more = file.read(max(CHUNK, size)) if size < verify.MAX_BYTES and _cut_short(error, buffer) else ""
+            more = (
+                file.read(max(CHUNK, size))
+                if size < verify.MAX_BYTES and _cut_short(error, buffer)
+                else ""
+            )
             if not more:
                 detail = f"nothing is read from here on: {getattr(error, 'msg', error)}"
                 yield Record(str(number), Unusable("broken JSON", detail))
                 return
-            buffer, at = buffer[at:] + more, 0
+            buffer = buffer[at:] + more
+            at = 0
             continue
         yield Record(str(number), item)
         number += 1
 
 
 def _cut_short(error: Exception, buffer: str) -> bool:
-    """Does the text end inside this item, so that more of the file may make it whole?"""
+    """Does the text end inside this item, so that more of the file may make it
+    whole?"""
     if not isinstance(error, json.JSONDecodeError):
         return False
-    return error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - len(r"\ud83d\ude00")
+    return error.msg.startswith("Unterminated string") or error.pos >= len(
+        buffer
+    ) - len(r"\ud83d\ude00")

@@ -1,11 +1,14 @@
-"""Multimodal C4 (arXiv 2304.06939): JSON lines, a page a line, pictures in a folder (or as `image_base64`).
+"""Multimodal C4 (arXiv 2304.06939): JSON lines, a page a line, pictures in a folder (or
+as `image_base64`).
 
     {"text_list": ["Lock the door.", "Press the switch."],
-     "image_info": [{"image_name": "b904.jpg", "matched_text_index": 1, "matched_sim": 0.277}, ...]}
+     "image_info": [{"image_name": "b904.jpg", "matched_text_index": 1, "matched_sim":
+     0.277}, ...]}
 
-`matched_text_index` is the sentence that a picture belongs to; the picture is put right before it, as OpenFlamingo
-does, or right after. Pictures of one sentence keep their order. One that is less like its sentence than `min_sim` is
-left out and counted (OpenFlamingo sets such a threshold too); one without a similarity stays.
+`matched_text_index` is the sentence that a picture belongs to; the picture is put right
+before it, as OpenFlamingo does, or right after. Pictures of one sentence keep their
+order. One that is less like its sentence than `min_sim` is left out and counted
+(OpenFlamingo sets such a threshold too); one without a similarity stays.
 """
 
 import base64
@@ -26,7 +29,14 @@ class MMC4(Source):
 
     EXAMPLE = {
         "text_list": ["Lock the door.", "Press the switch."],
-        "image_info": [{"image_name": "b904.jpg", "matched_text_index": 1, "matched_sim": 0.277, "image": DOT}],
+        "image_info": [
+            {
+                "image_name": "b904.jpg",
+                "matched_text_index": 1,
+                "matched_sim": 0.277,
+                "image": DOT,
+            }
+        ],
     }
     PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
     PICTURES_MATTER = False
@@ -34,7 +44,8 @@ class MMC4(Source):
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):
         folder: str = ""
-        """Where the pictures lie; empty: for `a.jsonl` in `a_images` beside it, as MMC4's script downloads them."""
+        """Where the pictures lie; empty: for `a.jsonl` in `a_images` beside it, as
+        MMC4's script downloads them."""
         min_sim: float = 0.0
         """The least CLIP similarity of a picture to its sentence."""
         order: Literal["before", "after"] = "before"
@@ -47,18 +58,31 @@ class MMC4(Source):
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        pictures = ImageFolder(Path(self.config.folder or path.with_name(path.name.partition(".json")[0] + "_images")))
+        pictures = ImageFolder(
+            Path(
+                self.config.folder
+                or path.with_name(path.name.partition(".json")[0] + "_images")
+            )
+        )
         for record in tables.rows(path, []):
             data = record.data
-            if isinstance(data, dict) and isinstance(infos := data.get("image_info"), list):
+            if isinstance(data, dict) and isinstance(
+                infos := data.get("image_info"), list
+            ):
                 read = [
-                    info | {"image": _picture(info, pictures)} if isinstance(info, dict) else info for info in infos
+                    (
+                        info | {"image": _picture(info, pictures)}
+                        if isinstance(info, dict)
+                        else info
+                    )
+                    for info in infos
                 ]
                 data = data | {"image_info": read}
             yield Record(record.key, data)
 
     def document(self, data: Any) -> Document:
-        sentences, infos = data.get("text_list"), data.get("image_info")
+        sentences = data.get("text_list")
+        infos = data.get("image_info")
         if not isinstance(sentences, list) or not isinstance(infos, list):
             raise Unusable("no text_list and image_info")
         places: list[list[Image]] = [[] for _ in range(len(sentences) + 1)]
@@ -78,12 +102,20 @@ class MMC4(Source):
                     parts.append(Text(content))
         return Document(tuple(parts))
 
-    def _place(self, info: dict[str, Any], num_sentences: int) -> tuple[int, Unusable | None]:
-        """The sentence that a picture stands before, and why it is left out if it is."""
-        index, sim = info.get("matched_text_index"), info.get("matched_sim")
+    def _place(
+        self, info: dict[str, Any], num_sentences: int
+    ) -> tuple[int, Unusable | None]:
+        """The sentence that a picture stands before, and why it is left out if it
+        is."""
+        index = info.get("matched_text_index")
+        sim = info.get("matched_sim")
         if not isinstance(index, int) or not 0 <= index < num_sentences:
-            return num_sentences, Unusable("no such sentence", f"{index!r} of {num_sentences}")
-        if isinstance(sim, (int, float)) and not sim >= self.config.min_sim:  # not >=: NaN is no match either
+            return num_sentences, Unusable(
+                "no such sentence", f"{index!r} of {num_sentences}"
+            )
+        if (
+            isinstance(sim, (int, float)) and not sim >= self.config.min_sim
+        ):  # not >=: NaN is no match either
             return index, Unusable("image below min_sim", f"{sim:.3f}")
         return index + (self.config.order == "after"), None
 

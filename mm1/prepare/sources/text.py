@@ -1,7 +1,8 @@
-"""Plain text: one document a line of JSON lines, `{"text": "..."}`, or a row of a parquet file with such a column.
+"""Plain text: one document a line of JSON lines, `{"text": "..."}`, or a row of a
+parquet file with such a column.
 
-JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) are published. For folders of `.txt`
-files see `text_files`.
+JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) are
+published. For folders of `.txt` files see `text_files`.
 """
 
 import contextlib
@@ -21,7 +22,14 @@ class Texts(Source):
     """Text without pictures."""
 
     EXAMPLE = {"text": "It is a truth universally acknowledged."}
-    PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json.gz", "*.json.zst", "*.parquet")
+    PATTERNS = (
+        "*.jsonl",
+        "*.jsonl.gz",
+        "*.jsonl.zst",
+        "*.json.gz",
+        "*.json.zst",
+        "*.parquet",
+    )
 
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):
@@ -40,11 +48,14 @@ class Texts(Source):
     def document(self, data: Any) -> Document:
         if not isinstance(data, dict):
             raise tables.no_object(data)
-        return Document((Text(verify.text(data.get(self.config.field), self.config.field)),))
+        return Document(
+            (Text(verify.text(data.get(self.config.field), self.config.field)),)
+        )
 
 
 def read_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """What a vocabulary is learnt from: field `text` of tables, lines of plain files, folders of either.
+    """What a vocabulary is learnt from: field `text` of tables, lines of plain files,
+    folders of either.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -54,10 +65,18 @@ def read_texts(paths: Sequence[Path]) -> Iterator[str]:
         is_table = any(path.match(pattern) for pattern in Texts.PATTERNS)
         if path.is_dir():
             files = sorted(path.iterdir())
-            yield from read_texts([f for f in files if f.suffix in PLAIN or any(map(f.match, Texts.PATTERNS))])
+            yield from read_texts(
+                [
+                    f
+                    for f in files
+                    if f.suffix in PLAIN or any(map(f.match, Texts.PATTERNS))
+                ]
+            )
         elif is_table:
             for record in source.read(path):
-                with contextlib.suppress(Unusable):  # prepare counts what is wrong; a vocabulary does without it
+                with contextlib.suppress(
+                    Unusable
+                ):  # prepare counts what is wrong; a vocabulary does without it
                     if not isinstance(record.data, Unusable):
                         yield source.document(record.data).text
         else:

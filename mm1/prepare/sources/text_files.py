@@ -35,7 +35,9 @@ def file_bytes(file: Path) -> bytes | Unusable:
     """The content of one of many files."""
     try:
         if (size := file.stat().st_size) > verify.MAX_BYTES:
-            return Unusable("file too large", f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}")
+            return Unusable(
+                "file too large", f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}"
+            )
         return file.read_bytes()
     except OSError as error:
         return Unusable("unreadable file", str(error))

@@ -1,8 +1,10 @@
-"""AdaFactor (Shazeer and Stern, arXiv:1804.04235) for sharded tensors; the optimizer of MM1's fine-tuning.
+"""AdaFactor (Shazeer and Stern, arXiv:1804.04235) for sharded tensors; the optimizer of
+MM1's fine-tuning.
 
-A matrix's second moments are kept as means of its rows and of its columns, and there is no first moment: the state of
-a billion weights takes megabytes. torch's own (2.13) refuses sharded tensors, and its epsilon is so large that at
-gradients of 1e-7 its update is the plain gradient, normalised; here it is the paper's.
+A matrix's second moments are kept as means of its rows and of its columns, and there is
+no first moment: the state of a billion weights takes megabytes. torch's own (2.13)
+refuses sharded tensors, and its epsilon is so large that at gradients of 1e-7 its
+update is the plain gradient, normalised; here it is the paper's.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,13 +25,21 @@ LARGEST = 1.0
 
 
 class Adafactor(torch.optim.Optimizer):
-    """The rate is absolute, as AdamW's; `relative` multiplies it by the root mean square of each tensor's weights.
+    """The rate is absolute, as AdamW's; `relative` multiplies it by the root mean
+    square of each tensor's weights.
 
-    The last two dimensions of a tensor are factored. Weight decay is decoupled: a share `lr * weight_decay` of the
-    weights is taken from them.
+    The last two dimensions of a tensor are factored. Weight decay is decoupled: a share
+    `lr * weight_decay` of the weights is taken from them.
     """
 
-    def __init__(self, params: Iterable[Any], *, lr: float, relative: bool = False, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        relative: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.relative = relative
 
@@ -38,17 +48,27 @@ class Adafactor(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"])
+                    self._update(
+                        p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"]
+                    )
 
-    def _update(self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float) -> None:
+    def _update(
+        self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float
+    ) -> None:
         """Computes with this rank's shard; sums are taken over all."""
-        state, last, before = self.state[p], p.ndim - 1, p.ndim - 2
+        state = self.state[p]
+        last = p.ndim - 1
+        before = p.ndim - 2
         if not state:
             factored = {"rows": _zeros(p, last), "columns": _zeros(p, before)}
-            state |= {"step": torch.zeros(()), **(factored if p.ndim > 1 else {"squares": torch.zeros_like(p)})}
+            state |= {
+                "step": torch.zeros(()),
+                **(factored if p.ndim > 1 else {"squares": torch.zeros_like(p)}),
+            }
         state["step"] += 1
         share = state["step"].item() ** DECAY
-        weights, grad = _local(p), _local(grad)
+        weights = _local(p)
+        grad = _local(grad)
         square = grad.square() + LEAST_SQUARE
         if p.ndim > 1:
             rows = _local(state["rows"]).lerp_(_mean(square, p, last), share)
@@ -66,7 +86,10 @@ def _zeros(p: Tensor, dim: int) -> Tensor:
     shape = [1 if d == dim else size for d, size in enumerate(p.shape)]
     if not isinstance(p, DTensor):
         return p.new_zeros(shape)
-    placements = [Replicate() if placement.is_shard(dim) else placement for placement in p.placements]
+    placements = [
+        Replicate() if placement.is_shard(dim) else placement
+        for placement in p.placements
+    ]
     return zeros(shape, dtype=p.dtype, device_mesh=p.device_mesh, placements=placements)
 
 
@@ -84,7 +107,8 @@ def _rms(x: Tensor, p: Tensor) -> Tensor:
 
 
 def _over_ranks(total: Tensor, p: Tensor, dim: int | None = None) -> Tensor:
-    """The sum of all ranks' totals, where `p` is sharded along `dim` (None: along any)."""
+    """The sum of all ranks' totals, where `p` is sharded along `dim` (None: along
+    any)."""
     if isinstance(p, DTensor):
         for axis, placement in enumerate(p.placements):
             if placement.is_shard(dim) and p.device_mesh.size(axis) > 1:

@@ -1,7 +1,9 @@
-"""Faults by area: each file has a docstring, which heads its table in docs/faults.md, and `CASES`.
+"""Faults by area: each file has a docstring, which heads its table in docs/faults.md,
+and `CASES`.
 
-A case makes something bad in an empty folder, meets it as a user would, and returns what came of it as one line. What
-is no error for a person, a hang or a loss that nobody counts fails the case (`prepared`, `refused`).
+A case makes something bad in an empty folder, meets it as a user would, and returns
+what came of it as one line. What is no error for a person, a hang or a loss that nobody
+counts fails the case (`prepared`, `refused`).
 """
 
 import json
@@ -32,15 +34,25 @@ def tokenizer(folder: Path) -> Path:
 
 
 def prepared(kind: Any, path: Path, **options: Any) -> str:
-    """What came of preparing a raw file: what was kept, and each loss with its key and reason; the books balance."""
+    """What came of preparing a raw file: what was kept, and each loss with its key and
+    reason; the books balance."""
     out = path.parent / "out"
     manifest = prepare(kind, [path], out, tokenizer(path.parent), **options)
-    lines = [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
-    assert manifest["records_in"] == manifest["documents"] + sum(manifest["drops"].values())
-    assert len(lines) == sum(manifest["drops"].values()) + sum(manifest["images_dropped"].values())
+    lines = [
+        json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
+    ]
+    assert manifest["records_in"] == manifest["documents"] + sum(
+        manifest["drops"].values()
+    )
+    assert len(lines) == sum(manifest["drops"].values()) + sum(
+        manifest["images_dropped"].values()
+    )
     read = Shards(out)
     assert all(read.document(number).text for number in range(len(read)))
-    losses = [f"; {line['dropped']} dropped: {line['reason']} ({line['key'] or 'the file'})" for line in lines]
+    losses = [
+        f"; {line['dropped']} dropped: {line['reason']} ({line['key'] or 'the file'})"
+        for line in lines
+    ]
     return f"{manifest['documents']} of {manifest['records_in']} kept{''.join(losses)}"
 
 
@@ -52,7 +64,10 @@ def refused(meet: Callable[[], Any], folder: Path) -> str:
 
 
 def plain(message: str, folder: Path) -> str:
-    """Without what differs from run to run: folders, numbers of processes, sizes of files that hold paths."""
+    """Without what differs from run to run: folders, numbers of processes, sizes of
+    files that hold paths."""
     for place in (folder, folder.parent):
         message = message.replace(f"{place}/", "").replace(str(place), ".")
-    return re.sub(r"pid(\(s\))? \d+", "pid N", re.sub(r"[\d,]+ bytes", "N bytes", message))
+    return re.sub(
+        r"pid(\(s\))? \d+", "pid N", re.sub(r"[\d,]+ bytes", "N bytes", message)
+    )

@@ -51,11 +51,15 @@ def empty(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 def nothing_in_it(folder: Path, _: pytest.MonkeyPatch) -> str:
-    return refused(lambda: prepared("captions", write_tar(folder / "a.tar", [])), folder)
+    return refused(
+        lambda: prepared("captions", write_tar(folder / "a.tar", [])), folder
+    )
 
 
 def names_that_lead_out(folder: Path, _: pytest.MonkeyPatch) -> str:
-    members = [(f"../../{name}", data) for name, data in pairs(1)] + [(f"/tmp/{n}", d) for n, d in pairs(1, start=1)]
+    members = [(f"../../{name}", data) for name, data in pairs(1)] + [
+        (f"/tmp/{n}", d) for n, d in pairs(1, start=1)
+    ]
     outcome = prepared("captions", write_tar(folder / "a.tar", members))
     assert not (folder.parent.parent / "0000.jpg").exists()
     return f"{outcome}; nothing is unpacked, names are only keys"
@@ -64,9 +68,14 @@ def names_that_lead_out(folder: Path, _: pytest.MonkeyPatch) -> str:
 def links_and_devices(folder: Path, _: pytest.MonkeyPatch) -> str:
     path = write_tar(folder / "a.tar", pairs(1))
     with tarfile.open(path, "a") as tar:
-        for name, kind in (("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE), ("d.jpg", tarfile.CHRTYPE)):
+        for name, kind in (
+            ("l.jpg", tarfile.SYMTYPE),
+            ("h.jpg", tarfile.LNKTYPE),
+            ("d.jpg", tarfile.CHRTYPE),
+        ):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
+            member.type = kind
+            member.linkname = "/etc/passwd"
             tar.addfile(member)
     return f"{prepared('captions', path)}; what is no file is passed over"
 
@@ -77,19 +86,33 @@ def any_bytes_as_name(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 def same_name_twice(folder: Path, _: pytest.MonkeyPatch) -> str:
-    return f"{prepared('captions', write_tar(folder / 'a.tar', pairs(1) + pairs(1)))}; both are samples"
+    return (
+        f"{prepared('captions', write_tar(folder / 'a.tar', pairs(1) + pairs(1)))};"
+        " both are samples"
+    )
 
 
 def other_members(folder: Path, _: pytest.MonkeyPatch) -> str:
-    members = [("README", b"words"), *pairs(1), ("0000.npy", b"\x93NUMPY"), ("0000.JSON", b"{}"), (".hidden", b"x")]
-    return f"{prepared('captions', write_tar(folder / 'a.tar', members))}; other members are passed over"
+    members = [
+        ("README", b"words"),
+        *pairs(1),
+        ("0000.npy", b"\x93NUMPY"),
+        ("0000.JSON", b"{}"),
+        (".hidden", b"x"),
+    ]
+    return (
+        f"{prepared('captions', write_tar(folder / 'a.tar', members))}; other members"
+        " are passed over"
+    )
 
 
 def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
     path = write_tar(folder / "a.tar", pairs(1))
     opened = io.open
 
-    def closed(file: object, *arguments: object, **options: object) -> object:  # root may read everything
+    def closed(
+        file: object, *arguments: object, **options: object
+    ) -> object:  # root may read everything
         if os.fspath(file) == str(path):  # type: ignore[call-overload]
             raise PermissionError(13, "Permission denied", str(path))
         return opened(file, *arguments, **options)  # type: ignore[call-overload]

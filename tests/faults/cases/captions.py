@@ -14,7 +14,9 @@ PICTURE = ("bad.jpg", jpeg())
 
 
 def in_tar(*members: tuple[str, bytes]) -> Case:
-    return lambda folder, _: prepared("captions", write_tar(folder / "a.tar", [*pairs(1), *members]))
+    return lambda folder, _: prepared(
+        "captions", write_tar(folder / "a.tar", [*pairs(1), *members])
+    )
 
 
 def of_csv(*rows: str, header: str = "image,caption") -> Case:
@@ -36,7 +38,11 @@ def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
     outcome = in_tar(PICTURE, ("bad.txt", b"<image> <end><pad> <end>"))(folder, patch)
     vocabulary = Tokenizer.Config(path=str(tokenizer(folder))).build()
     special = {vocabulary.pad, vocabulary.end, vocabulary.image}
-    texts = [part for part in Shards(folder / "out").document(1).parts if isinstance(part, Text)]
+    texts = [
+        part
+        for part in Shards(folder / "out").document(1).parts
+        if isinstance(part, Text)
+    ]
     assert all(special.isdisjoint(part.tokens or ()) for part in texts)
     return f"{outcome}; they are text like any other, and no control tokens"
 

@@ -16,7 +16,8 @@ from mm1.prepare.sources import DOT
 
 def line(bad: bytes) -> Case:
     return lambda folder, _: prepared(
-        "text", write_lines(folder / "a.jsonl", [{"text": "good"}, bad, {"text": "good"}])
+        "text",
+        write_lines(folder / "a.jsonl", [{"text": "good"}, bad, {"text": "good"}]),
     )
 
 
@@ -33,7 +34,9 @@ def zipped(damage: Any) -> Case:
         outcome = prepared("text", path)
         kept = int(outcome.split()[0])
         assert 0 < kept < 40
-        return outcome.replace(str(kept), "N", 1).replace(f"of {kept + 1} ", "of N + 1 ", 1)
+        return outcome.replace(str(kept), "N", 1).replace(
+            f"of {kept + 1} ", "of N + 1 ", 1
+        )
 
     return case
 
@@ -76,21 +79,43 @@ CASES: dict[str, Case] = {
     "no object": line(b'["text"]'),
     "a line too long (limit lowered to 100 bytes)": too_long,
     "gz that breaks off": zipped(lambda data: data[: len(data) // 2]),
-    "gz with damage inside": zipped(lambda data: data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]),
+    "gz with damage inside": zipped(
+        lambda data: data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]
+    ),
     "no usable line": nothing_usable,
     "no line": no_bytes,
-    "conversation: missing image file": conversation(chat("<image>What?", "x", image="nowhere.jpg")),
-    "conversation: a folder for an image": conversation(chat("<image>What?", "x", image=".")),
-    "conversation: a text for an image": conversation(chat("<image>What?", "x", image="text.jpg")),
-    "conversation: a path out of the folder": conversation(chat("<image>What?", "x", image="../secret.jpg")),
-    "conversation: a URL": conversation(chat("<image>What?", "x", image="https://example.org/1.jpg")),
-    "conversation: a number for a path": conversation(chat("<image>What?", "x", image=3)),
-    "conversation: two marks, one image": conversation(chat("<image><image>What?", "x", image="dot.png")),
-    "conversation: an image without mark": conversation(chat("What?", "x", image="dot.png")),
+    "conversation: missing image file": conversation(
+        chat("<image>What?", "x", image="nowhere.jpg")
+    ),
+    "conversation: a folder for an image": conversation(
+        chat("<image>What?", "x", image=".")
+    ),
+    "conversation: a text for an image": conversation(
+        chat("<image>What?", "x", image="text.jpg")
+    ),
+    "conversation: a path out of the folder": conversation(
+        chat("<image>What?", "x", image="../secret.jpg")
+    ),
+    "conversation: a URL": conversation(
+        chat("<image>What?", "x", image="https://example.org/1.jpg")
+    ),
+    "conversation: a number for a path": conversation(
+        chat("<image>What?", "x", image=3)
+    ),
+    "conversation: two marks, one image": conversation(
+        chat("<image><image>What?", "x", image="dot.png")
+    ),
+    "conversation: an image without mark": conversation(
+        chat("What?", "x", image="dot.png")
+    ),
     "conversation: an empty answer": conversation(chat("What?", " ")),
-    "conversation: no answer": conversation({"conversations": [{"from": "human", "value": "What?"}]}),
+    "conversation: no answer": conversation(
+        {"conversations": [{"from": "human", "value": "What?"}]}
+    ),
     "conversation: no turns": conversation({"prompt": "What?"}),
-    "conversation: an unknown speaker": conversation({"conversations": [{"from": "parrot", "value": "What?"}]}),
+    "conversation: an unknown speaker": conversation(
+        {"conversations": [{"from": "parrot", "value": "What?"}]}
+    ),
     "conversation: no object": conversation(["What?", "x"]),
     "conversations: a list that breaks off": list_cut,
 }

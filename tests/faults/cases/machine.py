@@ -35,7 +35,9 @@ def go_on(folder: Path) -> str:
 
 def prepared_all(folder: Path) -> str:
     manifest = prepare("captions", [folder / "raw"], folder / "out", tokenizer(folder))
-    assert manifest["records_in"] == manifest["documents"] + sum(manifest["drops"].values())
+    assert manifest["records_in"] == manifest["documents"] + sum(
+        manifest["drops"].values()
+    )
     assert [path.name for path in folder.iterdir() if "unfinished" in path.name] == []
     return f"{manifest['documents']} of {manifest['records_in']} kept"
 
@@ -98,7 +100,13 @@ def read(job, report):
 prepare.read_file = read
 prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokenizer(folder))!r}))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "out").exists()
     return f"no folder `out`; what was finished stays aside{go_on(folder)}"
@@ -131,7 +139,9 @@ def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
     raw(folder)
     made = Path.mkdir
 
-    def closed(self: Path, *arguments: Any, **options: Any) -> None:  # root may write everywhere
+    def closed(
+        self: Path, *arguments: Any, **options: Any
+    ) -> None:  # root may write everywhere
         if "out.unfinished" in str(self):
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
         made(self, *arguments, **options)
@@ -149,15 +159,22 @@ def into_other_things(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 def prepared_already(folder: Path, _: pytest.MonkeyPatch) -> str:
     raw(folder)
-    first, second = prepared_all(folder), prepared_all(folder)
+    first = prepared_all(folder)
+    second = prepared_all(folder)
     assert first == second
     write_tar(folder / "raw" / "1.tar", pairs(1))
-    return f"nothing is done twice; with a changed raw file {refused(lambda: prepared_all(folder), folder)}"
+    return (
+        "nothing is done twice; with a changed raw file"
+        f" {refused(lambda: prepared_all(folder), folder)}"
+    )
 
 
 def no_tokenizer(folder: Path, _: pytest.MonkeyPatch) -> str:
     place = raw(folder)
-    return refused(lambda: prepare("captions", [place], folder / "out", folder / "tokenizer.json"), folder)
+    return refused(
+        lambda: prepare("captions", [place], folder / "out", folder / "tokenizer.json"),
+        folder,
+    )
 
 
 def unknown_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -167,8 +184,12 @@ def unknown_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
 CASES: dict[str, Case] = {
     "the disk is full": full_disk,
     "the output folder may not be written": no_permission,
-    "a raw file changes while it is read": at_file(1, lambda job: write_tar(job.file, pairs(1))),
-    "a raw file vanishes before its turn": at_file(0, lambda job: job.file.with_name("2.tar").unlink()),
+    "a raw file changes while it is read": at_file(
+        1, lambda job: write_tar(job.file, pairs(1))
+    ),
+    "a raw file vanishes before its turn": at_file(
+        0, lambda job: job.file.with_name("2.tar").unlink()
+    ),
     "killed (`kill -9`)": killed,
     "Ctrl-C": interrupted,
     "two at once into one folder": two_at_once,

@@ -17,7 +17,9 @@ GOOD = {"images": [None, DOT], "texts": ["good", None]}
 
 def page(images: list[bytes | None] | None, texts: list[str | None]) -> Case:
     bad = {"images": images, "texts": texts}
-    return lambda folder, _: prepared("interleaved", write_pages(folder / "a.parquet", [GOOD, bad, GOOD]))
+    return lambda folder, _: prepared(
+        "interleaved", write_pages(folder / "a.parquet", [GOOD, bad, GOOD])
+    )
 
 
 def table(**columns: Any) -> Case:
@@ -39,7 +41,10 @@ def cut(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 def damaged_inside(folder: Path, _: pytest.MonkeyPatch) -> str:
-    path = write_pages(folder / "a.parquet", [{"images": [None], "texts": [f"page {i} " + "x" * 50]} for i in range(9)])
+    path = write_pages(
+        folder / "a.parquet",
+        [{"images": [None], "texts": [f"page {i} " + "x" * 50]} for i in range(9)],
+    )
     data = bytearray(path.read_bytes())
     data[(at := data.index(b"page 6") - 60) : at + 60] = bytes(60)
     path.write_bytes(data)
@@ -47,16 +52,25 @@ def damaged_inside(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 def not_utf8(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    texts = pa.array([["good"], [b"caf\xe9"]], pa.list_(pa.binary())).view(pa.list_(pa.string()))
-    return table(images=pa.array([[None]] * 2, pa.list_(pa.binary())), texts=texts)(folder, patch)
+    texts = pa.array([["good"], [b"caf\xe9"]], pa.list_(pa.binary())).view(
+        pa.list_(pa.string())
+    )
+    return table(images=pa.array([[None]] * 2, pa.list_(pa.binary())), texts=texts)(
+        folder, patch
+    )
 
 
 def mmc4(**changes: Any) -> Case:
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
         (folder / "a_images").mkdir()
         (folder / "a_images" / "0.jpg").write_bytes(jpeg())
-        good = {"image_info": [{"image_name": "0.jpg", "matched_text_index": 0}], "text_list": ["good"]}
-        return prepared("mmc4", write_lines(folder / "a.jsonl", [good, good | changes, good]))
+        good = {
+            "image_info": [{"image_name": "0.jpg", "matched_text_index": 0}],
+            "text_list": ["good"],
+        }
+        return prepared(
+            "mmc4", write_lines(folder / "a.jsonl", [good, good | changes, good])
+        )
 
     return case
 
@@ -81,13 +95,19 @@ CASES: dict[str, Case] = {
     "NUL in a text": page([None], ["a\0b"]),
     "text that is not UTF-8": not_utf8,
     "a picture that is none": page([None, b"rubbish", None], ["one", None, "two"]),
-    "a URL for a picture, no folder to look in": page([None, b"https://example.org/1.jpg"], ["one", None]),
+    "a URL for a picture, no folder to look in": page(
+        [None, b"https://example.org/1.jpg"], ["one", None]
+    ),
     "lists of numbers for texts": turned_down(table(images=[[None]], texts=[[1]])),
     "no column of texts": turned_down(table(images=[[None]], text=[["one"]])),
     "parquet without its end": cut,
     "parquet damaged inside": damaged_inside,
-    "MMC4: a picture that is not there": mmc4(image_info=[{"image_name": "1.jpg", "matched_text_index": 0}]),
-    "MMC4: a picture at no sentence": mmc4(image_info=[{"image_name": "0.jpg", "matched_text_index": 7}]),
+    "MMC4: a picture that is not there": mmc4(
+        image_info=[{"image_name": "1.jpg", "matched_text_index": 0}]
+    ),
+    "MMC4: a picture at no sentence": mmc4(
+        image_info=[{"image_name": "0.jpg", "matched_text_index": 7}]
+    ),
     "MMC4: a text for the list of sentences": mmc4(text_list=json.dumps(["good"])),
     "HTML: scripts alone, never closed, Latin-1": html_without_words,
 }

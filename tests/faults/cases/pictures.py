@@ -1,4 +1,5 @@
-"""Pictures, each in a tar of captions between two good ones; a picture that is kept is shown as it was decoded."""
+"""Pictures, each in a tar of captions between two good ones; a picture that is kept is
+shown as it was decoded."""
 
 import io
 from pathlib import Path
@@ -18,7 +19,12 @@ from mm1.prepare import verify
 
 def in_tar(data: bytes, kind: str = "jpg") -> Case:
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
-        members = [*pairs(1), (f"bad.{kind}", data), ("bad.txt", b"text"), *pairs(1, start=1)]
+        members = [
+            *pairs(1),
+            (f"bad.{kind}", data),
+            ("bad.txt", b"text"),
+            *pairs(1, start=1),
+        ]
         outcome = prepared("captions", write_tar(folder / "a.tar", members))
         if "dropped" in outcome:
             return outcome
@@ -26,7 +32,10 @@ def in_tar(data: bytes, kind: str = "jpg") -> Case:
         pixels = decode(image.data)
         assert (image.height, image.width) == tuple(pixels.shape[1:])
         corners = [tuple(pixels[:, 0, x].tolist()) for x in (0, -1)]
-        return f"kept; {image.width} x {image.height}, RGB at the upper corners {corners[0]} and {corners[1]}"
+        return (
+            f"kept; {image.width} x {image.height}, RGB at the upper corners"
+            f" {corners[0]} and {corners[1]}"
+        )
 
     return case
 
@@ -37,7 +46,9 @@ def saved(picture: Pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def halves(mode: str, left: Any, right: Any, size: tuple[int, int] = (16, 8)) -> Pillow.Image:
+def halves(
+    mode: str, left: Any, right: Any, size: tuple[int, int] = (16, 8)
+) -> Pillow.Image:
     picture = Pillow.new(mode, size, left)
     picture.paste(right, (size[0] // 2, 0, *size))
     return picture
@@ -45,12 +56,18 @@ def halves(mode: str, left: Any, right: Any, size: tuple[int, int] = (16, 8)) ->
 
 def rotated() -> bytes:
     exif = Pillow.Exif()
-    exif[views.ORIENTATION] = 6  # the camera was held on its side: to be turned a quarter clockwise
+    exif[views.ORIENTATION] = (
+        6  # the camera was held on its side: to be turned a quarter clockwise
+    )
     return saved(halves("RGB", "black", "white"), exif=exif)
 
 
 def palette() -> bytes:
-    return saved(halves("RGB", (200, 0, 0), (0, 0, 200)).convert("P", palette=Pillow.Palette.ADAPTIVE))
+    return saved(
+        halves("RGB", (200, 0, 0), (0, 0, 200)).convert(
+            "P", palette=Pillow.Palette.ADAPTIVE
+        )
+    )
 
 
 def animated() -> bytes:
@@ -75,18 +92,23 @@ def too_many_bytes(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 
 WHOLE = jpeg(size=(64, 64))
-RED, CLEAR = (255, 0, 0, 255), (0, 0, 255, 0)
+RED = (255, 0, 0, 255)
+CLEAR = (0, 0, 255, 0)
 
 CASES: dict[str, Case] = {
     "half a JPEG": in_tar(WHOLE[: len(WHOLE) // 2]),
     "a JPEG's header alone": in_tar(WHOLE[:200]),
-    "a PNG cut short": in_tar((png := jpeg(kind="PNG", size=(64, 64)))[: len(png) // 2], "png"),
+    "a PNG cut short": in_tar(
+        (png := jpeg(kind="PNG", size=(64, 64)))[: len(png) // 2], "png"
+    ),
     "a page of HTML in place of a picture": in_tar(b"<html>404</html>"),
     "an SVG": in_tar(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     "no bytes": in_tar(b""),
     "a URL in place of the bytes": in_tar(b"https://example.org/1.jpg"),
     "PNG under the name of a JPEG": in_tar(saved(Pillow.new("RGB", (3, 2), "lime"))),
-    "PNG with alpha (right half clear)": in_tar(saved(halves("RGBA", RED, CLEAR)), "png"),
+    "PNG with alpha (right half clear)": in_tar(
+        saved(halves("RGBA", RED, CLEAR)), "png"
+    ),
     "grey with alpha": in_tar(saved(halves("LA", (9, 255), (9, 0))), "png"),
     "palette": in_tar(palette(), "png"),
     "black and white, one bit": in_tar(saved(halves("1", 0, 1)), "png"),

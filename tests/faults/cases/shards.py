@@ -24,7 +24,9 @@ def steps(folder: Path, workers: int = 0) -> Iterator[StepBatches]:
     run = pretrain(folder)
     loader = replace(run.loader, workers=workers)  # type: ignore[type-var]
     tokenizer = Tokenizer.Config(path=loader.tokenizer()).build()
-    renderer = make_renderer(run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, loader)
+    renderer = make_renderer(
+        run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, loader
+    )
     return loader.build(renderer=renderer, seed=0).steps(None, rank=0, world_size=1)
 
 
@@ -37,7 +39,8 @@ def world(folder: Path) -> Path:
 
 
 def opening(spoil: Callable[[Path], object]) -> Case:
-    """The first step of a loader, after something was done to the folder of captions."""
+    """The first step of a loader, after something was done to the folder of
+    captions."""
 
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
         spoil(world(folder) / "captions")
@@ -110,7 +113,11 @@ def killed_worker(folder: Path, _: pytest.MonkeyPatch) -> str:
     loader = steps(world(folder), workers=1)
     next(loader)
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    (worker,) = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == server]
+    (worker,) = [
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if parent(path) == server
+    ]
     os.kill(worker, signal.SIGKILL)
     return refused(lambda: [next(loader) for _ in range(25)], folder)
 
@@ -123,14 +130,20 @@ CASES: dict[str, Case] = {
     "opened: a shard is missing": opening(lambda folder: shard(folder).unlink()),
     "opened: a shard is too short": opening(shorten),
     "opened: no manifest": opening(lambda folder: (folder / "manifest.json").unlink()),
-    "opened: no folder": opening(lambda folder: folder.rename(folder.with_name("moved"))),
+    "opened: no folder": opening(
+        lambda folder: folder.rename(folder.with_name("moved"))
+    ),
     "opened: another version's format": opening(edit(format=99)),
     "opened: tokenised otherwise": opening(edit(tokenizer="0123456789abcdef")),
     "opened: a split that is not there": no_such_split,
-    "opened: a picture that was spoiled after it was prepared": opening(spoil_a_picture),
+    "opened: a picture that was spoiled after it was prepared": opening(
+        spoil_a_picture
+    ),
     "in use: a shard is deleted": reading(lambda folder: shard(folder).unlink()),
     "in use: a shard is replaced": reading(replace_whole),
-    "in use: a shard is only touched": reading(lambda folder: os.utime(shard(folder), ns=(0, 0))),
+    "in use: a shard is only touched": reading(
+        lambda folder: os.utime(shard(folder), ns=(0, 0))
+    ),
     "in use: a shard is written to": reading(change),
     "in use: a shard becomes shorter": reading(shorten),
     "in use: a shard is written to, read by a worker": reading(change, workers=1),
