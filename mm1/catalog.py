@@ -6,9 +6,9 @@ import inspect
 import json
 import pkgutil
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from mm1 import miniature, recipes
 from mm1.config import ConfigError, nearest
@@ -40,36 +40,73 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any], inspect.Signature]]:
             file = importlib.import_module(f"{package.__name__}.{module.name}")
             for name, function in inspect.getmembers(file, inspect.isfunction):
                 if function.__module__ == file.__name__ and not name.startswith("_"):
-                    yield name, function, inspect.signature(function)
+                    yield name, function, inspect.signature(function, eval_str=True)
+
+
+def _returning(result: type) -> dict[str, Callable[[], Any]]:
+    """The functions that need no argument and are annotated to return `result`."""
+    return {
+        name: function
+        for name, function, signature in _functions()
+        if _returns(signature) is result and not _needed(signature)
+    }
+
+
+def _returns(signature: inspect.Signature) -> Any:
+    annotation = signature.return_annotation
+    return get_origin(annotation) or annotation
+
+
+def _needed(signature: inspect.Signature) -> list[str]:
+    """The parameters without a default."""
+    return [p.name for p in signature.parameters.values() if p.default is p.empty]
+
+
+def _unknown(kind: str, result: type, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is no recipe or study.
+
+    If a function of that name exists, the message says what it lacks; otherwise it
+    names the nearest one.
+    """
+    for other, function, signature in _functions():
+        if other != name or _returns(signature) not in (result, signature.empty):
+            continue
+        missing = []
+        if _returns(signature) is not result:
+            missing.append(f"annotate its return as -> {result.__qualname__}")
+        if needed := _needed(signature):
+            missing.append(f"give a default to {', '.join(needed)}")
+        file = function.__module__.replace(".", "/") + ".py"
+        return ConfigError(
+            f"{name} in {file} is no {kind} yet: {' and '.join(missing)}"
+        )
+    listed = {"recipe": "mm1 list", "study": "mm1 study list"}[kind]
+    return ConfigError(
+        f"no {kind} {name!r}{nearest(name, known)}; `{listed}` shows all"
+    )
 
 
 def all_recipes() -> dict[str, Recipe]:
     """Every recipe by name."""
-    found: dict[str, Recipe] = {}
-    for name, function, signature in _functions():
-        complete = all(p.default is not p.empty for p in signature.parameters.values())
-        if complete and signature.return_annotation is Trainer.Config:
-            found[name] = function
-    return found
+    return _returning(Trainer.Config)
 
 
 def recipe(name: str) -> Trainer.Config:
-    """The config of a recipe by name; raises ConfigError that names the nearest."""
+    """The config of a recipe by name.
+
+    Raises:
+        ConfigError: there is no such recipe; the message names the nearest one, or what
+            a function of that name lacks to be one.
+    """
     known = all_recipes()
     if name not in known:
-        raise ConfigError(
-            f"no recipe {name!r}{nearest(name, known)}; `mm1 list` shows all"
-        )
+        raise _unknown("recipe", Trainer.Config, name, known)
     return known[name]()
 
 
 def all_studies() -> dict[str, Callable[[], Study]]:
-    """Every function that needs no argument and returns a study, by its name."""
-    return {
-        name: function
-        for name, function, signature in _functions()
-        if not signature.parameters and signature.return_annotation is Study
-    }
+    """Every study by name."""
+    return _returning(Study)
 
 
 def list_studies() -> None:
@@ -115,8 +152,7 @@ def study_command(
     known = all_studies()
     for name in names:
         if name not in (*known, "lessons", *NAMES):
-            nearby = nearest(name, [*known, "lessons", *NAMES])
-            raise ConfigError(f"no study {name!r}{nearby}; `mm1 study list` shows all")
+            raise _unknown("study", Study, name, (*known, "lessons", *NAMES))
     if out is None or not names:
         raise ConfigError(
             "a study needs a name and --out, the folder for its runs and its page"

@@ -1,14 +1,16 @@
 """Every study can be planned, and judges what it measures."""
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mm1 import config as configs
-from mm1.catalog import LESSONS, all_studies, study_command
+from mm1 import recipes
+from mm1.catalog import LESSONS, all_recipes, all_studies, recipe, study_command
 from mm1.config import ConfigError
 from mm1.study.ablation import Study
 from mm1.study.plan import Plan
@@ -83,3 +85,63 @@ def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
         study_command(["mixtur"], tmp_path, seeds=(0,), jobs=1)
     with pytest.raises(ConfigError, match="and --out"):
         study_command(["mixture"], None, seeds=(0,), jobs=1)
+
+
+MINE = """
+from mm1.recipes.pretrain import pretrain_small
+from mm1.recipes.tuning_ablations import resolution
+from mm1.study.ablation import Study
+from mm1.train.trainer import Trainer
+
+def my_recipe():
+    return pretrain_small()
+
+def my_sized_recipe(steps) -> Trainer.Config:
+    return pretrain_small()
+
+def my_complete_recipe(steps: int = 3) -> "Trainer.Config":
+    return pretrain_small()
+
+def my_study():
+    return resolution()
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file of one's own among the recipes."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("mm1.recipes.mine", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("my_recipe", "annotate its return as -> Trainer.Config"),
+        ("my_sized_recipe", "give a default to steps"),
+    ],
+)
+@pytest.mark.usefixtures("own_file")
+def test_what_a_function_lacks_to_be_a_recipe_is_said(name: str, missing: str) -> None:
+    assert "my_complete_recipe" in all_recipes()
+    assert name not in all_recipes()
+    with pytest.raises(ConfigError) as error:
+        recipe(name)
+    assert (
+        str(error.value) == f"{name} in mm1/recipes/mine.py is no recipe yet: {missing}"
+    )
+
+
+@pytest.mark.usefixtures("own_file")
+def test_what_a_function_lacks_to_be_a_study_is_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no study yet: annotate its return as -> Study$"
+    ):
+        study_command(["my_study"], tmp_path / "out", seeds=(0,))
+
+
+def test_a_function_that_returns_something_else_is_not_taken_for_a_recipe() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'filters_named'"):
+        recipe("filters_named")
