@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mm1 import config as configs
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
@@ -89,7 +89,9 @@ def main() -> None:
     words = Tokenizer.Config(
         path=str(arguments.out / "world" / "tokenizer.json")
     ).build()
-    pixels = Trained(Pixels(), Renderer(words, Views(size)), torch.device("cpu"))  # type: ignore[arg-type]
+    pixels = Trained(
+        Pixels(), Renderer(words, ImageProcessor(size)), torch.device("cpu")
+    )  # type: ignore[arg-type]
     evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")
     of_pixels = scores(arguments.out / "pixels")
 

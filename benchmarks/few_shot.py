@@ -19,7 +19,7 @@ import torch
 from PIL import Image as Pillow
 
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import train_tokenizer
 from mm1.infer.predictor import Predictor
@@ -48,7 +48,7 @@ def predictor(folder: Path) -> Predictor:
         connector=AveragePool.Config(num_tokens=TOKENS_PER_IMAGE),
         decoder=Decoder.Config(depth=4, dim=256, num_heads=8, num_kv_heads=4),
     ).build(vocab_size=tokenizer.vocab_size)
-    renderer = Renderer(tokenizer, Views((SIZE, SIZE)), TOKENS_PER_IMAGE)
+    renderer = Renderer(tokenizer, ImageProcessor((SIZE, SIZE)), TOKENS_PER_IMAGE)
     return Predictor(model.eval(), renderer, torch.device("cpu"))
 
 

@@ -37,8 +37,7 @@ import PIL.Image
 import torch
 
 from mm1.data.document import Image
-from mm1.data.image_processing import Views
-from mm1.data.images import see
+from mm1.data.image_processing import ImageProcessor, decode_image
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.packed import PackedLoader
@@ -52,30 +51,32 @@ AHEAD = 4
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def pillow(picture: Image, views: Views) -> None:
+def pillow(picture: Image, processor: ImageProcessor) -> None:
     opened = PIL.Image.open(io.BytesIO(picture.data)).convert("RGB")
     np.asarray(
-        opened.resize((views.size[1], views.size[0]), PIL.Image.Resampling.BICUBIC)
+        opened.resize(
+            (processor.size[1], processor.size[0]), PIL.Image.Resampling.BICUBIC
+        )
     )
 
 
-def own(picture: Image, views: Views) -> None:
-    see(picture, views)
+def own(picture: Image, processor: ImageProcessor) -> None:
+    processor(decode_image(picture.data))
 
 
 LOOPS = {"Pillow": pillow, "own": own}
 
 
-def loop(job: tuple[str, list[Image], Views]) -> Side:
+def loop(job: tuple[str, list[Image], ImageProcessor]) -> Side:
     """One process of a loop."""
-    name, pictures, views = job
+    name, pictures, processor = job
     torch.set_num_threads(1)
     function = LOOPS[name]
-    function(pictures[0], views)
+    function(pictures[0], processor)
     began = time.perf_counter()
     used = time.process_time()
     for picture in pictures:
-        function(picture, views)
+        function(picture, processor)
     return len(pictures), time.perf_counter() - began, time.process_time() - used
 
 
@@ -155,7 +156,10 @@ def compare(name: str, loader: Any, options: argparse.Namespace) -> str:
             pictures = list(pictures_of(loader, begin, begin + options.steps))
             consumer.settle()
             jobs = [
-                [(kind, pictures[i::num], loader.renderer.views) for i in range(num)]
+                [
+                    (kind, pictures[i::num], loader.renderer.image_processor)
+                    for i in range(num)
+                ]
                 for kind in LOOPS
             ]
             sides = [pool.map(loop, job, chunksize=1) for job in jobs]
@@ -201,7 +205,9 @@ def pictures_of(
             sequence = loader.renderer(
                 loader.sources[loader.names[e.source]].shards.document(e.document)
             )
-            yield from (image for _, image, _ in sequence.pictures(e.start, e.stop))
+            yield from (
+                image for _, image, _ in sequence.images_between(e.start, e.stop)
+            )
 
 
 def main() -> None:
@@ -240,7 +246,9 @@ def main() -> None:
     print("| CPU ms a picture: Pillow | own | loader | own/loader | MiB, by round |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for size in options.sizes:
-        renderer = Renderer(tokenizer, Views((size, size)), tokens_per_image=144)
+        renderer = Renderer(
+            tokenizer, ImageProcessor((size, size)), tokens_per_image=144
+        )
         packed = PackedLoader.Config(
             sources=folders, weights=weights, packing_window=64, workers=options.workers
         )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image as Pillow
 
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.infer.predictor import Predictor
@@ -49,7 +49,7 @@ def predictor(
 ) -> Predictor:
     made = tokenizer(folder, kind)
     model = mm1(made.vocab_size, seed=seed)
-    renderer = Renderer(made, Views((8, 8)), tokens_per_image=4)
+    renderer = Renderer(made, ImageProcessor((8, 8)), tokens_per_image=4)
     return Predictor(
         model, renderer, torch.device("cpu"), tokens_per_batch=tokens_per_batch
     )

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mm1 import dist
-from mm1.data.image_processing import resize
-from mm1.data.images import decode
+from mm1.data.image_processing import decode_image, resize
 from mm1.eval.evaluator import Evaluator, Line
 from mm1.files import read_object, write_text
 from mm1.infer.trained import Trained
@@ -198,7 +197,7 @@ def _settings(
 ) -> dict[int, str]:
     """Number of shots -> a fingerprint of what answers depend on besides the
     weights."""
-    alike = (trained.renderer.views, _fingerprint(benchmark.test))
+    alike = (trained.renderer.image_processor, _fingerprint(benchmark.test))
     train = _fingerprint(benchmark.train) if any(map(benchmark.learns, shots)) else ""
     return {
         k: _fingerprint(
@@ -264,7 +263,7 @@ def _write_pictures(
                 max(1, round(image.width * shrink)),
             )
             Pillow.fromarray(
-                resize(decode(image.data), size).permute(1, 2, 0).numpy()
+                resize(decode_image(image.data), size).permute(1, 2, 0).numpy()
             ).save(file)
             line["pictures"].append(file.relative_to(path.parent.parent).as_posix())
 

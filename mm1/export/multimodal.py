@@ -33,8 +33,15 @@ from mm1.runs.folder import weights_path
 
 MODEL_TYPE = "mm1"
 CONFIG = "config.json"
-VIEWS = ("resize", "split", "min_tiles", "max_tiles", "split_last", "index_tokens")
-"""Options of the loader that say into what views a large picture is split."""
+SPLIT_OPTIONS = (
+    "resize",
+    "split",
+    "min_tiles",
+    "max_tiles",
+    "split_last",
+    "index_tokens",
+)
+"""Options of the loader that say how a large image is split."""
 CLASSES = {
     "AutoConfig": "modeling_mm1.MM1Config",
     "AutoModel": "modeling_mm1.MM1Model",
@@ -128,7 +135,9 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
         "model": configs.to_json(config.model),
         "special_tokens": json.loads(tokenizer.roles.to_json()),
     }
-    own["views"] = {name: getattr(config.loader, name) for name in VIEWS}
+    own["image_options"] = {
+        name: getattr(config.loader, name) for name in SPLIT_OPTIONS
+    }
     write_json(folder / OWN, own)
     total = sum(layout.num_bytes for layout in layouts.values())
     write_sharded(folder, layouts, shown("export", parted(links, weights), total))
@@ -169,7 +178,7 @@ def read_multimodal(folder: Path) -> Import | None:
         Roles(**own["special_tokens"]),
         0,
     )
-    loader = PackedLoader.Config(sequence_length=max_length, **own["views"])
+    loader = PackedLoader.Config(sequence_length=max_length, **own["image_options"])
     return Import(
         MODEL_TYPE,
         config,
@@ -230,7 +239,7 @@ def published_config(
 def write_processor(
     model: MM1, config: Any, tokenizer: Tokenizer, folder: Path, *, max_length: int
 ) -> None:
-    """Tokenizer, chat template, and how pictures become views."""
+    """Tokenizer, chat template, and how images are preprocessed."""
     export_vocabulary(tokenizer, folder, max_length=max_length)
     roles = tokenizer.roles
     path = folder / TOKENIZER_CONFIG
@@ -247,10 +256,10 @@ def write_processor(
     )
     (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")
     encoder = config.model.encoder
-    views = make_renderer(model, tokenizer, config.loader).views
-    assert views is not None
+    image_processor = make_renderer(model, tokenizer, config.loader).image_processor
+    assert image_processor is not None
     pictures = {
-        "views": asdict(views),
+        "image_options": asdict(image_processor),
         "tokens_per_image": model.tokens_per_image,
         "image_token": roles.image,
     }

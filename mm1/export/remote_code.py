@@ -3,7 +3,7 @@ they are.
 
     modeling_mm1.py  processing_mm1.py  base.py     written for transformers
     <connector>.py  connectors.py  position.py      the run's connector, its contract, tables over patches
-    views.py                                        pictures -> pixels
+    image_processing.py                             images -> pixels
 
 Of mm1's files three things change, so that they run where there is neither mm1 nor
 jaxtyping: imports of mm1 name the files beside them, that of jaxtyping goes, and
@@ -17,7 +17,7 @@ from importlib.resources import files
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data import image_processing as views
+from mm1.data import image_processing
 from mm1.nn import connectors, position
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.c_abstractor import CAbstractor
@@ -29,7 +29,7 @@ BESIDE = {
     "mm1.nn.model": "base",
     "mm1.nn.position": "position",
     "mm1.nn.connectors": "connectors",
-    "mm1.data.image_processing": "views",
+    "mm1.data.image_processing": "image_processing",
 }
 """Module of mm1 -> the file that stands for it."""
 
@@ -55,7 +55,12 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
     written = found["modeling_mm1.py"].replace(CAbstractor.__module__, module)
     found["modeling_mm1.py"] = re.sub(rf"\b{CAbstractor.__name__}\b", name, written)
     found = {file: _rewritten(text, beside, file) for file, text in found.items()}
-    for source in (views, position, connectors, inspect.getmodule(connector.owner)):
+    for source in (
+        image_processing,
+        position,
+        connectors,
+        inspect.getmodule(connector.owner),
+    ):
         assert source is not None
         text = _rewritten(inspect.getsource(source), beside, source.__name__)
         found[f"{beside[source.__name__]}.py"] = _unevaluated(text)

@@ -74,12 +74,14 @@ class Encoder(Trained):
             # as a decorator it would not reach a generator that shape checks have
             # wrapped
             with torch.no_grad():
-                features = encode(self._views(members).to(self.device))
+                features = encode(self._pixels(members).to(self.device))
             yield features[: len(members)].float().cpu()
 
-    def _views(self, images: Sequence[Image]) -> UInt8[Tensor, "n 3 H W"]:
-        """Each picture whole, as one view; a blank one where there is none."""
-        assert self.renderer.views is not None
+    def _pixels(self, images: Sequence[Image]) -> UInt8[Tensor, "n 3 H W"]:
+        """Each image whole, unsplit; one blank image where there are none."""
+        assert self.renderer.image_processor is not None
         if not images:
-            return torch.zeros(1, 3, *self.renderer.views.size, dtype=torch.uint8)
-        return torch.stack([self.renderer.pixels(image)[0] for image in images])
+            return torch.zeros(
+                1, 3, *self.renderer.image_processor.size, dtype=torch.uint8
+            )
+        return torch.stack([self.renderer.sub_images(image)[0] for image in images])

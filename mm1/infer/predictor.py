@@ -9,8 +9,7 @@ import torch
 
 from mm1.batch import PackedBatch, move
 from mm1.data.document import Document, Image
-from mm1.data.render import Grid, Renderer
-from mm1.data.render import Sequence as Rendered
+from mm1.data.render import Grid, RenderedDocument, Renderer
 from mm1.infer.generate import generate
 from mm1.infer.score import score
 from mm1.infer.trained import Trained, in_step
@@ -121,7 +120,9 @@ class Predictor(Trained):
                 scores[i] = found
         return scores
 
-    def _batches(self, sequences: Sequence[Rendered], room: int) -> list[list[int]]:
+    def _batches(
+        self, sequences: Sequence[RenderedDocument], room: int
+    ) -> list[list[int]]:
         """Indices of the sequences, longest first, so that what does not fit into
         memory fails at once."""
         lengths = [len(sequence.tokens) + room for sequence in sequences]
@@ -138,7 +139,7 @@ class Predictor(Trained):
         return batches
 
     @torch.no_grad()
-    def _read(self, sequences: Sequence[Rendered], length: int) -> Cache | None:
+    def _read(self, sequences: Sequence[RenderedDocument], length: int) -> Cache | None:
         """The cache of what all sequences begin with; every rank reads something, since
         a sharded model needs all."""
         batch = self._collate(sequences, [0] if length else [], 0, length)
@@ -148,13 +149,15 @@ class Predictor(Trained):
 
     def _collate(
         self,
-        sequences: Sequence[Rendered],
+        sequences: Sequence[RenderedDocument],
         members: Sequence[int],
         begin: int = 0,
         end: int | None = None,
     ) -> PackedBatch:
         """Tokens `begin` to `end` (None: all that follow) of the members."""
-        dummy = Rendered(np.array([self.renderer.tokenizer.end]), np.array([False]))
+        dummy = RenderedDocument(
+            np.array([self.renderer.tokenizer.end]), np.array([False])
+        )
         spans = [
             Span(
                 sequences[i],
@@ -168,7 +171,7 @@ class Predictor(Trained):
         return move(collate([spans], self.renderer), self.device)
 
 
-def shared_length(sequences: Sequence[Rendered]) -> int:
+def shared_length(sequences: Sequence[RenderedDocument]) -> int:
     """How many tokens all sequences begin with. A picture is shared whole or not at
     all; one token of each is left."""
     if not sequences:
@@ -184,9 +187,9 @@ def shared_length(sequences: Sequence[Rendered]) -> int:
     return shared
 
 
-def _pictures(sequence: Rendered) -> Iterator[tuple[int, int, Image, Grid]]:
+def _pictures(sequence: RenderedDocument) -> Iterator[tuple[int, int, Image, Grid]]:
     """Of each picture where it begins and ends, itself, and its grid."""
     for (begin, end), image, grid in zip(
-        sequence.places, sequence.images, sequence.grids, strict=True
+        sequence.image_spans, sequence.images, sequence.grids, strict=True
     ):
         yield begin, end, image, grid

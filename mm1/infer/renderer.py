@@ -5,7 +5,7 @@ Training, evaluation, pages and exports all take their renderer from here, so th
 cannot differ.
 """
 
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.loader import Loader
@@ -15,8 +15,8 @@ from mm1.nn.model import Model
 def make_renderer(
     model: Model, tokenizer: Tokenizer, loader: Loader.Config
 ) -> Renderer:
-    """The model says how its encoder wants whole pictures, the loader into how many
-    views they may be split.
+    """The model says how its encoder wants whole images, the loader how they are
+    split.
 
     Raises:
         ConfigError: the two do not go together; the options are named.
@@ -26,10 +26,10 @@ def make_renderer(
     red, green, blue = (
         int(255 * part) for part in model.mean_colour
     )  # rounded down, as in LLaVA
-    whole = Views(
+    whole = ImageProcessor(
         model.image_size,
         resize=model.resize,
         interpolation=model.interpolation,
         fill=(red, green, blue),
     )
-    return Renderer(tokenizer, loader.views(whole), model.tokens_per_image)
+    return Renderer(tokenizer, loader.image_processor(whole), model.tokens_per_image)

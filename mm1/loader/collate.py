@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
-from mm1.data.images import ImageError, room
-from mm1.data.render import Renderer, Sequence
+from mm1.data.image_processing import ImageError
+from mm1.data.render import RenderedDocument, Renderer
+from mm1.loader.shared_memory import empty_images
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -19,14 +20,14 @@ class Span:
     """Tokens `start` to `stop` of a rendered document, as one isolated document of a
     row."""
 
-    sequence: Sequence
+    sequence: RenderedDocument
     start: int
     stop: int
     source: int = 0
     key: str = ""
 
     @classmethod
-    def whole(cls, sequence: Sequence) -> "Span":
+    def whole(cls, sequence: RenderedDocument) -> "Span":
         return cls(sequence, 0, len(sequence.tokens))
 
 
@@ -127,24 +128,26 @@ def _laid_out(
 
 def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
     """The views of the spans' pictures; one blank where there are none."""
-    if renderer.views is None:
+    if renderer.image_processor is None:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
     pictures = [
         (span, *picture)
         for span in spans
-        for picture in span.sequence.pictures(span.start, span.stop)
+        for picture in span.sequence.images_between(span.start, span.stop)
     ]
-    counts = [len(renderer.views.cells(grid)) for _, _, _, grid in pictures]
-    views = room(max(1, sum(counts)), renderer.views)
+    counts = [
+        len(renderer.image_processor.positions(grid)) for _, _, _, grid in pictures
+    ]
+    views = empty_images(max(1, sum(counts)), renderer.image_processor.size)
     if not pictures:
         return views.zero_()
     for place, (span, number, image, grid) in zip(
         views.split(counts), pictures, strict=True
     ):
         try:
-            place.copy_(renderer.pixels(image, grid))
+            place.copy_(renderer.sub_images(image, grid))
         except ImageError as error:
             raise ImageError(
-                f"{span.key or 'prompt'}, picture {number}: {error}"
+                f"{span.key or 'prompt'}, image {number}: {error}"
             ) from error
     return views

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mm1.batch import Batch
 from mm1.config import Configurable, UserError
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.loader.packing import cut
-from mm1.loader.shared_memory import Lent, Shelf
+from mm1.loader.shared_memory import SharedMemoryPool, SharedTensor
 
 WORKER_PATIENCE = 600.0
 """Seconds after which a batch that does not come is an error and not a hang."""
@@ -63,9 +63,9 @@ class Loader(Configurable):
             """Where the tokenizer of the prepared data lies."""
             raise NotImplementedError
 
-        def views(self, whole: Views) -> Views:
-            """How this loader's pictures become views, from how the encoder wants them
-            whole."""
+        def image_processor(self, whole: ImageProcessor) -> ImageProcessor:
+            """How this loader preprocesses images, given how the encoder takes a whole
+            image."""
             return whole
 
         def build(self, *, renderer: Renderer, seed: int) -> "Loader":
@@ -115,14 +115,14 @@ class Prepared:
         self, document: int, *, sequence_length: int, max_images: int
     ) -> list[tuple[int, int, int]]:
         """None of a document with pictures where the model has no encoder."""
-        views = self.renderer.views
-        if views is None:
+        image_processor = self.renderer.image_processor
+        if image_processor is None:
             return []
         sequence = self.renderer(self.shards.document(document))
-        counts = (len(views.cells(grid)) for grid in sequence.grids)
+        counts = (len(image_processor.positions(grid)) for grid in sequence.grids)
         pictures = (
             (*place, count)
-            for place, count in zip(sequence.places, counts, strict=True)
+            for place, count in zip(sequence.image_spans, counts, strict=True)
         )
         return cut(
             len(sequence.tokens),
@@ -159,7 +159,7 @@ def _leave_interrupts_to_the_run(_: int) -> None:
 class _Parcel:
     """A batch on its way from a worker.
 
-    Pictures lie on a shelf of shared memory (`mm1.loader.shared_memory`). What is small
+    Pictures lie in shared memory (`mm1.loader.shared_memory`). What is small
     goes with the message: each tensor in shared memory is a file that both sides open,
     which for a row's tokens takes longer than to copy them.
     """
@@ -194,14 +194,14 @@ def _packed(value: Any) -> Any:
         return value
     worker = get_worker_info()
     return (
-        worker.dataset.shelf.lend(value, worker.id)  # type: ignore[attr-defined]
+        worker.dataset.pool.share(value, worker.id)  # type: ignore[attr-defined]
         if worker and value.is_shared()
         else value.numpy()
     )
 
 
 def _unpacked(value: Any) -> Any:
-    if isinstance(value, Lent):
+    if isinstance(value, SharedTensor):
         return value.open()
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
@@ -210,9 +210,9 @@ class _Worker(Dataset):
     """A filler in a worker. A user's mistake comes back as itself, and not as the text
     of a traceback."""
 
-    def __init__(self, filler: Dataset, shelf: Shelf) -> None:
+    def __init__(self, filler: Dataset, pool: SharedMemoryPool) -> None:
         self.filler = filler
-        self.shelf = shelf
+        self.pool = pool
 
     def __getitem__(self, work: Any) -> Any:
         try:
@@ -229,12 +229,12 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         UserError: the filler's own, or a worker died, or none has delivered for
             `WORKER_PATIENCE` seconds.
     """
-    shelf = Shelf(workers)
+    pool = SharedMemoryPool(workers)
     context = multiprocessing.get_context("forkserver") if workers else None
     if context is not None:
         context.set_forkserver_preload([__name__, type(filler).__module__, *PRELOAD])
     loader = DataLoader(
-        _Worker(filler, shelf),
+        _Worker(filler, pool),
         sampler=InOrder(plan),
         batch_size=None,
         collate_fn=_Parcel.of,
@@ -249,7 +249,7 @@ def load(plan: Iterable[Any], filler: Dataset, *, workers: int) -> Iterator[Batc
         if isinstance(parcel, UserError):
             raise parcel
         yield parcel.open()
-        shelf.sweep()
+        pool.release_freed()
 
 
 class LoaderWorkerDied(UserError):

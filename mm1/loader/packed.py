@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
-from mm1.data.image_processing import Views
-from mm1.data.images import checked
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.loader.collate import Span, collate
@@ -69,19 +68,19 @@ class PackedLoader(Loader):
         index_tokens: bool = False
         """Text before each view that says where in its picture it lies."""
 
-        def views(self, whole: Views) -> Views:
-            """Raises ConfigError for settings that contradict one another."""
-            return checked(
-                replace(
-                    whole,
-                    resize=self.resize or whole.resize,
-                    split=self.split,
-                    min_tiles=self.min_tiles,
-                    max_tiles=self.max_tiles,
-                    split_last=self.split_last,
-                    index_tokens=self.index_tokens,
-                )
+        def image_processor(self, whole: ImageProcessor) -> ImageProcessor:
+            """Raises ConfigError for options that contradict one another."""
+            image_processor = replace(
+                whole,
+                resize=self.resize or whole.resize,
+                split=self.split,
+                min_tiles=self.min_tiles,
+                max_tiles=self.max_tiles,
+                split_last=self.split_last,
+                index_tokens=self.index_tokens,
             )
+            _check_split(image_processor)
+            return image_processor
 
         def tokenizer(self) -> str:
             if not self.sources:
@@ -104,7 +103,7 @@ class PackedLoader(Loader):
             self.sources,
             config.weights,
             sequence_length=config.sequence_length,
-            max_images=config.max_images if renderer.views else 0,
+            max_images=config.max_images if renderer.image_processor else 0,
             packing_window=config.packing_window,
             seed=seed,
             weights_of=config.weights_of,
@@ -125,17 +124,20 @@ class PackedLoader(Loader):
         """Raises ConfigError where a picture of the most tiles fits no row: it would be
         left out each time."""
         c = self.config
-        views = self.renderer.views
+        image_processor = self.renderer.image_processor
         num_tokens = self.renderer.tokens_per_image
-        if views is None:
+        if image_processor is None:
             return
-        most = max(len(views.cells(grid)) for grid in views.allowed())
+        most = max(
+            len(image_processor.positions(grid))
+            for grid in image_processor.allowed_grids()
+        )
         if most > c.max_images or most * num_tokens > c.sequence_length:
             raise ConfigError(
-                f"loader.max_tiles={c.max_tiles} gives pictures of {most} views with"
-                f" {num_tokens} tokens each, which fit no row of"
-                f" loader.max_images={c.max_images} views and"
-                f" loader.sequence_length={c.sequence_length} tokens"
+                f"loader.max_tiles={c.max_tiles} gives up to {most} sub-images with"
+                f" {num_tokens} tokens each, which do not fit a row of"
+                f" loader.max_images={c.max_images} and"
+                f" loader.sequence_length={c.sequence_length}"
             )
 
     def steps(
@@ -377,4 +379,33 @@ class _Filler(Dataset):
             e.stop,
             e.source,
             f"{self.names[e.source]} {key}",
+        )
+
+
+def _check_split(image_processor: ImageProcessor) -> None:
+    """Raises ConfigError for split options that contradict one another or the encoder's
+    resize mode."""
+    low = image_processor.min_tiles
+    high = image_processor.max_tiles
+    limits = f"loader.min_tiles={low} and loader.max_tiles={high}"
+    if not 1 <= low <= high:
+        raise ConfigError(
+            f"{limits}: the minimum must be at least 1, and at most the maximum"
+        )
+    split_last = image_processor.split_last
+    if split_last is not None and split_last < 1:
+        raise ConfigError(
+            f"loader.split_last={split_last} must be at least 1; loader.max_tiles=1"
+            " splits no image"
+        )
+    if not image_processor.allowed_grids():
+        raise ConfigError(
+            "loader.split=square makes 1, 4, 9, 16 ... tiles, none of them within"
+            f" {limits}; widen these, or set loader.split=dynamic"
+        )
+    if image_processor.split == "dynamic" and image_processor.resize == "crop":
+        raise ConfigError(
+            "loader.split=dynamic keeps whole images in their aspect ratio, but the"
+            " encoder crops them; set loader.resize=pad (or squash), or"
+            " loader.split=square"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mm1.batch import PairBatch
 from mm1.data.document import Text
-from mm1.data.images import ImageError
+from mm1.data.image_processing import ImageError
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer

@@ -20,11 +20,12 @@ from torch.utils.data import Dataset
 from mm1.batch import Batch
 from mm1.config import ConfigError
 from mm1.data.document import Image
-from mm1.data.images import ImageError, room
+from mm1.data.image_processing import ImageError
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.loader.loader import Loader, Prepared, StepBatches, load
 from mm1.loader.permutation import permute
+from mm1.loader.shared_memory import empty_images
 
 
 class ShuffledLoader(Loader):
@@ -49,7 +50,7 @@ class ShuffledLoader(Loader):
             return self.sources[0]
 
     def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
-        if renderer.views is None:
+        if renderer.image_processor is None:
             raise ConfigError(
                 f"the loader of {self.THINGS} needs a model with an image encoder"
             )
@@ -181,13 +182,13 @@ class Filler(Dataset):
 
     def room(self, num_views: int) -> UInt8[Tensor, "N 3 H W"]:
         assert (
-            self.renderer.views is not None
+            self.renderer.image_processor is not None
         )  # `Shuffled` refuses a model without an encoder
-        return room(num_views, self.renderer.views)
+        return empty_images(num_views, self.renderer.image_processor.size)
 
     def view(self, image: Image, key: str) -> Any:
         """The picture as one view; raises ImageError with its origin, `key`."""
         try:
-            return self.renderer.pixels(image)[0]
+            return self.renderer.sub_images(image)[0]
         except ImageError as error:
             raise ImageError(f"{key}: {error}") from error

@@ -103,10 +103,10 @@ class Model(Module):
             return self.make(vocab_size=vocab_size)
 
     image_size: tuple[int, int] | None = None
-    """(height, width) in pixels of the views it wants; None without an image
+    """(height, width) in pixels of its input; None without an image
     encoder."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How pictures of another shape become views: as its encoder was trained (see
+    """How images of another shape are resized: as its encoder was trained (see
     `mm1.data.image_processing`)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)

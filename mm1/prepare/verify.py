@@ -2,7 +2,7 @@
 no run meets a bad one.
 
 Pictures are decoded in full, not only opened: a file that breaks off behind its header
-is found here. The most pixels a picture may have is `views.MAX_PIXELS`, checked from
+is found here. The most pixels a picture may have is `image_processing.MAX_PIXELS`, checked from
 the header before memory is taken for them.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import ImageError, decode, probe
+from mm1.data.image_processing import ImageError, decode_image, image_size
 from mm1.prepare.sources import Lost, Unusable
 
 MAX_BYTES = 1 << 28
@@ -65,7 +65,7 @@ def picture(image: Image) -> Image:
 
     Raises:
         Unusable: the bytes are no picture, a damaged one, or one of more than
-            `views.MAX_PIXELS` pixels; or it could not be had in the first place.
+            `image_processing.MAX_PIXELS` pixels; or it could not be had in the first place.
     """
     if isinstance(image, Lost):
         raise image.why
@@ -75,8 +75,8 @@ def picture(image: Image) -> Image:
     if data[:8].lower().startswith((b"http://", b"https://")):
         raise Unusable("image is a URL", data[:200].decode("utf-8", "replace"))
     try:
-        width, height = probe(data)
-        pixels = decode(data)
+        width, height = image_size(data)
+        pixels = decode_image(data)
     except ImageError as error:
         raise Unusable("unreadable image", str(error)) from error
     # decoders meet bytes of strangers and raise anything; the record is named, none is

@@ -10,7 +10,7 @@ import torch
 from PIL import Image as Pillow
 
 from mm1.config import ConfigError
-from mm1.data.render import Sequence
+from mm1.data.render import RenderedDocument
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.renderer import make_renderer
 from mm1.loader.mixture_state import Excerpt
@@ -116,7 +116,7 @@ def _document(loader: PackedLoader, e: Excerpt) -> ViewDocument:
 
 
 def _pieces(
-    loader: PackedLoader, sequence: Sequence, start: int, stop: int
+    loader: PackedLoader, sequence: RenderedDocument, start: int, stop: int
 ) -> tuple[ViewText | ViewImage, ...]:
     tokenizer = loader.renderer.tokenizer
     pieces = []
@@ -142,13 +142,13 @@ def _pieces(
 
 
 def _views(
-    loader: PackedLoader, sequence: Sequence, start: int, stop: int
+    loader: PackedLoader, sequence: RenderedDocument, start: int, stop: int
 ) -> Iterator[tuple[int, bytes]]:
     """The views of an excerpt in the order of their tokens, each with the number of its
     picture."""
-    for number, image, grid in sequence.pictures(start, stop):
-        for view in loader.renderer.pixels(image, grid):
-            yield number, _png(view)
+    for number, image, grid in sequence.images_between(start, stop):
+        for pixels in loader.renderer.sub_images(image, grid):
+            yield number, _png(pixels)
 
 
 def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -10,8 +10,7 @@ from pictures import picture
 
 from mm1.batch import IGNORE
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
-from mm1.data.images import ImageError
+from mm1.data.image_processing import ImageError, ImageProcessor
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.loader.collate import Span, collate
@@ -29,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def renderer(tokenizer: Tokenizer) -> Renderer:
-    return Renderer(tokenizer, Views((4, 4)), tokens_per_image=2)
+    return Renderer(tokenizer, ImageProcessor((4, 4)), tokens_per_image=2)
 
 
 # --- the vocabulary
@@ -176,5 +175,5 @@ def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
 
 def test_a_damaged_picture_is_named_with_its_document(renderer: Renderer) -> None:
     broken = Document((Image(b"nothing", 4, 4), Text("sit")))
-    with pytest.raises(ImageError, match=r"page 7, picture 1: .*not a picture"):
+    with pytest.raises(ImageError, match=r"page 7, image 1: .*not an image"):
         collate([[Span(renderer(broken), 0, 4, key="page 7")]], renderer)

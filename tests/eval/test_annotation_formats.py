@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mm1.config import ConfigError
-from mm1.data.images import ImageError
+from mm1.data.image_processing import ImageError
 from mm1.eval.benchmarks import Benchmark
 from mm1.eval.benchmarks.coco import Coco
 from mm1.eval.benchmarks.vqa import Vqa
@@ -237,7 +237,7 @@ def test_a_damaged_picture_is_named_with_its_question(vqa: Vqa.Config) -> None:
     benchmark = vqa.build()
     (Path(vqa.images) / "COCO_val2014_000000393225.jpg").write_bytes(b"not a picture")
     with pytest.raises(
-        ImageError, match=r"question 393225001: .*000000393225\.jpg: not a picture"
+        ImageError, match=r"question 393225001: .*000000393225\.jpg: not an image"
     ):
         benchmark.question(benchmark.test[2])
 

@@ -18,7 +18,7 @@ from conftest import classes_in
 from mm1 import config as configs
 from mm1 import miniature
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
@@ -108,7 +108,9 @@ def test_truth_scores_and_silence_does_not(benchmark: Benchmark) -> None:
 def test_shots_and_question_pass_through_the_training_renderer(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
+    renderer = Renderer(
+        tiny.tokenizer(tmp_path), ImageProcessor((8, 8)), tokens_per_image=4
+    )
     question = benchmark.question(benchmark.EXAMPLE)
     shot = benchmark.shot(benchmark.EXAMPLE)
     prompt = benchmark.prompt(question, [shot, shot])
@@ -125,7 +127,9 @@ def test_shots_and_question_pass_through_the_training_renderer(
 def test_in_chat_it_is_laid_out_as_conversations_are_prepared(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    renderer = Renderer(tiny.tokenizer(tmp_path), Views((8, 8)), tokens_per_image=4)
+    renderer = Renderer(
+        tiny.tokenizer(tmp_path), ImageProcessor((8, 8)), tokens_per_image=4
+    )
     chat = replace(benchmark.config, chat=True).build()
     question = chat.asked(chat.EXAMPLE)
     shot = chat.shot(chat.EXAMPLE)

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from mm1.config import ConfigError
-from mm1.data.images import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval.classes.folders import Folders
 from mm1.eval.evaluate import evaluate
@@ -106,7 +106,9 @@ def trained(folder: Path) -> Trained:
     )
     model = AIM.Config(encoder=vit, head_depth=1, head_dim=8).build(vocab_size=9).eval()
     return Trained(
-        model, Renderer(tiny.tokenizer(folder), Views((8, 8))), torch.device("cpu")
+        model,
+        Renderer(tiny.tokenizer(folder), ImageProcessor((8, 8))),
+        torch.device("cpu"),
     )
 
 

@@ -15,7 +15,7 @@ from conftest import classes_in
 from mm1 import config as configs
 from mm1 import miniature
 from mm1.config import ConfigError
-from mm1.data.images import ImageError, Views
+from mm1.data.image_processing import ImageError, ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import classes
 from mm1.eval.classes import Classes, Labelled
@@ -41,7 +41,9 @@ def clip_encoder(folder: Path) -> Encoder:
         text=TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2),
         dim=8,
     ).build(vocab_size=made.vocab_size)
-    return Encoder(model.eval(), Renderer(made, Views((8, 8))), torch.device("cpu"))
+    return Encoder(
+        model.eval(), Renderer(made, ImageProcessor((8, 8))), torch.device("cpu")
+    )
 
 
 class Oracle(Encoder):

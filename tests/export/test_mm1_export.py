@@ -17,7 +17,7 @@ from mm1.config import ConfigError
 from mm1.export.decoders import family_of
 from mm1.export.import_model import import_model
 from mm1.export.mapping import theirs_of
-from mm1.export.multimodal import VIEWS, links_of, published_config
+from mm1.export.multimodal import SPLIT_OPTIONS, links_of, published_config
 from mm1.export.remote_code import remote_code
 from mm1.files import write_json
 from mm1.nn.connectors.attention_pool import AttentionPool
@@ -139,8 +139,8 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
         was = read_config(folder / "run")
         now = read_config(folder / "back")
         assert now.model == was.model
-        assert [getattr(now.loader, name) for name in VIEWS] == [
-            getattr(was.loader, name) for name in VIEWS
+        assert [getattr(now.loader, name) for name in SPLIT_OPTIONS] == [
+            getattr(was.loader, name) for name in SPLIT_OPTIONS
         ]
         assert (now.loader.sequence_length, now.precision) == (
             was.loader.sequence_length,

@@ -15,7 +15,7 @@ from exports import loader, make_run, model, modules
 from PIL import Image as Pillow
 
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import probe
+from mm1.data.image_processing import image_size
 from mm1.data.render import Renderer
 from mm1.export.multimodal import write_multimodal
 from mm1.loader.packed import PackedLoader
@@ -101,7 +101,7 @@ def test_the_chat_template_lays_out_as_our_instructions(
             .parts
         )
         sized = tuple(
-            Image(data, *probe(data)) if isinstance(part, Image) else part
+            Image(data, *image_size(data)) if isinstance(part, Image) else part
             for part in parts
         )
         whole = processor.apply_chat_template(chat, tokenize=True)[0].tolist()
@@ -131,7 +131,7 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
             ],
         }
     ]
-    document = Document((Image(data, *probe(data)), Text(f"{typed}\n")))
+    document = Document((Image(data, *image_size(data)), Text(f"{typed}\n")))
     wanted = renderer(document, end=False).tokens
     assert (wanted == renderer.tokenizer.image).sum() == renderer.tokens_per_image
     assert (
@@ -164,8 +164,9 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
         if options.get("split") != "dynamic"
         else ("squash", "pad")
     ):
-        renderer = replace(renderer, views=replace(renderer.views, resize=resize))
-        processor.views["resize"] = resize
+        processed = replace(renderer.image_processor, resize=resize)
+        renderer = replace(renderer, image_processor=processed)
+        processor.image_options["resize"] = resize
         for text, pictures in exports.prompts(tmp_path):
             document = exports.document(text, pictures)
             found = processor(pictures, text)
@@ -174,7 +175,7 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
             if pictures:
                 views = torch.cat(
                     [
-                        renderer.pixels(i, g)
+                        renderer.sub_images(i, g)
                         for i, g in zip(document.images, sequence.grids, strict=True)
                     ]
                 )
@@ -208,7 +209,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     picture = exports.picture(1, tmp_path)
     with pytest.raises(ValueError, match="2 of <image> in the text, but 1 pictures"):
         processor(picture, "<image> and <image>")
-    with pytest.raises(ValueError, match="not a picture in a known format"):
+    with pytest.raises(ValueError, match="not an image in a known format"):
         processor(BytesIO(b"nothing").getvalue(), "<image>")
     with pytest.raises(TypeError, match="truncation"):
         processor(picture, "<image>", truncation=True)

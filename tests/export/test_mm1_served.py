@@ -26,7 +26,7 @@ import torch
 from exports import ask, compare, export, loader, model
 
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import probe
+from mm1.data.image_processing import image_size
 
 pytestmark = [
     pytest.mark.slow,
@@ -123,7 +123,7 @@ def test_it_is_served(python: Path, tmp_path: Path) -> None:
                 {"type": "image_url", "image_url": {"url": url}} for url in urls
             ]
             content.append({"type": "text", "text": "red cat two"})
-            images = tuple(Image(data, *probe(data)) for data in pictures)
+            images = tuple(Image(data, *image_size(data)) for data in pictures)
             wanted = asked.generate(
                 [Document((*images, Text("red cat two\n")))], max_tokens=8
             )

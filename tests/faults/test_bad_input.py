@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Pillow
 from raw_files import jpeg, pairs, write_pages, write_tar
 
-from mm1.data import image_processing as views
+from mm1.data import image_processing
 from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
@@ -86,7 +86,7 @@ def test_damaged_bytes_never_crash() -> None:
 
 def test_a_turned_picture_is_measured_as_seen(tmp_path: Path) -> None:
     exif = Pillow.Exif()
-    exif[views.ORIENTATION] = 6
+    exif[image_processing.EXIF_ORIENTATION] = 6
     Pillow.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
     image = verify.picture(Image((tmp_path / "a.jpg").read_bytes(), 0, 0))
     assert (image.width, image.height) == (10, 30)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mm1.config import ConfigError
 from mm1.data.document import Image, Text
-from mm1.data.images import decode
+from mm1.data.image_processing import decode_image
 from mm1.harness.pictures import PictureModel, encoded, question
 from mm1.prepare.sources.instructions import conversation
 
@@ -23,7 +23,7 @@ def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:
 
 
 def pixels(image: Image) -> Tensor:
-    return decode(image.data)
+    return decode_image(image.data)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from raw_files import jpeg, write_lines, write_tar
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.prepared.shards import Shards, read_manifest
 from mm1.data.render import Renderer
 from mm1.infer import filter_captions as module
@@ -71,7 +71,9 @@ def clip(folder: Path) -> Encoder:
         text=TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2),
         dim=8,
     ).build(vocab_size=made.vocab_size)
-    return Encoder(model.eval(), Renderer(made, Views((8, 8))), torch.device("cpu"))
+    return Encoder(
+        model.eval(), Renderer(made, ImageProcessor((8, 8))), torch.device("cpu")
+    )
 
 
 class Oracle(Encoder):

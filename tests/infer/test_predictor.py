@@ -12,8 +12,7 @@ from ranks import on_ranks
 
 from mm1 import dist
 from mm1.data.document import Document, Image, Text
-from mm1.data.render import Renderer
-from mm1.data.render import Sequence as Rendered
+from mm1.data.render import RenderedDocument, Renderer
 from mm1.infer.predictor import Predictor, shared_length
 from mm1.loader.collate import Span, collate
 from mm1.nn.attention import Packed
@@ -21,7 +20,7 @@ from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
 
 
-def logits_one_by_one(predictor: Predictor, sequence: Rendered) -> torch.Tensor:
+def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch.Tensor:
     """Logits of every place of one document from the training forward pass, Float[T,
     V]."""
     batch = collate([[Span.whole(sequence)]], predictor.renderer)

@@ -14,7 +14,7 @@ import torch
 from worlds import make_world, pretrain
 
 from mm1.config import ConfigError
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.mixture_state import MixtureState, Row, Terms
@@ -41,7 +41,7 @@ def loader_of(
     config.sources.pop(leave_out, None)
     renderer = Renderer(
         Tokenizer.Config(path=config.tokenizer()).build(),
-        Views((8, 8)),
+        ImageProcessor((8, 8)),
         tokens_per_image=4,
     )
     return config.build(renderer=renderer, seed=0)
@@ -261,7 +261,7 @@ def test_pages_longer_than_a_row_come_in_pieces_with_the_pictures_of_their_token
     shards = loader.sources["pages"].shards
     documents = (shards.document(n) for n in range(len(shards)))
     pictures = {
-        loader.renderer.pixels(i)[0].numpy().tobytes()
+        loader.renderer.sub_images(i)[0].numpy().tobytes()
         for document in documents
         for i in document.images
     }

@@ -13,8 +13,7 @@ from worlds import make_world
 
 from mm1.batch import ImageBatch
 from mm1.config import ConfigError
-from mm1.data.image_processing import Views
-from mm1.data.images import ImageError, see
+from mm1.data.image_processing import ImageError, ImageProcessor, decode_image
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
@@ -53,7 +52,7 @@ def build(
     )
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
     loader: ImageLoader = config.build(
-        renderer=Renderer(tokenizer, Views((8, 8))), seed=3
+        renderer=Renderer(tokenizer, ImageProcessor((8, 8))), seed=3
     )  # type: ignore[assignment]
     return loader
 
@@ -82,12 +81,12 @@ def take(
 
 def whole(world: Path, names: tuple[str, ...], split: str) -> Tensor:
     """Every image of a split, in the order of folders, documents and parts."""
-    views = Views((8, 8))
+    processor = ImageProcessor((8, 8))
     found = []
     for folder in (world / name for name in names):
         shards = Shards(folder, split)
         found += [
-            see(image, views)[0]
+            processor(decode_image(image.data))[0]
             for n in range(len(shards))
             for image in shards.document(n).images
         ]
@@ -226,8 +225,8 @@ def test_a_damaged_image_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) 
     loader = build(world, names=("captions",))
 
     def refuse(*_: object, **__: object) -> None:
-        raise ImageError("damaged picture")
+        raise ImageError("damaged image")
 
-    monkeypatch.setattr("mm1.data.images.decode", refuse)
-    with pytest.raises(ImageError, match=r"a\.tar#.*: damaged picture"):
+    monkeypatch.setattr("mm1.data.render.decode_image", refuse)
+    with pytest.raises(ImageError, match=r"a\.tar#.*: damaged image"):
         take(loader, 1)

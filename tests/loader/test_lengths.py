@@ -13,7 +13,7 @@ from pictures import picture
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.collate import Span, collate
@@ -22,12 +22,14 @@ TOKENS = 3
 SIDES = (1, 3, 4, 7, 8, 13, 40)
 PICTURES = {(w, h): picture(w, h) for w in SIDES for h in SIDES}
 WAYS = {
-    "whole": Views((4, 4)),
-    "square": Views((4, 4), max_tiles=9),
-    "square, padded": Views((4, 4), resize="pad", max_tiles=4, index_tokens=True),
-    "square, last alone": Views((4, 4), max_tiles=4, split_last=1),
-    "dynamic": Views((4, 4), split="dynamic", min_tiles=4, max_tiles=9),
-    "dynamic, padded": Views(
+    "whole": ImageProcessor((4, 4)),
+    "square": ImageProcessor((4, 4), max_tiles=9),
+    "square, padded": ImageProcessor(
+        (4, 4), resize="pad", max_tiles=4, index_tokens=True
+    ),
+    "square, last alone": ImageProcessor((4, 4), max_tiles=4, split_last=1),
+    "dynamic": ImageProcessor((4, 4), split="dynamic", min_tiles=4, max_tiles=9),
+    "dynamic, padded": ImageProcessor(
         (4, 4),
         resize="pad",
         split="dynamic",
@@ -35,7 +37,7 @@ WAYS = {
         max_tiles=6,
         index_tokens=True,
     ),
-    "dynamic, last two": Views(
+    "dynamic, last two": ImageProcessor(
         (4, 4),
         split="dynamic",
         min_tiles=4,
@@ -51,7 +53,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return tiny.tokenizer(tmp_path_factory.mktemp("t"))
 
 
-def renderer(tokenizer: Tokenizer, views: Views) -> Renderer:
+def renderer(tokenizer: Tokenizer, views: ImageProcessor) -> Renderer:
     return Renderer(tokenizer, views, tokens_per_image=TOKENS)
 
 
@@ -133,9 +135,9 @@ def test_a_document_of_many_pictures_is_shown_whole(tokenizer: Tokenizer) -> Non
     assert render(Document(tuple(images))).grids == ((1, 1),) * 3
 
 
-def test_a_vocabulary_that_cannot_spell_an_index_is_named(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_encode_an_index_is_named(tmp_path: Path) -> None:
     words = tiny.tokenizer(tmp_path, "word")
     with pytest.raises(
-        ConfigError, match=r"loader\.index_tokens.*cannot spell '\(1,1,1\)'"
+        ConfigError, match=r"loader\.index_tokens.*cannot encode '\(1,1,1\)'"
     ):
         renderer(words, WAYS["dynamic, padded"])(Document((Image(b"", 8, 4),)))

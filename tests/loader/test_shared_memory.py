@@ -10,19 +10,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mm1.batch import ImageBatch
-from mm1.data.image_processing import Views
-from mm1.data.images import room
-from mm1.loader import shared_memory as shelf
+from mm1.loader import shared_memory
 from mm1.loader.loader import load
-
-VIEWS = Views((4, 4))
 
 
 class Numbered(Dataset):
-    """Batches of one to three views, all of one grey level."""
+    """Batches of one to three images, all of one grey level."""
 
     def __getitem__(self, number: int) -> ImageBatch:
-        return ImageBatch(images=room(1 + number % 3, VIEWS).fill_(number))
+        return ImageBatch(
+            images=shared_memory.empty_images(1 + number % 3, (4, 4)).fill_(number)
+        )
 
 
 def level(images: Tensor) -> int:
@@ -36,20 +34,22 @@ def test_what_is_held_is_not_written_to_and_what_is_not_comes_again(
     monkeypatch.setattr(
         torch.cuda, "is_available", lambda: False
     )  # what a batch for a GPU holds is a pinned copy
-    others = set(shelf._shelves)
+    others = set(shared_memory._pools)
     batches: Iterator[Any] = load(range(120), Numbered(), workers=1)
-    held = [next(batches).images for _ in range(40)]  # more than there are pieces
-    (mine,) = (made for number, made in shelf._shelves.items() if number not in others)
+    held = [next(batches).images for _ in range(40)]  # more than there are blocks
+    (mine,) = (
+        made for number, made in shared_memory._pools.items() if number not in others
+    )
     assert [level(images) for images in held] == list(range(40))
-    assert mine.busy.all()
+    assert mine.in_use.all()
     part = held[7][:1]
     busy = []
     held.clear()
     for number in range(40, 120):
         assert level(next(batches).images) == number
-        busy.append(int(mine.busy.sum()))
+        busy.append(int(mine.in_use.sum()))
     assert level(part) == 7
     assert (
         min(busy[20:]) > 1
     )  # beside the one that is still held in part, those of batches made ahead
-    assert max(busy) < shelf.PIECES
+    assert max(busy) < shared_memory.BLOCKS_PER_WORKER

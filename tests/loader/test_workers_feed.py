@@ -14,7 +14,7 @@ from worlds import contrastive, make_world, pretrain
 
 from mm1.batch import IGNORE
 from mm1.config import from_json, override, text, to_json
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.loader import Loader
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(config: Loader.Config, *, workers: int = 0, seed: int = 0) -> Any:
     config.workers = workers
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
-    renderer = Renderer(tokenizer, Views((8, 8)), tokens_per_image=4)
+    renderer = Renderer(tokenizer, ImageProcessor((8, 8)), tokens_per_image=4)
     return config.build(renderer=renderer, seed=seed)
 
 

@@ -82,13 +82,17 @@ def test_a_digit_never_stands_across_the_border_of_a_tile():
             assert (places < border).all() or (places >= border).all()
 
 
-@pytest.mark.parametrize(("grid", "views"), [("near", 1), ("wide", 1), ("far", 5)])
-def test_only_far_pictures_are_cut_into_tiles_at_48_pixels(grid, views):
-    from mm1.data.image_processing import Views
+@pytest.mark.parametrize(
+    ("grid", "num_sub_images"), [("near", 1), ("wide", 1), ("far", 5)]
+)
+def test_only_far_pictures_are_cut_into_tiles_at_48_pixels(grid, num_sub_images):
+    from mm1.data.image_processing import ImageProcessor
 
     shown = deal.make_picture("digit", grid, "train", np.random.default_rng(0))
-    cut = Views((48, 48), max_tiles=4)
-    assert len(cut.cells(cut.grid(shown.width, shown.width))) == views
+    cut = ImageProcessor((48, 48), max_tiles=4)
+    assert (
+        len(cut.positions(cut.choose_grid(shown.width, shown.width))) == num_sub_images
+    )
 
 
 def test_new_labels_are_consistent_within_an_episode():

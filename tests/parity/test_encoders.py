@@ -31,7 +31,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.tokenizer import Tokenizer
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
@@ -268,9 +268,9 @@ def test_processors_give_the_pixels_that_ours_are(
     image = torch.randint(
         256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )
-    ours = Views((12, 12), resize=config.resize, interpolation=config.interpolation)(
-        image
-    )
+    ours = ImageProcessor(
+        (12, 12), resize=config.resize, interpolation=config.interpolation
+    )(image)
     mean, std = (torch.tensor(x)[:, None, None] for x in (config.mean, config.std))
     for folder in ("published", "out"):
         processor = AutoImageProcessor.from_pretrained(tmp_path / folder, backend="pil")

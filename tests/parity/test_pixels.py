@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from mm1.data.image_processing import Views, pixels_of
+from mm1.data.image_processing import ImageProcessor, pil_to_tensor
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow  # importing it takes seconds
@@ -62,9 +62,9 @@ def test_crop_is_clips(
         crop_size={"height": 24, "width": 24},
         resample=resample,
     )
-    views = Views((24, 24), resize="crop", interpolation=interpolation)
+    views = ImageProcessor((24, 24), resize="crop", interpolation=interpolation)
     assert (
-        worst(views(pixels_of(noise(*size))), processed(processor, noise(*size)))
+        worst(views(pil_to_tensor(noise(*size))), processed(processor, noise(*size)))
         <= TOLERANCE
     )
 
@@ -83,9 +83,9 @@ def test_squash_is_siglips(
     processor = SiglipImageProcessorPil(
         size={"height": 24, "width": 36}, resample=resample
     )
-    views = Views((24, 36), interpolation=interpolation)
+    views = ImageProcessor((24, 36), interpolation=interpolation)
     assert (
-        worst(views(pixels_of(noise(*size))), processed(processor, noise(*size)))
+        worst(views(pil_to_tensor(noise(*size))), processed(processor, noise(*size)))
         <= TOLERANCE
     )
 
@@ -106,8 +106,10 @@ def test_padded_tiles_are_those_of_llava_next(size: tuple[int, int]) -> None:
         image_grid_pinpoints=[[rows * 24, columns * 24]],
         resample=3,
     )
-    views = Views((24, 24), resize="pad", split="dynamic", min_tiles=6, max_tiles=6)
-    tiles = views(pixels_of(noise(*size)), (rows, columns))[: rows * columns]
+    views = ImageProcessor(
+        (24, 24), resize="pad", split="dynamic", min_tiles=6, max_tiles=6
+    )
+    tiles = views(pil_to_tensor(noise(*size)), (rows, columns))[: rows * columns]
     assert worst(tiles, processed(processor, noise(*size))[1:]) <= TOLERANCE
 
 
@@ -123,4 +125,4 @@ def test_colours_are_read_alike() -> None:
     )
     for mode in ("RGB", "L", "P"):
         image = noise(20, 20).convert(mode)
-        assert worst(pixels_of(image)[None], processed(processor, image)) == 0
+        assert worst(pil_to_tensor(image)[None], processed(processor, image)) == 0

@@ -36,7 +36,7 @@ import numpy as np
 from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.images import ImageError, probe
+from mm1.data.image_processing import ImageError, image_size
 from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
 from mm1.eval.rices import Pictures, Rices, open_rices
 from mm1.infer.predictor import Predictor
@@ -399,7 +399,7 @@ def picture(source: Path | bytes, owner: str) -> Image:
     """
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
-        width, height = probe(data)
+        width, height = image_size(data)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{owner}: no picture at {source}") from error
     except ImageError as error:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a user can mend."""
+
+
+class ConfigError(UserError, ValueError):
     """Options that do not go together."""
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from mm1.data.image_processing import Views, decode, pixels_of
+from mm1.data.image_processing import ImageProcessor, decode_image, pil_to_tensor
 
 GUARD = "\ue000"
 BOUNDARY = "\ue001"
@@ -32,16 +32,16 @@ class MM1Processor(ProcessorMixin):
         self,
         tokenizer: Any,
         chat_template: str | None = None,
-        views: Any = None,
+        image_options: Any = None,
         tokens_per_image: int = 144,
         image_mean: Sequence[float] = (0.0, 0.0, 0.0),
         image_std: Sequence[float] = (1.0, 1.0, 1.0),
         image_token: str = "<image>",
     ) -> None:
-        """`views` are the options of `views.Views`; mean and std are of red, green and
-        blue in 0..1."""
+        """`image_options` are `ImageProcessor`'s; mean and std are those of red, green
+        and blue in 0..1."""
         super().__init__(tokenizer, chat_template=chat_template)
-        self.views = views
+        self.image_options = image_options
         self.tokens_per_image = tokens_per_image
         self.image_token = image_token
         self.image_mean = image_mean
@@ -61,8 +61,8 @@ class MM1Processor(ProcessorMixin):
         padding_side: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [views,
-        3, height, width] of all views.
+        """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [N, 3,
+        height, width] of all sub-images.
 
         A picture is a PIL image, the bytes of a file, its path, a URL, a data URL, or
         an array [height, width, 3]. They come in the order of their marks in the texts;
@@ -82,18 +82,20 @@ class MM1Processor(ProcessorMixin):
             )
         waiting = iter(pictures)
         rows = []
-        views = []
+        sub_images: list[Tensor] = []
         for each, count in zip(texts, marks, strict=True):
-            tokens, seen = self._document(
+            tokens, own = self._document(
                 each, [next(waiting) for _ in range(count)], begin=add_special_tokens
             )
             rows.append(tokens)
-            views += seen
+            sub_images += own
         found = self.tokenizer.pad(
             {"input_ids": rows}, padding=padding, padding_side=padding_side
         )
         data = dict(found) | (
-            {"pixel_values": self._normalised(torch.cat(views))} if views else {}
+            {"pixel_values": self._normalised(torch.cat(sub_images))}
+            if sub_images
+            else {}
         )
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -141,15 +143,15 @@ class MM1Processor(ProcessorMixin):
     def _document(
         self, text: str, pictures: list[Tensor], *, begin: bool
     ) -> tuple[list[int], list[Tensor]]:
-        """Tokens and views of one prompt."""
+        """Tokens and sub-images of one prompt."""
         options: Any = {
             key: tuple(value) if isinstance(value, list) else value
-            for key, value in self.views.items()
+            for key, value in self.image_options.items()
         }
-        views = Views(**options)
+        image_processor = ImageProcessor(**options)
         num = len(pictures)
         grids = [
-            views.grid(pixels.shape[2], pixels.shape[1], num, i)
+            image_processor.choose_grid(pixels.shape[2], pixels.shape[1], num, i)
             for i, pixels in enumerate(pictures, 1)
         ]
         waiting = iter(enumerate(grids, 1))
@@ -159,26 +161,31 @@ class MM1Processor(ProcessorMixin):
             f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text
         ):
             if piece == self.image_token:
-                tokens += self._places(views, *next(waiting))
+                tokens += self._image_tokens(image_processor, *next(waiting))
             else:
                 tokens += [known[piece]] if piece in known else self._plain(piece)
         first = self.tokenizer.bos_token_id
         if begin and first is not None and tokens[:1] != [first]:
             tokens = [first, *tokens]
         return tokens, [
-            views(pixels, grid) for pixels, grid in zip(pictures, grids, strict=True)
+            image_processor(pixels, grid)
+            for pixels, grid in zip(pictures, grids, strict=True)
         ]
 
-    def _places(self, views: Views, number: int, grid: tuple[int, int]) -> list[int]:
+    def _image_tokens(
+        self, image_processor: ImageProcessor, number: int, grid: tuple[int, int]
+    ) -> list[int]:
         """The tokens of a prompt's picture `number`, counted from 1."""
-        view = [
+        sub_image = [
             self.tokenizer.convert_tokens_to_ids(self.image_token)
         ] * self.tokens_per_image
         index = [
-            self._plain(views.index(number, cell)) if views.index_tokens else []
-            for cell in views.cells(grid)
+            self._plain(image_processor.index_text(number, position))
+            if image_processor.index_tokens
+            else []
+            for position in image_processor.positions(grid)
         ]
-        return [token for before in index for token in (*before, *view)]
+        return [token for before in index for token in (*before, *sub_image)]
 
     def _plain(self, text: str) -> list[int]:
         """The tokens of a text that holds no control tokens, even where it spells
@@ -217,12 +224,12 @@ class MM1Processor(ProcessorMixin):
             ]
         }
 
-    def _normalised(self, views: Tensor) -> Tensor:
+    def _normalised(self, sub_images: Tensor) -> Tensor:
         mean = torch.tensor(self.image_mean)
         std = torch.tensor(self.image_std)
         return torch.addcmul(
             (-mean / std)[:, None, None],
-            views.float(),
+            sub_images.float(),
             (1 / (255 * std))[:, None, None],
         )
 
@@ -251,10 +258,10 @@ def _pictures(message: dict[str, Any]) -> Iterator[Any]:
 
 def _pixels(picture: Any) -> Tensor:
     if isinstance(picture, Image.Image):
-        return pixels_of(picture)
+        return pil_to_tensor(picture)
     if isinstance(picture, np.ndarray):
-        return pixels_of(Image.fromarray(picture))
-    return decode(picture if isinstance(picture, bytes) else _read(str(picture)))
+        return pil_to_tensor(Image.fromarray(picture))
+    return decode_image(picture if isinstance(picture, bytes) else _read(str(picture)))
 
 
 def _read(name: str) -> bytes:

@@ -11,8 +11,8 @@ from PIL import Image as Pillow
 from raw_files import jpeg, pairs, write_tar
 
 from cases import Case, prepared
-from mm1.data import image_processing as views
-from mm1.data.images import decode
+from mm1.data import image_processing
+from mm1.data.image_processing import decode_image
 from mm1.data.prepared.shards import Shards
 from mm1.prepare import verify
 
@@ -29,7 +29,7 @@ def in_tar(data: bytes, kind: str = "jpg") -> Case:
         if "dropped" in outcome:
             return outcome
         (image,) = Shards(folder / "out").document(1).images
-        pixels = decode(image.data)
+        pixels = decode_image(image.data)
         assert (image.height, image.width) == tuple(pixels.shape[1:])
         corners = [tuple(pixels[:, 0, x].tolist()) for x in (0, -1)]
         return (
@@ -56,7 +56,7 @@ def halves(
 
 def rotated() -> bytes:
     exif = Pillow.Exif()
-    exif[views.ORIENTATION] = (
+    exif[image_processing.EXIF_ORIENTATION] = (
         6  # the camera was held on its side: to be turned a quarter clockwise
     )
     return saved(halves("RGB", "black", "white"), exif=exif)
@@ -82,7 +82,7 @@ def deep() -> bytes:
 
 
 def too_many_pixels(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(views, "MAX_PIXELS", 1000)
+    patch.setattr(image_processing, "MAX_PIXELS", 1000)
     return in_tar(jpeg(size=(40, 40)))(folder, patch)
 
 

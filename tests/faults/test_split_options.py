@@ -1,5 +1,5 @@
-"""Ways to see pictures that contradict one another: refused before anything is read,
-option and remedy named."""
+"""Image options that contradict one another are refused before anything is read, with
+the option and the remedy named."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from mm1.config import ConfigError
-from mm1.data.image_processing import Views
+from mm1.data.image_processing import ImageProcessor
 from mm1.infer.renderer import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
@@ -44,7 +44,9 @@ def test_a_dynamic_grid_of_cropped_pictures(tmp_path: Path) -> None:
     assert "loader.split=dynamic" in said
     assert "set loader.resize=pad (or squash), or loader.split=square" in said
     mended = PackedLoader.Config(split="dynamic", max_tiles=4, resize="pad")
-    assert mended.views(Views((28, 28), resize="crop")).resize == "pad"
+    assert (
+        mended.image_processor(ImageProcessor((28, 28), resize="crop")).resize == "pad"
+    )
 
 
 def test_no_last_picture(tmp_path: Path) -> None:
@@ -67,17 +69,17 @@ def test_limits_that_leave_nothing(tmp_path: Path, low: int, high: int) -> None:
     assert f"loader.min_tiles={low} and loader.max_tiles={high}" in said
 
 
-def test_pictures_of_more_views_than_a_row_holds(tmp_path: Path) -> None:
+def test_images_of_more_sub_images_than_a_row_holds(tmp_path: Path) -> None:
     """MM1.5's 16 tiles and an overview do not fit MM1's rows of 16 images."""
     said = refused(
         tmp_path, loader={"split": "dynamic", "min_tiles": 4, "max_tiles": 16}
     )
     assert (
-        "17 views with 144 tokens each, which fit no row of loader.max_images=16 views"
+        "17 sub-images with 144 tokens each, which do not fit a row of loader.max_images=16"
         in said
     )
     said = refused(tmp_path, loader={"max_tiles": 4, "sequence_length": 512})
-    assert "5 views with 144 tokens each" in said
+    assert "5 sub-images with 144 tokens each" in said
     assert "loader.sequence_length=512" in said
 
 
