@@ -15,12 +15,12 @@ step() {
 }
 
 python3 -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
-base="loader.batch_size=16 optimizer.warmup_steps=10"
+base="loader.batch_size=16 scheduler.warmup_steps=10"
 step pretrain_ablation_base $base loader.micro_batch_size=4 activation_checkpointing=full compile=false --profile
 step pretrain_ablation_base $base loader.micro_batch_size=8 activation_checkpointing=full
 step pretrain_ablation_base $base loader.micro_batch_size=4 activation_checkpointing=none compile=false --text-only
-step pretrain_3b loader.batch_size=8 optimizer.warmup_steps=10 loader.micro_batch_size=2 activation_checkpointing=full  # ended with an error on 80 GB
+step pretrain_3b loader.batch_size=8 scheduler.warmup_steps=10 loader.micro_batch_size=2 activation_checkpointing=full  # ended with an error on 80 GB
 # Experts: a slice of 3B-MoE that fits one GPU, beside the dense model of the same depth.
-slice="loader.batch_size=16 loader.micro_batch_size=4 optimizer.warmup_steps=10 activation_checkpointing=none compile=false model.decoder.depth=4"
+slice="loader.batch_size=16 loader.micro_batch_size=4 scheduler.warmup_steps=10 activation_checkpointing=none compile=false model.decoder.depth=4"
 step language_model_3b $slice --text-only
 step language_model_3b_moe $slice model.decoder.experts.num_experts=8 --text-only

@@ -336,7 +336,8 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     clock = Clock(device)
     watch(model, clock)
     shard(model, device=device, precision=config.precision)
-    optimizer = config.optimizer.build(model=model, steps=1000)
+    optimizer = config.optimizer.build(model=model)
+    scheduler = config.scheduler.build(peak_lr=config.optimizer.peak_lr, steps=1000)
     loader = batches(
         config,
         model,
@@ -368,7 +369,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
                 else "decoder"
             )
             seen.append(batch)
-        optimizer.step(step)
+        optimizer.step(scheduler.learning_rate(step))
         clock.mark("optimizer")
         clock.settle()
         return seen, losses

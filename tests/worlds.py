@@ -19,7 +19,8 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.prepare.pipeline import prepare
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 WEIGHTS = {"pages": 0.45, "captions": 0.45, "text": 0.1}
@@ -86,7 +87,8 @@ def pretrain(world: Path, **fields: Any) -> Trainer.Config:
             max_images=6,
             packing_window=10,
         ),
-        optimizer=Optimizer.Config(peak_lr=1e-2, warmup_steps=3),
+        optimizer=AdamW.Config(peak_lr=1e-2),
+        scheduler=WarmupCosine.Config(warmup_steps=3),
         **settings,
     )
 

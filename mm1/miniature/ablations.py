@@ -41,7 +41,8 @@ from mm1.recipes.ablations import CONNECTORS
 from mm1.recipes.figures import FEW, TEXT, ZERO, Scale
 from mm1.study.ablation import Measure, Study, better, score
 from mm1.study.plan import Plan
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 STEPS = 120
@@ -100,9 +101,8 @@ def _aim(plan: Plan, seed: int, vit: ViT.Config) -> str:
             sources=clip.loader.sources,  # type: ignore[attr-defined]
             batch_size=clip.loader.batch_size // 2,  # type: ignore[attr-defined]
         ),
-        optimizer=Optimizer.Config(
-            peak_lr=2e-3, warmup_steps=50, weight_decay=0.05, min_lr_ratio=0.0
-        ),
+        optimizer=AdamW.Config(peak_lr=2e-3, weight_decay=0.05),
+        scheduler=WarmupCosine.Config(warmup_steps=50, min_lr_ratio=0.0),
         precision="fp32",
     )
     return plan.add("aim", lean(run, seed))

@@ -9,7 +9,8 @@ from mm1.miniature.classes import MiniatureClasses
 from mm1.miniature.recipes import DEMO
 from mm1.nn.aim import AIM
 from mm1.recipes.sizes import aim_encoder
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 
@@ -28,9 +29,8 @@ def miniature_aim(folder: str = DEMO) -> Trainer.Config:
         loader=ImageLoader.Config(
             sources=(f"{folder}/world/captions",), batch_size=64, workers=1
         ),
-        optimizer=Optimizer.Config(
-            peak_lr=2e-3, warmup_steps=50, weight_decay=0.05, min_lr_ratio=0.0
-        ),
+        optimizer=AdamW.Config(peak_lr=2e-3, weight_decay=0.05),
+        scheduler=WarmupCosine.Config(warmup_steps=50, min_lr_ratio=0.0),
         benchmarks=_probes(),
         precision="fp32",
         checkpoint_every=100,

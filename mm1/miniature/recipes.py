@@ -29,7 +29,8 @@ from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.prepare.pipeline import config_of, prepare
 from mm1.recipes.pretrain import MIXTURE
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 DEMO = "runs/demo"
@@ -126,7 +127,8 @@ def miniature_encoder(folder: str = DEMO) -> Trainer.Config:
         loader=PairLoader.Config(
             sources=(f"{folder}/world/captions",), batch_size=128, context=8, workers=1
         ),
-        optimizer=Optimizer.Config(peak_lr=2e-3, warmup_steps=30),
+        optimizer=AdamW.Config(peak_lr=2e-3),
+        scheduler=WarmupCosine.Config(warmup_steps=30),
         benchmarks=_zero_shot(),
         precision="fp32",
         checkpoint_every=50,
@@ -146,7 +148,8 @@ def miniature_decoder(folder: str = DEMO) -> Trainer.Config:
             sequence_length=128,
             packing_window=128,
         ),
-        optimizer=Optimizer.Config(peak_lr=3e-3, warmup_steps=20),
+        optimizer=AdamW.Config(peak_lr=3e-3),
+        scheduler=WarmupCosine.Config(warmup_steps=20),
         benchmarks=_text_benchmarks(),
         shots=(0,),
         precision="fp32",
@@ -176,9 +179,8 @@ def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
             packing_window=128,
             workers=1,
         ),
-        optimizer=Optimizer.Config(
-            peak_lr=2e-3, warmup_steps=20, lr_factors={"encoder": 0.2}
-        ),
+        optimizer=AdamW.Config(peak_lr=2e-3, lr_factors={"encoder": 0.2}),
+        scheduler=WarmupCosine.Config(warmup_steps=20),
         benchmarks=_benchmarks(),
         shots=(0, 2, 4, 8),
         precision="fp32",
@@ -210,9 +212,8 @@ def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
             max_tiles=4,
             workers=1,
         ),
-        optimizer=Optimizer.Config(
-            peak_lr=1e-3, warmup_steps=10, lr_factors={"encoder": 0.3}
-        ),
+        optimizer=AdamW.Config(peak_lr=1e-3, lr_factors={"encoder": 0.3}),
+        scheduler=WarmupCosine.Config(warmup_steps=10),
         benchmarks=start.benchmarks,
         shots=start.shots,
         precision="fp32",

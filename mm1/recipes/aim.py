@@ -10,7 +10,8 @@ random crops and flips that are common for such encoders.
 from mm1.loader.image_only import ImageLoader
 from mm1.nn.aim import AIM
 from mm1.recipes.sizes import aim_encoder
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 
@@ -36,9 +37,8 @@ def _paper(size: str, *, steps: int) -> Trainer.Config:
         loader=ImageLoader.Config(
             sources=("data/captions",), batch_size=4096, micro_batch_size=64, workers=8
         ),
-        optimizer=Optimizer.Config(
-            peak_lr=1e-3, warmup_steps=30_000, weight_decay=0.05, min_lr_ratio=0.0
-        ),
+        optimizer=AdamW.Config(peak_lr=1e-3, weight_decay=0.05),
+        scheduler=WarmupCosine.Config(warmup_steps=30_000, min_lr_ratio=0.0),
         activation_checkpointing="full",
         compile=True,
         validate_every=10_000,

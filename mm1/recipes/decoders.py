@@ -3,7 +3,8 @@
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.recipes.sizes import decoder, decoder_peak_lr
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 
@@ -23,7 +24,8 @@ def language_model_small() -> Trainer.Config:
             sequence_length=512,
             packing_window=64,
         ),
-        optimizer=Optimizer.Config(peak_lr=1.5e-3, warmup_steps=30),
+        optimizer=AdamW.Config(peak_lr=1.5e-3),
+        scheduler=WarmupCosine.Config(warmup_steps=30),
         precision="fp32",
         checkpoint_every=100,
         validate_every=100,
@@ -101,7 +103,8 @@ def _paper(size: str) -> Trainer.Config:
             batch_size=512,
             workers=4,
         ),
-        optimizer=Optimizer.Config(peak_lr=decoder_peak_lr(size), warmup_steps=2000),
+        optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),
+        scheduler=WarmupCosine.Config(warmup_steps=2000),
         activation_checkpointing="full",
         compile=True,
     )

@@ -24,7 +24,8 @@ from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.recipes.sizes import encoder
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 # encoder: (depth, dim, heads) of the text tower; the common space is as wide. The
@@ -50,7 +51,8 @@ def clip_small() -> Trainer.Config:
         loader=PairLoader.Config(
             sources=("data/captions",), batch_size=128, context=32
         ),
-        optimizer=Optimizer.Config(peak_lr=1e-3, warmup_steps=50),
+        optimizer=AdamW.Config(peak_lr=1e-3),
+        scheduler=WarmupCosine.Config(warmup_steps=50),
         precision="fp32",
         checkpoint_every=100,
     )
@@ -63,7 +65,8 @@ def clip_s16_224() -> Trainer.Config:
         "S/16",
         pairs=128e6,
         batch_size=4096,
-        rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=500, betas=(0.9, 0.98)),
+        optimizer=AdamW.Config(peak_lr=5e-4, betas=(0.9, 0.98)),
+        warmup_steps=500,
     )
 
 
@@ -73,7 +76,8 @@ def clip_b16_224() -> Trainer.Config:
         "B/16",
         pairs=1.28e9,
         batch_size=8192,
-        rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=500, betas=(0.9, 0.98)),
+        optimizer=AdamW.Config(peak_lr=5e-4, betas=(0.9, 0.98)),
+        warmup_steps=500,
     )
 
 
@@ -84,7 +88,8 @@ def clip_l14_224() -> Trainer.Config:
         "L/14",
         pairs=12.8e9,
         batch_size=90_112,
-        rate=Optimizer.Config(peak_lr=1e-3, warmup_steps=10_000),
+        optimizer=AdamW.Config(peak_lr=1e-3),
+        warmup_steps=10_000,
     )
 
 
@@ -101,7 +106,8 @@ def clip_h14_224() -> Trainer.Config:
         "H/14",
         pairs=39e9,
         batch_size=90_112,
-        rate=Optimizer.Config(peak_lr=5e-4, warmup_steps=10_000),
+        optimizer=AdamW.Config(peak_lr=5e-4),
+        warmup_steps=10_000,
     )
 
 
@@ -112,7 +118,12 @@ def clip_h14_378() -> Trainer.Config:
 
 
 def _clip(
-    name: str, *, pairs: float, batch_size: int, rate: Optimizer.Config
+    name: str,
+    *,
+    pairs: float,
+    batch_size: int,
+    optimizer: AdamW.Config,
+    warmup_steps: int,
 ) -> Trainer.Config:
     depth, dim, heads = TEXTS[name]
     text = TextTower.Config(depth=depth, dim=dim, num_heads=heads)
@@ -124,7 +135,8 @@ def _clip(
         loader=PairLoader.Config(
             sources=("data/captions",), batch_size=batch_size, workers=8
         ),
-        optimizer=replace(rate, min_lr_ratio=0.0, weight_decay=0.2),
+        optimizer=replace(optimizer, weight_decay=0.2),
+        scheduler=WarmupCosine.Config(warmup_steps=warmup_steps, min_lr_ratio=0.0),
         activation_checkpointing="full",
         compile=True,
         validate_every=5000,
@@ -138,7 +150,6 @@ def _finer(
     run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
     run.init = dict.fromkeys(("encoder", "text", "projection"), start)
     run.steps = round(pairs / run.loader.batch_size)  # type: ignore[attr-defined]
-    run.optimizer = replace(
-        run.optimizer, peak_lr=run.optimizer.peak_lr / 10, warmup_steps=1000
-    )
+    run.optimizer.peak_lr /= 10
+    run.scheduler.warmup_steps = 1000
     return run

@@ -29,7 +29,8 @@ from mm1.recipes.pretrain import (
     pretrain_30b,
     pretrain_small,
 )
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adafactor import AdaFactor
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 PARTS = ("encoder", "connector", "decoder")
@@ -73,14 +74,10 @@ def sft_small() -> Trainer.Config:
         packing_window=64,
         max_tiles=4,
     )
-    run.optimizer = Optimizer.Config(
-        rule="adafactor",
-        peak_lr=5e-4,
-        warmup_steps=10,
-        min_lr_ratio=0.0,
-        weight_decay=0.0,
-        lr_factors={"encoder": 0.3},
+    run.optimizer = AdaFactor.Config(
+        peak_lr=5e-4, weight_decay=0.0, lr_factors={"encoder": 0.3}
     )
+    run.scheduler = WarmupCosine.Config(warmup_steps=10, min_lr_ratio=0.0)
     return run
 
 
@@ -149,7 +146,7 @@ def mm15_ocr() -> Trainer.Config:
         sequence_length=4096,
         max_images=25,
     )
-    run.optimizer = _adafactor(1e-5, run.steps)
+    _adafactor(run, peak_lr=1e-5)
     return run
 
 
@@ -170,7 +167,7 @@ def mm15_sft() -> Trainer.Config:
         max_tiles=9,
         index_tokens=True,
     )
-    run.optimizer = _adafactor(2e-5, run.steps)
+    _adafactor(run, peak_lr=2e-5)
     return run
 
 
@@ -189,7 +186,7 @@ def _tuned(run: Trainer.Config, origin: str) -> Trainer.Config:
         packing_window=512,
         workers=8,
     )
-    run.optimizer = _adafactor(1e-5, run.steps)
+    _adafactor(run, peak_lr=1e-5)
     return run
 
 
@@ -199,11 +196,9 @@ def _finer(run: Trainer.Config) -> Trainer.Config:
     return run
 
 
-def _adafactor(peak_lr: float, steps: int) -> Optimizer.Config:
-    return Optimizer.Config(
-        rule="adafactor",
-        peak_lr=peak_lr,
-        warmup_steps=steps * 3 // 100,
-        min_lr_ratio=0.0,
-        weight_decay=0.0,
+def _adafactor(run: Trainer.Config, *, peak_lr: float) -> None:
+    """MM1.5's optimizer and schedule: warm-up over 3% of the steps."""
+    run.optimizer = AdaFactor.Config(peak_lr=peak_lr, weight_decay=0.0)
+    run.scheduler = WarmupCosine.Config(
+        warmup_steps=run.steps * 3 // 100, min_lr_ratio=0.0
     )

@@ -14,7 +14,8 @@ from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 from mm1.recipes.sizes import decoder, decoder_peak_lr, encoder
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers.adamw import AdamW
+from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 MIXTURE = {"interleaved": 0.45, "captions": 0.45, "text": 0.10}
@@ -53,7 +54,8 @@ def pretrain_small() -> Trainer.Config:
             max_images=64,
             packing_window=128,
         ),
-        optimizer=Optimizer.Config(peak_lr=1.5e-3, warmup_steps=30),
+        optimizer=AdamW.Config(peak_lr=1.5e-3),
+        scheduler=WarmupCosine.Config(warmup_steps=30),
         precision="fp32",
         checkpoint_every=100,
         validate_every=100,
@@ -119,7 +121,8 @@ def _paper(size: str, vit: ViT.Config) -> Trainer.Config:
             packing_window=512,
             workers=8,
         ),
-        optimizer=Optimizer.Config(peak_lr=decoder_peak_lr(size), warmup_steps=2000),
+        optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),
+        scheduler=WarmupCosine.Config(warmup_steps=2000),
         activation_checkpointing="full",
         compile=True,
         checkpoint_every=1000,

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from mm1 import dist
 from mm1.files import read_object, write_json
 from mm1.nn.model import Model
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers import Optimizer
 
 UNFINISHED = ".unfinished"
 
@@ -105,7 +105,7 @@ class Checkpoints:
         state = _state(model, optimizer)
         dcp.load(state, checkpoint_id=self.path(step))
         set_model_state_dict(model, state["model"])
-        set_optimizer_state_dict(model, optimizer.rule, state["optimizer"])
+        set_optimizer_state_dict(model, optimizer.optimizers, state["optimizer"])
         return read_object(
             self.path(step) / "progress.json",
             "delete this checkpoint, to go on from the one before",
@@ -116,5 +116,7 @@ def _state(model: Model, optimizer: Optimizer) -> dict[str, Any]:
     options = StateDictOptions(ignore_frozen_params=False)
     return {
         "model": get_model_state_dict(model, options=options),
-        "optimizer": get_optimizer_state_dict(model, optimizer.rule, options=options),
+        "optimizer": get_optimizer_state_dict(
+            model, optimizer.optimizers, options=options
+        ),
     }

@@ -106,7 +106,7 @@ def check_kept(folder: Path, config: Any) -> None:
     for key, (was, now) in configs.diff(read_config(folder), config).items():
         kept = key.startswith(("model.", "lora", "frozen")) or key in (
             "model",
-            "optimizer.rule",
+            "optimizer",
         )
         if kept and key.rpartition(".")[2] not in LOSSES:
             remedy = (

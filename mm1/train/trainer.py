@@ -36,7 +36,8 @@ from mm1.runs.folder import start_part, version, write_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
-from mm1.train.optimizer import Optimizer
+from mm1.train.optimizers import Optimizer
+from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_kept
 from mm1.train.parallel import (
     ActivationCheckpointing,
@@ -45,6 +46,7 @@ from mm1.train.parallel import (
     shard,
 )
 from mm1.train.progress import Display
+from mm1.train.schedulers import Scheduler, WarmupCosine
 
 PATIENCE = 20
 """Updates in a row with a gradient that is not finite, after which the run stops."""
@@ -66,7 +68,8 @@ class Trainer(Configurable):
     class Config(Configurable.Config):
         model: Model.Config = field(default_factory=MM1.Config)
         loader: Loader.Config = field(default_factory=PackedLoader.Config)
-        optimizer: Optimizer.Config = field(default_factory=Optimizer.Config)
+        optimizer: Optimizer.Config = field(default_factory=AdamW.Config)
+        scheduler: Scheduler.Config = field(default_factory=WarmupCosine.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)
         benchmarks: dict[str, Evaluator.Config] = field(default_factory=dict)
         shots: tuple[int, ...] = (0, 4, 8)
@@ -130,7 +133,10 @@ class Trainer(Configurable):
             benchmark.check(self.model)
             benchmark.load(config.shots)
         self._lay_out()
-        self.optimizer = config.optimizer.build(model=self.model, steps=config.steps)
+        self.optimizer = config.optimizer.build(model=self.model)
+        self.scheduler = config.scheduler.build(
+            peak_lr=config.optimizer.peak_lr, steps=config.steps
+        )
         self.step = 0
         self.loader_state = None
         self.bad_updates = 0
@@ -243,7 +249,7 @@ class Trainer(Configurable):
             (losses.objective * scale.to(self.device, non_blocking=True)).backward()
             self.meter.add(losses.means)
             speed.flops += sum(self.model.flops(batch).values())
-        norm, skipped = self.optimizer.step(self.step)
+        norm, skipped = self.optimizer.step(self.scheduler.learning_rate(self.step))
         one = torch.ones_like(norm)
         self.meter.add({"grad_norm": Mean(norm, one), "skipped": Mean(skipped, one)})
         self.counts.update(data.counts)
@@ -262,7 +268,7 @@ class Trainer(Configurable):
                 f"step {self.step}: no finite gradient for {self.bad_updates} steps;"
                 " lower optimizer.peak_lr"
             )
-        lr = self.optimizer.learning_rate(self.step - 1)
+        lr = self.scheduler.learning_rate(self.step - 1)
         log.write(
             "metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.levels
         )

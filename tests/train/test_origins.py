@@ -130,7 +130,12 @@ def test_a_run_that_goes_on_says_what_it_keeps(
 
 
 @pytest.mark.parametrize(
-    "wish", ["model.decoder.dim=64", "frozen=('encoder',)", "optimizer.rule=adafactor"]
+    "wish",
+    [
+        "model.decoder.dim=64",
+        "frozen=('encoder',)",
+        "optimizer=mm1.train.optimizers.adafactor:AdaFactor",
+    ],
 )
 def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> None:
     config = recipe("pretrain_small")

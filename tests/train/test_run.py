@@ -16,7 +16,6 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.loader.loader import StepBatches
 from mm1.runs.folder import load_model, start_part
-from mm1.train.optimizer import Optimizer
 from mm1.train.trainer import Diverged, Interrupted, Trainer
 
 
@@ -245,83 +244,15 @@ def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
         start_part(model, "decoder", lm, tokenizer=other)
 
 
-@pytest.mark.parametrize("rule", ["adamw", "adafactor"])
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
-    rule: Any, world: Path, tmp_path: Path
-) -> None:
-    config = text_only(world, steps=2)
-    config.optimizer.rule = rule
-    run = config.build(folder=tmp_path / "run")
-    for size in (
-        1.0,
-        torch.nan,
-    ):  # after a good step, so that there is a state to spoil
-        before = _whole_state(run)
-        for p in run.model.parameters():
-            p.grad = torch.full_like(p, size)
-        _, skipped = run.optimizer.step(0)
-    after = _whole_state(run)
-    assert skipped == 1
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None for p in run.model.parameters())
-
-
-def _whole_state(run: Trainer) -> dict[str, torch.Tensor]:
-    """Weights and the optimizer's memory of them."""
-    found = {}
-    for name, p in run.model.named_parameters():
-        for key, tensor in {"": p, **run.optimizer.rule.state[p]}.items():
-            found[f"{name} {key}"] = getattr(
-                tensor, "full_tensor", lambda t=tensor: t
-            )().clone()
-    return found
-
-
 def test_a_run_that_stays_broken_stops(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = text_only(world, steps=100).build(folder=tmp_path / "run")
     monkeypatch.setattr(
-        run.optimizer, "step", lambda step: (torch.tensor(torch.nan), torch.ones(()))
+        run.optimizer, "step", lambda lr: (torch.tensor(torch.nan), torch.ones(()))
     )
     with pytest.raises(Diverged, match="peak_lr"):
         run.fit()
-
-
-def test_the_schedule_warms_up_and_falls_to_a_tenth(world: Path) -> None:
-    model = text_only(world).model.build(vocab_size=30)
-    optimizer = Optimizer.Config(peak_lr=1.0, warmup_steps=4).build(
-        model=model, steps=104
-    )
-    rates = [optimizer.learning_rate(step) for step in (0, 3, 4, 54, 104, 500)]
-    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
-    to_zero = Optimizer.Config(peak_lr=1.0, warmup_steps=4, min_lr_ratio=0.0).build(
-        model=model, steps=104
-    )
-    assert [to_zero.learning_rate(step) for step in (4, 54, 104)] == pytest.approx(
-        [1.0, 0.5, 0.0]
-    )
-
-
-def test_only_matrices_decay_and_parts_have_their_own_rate(world: Path) -> None:
-    model = pretrain(world).model.build(vocab_size=30)
-    groups = (
-        Optimizer.Config(lr_factors={"encoder": 0.1})
-        .build(model=model, steps=9)
-        .rule.param_groups
-    )
-    assert {(g["factor"], g["weight_decay"]) for g in groups} == {
-        (0.1, 0.1),
-        (0.1, 0.0),
-        (1.0, 0.1),
-        (1.0, 0.0),
-    }
-    assert all(
-        (p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"]
-    )
-    with pytest.raises(ConfigError, match="did you mean 'encoder'"):
-        Optimizer.Config(lr_factors={"encodr": 0.1}).build(model=model, steps=9)
 
 
 def test_rows_that_do_not_divide_are_an_error_before_training(

@@ -3,33 +3,55 @@ MM1's fine-tuning.
 
 A matrix's second moments are kept as means of its rows and of its columns, and there is
 no first moment: the state of a billion weights takes megabytes. torch's own (2.13)
-refuses sharded tensors, and its epsilon is so large that at gradients of 1e-7 its
-update is the plain gradient, normalised; here it is the paper's.
+rejects sharded tensors, and its epsilon is so large that at gradients of 1e-7 its
+update is just the normalised gradient; here it is the paper's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, zeros
 
+from mm1.nn.model import Model
+from mm1.train.optimizers import Optimizer, ParamGroup
+
 DECAY = -0.8
-"""Of step t, second moments take a share of t ** DECAY."""
-LEAST_SQUARE = 1e-30
+"""At step t, second moments move by a share of t ** DECAY."""
+SQUARE_EPSILON = 1e-30
 """Added to squared gradients."""
-LEAST_SCALE = 1e-3
-"""Of weights, where rates are relative to them."""
-LARGEST = 1.0
-"""The root mean square of an update, at most."""
+MIN_SCALE = 1e-3
+"""Smallest root mean square of weights that relative rates are multiplied by."""
+CLIPPING = 1.0
+"""Largest root mean square of an update."""
 
 
-class Adafactor(torch.optim.Optimizer):
-    """The rate is absolute, as AdamW's; `relative` multiplies it by the root mean
+class AdaFactor(Optimizer):
+    """Factored second moments, no momentum."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Optimizer.Config):
+        relative: bool = False
+        """Multiply a tensor's rate by the root mean square of its weights, as the
+        authors do?"""
+
+    config: Config
+
+    def build_optimizers(
+        self, groups: list[ParamGroup], model: Model
+    ) -> Sequence[torch.optim.Optimizer]:
+        c = self.config
+        return [ShardedAdafactor(groups, lr=c.peak_lr, relative=c.relative)]
+
+
+class ShardedAdafactor(torch.optim.Optimizer):
+    """Rates are absolute, as AdamW's; `relative` multiplies them by the root mean
     square of each tensor's weights.
 
-    The last two dimensions of a tensor are factored. Weight decay is decoupled: a share
-    `lr * weight_decay` of the weights is taken from them.
+    The last two dimensions of a tensor are factored. Weight decay is decoupled: weights
+    shrink by `lr * weight_decay`.
     """
 
     def __init__(
@@ -55,7 +77,7 @@ class Adafactor(torch.optim.Optimizer):
     def _update(
         self, p: Tensor, grad: Tensor, *, lr: float, weight_decay: float
     ) -> None:
-        """Computes with this rank's shard; sums are taken over all."""
+        """Updates this rank's shard; sums are taken over all ranks."""
         state = self.state[p]
         last = p.ndim - 1
         before = p.ndim - 2
@@ -69,20 +91,20 @@ class Adafactor(torch.optim.Optimizer):
         share = state["step"].item() ** DECAY
         weights = _local(p)
         grad = _local(grad)
-        square = grad.square() + LEAST_SQUARE
+        square = grad.square() + SQUARE_EPSILON
         if p.ndim > 1:
             rows = _local(state["rows"]).lerp_(_mean(square, p, last), share)
             columns = _local(state["columns"]).lerp_(_mean(square, p, before), share)
             update = grad * (_mean(rows, p, before) / rows).sqrt() * columns.rsqrt()
         else:
             update = grad * _local(state["squares"]).lerp_(square, share).rsqrt()
-        scale = _rms(weights, p).clamp(min=LEAST_SCALE) if self.relative else 1.0
-        update *= lr * scale / (_rms(update, p) / LARGEST).clamp(min=1.0)
+        scale = _rms(weights, p).clamp(min=MIN_SCALE) if self.relative else 1.0
+        update *= lr * scale / (_rms(update, p) / CLIPPING).clamp(min=1.0)
         weights.mul_(1 - lr * weight_decay).sub_(update)
 
 
 def _zeros(p: Tensor, dim: int) -> Tensor:
-    """For means over `dim`; sharded as `p` is."""
+    """State for means over `dim`, sharded as `p` is."""
     shape = [1 if d == dim else size for d, size in enumerate(p.shape)]
     if not isinstance(p, DTensor):
         return p.new_zeros(shape)
@@ -98,7 +120,7 @@ def _local(x: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
-    """Of a shard that is sharded as `p`; the dimension is kept."""
+    """The mean over `dim`, which is kept, of a tensor sharded as `p`."""
     return _over_ranks(x.sum(dim, keepdim=True), p, dim) / p.shape[dim]
 
 
@@ -107,8 +129,7 @@ def _rms(x: Tensor, p: Tensor) -> Tensor:
 
 
 def _over_ranks(total: Tensor, p: Tensor, dim: int | None = None) -> Tensor:
-    """The sum of all ranks' totals, where `p` is sharded along `dim` (None: along
-    any)."""
+    """Sums the ranks' totals where `p` is sharded along `dim` (None: along any)."""
     if isinstance(p, DTensor):
         for axis, placement in enumerate(p.placements):
             if placement.is_shard(dim) and p.device_mesh.size(axis) > 1:
