@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mm1 import config as configs
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
 from mm1.infer.trained import Trained
 from mm1.miniature.recipes import make_world
+from mm1.overrides import override
 from mm1.recipes.aim import miniature_aim
 
 
@@ -52,7 +52,7 @@ def run(
         config = miniature_aim(world)
         config.seed = seed
         for each in overrides:
-            configs.override(config, each)
+            override(config, each)
         config.build(folder=out, resume=(out / "config.json").exists()).fit()
     return scores(out)
 

@@ -36,7 +36,6 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from torch.profiler import ProfilerActivity, profile
 
-from mm1 import config as configs
 from mm1 import dist
 from mm1.batch import PackedBatch, move
 from mm1.catalog import recipe
@@ -48,6 +47,7 @@ from mm1.loader.collate import Span, collate
 from mm1.loader.loader import load
 from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import Excerpt
+from mm1.overrides import override
 from mm1.train.metrics import matmul_ceiling
 from mm1.train.parallel import checkpoint_activations, freeze, shard
 
@@ -304,7 +304,7 @@ def main() -> None:
     forkserver.ensure_running()  # each worker imports this file, and so what it imports
     config = recipe(arguments.recipe)
     for assignment in arguments.overrides:
-        configs.override(config, assignment)
+        override(config, assignment)
     result = measure(config, arguments)
     text = report(arguments, result)
     print(text)

@@ -283,6 +283,7 @@ def _config(name: str, overrides: Sequence[str] = ()) -> Any:
     other runs take their shape."""
     from mm1 import config as configs
     from mm1.catalog import recipe
+    from mm1.overrides import override
     from mm1.runs.folder import read_config
     from mm1.train.origins import adopt
     from mm1.train.trainer import Trainer
@@ -297,7 +298,7 @@ def _config(name: str, overrides: Sequence[str] = ()) -> Any:
         )
     before = dict(found.init)
     for assignment in overrides:
-        configs.override(found, assignment)
+        override(found, assignment)
     changed = {
         part: Path(origin)
         for part, origin in found.init.items()
@@ -324,7 +325,7 @@ def tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    from mm1.config import override
+    from mm1.overrides import override
     from mm1.prepare.pipeline import config_of
     from mm1.prepare.pipeline import prepare as run
     from mm1.recipes.filters import filters_named
@@ -398,13 +399,13 @@ def list_recipes(_: argparse.Namespace) -> None:
 def show(arguments: argparse.Namespace) -> None:
     from mm1 import config as configs
 
-    print(configs.text(_config(arguments.recipe, arguments.overrides)), end="")
+    print(configs.to_text(_config(arguments.recipe, arguments.overrides)), end="")
 
 
 def diff(arguments: argparse.Namespace) -> None:
     from mm1 import config as configs
 
-    for key, (old, new) in configs.diff(
+    for key, (old, new) in configs.differences(
         _config(arguments.a), _config(arguments.b)
     ).items():
         print(f"{key}: {old!r} -> {new!r}")

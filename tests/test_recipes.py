@@ -31,7 +31,7 @@ every_recipe = pytest.mark.parametrize(
 @every_recipe
 def test_matches_golden(make: Recipe, request: pytest.FixtureRequest) -> None:
     path = GOLDEN / f"{make.__name__}.txt"
-    now = configs.text(make())
+    now = configs.to_text(make())
     if request.config.getoption("--update-golden"):
         path.write_text(now)
     assert path.read_text() == now

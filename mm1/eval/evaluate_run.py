@@ -36,8 +36,7 @@ def evaluate_run(
             )
     if not chosen:
         raise ConfigError(
-            "the run has no benchmarks; add one, as"
-            " benchmarks.coco=mm1.eval.benchmarks.coco:Coco"
+            "the run has no benchmarks; add one, such as benchmarks.coco=coco"
         )
     if shots is not None:
         for name in chosen:

@@ -86,7 +86,7 @@ class Evaluator(Configurable):
 
     def settings(self, num_shots: int) -> str:
         """Whatever of the config the answers at this number of shots depend on."""
-        return configs.text(replace(self.config, shots=None))
+        return configs.to_text(replace(self.config, shots=None))
 
     def ask(
         self,

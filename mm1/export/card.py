@@ -49,7 +49,7 @@ def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in usage.limits),
         (
             "## Recipe\n\nEvery setting of the"
-            f" run:\n\n```\n{configs.text(config).rstrip()}\n```"
+            f" run:\n\n```\n{configs.to_text(config).rstrip()}\n```"
         ),
     ]
     (folder / "README.md").write_text(

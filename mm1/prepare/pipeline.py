@@ -186,7 +186,7 @@ def config_of(kind: str) -> Source.Config:
     """The default config of a source, by its file's name or by
     `package.module:Class`."""
     if ":" in kind:
-        found = configs.find(kind)
+        found = configs.find_class(kind)
         if not issubclass(found, Source):
             raise ConfigError(f"{kind!r} is no source of documents")
         return found.Config()

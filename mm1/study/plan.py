@@ -19,6 +19,7 @@ from typing import Any
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
+from mm1.overrides import override
 from mm1.train.origins import adopt
 from mm1.train.trainer import Trainer
 
@@ -51,14 +52,14 @@ class Plan:
         before = dict(config.init)
         own = [text for chosen, text in self.overrides if chosen in (None, stage)]
         for assignment in own:
-            configs.override(config, assignment)
+            override(config, assignment)
         changed = {
             part: Path(origin)
             for part, origin in config.init.items()
             if before.get(part) != origin
         }
         adopt(config, changed, own)
-        content = configs.text(config).replace(str(self.folder), "")
+        content = configs.to_text(config).replace(str(self.folder), "")
         name = f"{stage}-{hashlib.blake2b(content.encode(), digest_size=5).hexdigest()}"
         folder = str(self.folder / "runs" / name)
         self.stages[folder] = stage
@@ -85,7 +86,7 @@ class Plan:
     def difference(self, old: str, new: str) -> dict[str, tuple[Any, Any]]:
         """What differs between the configs of two runs; what differs in the runs they
         start from takes its place."""
-        changes = configs.diff(self.runs[old], self.runs[new])
+        changes = configs.differences(self.runs[old], self.runs[new])
         origins: dict[tuple[str, str], list[str]] = {}
         for key, (a, b) in list(changes.items()):
             if key.startswith("init.") and a in self.runs and b in self.runs:

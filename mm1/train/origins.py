@@ -52,7 +52,7 @@ def adopt(
         taken = _taken(own, its)
         changes = {
             f"model.{part}.{key}": values
-            for key, values in configs.diff(own, taken).items()
+            for key, values in configs.differences(own, taken).items()
         }
         for assignment in assignments:
             if (key := assignment.partition("=")[0]) in changes:
@@ -90,7 +90,7 @@ def say_kept(folder: Path, name: str, recipe: Any) -> None:
     name: it keeps its own."""
     kept = [
         f"{key}={own}"
-        for key, (_, own) in configs.diff(recipe, read_config(folder)).items()
+        for key, (_, own) in configs.differences(recipe, read_config(folder)).items()
     ]
     if kept:
         more = f", and {len(kept) - MOST_NAMED} more" if len(kept) > MOST_NAMED else ""
@@ -103,7 +103,7 @@ def say_kept(folder: Path, name: str, recipe: Any) -> None:
 def check_kept(folder: Path, config: Any) -> None:
     """Raises ConfigError where a run would go on with another model than its
     checkpoints are of."""
-    for key, (was, now) in configs.diff(read_config(folder), config).items():
+    for key, (was, now) in configs.differences(read_config(folder), config).items():
         kept = key.startswith(("model.", "lora", "frozen")) or key in (
             "model",
             "optimizer",

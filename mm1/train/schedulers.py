@@ -1,8 +1,8 @@
 """Learning-rate schedules: linear warm-up to the peak, then what the class says.
 
 A schedule is a pure function of the step, so resuming needs no state. To add one, write
-a subclass of `Scheduler` here; on the command line it is
-`scheduler=mm1.train.schedulers:CLASS`.
+a subclass of `Scheduler` here; on the command line it is `scheduler=warmup_cosine`, the
+name of its class.
 """
 
 import math

@@ -82,8 +82,7 @@ class Trainer(Configurable):
         frozen: tuple[str, ...] = ()
         """Parts that do not learn."""
         lora: Lora.Config | None = None
-        """Adapters that are trained in place of parts' own weights:
-        `lora=mm1.train.lora:Lora`."""
+        """Adapters that are trained in place of parts' own weights: `lora=lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
         """What is computed in; weights, gradients and sums over ranks are fp32."""
         activation_checkpointing: ActivationCheckpointing = "none"

@@ -17,7 +17,7 @@ SMALL = [
     "model.encoder.depth=1",
     "model.encoder.dim=16",
     "model.encoder.num_heads=2",
-    "model.connector=mm1.nn.connectors.average_pool:AveragePool",
+    "model.connector=average_pool",
     "model.connector.num_tokens=4",
     "model.decoder.depth=1",
     "model.decoder.dim=32",
@@ -192,7 +192,15 @@ def test_recipes_are_listed_and_spelled_out(
         (["show", "pretrain_smal"], "did you mean 'pretrain_small'"),
         (
             ["show", "pretrain_small", "loader.row_lenth=3"],
-            "did you mean 'sequence_length'",
+            "did you mean 'loader.sequence_length'",
+        ),
+        (
+            ["train", "pretrain_small", "batch_size=4", "--out", "run"],
+            "no key 'batch_size'; did you mean 'loader.batch_size'?",
+        ),
+        (
+            ["show", "pretrain_small", "model.connector=averagepool"],
+            "model.connector: no Connector 'averagepool'; did you mean 'average_pool'",
         ),
         (
             ["prepare", "caption", "x", "--out", "y", "--tokenizer", "z"],

@@ -13,13 +13,14 @@ import torch
 from worlds import contrastive, make_world, pretrain
 
 from mm1.batch import IGNORE
-from mm1.config import from_json, override, text, to_json
+from mm1.config import from_json, to_json, to_text
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.loader import Loader
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
+from mm1.overrides import override
 
 
 @pytest.fixture(scope="module")
@@ -121,4 +122,4 @@ def test_a_schedule_is_given_on_the_command_line_and_comes_back_from_json() -> N
     override(config, "schedule.200={'text': 0.5, 'captions': 0.5}")
     assert config.schedule == {100: {"text": 1.0}, 200: {"text": 0.5, "captions": 0.5}}
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    assert text(config).count("schedule.200.captions = 0.5") == 1
+    assert to_text(config).count("schedule.200.captions = 0.5") == 1

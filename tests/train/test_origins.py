@@ -14,6 +14,7 @@ from mm1.config import ConfigError
 from mm1.files import write_json
 from mm1.nn.experts import Experts
 from mm1.nn.mm1 import MM1
+from mm1.overrides import override
 from mm1.train.origins import adopt, check_kept, say_kept
 from mm1.train.trainer import Trainer
 
@@ -85,7 +86,7 @@ def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
         "model.encoder.image_size=24",
     ]
     for wish in wishes:
-        configs.override(config, wish)
+        override(config, wish)
     with pytest.raises(
         ConfigError,
         match=(
@@ -122,7 +123,7 @@ def test_a_run_that_goes_on_says_what_it_keeps(
     say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
     assert capsys.readouterr().err == ""
     for wish in ("steps=3", "seed=4"):
-        configs.override(config, wish)
+        override(config, wish)
     say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
     assert capsys.readouterr().err.endswith(
         "goes on with its own config; unlike pretrain_small: steps=3, seed=4\n"
@@ -140,9 +141,9 @@ def test_a_run_that_goes_on_says_what_it_keeps(
 def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> None:
     config = recipe("pretrain_small")
     write_config(tmp_path, config)
-    configs.override(config, "steps=3")
+    override(config, "steps=3")
     check_kept(tmp_path, config)
-    configs.override(config, wish)
+    override(config, wish)
     with pytest.raises(
         ConfigError,
         match=(

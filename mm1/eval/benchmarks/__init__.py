@@ -2,7 +2,7 @@
 scored.
 
 To add one, add a file to this folder with a subclass of `Benchmark`: it then runs with
-`benchmarks.NAME=mm1.eval.benchmarks.<file>:<Class>`, and
+`benchmarks.NAME=<file>`, and
 `tests/eval/test_benchmarks.py` covers it. Which records are asked, which demonstrations
 precede them and how a prompt is put together is decided here, alike for all:
 
@@ -198,7 +198,7 @@ class Benchmark(Evaluator):
             if self.rices is not None and self.learns(num_shots)
             else ""
         )
-        return configs.text(
+        return configs.to_text(
             replace(
                 self.config, shots=None, draws=1, zero_shot=meaning, retrieval=retrieved
             )

@@ -1,7 +1,7 @@
 """Pictures of known classes: what zero-shot classification and probes are measured on.
 
 To add a data set, add a file to this folder with a subclass of `Classes`; it is then
-named `mm1.eval.classes.<file>:<Class>` in the `data` of such an exam.
+named by its file in the `data` of such an exam.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 A connector turns the encoder's grid of patches into `num_tokens` tokens in the
 decoder's space. To add one, add a file to this folder: it is then covered by
 `tests/nn/test_connectors.py`, and runs with
-`model.connector=mm1.nn.connectors.<file>:<Class>`. A connector file imports torch and
+`model.connector=<file>`. A connector file imports torch and
 typing, and this contract, alone: an exported model carries its connector's file with
 it. `docs/connectors.md` compares them.
 """

@@ -4,7 +4,7 @@ To add one, write a file with a subclass of `Optimizer`: declare its hyperparame
 its `Config` and build `torch.optim.Optimizer`s in `build_optimizers`. Parameters are
 DTensors sharded by FSDP2, so its update has to work on them. The contract's test
 (tests/train/test_optimizers.py) finds it by itself. On the command line it is
-`optimizer=mm1.train.optimizers.FILE:CLASS`.
+`optimizer=FILE`.
 """
 
 from collections.abc import Sequence
