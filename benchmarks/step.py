@@ -205,7 +205,7 @@ def batches(
             state = window.after
 
     renderer = make_renderer(model, tokenizer, loader)
-    side = int(1.4 * max(model.image_size)) if model.image_size else 32
+    side = int(1.4 * max(model.image_input.size)) if model.image_input else 32
     return load(
         plan(),
         Filler(

@@ -14,7 +14,7 @@ from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
@@ -97,7 +97,7 @@ def sparse(world: Path, **fields: Any) -> Trainer.Config:
     """MM1 whose second of two blocks has three experts: a number that two ranks do not
     share evenly."""
     run = pretrain(world, **fields)
-    run.model.decoder.experts = Experts.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
+    run.model.decoder.experts = MoE.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
     return run
 
 

@@ -22,7 +22,7 @@ from mm1.export.options import Options
 from mm1.nn.attention import Attention
 from mm1.nn.block import SwiGLU
 from mm1.nn.decoder import Decoder
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 
 FAMILIES = {
     "llama": "LlamaForCausalLM",
@@ -160,9 +160,9 @@ def _rope(
     return base, scaling
 
 
-def _experts(options: Options, family: str, depth: int) -> Experts.Config | None:
+def _experts(options: Options, family: str, depth: int) -> MoE.Config | None:
     if family == "mixtral":
-        return Experts.Config(
+        return MoE.Config(
             num_experts=options.need("num_local_experts", int),
             top_k=options.need("num_experts_per_tok", int),
             every=1,
@@ -181,7 +181,7 @@ def _experts(options: Options, family: str, depth: int) -> Experts.Config | None
             dense,
             f"with decoder_sparse_step {step} the sparse blocks are not every n-th",
         )
-    return Experts.Config(
+    return MoE.Config(
         num_experts=options.take("num_local_experts", num_experts or 0),
         top_k=options.need("num_experts_per_tok", int),
         every=every or depth,
@@ -393,5 +393,5 @@ def _hidden_dim(decoder: Decoder) -> int:
     own."""
     modules = [block.feed_forward for block in decoder.blocks]
     dense = [m.down.in_features for m in modules if isinstance(m, SwiGLU)]
-    sparse = [m.hidden_dim for m in modules if isinstance(m, Experts)]
+    sparse = [m.hidden_dim for m in modules if isinstance(m, MoE)]
     return decoder.config.hidden_dim or (dense + sparse)[0]

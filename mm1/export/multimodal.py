@@ -229,7 +229,7 @@ def published_config(
         "vision_config": vision,
         "text_config": text,
         "connector": connector,
-        "num_extra_tokens": model.encoder.num_extra,
+        "num_extra_tokens": model.encoder.num_prefix_tokens,
         "norm_features": kind is CLIP_VISION,
         "image_seq_length": model.tokens_per_image,
         "tie_word_embeddings": text["tie_word_embeddings"],

@@ -9,7 +9,7 @@ import torch
 from mm1 import dist
 from mm1.batch import PackedBatch
 from mm1.data.tokenizer import Tokenizer
-from mm1.nn.cache import Cache
+from mm1.nn.cache import KVCache
 from mm1.nn.decoder import LanguageModel
 
 
@@ -45,7 +45,7 @@ def generate(
     tokenizer: Tokenizer,
     max_tokens: int,
     stop: Sequence[str] = (),
-    prefix: Cache | None = None,
+    prefix: KVCache | None = None,
 ) -> list[str]:
     """What the model says next to each of the first `num_prompts` documents of the
     batch, most likely token by token.

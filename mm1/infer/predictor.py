@@ -14,7 +14,7 @@ from mm1.infer.generate import generate
 from mm1.infer.score import score
 from mm1.infer.trained import Trained, in_step
 from mm1.loader.collate import Span, collate
-from mm1.nn.cache import Cache
+from mm1.nn.cache import KVCache
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 
@@ -139,7 +139,9 @@ class Predictor(Trained):
         return batches
 
     @torch.no_grad()
-    def _read(self, sequences: Sequence[RenderedDocument], length: int) -> Cache | None:
+    def _read(
+        self, sequences: Sequence[RenderedDocument], length: int
+    ) -> KVCache | None:
         """The cache of what all sequences begin with; every rank reads something, since
         a sharded model needs all."""
         batch = self._collate(sequences, [0] if length else [], 0, length)

@@ -21,15 +21,15 @@ def make_renderer(
     Raises:
         ConfigError: the two do not go together; the options are named.
     """
-    if model.image_size is None:
+    wanted = model.image_input
+    if wanted is None:
         return Renderer(tokenizer, None)
-    red, green, blue = (
-        int(255 * part) for part in model.mean_colour
-    )  # rounded down, as in LLaVA
+    # rounded down, as in LLaVA
+    red, green, blue = (int(255 * part) for part in wanted.mean)
     whole = ImageProcessor(
-        model.image_size,
-        resize=model.resize,
-        interpolation=model.interpolation,
+        wanted.size,
+        resize=wanted.resize,
+        interpolation=wanted.interpolation,
         fill=(red, green, blue),
     )
     return Renderer(tokenizer, loader.image_processor(whole), model.tokens_per_image)

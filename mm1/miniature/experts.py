@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mm1.miniature.recipes import DEMO, miniature_decoder
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.train.trainer import Trainer
 
 DENSE = Decoder.Config(
@@ -34,6 +34,6 @@ def miniature_moe(folder: str = DEMO) -> Trainer.Config:
     """As `miniature_dense`, with two of eight experts of half the width in every second
     block."""
     run = miniature_dense(folder)
-    experts = Experts.Config(num_experts=8, hidden_dim=DENSE.hidden_dim // 2)  # type: ignore[operator]
+    experts = MoE.Config(num_experts=8, hidden_dim=DENSE.hidden_dim // 2)  # type: ignore[operator]
     run.model = LanguageModel.Config(decoder=replace(DENSE, experts=experts))
     return run

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from mm1.batch import ImageBatch
 from mm1.config import ConfigError
-from mm1.nn.attention import Prefix
+from mm1.nn.attention import PrefixAttention
 from mm1.nn.block import MLP
 from mm1.nn.linear import Linear, num_weights
-from mm1.nn.losses import patch_regression, patch_targets
-from mm1.nn.model import Losses, Mean, Model, Module
+from mm1.nn.losses import patch_regression_loss, patch_targets
+from mm1.nn.model import Losses, MeanMetric, Model, Module
 from mm1.nn.vit import ViT
 
 
@@ -87,7 +87,7 @@ class AIM(Model):
         super().__init__()
         c = config.encoder
         self.encoder = c.build()
-        if self.encoder.num_extra:
+        if self.encoder.num_prefix_tokens:
             raise ConfigError(
                 "AIM foretells patches from patches alone: encoder.class_token=False,"
                 " num_registers=0"
@@ -106,10 +106,7 @@ class AIM(Model):
             dim=config.head_dim,
             norm_eps=c.norm_eps,
         )
-        self.image_size = self.encoder.image_size
-        self.resize = c.resize
-        self.interpolation = c.interpolation
-        self.mean_colour = c.mean
+        self.image_input = self.encoder.image_input
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "head": self.head}
@@ -133,11 +130,11 @@ class AIM(Model):
         """
         prefixes = self.prefixes(batch.images)
         predictions = self.predict(batch.images, prefixes)
-        total, count = patch_regression(
+        total, count = patch_regression_loss(
             predictions, patch_targets(self.encoder.patches(batch.images)), prefixes
         )
         return Losses(
-            total / (self.num_patches / 2), {"loss": Mean(total.detach(), count)}
+            total / (self.num_patches / 2), {"loss": MeanMetric(total.detach(), count)}
         )
 
     def encode_patches(
@@ -165,5 +162,7 @@ class AIM(Model):
     ) -> Float[Tensor, "N steps pixels"]:
         """The normalised pixels of patches 2 ... P, each from the patches before it and
         from the prefix."""
-        features = self.encoder.tokens(images, Prefix(prefixes, self.num_patches))
+        features = self.encoder.tokens(
+            images, PrefixAttention(prefixes, self.num_patches)
+        )
         return self.head((features + self.encoder.position.flatten(0, 1))[:, :-1])

@@ -1,11 +1,11 @@
-"""Grouped-query attention. A `Context` says who sees whom and picks the kernel, so a
+"""Grouped-query attention. A `AttentionContext` says who sees whom and picks the kernel, so a
 block never knows which one runs.
 
-Everything        each sequence of a batch sees itself, whole or causally: images, captions
-Prefix            each sequence sees its own first tokens whole and the rest causally: reconstruction (AIM)
-Packed            one flat stream of documents that never look at one another: training
-cache.Prefill     as Packed, and keys and values are kept: prompts
-cache.Step        one new token for each prompt against what is kept: generation
+FullAttention        each sequence of a batch sees itself, whole or causally: images, captions
+PrefixAttention            each sequence sees its own first tokens whole and the rest causally: reconstruction (AIM)
+PackedAttention            one flat stream of documents that never look at one another: training
+cache.PrefillAttention     as PackedAttention, and keys and values are kept: prompts
+cache.DecodeAttention        one new token for each prompt against what is kept: generation
 """
 
 from typing import Literal
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from mm1.nn.grouping import Grouping, pad, unpad
 from mm1.nn.linear import Linear
-from mm1.nn.position import Rotation, rotate
+from mm1.nn.position import RotaryEmbedding, apply_rotary
 
-PLAIN_UP_TO = 64
-"""On the CPU, sequences up to this length take `plain`, longer ones torch's fused
+EAGER_MAX_LENGTH = 64
+"""On the CPU, sequences up to this length take `eager_attention`, longer ones torch's fused
 kernel.
 
 At heads 24 to 32 wide the two are equally fast at 64 tokens on an AVX2 machine; with
-AVX-512 `plain` was measured at more than twice the speed. From 256 tokens on the fused
+AVX-512 `eager_attention` was measured at more than twice the speed. From 256 tokens on the fused
 kernel wins.
 """
 
@@ -33,11 +33,11 @@ QKNorm = Literal["head", "full"]
 all heads together (OLMo2)."""
 
 
-class Context:
+class AttentionContext:
     """Who sees whom. Queries, keys and values are laid out as the linear map leaves
     them: heads after tokens."""
 
-    def at(self, layer: int) -> "Context":
+    def for_layer(self, layer: int) -> "AttentionContext":
         """The context of one layer: the same for all layers, unless each has its own
         memory."""
         return self
@@ -93,16 +93,16 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "*batch D"],
-        context: Context,
-        rotation: Rotation | None = None,
+        context: AttentionContext,
+        rotary: RotaryEmbedding | None = None,
     ) -> Float[Tensor, "*batch D"]:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, -2)
         if self.q_norm is not None and self.k_norm is not None:
             q = self._normed(q, self.q_norm)
             k = self._normed(k, self.k_norm)
-        if rotation is not None:
-            q = rotate(q, rotation)
-            k = rotate(k, rotation)
+        if rotary is not None:
+            q = apply_rotary(q, rotary)
+            k = apply_rotary(k, rotary)
         return self.out(context.attend(q, k, v).flatten(-2))
 
     def _normed(
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         )
 
 
-class Everything(Context):
+class FullAttention(AttentionContext):
     """Each sequence of a batch sees itself, whole or causally."""
 
     def __init__(self, *, causal: bool = False) -> None:
@@ -130,17 +130,17 @@ class Everything(Context):
         q = q.transpose(1, 2)
         k = k.transpose(1, 2)
         v = v.transpose(1, 2)
-        if q.is_cuda or q.shape[2] > PLAIN_UP_TO:
+        if q.is_cuda or q.shape[2] > EAGER_MAX_LENGTH:
             return F.scaled_dot_product_attention(
                 q, k, v, is_causal=self.causal
             ).transpose(1, 2)
-        mixed = plain(
+        mixed = eager_attention(
             q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), causal=self.causal
         )
         return mixed.unflatten(0, q.shape[:2]).transpose(1, 2)
 
 
-class Prefix(Context):
+class PrefixAttention(AttentionContext):
     """Each sequence of a batch sees its own first tokens whole, and what comes after
     them causally.
 
@@ -150,7 +150,7 @@ class Prefix(Context):
                       x x x x     x x x x
 
     The mask is dense: torch's fused kernel takes it on the CPU (no slower there than
-    `plain` at 16 to 64 tokens) and on CUDA alike, and computes the unseen pairs too.
+    `eager_attention` at 16 to 64 tokens) and on CUDA alike, and computes the unseen pairs too.
     """
 
     def __init__(self, lengths: Int[Tensor, " N"], num_tokens: int) -> None:
@@ -171,7 +171,7 @@ class Prefix(Context):
         ).transpose(1, 2)
 
 
-class Packed(Context):
+class PackedAttention(AttentionContext):
     """Documents laid end to end; a token sees itself and what came before it in its own
     document.
 
@@ -256,14 +256,14 @@ class Packed(Context):
 def _causal(
     q: Float[Tensor, "n L d"], k: Float[Tensor, "n L d"], v: Float[Tensor, "n L d"]
 ) -> Float[Tensor, "n L d"]:
-    if q.is_cuda or q.shape[1] > PLAIN_UP_TO:
+    if q.is_cuda or q.shape[1] > EAGER_MAX_LENGTH:
         return F.scaled_dot_product_attention(
             q[:, None], k[:, None], v[:, None], is_causal=True
         )[:, 0]
-    return plain(q, k, v, causal=True)
+    return eager_attention(q, k, v, causal=True)
 
 
-def plain(
+def eager_attention(
     q: Float[Tensor, "n L d"],
     k: Float[Tensor, "n L d"],
     v: Float[Tensor, "n L d"],

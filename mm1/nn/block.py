@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mm1.nn.attention import Attention, Context
+from mm1.nn.attention import Attention, AttentionContext
 from mm1.nn.linear import Linear
-from mm1.nn.position import Rotation
+from mm1.nn.position import RotaryEmbedding
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 NormPlacement = Literal["pre", "post"]
@@ -46,10 +46,10 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "*batch D"],
-        context: Context,
-        rotation: Rotation | None = None,
+        context: AttentionContext,
+        rotary: RotaryEmbedding | None = None,
     ) -> Float[Tensor, "*batch D"]:
-        x = self.attend(x, context, rotation)
+        x = self.attend(x, context, rotary)
         if self.norm_placement == "post":
             return x + self.feed_forward_scale(
                 self.feed_forward_norm(self.feed_forward(x))
@@ -57,15 +57,18 @@ class Block(nn.Module):
         return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
 
     def attend(
-        self, x: Float[Tensor, "*batch D"], context: Context, rotation: Rotation | None
+        self,
+        x: Float[Tensor, "*batch D"],
+        context: AttentionContext,
+        rotary: RotaryEmbedding | None,
     ) -> Float[Tensor, "*batch D"]:
         """The first half of the block."""
         if self.norm_placement == "post":
             return x + self.attention_scale(
-                self.attention_norm(self.attention(x, context, rotation))
+                self.attention_norm(self.attention(x, context, rotary))
             )
         return x + self.attention_scale(
-            self.attention(self.attention_norm(x), context, rotation)
+            self.attention(self.attention_norm(x), context, rotary)
         )
 
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mm1.nn.attention import Context, Packed
+from mm1.nn.attention import AttentionContext, PackedAttention
 
 
-class Cache:
+class KVCache:
     """Keys and values of B prompts in every layer, `max_length` places each, laid out
     by the first prompt that is read.
 
@@ -26,7 +26,7 @@ class Cache:
     """
 
     def __init__(
-        self, num_prompts: int, max_length: int, prefix: "Cache | None" = None
+        self, num_prompts: int, max_length: int, prefix: "KVCache | None" = None
     ) -> None:
         """`prefix` holds the one prompt that all of these go on from; it takes none of
         the `max_length` places."""
@@ -43,7 +43,9 @@ class Cache:
         """The position of the prompts' first tokens."""
         return 0 if self.prefix is None else self.prefix.bound
 
-    def prefill(self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> "Prefill":
+    def prefill(
+        self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
+    ) -> "PrefillAttention":
         """The context that reads and keeps the first B documents of a packed stream; at
         most padding follows them.
 
@@ -63,9 +65,9 @@ class Cache:
             )
         self.lengths = lengths
         self.bound = needed
-        return Prefill(self, cu_seqlens, max_seqlen)
+        return PrefillAttention(self, cu_seqlens, max_seqlen)
 
-    def step(self) -> "Step":
+    def step(self) -> "DecodeAttention":
         """The context in which one more token of every prompt is read and kept; then
         call `advance`.
 
@@ -74,21 +76,21 @@ class Cache:
         """
         if self.bound >= self.max_length:
             raise ValueError(f"the cache of {self.max_length} tokens a prompt is full")
-        return Step(self)
+        return DecodeAttention(self)
 
     def advance(self) -> None:
         self.lengths = self.lengths + 1
         self.bound += 1
 
 
-class Prefill(Context):
+class PrefillAttention(AttentionContext):
     """Attention as in training; keys and values of the prompts stay in the cache."""
 
     def __init__(
-        self, cache: Cache, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
+        self, cache: KVCache, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
     ) -> None:
         self.cache = cache
-        self.packed = Packed(cu_seqlens, max_seqlen)
+        self.packed = PackedAttention(cu_seqlens, max_seqlen)
         self.layer = 0
         prompts = torch.arange(cache.num_prompts, device=cu_seqlens.device)
         self.prompt: Int[Tensor, " kept"] = torch.repeat_interleave(
@@ -99,7 +101,7 @@ class Prefill(Context):
             torch.arange(len(self.prompt), device=prompts.device) - starts[self.prompt]
         )
 
-    def at(self, layer: int) -> "Prefill":
+    def for_layer(self, layer: int) -> "PrefillAttention":
         self.layer = layer
         return self
 
@@ -129,11 +131,11 @@ class Prefill(Context):
         return mixed
 
 
-class Step(Context):
+class DecodeAttention(AttentionContext):
     """The new token of each prompt sees what its prompt has in the cache, and
     itself."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: KVCache) -> None:
         self.cache = cache
         self.layer = 0
         self.size = cache.bound + 1
@@ -141,7 +143,7 @@ class Step(Context):
         self.seen = (places <= cache.lengths[:, None])[:, None, None]
         self.prompts = torch.arange(cache.num_prompts, device=cache.lengths.device)
 
-    def at(self, layer: int) -> "Step":
+    def for_layer(self, layer: int) -> "DecodeAttention":
         self.layer = layer
         return self
 
@@ -176,7 +178,7 @@ class Step(Context):
 
 
 def _after(
-    prefix: Cache,
+    prefix: KVCache,
     layer: int,
     q: Float[Tensor, "B L heads d"],
     keys: Float[Tensor, "B places kv_heads d"],

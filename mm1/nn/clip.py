@@ -18,20 +18,20 @@ from torch import Tensor, nn
 from mm1 import dist
 from mm1.batch import PairBatch
 from mm1.config import ConfigError
-from mm1.nn.contrastive import sigmoid_contrast, softmax_contrast
+from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
 from mm1.nn.linear import Linear, num_weights
-from mm1.nn.model import Losses, Mean, Model
-from mm1.nn.pooling import AttentionHead
+from mm1.nn.model import Losses, MeanMetric, Model
+from mm1.nn.pooling import AttentionPoolingHead
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
 Loss = Literal["softmax", "sigmoid"]
 
-LARGEST_SCALE = 100.0
+MAX_SCALE = 100.0
 """Of the softmax's similarities, as in CLIP: a sharper softmax is unstable. SigLIP's
 scale is not bounded."""
-FIRST_SCALE: dict[Loss, float] = {"softmax": 1 / 0.07, "sigmoid": 10.0}
-FIRST_BIAS = -10.0
+INITIAL_SCALE: dict[Loss, float] = {"softmax": 1 / 0.07, "sigmoid": 10.0}
+INITIAL_BIAS = -10.0
 """Of the sigmoid's scores: nearly all pairs are no match, and the loss starts near that
 knowledge."""
 
@@ -61,19 +61,19 @@ class Projection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.constant_(self.log_scale, math.log(FIRST_SCALE[self.loss]))
+        nn.init.constant_(self.log_scale, math.log(INITIAL_SCALE[self.loss]))
         if self.bias is not None:
-            nn.init.constant_(self.bias, FIRST_BIAS)
+            nn.init.constant_(self.bias, INITIAL_BIAS)
 
     @property
     def scale(self) -> Float[Tensor, "1"]:
         log_scale = self.log_scale.float()
         if self.loss == "softmax":
-            log_scale = _AtMost.apply(log_scale, math.log(LARGEST_SCALE))
+            log_scale = _ClampMax.apply(log_scale, math.log(MAX_SCALE))
         return log_scale.exp()  # type: ignore[union-attr]
 
 
-class _AtMost(torch.autograd.Function):
+class _ClampMax(torch.autograd.Function):
     """min(x, largest). Beyond the bound a gradient counts only if it leads back: with
     none at all, x would be stuck."""
 
@@ -116,15 +116,14 @@ class CLIP(Model):
             raise ConfigError("pooling='class' needs encoder.class_token=True")
         self.encoder = c.encoder.build()
         self.text = c.text.build(vocab_size=vocab_size)
-        self.pooling = AttentionHead(c.encoder) if c.pooling == "attention" else None
+        self.pooling = (
+            AttentionPoolingHead(c.encoder) if c.pooling == "attention" else None
+        )
         text_bias = c.text.output_bias
         self.projection = Projection(
             self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss
         )
-        self.image_size = self.encoder.image_size
-        self.resize = config.encoder.resize
-        self.interpolation = config.encoder.interpolation
-        self.mean_colour = config.encoder.mean
+        self.image_input = self.encoder.image_input
 
     def parts(self) -> dict[str, nn.Module]:
         pooling = {} if self.pooling is None else {"pooling": self.pooling}
@@ -158,16 +157,18 @@ class CLIP(Model):
         scale = self.projection.scale
         bias = self.projection.bias
         if bias is None:
-            objective, hits = softmax_contrast(*features, scale, batch.caption_ids)
+            objective, hits = softmax_contrastive_loss(
+                *features, scale, batch.caption_ids
+            )
         else:
-            objective, hits = sigmoid_contrast(
+            objective, hits = sigmoid_contrastive_loss(
                 *features, scale, bias, batch.caption_ids
             )
         count = torch.full_like(hits, batch.num_targets)
         means = {"loss": objective, "accuracy": hits, "scale": scale[0] * count}
         return Losses(
             objective,
-            {name: Mean(total.detach(), count) for name, total in means.items()},
+            {name: MeanMetric(total.detach(), count) for name, total in means.items()},
         )
 
     def encode_images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
@@ -191,7 +192,7 @@ class CLIP(Model):
 
     def _images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         tokens = self.encoder.tokens(images)
-        patches = tokens[:, self.encoder.num_extra :]
+        patches = tokens[:, self.encoder.num_prefix_tokens :]
         if self.pooling is not None:
             pooled = self.pooling(patches)
         elif self.encoder.class_token is not None and self.config.pooling != "mean":

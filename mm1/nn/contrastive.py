@@ -9,7 +9,7 @@ at a time:
     this rank    - - - - - + - . - - -           . the same caption as the image's own: left out
                  - - - - - . - + - - -
 
-A rank holds at most `logits_at_once` scores and, of width E, two or four arrays of G
+A rank holds at most `logits_per_chunk` scores and, of width E, two or four arrays of G
 features: memory grows with the global batch, never with its square. Gradients of
 others' features go back to them by a reduce-scatter.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mm1 import dist
 
-LOGITS_AT_ONCE = 2**24
+LOGITS_PER_CHUNK = 2**24
 """Scores held at a time, 64 MB in fp32, in up to three arrays; one row of the global
 batch at least."""
 
@@ -35,13 +35,13 @@ RowLoss = Callable[
 scores. -inf is left out."""
 
 
-def softmax_contrast(
+def softmax_contrastive_loss(
     images: Float[Tensor, "B E"],
     texts: Float[Tensor, "B E"],
     scale: Float[Tensor, "1"],
     caption_ids: Int[Tensor, " B"],
     *,
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020), and the number of
     hits.
@@ -59,19 +59,19 @@ def softmax_contrast(
         (texts, dist.all_gather_with_grad(images)),
     )
     (by_image, hits), (by_text, _) = (
-        _contrast(*p, scale, None, *ids, _softmax, logits_at_once) for p in pairs
+        _contrast(*p, scale, None, *ids, _softmax, logits_per_chunk) for p in pairs
     )
     return (by_image + by_text) / 2, hits
 
 
-def sigmoid_contrast(
+def sigmoid_contrastive_loss(
     images: Float[Tensor, "B E"],
     texts: Float[Tensor, "B E"],
     scale: Float[Tensor, "1"],
     bias: Float[Tensor, "1"],
     caption_ids: Int[Tensor, " B"],
     *,
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343), and the number of hits: each
     pair is yes or no by itself.
@@ -83,7 +83,7 @@ def sigmoid_contrast(
     ids = caption_ids, dist.all_gather(caption_ids)
     others = dist.all_gather_with_grad(texts.float())
     return _contrast(
-        images.float(), others, scale, bias, *ids, _sigmoid, logits_at_once
+        images.float(), others, scale, bias, *ids, _sigmoid, logits_per_chunk
     )
 
 
@@ -114,9 +114,9 @@ def _contrast(
     ids: Int[Tensor, " B"],
     all_ids: Int[Tensor, " G"],
     row_loss: RowLoss,
-    logits_at_once: int,
+    logits_per_chunk: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    rows = max(1, logits_at_once // len(others))
+    rows = max(1, logits_per_chunk // len(others))
     factors = (scale.float(), None if bias is None else bias.float())
     learns = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (mine, others, *factors)

@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
-from mm1.nn.attention import Attention, Context, Packed, QKNorm
+from mm1.nn.attention import Attention, AttentionContext, PackedAttention, QKNorm
 from mm1.nn.block import Block, NormPlacement, SwiGLU
-from mm1.nn.cache import Cache
-from mm1.nn.experts import Experts, Routing, SparseBlock, router_losses
+from mm1.nn.cache import KVCache
+from mm1.nn.experts import MoE, MoEBlock, Routing, router_losses
 from mm1.nn.linear import Embedding, Linear, num_weights
-from mm1.nn.losses import NextToken, next_token
-from mm1.nn.model import Losses, Mean, Model, Module
-from mm1.nn.position import Llama3Scaling, rotation
+from mm1.nn.losses import NextTokenLoss, next_token_loss
+from mm1.nn.model import Losses, MeanMetric, Model, Module
+from mm1.nn.position import Llama3Scaling, rotary_embedding
 
 
 class Decoder(Module):
@@ -50,7 +50,7 @@ class Decoder(Module):
         tied: bool = True
         """Is the output map the table of embeddings?"""
         norm_eps: float = 1e-5
-        experts: Experts.Config | None = None
+        experts: MoE.Config | None = None
         """Some blocks' feed-forward as a mixture of experts; None: all are dense."""
 
         def build(self, *, vocab_size: int) -> "Decoder":
@@ -84,9 +84,7 @@ class Decoder(Module):
         norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
         if c.experts is not None and (layer + 1) % c.experts.every == 0:
             experts = c.experts.build(dim=c.dim, hidden_dim=hidden_dim, gain=gain)
-            return SparseBlock(
-                attention, experts, norm, norm_placement=c.norm_placement
-            )
+            return MoEBlock(attention, experts, norm, norm_placement=c.norm_placement)
         return Block(
             attention,
             SwiGLU(c.dim, hidden_dim, gain=gain),
@@ -102,7 +100,10 @@ class Decoder(Module):
         return self.embedding(tokens)
 
     def forward(
-        self, x: Float[Tensor, "T D"], positions: Int[Tensor, " T"], context: Context
+        self,
+        x: Float[Tensor, "T D"],
+        positions: Int[Tensor, " T"],
+        context: AttentionContext,
     ) -> Float[Tensor, "T D"]:
         """Hidden states after the final norm: `hidden @ head.T` are the logits."""
         return self.routed(x, positions, context)[0]
@@ -111,12 +112,12 @@ class Decoder(Module):
         self,
         x: Float[Tensor, "T D"],
         positions: Int[Tensor, " T"],
-        context: Context,
-        counts: Bool[Tensor, " T"] | None = None,
+        context: AttentionContext,
+        valid: Bool[Tensor, " T"] | None = None,
     ) -> tuple[Float[Tensor, "T D"], dict[int, Routing]]:
         """What `forward` gives, and by block what the routers of sparse blocks did;
-        `counts` is false for padding."""
-        angles = rotation(
+        `valid` is false for padding."""
+        angles = rotary_embedding(
             positions,
             self.head_dim,
             base=self.config.rope_base,
@@ -125,10 +126,10 @@ class Decoder(Module):
         )
         routings: dict[int, Routing] = {}
         for layer, block in enumerate(self.blocks):
-            if isinstance(block, SparseBlock):
-                x, routings[layer] = block(x, context.at(layer), angles, counts)
+            if isinstance(block, MoEBlock):
+                x, routings[layer] = block(x, context.for_layer(layer), angles, valid)
             else:
-                x = block(x, context.at(layer), angles)
+                x = block(x, context.for_layer(layer), angles)
         return self.norm(x), routings
 
     def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
@@ -142,7 +143,7 @@ class Decoder(Module):
             12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
         )
         active = num_weights(self.blocks) + sum(
-            m.num_active for m in self.modules() if isinstance(m, Experts)
+            m.num_active for m in self.modules() if isinstance(m, MoE)
         )
         return 6 * num_tokens * active + attention + 6 * num_targets * self.head.numel()
 
@@ -185,11 +186,11 @@ class LanguageModel(Model):
         loss, routings = self._next_token(batch, learnt)
         count = torch.ones_like(loss.nll)
         means = {
-            "loss": Mean(loss.nll.sum(), count.sum()),
-            "accuracy": Mean(loss.hit.float().sum(), count.sum()),
+            "loss": MeanMetric(loss.nll.sum(), count.sum()),
+            "accuracy": MeanMetric(loss.hit.float().sum(), count.sum()),
         }
         if self.z_loss:
-            means["z_loss"] = Mean(
+            means["z_loss"] = MeanMetric(
                 self.z_loss * loss.log_sum_exp.square().sum(), count.sum()
             )
         sources = batch.sources[learnt]
@@ -197,7 +198,7 @@ class LanguageModel(Model):
             batch.source_names
         ):  # no scattered sums: the same to the bit in every run
             own = (sources == number).float()
-            means[f"loss/{name}"] = Mean((own * loss.nll).sum(), own.sum())
+            means[f"loss/{name}"] = MeanMetric((own * loss.nll).sum(), own.sum())
         objective = loss.objective
         experts = self.decoder.config.experts
         if experts is not None and routings:
@@ -219,13 +220,13 @@ class LanguageModel(Model):
         )
 
     def new_cache(
-        self, num_prompts: int, max_length: int, prefix: Cache | None = None
-    ) -> Cache:
+        self, num_prompts: int, max_length: int, prefix: KVCache | None = None
+    ) -> KVCache:
         """Memory for generation: `max_length` counts a prompt and what is generated
         after it, without the prefix."""
-        return Cache(num_prompts, max_length, prefix)
+        return KVCache(num_prompts, max_length, prefix)
 
-    def prefill(self, batch: PackedBatch, cache: Cache) -> Float[Tensor, "B V"]:
+    def prefill(self, batch: PackedBatch, cache: KVCache) -> Float[Tensor, "B V"]:
         """Reads the prompts, the first B documents of the batch, into the cache; logits
         of what follows each."""
         context = cache.prefill(batch.cu_seqlens, batch.max_seqlen)
@@ -235,7 +236,7 @@ class LanguageModel(Model):
         last = batch.cu_seqlens[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
-    def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> Float[Tensor, "B V"]:
+    def step(self, tokens: Int[Tensor, " B"], cache: KVCache) -> Float[Tensor, "B V"]:
         """Reads one more token of every prompt; logits of what follows it."""
         hidden = self.decoder(
             self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step()
@@ -245,16 +246,16 @@ class LanguageModel(Model):
 
     def _next_token(
         self, batch: PackedBatch, learnt: Int[Tensor, " n"]
-    ) -> tuple[NextToken, dict[int, Routing]]:
-        counts = batch.sources != NO_SOURCE if batch.num_padding else None
-        context = Packed(batch.cu_seqlens, batch.max_seqlen)
+    ) -> tuple[NextTokenLoss, dict[int, Routing]]:
+        valid = batch.sources != NO_SOURCE if batch.num_padding else None
+        context = PackedAttention(batch.cu_seqlens, batch.max_seqlen)
         hidden, routings = self.decoder.routed(
-            self.inputs(batch), batch.positions, context, counts
+            self.inputs(batch), batch.positions, context, valid
         )
         hidden = hidden.index_select(0, learnt)
         targets = batch.targets[learnt]
         return (
-            next_token(hidden, self.decoder.head, targets, z_loss=self.z_loss),
+            next_token_loss(hidden, self.decoder.head, targets, z_loss=self.z_loss),
             routings,
         )
 

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mm1.nn.attention import Context
+from mm1.nn.attention import AttentionContext
 from mm1.nn.block import Block
 from mm1.nn.linear import Linear
-from mm1.nn.model import Mean, Module
-from mm1.nn.position import Rotation
+from mm1.nn.model import MeanMetric, Module
+from mm1.nn.position import RotaryEmbedding
 
 
 class Routing(NamedTuple):
@@ -46,7 +46,7 @@ class Routing(NamedTuple):
     """Tokens that count: all but padding."""
 
 
-class Experts(Module):
+class MoE(Module):
     """SwiGLU feed-forwards of which each token uses `top_k`, weighted by the router's
     probabilities.
 
@@ -79,7 +79,7 @@ class Experts(Module):
         outside of training.
         """
 
-        def build(self, *, dim: int, hidden_dim: int, gain: float) -> "Experts":
+        def build(self, *, dim: int, hidden_dim: int, gain: float) -> "MoE":
             """`hidden_dim` is the dense feed-forward's, `gain` of the maps that write
             to the residual stream."""
             return self.make(
@@ -116,29 +116,29 @@ class Experts(Module):
         return self.config.top_k * 3 * self.dim * self.hidden_dim
 
     def forward(
-        self, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | None = None
+        self, x: Float[Tensor, "T D"], valid: Bool[Tensor, " T"] | None = None
     ) -> tuple[Float[Tensor, "T D"], Routing]:
-        """`counts` is false for padding; None: there is none."""
+        """`valid` is false for padding; None: there is none."""
         logits = F.linear(x.float(), self.router.weight.float())
         probabilities = logits.softmax(-1)
         gates, experts = probabilities.topk(self.config.top_k)
         if self.config.renormalise:
             gates = gates / gates.sum(-1, keepdim=True)
-        queue = self._queue(experts, counts)
+        queue = self._queue(experts, valid)
         out = self._compute(x, queue).unflatten(0, (self.config.top_k, -1))
         mixed = (out * gates.T[..., None]).sum(0).to(x.dtype)
-        return mixed, self._routing(logits, probabilities, experts[:, 0], counts, queue)
+        return mixed, self._routing(logits, probabilities, experts[:, 0], valid, queue)
 
     def _queue(
-        self, experts: Int[Tensor, "T k"], counts: Bool[Tensor, " T"] | None
+        self, experts: Int[Tensor, "T k"], valid: Bool[Tensor, " T"] | None
     ) -> "_Queue":
         """The assignments by expert. "Nowhere" is a number behind those of all experts,
         so it sorts to the end."""
         nowhere = self.config.num_experts
         factor = self.config.capacity_factor if self.training else None
         chosen = experts.T.flatten()
-        if counts is not None:
-            chosen = chosen.masked_fill(~counts.repeat(self.config.top_k), nowhere)
+        if valid is not None:
+            chosen = chosen.masked_fill(~valid.repeat(self.config.top_k), nowhere)
         by_expert, order = chosen.sort(stable=True)
         ends = self._ends(by_expert)
         load = ends.diff(prepend=ends.new_zeros(1)).float()
@@ -155,7 +155,7 @@ class Experts(Module):
             )
             order = order[again]
             ends = self._ends(by_expert)
-        everywhere = counts is None and factor is None
+        everywhere = valid is None and factor is None
         return _Queue(
             order, ends, None if everywhere else by_expert == nowhere, load, dropped
         )
@@ -186,10 +186,10 @@ class Experts(Module):
         logits: Float[Tensor, "T experts"],
         probabilities: Float[Tensor, "T experts"],
         first: Int[Tensor, " T"],
-        counts: Bool[Tensor, " T"] | None,
+        valid: Bool[Tensor, " T"] | None,
         queue: "_Queue",
     ) -> Routing:
-        weights = logits.new_ones(len(logits)) if counts is None else counts.float()
+        weights = logits.new_ones(len(logits)) if valid is None else valid.float()
         num_tokens = weights.sum()
         share = weights / num_tokens.clamp(min=1)
         density = share @ F.one_hot(first, self.config.num_experts).float()
@@ -257,27 +257,27 @@ class _Queue(NamedTuple):
     dropped: Float[Tensor, ""]
 
 
-class SparseBlock(Block):
-    """A transformer block whose feed-forward is `Experts`."""
+class MoEBlock(Block):
+    """A transformer block whose feed-forward is `MoE`."""
 
     def forward(  # type: ignore[override]
         self,
         x: Float[Tensor, "T D"],
-        context: Context,
-        rotation: Rotation | None = None,
-        counts: Bool[Tensor, " T"] | None = None,
+        context: AttentionContext,
+        rotary: RotaryEmbedding | None = None,
+        valid: Bool[Tensor, " T"] | None = None,
     ) -> tuple[Float[Tensor, "T D"], Routing]:
-        x = self.attend(x, context, rotation)
+        x = self.attend(x, context, rotary)
         if self.norm_placement == "post":
-            out, routing = self.feed_forward(x, counts)
+            out, routing = self.feed_forward(x, valid)
             return x + self.feed_forward_scale(self.feed_forward_norm(out)), routing
-        out, routing = self.feed_forward(self.feed_forward_norm(x), counts)
+        out, routing = self.feed_forward(self.feed_forward_norm(x), valid)
         return x + self.feed_forward_scale(out), routing
 
 
 def router_losses(
-    config: Experts.Config, routings: dict[int, Routing], num_targets: int
-) -> tuple[Float[Tensor, ""], dict[str, Mean]]:
+    config: MoE.Config, routings: dict[int, Routing], num_targets: int
+) -> tuple[Float[Tensor, ""], dict[str, MeanMetric]]:
     """What the routers of the sparse blocks add to the objective, and figures by name.
 
     The losses are means over the tokens of this batch; times the number of its targets
@@ -295,15 +295,19 @@ def router_losses(
         for name in ("balance", "z", "dropped", "num_tokens")
     )
     means = {
-        "router/balance": Mean(balance.detach() @ tokens, tokens.sum()),
-        "router/z": Mean(z.detach() @ tokens, tokens.sum()),
-        "router/dropped": Mean(dropped.sum(), config.top_k * tokens.sum()),
+        "router/balance": MeanMetric(balance.detach() @ tokens, tokens.sum()),
+        "router/z": MeanMetric(z.detach() @ tokens, tokens.sum()),
+        "router/dropped": MeanMetric(dropped.sum(), config.top_k * tokens.sum()),
     }
     for layer, routing in routings.items():
-        means[f"router/entropy/{layer}"] = Mean(routing.entropy, routing.num_tokens)
+        means[f"router/entropy/{layer}"] = MeanMetric(
+            routing.entropy, routing.num_tokens
+        )
         fair = routing.load * config.num_experts / config.top_k
         for expert, load in enumerate(fair.unbind()):
-            means[f"router/load/{layer}/{expert}"] = Mean(load, routing.num_tokens)
+            means[f"router/load/{layer}/{expert}"] = MeanMetric(
+                load, routing.num_tokens
+            )
     return (
         num_targets
         * (config.balance_loss * balance.sum() + config.router_z_loss * z.sum()),

@@ -32,10 +32,7 @@ class Features(Model):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.encoder = config.encoder.build()
-        self.image_size = self.encoder.image_size
-        self.resize = config.encoder.resize
-        self.interpolation = config.encoder.interpolation
-        self.mean_colour = config.encoder.mean
+        self.image_input = self.encoder.image_input
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder}

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**26
+LOGITS_PER_CHUNK = 2**26
 """Logits held at a time, 256 MB in fp32."""
 
 
-class NextToken(NamedTuple):
+class NextTokenLoss(NamedTuple):
     """The loss of n targets and its parts; only `objective` has a gradient."""
 
     objective: Float[Tensor, ""]
@@ -23,27 +23,29 @@ class NextToken(NamedTuple):
     """Is the target the most likely token?"""
 
 
-def next_token(
+def next_token_loss(
     hidden: Float[Tensor, "n D"],
     head: Float[Tensor, "V D"],
     targets: Int[Tensor, " n"],
     *,
     z_loss: float = 0.0,
-    logits_at_once: int = LOGITS_AT_ONCE,
-) -> NextToken:
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> NextTokenLoss:
     """Cross-entropy of `hidden @ head.T`, with MM1's z-loss, without ever holding all n
     x V logits.
 
     The vocabulary's softmax is computed in fp32, a chunk of targets at a time, and the
-    gradients with it: the backward pass only scales them. Every target counts: the
+    gradients with it: the backward pass only scales them. Every target loss_mask: the
     caller leaves out what is not learnt.
     """
-    rows = max(1, logits_at_once // len(head))
+    rows = max(1, logits_per_chunk // len(head))
     learns = [x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)]
-    return NextToken(*_NextToken.apply(hidden, head, targets, z_loss, rows, learns))  # type: ignore[misc]
+    return NextTokenLoss(
+        *_NextTokenLoss.apply(hidden, head, targets, z_loss, rows, learns)
+    )  # type: ignore[misc]
 
 
-class _NextToken(torch.autograd.Function):
+class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, targets, z_loss, rows, learns):  # type: ignore[override]
         hidden_grad = torch.empty_like(hidden) if learns[0] else None
@@ -101,7 +103,7 @@ def patch_targets(
     return (patches - mean) * (variance + eps).rsqrt()
 
 
-def patch_regression(
+def patch_regression_loss(
     predictions: Float[Tensor, "N steps pixels"],
     targets: Float[Tensor, "N P pixels"],
     prefixes: Int[Tensor, " N"],
@@ -114,5 +116,5 @@ def patch_regression(
     """
     errors = (predictions.float() - targets[:, 1:].float()).square().mean(-1)
     place = torch.arange(1, targets.shape[1], device=targets.device)
-    counts = place >= prefixes[:, None]
-    return (errors * counts).sum(), counts.sum().float()
+    loss_mask = place >= prefixes[:, None]
+    return (errors * loss_mask).sum(), loss_mask.sum().float()

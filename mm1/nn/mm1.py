@@ -35,15 +35,12 @@ class MM1(LanguageModel):
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__(config, vocab_size=vocab_size)
         self.encoder = config.encoder.build()
-        self.resize = config.encoder.resize
-        self.interpolation = config.encoder.interpolation
-        self.mean_colour = config.encoder.mean
         self.connector = config.connector.build(
             grid=self.encoder.grid,
             input_dim=self.encoder.dim,
             output_dim=self.decoder.dim,
         )
-        self.image_size = self.encoder.image_size
+        self.image_input = self.encoder.image_input
         self.tokens_per_image = self.connector.num_tokens
 
     def parts(self) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ Freezing, loading and timing reach it through `parts()`.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,14 +33,6 @@ class Module(nn.Module, Configurable):
         return state
 
 
-def initialise(module: nn.Module) -> None:
-    """Draws every weight anew: what follows `to_empty` after building on the meta
-    device."""
-    for child in module.modules():
-        if callable(reset := getattr(child, "reset_parameters", None)):
-            reset()
-
-
 def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Another such module's weights made to fit: positions are interpolated, dense
     feed-forwards become experts."""
@@ -60,8 +52,21 @@ def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return adapted
 
 
+class ImageInput(NamedTuple):
+    """The images an encoder takes: how they must be resized before they reach it."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    resize: Literal["squash", "crop", "pad"]
+    """How images of another aspect ratio are fitted (`mm1.data.image_processing`)."""
+    interpolation: Literal["bicubic", "bilinear"]
+    mean: tuple[float, float, float]
+    """Red, green and blue in 0..1, from the encoder's normalisation: the colour around
+    padded images."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class Mean:
+class MeanMetric:
     """A figure to report: `total / count`, both summed over ranks and micro-batches
     before the division."""
 
@@ -79,7 +84,7 @@ class Losses:
     """
 
     objective: Float[Tensor, ""]
-    means: dict[str, Mean] = field(default_factory=dict)
+    means: dict[str, MeanMetric] = field(default_factory=dict)
     """Detached figures by name: `loss`, `loss/captions`, `accuracy`, `z_loss` ..."""
 
 
@@ -102,19 +107,10 @@ class Model(Module):
         def build(self, *, vocab_size: int) -> "Model":
             return self.make(vocab_size=vocab_size)
 
-    image_size: tuple[int, int] | None = None
-    """(height, width) in pixels of its input; None without an image
-    encoder."""
-    resize: Literal["squash", "crop", "pad"] = "squash"
-    """How images of another shape are resized: as its encoder was trained (see
-    `mm1.data.image_processing`)."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean_colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Of its encoder's normalisation, red, green, blue of 0..1; what lies around padded
-    pictures."""
+    image_input: ImageInput | None = None
+    """The images that its encoder takes; None without an encoder."""
     tokens_per_image: int = 0
-    """Places that a view takes in the token stream; 0 where images are no part of
-    it."""
+    """Tokens that one view takes in the stream; 0 where images are not part of it."""
 
     def forward(self, batch: Any) -> Losses:
         raise NotImplementedError

@@ -11,7 +11,7 @@ from mm1.nn.linear import Linear
 from mm1.nn.vit import ViT
 
 
-class AttentionHead(nn.Module):
+class AttentionPoolingHead(nn.Module):
     """A learnt probe looks at all patches: x = attention(probe, patches), then x +
     MLP(norm(x))."""
 

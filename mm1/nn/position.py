@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Rotation(NamedTuple):
+class RotaryEmbedding(NamedTuple):
     """Cosines and sines of each token's angles, made once and used by every layer."""
 
     cos: Float[Tensor, "T 1 d"]
     sin: Float[Tensor, "T 1 d"]
-    """Negative in the first half of the channels: see `rotate`."""
+    """Negative in the first half of the channels: see `apply_rotary`."""
 
 
 Llama3Scaling = tuple[float, float, float, int]
@@ -23,31 +23,31 @@ Llama3Scaling = tuple[float, float, float, int]
 `slowed`."""
 
 
-def rotation(
+def rotary_embedding(
     positions: Int[Tensor, " T"],
     dim: int,
     *,
     base: float,
     dtype: torch.dtype,
     llama3_scaling: Llama3Scaling | None = None,
-) -> Rotation:
+) -> RotaryEmbedding:
     """RoPE's angles (Su et al. 2021, arXiv:2104.09864) for heads of width `dim`:
     computed in fp32, kept in `dtype`."""
-    speeds = base ** (
+    frequencies = base ** (
         -torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
     )
     if llama3_scaling is not None:
-        speeds = slowed(speeds, llama3_scaling)
-    angles = positions.float()[:, None, None] * speeds
+        frequencies = llama3_frequencies(frequencies, llama3_scaling)
+    angles = positions.float()[:, None, None] * frequencies
     cos = angles.cos()
     sin = angles.sin()
-    return Rotation(
+    return RotaryEmbedding(
         torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
     )
 
 
-def slowed(
-    speeds: Float[Tensor, " half"], scaling: Llama3Scaling
+def llama3_frequencies(
+    frequencies: Float[Tensor, " half"], scaling: Llama3Scaling
 ) -> Float[Tensor, " half"]:
     """Speeds in radians a token, as Llama 3.1 slows them down for longer texts than it
     was first trained on.
@@ -57,11 +57,13 @@ def slowed(
     linearly with the number of turns.
     """
     factor, low, high, original = scaling
-    kept = ((speeds * original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
-    return speeds * (kept + (1 - kept) / factor)
+    kept = ((frequencies * original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / factor)
 
 
-def rotate(x: Float[Tensor, "T heads d"], by: Rotation) -> Float[Tensor, "T heads d"]:
+def apply_rotary(
+    x: Float[Tensor, "T heads d"], by: RotaryEmbedding
+) -> Float[Tensor, "T heads d"]:
     """Turns channel i together with channel i + d/2, the layout of published Llama and
     Qwen weights."""
     first, second = x.chunk(2, -1)

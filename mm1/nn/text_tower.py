@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mm1.config import ConfigError
-from mm1.nn.attention import Everything
+from mm1.nn.attention import FullAttention
 from mm1.nn.block import Activation, clip_block
 from mm1.nn.linear import Embedding, num_weights
 from mm1.nn.model import Module
@@ -92,7 +92,7 @@ class TextTower(Module):
                 " loader.context sets it"
             )
         x = self.embedding(tokens) + self.position[:length]
-        context = Everything(causal=self.config.causal)
+        context = FullAttention(causal=self.config.causal)
         for block in self.blocks:
             x = block(x, context)
         read = (

@@ -9,10 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mm1.config import ConfigError
-from mm1.nn.attention import Attention, Context, Everything
+from mm1.nn.attention import Attention, AttentionContext, FullAttention
 from mm1.nn.block import MLP, Activation, Block, LayerScale, SwiGLU
 from mm1.nn.linear import Linear, num_weights
-from mm1.nn.model import Module
+from mm1.nn.model import ImageInput, Module
 from mm1.nn.position import interpolate, sincos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -79,6 +79,9 @@ class ViT(Module):
         self.config = c
         self.dim = c.dim
         self.image_size = (size, size) if isinstance(size, int) else size
+        self.image_input = ImageInput(
+            self.image_size, c.resize, c.interpolation, c.mean
+        )
         if any(side % c.patch_size for side in self.image_size):
             near = " and ".join(
                 _pixels(size) for size in _near(self.image_size, c.patch_size)
@@ -143,7 +146,7 @@ class ViT(Module):
         self.get_buffer("shift").copy_((-mean / std)[:, None, None])
 
     @property
-    def num_extra(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """Tokens before the patches."""
         return int(self.config.class_token) + self.config.num_registers
 
@@ -157,10 +160,10 @@ class ViT(Module):
         Raises:
             ValueError: the images are not of `image_size`.
         """
-        return self.tokens(images)[:, self.num_extra :]
+        return self.tokens(images)[:, self.num_prefix_tokens :]
 
     def tokens(
-        self, images: UInt8[Tensor, "N 3 H W"], context: Context | None = None
+        self, images: UInt8[Tensor, "N 3 H W"], context: AttentionContext | None = None
     ) -> Float[Tensor, "N L E"]:
         """The features of the whole stream; `context` says who sees whom (None:
         everybody sees everything)."""
@@ -180,7 +183,7 @@ class ViT(Module):
             if t is not None
         ]
         x = self.pre_norm(torch.cat([*extra, x], 1))
-        context = context or Everything()
+        context = context or FullAttention()
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)
@@ -212,7 +215,7 @@ class ViT(Module):
         6 for each weight and token, and 12 for each pair of tokens and channel of a
         block's attention.
         """
-        num_tokens = self.grid[0] * self.grid[1] + self.num_extra
+        num_tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
         return (
             6 * num_tokens * num_weights(self)
             + 12 * num_tokens**2 * self.dim * self.config.depth

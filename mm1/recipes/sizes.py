@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 
 from mm1.nn.decoder import Decoder
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.nn.vit import ViT
 
 # name: (depth, dim, heads)
@@ -74,7 +74,7 @@ def decoder(name: str) -> Decoder.Config:
     if name in MIXTURES:
         dense, num_experts, every = MIXTURES[name]
         return replace(
-            decoder(dense), experts=Experts.Config(num_experts=num_experts, every=every)
+            decoder(dense), experts=MoE.Config(num_experts=num_experts, every=every)
         )
     depth, dim, heads = DECODERS[name]
     return Decoder.Config(depth=depth, dim=dim, num_heads=heads)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mm1 import dist
-from mm1.nn.model import Mean
+from mm1.nn.model import MeanMetric
 
 
 class Meter:
@@ -30,7 +30,7 @@ class Meter:
         """Figures that came together, and their totals and counts: one sum for hundreds
         of them."""
 
-    def add(self, means: dict[str, Mean]) -> None:
+    def add(self, means: dict[str, MeanMetric]) -> None:
         names = tuple(means)
         columns = (
             [getattr(mean, side).detach() for mean in means.values()]

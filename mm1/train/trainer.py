@@ -31,7 +31,7 @@ from mm1.infer.trained import Trained
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
-from mm1.nn.model import Mean, Model
+from mm1.nn.model import MeanMetric, Model
 from mm1.runs.folder import start_part, version, write_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.lora import Lora
@@ -250,7 +250,9 @@ class Trainer(Configurable):
             speed.flops += sum(self.model.flops(batch).values())
         norm, skipped = self.optimizer.step(self.scheduler.learning_rate(self.step))
         one = torch.ones_like(norm)
-        self.meter.add({"grad_norm": Mean(norm, one), "skipped": Mean(skipped, one)})
+        self.meter.add(
+            {"grad_norm": MeanMetric(norm, one), "skipped": MeanMetric(skipped, one)}
+        )
         self.counts.update(data.counts)
         speed.useful += data.counts.get("useful", 0)
         speed.images += data.counts.get("images", 0)

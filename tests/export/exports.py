@@ -25,7 +25,7 @@ from mm1.files import write_json
 from mm1.infer.predictor import Predictor
 from mm1.loader.collate import Span, collate
 from mm1.loader.packed import PackedLoader
-from mm1.nn.attention import Packed as Isolated
+from mm1.nn.attention import PackedAttention as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1

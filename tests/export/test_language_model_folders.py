@@ -23,7 +23,7 @@ from mm1.export.import_model import import_model
 from mm1.export.options import Options
 from mm1.files import write_json
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.runs.folder import load_model, read_config, write_weights
 from mm1.train.trainer import Trainer
 
@@ -221,14 +221,14 @@ PLAIN = Decoder.Config(depth=2, dim=32, num_heads=4)
         ({"qkv_bias": True}, "qwen2"),
         ({"qk_norm": "head"}, "qwen3"),
         ({"qk_norm": "full", "norm_placement": "post"}, "olmo2"),
-        ({"experts": Experts.Config(every=1)}, "mixtral"),
-        ({"experts": Experts.Config(every=2), "qk_norm": "head"}, "qwen3_moe"),
+        ({"experts": MoE.Config(every=1)}, "mixtral"),
+        ({"experts": MoE.Config(every=2), "qk_norm": "head"}, "qwen3_moe"),
         (
-            {"experts": Experts.Config(every=2)},
+            {"experts": MoE.Config(every=2)},
             "qk_norm = None, qkv_bias = False, experts.every = 2",
         ),
         (
-            {"experts": Experts.Config(every=1, renormalise=False)},
+            {"experts": MoE.Config(every=1, renormalise=False)},
             "experts.renormalise = False",
         ),
         ({"qk_norm": "full"}, "norm_placement = pre, qk_norm = full"),

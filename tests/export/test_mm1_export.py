@@ -21,8 +21,8 @@ from mm1.export.multimodal import SPLIT_OPTIONS, links_of, published_config
 from mm1.export.remote_code import remote_code
 from mm1.files import write_json
 from mm1.nn.connectors.attention_pool import AttentionPool
-from mm1.nn.connectors.mlp import MLP
-from mm1.nn.experts import Experts
+from mm1.nn.connectors.mlp import MLPConnector
+from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.recipes.pretrain import (
     pretrain_3b,
@@ -59,7 +59,7 @@ def dinov2(c: MM1.Config) -> None:
     c.encoder.layer_scale = 0.1
     c.decoder.qk_norm = None
     c.decoder.qkv_bias = True
-    c.connector = MLP.Config(num_tokens=16)
+    c.connector = MLPConnector.Config(num_tokens=16)
 
 
 def aimv2(c: MM1.Config) -> None:
@@ -72,11 +72,11 @@ def aimv2(c: MM1.Config) -> None:
 
 
 def qwen3_moe(c: MM1.Config) -> None:
-    c.decoder.experts = Experts.Config(num_experts=4, top_k=2, every=2, hidden_dim=40)
+    c.decoder.experts = MoE.Config(num_experts=4, top_k=2, every=2, hidden_dim=40)
 
 
 def mixtral(c: MM1.Config) -> None:
-    c.decoder.experts = Experts.Config(num_experts=4, top_k=2, every=1)
+    c.decoder.experts = MoE.Config(num_experts=4, top_k=2, every=1)
     c.decoder.qk_norm = None
 
 

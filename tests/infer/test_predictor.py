@@ -15,7 +15,7 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
 from mm1.infer.predictor import Predictor, shared_length
 from mm1.loader.collate import Span, collate
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
 
@@ -26,7 +26,9 @@ def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch
     batch = collate([[Span.whole(sequence)]], predictor.renderer)
     model = predictor.model
     hidden = model.decoder(
-        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+        model.inputs(batch),
+        batch.positions,
+        PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )
     return hidden @ model.decoder.head.T
 

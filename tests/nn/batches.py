@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm1.batch import IGNORE, PackedBatch
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder, LanguageModel
@@ -102,7 +102,9 @@ def alone(batch: PackedBatch, document: int) -> PackedBatch:
 def hidden(model: LanguageModel, batch: PackedBatch) -> Tensor:
     """The decoder's output for every token."""
     return model.decoder(
-        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+        model.inputs(batch),
+        batch.positions,
+        PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )
 
 
@@ -113,3 +115,10 @@ def without_gradient(module: torch.nn.Module) -> list[str]:
         for name, p in module.named_parameters()
         if p.grad is None or not p.grad.any()
     ]
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """Initialise every parameter, as after `to_empty` of a model on the meta device."""
+    for module in model.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()

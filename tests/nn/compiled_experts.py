@@ -3,9 +3,9 @@ ones."""
 
 import torch
 
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 
-CONFIG = Experts.Config(num_experts=4, capacity_factor=1.0)
+CONFIG = MoE.Config(num_experts=4, capacity_factor=1.0)
 
 
 def main() -> None:
@@ -18,11 +18,11 @@ def main() -> None:
         compiled.compile(backend="aot_eager")
         for length in (20, 33, 40):
             x = torch.randn(length, 16, dtype=dtype)
-            counts = torch.arange(length) % 7 != 2
+            valid = torch.arange(length) % 7 != 2
             results = []
             for module in (plain, compiled):
                 module.zero_grad()
-                out, routing = module(x, counts)
+                out, routing = module(x, valid)
                 (out.float().square().sum() + routing.balance + routing.z).backward()
                 results.append([out, *routing, *(p.grad for p in module.parameters())])
             for a, b in zip(*results, strict=True):

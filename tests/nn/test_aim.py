@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from nn import masks
 from nn.batches import ENCODER, without_gradient
 from torch import Tensor
 
 from mm1.batch import ImageBatch
 from mm1.config import ConfigError
-from mm1.nn import mask
 from mm1.nn.aim import AIM
-from mm1.nn.attention import Everything, Prefix
-from mm1.nn.losses import patch_regression, patch_targets
+from mm1.nn.attention import FullAttention, PrefixAttention
+from mm1.nn.losses import patch_regression_loss, patch_targets
 from mm1.nn.vit import ViT
 
 FIXED = replace(ENCODER, positions="fixed", patch_norm=True, bias=False)
@@ -41,7 +41,8 @@ def qkv(num: int = 3, length: int = 5, device: str = "cpu") -> list[Tensor]:
 def test_each_sequence_has_its_own_prefix() -> None:
     lengths = torch.tensor([1, 2, 4])
     assert torch.equal(
-        Prefix(lengths, 4).seen, torch.stack([mask.prefix(4, n) for n in (1, 2, 4)])
+        PrefixAttention(lengths, 4).seen,
+        torch.stack([masks.prefix_mask(4, n) for n in (1, 2, 4)]),
     )
 
 
@@ -49,10 +50,12 @@ def test_attends_as_the_dense_reference() -> None:
     """Worst difference measured: 2e-7, from another order of sums in fp32."""
     q, k, v = qkv()
     lengths = [1, 3, 5]
-    mixed = Prefix(torch.tensor(lengths), 5).attend(q, k, v)
+    mixed = PrefixAttention(torch.tensor(lengths), 5).attend(q, k, v)
     for i, length in enumerate(lengths):
         scores = torch.einsum("qhd,khd->hqk", q[i], k[i]) / 8**0.5
-        weights = scores.masked_fill(~mask.prefix(5, length), -torch.inf).softmax(-1)
+        weights = scores.masked_fill(~masks.prefix_mask(5, length), -torch.inf).softmax(
+            -1
+        )
         torch.testing.assert_close(
             mixed[i], torch.einsum("hqk,khd->qhd", weights, v[i]), atol=1e-6, rtol=0
         )
@@ -61,16 +64,18 @@ def test_attends_as_the_dense_reference() -> None:
 def test_a_prefix_of_everything_is_everything() -> None:
     """Worst difference measured: 2e-7."""
     q, k, v = qkv()
-    whole = Prefix(torch.tensor([5, 5, 5]), 5).attend(q, k, v)
-    torch.testing.assert_close(whole, Everything().attend(q, k, v), atol=1e-6, rtol=0)
+    whole = PrefixAttention(torch.tensor([5, 5, 5]), 5).attend(q, k, v)
+    torch.testing.assert_close(
+        whole, FullAttention().attend(q, k, v), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [16, 100, 256])
 def test_the_gpu_agrees_with_the_cpu(length: int) -> None:
     lengths = torch.tensor([1, length // 2, length - 1])
-    here = Prefix(lengths, length).attend(*qkv(length=length))
-    there = Prefix(lengths.cuda(), length).attend(
+    here = PrefixAttention(lengths, length).attend(*qkv(length=length))
+    there = PrefixAttention(lengths.cuda(), length).attend(
         *(x.cuda() for x in qkv(length=length))
     )
     torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=0)
@@ -95,18 +100,18 @@ def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(
             predictions[0, i].sum(), seen[0], retain_graph=True
         )
         depends.append(gradient[0].abs().sum(-1) > 0)
-    assert torch.equal(torch.stack(depends), mask.prefix(PLACES, prefix)[:-1])
+    assert torch.equal(torch.stack(depends), masks.prefix_mask(PLACES, prefix)[:-1])
 
 
 def test_no_prediction_that_counts_has_seen_its_target() -> None:
     """The last patch of the prefix is the first whose prediction counts: it sees the
     prefix alone."""
     for prefix in range(1, PLACES):
-        shown = mask.prefix(PLACES, prefix)
-        counts = torch.arange(1, PLACES) >= prefix
+        shown = masks.prefix_mask(PLACES, prefix)
+        loss_mask = torch.arange(1, PLACES) >= prefix
         leaks = shown[torch.arange(PLACES - 1), torch.arange(1, PLACES)]
-        assert not (leaks & counts).any()
-        assert counts.sum() == PLACES - prefix
+        assert not (leaks & loss_mask).any()
+        assert loss_mask.sum() == PLACES - prefix
 
 
 def test_targets_have_no_mean_and_unit_deviation() -> None:
@@ -127,7 +132,9 @@ def test_a_constant_predictor_loses_one_on_each_patch() -> None:
     """The variance of the targets: 1, but for the 1e-6 that is added to it."""
     prefixes = torch.tensor([1, 10, 23])
     targets = patch_targets(make().encoder.patches(images()))
-    total, count = patch_regression(torch.zeros(3, PLACES - 1, 12), targets, prefixes)
+    total, count = patch_regression_loss(
+        torch.zeros(3, PLACES - 1, 12), targets, prefixes
+    )
     assert count == 23 + 14 + 1
     assert total / count == pytest.approx(1, abs=1e-5)
 
@@ -138,8 +145,8 @@ def test_only_predictions_behind_the_prefix_count_and_the_perfect_one_loses_noth
     targets = patch_targets(make().encoder.patches(images(1)))
     predictions = targets[:, 1:].clone()
     predictions[0, :8] += 5.0
-    assert patch_regression(predictions, targets, torch.tensor([9]))[0] == 0
-    assert patch_regression(predictions, targets, torch.tensor([8]))[
+    assert patch_regression_loss(predictions, targets, torch.tensor([9]))[0] == 0
+    assert patch_regression_loss(predictions, targets, torch.tensor([8]))[
         0
     ] == pytest.approx(25)
 

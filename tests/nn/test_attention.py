@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from nn import masks
 from torch import Tensor
 
-from mm1.nn import attention, mask
-from mm1.nn.attention import Attention, Everything, Packed
+from mm1.nn import attention
+from mm1.nn.attention import Attention, FullAttention, PackedAttention
 
 LENGTHS = (5, 1, 17, 9, 8, 33, 2, 300, 6)
-"""More than one length in a group, and one beyond `PLAIN_UP_TO`."""
+"""More than one length in a group, and one beyond `EAGER_MAX_LENGTH`."""
 
 
 def qkv(
@@ -48,8 +49,10 @@ def test_packed_equals_the_dense_mask_forward_and_backward(
 ) -> None:
     ends = cu_seqlens(LENGTHS)
     inputs = qkv(sum(LENGTHS), heads, kv_heads)
-    expected = dense(*inputs, mask.causal(sum(LENGTHS)) & mask.document(ends))
-    given = Packed(ends, max(LENGTHS)).attend(*inputs)
+    expected = dense(
+        *inputs, masks.causal_mask(sum(LENGTHS)) & masks.document_mask(ends)
+    )
+    given = PackedAttention(ends, max(LENGTHS)).attend(*inputs)
     slope = torch.randn_like(given)
     # fp32 sums of up to 300 products in another order; measured 5e-7 forward, 3e-6
     # backward.
@@ -64,7 +67,7 @@ def test_packed_equals_the_dense_mask_forward_and_backward(
 
 def test_a_document_has_exactly_no_gradient_on_another() -> None:
     inputs = qkv(sum(LENGTHS), 4, 2)
-    out = Packed(cu_seqlens(LENGTHS), max(LENGTHS)).attend(*inputs)
+    out = PackedAttention(cu_seqlens(LENGTHS), max(LENGTHS)).attend(*inputs)
     for gradient in torch.autograd.grad(
         out[6:23].square().sum(), inputs
     ):  # the third document
@@ -75,12 +78,14 @@ def test_a_document_has_exactly_no_gradient_on_another() -> None:
 
 def test_empty_documents_change_nothing() -> None:
     inputs = qkv(7, 2, 2)
-    with_empty = Packed(cu_seqlens((3, 0, 4, 0, 0)), 4).attend(*inputs)
-    assert torch.equal(with_empty, Packed(cu_seqlens((3, 4)), 4).attend(*inputs))
+    with_empty = PackedAttention(cu_seqlens((3, 0, 4, 0, 0)), 4).attend(*inputs)
+    assert torch.equal(
+        with_empty, PackedAttention(cu_seqlens((3, 4)), 4).attend(*inputs)
+    )
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [7, attention.PLAIN_UP_TO + 1])
+@pytest.mark.parametrize("length", [7, attention.EAGER_MAX_LENGTH + 1])
 def test_everything_equals_the_fused_kernel(causal: bool, length: int) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, length, 4, 16)
@@ -89,15 +94,17 @@ def test_everything_equals_the_fused_kernel(causal: bool, length: int) -> None:
     ).transpose(1, 2)
     # Another order of fp32 sums; measured 4e-7.
     torch.testing.assert_close(
-        Everything(causal=causal).attend(q, k, v), expected, atol=5e-6, rtol=0
+        FullAttention(causal=causal).attend(q, k, v), expected, atol=5e-6, rtol=0
     )
 
 
 def test_scores_are_exact_in_low_precision() -> None:
     exact = qkv(50, 2, 2)
     rounded = [x.detach().bfloat16() for x in exact]
-    given = Packed(cu_seqlens((50,)), 50).attend(*rounded)
-    expected = Packed(cu_seqlens((50,)), 50).attend(*(x.float() for x in rounded))
+    given = PackedAttention(cu_seqlens((50,)), 50).attend(*rounded)
+    expected = PackedAttention(cu_seqlens((50,)), 50).attend(
+        *(x.float() for x in rounded)
+    )
     assert given.dtype == torch.bfloat16
     assert torch.equal(given, expected.bfloat16())
 
@@ -133,7 +140,7 @@ def test_biases_of_queries_keys_and_values_alone() -> None:
     assert names == ["qkv.weight", "qkv.bias", "out.weight"]
 
 
-class Keeper(Everything):
+class Keeper(FullAttention):
     """Remembers what it is asked."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -148,8 +155,8 @@ def test_variable_length_kernel_equals_the_dense_mask(
 ) -> None:
     ends = cu_seqlens(LENGTHS).cuda()
     inputs = [x.detach().cuda().bfloat16() for x in qkv(sum(LENGTHS), heads, kv_heads)]
-    given = Packed(ends, max(LENGTHS)).attend(*inputs)
-    seen = (mask.causal(sum(LENGTHS)) & mask.document(ends.cpu())).cuda()
+    given = PackedAttention(ends, max(LENGTHS)).attend(*inputs)
+    seen = (masks.causal_mask(sum(LENGTHS)) & masks.document_mask(ends.cpu())).cuda()
     # Inputs are equal, so what differs is the rounding of probabilities and outputs to
     # bf16's 8 bits.
     torch.testing.assert_close(

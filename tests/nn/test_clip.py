@@ -7,7 +7,7 @@ from nn.batches import ENCODER, without_gradient
 
 from mm1.batch import PairBatch
 from mm1.config import ConfigError
-from mm1.nn.clip import CLIP, LARGEST_SCALE
+from mm1.nn.clip import CLIP, MAX_SCALE
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
@@ -101,10 +101,10 @@ def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
     model = make()
     log_scale = model.projection.log_scale
     torch.nn.init.constant_(log_scale, 10.0)
-    assert model.projection.scale.item() == pytest.approx(LARGEST_SCALE)
+    assert model.projection.scale.item() == pytest.approx(MAX_SCALE)
     for slope, wanted in (
         (-1.0, 0.0),
-        (1.0, LARGEST_SCALE),
+        (1.0, MAX_SCALE),
     ):  # descent along -slope: further out, and back in
         (gradient,) = torch.autograd.grad(slope * model.projection.scale, log_scale)
         assert gradient.item() == pytest.approx(wanted)

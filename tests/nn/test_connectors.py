@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import classes_in
-from nn.batches import multimodal_model
+from nn.batches import multimodal_model, reset_parameters
 
 from mm1.config import ConfigError
 from mm1.nn import connectors
@@ -14,9 +14,9 @@ from mm1.nn.connectors import Connector
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.connectors.c_abstractor import CAbstractor
-from mm1.nn.connectors.linear import Linear
-from mm1.nn.connectors.mlp import MLP
-from mm1.nn.model import adapt, initialise
+from mm1.nn.connectors.linear import LinearConnector
+from mm1.nn.connectors.mlp import MLPConnector
+from mm1.nn.model import adapt
 
 ENCODER = 16
 DECODER = 24
@@ -85,7 +85,7 @@ def test_builds_on_meta_and_initialises_after(cls: type[Connector]) -> None:
     connector.to_empty(device="cpu")
     for parameter in connector.parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    initialise(connector)
+    reset_parameters(connector)
     assert connector(patches()).isfinite().all()
 
 
@@ -152,7 +152,9 @@ def test_another_number_of_patches_is_refused(cls: type[Connector]) -> None:
         make(cls)(torch.randn(1, 37, ENCODER))
 
 
-@pytest.mark.parametrize("cls", [AveragePool, CAbstractor, Linear, MLP])
+@pytest.mark.parametrize(
+    "cls", [AveragePool, CAbstractor, LinearConnector, MLPConnector]
+)
 @pytest.mark.parametrize(("num_tokens", "near"), [(10, "4, 9, 16"), (-9, "1")])
 def test_spatial_connectors_need_a_square_number(
     cls: type[Connector], num_tokens: int, near: str
@@ -192,7 +194,7 @@ def test_options_that_do_not_go_together_are_named(
         config.build(grid=SQUARE, input_dim=ENCODER, output_dim=DECODER)
 
 
-@pytest.mark.parametrize("cls", [Linear, MLP])
+@pytest.mark.parametrize("cls", [LinearConnector, MLPConnector])
 def test_zero_is_one_token_for_each_patch(cls: type[Connector]) -> None:
     connector = make(cls, WIDE, num_tokens=0)
     x = patches(WIDE)
@@ -204,12 +206,12 @@ def test_zero_is_one_token_for_each_patch(cls: type[Connector]) -> None:
 
 
 def test_the_model_asks_the_built_connector_for_its_tokens() -> None:
-    model = multimodal_model(MLP.Config())
+    model = multimodal_model(MLPConnector.Config())
     assert model.tokens_per_image == model.encoder.grid[0] * model.encoder.grid[1]
 
 
 def test_linear_with_a_number_of_tokens_is_average_pooling() -> None:
-    linear = make(Linear)
+    linear = make(LinearConnector)
     pooled = make(AveragePool)
     x = patches()
     assert torch.equal(linear(x), pooled(x))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm1.nn.contrastive import sigmoid_contrast, softmax_contrast
+from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
 
 SCALE = 10.0
 BIAS = -3.0
@@ -32,7 +32,7 @@ def factors() -> list[Tensor]:
 def softmax(
     images: Tensor, texts: Tensor, scale: Tensor, _: Tensor, ids: Tensor, **options: int
 ) -> Tensor:
-    return softmax_contrast(images, texts, scale, ids, **options)[0]
+    return softmax_contrastive_loss(images, texts, scale, ids, **options)[0]
 
 
 def sigmoid(
@@ -43,7 +43,7 @@ def sigmoid(
     ids: Tensor,
     **options: int,
 ) -> Tensor:
-    return sigmoid_contrast(images, texts, scale, bias, ids, **options)[0]
+    return sigmoid_contrastive_loss(images, texts, scale, bias, ids, **options)[0]
 
 
 def plain_softmax(
@@ -83,7 +83,7 @@ def test_equals_the_published_formula_whatever_the_chunks(
     """fp32 sums in another order: worst measured 8.4e-8 of a loss, 1e-5 on gradients of
     up to 38."""
     given = [x.requires_grad_() for x in (unit(6, 8), unit(6, 8, seed=1))] + factors()
-    loss = ours(*given, ids, logits_at_once=6 * rows)
+    loss = ours(*given, ids, logits_per_chunk=6 * rows)
     wanted = plain(*given, ids)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
     used = given if ours is sigmoid else given[:3]
@@ -104,8 +104,8 @@ def test_a_hit_is_an_image_whose_own_text_is_nearest() -> None:
     assert 3 <= (nearest == ids).sum() < 6
     scale, bias = factors()
     for _, hits in (
-        softmax_contrast(images, texts, scale, ids),
-        sigmoid_contrast(images, texts, scale, bias, ids),
+        softmax_contrastive_loss(images, texts, scale, ids),
+        sigmoid_contrastive_loss(images, texts, scale, bias, ids),
     ):
         assert hits == (nearest == ids).sum()
 
@@ -149,6 +149,6 @@ def test_memory_grows_with_the_batch_and_not_with_its_square(loss: Loss) -> None
         images, texts = (unit(pairs, 8, seed=seed).requires_grad_() for seed in (0, 1))
         with _Largest() as largest:
             loss(
-                images, texts, *factors(), torch.arange(pairs), logits_at_once=1024
+                images, texts, *factors(), torch.arange(pairs), logits_per_chunk=1024
             ).backward()
         assert largest.elements == max(1024, 8 * pairs)

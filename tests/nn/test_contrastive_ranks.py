@@ -13,7 +13,7 @@ from ranks import on_ranks
 from mm1 import dist
 from mm1.batch import PairBatch
 from mm1.nn.clip import CLIP
-from mm1.nn.contrastive import sigmoid_contrast, softmax_contrast
+from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
@@ -33,11 +33,11 @@ def of_features(kind: str, rows: slice) -> dict[str, torch.Tensor]:
     scale, bias = (torch.tensor([value], requires_grad=True) for value in (7.0, -3.0))
     features = [F.normalize(x[rows], dim=-1) for x in (images, texts)]
     ids = EQUAL[rows]
-    sizes: dict[str, Any] = {"logits_at_once": 2 * PAIRS}  # chunks of two rows
+    sizes: dict[str, Any] = {"logits_per_chunk": 2 * PAIRS}  # chunks of two rows
     if kind == "softmax":
-        loss, hits = softmax_contrast(*features, scale, ids, **sizes)
+        loss, hits = softmax_contrastive_loss(*features, scale, ids, **sizes)
     else:
-        loss, hits = sigmoid_contrast(*features, scale, bias, ids, **sizes)
+        loss, hits = sigmoid_contrastive_loss(*features, scale, bias, ids, **sizes)
     loss.backward()
     inputs = {"images": images, "texts": texts, "scale": scale} | (
         {"bias": bias} if kind == "sigmoid" else {}

@@ -14,16 +14,16 @@ from nn.batches import (
     hidden,
     language_model,
     packed,
+    reset_parameters,
     without_gradient,
 )
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1.batch import IGNORE
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.nn.block import NormPlacement
 from mm1.nn.decoder import Decoder
-from mm1.nn.model import initialise
 
 LENGTHS = (7, 1, 12, 5, 12, 3)
 
@@ -47,7 +47,9 @@ def test_a_token_has_exactly_no_gradient_on_another_document() -> None:
     model = language_model()
     batch = packed(LENGTHS)
     x = model.inputs(batch).detach().requires_grad_()
-    out = model.decoder(x, batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen))
+    out = model.decoder(
+        x, batch.positions, PackedAttention(batch.cu_seqlens, batch.max_seqlen)
+    )
     (gradient,) = torch.autograd.grad(
         out[19].square().sum(), x
     )  # the last token of the third document
@@ -173,7 +175,7 @@ def test_builds_on_meta_and_initialises_after() -> None:
         model = language_model()
     assert all(p.is_meta for p in model.parameters())
     model.to_empty(device="cpu")
-    initialise(model)
+    reset_parameters(model)
     batch = packed(LENGTHS)
     # Unit-variance logits add about a half to the uniform guess.
     assert model(batch).objective.item() / batch.num_targets == pytest.approx(
@@ -189,7 +191,7 @@ def test_norms_stand_before_or_behind_attention_and_feed_forward(
         decoder=replace(DECODER, norm_placement=placement)
     ).decoder.blocks[0]
     x = torch.randn(6, 24)
-    context = Packed(torch.tensor([0, 6], dtype=torch.int32), 6)
+    context = PackedAttention(torch.tensor([0, 6], dtype=torch.int32), 6)
     for name in ("attention", "feed_forward"):  # a norm of weight 0 gives 0
         torch.nn.init.zeros_(block.get_submodule(f"{name}_norm").weight)  # type: ignore[arg-type]
     assert torch.equal(

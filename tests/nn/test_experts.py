@@ -1,4 +1,4 @@
-"""Experts: the grouped products against a plain loop, the gate, its losses, capacity
+"""MoE: the grouped products against a plain loop, the gate, its losses, capacity
 and padding."""
 
 import math
@@ -20,18 +20,19 @@ from nn.batches import (
     language_model,
     multimodal_model,
     packed,
+    reset_parameters,
     without_gradient,
 )
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.nn.experts import Experts, SparseBlock
-from mm1.nn.model import adapt, initialise
+from mm1.nn.experts import MoE, MoEBlock
+from mm1.nn.model import adapt
 
-CONFIG = Experts.Config(num_experts=4, every=2)
+CONFIG = MoE.Config(num_experts=4, every=2)
 LENGTHS = (7, 1, 12, 5, 12, 3)
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -43,15 +44,15 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def experts(**options: Any) -> Experts:
+def experts(**options: Any) -> MoE:
     torch.manual_seed(0)
     return replace(CONFIG, **options).build(dim=16, hidden_dim=24, gain=1.0)
 
 
 def loop(
-    module: Experts, x: Float[Tensor, "T D"], counts: Bool[Tensor, " T"] | None = None
+    module: MoE, x: Float[Tensor, "T D"], valid: Bool[Tensor, " T"] | None = None
 ) -> Float[Tensor, "T D"]:
-    """What `Experts` computes, in the plainest way: choice by choice, expert by expert,
+    """What `MoE` computes, in the plainest way: choice by choice, expert by expert,
     row by row."""
     c = module.config
     out = torch.zeros_like(x)
@@ -64,7 +65,7 @@ def loop(
         room = [max(1, int(len(x) * c.capacity_factor / c.num_experts))] * c.num_experts
     for choice in range(c.top_k):
         for token in range(len(x)):
-            if counts is not None and not counts[token]:
+            if valid is not None and not valid[token]:
                 continue
             expert = int(best[token, choice])
             if room[expert] == 0:
@@ -94,10 +95,10 @@ def test_grouped_products_equal_the_loop_forward_and_backward(
 ) -> None:
     module = experts(**options)
     x = torch.randn(37, 16, requires_grad=True)
-    counts = torch.arange(37) % 5 != 3 if padded else None
+    valid = torch.arange(37) % 5 != 3 if padded else None
     inputs = [x, *module.parameters()]
-    given, _ = module(x, counts)
-    expected = loop(module, x, counts)
+    given, _ = module(x, valid)
+    expected = loop(module, x, valid)
     slope = torch.randn_like(given)
     # Sums of 16 or 24 products, for weights over up to 37 tokens, in another order:
     # measured 1.4e-6, backward 3.8e-6.
@@ -261,9 +262,9 @@ def test_padding_goes_nowhere_counts_nowhere_and_moves_nothing(
 ) -> None:
     module = experts(capacity_factor=capacity_factor)
     x = torch.randn(30, 16)
-    counts = torch.arange(30) < 24
-    out, routing = module(x, counts)
-    other, same = module(torch.where(counts[:, None], x, 100.0), counts)
+    valid = torch.arange(30) < 24
+    out, routing = module(x, valid)
+    other, same = module(torch.where(valid[:, None], x, 100.0), valid)
     assert torch.equal(out, other)
     assert all(torch.equal(a, b) for a, b in zip(routing, same, strict=True))
     assert not out[24:].any()
@@ -286,7 +287,7 @@ def test_every_nth_block_is_sparse_the_dense_first(
 ) -> None:
     built = replace(decoder(every=every), depth=4).build(vocab_size=8)
     assert [
-        i for i, block in enumerate(built.blocks) if isinstance(block, SparseBlock)
+        i for i, block in enumerate(built.blocks) if isinstance(block, MoEBlock)
     ] == sparse
 
 
@@ -323,7 +324,9 @@ def test_the_objective_holds_the_routers_losses_as_means_over_tokens() -> None:
     losses = model(batch)
     plain = sparse_model(balance_loss=0.0, router_z_loss=0.0, every=1)(batch)
     _, routings = model.decoder.routed(
-        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+        model.inputs(batch),
+        batch.positions,
+        PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )
     added = sum(0.3 * r.balance + 0.2 * r.z for r in routings.values())
     torch.testing.assert_close(
@@ -451,7 +454,7 @@ def test_builds_on_meta_and_initialises_after() -> None:
     with torch.device("meta"):
         model = sparse_model()
     model.to_empty(device="cpu")
-    initialise(model)
+    reset_parameters(model)
     # As for the dense model, and a balance and a z-loss of about 1 and 4 with small
     # weights.
     assert model(packed(LENGTHS)).objective.item() / 34 == pytest.approx(
@@ -511,13 +514,13 @@ def test_grouped_products_on_a_gpu_equal_those_in_fp32() -> None:
         dim=64, hidden_dim=128, gain=1.0
     )
     x = torch.randn(500, 64).bfloat16()
-    counts = torch.arange(500) < 480
+    valid = torch.arange(500) < 480
     on_gpu = replace(CONFIG, num_experts=8, capacity_factor=1.0).build(
         dim=64, hidden_dim=128, gain=1.0
     )
     on_gpu.load_state_dict(module.bfloat16().state_dict())
-    given, routing = on_gpu.cuda().bfloat16()(x.cuda(), counts.cuda())
-    expected, same = module.float()(x.float(), counts)
+    given, routing = on_gpu.cuda().bfloat16()(x.cuda(), valid.cuda())
+    expected, same = module.float()(x.float(), valid)
     # Equal inputs and gates; outputs of unit size are rounded to 8 bits in three
     # places.
     assert torch.equal(routing.load.cpu(), same.load)

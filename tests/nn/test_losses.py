@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mm1.nn.losses import next_token
+from mm1.nn.losses import next_token_loss
 
 
 def inputs(
@@ -25,7 +25,9 @@ def test_next_token_equals_torchs_cross_entropy(z_loss: float, rows: int) -> Non
         F.cross_entropy(logits, targets, reduction="sum")
         + z_loss * logits.logsumexp(-1).square().sum()
     )
-    given = next_token(hidden, head, targets, z_loss=z_loss, logits_at_once=29 * rows)
+    given = next_token_loss(
+        hidden, head, targets, z_loss=z_loss, logits_per_chunk=29 * rows
+    )
     # fp32 sums in another order; measured 2e-7 of the loss, 2e-5 on gradients of up to
     # 100.
     torch.testing.assert_close(given.objective, expected, rtol=1e-5, atol=0)
@@ -44,23 +46,23 @@ def test_next_token_equals_torchs_cross_entropy(z_loss: float, rows: int) -> Non
 
 
 def test_only_the_objective_has_a_gradient() -> None:
-    given = next_token(*inputs())
+    given = next_token_loss(*inputs())
     assert [x.requires_grad for x in given] == [True, False, False, False]
 
 
 def test_a_frozen_head_and_frozen_features_cost_no_gradient() -> None:
     hidden, head, targets = inputs()
-    next_token(hidden, head.detach(), targets).objective.backward()
+    next_token_loss(hidden, head.detach(), targets).objective.backward()
     assert hidden.grad is not None
-    next_token(hidden.detach(), head, targets).objective.backward()
+    next_token_loss(hidden.detach(), head, targets).objective.backward()
     assert head.grad is not None
     with torch.no_grad():
-        assert not next_token(hidden, head, targets).objective.requires_grad
+        assert not next_token_loss(hidden, head, targets).objective.requires_grad
 
 
 def test_no_target_gives_zero_and_zero_gradients() -> None:
     hidden, head, targets = inputs()
-    objective = next_token(hidden[:0], head, targets[:0]).objective
+    objective = next_token_loss(hidden[:0], head, targets[:0]).objective
     objective.backward()
     assert objective.item() == 0
     assert head.grad is not None
@@ -68,7 +70,7 @@ def test_no_target_gives_zero_and_zero_gradients() -> None:
 
 
 def test_z_loss_of_equal_logits_is_as_computed_by_hand() -> None:
-    given = next_token(
+    given = next_token_loss(
         torch.zeros(1, 4), torch.zeros(49_152, 4), torch.tensor([0]), z_loss=1e-4
     )
     assert (given.objective - given.nll.sum()).item() == pytest.approx(
@@ -79,9 +81,9 @@ def test_z_loss_of_equal_logits_is_as_computed_by_hand() -> None:
 
 def test_softmax_is_exact_in_low_precision() -> None:
     hidden, head, targets = inputs(torch.bfloat16)
-    given = next_token(hidden, head, targets)
+    given = next_token_loss(hidden, head, targets)
     assert given.nll.dtype == torch.float32
-    exact = next_token(hidden.float(), head.float(), targets)
+    exact = next_token_loss(hidden.float(), head.float(), targets)
     # Logits of size up to 8 are rounded to bf16: half a unit in the last place is
     # 0.016; measured 0.008.
     torch.testing.assert_close(given.nll, exact.nll, atol=0.04, rtol=0)

@@ -3,28 +3,39 @@ import math
 import pytest
 import torch
 
-from mm1.nn.position import interpolate, rotate, rotation, sincos, slowed
+from mm1.nn.position import (
+    apply_rotary,
+    interpolate,
+    llama3_frequencies,
+    rotary_embedding,
+    sincos,
+)
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 16, dtype=torch.float64)
-    angles = rotation(torch.tensor([3, 8, 103, 108]), 16, base=1e4, dtype=torch.float64)
-    turned = [rotate(x.expand(4, 1, 16), angles) for x in (q, k)]
+    angles = rotary_embedding(
+        torch.tensor([3, 8, 103, 108]), 16, base=1e4, dtype=torch.float64
+    )
+    turned = [apply_rotary(x.expand(4, 1, 16), angles) for x in (q, k)]
     near, far = ((turned[0][i] * turned[1][i + 1]).sum() for i in (0, 2))
     # Angles are computed in fp32: one of 108 radians is known to 4e-6; measured 5e-8.
     torch.testing.assert_close(near, far, atol=1e-5, rtol=0)
 
 
 def test_rotation_pairs_channels_half_a_head_apart() -> None:
-    angles = rotation(torch.tensor([1]), 4, base=100.0, dtype=torch.float32)
-    turned = rotate(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), angles)[0, 0]
+    angles = rotary_embedding(torch.tensor([1]), 4, base=100.0, dtype=torch.float32)
+    turned = apply_rotary(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), angles)[0, 0]
     torch.testing.assert_close(turned, torch.tensor([math.cos(1), 0, math.sin(1), 0]))
 
 
 def test_position_zero_turns_nothing() -> None:
     x = torch.randn(1, 2, 8)
     assert torch.equal(
-        rotate(x, rotation(torch.tensor([0]), 8, base=1e4, dtype=x.dtype)), x
+        apply_rotary(
+            x, rotary_embedding(torch.tensor([0]), 8, base=1e4, dtype=x.dtype)
+        ),
+        x,
     )
 
 
@@ -57,8 +68,8 @@ def test_interpolation_keeps_a_constant_and_a_slope(grid: tuple[int, int]) -> No
 
 def test_llama3_slows_what_turns_slowly_and_keeps_what_turns_fast() -> None:
     turns = torch.tensor([10.0, 4.0, 2.5, 1.0, 0.5])  # in the original 1,000 tokens
-    speeds = turns * 2 * math.pi / 1000
-    ratio = slowed(speeds, (8.0, 1.0, 4.0, 1000)) / speeds
+    frequencies = turns * 2 * math.pi / 1000
+    ratio = llama3_frequencies(frequencies, (8.0, 1.0, 4.0, 1000)) / frequencies
     # Half-way between 1 and 4 turns: half as it was, half slowed by 8.
     torch.testing.assert_close(
         ratio, torch.tensor([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8])
@@ -69,7 +80,7 @@ def test_llama3_scaling_turns_by_the_slowed_angles() -> None:
     positions = torch.tensor([0, 1, 700])
     scaling = (8.0, 1.0, 4.0, 64)
     plain, scaled = (
-        rotation(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s)
+        rotary_embedding(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s)
         for s in (None, scaling)
     )
     torch.testing.assert_close(

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from nn.batches import ENCODER, without_gradient
+from nn.batches import ENCODER, reset_parameters, without_gradient
 from torch.utils.flop_counter import FlopCounterMode
 
 from mm1.config import ConfigError
-from mm1.nn.model import adapt, initialise
+from mm1.nn.model import adapt
 from mm1.nn.vit import ViT
 
 
@@ -111,7 +111,7 @@ def test_every_option_builds_on_meta_and_initialises_after(options: dict) -> Non
     vit.to_empty(device="cpu")
     for parameter in vit.parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    initialise(vit)
+    reset_parameters(vit)
     assert vit.tokens(images()).isfinite().all()
 
 
@@ -139,7 +139,7 @@ def test_builds_on_meta_and_initialises_after() -> None:
         vit = config.build()
     assert all(p.is_meta for p in vit.parameters())
     vit.to_empty(device="cpu")
-    initialise(vit)
+    reset_parameters(vit)
     assert torch.equal(vit.position, config.build().position)
     assert vit(images()).isfinite().all()
 

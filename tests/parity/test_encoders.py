@@ -81,7 +81,7 @@ def test_encoders(name: str, tmp_path: Path) -> None:
     images = pictures()
     tokens = encoder.tokens(images)
     torch.testing.assert_close(tokens, features(theirs, images, encoder), **CLOSE)
-    assert torch.equal(encoder(images), tokens[:, encoder.num_extra :])
+    assert torch.equal(encoder(images), tokens[:, encoder.num_prefix_tokens :])
 
     out = exported(tmp_path / "run", tmp_path / "out")
     assert type(out) is type(theirs)

@@ -18,7 +18,7 @@ from transformers import (
 from mm1.data.document import Document, Text
 from mm1.export.import_model import import_model
 from mm1.loader.collate import Span, collate
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.runs.folder import load_model
 
 pytestmark = pytest.mark.long
@@ -79,7 +79,9 @@ def test_a_decoder_3072_wide(tmp_path: Path) -> None:
     sequence = renderer(Document((Text(" ".join(TEXTS) * 3),)), end=False)
     batch = collate([[Span.whole(sequence)]], renderer)
     hidden = ours.decoder(
-        ours.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+        ours.inputs(batch),
+        batch.positions,
+        PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )
     logits = (hidden @ ours.decoder.head.T)[:, :rows]  # the import has added tokens
     expected = theirs(input_ids=torch.as_tensor(sequence.tokens)[None].long()).logits[0]

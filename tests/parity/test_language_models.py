@@ -16,7 +16,7 @@ from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.infer.predictor import Predictor
 from mm1.loader.collate import Span, collate
-from mm1.nn.attention import Packed
+from mm1.nn.attention import PackedAttention
 from mm1.runs.folder import load_model
 
 LOGITS = 1e-4
@@ -33,7 +33,9 @@ def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
     sequences = [renderer(Document((Text(text),)), end=False) for text in texts]
     batch = collate([[Span.whole(s) for s in sequences]], renderer)
     hidden = model.decoder(
-        model.inputs(batch), batch.positions, Packed(batch.cu_seqlens, batch.max_seqlen)
+        model.inputs(batch),
+        batch.positions,
+        PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )  # type: ignore[attr-defined]
     return list(
         (hidden @ model.decoder.head.T).split([len(s.tokens) for s in sequences])

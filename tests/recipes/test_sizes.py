@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.recipes.sizes import (
     AIM_ENCODERS,
     DECODERS,
@@ -33,7 +33,7 @@ def count(module: nn.Module) -> int:
 
 def idle(module: nn.Module) -> int:
     """Parameters of the experts that a token does not use."""
-    found = [m for m in module.modules() if isinstance(m, Experts)]
+    found = [m for m in module.modules() if isinstance(m, MoE)]
     return sum(
         (m.config.num_experts - m.config.top_k) * 3 * m.dim * m.hidden_dim
         for m in found

@@ -12,7 +12,7 @@ from mm1 import config as configs
 from mm1.catalog import recipe
 from mm1.config import ConfigError
 from mm1.files import write_json
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.overrides import override
 from mm1.train.origins import adopt, check_kept, say_kept
@@ -60,20 +60,20 @@ def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(
     tmp_path: Path,
 ) -> None:
     config = recipe("pretrain_small")
-    config.model.decoder.experts = Experts.Config(num_experts=4, balance_loss=0.5)  # type: ignore[attr-defined]
+    config.model.decoder.experts = MoE.Config(num_experts=4, balance_loss=0.5)  # type: ignore[attr-defined]
     adopt(config, {"decoder": joint(tmp_path)})
-    experts = Experts.Config(num_experts=4, balance_loss=0.5)
+    experts = MoE.Config(num_experts=4, balance_loss=0.5)
     assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
     adopt(
         config,
         {
             "decoder": joint(
                 tmp_path,
-                experts=Experts.Config(num_experts=8, every=1, balance_loss=0.1),
+                experts=MoE.Config(num_experts=8, every=1, balance_loss=0.1),
             )
         },
     )
-    experts = Experts.Config(num_experts=8, every=1, balance_loss=0.5)
+    experts = MoE.Config(num_experts=8, every=1, balance_loss=0.5)
     assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ from worlds import make_world, sparse, text_only
 
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
-from mm1.nn.experts import Experts
+from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.runs.folder import load_model, start_part
 from mm1.train.trainer import Trainer
@@ -69,7 +69,7 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(
     start_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
     origin = load_file(tmp_path / "dense" / "model.safetensors")
     experts = model.decoder.blocks[1].feed_forward
-    assert isinstance(experts, Experts)
+    assert isinstance(experts, MoE)
     for expert in range(3):
         assert torch.equal(
             experts.gate_up[expert],

@@ -41,7 +41,8 @@ class AttentionPool(Connector):
         self.input = nn.Linear(input_dim, config.dim)
         self.input_norm = nn.LayerNorm(config.dim)
         self.layers = nn.ModuleList(
-            Layer(config.dim, config.num_heads) for _ in range(config.depth)
+            CrossAttentionBlock(config.dim, config.num_heads)
+            for _ in range(config.depth)
         )
         self.output_norm = nn.LayerNorm(config.dim)
         self.output = nn.Linear(config.dim, output_dim)
@@ -73,7 +74,7 @@ class AttentionPool(Connector):
         return 6 * (len(self.layers) * layer + ends)
 
 
-class Layer(nn.Module):
+class CrossAttentionBlock(nn.Module):
     """Pre-norm cross-attention and a feed-forward of four times the width."""
 
     def __init__(self, dim: int, num_heads: int) -> None:

@@ -85,7 +85,7 @@ class CAbstractor(Connector):
         )
 
 
-class Block(nn.Module):
+class RegNetBlock(nn.Module):
     """RegNet's residual block as Honeybee sets it: 1 x 1, depthwise 3 x 3,
     squeeze-and-excite, 1 x 1."""
 
@@ -117,7 +117,9 @@ class Block(nn.Module):
 
 
 def _stage(depth: int, input_dim: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(dim if i else input_dim, dim) for i in range(depth)))
+    return nn.Sequential(
+        *(RegNetBlock(dim if i else input_dim, dim) for i in range(depth))
+    )
 
 
 def _products(stage: nn.Sequential, num_places: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mm1.nn.connectors import Connector, on_grid, pool, square_side
 
 
-class Linear(Connector):
+class LinearConnector(Connector):
     """A token for each patch; with a number of tokens it is average pooling, so that
     both compare at equal tokens."""
 

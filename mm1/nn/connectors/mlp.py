@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mm1.nn.connectors import Connector, on_grid, pool, square_side
 
 
-class MLP(Connector):
+class MLPConnector(Connector):
     """A token for each patch, or for each window of a pooled grid."""
 
     @dataclass(kw_only=True, slots=True)

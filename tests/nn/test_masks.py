@@ -1,8 +1,7 @@
 import torch
 from jaxtyping import Bool
+from nn import masks
 from torch import Tensor
-
-from mm1.nn import mask
 
 
 def picture(of: Bool[Tensor, "L L"]) -> str:
@@ -12,19 +11,19 @@ def picture(of: Bool[Tensor, "L L"]) -> str:
 
 
 def test_causal() -> None:
-    assert picture(mask.causal(4)) == "x... xx.. xxx. xxxx"
+    assert picture(masks.causal_mask(4)) == "x... xx.. xxx. xxxx"
 
 
 def test_document() -> None:
     assert (
-        picture(mask.document(torch.tensor([0, 2, 5])))
+        picture(masks.document_mask(torch.tensor([0, 2, 5])))
         == "xx... xx... ..xxx ..xxx ..xxx"
     )
 
 
 def test_document_skips_empty_documents() -> None:
-    assert picture(mask.document(torch.tensor([0, 1, 1, 3]))) == "x.. .xx .xx"
+    assert picture(masks.document_mask(torch.tensor([0, 1, 1, 3]))) == "x.. .xx .xx"
 
 
 def test_prefix() -> None:
-    assert picture(mask.prefix(4, 2)) == "xx.. xx.. xxx. xxxx"
+    assert picture(masks.prefix_mask(4, 2)) == "xx.. xx.. xxx. xxxx"

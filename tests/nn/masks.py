@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def causal(length: int) -> Bool[Tensor, "L L"]:
+def causal_mask(length: int) -> Bool[Tensor, "L L"]:
     """A token sees itself and what came before it.
 
     x . . .
@@ -20,7 +20,7 @@ def causal(length: int) -> Bool[Tensor, "L L"]:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def document(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
+def document_mask(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
     """A token sees the tokens of its own document (MM1, section 3.3: packed examples do
     not mix).
 
@@ -35,7 +35,7 @@ def document(cu_seqlens: Int[Tensor, " ends"]) -> Bool[Tensor, "T T"]:
     return own[:, None] == own[None, :]
 
 
-def prefix(length: int, num_prefix: int) -> Bool[Tensor, "L L"]:
+def prefix_mask(length: int, num_prefix: int) -> Bool[Tensor, "L L"]:
     """The first `num_prefix` tokens are seen by all, the others causally (AIM,
     arXiv:2401.08541, section 3.2).
 
@@ -44,6 +44,6 @@ def prefix(length: int, num_prefix: int) -> Bool[Tensor, "L L"]:
                        x x x .
                        x x x x
     """
-    mask = causal(length)
+    mask = causal_mask(length)
     mask[:, :num_prefix] = True
     return mask
