@@ -23,7 +23,7 @@ from mm1.catalog import all_recipes, all_studies, recipe
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
 from mm1.nn.model import Model
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
 from mm1.train.trainer import Trainer
 
 DOCUMENT = 512
@@ -87,7 +87,7 @@ def of_studies(hours_of: Callable[[int], float], share: float) -> None:
     for name, study in all_studies().items():
         if name.startswith("miniature_"):
             continue
-        plan = Plan(Path("runs"))
+        plan = StudyPlan(Path("runs"))
         study().rows(plan, 0)
         total = sum(step_flops(run)[1] * run.steps for run in plan.runs.values())
         print(

@@ -12,11 +12,11 @@ from typing import Any, get_origin
 
 from mm1 import miniature, recipes
 from mm1.config import ConfigError, nearest
-from mm1.miniature.lr_law import NAMES, find_law
+from mm1.miniature.lr_law import LR_STUDIES, run_lr_study
 from mm1.recipes import lr_law
-from mm1.study.ablation import Study
-from mm1.study.places import Here, OnRay, OnSlurm, Place
-from mm1.study.run import run_studies
+from mm1.study.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
+from mm1.study.run_studies import run_studies
+from mm1.study.study import Study
 from mm1.train.trainer import Trainer
 
 LESSONS = (
@@ -116,7 +116,7 @@ def list_studies() -> None:
     }
     about |= {
         "lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."
-    } | NAMES
+    } | LR_STUDIES
     for name, line in about.items():
         print(f"{name:{max(map(len, about))}}  {line}")
 
@@ -148,23 +148,26 @@ def study_command(
     if names == ["list"]:
         return list_studies()
     if names == ["lr-law"] and (fit or predict):
-        return lr_law.print_law(fit, predict)
+        return lr_law.print_lr_law(fit, predict)
     known = all_studies()
     for name in names:
-        if name not in (*known, "lessons", *NAMES):
-            raise _unknown("study", Study, name, (*known, "lessons", *NAMES))
+        if name not in (*known, "lessons", *LR_STUDIES):
+            raise _unknown("study", Study, name, (*known, "lessons", *LR_STUDIES))
     if out is None or not names:
         raise ConfigError(
             "a study needs a name and --out, the folder for its runs and its page"
         )
-    how = {"seeds": seeds, "place": _place(on, ask, out, jobs, shlex.split(launcher))}
-    if NAMES.keys() & set(names):
+    how = {
+        "seeds": seeds,
+        "executor": _executor(on, ask, out, jobs, shlex.split(launcher)),
+    }
+    if LR_STUDIES.keys() & set(names):
         if len(names) > 1:
             raise ConfigError(
                 f"{' and '.join(names)} are asked one after the other, in one folder if"
                 " you like"
             )
-        return find_law(names[0], out, overrides=overrides, **how)
+        return run_lr_study(names[0], out, overrides=overrides, **how)
     chosen = [
         each for name in names for each in (LESSONS if name == "lessons" else (name,))
     ]
@@ -178,9 +181,9 @@ def study_command(
     )
 
 
-def _place(
+def _executor(
     on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]
-) -> Place:
+) -> Executor:
     """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which
     grants none."""
     if on == "here" and ask:
@@ -193,8 +196,12 @@ def _place(
         name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)
     }
     if on == "slurm":
-        return OnSlurm(out / "slurm", jobs, launcher, asked)
-    return OnRay(jobs, launcher, asked) if on == "ray" else Here(jobs, launcher)
+        return SlurmExecutor(out / "slurm", jobs, launcher, asked)
+    return (
+        RayExecutor(jobs, launcher, asked)
+        if on == "ray"
+        else LocalExecutor(jobs, launcher)
+    )
 
 
 def _value(text: str) -> Any:

@@ -12,8 +12,8 @@ from mm1 import config as configs
 from mm1 import recipes
 from mm1.catalog import LESSONS, all_recipes, all_studies, recipe, study_command
 from mm1.config import ConfigError
-from mm1.study.ablation import Study
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
+from mm1.study.study import Study
 
 every_study = pytest.mark.parametrize(
     "make", all_studies().values(), ids=all_studies().keys()
@@ -25,7 +25,7 @@ def test_its_lessons_are_about_its_rows_and_measures(
     make: Callable[[], Study], tmp_path: Path
 ) -> None:
     made = make()
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     rows = made.rows(plan, 0)
     assert len(set(rows.values())) == len(rows), "two rows are the same run"
     assert set(rows) == set(made.rows(plan, 1))
@@ -45,7 +45,7 @@ def test_its_lessons_are_about_its_rows_and_measures(
 def test_its_configs_survive_json_and_start_from_known_runs(
     make: Callable[[], Study], tmp_path: Path
 ) -> None:
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     make().rows(plan, 0)
     for folder, config in plan.runs.items():
         assert configs.from_json(configs.to_json(config)) == config
@@ -58,7 +58,7 @@ def test_lessons_share_runs(tmp_path: Path) -> None:
     """Of 24 pre-trained rows three are the base, which fine-tuning starts from too;
     three of the text study are the mixture's.
     """
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     rows = 0
     for name in LESSONS:
         rows += len(all_studies()[name]().rows(plan, 0))
@@ -73,7 +73,7 @@ def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
     found: dict[str, Any] = {}
     exec(text.partition("```python\n")[2].partition("```")[0], found)
-    assert list(found["warmup"]().rows(Plan(tmp_path), 0)) == [
+    assert list(found["warmup"]().rows(StudyPlan(tmp_path), 0)) == [
         "0 steps",
         "30 steps",
         "100 steps",
@@ -90,7 +90,7 @@ def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
 MINE = """
 from mm1.recipes.pretrain import pretrain_small
 from mm1.recipes.tuning_ablations import resolution
-from mm1.study.ablation import Study
+from mm1.study.study import Study
 from mm1.train.trainer import Trainer
 
 def my_recipe():

@@ -39,8 +39,8 @@ from mm1.prepare.pipeline import prepare
 from mm1.recipes import figures
 from mm1.recipes.ablations import CONNECTORS
 from mm1.recipes.figures import FEW, TEXT, ZERO, Scale
-from mm1.study.ablation import Measure, Study, better, score
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
+from mm1.study.study import Measure, Study, better, mean_score
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -83,14 +83,14 @@ def lean(run: Trainer.Config, seed: int) -> Trainer.Config:
     return run
 
 
-def train_clip(plan: Plan, seed: int, vit: ViT.Config) -> str:
+def train_clip(plan: StudyPlan, seed: int, vit: ViT.Config) -> str:
     run = lean(miniature_encoder(str(plan.folder)), seed)
     run.model.encoder = vit  # type: ignore[attr-defined]
     run.benchmarks = {}
     return plan.add("encoder", run)
 
 
-def _aim(plan: Plan, seed: int, vit: ViT.Config) -> str:
+def _aim(plan: StudyPlan, seed: int, vit: ViT.Config) -> str:
     """As many pictures as `train_clip` sees; rate and head of `miniature_aim`, which
     nobody has tuned."""
     clip = miniature_encoder(str(plan.folder))
@@ -108,14 +108,14 @@ def _aim(plan: Plan, seed: int, vit: ViT.Config) -> str:
     return plan.add("aim", lean(run, seed))
 
 
-def _decoder(plan: Plan, seed: int) -> str:
+def _decoder(plan: StudyPlan, seed: int) -> str:
     run = lean(miniature_decoder(str(plan.folder)), seed)
     run.benchmarks = {}
     return plan.add("decoder", run)
 
 
 def _pretrain(
-    plan: Plan, seed: int, vit: ViT.Config, encoder: str | None
+    plan: StudyPlan, seed: int, vit: ViT.Config, encoder: str | None
 ) -> Trainer.Config:
     run = lean(miniature_pretrain(str(plan.folder)), seed)
     run.steps = STEPS
@@ -128,7 +128,7 @@ def _pretrain(
     return run
 
 
-def _base(plan: Plan, seed: int, image_size: int) -> Trainer.Config:
+def _base(plan: StudyPlan, seed: int, image_size: int) -> Trainer.Config:
     vit = small_vit(image_size)
     return _pretrain(plan, seed, vit, train_clip(plan, seed, vit))
 
@@ -171,15 +171,15 @@ MINIATURE = Scale(
     base=_base,
     measures={
         ZERO: Measure(
-            read=score(("captions",), 0),
+            read=mean_score(("captions",), 0),
             about="words of a caption that are right, without any demonstration",
         ),
         FEW: Measure(
-            read=score(UNNAMED, 4),
+            read=mean_score(UNNAMED, 4),
             about="exact match, mean of colour, shape, count and digit",
         ),
         TEXT: Measure(
-            read=score(("fact (text)", "copy (text)"), 0),
+            read=mean_score(("fact (text)", "copy (text)"), 0),
             about="exact match, mean of facts and copying",
         ),
     },
@@ -198,7 +198,7 @@ MINIATURE = Scale(
     },
     tokens_by={
         FOUR: Measure(
-            read=score((FOUR,), 0), about="words that are right, each at its place"
+            read=mean_score((FOUR,), 0), about="words that are right, each at its place"
         )
     },
     fit=_with_four_things,
@@ -246,7 +246,7 @@ def miniature_encoder_loss() -> Study:
     there."""
     aim = replace(small_vit(), positions="fixed", patch_norm=True, bias=False)
 
-    def rows(plan: Plan, seed: int) -> dict[str, str]:
+    def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         clip: dict[str, ViT.Config] = {
             "CLIP": small_vit(),
             "CLIP, 16 px": small_vit(16),
@@ -281,7 +281,7 @@ def miniature_encoder_loss() -> Study:
     )
 
 
-def _tuned(plan: Plan, run: Trainer.Config, image_size: int, tiles: int) -> str:
+def _tuned(plan: StudyPlan, run: Trainer.Config, image_size: int, tiles: int) -> str:
     """A pre-training, fine-tuned at a size and with sub-images."""
     start = plan.add("pretrain", run)
     tuned = lean(miniature_finetune(str(plan.folder)), run.seed)
@@ -297,7 +297,7 @@ def miniature_resolution() -> Study:
     """Fine-tuning at more pixels, and with sub-images."""
     rows = {"32 px": (32, 1), "48 px": (48, 1), "48 px, sub-images": (48, 4)}
 
-    def made(plan: Plan, seed: int) -> dict[str, str]:
+    def made(plan: StudyPlan, seed: int) -> dict[str, str]:
         return {
             row: _tuned(plan, _base(plan, seed, 32), *choices)
             for row, choices in rows.items()
@@ -325,7 +325,7 @@ def miniature_steps() -> Study:
     """Steps of pre-training against the score after fine-tuning."""
     lengths = (STEPS // 4, STEPS // 2, STEPS)
 
-    def made(plan: Plan, seed: int) -> dict[str, str]:
+    def made(plan: StudyPlan, seed: int) -> dict[str, str]:
         return {
             f"{steps} steps": _tuned(
                 plan, _shorter(_base(plan, seed, 32), steps), 48, 1
@@ -367,7 +367,7 @@ def _shorter(run: Trainer.Config, steps: int) -> Trainer.Config:
 def _after_tuning(
     title: str,
     about: str,
-    rows: Callable[[Plan, int], dict[str, str]],
+    rows: Callable[[StudyPlan, int], dict[str, str]],
     lessons: tuple[tuple[str, str, str, str], ...],
 ) -> Study:
     return Study(
@@ -376,10 +376,10 @@ def _after_tuning(
         rows=rows,
         measures={
             "asked": Measure(
-                read=score(ASKED, 0),
+                read=mean_score(ASKED, 0),
                 about="exact match, mean of colour, shape and digit, asked by name",
             ),
-            "small digits": Measure(read=score((SMALL,), 0), about="exact match"),
+            "small digits": Measure(read=mean_score((SMALL,), 0), about="exact match"),
         },
         lessons=tuple(better(*lesson) for lesson in lessons),
         prepare=_prepare,

@@ -1,9 +1,9 @@
-"""`mm1 study lr-law` and `lr-law-mm1`: MM1's law of the peak learning rate, fitted anew
-to a grid of miniature runs.
+"""MM1's law of the peak learning rate, fitted anew to miniature runs: `mm1 study lr-law`
+and `lr-law-mm1`.
 
 MM1 searched at 9M, 85M, 302M and 1.2B. Here the same is done at four sizes that two CPU
-cores can train, and the line is then asked for a fifth, larger one, whose own best rate
-is found as well. A size is 12 * depth * dim^2.
+cores can train; the line then predicts the rate of a fifth, larger one, which is
+searched as well. The size of a decoder is 12 * depth * dim^2.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,74 +14,77 @@ from pathlib import Path
 from mm1.miniature.ablations import lean, small_vit, train_clip
 from mm1.miniature.recipes import make_world, miniature_decoder, miniature_pretrain
 from mm1.nn.decoder import Decoder
-from mm1.recipes.lr_law import describe
+from mm1.recipes.lr_law import describe_law
 from mm1.recipes.sizes import law_peak_lr
-from mm1.study.law_page import verdict, write_law_page
-from mm1.study.places import Place
-from mm1.study.plan import Plan
-from mm1.study.scaling import Grid, search
+from mm1.study.executors import Executor
+from mm1.study.lr_page import check_prediction, write_lr_page
+from mm1.study.lr_search import LrSearch, run_lr_search
+from mm1.study.plan import StudyPlan
 
 DEPTH = 4
 DIMS = (32, 64, 128, 256)
 LARGER = 384
-NAMES = {
+LR_STUDIES = {
     "lr-law": (
-        "The law of the peak learning rate, of language models; with --fit or --predict"
-        " without training."
+        "The law of the peak learning rate, for language models; --fit or --predict"
+        " need no training."
     ),
-    "lr-law-mm1": "The same, of MM1s that start from them.",
+    "lr-law-mm1": "The same for MM1s that start from them.",
 }
 
 
-def find_law(
+def run_lr_study(
     name: str,
     folder: Path,
     *,
     seeds: Sequence[int],
-    place: Place,
+    executor: Executor,
     overrides: Sequence[str],
 ) -> None:
-    """One of `NAMES`: the law of language models, or that of MM1s that start from them.
+    """Runs one of `LR_STUDIES` and prints its law.
 
-    In one folder they share runs: an MM1 starts from the run at the middle of its
+    In one folder they share runs: an MM1 starts from the run at the centre of its
     size's first grid.
     """
-    grid = {"lr-law": language_model_grid, "lr-law-mm1": mm1_grid}[name]()
-    found = search(grid, Plan(folder, overrides), seeds=seeds, place=place)
-    page = write_law_page(found, law_peak_lr, folder)
-    print(describe(found.law))
-    print(verdict(found.law, found.larger))
+    search = {"lr-law": language_model_search, "lr-law-mm1": mm1_search}[name]()
+    plan = StudyPlan(folder, overrides)
+    result = run_lr_search(search, plan, seeds=seeds, executor=executor)
+    page = write_lr_page(result, law_peak_lr, folder)
+    print(describe_law(result.law))
+    print(check_prediction(result.law, result.larger))
     print(page)
 
 
-def language_model_grid() -> Grid:
-    return _grid(
+def language_model_search() -> LrSearch:
+    return _search(
         "lr-law",
         "The learning rates of miniature language models",
-        "Text of the miniature world, 120 steps of 16 rows of 128 tokens; the decoder's"
-        " width alone varies. What is looked for is the least loss on held-out text.",
+        "Text of the miniature world, 120 steps of 16 sequences of 128 tokens. Only the"
+        " width of the decoder varies. The objective is the validation loss.",
         _language_model,
     )
 
 
-def mm1_grid() -> Grid:
-    return _grid(
+def mm1_search() -> LrSearch:
+    return _search(
         "lr-law-mm1",
         "The learning rates of miniature MM1s",
-        "45/45/10 of the miniature world, 100 steps of 8 rows of 128 tokens; the"
-        " decoder's width alone varies, and it starts from a language model of its"
-        " size. What is looked for is the least loss on held-out captions, pages and"
-        " text.",
+        "45/45/10 of the miniature world, 100 steps of 8 sequences of 128 tokens. Only"
+        " the width of the decoder varies, which starts from a language model of its"
+        " size. The objective is the validation loss on captions, pages and text.",
         _mm1,
     )
 
 
-def _grid(
-    name: str, title: str, about: str, make: Callable[[int, Plan, float, int], str]
-) -> Grid:
-    sizes = {12.0 * DEPTH * dim**2: partial(make, dim) for dim in (*DIMS, LARGER)}
+def _search(
+    name: str,
+    title: str,
+    about: str,
+    add_run: Callable[[int, StudyPlan, float, int], str],
+) -> LrSearch:
+    sizes = {12.0 * DEPTH * dim**2: partial(add_run, dim) for dim in (*DIMS, LARGER)}
     *small, larger = sizes.items()
-    return Grid(
+    return LrSearch(
         name=name,
         title=title,
         about=about,
@@ -93,12 +96,12 @@ def _grid(
 
 
 def _guess(size: float) -> float:
-    """The middle of a size's first grid, from first trials: 1e-2 at 50k parameters,
-    falling with their square root."""
+    """The centre of a size's first grid: 1e-2 at 50k parameters, falling with their
+    square root, from a few trials."""
     return float(f"{1e-2 * (size / 5e4) ** -0.5:.2g}")
 
 
-def _language_model(dim: int, plan: Plan, lr: float, seed: int) -> str:
+def _language_model(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
     run = lean(miniature_decoder(str(plan.folder)), seed)
     run.steps = 120
     run.benchmarks = {}
@@ -108,7 +111,7 @@ def _language_model(dim: int, plan: Plan, lr: float, seed: int) -> str:
     return plan.add("decoder", run)
 
 
-def _mm1(dim: int, plan: Plan, lr: float, seed: int) -> str:
+def _mm1(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
     run = lean(miniature_pretrain(str(plan.folder)), seed)
     run.steps = 100
     run.benchmarks = {}

@@ -27,8 +27,8 @@ from mm1.recipes.figures import FEW, SECOND_HAND, TEXT, ZERO, Scale
 from mm1.recipes.pretrain import pretrain_ablation_base
 from mm1.recipes.sizes import aim_encoder, encoder
 from mm1.runs.results import RunFolder
-from mm1.study.ablation import Measure, Study, better, score
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
+from mm1.study.study import Measure, Study, better, mean_score
 from mm1.train.trainer import Trainer
 
 SYNTHETIC = 0.07
@@ -41,7 +41,7 @@ CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
 }
 
 
-def _base(plan: Plan, seed: int, image_size: int) -> Trainer.Config:
+def _base(plan: StudyPlan, seed: int, image_size: int) -> Trainer.Config:
     run = pretrain_ablation_base()
     run.seed = seed
     run.shots = (0, 4, 8)
@@ -63,11 +63,12 @@ FULL = Scale(
     base=_base,
     measures={
         ZERO: Measure(
-            read=score(("coco", "vqav2"), 0),
+            read=mean_score(("coco", "vqav2"), 0),
             about="mean of CIDEr and VQA accuracy, without any demonstration",
         ),
         FEW: Measure(
-            read=score(("coco", "vqav2"), 4), about="mean of CIDEr and VQA accuracy"
+            read=mean_score(("coco", "vqav2"), 4),
+            about="mean of CIDEr and VQA accuracy",
         ),
         TEXT: Measure(
             read=_minus_held_out_text,
@@ -153,7 +154,7 @@ def encoder_loss() -> Study:
         "untrained L, 336 px": (None, encoder("L/14", 336)),
     }
 
-    def rows(plan: Plan, seed: int) -> dict[str, str]:
+    def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         folders = {}
         for row, (origin, config) in encoders.items():
             run = _base(plan, seed, 336)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mm1.nn.connectors import Connector
-from mm1.study.ablation import Lesson, Measure, Study, better
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
+from mm1.study.study import Lesson, Measure, Study, better
 from mm1.train.trainer import Trainer
 
 ZERO = "0 shots"
@@ -23,14 +23,14 @@ SECOND_HAND = (
     "second-hand, from public notes on the paper; averages over its own benchmarks, on"
     " its own scale."
 )
-Rows = Callable[[Plan, int], Mapping[str, str]]
+Rows = Callable[[StudyPlan, int], Mapping[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
     """What the figures are drawn for."""
 
-    base: Callable[[Plan, int, int], Trainer.Config]
+    base: Callable[[StudyPlan, int, int], Trainer.Config]
     """(plan, seed, image size) -> the run that rows change, with the runs it starts
     from added to the plan."""
     measures: dict[str, Measure]
@@ -52,7 +52,7 @@ class Scale:
     def rows(self, edits: Mapping[str, Callable[[Trainer.Config], None]]) -> Rows:
         """Rows that change the base in place."""
 
-        def made(plan: Plan, seed: int) -> dict[str, str]:
+        def made(plan: StudyPlan, seed: int) -> dict[str, str]:
             folders = {}
             for row, edit in edits.items():
                 run = self.base(plan, seed, self.size)
@@ -242,7 +242,7 @@ def connector(scale: Scale) -> Study:
     few, many = scale.num_tokens
     sizes = scale.sizes
 
-    def rows(plan: Plan, seed: int) -> dict[str, str]:
+    def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         folders = {}
         for size, num_tokens, name in product(sizes, (few, many), names):
             run = scale.base(plan, seed, size)

@@ -1,26 +1,25 @@
-"""MM1's law of the peak learning rate, asked, and a law that is fitted to a file of
-points beside it."""
+"""MM1's law of the peak learning rate, and a law fitted to a file of points beside it."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from mm1.recipes.sizes import law_peak_lr
-from mm1.study.law import Law, fit, read_points
+from mm1.study.lr_fit import LrLaw, fit_lr_law, read_points
 
 
-def print_law(points: Path | None, sizes: Sequence[float]) -> None:
-    """The law that is fitted to a file of points, if there is one, and the rates of
-    `sizes`; MM1's beside ours."""
-    law = fit(read_points(points)) if points else None
+def print_lr_law(points: Path | None, sizes: Sequence[float]) -> None:
+    """Prints the law fitted to a file of points, if given, and the peak rate of each of
+    `sizes` (numbers of parameters), with MM1's beside it."""
+    law = fit_lr_law(read_points(points)) if points else None
     if law:
-        print(describe(law))
+        print(describe_law(law))
     for size in sizes:
-        print(rate(size, law))
+        print(describe_rate(size, law))
 
 
-def describe(law: Law) -> str:
-    """Each size's best rate, and the line."""
+def describe_law(law: LrLaw) -> str:
+    """The best rate of each size, and the line."""
     lines = ["parameters   best rate   (x/ its standard error)   MM1's law"]
     for best in law.optima:
         error = (
@@ -38,31 +37,30 @@ def describe(law: Law) -> str:
         if half is None
         else f"95% interval {law.slope - half:.3f} to {law.slope + half:.3f}"
     )
-    counted = "each size by its own error" if law.weighted else "all sizes alike"
+    weights = "weighted by their errors" if law.weighted else "weighted equally"
     lines.append(
-        f"ln lr = {law.slope:.4f} ln N {law.intercept:+.4f}   (slope: {spread}; fitted"
-        f" by {counted})"
+        f"ln lr = {law.slope:.4f} ln N {law.intercept:+.4f}   (slope: {spread}; sizes"
+        f" {weights})"
     )
     return "\n".join(lines)
 
 
-def rate(size: float, law: Law | None = None) -> str:
-    """One size's rate by MM1's law and, in front of it, by ours."""
-    found = law_peak_lr(size)
-    paper = f"{found:.2e} by MM1's law, exp(-0.4214 ln N - 0.5535)"
-    decay = "weight decay 0.1 as torch counts it"
+def describe_rate(size: float, law: LrLaw | None = None) -> str:
+    """The peak rate of one size by MM1's law, preceded by ours if given."""
+    paper_lr = law_peak_lr(size)
+    paper = f"{paper_lr:.2e} by MM1's law, exp(-0.4214 ln N - 0.5535)"
+    decay = "weight decay 0.1 in torch's convention"
     if law is None:
         return (
-            f"{size:.4g} parameters: peak rate {paper}; {decay} ({found / 10:.2e} as"
-            " MM1 does)"
+            f"{size:.4g} parameters: peak rate {paper}; {decay} ({paper_lr / 10:.2e} in"
+            " MM1's)"
         )
-    own = law.predict(size)
-    band = (
-        f" ({own.line[0]:.2e} to {own.line[1]:.2e} for the line"
-        if own.line
-        else " (no band from two sizes"
-    )
-    band += (
-        f", {own.own[0]:.2e} to {own.own[1]:.2e} for one size, 95%)" if own.own else ")"
-    )
-    return f"{size:.4g} parameters: peak rate {own.lr:.2e}{band}; {paper}; {decay}"
+    ours = law.predict(size)
+    if ours.line is None or ours.single is None:
+        intervals = "no interval from two sizes"
+    else:
+        intervals = (
+            f"{ours.line[0]:.2e} to {ours.line[1]:.2e} for the line,"
+            f" {ours.single[0]:.2e} to {ours.single[1]:.2e} for one size, 95%"
+        )
+    return f"{size:.4g} parameters: peak rate {ours.lr:.2e} ({intervals}); {paper}; {decay}"

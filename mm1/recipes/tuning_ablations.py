@@ -17,15 +17,15 @@ from mm1.eval.benchmarks.textvqa import TextVqa
 from mm1.eval.benchmarks.vqa import Vqa
 from mm1.recipes.finetune import PARTS, sft_3b, sft_3b_1344
 from mm1.recipes.pretrain import pretrain_3b
-from mm1.study.ablation import Measure, Study, better, score
-from mm1.study.plan import Plan
+from mm1.study.plan import StudyPlan
+from mm1.study.study import Measure, Study, better, mean_score
 from mm1.train.trainer import Trainer
 
 DETAIL = "text in pictures"
 GENERAL = "general"
 MEASURES = {
-    DETAIL: Measure(read=score(("textvqa",), 0), about="VQA accuracy of TextVQA"),
-    GENERAL: Measure(read=score(("vqav2",), 0), about="VQA accuracy of VQA v2"),
+    DETAIL: Measure(read=mean_score(("textvqa",), 0), about="VQA accuracy of TextVQA"),
+    GENERAL: Measure(read=mean_score(("vqav2",), 0), about="VQA accuracy of VQA v2"),
 }
 
 
@@ -63,7 +63,7 @@ def resolution() -> Study:
         "1792 px, sub-images": _at_1792,
     }
 
-    def made(plan: Plan, seed: int) -> dict[str, str]:
+    def made(plan: StudyPlan, seed: int) -> dict[str, str]:
         return {
             row: plan.add("finetune", _asked(make(), seed))
             for row, make in rows.items()
@@ -93,7 +93,7 @@ def steps() -> Study:
     """Steps of pre-training against the score after fine-tuning (figure 7)."""
     lengths = (50_000, 100_000, 200_000)
 
-    def made(plan: Plan, seed: int) -> dict[str, str]:
+    def made(plan: StudyPlan, seed: int) -> dict[str, str]:
         folders = {}
         for number in lengths:
             start = plan.add(

@@ -1,5 +1,5 @@
-"""What `mm1 study` takes on the command line. Apart from the rest, so that help needs
-no torch."""
+"""What `mm1 study` takes on the command line; a file of its own, so that help needs no
+torch."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -16,13 +16,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="the folder for runs and pages; what is finished there is not done again",
+        help="folder for runs and pages; finished runs in it are not trained again",
     )
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add(
         "--jobs",
         type=int,
-        help="runs at a time; by default one for each core, elsewhere all",
+        help="runs at a time; default: one for each core here, all of them elsewhere",
     )
     add(
         "--launcher",
@@ -36,21 +36,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--on",
         choices=["here", "slurm", "ray"],
         default="here",
-        help="this machine's processes, or jobs of a cluster",
+        help="processes on this machine, or jobs of a cluster",
     )
     add(
         "--ask",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="what each job asks for, in submitit's or Ray's words",
+        help="resources of each job, by submitit's or Ray's names",
     )
     law = parser.add_argument_group("lr-law")
     law.add_argument(
         "--fit",
         type=Path,
         metavar="POINTS.csv",
-        help="columns params, lr, loss or score, perhaps seed",
+        help="columns params, lr, loss or score, and optionally seed",
     )
     law.add_argument(
         "--predict",

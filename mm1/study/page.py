@@ -1,8 +1,8 @@
-"""A study's page: verdicts, charts, the table with the paper's numbers beside ours, and
-what it cost.
+"""The page of a study: verdicts, charts, a table with the paper's numbers beside ours,
+and the cost.
 
-Written twice: `report.html`, self-contained like every page, and `report.md`, for a
-README or a log.
+Written twice: as the self-contained `report.html`, and as `report.md` for a README or a
+log.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,25 +24,30 @@ from mm1.report.page import (
     tag,
 )
 from mm1.runs.results import RunFolder
-from mm1.study.ablation import Contrast, Results
-from mm1.study.plan import Plan
-from mm1.study.runner import seconds
+from mm1.study.plan import StudyPlan, wall_seconds
 from mm1.study.statistics import Estimate
+from mm1.study.study import Contrast, Results
 
 KINDS = {"holds": "good", "does not hold": "bad", "undecided": "plain"}
-MOST_CHANGES = 6
+MAX_CHANGES = 6
 """Changes of a row's config that its cell spells out."""
 SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), "", percent=True)
 LEAD = (
     "Each lesson is judged by a test that was stated before the runs: paired over"
-    " seeds, the 95% interval of the contrast lies above zero (holds), below zero (does"
+    " seeds, the 95% interval of its contrast lies above zero (holds), below zero (does"
     " not hold), or neither (undecided at this scale)."
 )
-LESSON_COLUMNS = ("Verdict", "Lesson", "Measure", "Contrast", "Mean, 95% interval")
+LESSON_COLUMNS = (
+    "LessonVerdict",
+    "Lesson",
+    "Measure",
+    "Contrast",
+    "Mean, 95% interval",
+)
 COST_COLUMNS = ("Stage", "Runs", "Mean time", "Time in all")
 
 
-def write_pages(title: str, results: Sequence[Results], plan: Plan) -> None:
+def write_study_pages(title: str, results: Sequence[Results], plan: StudyPlan) -> None:
     """Writes report.html and report.md into the plan's folder."""
     body = (
         _head(title, results, plan),
@@ -56,14 +61,14 @@ def write_pages(title: str, results: Sequence[Results], plan: Plan) -> None:
     )
 
 
-def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
-    words = [verdict.word for each in results for verdict in each.verdicts]
+def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
+    verdicts = [judged.verdict for each in results for judged in each.lessons]
     states = {run: state for each in results for run, state in each.states.items()}
     done = sum(state == "finished" for state in states.values())
-    pairs = [(words.count(word), word) for word in KINDS]
+    pairs = [(verdicts.count(verdict), verdict) for verdict in KINDS]
     pairs += [
         (f"{done} of {len(states)}", "runs finished"),
-        (duration(sum(map(seconds, plan.runs))), "of processes"),
+        (duration(sum(map(wall_seconds, plan.runs))), "of processes"),
     ]
     links = tag(
         "nav", *(tag("a", each.study.title, href=f"#{each.name}") for each in results)
@@ -73,13 +78,13 @@ def _head(title: str, results: Sequence[Results], plan: Plan) -> Html:
     )
 
 
-def _study(results: Results, plan: Plan) -> Html:
+def _study(results: Results, plan: StudyPlan) -> Html:
     study = results.study
     numbers = range(2, 2 + len(results.study.measures))
     rows = [list(map(_lines, row)) for row in _rows(results, plan)]
     lessons = [
-        (badge(word, KINDS[word]) if word else "", *rest)
-        for word, *rest in _lessons(results)
+        (badge(verdict, KINDS[verdict]) if verdict else "", *rest)
+        for verdict, *rest in _lessons(results)
     ]
     parts = (
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
@@ -89,7 +94,7 @@ def _study(results: Results, plan: Plan) -> Html:
             class_="below",
         ),
         tag("div", table(_columns(results), rows, numbers=numbers), class_="below"),
-        *(tag("div", missing(text), class_="below") for text in _bad(results)),
+        *(tag("div", missing(text), class_="below") for text in _unfinished(results)),
     )
     source = (
         tag("p", f"In brackets the paper's: {study.paper_source}", class_="note below")
@@ -107,10 +112,10 @@ def _chart(results: Results, measure: str) -> Html:
     dots = []
     for row in results.rows:
         spread = results.spread(measure, row)
-        bad = sorted(set(results.bad(row).values()))
+        states = sorted(set(results.unfinished(row).values()))
         values = tuple(results.values[measure][row].values())
         mean, half = (spread.mean, spread.half) if spread else (None, None)
-        dots.append(Dot(row, mean, half, values, ", ".join(bad) or "no such number"))
+        dots.append(Dot(row, mean, half, values, ", ".join(states) or "not measured"))
     known = [value for dot in dots for value in dot.values] or [0.0, 1.0]
     about = results.study.measures[measure]
     return dot_chart(
@@ -122,13 +127,13 @@ def _chart(results: Results, measure: str) -> Html:
 
 
 def _lessons(results: Results) -> list[tuple[str, ...]]:
-    """A row for each contrast; verdict and lesson stand in the first of theirs."""
+    """A row for each contrast; the first one names the lesson and its verdict."""
     rows = []
-    for verdict in results.verdicts:
-        lesson = verdict.lesson
-        head = (verdict.word, verdict.lesson.text, verdict.lesson.measure)
+    for judged in results.lessons:
+        lesson = judged.lesson
+        head = (judged.verdict, lesson.text, lesson.measure)
         words = lesson.words or map(contrast_text, lesson.contrasts)
-        for contrast, each in zip(words, verdict.estimates, strict=True):
+        for contrast, each in zip(words, judged.estimates, strict=True):
             rows.append(
                 (*head, contrast, _number(each, lesson.measure, results, sign="+"))
             )
@@ -137,7 +142,7 @@ def _lessons(results: Results) -> list[tuple[str, ...]]:
 
 
 def contrast_text(contrast: Contrast) -> str:
-    """`(a) - (b)`; weights other than one are written: `0.5 (a) + 0.5 (b) - (c)`."""
+    """Returns e.g. `(a) - (b)`, or `0.5 (a) + 0.5 (b) - (c)` with weights."""
     terms = [
         ("- " if weight < 0 else "+ ")
         + ("" if abs(weight) == 1 else f"{abs(weight):.2g} ")
@@ -165,7 +170,7 @@ def _columns(results: Results) -> tuple[str, ...]:
     return ("Row", "What differs from the first", *results.study.measures, "Seeds")
 
 
-def _rows(results: Results, plan: Plan) -> list[tuple[str, ...]]:
+def _rows(results: Results, plan: StudyPlan) -> list[tuple[str, ...]]:
     first = next(iter(results.rows.values()))
     rows = []
     for row, runs in results.rows.items():
@@ -176,24 +181,24 @@ def _rows(results: Results, plan: Plan) -> list[tuple[str, ...]]:
             number = _number(results.spread(measure, row), measure, results)
             quoted = results.study.paper.get(measure, {}).get(row)
             cells.append(number if quoted is None else f"{number} [{quoted:g}]")
-        seeds = f"{len(runs) - len(results.bad(row))} of {len(runs)}"
+        seeds = f"{len(runs) - len(results.unfinished(row))} of {len(runs)}"
         rows.append((row, changes, *cells, seeds))
     return rows
 
 
-def _changes(plan: Plan, first: str, run: str) -> str:
+def _changes(plan: StudyPlan, first: str, run: str) -> str:
     changes = [
         f"{key}: {_short(a)} \N{RIGHTWARDS ARROW} {_short(b)}"
         for key, (a, b) in plan.difference(first, run).items()
     ]
-    hidden = len(changes) - MOST_CHANGES
+    hidden = len(changes) - MAX_CHANGES
     return "\n".join(
-        changes[:MOST_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else [])
+        changes[:MAX_CHANGES] + ([f"and {hidden} more"] if hidden > 0 else [])
     )
 
 
 def _short(value: object) -> str:
-    """A class without its module, a number in three digits."""
+    """A class without its module; a number with three digits."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return (
@@ -203,38 +208,38 @@ def _short(value: object) -> str:
     )
 
 
-def _bad(results: Results) -> list[str]:
+def _unfinished(results: Results) -> list[str]:
     return [
         f"{row}, seed {seed}: {state}"
-        + (f"; {results.rows[row][seed]}/log.txt says why" if state == "failed" else "")
+        + (f"; see {results.rows[row][seed]}/log.txt" if state == "failed" else "")
         for row in results.rows
-        for seed, state in results.bad(row).items()
+        for seed, state in results.unfinished(row).items()
     ]
 
 
-def _costs(plan: Plan) -> list[tuple[str, ...]]:
+def _costs(plan: StudyPlan) -> list[tuple[str, ...]]:
     stages: dict[str, list[float]] = {}
     for run in plan.runs:
-        stages.setdefault(plan.stages[run], []).append(seconds(run))
+        stages.setdefault(plan.stages[run], []).append(wall_seconds(run))
     return [
         (stage, str(len(each)), duration(sum(each) / len(each)), duration(sum(each)))
         for stage, each in stages.items()
     ]
 
 
-def _cost_section(plan: Plan) -> Html:
+def _cost_section(plan: StudyPlan) -> Html:
     note = (
-        "Wall time of each run's processes, from start to end, as long as the study was"
-        " there to see them end."
+        "Wall time of each run's processes from start to end, for those that ended"
+        " while the study was running."
     )
     return section(
         "Cost", table(COST_COLUMNS, _costs(plan), numbers=(1, 2, 3)), note=note
     )
 
 
-def _machine(plan: Plan) -> str:
-    """Hardware and versions; more than one where runs were moved."""
-    found = set()
+def _machine(plan: StudyPlan) -> str:
+    """Hardware and versions; several if the runs were trained on different machines."""
+    machines = set()
     for run in plan.runs:
         summary = RunFolder(Path(run)).summary
         versions = [
@@ -242,23 +247,23 @@ def _machine(plan: Plan) -> str:
             for name, version in (summary.get("versions") or {}).items()
         ]
         if summary:
-            found.add(
+            machines.add(
                 " \N{MIDDLE DOT} ".join(
                     [str(summary.get("hardware", NOTHING)), *versions]
                 )
             )
-    return "; ".join(sorted(found))
+    return "; ".join(sorted(machines))
 
 
-def _foot(plan: Plan) -> Html:
+def _foot(plan: StudyPlan) -> Html:
     return tag("footer", _machine(plan))
 
 
-def _markdown(title: str, results: Sequence[Results], plan: Plan) -> str:
+def _markdown(title: str, results: Sequence[Results], plan: StudyPlan) -> str:
     lines = [f"# {title}", "", LEAD, ""]
     for each in results:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
-        lines += [*_table(LESSON_COLUMNS, _lessons(each)), ""] if each.verdicts else []
+        lines += [*_table(LESSON_COLUMNS, _lessons(each)), ""] if each.lessons else []
         lines += [*_table(_columns(each), _rows(each, plan)), ""]
         lines += [
             f"{name}: {measure.about}  "
@@ -269,7 +274,7 @@ def _markdown(title: str, results: Sequence[Results], plan: Plan) -> str:
             if each.study.paper
             else []
         )
-        lines += ["", *(f"- {text}" for text in _bad(each)), ""]
+        lines += ["", *(f"- {text}" for text in _unfinished(each)), ""]
     return "\n".join(
         [
             *lines,

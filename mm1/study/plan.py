@@ -1,13 +1,13 @@
-"""What a study has to train: every config once, in a folder named by its content.
+"""The runs of a study: each distinct config once, in a folder named by its hash.
 
-    <out>/runs/pretrain-3f9c0a71e2/        a run folder like any other, and beside what the run writes:
-                    log.txt                what it said
-                    attempts.jsonl         a line for each time that it was started: seconds, exit code
+    <out>/runs/pretrain-3f9c0a71e2/        a run folder, which also holds
+                    log.txt                its output
+                    attempts.jsonl         a line for each start: seconds, exit code
     <out>/runs/pretrain-3f9c0a71e2.json    its config
 
-Rows that ask for equal configs share a run, rows of several studies too, and a run that
-is finished is not done again. A change of the config, or of a run that it starts from,
-is another folder.
+Rows with equal configs share a run, across studies too, and a finished run is not
+trained again. If the config changes, or that of a run that it starts from, the folder
+does.
 """
 
 import copy
@@ -24,25 +24,25 @@ from mm1.train.origins import adopt
 from mm1.train.trainer import Trainer
 
 DIVERGED_CODE = 3
-"""With which `mm1 train` ends where the gradient stayed not finite."""
+"""The exit code of `mm1 train` when the gradient stayed non-finite."""
 
 
-class Plan:
-    """The runs of a study in the order in which they were asked for: a run comes after
-    those that it starts from."""
+class StudyPlan:
+    """The runs of a study in the order they were added: a run comes after those that it
+    starts from."""
 
     def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
-        """`overrides` are `STAGE:a.b=value`, for the runs of one stage, or `a.b=value`,
-        for all of them."""
+        """`overrides` are `STAGE:a.b=value` for the runs of one stage, or `a.b=value`
+        for all runs."""
         self.folder = folder
         self.runs: dict[str, Trainer.Config] = {}
         self.stages: dict[str, str] = {}
         self.overrides = [_override(text) for text in overrides]
 
     def add(self, stage: str, config: Trainer.Config) -> str:
-        """The folder of this run, as others name it in their `init`.
+        """Adds a run and returns its folder, which other runs name in their `init`.
 
-        Parts that an override starts from another run take its shape, as in `mm1
+        Parts that an override initialises from another run take its shape, as in `mm1
         train`.
 
         Raises:
@@ -67,12 +67,12 @@ class Plan:
         return folder
 
     def check(self) -> None:
-        """Raises ConfigError where an override is for a stage that no run has."""
+        """Raises ConfigError if an override is for a stage that no run has."""
         for chosen, assignment in self.overrides:
             if chosen is not None and chosen not in self.stages.values():
                 raise ConfigError(
-                    f"{chosen}:{assignment} is for no"
-                    f" stage{nearest(chosen, self.stages.values())}"
+                    f"{chosen}:{assignment}: no run has the stage"
+                    f" {chosen!r}{nearest(chosen, self.stages.values())}"
                 )
 
     def origins(self, folder: str) -> list[str]:
@@ -84,8 +84,11 @@ class Plan:
         ]
 
     def difference(self, old: str, new: str) -> dict[str, tuple[Any, Any]]:
-        """What differs between the configs of two runs; what differs in the runs they
-        start from takes its place."""
+        """The differences between the configs of two runs.
+
+        Where they start from different runs, the differences of those take the place of
+        the folders.
+        """
         changes = configs.differences(self.runs[old], self.runs[new])
         origins: dict[tuple[str, str], list[str]] = {}
         for key, (a, b) in list(changes.items()):
@@ -109,7 +112,7 @@ def _override(text: str) -> tuple[str | None, str]:
 
 
 def attempts(folder: str | Path) -> list[dict[str, Any]]:
-    """How a run's process ended, each time that it was started."""
+    """How the run's process ended, for each time it was started."""
     path = Path(folder) / "attempts.jsonl"
     return (
         [json.loads(line) for line in path.read_text().splitlines()]
@@ -119,6 +122,11 @@ def attempts(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def diverged(folder: str | Path) -> bool:
-    """Did it end so the last time? It would again."""
-    tried = attempts(folder)
-    return bool(tried) and tried[-1]["code"] == DIVERGED_CODE
+    """Whether the run's last attempt diverged, as another one would."""
+    earlier = attempts(folder)
+    return bool(earlier) and earlier[-1]["code"] == DIVERGED_CODE
+
+
+def wall_seconds(folder: str | Path) -> float:
+    """Wall time of all attempts at a run."""
+    return sum(attempt["seconds"] for attempt in attempts(folder))

@@ -1,9 +1,9 @@
-"""Trains the runs of a plan as processes of their own, several at a time, those that
-others start from first.
+"""Trains the runs of a plan as separate processes, several at a time, those that others
+start from first.
 
-Whatever happens to one run, the others go on. Ctrl-C (or SIGTERM) stops all of them
-with their checkpoints; a second call goes on where they were. A run whose gradient
-stayed not finite has diverged: that is its result, and it is not tried again.
+Whatever happens to one run, the others continue. Ctrl-C (or SIGTERM) stops all of them
+with a checkpoint, and a second call resumes them. A run whose gradient stays non-finite
+has diverged: that is its result, and it is not tried again.
 """
 
 import json
@@ -28,48 +28,49 @@ import mm1
 from mm1 import config as configs
 from mm1.files import write_json
 from mm1.runs.folder import finished
-from mm1.study.places import POLL_SECONDS, Job, Place, Work
-from mm1.study.plan import DIVERGED_CODE, Plan, attempts, diverged
+from mm1.study.executors import POLL_SECONDS, Executor, RunCommand, RunProcess
+from mm1.study.plan import DIVERGED_CODE, StudyPlan, diverged
 
-State = Literal["waiting", "finished", "diverged", "failed", "not run"]
-"""A run is `not run` where one that it starts from has diverged or failed."""
+RunState = Literal["waiting", "finished", "diverged", "failed", "not run"]
+"""A run is `not run` if one that it starts from has diverged or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    process: Job
-    since: float
+    process: RunProcess
+    started: float
 
 
 class Runner:
     """The state of every run of a plan while they are trained."""
 
-    def __init__(self, plan: Plan, place: Place) -> None:
+    def __init__(self, plan: StudyPlan, executor: Executor) -> None:
         self.plan = plan
-        self.place = place
-        self.jobs = place.jobs or len(plan.runs)
-        self.states: dict[str, State] = {folder: _known(folder) for folder in plan.runs}
+        self.executor = executor
+        self.jobs = executor.jobs or len(plan.runs)
+        self.states: dict[str, RunState] = {
+            folder: _known(folder) for folder in plan.runs
+        }
         self.children: dict[str, _Child] = {}
         self.took: dict[str, float] = {}
-        """Seconds of the runs that this call has finished."""
+        """Seconds for each run that ended in this call."""
         quiet = not sys.stderr.isatty()
-        columns = (
+        self.bar = Progress(
             TextColumn("runs"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-        )
-        words = TextColumn("{task.description}")
-        self.bar = Progress(
-            *columns, words, console=Console(stderr=True), disable=quiet
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            disable=quiet,
         )
 
-    def run(self) -> dict[str, State]:
-        """The last state of every run.
+    def run(self) -> dict[str, RunState]:
+        """Trains all runs and returns the final state of each.
 
         Raises:
-            UserError: a run is being trained already, by an earlier call.
-            KeyboardInterrupt: SIGINT or SIGTERM came, and the runs have been stopped.
+            UserError: an earlier call is still training one of the runs.
+            KeyboardInterrupt: on SIGINT or SIGTERM, after the runs have been stopped.
         """
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         task = self.bar.add_task("", total=len(self.states))
@@ -86,7 +87,7 @@ class Runner:
         return self.states
 
     def _start(self) -> bool:
-        """Starts what can be started; False when nothing is left to wait for."""
+        """Starts what can be started; returns False when no run is left in progress."""
         for folder, state in self.states.items():
             if state != "waiting" or folder in self.children:
                 continue
@@ -101,8 +102,8 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder.with_suffix(".json")
         write_json(config, configs.to_json(self.plan.runs[str(folder)]))
-        command = (
-            *self.place.launcher,
+        argv = (
+            *self.executor.launcher,
             "-m",
             "mm1.cli",
             "train",
@@ -111,10 +112,8 @@ class Runner:
             str(folder),
             "--resume",
         )
-        return _Child(
-            self.place.start(Work(command, folder, self._environment())),
-            time.monotonic(),
-        )
+        command = RunCommand(argv, folder, self._environment())
+        return _Child(self.executor.start(command), time.monotonic())
 
     def _environment(self) -> dict[str, str]:
         path = [
@@ -122,7 +121,7 @@ class Runner:
             *os.environ.get("PYTHONPATH", "").split(os.pathsep),
         ]
         return {
-            **self.place.environment,
+            **self.executor.environment,
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
         }
 
@@ -131,8 +130,8 @@ class Runner:
             code = child.process.poll()
             if code is not None:
                 del self.children[folder]
-                seconds = time.monotonic() - child.since
-                _note(folder, seconds, code)
+                seconds = time.monotonic() - child.started
+                _log_attempt(folder, seconds, code)
                 self.states[folder] = _ended(folder, code)
                 self.took[folder] = seconds
                 self._say(folder, seconds)
@@ -152,7 +151,7 @@ class Runner:
         )
 
     def _left(self) -> str:
-        """Time that is left, by what runs of the same stage have taken so far."""
+        """The time left, estimated from finished runs of the same stage."""
         waiting = [
             folder for folder, state in self.states.items() if state == "waiting"
         ]
@@ -161,38 +160,40 @@ class Runner:
         by_stage: dict[str, list[float]] = {}
         for folder, seconds in self.took.items():
             by_stage.setdefault(self.plan.stages[folder], []).append(seconds)
-        usual = sum(self.took.values()) / len(self.took)
+        overall = sum(self.took.values()) / len(self.took)
         means = {stage: sum(each) / len(each) for stage, each in by_stage.items()}
-        work = sum(means.get(self.plan.stages[folder], usual) for folder in waiting)
-        spent = sum(time.monotonic() - child.since for child in self.children.values())
-        return f"; about {max(0.0, work - spent) / 60 / self.jobs:.0f} min left"
+        total = sum(means.get(self.plan.stages[folder], overall) for folder in waiting)
+        now = time.monotonic()
+        spent = sum(now - child.started for child in self.children.values())
+        return f"; about {max(0.0, total - spent) / 60 / self.jobs:.0f} min left"
 
     def _stop(self) -> None:
-        """Asks every run to stop, and waits until each has saved its checkpoint."""
+        """Asks every run to stop and waits until each has saved a checkpoint."""
         for child in self.children.values():
             child.process.terminate()
         try:
             for folder, child in self.children.items():
-                _note(folder, time.monotonic() - child.since, child.process.wait())
+                code = child.process.wait()
+                _log_attempt(folder, time.monotonic() - child.started, code)
         except KeyboardInterrupt:
             for child in self.children.values():
                 child.process.kill()
             raise
 
 
-def _known(folder: str) -> State:
+def _known(folder: str) -> RunState:
     if finished(Path(folder)):
         return "finished"
     return "diverged" if diverged(folder) else "waiting"
 
 
-def _ended(folder: str, code: int) -> State:
+def _ended(folder: str, code: int) -> RunState:
     if code == DIVERGED_CODE:
         return "diverged"
     return "finished" if code == 0 and finished(Path(folder)) else "failed"
 
 
-def _note(folder: str, seconds: float, code: int) -> None:
+def _log_attempt(folder: str, seconds: float, code: int) -> None:
     with (Path(folder) / "attempts.jsonl").open("a") as file:
         file.write(json.dumps({"seconds": round(seconds, 1), "code": code}) + "\n")
 
@@ -200,8 +201,3 @@ def _note(folder: str, seconds: float, code: int) -> None:
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-
-
-def seconds(folder: str | Path) -> float:
-    """Wall time of all attempts at a run."""
-    return sum(attempt["seconds"] for attempt in attempts(folder))

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals by Student's t; numpy alone."""
+"""Means over seeds with confidence intervals by Student's t, in plain numpy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from functools import cache
 import numpy as np
 
 LEVEL = 0.95
-PLACES = 100_001
-"""Of the grid on which the density is integrated: quantiles are right to six digits up
+NUM_NODES = 100_001
+"""Of the grid on which the density is integrated: quantiles have six correct digits up
 to 1,000 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, and half the length of its interval (None: a single value says nothing
-    about its spread)."""
+    """A mean with its confidence interval, `mean` +- `half`."""
 
     mean: float
     half: float | None
+    """None for a single value, which says nothing about the spread."""
     num: int
 
     @property
     def above_zero(self) -> bool:
-        """Does the whole interval lie above zero?"""
+        """Whether the whole interval lies above zero."""
         return self.half is not None and self.mean - self.half > 0
 
     @property
@@ -34,27 +34,26 @@ class Estimate:
 
 @cache
 def t_quantile(probability: float, dof: int) -> float:
-    """Where Student's distribution with `dof` degrees of freedom reaches `probability`.
+    """The quantile of Student's t distribution with `dof` degrees of freedom.
 
     With t = sqrt(dof) tan(u), the density in u is proportional to cos(u)^(dof - 1)
-    between -pi/2 and pi/2: it is bounded and ends, so adding up trapezoids and looking
-    up the sum is enough.
+    between -pi/2 and pi/2: it is bounded on a finite interval, so the trapezoidal rule
+    and a look-up are enough.
     """
     if not 0 < probability < 1 or dof < 1:
         raise ValueError(
-            f"no quantile of t for probability {probability} and {dof} degrees of"
+            f"t has no quantile for probability {probability} and {dof} degrees of"
             " freedom"
         )
-    u = np.linspace(0.0, math.pi / 2, PLACES)
+    u = np.linspace(0.0, math.pi / 2, NUM_NODES)
     density = np.cos(u) ** (dof - 1)
     sums = np.concatenate(([0.0], np.cumsum(density[1:] + density[:-1])))
-    place = np.interp(abs(probability - 0.5) * 2, sums / sums[-1], u)
-    return math.copysign(math.sqrt(dof) * math.tan(place), probability - 0.5)
+    angle = np.interp(abs(probability - 0.5) * 2, sums / sums[-1], u)
+    return math.copysign(math.sqrt(dof) * math.tan(angle), probability - 0.5)
 
 
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """The mean of independent values with the interval that covers the true one in a
-    share `level` of all cases."""
+    """The mean of independent values with its confidence interval at `level`."""
     num = len(values)
     mean = float(np.mean(values))
     if num < 2:
@@ -63,13 +62,13 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     return Estimate(mean, t_quantile((1 + level) / 2, num - 1) * error, num)
 
 
-def combined(
+def contrast_values(
     weights: Mapping[str, float], values: Mapping[str, Mapping[int, float]]
 ) -> list[float]:
-    """The weighted sum over rows, seed by seed, of the seeds that every row has: what
-    the rows of a seed share cancels.
+    """The weighted sum over rows, for each seed that all rows have.
 
-    `{"a": 1, "b": -1}` is the paired difference of two rows.
+    What the rows of a seed have in common cancels: `{"a": 1, "b": -1}` is the paired
+    difference of two rows.
     """
     seeds = set.intersection(*(set(values[row]) for row in weights))
     return [

@@ -1,8 +1,8 @@
-"""Stands in for `mm1 train CONFIG --out FOLDER --resume`, as a launcher: fast, and it
-ends as the run's rate says.
+"""A launcher that stands in for `mm1 train CONFIG --out FOLDER --resume`: it is fast,
+and the run's rate decides how it ends.
 
-Its held-out loss is least at the rate 0.5 * dim^-0.8, which is a law with slope -0.4
-where dim alone varies.
+Its validation loss is minimal at the rate 0.5 * dim^-0.8, a law with slope -0.4 if dim
+alone varies.
 """
 
 import json
@@ -20,7 +20,7 @@ assert sys.argv[7] == "--resume"
 rate = config["optimizer"]["peak_lr"]
 for origin in config["init"].values():
     assert (Path(origin) / "summary.json").is_file(), (
-        "started before what it starts from"
+        "started before the run it starts from"
     )
 with (folder / "started").open("a") as file:
     file.write(f"{os.getpid()}\n")
@@ -29,7 +29,7 @@ if rate == 3.0:
     sys.exit(3)
 if rate == 1.0:
     sys.exit("out of memory")
-if rate == 9.0:  # saves when it is told to stop, the first time that it runs
+if rate == 9.0:  # the first attempt saves when it is stopped
     signal.signal(
         signal.SIGTERM, lambda *_: ((folder / "saved").touch(), os._exit(130))
     )

@@ -1,4 +1,4 @@
-"""What becomes of a plan's runs, with a stand-in for training."""
+"""How the runs of a plan end, with a stand-in for training."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mm1.config import ConfigError, UserError
-from mm1.study.places import Here
-from mm1.study.plan import Plan, attempts
+from mm1.study.executors import LocalExecutor
+from mm1.study.plan import StudyPlan, attempts
 from mm1.study.runner import Runner
 from mm1.train.trainer import Trainer
 
@@ -22,22 +22,22 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 def config(
     rate: float, init: Mapping[str, str] | None = None, **fields: int
 ) -> Trainer.Config:
-    run = Trainer.Config(init=dict(init or {}), **fields)  # type: ignore[arg-type]
+    run = Trainer.Config(init=dict(init or {}), **fields)
     run.optimizer.peak_lr = rate
     return run
 
 
-def outcome(plan: Plan, jobs: int = 2) -> dict[str, str]:
+def outcome(plan: StudyPlan, jobs: int = 2) -> dict[str, str]:
     return {
         Path(run).name: state
-        for run, state in Runner(plan, Here(jobs, FAKE)).run().items()
+        for run, state in Runner(plan, LocalExecutor(jobs, FAKE)).run().items()
     }
 
 
 def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> None:
     names = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        plan = Plan(folder)
+        plan = StudyPlan(folder)
         encoder = plan.add("encoder", config(0.5))
         joint = plan.add("joint", config(0.5, {"encoder": encoder}))
         assert plan.add("encoder", config(0.5)) == encoder
@@ -48,13 +48,13 @@ def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> N
 
 
 def test_overrides_reach_their_stage(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, ["steps=7", "joint:seed=5"])
+    plan = StudyPlan(tmp_path, ["steps=7", "joint:seed=5"])
     encoder, joint = (plan.add(stage, config(0.5)) for stage in ("encoder", "joint"))
     assert [
         (plan.runs[run].steps, plan.runs[run].seed) for run in (encoder, joint)
     ] == [(7, 0), (7, 5)]
     plan.check()
-    mistyped = Plan(tmp_path, ["jiont:seed=5"])
+    mistyped = StudyPlan(tmp_path, ["jiont:seed=5"])
     mistyped.add("joint", config(0.5))
     with pytest.raises(ConfigError, match="did you mean 'joint'"):
         mistyped.check()
@@ -63,7 +63,7 @@ def test_overrides_reach_their_stage(tmp_path: Path) -> None:
 def test_a_difference_reaches_into_the_runs_that_rows_start_from(
     tmp_path: Path,
 ) -> None:
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     encoders = [plan.add("encoder", config(0.5, steps=steps)) for steps in (10, 20)]
     one, two = (
         plan.add("joint", config(0.5, {"encoder": e, "decoder": e})) for e in encoders
@@ -71,10 +71,10 @@ def test_a_difference_reaches_into_the_runs_that_rows_start_from(
     assert plan.difference(one, two) == {"steps (run of encoder and decoder)": (10, 20)}
 
 
-def test_each_run_ends_as_it_does_and_the_others_go_on(
+def test_each_run_ends_in_its_own_state_and_the_others_continue(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     good, bad, broken = (
         plan.add(stage, config(r))
         for stage, r in (("good", 0.5), ("bad", 3.0), ("broken", 1.0))
@@ -94,13 +94,13 @@ def test_each_run_ends_as_it_does_and_the_others_go_on(
     said = capfd.readouterr().err
     assert f"{broken}/log.txt ends with: out of memory" in said
     assert "about 0 min left" in said
-    outcome(plan)  # a second call tries again what failed, and nothing else
+    outcome(plan)  # a second call retries what failed, and nothing else
     assert [len(attempts(run)) for run in (good, bad, broken)] == [1, 1, 2]
     assert "fake run 3.0" in (Path(bad) / "log.txt").read_text()
 
 
-def test_interrupted_runs_save_and_go_on_with_the_next_call(tmp_path: Path) -> None:
-    plan = Plan(tmp_path)
+def test_interrupted_runs_save_and_resume_with_the_next_call(tmp_path: Path) -> None:
+    plan = StudyPlan(tmp_path)
     run = Path(plan.add("long", config(9.0)))
 
     def interrupt() -> None:
@@ -121,9 +121,10 @@ def test_interrupted_runs_save_and_go_on_with_the_next_call(tmp_path: Path) -> N
 def test_a_run_that_an_earlier_call_still_trains_is_not_started_twice(
     tmp_path: Path,
 ) -> None:
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     run = Path(plan.add("long", config(9.0)))
-    orphan = Runner(plan, Here(1, FAKE))  # as if we had been killed after its start
+    # As if the first call had been killed after it started the run.
+    orphan = Runner(plan, LocalExecutor(1, FAKE))
     orphan._start()
     with pytest.raises(UserError, match="being trained by an earlier call"):
         outcome(plan)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mm1.study.statistics import Estimate, combined, estimate, t_quantile
+from mm1.study.statistics import Estimate, contrast_values, estimate, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_difference_is_paired_over_the_seeds_that_both_have() -> None:
     """Seeds differ by far more than the rows: only the pairing shows that `a` is
     better."""
     values = {"a": {0: 0.1, 1: 0.5, 2: 0.9, 7: 0.0}, "b": {0: 0.05, 1: 0.46, 2: 0.84}}
-    found = combined({"a": 1.0, "b": -1.0}, values)
-    assert found == pytest.approx([0.05, 0.04, 0.06])
-    assert estimate(found).above_zero
-    assert estimate([-v for v in found]).below_zero
+    differences = contrast_values({"a": 1.0, "b": -1.0}, values)
+    assert differences == pytest.approx([0.05, 0.04, 0.06])
+    assert estimate(differences).above_zero
+    assert estimate([-v for v in differences]).below_zero

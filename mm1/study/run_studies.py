@@ -1,14 +1,14 @@
-"""Studies from their functions to their pages: plan, train, read, judge, write."""
+"""Runs studies from start to end: plans, trains, reads, judges and writes the pages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mm1.dist import say
-from mm1.study.ablation import Study, collect, write_results
-from mm1.study.page import write_pages
-from mm1.study.places import Place
-from mm1.study.plan import Plan
+from mm1.study.executors import Executor
+from mm1.study.page import write_study_pages
+from mm1.study.plan import StudyPlan
 from mm1.study.runner import Runner
+from mm1.study.study import Study, collect, write_results
 
 
 def run_studies(
@@ -17,16 +17,17 @@ def run_studies(
     folder: Path,
     *,
     seeds: Sequence[int],
-    place: Place,
+    executor: Executor,
     overrides: Sequence[str] = (),
 ) -> int:
-    """Writes report.html, report.md and results.json into the folder; 1 if a run
-    failed, else 0.
+    """Writes report.html, report.md and results.json into the folder.
+
+    Returns 1 if a run failed, else 0.
 
     Raises:
-        ConfigError: an override does not fit.
+        ConfigError: an override does not fit a config.
     """
-    plan = Plan(folder, overrides)
+    plan = StudyPlan(folder, overrides)
     rows = {
         name: {seed: study.rows(plan, seed) for seed in seeds}
         for name, study in studies.items()
@@ -35,19 +36,19 @@ def run_studies(
     for prepare in dict.fromkeys(study.prepare for study in studies.values()):
         if prepare is not None:
             prepare(folder)
-    states = Runner(plan, place).run()
+    states = Runner(plan, executor).run()
     results = [
         collect(name, study, rows[name], states) for name, study in studies.items()
     ]
     write_results(results, folder / "results.json")
-    write_pages(title, results, plan)
-    for verdict in (verdict for each in results for verdict in each.verdicts):
-        print(f"{verdict.word:13}  {verdict.lesson.text}")
-    say(f"the report: {folder / 'report.html'}")
+    write_study_pages(title, results, plan)
+    for judged in (judged for each in results for judged in each.lessons):
+        print(f"{judged.verdict:13}  {judged.lesson.text}")
+    say(f"report: {folder / 'report.html'}")
     failed = [run for run, state in states.items() if state == "failed"]
     if failed:
         say(
-            "failed, and tried again by the same command:",
+            "failed; the same command tries them again:",
             *(f"\n  {run}/log.txt" for run in failed),
         )
     return int(bool(failed))

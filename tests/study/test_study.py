@@ -1,4 +1,4 @@
-"""Verdicts on made-up numbers, and one small study from its function to its page."""
+"""Verdicts on made-up numbers, and one small study from start to end."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 import worlds
 
 from mm1.runs.results import RunFolder
-from mm1.study.ablation import Lesson, Measure, Study, better, judge
+from mm1.study.executors import LocalExecutor
 from mm1.study.page import contrast_text
-from mm1.study.places import Here
-from mm1.study.plan import Plan
-from mm1.study.run import run_studies
+from mm1.study.plan import StudyPlan
+from mm1.study.run_studies import run_studies
+from mm1.study.study import Lesson, Measure, Study, better, judge_lesson
 
 VALUES = {
     "good": {0: 0.5, 1: 0.7, 2: 0.9},
@@ -23,7 +23,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(
-    ("row", "than", "word"),
+    ("row", "than", "verdict"),
     [
         ("good", "poor", "holds"),
         ("poor", "good", "does not hold"),
@@ -32,34 +32,34 @@ VALUES = {
         ("good", "none", "undecided"),
     ],
 )
-def test_the_verdict_is_that_of_the_interval(row: str, than: str, word: str) -> None:
-    assert judge(better("", "m", row, than), VALUES).word == word
+def test_the_verdict_follows_the_interval(row: str, than: str, verdict: str) -> None:
+    assert judge_lesson(better("", "m", row, than), VALUES).verdict == verdict
 
 
 def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
     first = {"good": 1.0, "poor": -1.0}
     second = {"good": 1.0, "like poor": -1.0}
-    lesson = Lesson(text="", measure="m", contrasts=(first, second))
-    assert judge(lesson, VALUES).word == "undecided"
-    assert (
-        judge(Lesson(text="", measure="m", contrasts=(first, first)), VALUES).word
-        == "holds"
-    )
-    back = {row: -weight for row, weight in first.items()}
-    assert (
-        judge(Lesson(text="", measure="m", contrasts=(back, second)), VALUES).word
-        == "does not hold"
-    )
+    reverse = {row: -weight for row, weight in first.items()}
+    for contrasts, verdict in (
+        ((first, second), "undecided"),
+        ((first, first), "holds"),
+        ((reverse, second), "does not hold"),
+    ):
+        lesson = Lesson(text="", measure="m", contrasts=contrasts)
+        assert judge_lesson(lesson, VALUES).verdict == verdict
+
+
+def test_a_contrast_is_written_with_its_weights() -> None:
     assert contrast_text({"b": -1.0, "a": 0.5, "c": 0.5}) == "0.5 (a) + 0.5 (c) - (b)"
 
 
 def _minus_loss(run: RunFolder) -> float | None:
-    held = run.curve("validation")
-    return -held[-1][1] if held else None
+    losses = run.curve("validation")
+    return -losses[-1][1] if losses else None
 
 
 def _study(world: Path) -> Study:
-    def rows(plan: Plan, seed: int) -> dict[str, str]:
+    def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         base = worlds.pretrain(world, steps=6, seed=seed)
         wild = worlds.pretrain(world, steps=40)
         wild.optimizer.peak_lr = 1e30
@@ -71,7 +71,7 @@ def _study(world: Path) -> Study:
         rows=rows,
         measures={
             "loss": Measure(
-                read=_minus_loss, about="minus the held-out loss", percent=False
+                read=_minus_loss, about="minus the validation loss", percent=False
             )
         },
         lessons=(
@@ -93,14 +93,18 @@ def test_a_study_from_its_function_to_its_page(
 ) -> None:
     study = _study(worlds.make_world(tmp_path / "world"))
     out = tmp_path / "out"
-    assert run_studies("Test", {"calm": study}, out, seeds=(0, 1), place=Here(2)) == 0
+    assert (
+        run_studies(
+            "Test", {"calm": study}, out, seeds=(0, 1), executor=LocalExecutor(2)
+        )
+        == 0
+    )
     results = json.loads((out / "results.json").read_text())["calm"]
     values = results["values"]["loss"]
     assert values["calm"]["0"] != values["calm"]["1"]
     assert values["wild"] == {}
-    assert (
-        len(list((out / "runs").glob("*/"))) == 3
-    )  # "wild" does not depend on the seed
+    # "wild" does not depend on the seed.
+    assert len(list((out / "runs").glob("*/"))) == 3
     html, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
     for text in (
         "wild, seed 1: diverged",

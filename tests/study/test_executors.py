@@ -1,5 +1,5 @@
-"""Runs of a study as jobs of submitit (which plays Slurm on this machine) and as tasks
-of a local Ray."""
+"""Runs of a study as submitit jobs (with its local stand-in for Slurm) and as tasks of
+a local Ray."""
 
 import fcntl
 import os
@@ -15,28 +15,34 @@ import pytest
 
 from mm1.catalog import study_command
 from mm1.config import ConfigError, UserError
-from mm1.study.places import JOB, OnRay, OnSlurm, Place, Work
-from mm1.study.plan import Plan, attempts
+from mm1.study.executors import (
+    JOB_FILE,
+    Executor,
+    RayExecutor,
+    RunCommand,
+    SlurmExecutor,
+)
+from mm1.study.plan import StudyPlan, attempts
 from mm1.study.runner import Runner
 from mm1.train.trainer import Trainer
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
-def add(plan: Plan, rate: float, **init: str) -> str:
+def add(plan: StudyPlan, rate: float, **init: str) -> str:
     run = Trainer.Config(init=init)
     run.optimizer.peak_lr = rate
     return plan.add("run", run)
 
 
 @pytest.fixture(params=["slurm", "ray"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     if request.param == "slurm":
         pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-        # What a shell starts in the background ignores SIGINT and hands that on: a
-        # cancelled job would not notice.
+        # A process that a shell starts in the background ignores SIGINT, and so do its
+        # children: a cancelled job would not stop.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        yield OnSlurm(
+        yield SlurmExecutor(
             tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local"
         )
         signal.signal(signal.SIGINT, before)
@@ -48,15 +54,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         include_dashboard=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(folder)}},
     )
-    yield OnRay(None, FAKE, {"num_cpus": 1})
+    yield RayExecutor(None, FAKE, {"num_cpus": 1})
     ray.shutdown()
 
 
-def test_each_run_ends_as_it_does(tmp_path: Path, place: Place) -> None:
-    plan = Plan(tmp_path)
+def test_each_run_ends_in_its_own_state(tmp_path: Path, executor: Executor) -> None:
+    plan = StudyPlan(tmp_path)
     good, bad, broken = (add(plan, rate) for rate in (0.5, 3.0, 1.0))
     after = add(plan, 0.5, encoder=good)
-    states = Runner(plan, place).run()
+    states = Runner(plan, executor).run()
     assert states == {
         good: "finished",
         bad: "diverged",
@@ -66,8 +72,8 @@ def test_each_run_ends_as_it_does(tmp_path: Path, place: Place) -> None:
     assert "out of memory" in (Path(broken) / "log.txt").read_text()
 
 
-def test_interrupted_runs_save_and_go_on(tmp_path: Path, place: Place) -> None:
-    plan = Plan(tmp_path)
+def test_interrupted_runs_save_and_resume(tmp_path: Path, executor: Executor) -> None:
+    plan = StudyPlan(tmp_path)
     run = Path(add(plan, 9.0))
 
     def interrupt() -> None:
@@ -78,45 +84,48 @@ def test_interrupted_runs_save_and_go_on(tmp_path: Path, place: Place) -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        Runner(plan, place).run()
+        Runner(plan, executor).run()
     thread.join()
-    with (run / "log.txt").open(
-        "a"
-    ) as log:  # Slurm's stand-in kills a job after a second, and the run saves yet
+    # Slurm's stand-in kills a job after a second, while the run is still saving.
+    with (run / "log.txt").open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
     assert (run / "saved").exists()
     assert len(attempts(run)) == 1
-    assert set(Runner(plan, place).run().values()) == {"finished"}
+    assert set(Runner(plan, executor).run().values()) == {"finished"}
 
 
 def test_an_interrupt_while_a_process_is_started_stops_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Work((sys.executable, "-c", "import time; time.sleep(60)"), tmp_path, {})
-    start = Work.start
+    command = RunCommand(
+        (sys.executable, "-c", "import time; time.sleep(60)"), tmp_path, {}
+    )
+    start = RunCommand.start
 
-    def interrupted(self: Work) -> subprocess.Popen:
+    def interrupted(self: RunCommand) -> subprocess.Popen:
         process = start(self)
         os.kill(os.getpid(), signal.SIGINT)
         return process
 
-    monkeypatch.setattr(Work, "start", interrupted)
-    assert work() == -signal.SIGTERM
+    monkeypatch.setattr(RunCommand, "start", interrupted)
+    assert command() == -signal.SIGTERM
 
 
 def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-    plan = Plan(tmp_path)
+    plan = StudyPlan(tmp_path)
     run = add(plan, 9.0)
     runner = Runner(
         plan,
-        OnSlurm(tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local"),
+        SlurmExecutor(
+            tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local"
+        ),
     )
 
     def signalled() -> None:
         while not (Path(run) / "ready").exists():
             time.sleep(0.01)
-        controller = (Path(run) / JOB).read_text()
+        controller = (Path(run) / JOB_FILE).read_text()
         (task,) = (
             Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
         )
@@ -131,42 +140,45 @@ def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> 
 
 
 def test_a_second_call_waits_for_a_job_that_is_still_queued(tmp_path: Path) -> None:
-    """As Slurm has it; here submitit forgets jobs whose process is not its child, so
-    one object makes both calls."""
+    """As with Slurm. submitit's stand-in forgets jobs that are not its children, so one
+    object makes both calls."""
     pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-    place = OnSlurm(tmp_path / "slurm", None, (), {}, cluster="local")
+    executor = SlurmExecutor(tmp_path / "slurm", None, (), {}, cluster="local")
     folder = tmp_path / "run"
     folder.mkdir()
-    work = Work(
+    command = RunCommand(
         (sys.executable, "-c", "import time; time.sleep(1); raise SystemExit(3)"),
         folder,
         {},
     )
-    first = place.start(work)
-    kind = place.executor.job_class
-    known = {(folder / JOB).read_text(): first}
-    place.executor.job_class = lambda _, number: known[number].job  # type: ignore[method-assign]
-    second = place.start(work)
-    place.executor.job_class = kind
+    first = executor.start(command)
+    kind = executor.executor.job_class
+    known = {(folder / JOB_FILE).read_text(): first}
+    executor.executor.job_class = lambda _, number: known[number].job
+    second = executor.start(command)
+    executor.executor.job_class = kind
     assert second.wait() == first.wait() == 3
 
 
-def test_wishes_that_nobody_grants(
+def test_impossible_requests_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="timeout_min"):
-        OnSlurm(tmp_path, None, (), {"timeout_min": "2:00"}, cluster="local")
+        SlurmExecutor(tmp_path, None, (), {"timeout_min": "2:00"}, cluster="local")
     with pytest.raises(UserError, match="gpus_per_nod"):
-        OnSlurm(tmp_path, None, (), {"gpus_per_nod": 8}, cluster="local")
+        SlurmExecutor(tmp_path, None, (), {"gpus_per_nod": 8}, cluster="local")
     with pytest.raises(UserError, match="one task on one node"):
-        OnSlurm(tmp_path, None, (), {"nodes": 2}, cluster="local")
+        SlurmExecutor(tmp_path, None, (), {"nodes": 2}, cluster="local")
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         study_command(["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"])
     with pytest.raises(ConfigError, match="--on slurm or ray"):
         study_command(["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"])
     with pytest.raises(UserError, match="detect"):
         study_command(["miniature_text"], tmp_path, seeds=[0], on="slurm")
-    for name, make in (("submitit", lambda: OnSlurm(tmp_path)), ("ray", OnRay)):
+    for name, make in (
+        ("submitit", lambda: SlurmExecutor(tmp_path)),
+        ("ray", RayExecutor),
+    ):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match="pip install"):
             make()

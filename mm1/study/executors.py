@@ -1,14 +1,13 @@
-"""Where the runs of a study are trained: on this machine, as jobs of Slurm, or on a Ray
-cluster.
+"""Where the runs of a study are trained: on this machine, as Slurm jobs, or on Ray.
 
-Elsewhere than here the study's folder must lie on a file system that all machines
-share, under the same path, and so must this Python. Slurm's jobs are submitit's: one
-that nears its time limit, or is preempted, saves a checkpoint and is queued again. They
-outlive us: a second call finds those that it queued before and waits for them. Ray's
-tasks end with us.
+On a cluster, the study's folder and this Python must lie on a file system that all
+machines share, under the same paths. Slurm jobs go through submitit: a job that nears
+its time limit, or is preempted, saves a checkpoint and is queued again. They outlive
+this process: a second call finds the jobs that are still queued and waits for them. Ray
+tasks end with this process.
 
-`launcher` is what starts a process in place of this Python: it is followed by `-m
-mm1.cli train ...`, must wait for the run to end, and must end with its exit code.
+`launcher` replaces this Python at the start of a command: it is followed by `-m mm1.cli
+train ...`, must wait for the run to end, and must exit with its exit code.
 """
 
 import fcntl
@@ -26,22 +25,22 @@ from typing import Any, Protocol, runtime_checkable
 from mm1.config import UserError
 
 POLL_SECONDS = 0.2
-TIMEOUTS = 1000
+MAX_TIMEOUTS = 1000
 """How often a job may reach its time limit and be queued again."""
-JOB = "job.txt"
+JOB_FILE = "job.txt"
 """In a run's folder: the number of the Slurm job that trains it."""
 
 
 @runtime_checkable
-class Job(Protocol):
+class RunProcess(Protocol):
     """A run that was started; `subprocess.Popen` is one."""
 
     def poll(self) -> int | None:
-        """Its exit code; None: it has not ended."""
+        """Returns its exit code, or None while it runs."""
         ...
 
     def terminate(self) -> None:
-        """Asks it to save a checkpoint and end."""
+        """Asks it to save a checkpoint and exit."""
         ...
 
     def kill(self) -> None: ...
@@ -50,48 +49,48 @@ class Job(Protocol):
 
 
 @dataclass(slots=True)
-class Work:
-    """The command of one run, which writes `log.txt` in its folder."""
+class RunCommand:
+    """The command of one run, which writes `log.txt` into its folder."""
 
-    command: tuple[str, ...]
+    argv: tuple[str, ...]
     folder: Path
     environment: dict[str, str]
-    """What is added to that of the machine."""
+    """Added to the machine's own."""
     process: subprocess.Popen | None = field(default=None, init=False)
 
     def start(self) -> subprocess.Popen:
-        """Raises UserError where the run is being trained already."""
+        """Raises UserError if an earlier call is still training the run."""
         with (self.folder / "log.txt").open("a") as log:
-            # The child holds it as long as it lives: should we be killed, the next call
-            # does not start it twice.
+            # The child inherits the lock and holds it as long as it lives: if this
+            # process is killed, the next call does not start the run twice.
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"{self.folder} is being trained by an earlier call; wait for it,"
-                    " or end it"
+                    " or stop it"
                 ) from None
-            # In a session of its own: a terminal's Ctrl-C reaches us alone, and we stop
-            # the runs one by one.
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             environment = os.environ | self.environment
+            # In a session of its own: Ctrl-C in a terminal reaches this process alone,
+            # which then stops the runs one by one.
             return subprocess.Popen(
-                self.command, **streams, env=environment, start_new_session=True
+                self.argv, **streams, env=environment, start_new_session=True
             )
 
     def __call__(self) -> int:
-        """On another machine: starts it and waits; its exit code. Interrupted, it waits
-        for the checkpoint."""
+        """Runs it on the machine of a job, and returns its exit code.
+
+        When interrupted, asks the run to stop and waits for its checkpoint.
+        """
         while True:
             try:
                 if self.process is None:
-                    with (
-                        _interrupts_later()
-                    ):  # else one before the assignment loses the process
+                    # An interrupt before the assignment would lose the process.
+                    with _interrupts_deferred():
                         self.process = self.start()
-                while (
-                    code := self.process.poll()
-                ) is None:  # Ray's interrupt does not wake one who waits
+                # Polled, because Ray's interrupt does not wake a process that waits.
+                while (code := self.process.poll()) is None:
                     time.sleep(POLL_SECONDS)
                 return code
             except KeyboardInterrupt:
@@ -100,49 +99,49 @@ class Work:
                 self.process.terminate()
 
     def checkpoint(self) -> Any:
-        """What submitit calls, in a signal's handler, before it queues the job
-        again."""
+        """Called by submitit, in a signal handler, before it queues the job again."""
         from submitit.helpers import DelayedSubmission  # type: ignore[import-not-found]
 
         if self.process is not None:
             self.process.terminate()
-            with suppress(
-                ChildProcessError
-            ):  # `Popen.wait` would wait for a lock that the interrupted call holds
+            # Not `Popen.wait`: it waits for a lock that the interrupted call holds.
+            with suppress(ChildProcessError):
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Work(self.command, self.folder, self.environment))
+        again = RunCommand(self.argv, self.folder, self.environment)
+        return DelayedSubmission(again)
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """An interrupt that comes within is raised at the end."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+def _interrupts_deferred() -> Iterator[None]:
+    """Raises KeyboardInterrupt at the end if SIGINT arrived within."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
-class Place:
-    """Somewhere that takes work."""
+class Executor:
+    """Starts the commands of runs."""
 
     def __init__(self, jobs: int | None = None, launcher: Sequence[str] = ()) -> None:
-        """`jobs` is how many runs are trained at a time; None: all that can be
-        started."""
+        """`jobs` is the number of runs at a time; None: as many as can be started."""
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
         self.environment: dict[str, str] = {}
 
-    def start(self, work: Work) -> Job:
+    def start(self, command: RunCommand) -> RunProcess:
         raise NotImplementedError
 
 
-class Here(Place):
-    """Processes of this machine; its threads are shared out among them, and `jobs` is
-    by default one for each core."""
+class LocalExecutor(Executor):
+    """Processes on this machine, which share its cores evenly.
+
+    `jobs` defaults to one for each core.
+    """
 
     def __init__(self, jobs: int | None = None, launcher: Sequence[str] = ()) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -150,27 +149,28 @@ class Here(Place):
         if not launcher:
             self.environment["OMP_NUM_THREADS"] = str(max(1, cores // (jobs or cores)))
 
-    def start(self, work: Work) -> Job:
-        return work.start()
+    def start(self, command: RunCommand) -> RunProcess:
+        return command.start()
 
 
-class OnSlurm(Place):
-    """Jobs of Slurm, through submitit; `asked` are parameters of its `AutoExecutor`."""
+class SlurmExecutor(Executor):
+    """Slurm jobs, through submitit."""
 
     def __init__(
         self,
         folder: Path,
         jobs: int | None = None,
         launcher: Sequence[str] = (),
-        asked: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         cluster: str = "slurm",
     ) -> None:
-        """`folder` is for submitit's own files; a `cluster` "local" plays Slurm on this
-        machine.
+        """`folder` holds submitit's own files; `parameters` are for its `AutoExecutor`.
+
+        A `cluster` of "local" imitates Slurm on this machine.
 
         Raises:
-            UserError: submitit is not installed, there is no Slurm, or it knows no such
-                parameter.
+            UserError: submitit is not installed, there is no Slurm, or a parameter is
+                unknown.
         """
         try:
             import submitit  # type: ignore[import-not-found]
@@ -179,7 +179,8 @@ class OnSlurm(Place):
                 "--on slurm needs submitit: pip install 'mm1[slurm]'"
             ) from error
         super().__init__(jobs, launcher)
-        if any((asked or {}).get(name, 1) != 1 for name in ("nodes", "tasks_per_node")):
+        parameters = parameters or {}
+        if any(parameters.get(name, 1) != 1 for name in ("nodes", "tasks_per_node")):
             raise UserError(
                 "--on slurm: a job is one task on one node; for runs over several nodes"
                 ' leave --on out, and give --launcher "srun --nodes N ... torchrun'
@@ -187,9 +188,9 @@ class OnSlurm(Place):
             )
         try:
             self.executor = submitit.AutoExecutor(
-                folder, cluster=cluster, **{f"{cluster}_max_num_timeout": TIMEOUTS}
+                folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS}
             )
-            self.executor.update_parameters(**asked or {})
+            self.executor.update_parameters(**parameters)
         except (
             RuntimeError,
             AssertionError,
@@ -199,26 +200,25 @@ class OnSlurm(Place):
         ) as error:
             raise UserError(f"--on slurm: {error}") from error
 
-    def start(self, work: Work) -> Job:
-        note = work.folder / JOB
-        kind: Any = self.executor.job_class
-        if (
-            note.is_file()
-            and not (earlier := kind(self.executor.folder, note.read_text())).done()
-        ):
-            return _Queued(earlier, work)
-        self.executor.update_parameters(name=work.folder.name)
-        job = self.executor.submit(work)
-        note.write_text(job.job_id)
-        return _Queued(job, work)
+    def start(self, command: RunCommand) -> RunProcess:
+        job_file = command.folder / JOB_FILE
+        job_class: Any = self.executor.job_class
+        if job_file.is_file():
+            earlier = job_class(self.executor.folder, job_file.read_text())
+            if not earlier.done():
+                return _SlurmRun(earlier, command)
+        self.executor.update_parameters(name=command.folder.name)
+        job = self.executor.submit(command)
+        job_file.write_text(job.job_id)
+        return _SlurmRun(job, command)
 
 
-class _Queued:
-    """A job of submitit's."""
+class _SlurmRun:
+    """A run that is a job of submitit."""
 
-    def __init__(self, job: Any, work: Work) -> None:
+    def __init__(self, job: Any, command: RunCommand) -> None:
         self.job = job
-        self.work = work
+        self.command = command
 
     def poll(self) -> int | None:
         return self._code() if self.job.done() else None
@@ -235,21 +235,23 @@ class _Queued:
 
     def _code(self) -> int:
         error = self.job.exception()
-        return self.job.result() if error is None else _failed(self.work, error)
+        return self.job.result() if error is None else _failed(self.command, error)
 
 
-class OnRay(Place):
-    """Tasks on the cluster of `RAY_ADDRESS`, or on one made here; `asked` are options
-    of a Ray task."""
+class RayExecutor(Executor):
+    """Tasks on the Ray cluster of `RAY_ADDRESS`, or on one that is started here."""
 
     def __init__(
         self,
         jobs: int | None = None,
         launcher: Sequence[str] = (),
-        asked: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises UserError where Ray is not installed or does not start, or knows no
-        such option."""
+        """`options` are those of a Ray task.
+
+        Raises:
+            UserError: Ray is not installed or does not start, or an option is unknown.
+        """
         try:
             import ray  # type: ignore[import-not-found]
         except ImportError as error:
@@ -263,28 +265,27 @@ class OnRay(Place):
                     include_dashboard=False,
                     logging_level="warning",
                 )
-            self.task = ray.remote(_train).options(max_retries=0, **asked or {})
-        except (
-            Exception
-        ) as error:  # Ray raises bare Exceptions, a late raylet's among them
+            self.task = ray.remote(_train).options(max_retries=0, **options or {})
+        # Ray raises bare Exceptions, for a raylet that starts late among others.
+        except Exception as error:
             raise UserError(f"--on ray: {error}") from error
 
-    def start(self, work: Work) -> Job:
-        return _Task(self.ray, self.task.remote(work), work)
+    def start(self, command: RunCommand) -> RunProcess:
+        return _RayRun(self.ray, self.task.remote(command), command)
 
 
-def _train(work: Work) -> int:
+def _train(command: RunCommand) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return work()
+    return command()
 
 
-class _Task:
-    """A task of Ray's."""
+class _RayRun:
+    """A run that is a Ray task."""
 
-    def __init__(self, ray: Any, reference: Any, work: Work) -> None:
+    def __init__(self, ray: Any, reference: Any, command: RunCommand) -> None:
         self.ray = ray
         self.reference = reference
-        self.work = work
+        self.command = command
 
     def poll(self) -> int | None:
         return self.wait() if self.ray.wait([self.reference], timeout=0)[0] else None
@@ -299,11 +300,11 @@ class _Task:
         try:
             return self.ray.get(self.reference)
         except self.ray.exceptions.RayError as error:
-            return _failed(self.work, error)
+            return _failed(self.command, error)
 
 
-def _failed(work: Work, error: BaseException) -> int:
-    """The run's process did not end by itself; its log says why."""
-    with (work.folder / "log.txt").open("a") as log:
+def _failed(command: RunCommand, error: BaseException) -> int:
+    """Logs why the run's process did not exit by itself, and returns exit code 1."""
+    with (command.folder / "log.txt").open("a") as log:
         log.write(f"{error}\n")
     return 1

@@ -1,0 +1,198 @@
+"""The page of a learning-rate search: the grid of each size, and the fitted line beside
+the paper's."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mm1.report.charts import WIDE, Frame, Series, axis, line_chart
+from mm1.report.page import NOTHING, Html, count, grid, page, section, table, tag
+from mm1.study.lr_fit import LrLaw, Optimum, Point
+from mm1.study.lr_search import LrSearchResult
+
+RateLaw = Callable[[float], float]
+"""Number of parameters -> peak rate."""
+COLUMNS = (
+    "Parameters",
+    "Best rate",
+    "x/ standard error",
+    "Line",
+    "95% of the line",
+    "95% of one size",
+    "MM1's law",
+)
+
+
+def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
+    """Writes NAME.html and returns its path; `paper` is the law drawn beside ours."""
+    search = result.search
+    law = result.law
+    larger = result.larger
+    body = (
+        tag("header", tag("h1", search.title), tag("p", search.about, class_="lead")),
+        section(
+            "The line",
+            tag("p", check_prediction(law, larger)),
+            _line(law, larger, paper),
+            note=_equation(law),
+        ),
+        section(
+            "Each size",
+            grid(*(_losses(result.points, each) for each in (*law.optima, larger))),
+            note=LOSSES_NOTE,
+        ),
+        section(
+            "Numbers",
+            table(COLUMNS, _rows(law, larger, paper), numbers=range(7)),
+            note=NUMBERS_NOTE,
+        ),
+    )
+    path = folder / f"{search.name}.html"
+    path.write_text(page(search.title, *body), encoding="utf-8")
+    return path
+
+
+LOSSES_NOTE = (
+    "Dots: geometric mean of the loss over seeds; bars span its range. Dashed: the"
+    " fitted parabola."
+)
+NUMBERS_NOTE = (
+    "The last row is the size that is not part of the fit. Weight decay is 0.1 in"
+    " torch's convention throughout."
+)
+
+
+def check_prediction(law: LrLaw, larger: Optimum) -> str:
+    """Says whether the larger size's best rate lies in its predicted 95% interval."""
+    predicted = law.predict(larger.params)
+    ratio = larger.lr / predicted.lr
+    words = (
+        f"For {count(larger.params)} parameters the line predicts {predicted.lr:.3g};"
+        f" the best rate is {larger.lr:.3g} (x {ratio:.2f})"
+    )
+    if predicted.single is None:
+        return f"{words}. Two sizes give no interval to judge that by."
+    low, high = predicted.single
+    inside = "inside" if low <= larger.lr <= high else "outside"
+    return f"{words}, {inside} the 95% interval {low:.3g} to {high:.3g}."
+
+
+def _equation(law: LrLaw) -> str:
+    half = law.slope_half
+    interval = (
+        "no interval from two sizes"
+        if half is None
+        else f"95% interval {law.slope - half:.3f} to {law.slope + half:.3f}"
+    )
+    return (
+        f"ln rate = {law.slope:.4f} ln parameters {law.intercept:+.4f}; slope:"
+        f" {interval}"
+    )
+
+
+def _rows(law: LrLaw, larger: Optimum, paper: RateLaw) -> list[tuple[str, ...]]:
+    """The row of each size: its best rate, and what both lines predict."""
+    lines = []
+    for best in (*law.optima, larger):
+        predicted = law.predict(best.params)
+        error = NOTHING if best.error is None else f"{math.exp(best.error):.2f}"
+        lines.append(
+            (
+                count(best.params),
+                f"{best.lr:.3g}",
+                error,
+                f"{predicted.lr:.3g}",
+                _interval(predicted.line),
+                _interval(predicted.single),
+                f"{paper(best.params):.3g}",
+            )
+        )
+    return lines
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return NOTHING if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+
+
+def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
+    sizes = [optimum.params for optimum in law.optima]
+    ends = (math.log10(min(sizes)), math.log10(larger.params) + 0.2)
+    xs = np.linspace(*ends, 40).tolist()
+    predicted = [law.predict(10**x) for x in xs]
+
+    def curve(rates: Sequence[float]) -> list[tuple[float, float]]:
+        return [(x, math.log10(rate)) for x, rate in zip(xs, rates, strict=True)]
+
+    ours = curve([each.lr for each in predicted])
+    series = [Series("our line", ours, "tone-1", "our line", strong=True)]
+    intervals = [each.single for each in predicted if each.single]
+    if intervals:
+        name = "95% of one size"
+        low, high = (curve(rates) for rates in zip(*intervals, strict=True))
+        series.append(Series(name, low, "tone-1", dashed=True))
+        series.append(Series(name, high, "tone-1", name, dashed=True))
+    theirs = curve([paper(10**x) for x in xs])
+    series.append(Series("MM1's law", theirs, "tone-2", "MM1's law"))
+    for key, optima, tone in (
+        ("best rates", law.optima, "tone-0"),
+        ("best rate of the larger size", (larger,), "tone-5"),
+    ):
+        series += [
+            _marks(key if i == 0 else "", optimum, tone)
+            for i, optimum in enumerate(optima)
+        ]
+    points = [point for each in series for point in each.points]
+    frame = Frame(
+        axis([x for x, _ in points], "log10 of parameters"),
+        axis([y for _, y in points], "", air=0.05),
+        2 * WIDE,
+    )
+    return line_chart(
+        "Best rate against size",
+        series,
+        frame,
+        aside=" log10 of the rate; bars: one standard error",
+    )
+
+
+def _marks(key: str, optimum: Optimum, tone: str) -> Series:
+    error = () if optimum.error is None else (optimum.error / math.log(10),)
+    point = (math.log10(optimum.params), math.log10(optimum.lr))
+    return Series(f"{optimum.lr:.3g}", [point], tone, key, errors=error, dots=True)
+
+
+def _losses(points: Sequence[Point], best: Optimum) -> Html:
+    """A chart of losses, not of their logarithms."""
+    own = [p for p in points if p.params == best.params and math.isfinite(p.cost)]
+    rates = sorted({p.lr for p in own})
+    losses = [[math.exp(p.cost) for p in own if p.lr == rate] for rate in rates]
+    means = [
+        (math.log10(rate), float(np.exp(np.mean(np.log(each)))))
+        for rate, each in zip(rates, losses, strict=True)
+    ]
+    spread = [(max(each) - min(each)) / 2 for each in losses]
+    c0, c1, c2 = best.curve
+    near = np.linspace(-math.log(2), math.log(2), 20)
+    parabola = [
+        (math.log10(best.centre) + x / math.log(10), math.exp(c0 + c1 * x + c2 * x * x))
+        for x in near.tolist()
+    ]
+    series = [
+        Series(
+            "loss", means, "tone-1", f"best {best.lr:.3g}", errors=spread, dots=True
+        ),
+        Series("parabola", parabola, "tone-5", dashed=True),
+    ]
+    heights = [
+        y + sign * e
+        for sign in (1, -1)
+        for (_, y), e in zip(means, spread, strict=True)
+    ]
+    frame = Frame(
+        axis([x for x, _ in means], "log10 of the rate"),
+        axis(heights, "", air=0.05),
+        WIDE,
+    )
+    return line_chart(f"{count(best.params)} parameters", series, frame)
