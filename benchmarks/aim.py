@@ -21,10 +21,10 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel
+from mm1.miniature.aim import miniature_aim
 from mm1.miniature.recipes import make_world
 from mm1.overrides import override
-from mm1.recipes.aim import miniature_aim
 
 
 class Pixels(nn.Module):
@@ -89,7 +89,7 @@ def main() -> None:
     words = Tokenizer.Config(
         path=str(arguments.out / "world" / "tokenizer.json")
     ).build()
-    pixels = Trained(
+    pixels = TrainedModel(
         Pixels(), Renderer(words, ImageProcessor(size)), torch.device("cpu")
     )  # type: ignore[arg-type]
     evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")

@@ -93,7 +93,7 @@ def main() -> None:
         for shared in times:
             start = time.process_time()
             answers[shared] = model.generate(
-                prompts, max_tokens=MAX_TOKENS, shared=shared
+                prompts, max_tokens=MAX_TOKENS, share_prefix=shared
             )
             times[shared].append(time.process_time() - start)
     apart, once = (statistics.median(times[shared]) for shared in (False, True))

@@ -42,7 +42,7 @@ from mm1.catalog import recipe
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.infer.renderer import make_renderer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.collate import Span, collate
 from mm1.loader.loader import load
 from mm1.loader.mixture import Mixture

@@ -430,8 +430,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from mm1 import dist
-    from mm1.eval.evaluate import table
-    from mm1.eval.evaluate_run import evaluate_run
+    from mm1.eval.evaluate import evaluate_run, format_scores
 
     config = _config(str(arguments.run), arguments.overrides)
     out = arguments.out or arguments.run
@@ -443,7 +442,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         out=out,
     )
     if dist.rank() == 0:
-        print(table(scores))
+        print(format_scores(scores))
 
 
 def view(arguments: argparse.Namespace) -> None:

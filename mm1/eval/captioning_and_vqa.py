@@ -1,20 +1,19 @@
-"""Benchmarks that read published annotation files and a folder of pictures: captions,
-and short answers.
+"""Base classes of benchmarks that read a published annotation file and a folder of
+images.
 
-The prompts of all of them stand here, and nowhere else:
+Their prompts are defined here and nowhere else:
 
-    captions         <image>A photo of                                    a caption comes next
-    short answers    <image>Question: what colour? Short answer:          an answer comes next
+    captioning    <image>A photo of                                    then a caption
+    VQA           <image>Question: what colour? Short answer:          then an answer
 
-Both are a choice in wide use (OpenFlamingo's differ by a word or two); MM1's own are
-not known to us. With `chat`, for fine-tuned models, they are LLaVA-1.5's
-(arXiv:2310.03744):
+Both are in wide use (OpenFlamingo's differ by a word or two); MM1's own are not
+published. With `chat`, for fine-tuned models, they are LLaVA-1.5's (arXiv:2310.03744):
 
-    captions         <image>Provide a one-sentence caption for the provided image.
-    short answers    <image>what colour?
-                     Answer the question using a single word or phrase.
+    captioning    <image>Provide a one-sentence caption for the provided image.
+    VQA           <image>what colour?
+                  Answer the question using a single word or phrase.
 
-Each can be changed as `instruction`.
+The option `instruction` replaces them.
 """
 
 from collections.abc import Hashable, Sequence
@@ -24,19 +23,19 @@ from typing import Any, ClassVar
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
-from mm1.eval.annotation_files import Folder, read_json
-from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split, picture
+from mm1.eval.annotation_files import BenchmarkImages, read_annotations, read_image
+from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.eval.cider import cider
 from mm1.eval.metrics import vqa_accuracy
 
-DESCRIBE = "A photo of"
-ANSWER_SHORTLY = "Question: {} Short answer:"
-DESCRIBE_IN_CHAT = "Provide a one-sentence caption for the provided image."
-ANSWER_SHORTLY_IN_CHAT = "{}\nAnswer the question using a single word or phrase."
+CAPTION_PROMPT = "A photo of"
+CAPTION_PROMPT_IN_CHAT = "Provide a one-sentence caption for the provided image."
+VQA_PROMPT = "Question: {} Short answer:"
+VQA_PROMPT_IN_CHAT = "{}\nAnswer the question using a single word or phrase."
 
 
-class Annotated(Benchmark):
-    """Records of one JSON file for each split, about pictures in one folder."""
+class AnnotationBenchmark(Benchmark):
+    """Records from one JSON file a split, about the images in one folder."""
 
     KEYS: ClassVar[tuple[str, ...] | None]
     """What the object in the file must have; None: the file holds a list."""
@@ -44,62 +43,65 @@ class Annotated(Benchmark):
     @dataclass(kw_only=True, slots=True)
     class Config(Benchmark.Config):
         annotations: str = ""
-        """The file of what is asked."""
+        """Annotation file of the test split."""
         images: str = ""
-        """The folder of its pictures."""
+        """Folder of its images."""
         train_annotations: str = ""
-        """The file that demonstrations are drawn from."""
+        """Annotation file of the split that demonstrations come from."""
         train_images: str = ""
-        """The folder of their pictures; empty: the same folder."""
+        """Folder of its images; empty: the same folder."""
         instruction: str = ""
-        """What follows the picture; empty: the words above."""
+        """What follows the image; empty: the prompts above."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
 
     def records(self, split: Split) -> Sequence[Any]:
-        """Raises ConfigError, FileNotFoundError or ValueError, naming file and record,
-        where something is amiss."""
+        """
+        Raises:
+            ConfigError, FileNotFoundError, ValueError: something is wrong with the
+                files; the message names file and record.
+        """
         c = self.config
         train = split == "train"
-        path, data = self.file("annotations", split, self.KEYS)
-        folder = Folder(
+        path, data = self.read_file("annotations", split, self.KEYS)
+        images = BenchmarkImages(
             (train and c.train_images) or c.images,
             "train_images" if train else "images",
         )
-        return self.read(path, data, folder, split)
+        return self.read(path, data, images, split)
 
-    def picture_name(self, record: Any) -> Hashable:
-        return record.picture
+    def image_key(self, record: Any) -> Hashable:
+        return record.image
 
     def read(
-        self, path: Path, data: Any, folder: Folder, split: Split
+        self, path: Path, data: Any, images: BenchmarkImages, split: Split
     ) -> Sequence[Any]:
-        """The records of a file's content, each with an answer and a picture that is
-        there."""
+        """The records in the content of a file, each with an answer and an existing
+        image."""
         raise NotImplementedError
 
-    def file(
+    def read_file(
         self, name: str, split: Split, keys: Sequence[str] | None
     ) -> tuple[Path, Any]:
-        """Path and content of the file that the config's field `name`, or `train_` and
-        the name, points at."""
+        """Path and content of the file in the config field `name`, for the train split
+        `train_` + `name`."""
         field = f"train_{name}" if split == "train" else name
-        return read_json(getattr(self.config, field), field, keys)
+        return read_annotations(getattr(self.config, field), field, keys)
 
 
 @dataclass(frozen=True, slots=True)
-class Captioned:
+class CaptionedImage:
     id: str
-    picture: Path | bytes
+    image: Path | bytes
     captions: tuple[str, ...]
 
 
-class Captions(Annotated):
-    """Pictures with several captions each, scored by CIDEr."""
+class CaptionBenchmark(AnnotationBenchmark):
+    """Images with several captions each, scored by CIDEr."""
 
-    EXAMPLE = Captioned(
+    EXAMPLE = CaptionedImage(
         "391895",
         PIXEL,
         ("A man with a red helmet on a dirt road.", "A man rides a small moped."),
@@ -108,17 +110,17 @@ class Captions(Annotated):
     metric = "CIDEr"
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Annotated.Config):
+    class Config(AnnotationBenchmark.Config):
         max_tokens: int = 32
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
-        usual = DESCRIBE_IN_CHAT if config.chat else DESCRIBE
-        self.instruction = config.instruction or usual
+        default = CAPTION_PROMPT_IN_CHAT if config.chat else CAPTION_PROMPT
+        self.instruction = config.instruction or default
 
-    def question(self, record: Captioned) -> Question:
-        image = picture(record.picture, f"image {record.id}")
+    def question(self, record: CaptionedImage) -> Question:
+        image = read_image(record.image, f"image {record.id}")
         return Question(
             Document((image, Text(self.instruction))), record.captions, record.id
         )
@@ -131,19 +133,19 @@ class Captions(Annotated):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VQARecord:
     id: str
     question: str
-    picture: Path | bytes
+    image: Path | bytes
     answers: tuple[str, ...]
-    """Of the annotators."""
+    """One of each annotator."""
 
 
-class ShortAnswers(Annotated):
-    """Questions about pictures, with the answers of several people, scored by VQA
+class VQABenchmark(AnnotationBenchmark):
+    """Questions about images with the answers of several annotators, scored by VQA
     accuracy."""
 
-    EXAMPLE = Asked(
+    EXAMPLE = VQARecord(
         "262148000",
         "Where is he looking?",
         PIXEL,
@@ -153,26 +155,25 @@ class ShortAnswers(Annotated):
     metric = "VQA accuracy"
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Annotated.Config):
+    class Config(AnnotationBenchmark.Config):
         instruction: str = ""
-        """What follows the picture, with a place for the question; empty: the words
+        """What follows the image, with {} for the question; empty: the prompts
         above."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
-        usual = ANSWER_SHORTLY_IN_CHAT if config.chat else ANSWER_SHORTLY
-        self.instruction = config.instruction or usual
+        default = VQA_PROMPT_IN_CHAT if config.chat else VQA_PROMPT
+        self.instruction = config.instruction or default
         if self.instruction.count("{}") != 1:
             raise ConfigError(
-                f"instruction {self.instruction!r} needs one {{}}, where the question"
-                " goes"
+                f"instruction {self.instruction!r} needs one {{}} for the question"
             )
 
-    def question(self, record: Asked) -> Question:
-        image = picture(record.picture, f"question {record.id}")
-        words = Text(self.instruction.replace("{}", record.question))
-        return Question(Document((image, words)), record.answers, record.id)
+    def question(self, record: VQARecord) -> Question:
+        image = read_image(record.image, f"question {record.id}")
+        text = Text(self.instruction.replace("{}", record.question))
+        return Question(Document((image, text)), record.answers, record.id)
 
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]

@@ -1,71 +1,118 @@
-"""Exams (`mm1.eval.evaluator`) at several numbers of shots -> predictions and scores in
-a run folder.
+"""Evaluation of a trained model or a run folder, with resumption.
 
-predictions/digits-4shot.jsonl        one question a line, with its prompt, its prediction and its score
-predictions/digits-4shot-draw2.jsonl  the same questions after other shots, where there are several draws
-predictions/digits-4shot/17-0.png     the pictures of the first few prompts
-scores.json                           {"digits": {"metric": ..., "chance": ..., "shots": {"4": {"score": ...}}}}
+predictions/   a file for each benchmark, number of shots and draw (mm1/eval/predictions.py)
+scores.json    {"digits": {"metric": ..., "chance": ..., "shots": {"4": {"score": ...}}}}
 """
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pillow
 from rich.console import Console
 from rich.progress import Progress
 
 from mm1 import dist
-from mm1.data.image_processing import decode_image, resize
+from mm1.config import ConfigError, nearest
 from mm1.eval.evaluator import Evaluator, Line
+from mm1.eval.predictions import (
+    predictions_path,
+    read_predictions,
+    write_predictions,
+)
 from mm1.files import read_object, write_text
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel
+from mm1.runs.folder import load_model
+from mm1.runs.folder import version as weights_version
 
-NUM_PICTURED = 12
-"""Questions of each benchmark whose pictures are written, for people to look at."""
-LONGEST_SIDE = 384
-"""Written pictures are made no larger, in pixels."""
+
+def evaluate_run(
+    folder: Path,
+    config: Any,
+    *,
+    names: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluates a finished run on the benchmarks of `config`, or on those in `names`.
+
+    Args:
+        folder: the run folder.
+        config: its config, possibly edited: more benchmarks, other options.
+        names: which of the config's benchmarks; None: all.
+        shots: numbers of shots that replace the benchmarks' own.
+        out: where predictions and scores go; None: the run folder.
+
+    Returns:
+        The content of scores.json, as `evaluate` does.
+
+    Raises:
+        ConfigError: the config has no benchmark of that name, or none at all.
+    """
+    chosen = list(names or config.benchmarks)
+    for name in chosen:
+        if name not in config.benchmarks:
+            raise ConfigError(
+                f"the run has no benchmark {name!r}{nearest(name, config.benchmarks)}"
+            )
+    if not chosen:
+        raise ConfigError(
+            "the run has no benchmarks; add one, such as benchmarks.coco=coco"
+        )
+    own = {} if shots is None else {"shots": tuple(shots)}
+    benchmarks = {
+        name: replace(config.benchmarks[name], **own).build() for name in chosen
+    }
+    model, renderer, _ = load_model(folder, device := dist.start(), config=config)
+    return evaluate(
+        TrainedModel(model, renderer, device),
+        benchmarks,
+        config.shots,
+        out or folder,
+        version=weights_version(folder),
+    )
 
 
 def evaluate(
-    trained: Trained,
+    trained: TrainedModel,
     benchmarks: Mapping[str, Evaluator],
     shots: Sequence[int],
     folder: Path,
     *,
     version: str,
 ) -> dict[str, Any]:
-    """Asks every benchmark at every number of shots (its own, or `shots`); returns what
-    `scores.json` then holds.
+    """Evaluates on every benchmark at every number of shots; all ranks call together.
 
-    The ranks share the questions and must call this together. `version` is a
-    fingerprint of the weights: scores made with others are dropped; what was finished
-    with the same weights, settings and records is not asked again, draw by draw.
-    `score` is the mean over questions and draws, `stderr` the standard deviation of the
-    questions' scores (their means over draws) over the square root of their number,
-    `spread` the standard deviation of the draws' scores.
+    Args:
+        benchmarks: name -> benchmark.
+        shots: numbers of shots for benchmarks that do not set their own.
+        folder: where predictions and scores.json go.
+        version: a fingerprint of the weights. Scores made with other weights are
+            dropped; a draw made with the same weights, settings and records is reused.
+
+    Returns:
+        The content of scores.json: `score` is the mean over questions and draws,
+        `stderr` its standard error over questions (each averaged over draws), `spread`
+        the standard deviation of the draws' scores.
 
     Raises:
-        ConfigError: the model cannot be asked a benchmark, or it has too few records
-            for its demonstrations.
+        ConfigError: a benchmark does not suit the model, or has too few train records.
     """
     for benchmark in benchmarks.values():
         benchmark.check(trained.model)
     scores = _known_scores(folder / "scores.json", version)
-    plan = {name: benchmark.plan(shots) for name, benchmark in benchmarks.items()}
+    counts = {name: b.shot_counts(shots) for name, b in benchmarks.items()}
     total = sum(
-        len(b.chosen) * sum(map(b.num_draws, plan[name]))
-        for name, b in benchmarks.items()
+        len(benchmark.chosen) * sum(map(benchmark.num_draws, counts[name]))
+        for name, benchmark in benchmarks.items()
     )
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=quiet
-    ) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet) as progress:
         bars = _Bars(progress, total)
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
@@ -74,117 +121,102 @@ def evaluate(
                 "chance": benchmark.chance,
                 "shots": known,
             }
-            for num_shots, settings in _settings(
-                benchmark, trained, plan[name]
-            ).items():
-                old = known.get(str(num_shots), {})
-                num_known = (
-                    len(old.get("draws", ())) if old.get("settings") == settings else 0
-                )
-                path = folder / "predictions" / f"{name}-{num_shots}shot.jsonl"
-                for lines in _draws(
-                    benchmark, trained, num_shots, num_known, path, bars
+            settings = _settings(benchmark, trained, counts[name])
+            for num_shots, fingerprint in settings.items():
+                key = str(num_shots)
+                old = known.get(key, {})
+                reusable = old.get("settings") == fingerprint
+                num_known = len(old.get("draws", ())) if reusable else 0
+                for draws in _draws(
+                    name, benchmark, trained, num_shots, num_known, folder, bars
                 ):
-                    result = _result(benchmark, lines, num_shots) | {
-                        "version": version,
-                        "settings": settings,
-                    }
-                    if result != known.get(str(num_shots)):
-                        known[str(num_shots)] = result
-                        _write(
-                            folder / "scores.json", json.dumps(scores, indent=1) + "\n"
-                        )
+                    result = _result(benchmark, draws, num_shots)
+                    result |= {"version": version, "settings": fingerprint}
+                    if result != known.get(key):
+                        known[key] = result
+                        _write_scores(folder, scores)
                         dist.say(
                             f"{name}, {num_shots} shots:"
-                            f" {shown(benchmark.metric, result)}"
+                            f" {format_score(benchmark.metric, result)}"
                         )
     return scores
 
 
-def table(scores: Mapping[str, Any]) -> str:
-    """What `scores.json` holds, for people: a line for each benchmark and number of
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """The content of scores.json as text: a line for each benchmark and number of
     shots."""
     return "\n".join(
-        f"{name:24} {num_shots:>2} shots  {shown(result['metric'], score)}"
+        f"{name:24} {num_shots:>2} shots  {format_score(result['metric'], score)}"
         for name, result in scores.items()
         for num_shots, score in result["shots"].items()
     )
 
 
-def shown(metric: str, score: Mapping[str, Any]) -> str:
+def format_score(metric: str, score: Mapping[str, Any]) -> str:
     spread = (
         f", spread {score['spread']:.3f} over {len(score['draws'])} draws"
         if "spread" in score
         else ""
     )
-    meaning = f" ({score['zero_shot']})" if "zero_shot" in score else ""
+    meaning = f" ({score['zero_shot_prompt']})" if "zero_shot_prompt" in score else ""
     return f"{metric} {score['score']:.3f} +- {score['stderr']:.3f}{spread}{meaning}"
 
 
 def _draws(
+    name: str,
     benchmark: Evaluator,
-    trained: Trained,
+    trained: TrainedModel,
     num_shots: int,
     num_known: int,
-    first: Path,
+    folder: Path,
     bars: "_Bars",
 ) -> Iterator[list[list[Line]]]:
-    """The lines of all draws so far, each time that another one was asked, and at the
-    end.
+    """Yields the lines of all draws so far, after each new draw and at the end.
 
-    `num_known` draws have scores; their lines are read where their files are still
-    there. `first` is the first one's.
+    The first `num_known` draws have scores; they are read from their files where those
+    still exist.
     """
     draws: list[list[Line]] = []
-    for draw in range(count := benchmark.num_draws(num_shots)):
-        path = first.with_stem(f"{first.stem}-draw{draw + 1}") if draw else first
-        if known := dist.all_true(draw < num_known and path.is_file()):
-            draws.append(
-                [
-                    json.loads(line)
-                    for line in path.read_text(encoding="utf-8").splitlines()
-                ]
-            )
-            bars.answered(len(benchmark.chosen))
+    num_draws = benchmark.num_draws(num_shots)
+    for draw in range(num_draws):
+        path = predictions_path(folder, name, num_shots, draw)
+        known = dist.all_true(draw < num_known and path.is_file())
+        if known:
+            draws.append(read_predictions(path))
+            bars.advance(len(benchmark.chosen))
         else:
-            benchmark.prepare(num_shots, bars.looked)
-            draws.append(
-                benchmark.ask(
-                    trained,
-                    num_shots,
-                    lambda n: bars.answered(n * dist.world_size()),
-                    draw,
-                )
+            benchmark.prepare(num_shots, bars.prepared)
+            lines = benchmark.evaluate(
+                trained, num_shots, lambda n: bars.advance(n * dist.world_size()), draw
             )
-            _write_predictions(benchmark, num_shots, draw, draws[-1], path)
-        if not known or draw == count - 1:
+            write_predictions(path, lines, benchmark, num_shots, draw)
+            draws.append(lines)
+        if not known or draw == num_draws - 1:
             yield draws
 
 
 class _Bars:
-    """Questions that are answered, and pictures that are looked at to find shots."""
+    """Progress of questions, and of the images that are encoded to retrieve shots."""
 
     def __init__(self, progress: Progress, num_questions: int) -> None:
         self.progress = progress
         self.questions = progress.add_task("questions", total=num_questions)
-        self.pictures = progress.add_task("pictures of shots", visible=False)
+        self.images = progress.add_task("images for retrieval", visible=False)
 
-    def answered(self, number: int) -> None:
+    def advance(self, number: int) -> None:
         self.progress.advance(self.questions, number)
 
-    def looked(self, seen: int, total: int) -> None:
+    def prepared(self, done: int, total: int) -> None:
         self.progress.update(
-            self.pictures, completed=seen, total=total, visible=seen < total
+            self.images, completed=done, total=total, visible=done < total
         )
 
 
 def _known_scores(path: Path, version: str) -> dict[str, Any]:
-    """The scores in the folder that were made with these weights."""
-    scores = (
-        read_object(path, "delete it, to have its questions asked again")
-        if path.is_file()
-        else {}
-    )
+    """The scores in the file that were made with these weights."""
+    if not path.is_file():
+        return {}
+    scores = read_object(path, "delete it, and the benchmarks will be run again")
     for result in scores.values():
         result["shots"] = {
             k: v for k, v in result["shots"].items() if v.get("version") == version
@@ -192,16 +224,23 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
     return {name: result for name, result in scores.items() if result["shots"]}
 
 
+def _write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
+    if dist.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+
+
 def _settings(
-    benchmark: Evaluator, trained: Trained, shots: Sequence[int]
+    benchmark: Evaluator, trained: TrainedModel, shots: Sequence[int]
 ) -> dict[int, str]:
-    """Number of shots -> a fingerprint of what answers depend on besides the
+    """Number of shots -> a fingerprint of all that results depend on but the
     weights."""
-    alike = (trained.renderer.image_processor, _fingerprint(benchmark.test))
-    train = _fingerprint(benchmark.train) if any(map(benchmark.learns, shots)) else ""
+    test = (trained.renderer.image_processor, _fingerprint(benchmark.test))
+    uses_train = any(map(benchmark.uses_train, shots))
+    train = _fingerprint(benchmark.train) if uses_train else ""
     return {
         k: _fingerprint(
-            [benchmark.settings(k), alike, train if benchmark.learns(k) else ""]
+            [benchmark.settings(k), test, train if benchmark.uses_train(k) else ""]
         )
         for k in shots
     }
@@ -225,53 +264,13 @@ def _result(
         "stderr": float(stderr),
         "num_questions": scores.shape[1],
     }
-    figures = [benchmark.figures(lines) for lines in draws]
+    extra = [benchmark.extra_metrics(lines) for lines in draws]
     result |= {
-        name: float(np.mean([each[name] for each in figures])) for name in figures[0]
+        name: float(np.mean([metrics[name] for metrics in extra])) for name in extra[0]
     }
     result["draws"] = means.tolist()
     if len(draws) > 1:
         result["spread"] = float(means.std(ddof=1))
-    meaning = benchmark.zero_shot(num_shots)
-    return result | ({"zero_shot": meaning} if meaning else {})
-
-
-def _write_predictions(
-    benchmark: Evaluator, num_shots: int, draw: int, lines: list[Line], path: Path
-) -> None:
-    """Writes the lines; of the first draw also the pictures of the first prompts, in
-    order, which their lines list."""
-    if dist.rank() != 0:
-        return
-    if draw == 0:
-        _write_pictures(benchmark, num_shots, lines, path)
-    _write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _write_pictures(
-    benchmark: Evaluator, num_shots: int, lines: list[Line], path: Path
-) -> None:
-    place = path.with_suffix("")
-    place.mkdir(parents=True, exist_ok=True)
-    for number, line in zip(benchmark.chosen[:NUM_PICTURED], lines, strict=False):
-        line["pictures"] = []
-        for i, image in enumerate(benchmark.pictures(number, num_shots)):
-            file = place / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', line['id'])}-{i}.png"
-            shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height))
-            size = (
-                max(1, round(image.height * shrink)),
-                max(1, round(image.width * shrink)),
-            )
-            Pillow.fromarray(
-                resize(decode_image(image.data), size).permute(1, 2, 0).numpy()
-            ).save(file)
-            line["pictures"].append(file.relative_to(path.parent.parent).as_posix())
-
-
-def _write(path: Path, content: str) -> None:
-    """Rank 0 writes aside and renames, so that a killed evaluation leaves no half
-    file."""
-    if dist.rank() != 0:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, content)
+    if meaning := benchmark.describe_zero_shot(num_shots):
+        result["zero_shot_prompt"] = meaning
+    return result

@@ -1,12 +1,13 @@
-"""What a run is asked when it has finished: the role of everything in
+"""The contract of everything a trained model can be evaluated on, the entries of
 `Trainer.Config.benchmarks`.
 
-Benchmark   questions that a language model answers in words, after shots     mm1/eval/benchmarks
-ZeroShot    pictures that CLIP names by the nearest of given texts            mm1/eval/zero_shot.py
+Benchmark                  questions that a language model answers after shots    mm1/eval/benchmarks
+ZeroShotClassification     images classified by CLIP's nearest class name         mm1/eval/zero_shot_classification.py
+Probe                      images classified from frozen features                 mm1/eval/probe.py
 
-An exam has records, asks a trained model about those that are chosen, and gives one
-scored line for each. What is written, and that nothing is asked twice, is
-`mm1.eval.evaluate`'s, alike for all.
+An evaluator has records, runs a trained model on some of them and returns a scored line
+for each. `mm1.eval.evaluate` runs it at several numbers of shots, writes the lines and
+reuses what is already there.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,44 +16,38 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch.distributed
 
 from mm1 import config as configs
-from mm1 import dist
 from mm1.config import ConfigError, Configurable
 from mm1.data.document import Image
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
 
 Split = Literal["train", "test"]
 
 Line = dict[str, Any]
-"""A question as predictions/NAME-Nshot.jsonl shows it: at least `id`, `prompt`,
-`answers`, `prediction` and `score`."""
-
-CHUNK = 512
-"""Questions of a rank whose pictures are in memory at once."""
+"""A line of predictions/NAME-4shot.jsonl: at least `id`, `prompt`, `answers`,
+`prediction` and `score`."""
 
 
 class Evaluator(Configurable):
-    """Records of which some are asked; each gives a line with a score, and their mean
-    is the exam's."""
+    """Records, each of which gives a line with a score; the evaluator's score is their
+    mean."""
 
     metric: str
-    """What a score is."""
+    """Name of the score."""
     chance: float | None = None
-    """The score of blind guessing, where it is known."""
+    """The score of random guessing, where it is known."""
     needs: ClassVar[dict[str, str]] = {}
-    """Methods of the model that it calls -> what a model that has them is."""
+    """Method that the model must have -> what kind of model has it, for messages."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
         num_questions: int | None = None
-        """Test records that are asked, drawn by `seed`; None: all. Fewer are a subset
-        of more."""
+        """Size of the random subset of the test records, drawn by `seed`; None: all. A
+        smaller subset is contained in a larger one."""
         shots: tuple[int, ...] | None = None
-        """Demonstrations in the prompt; None: as many as the run asks everything
-        with."""
+        """Numbers of demonstrations in the prompt; None: those of the run."""
         seed: int = 0
 
         def build(self) -> "Evaluator":
@@ -62,59 +57,64 @@ class Evaluator(Configurable):
         self.config = config
 
     def records(self, split: Split) -> Sequence[Any]:
-        """The raw records: of `test`, to be asked; of `train`, to learn from. Small:
-        their `repr` is a fingerprint."""
+        """The raw records: `test` ones are evaluated, `train` ones learnt from.
+
+        They should be small; their `repr` enters a fingerprint.
+        """
         raise NotImplementedError
 
-    def plan(self, shots: Sequence[int]) -> Sequence[int]:
-        """After how many train records it is asked, each time anew; `shots` are those
-        of the run."""
+    def shot_counts(self, shots: Sequence[int]) -> Sequence[int]:
+        """The numbers of shots to evaluate at; `shots` are those of the run."""
         return shots if self.config.shots is None else self.config.shots
 
-    def learns(self, num_shots: int) -> bool:
-        """Does it need train records at this number of shots?"""
+    def uses_train(self, num_shots: int) -> bool:
+        """Are train records needed at this number of shots?"""
         return num_shots > 0
 
     def num_draws(self, num_shots: int) -> int:
-        """How often everything is asked, each time after other train records."""
+        """How many times the test records are evaluated, with other train records each
+        time."""
         return 1
 
-    def zero_shot(self, num_shots: int) -> str | None:
-        """What 0 shots mean here, in words for tables; None at more, and where there is
-        but one meaning."""
+    def describe_zero_shot(self, num_shots: int) -> str | None:
+        """What 0 shots mean here, for tables; None at more shots or where there is no
+        choice."""
         return None
 
     def settings(self, num_shots: int) -> str:
-        """Whatever of the config the answers at this number of shots depend on."""
+        """The part of the config that results at this number of shots depend on."""
         return configs.to_text(replace(self.config, shots=None))
 
-    def ask(
+    def evaluate(
         self,
-        trained: Trained,
+        trained: TrainedModel,
         num_shots: int,
         advance: Callable[[int], object],
         draw: int = 0,
     ) -> list[Line]:
-        """The lines of the chosen records, in their order and on every rank the same.
+        """The lines of the chosen records in order, the same on every rank.
 
-        Ranks share the work (`share`, `gather`) and call together; `advance` is told
-        how many were answered.
+        Ranks share the work and must call together (see `mm1.infer.ranks`). `advance`
+        is called with the number of records that this rank has finished since the last
+        call.
 
         Raises:
             ConfigError: there are too few train records.
         """
         raise NotImplementedError
 
-    def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
-        """What the question about a test record shows, for people to look at."""
+    def images(self, number: int, num_shots: int) -> Sequence[Image]:
+        """The images in the prompt of a test record, for reports."""
         raise NotImplementedError
 
     def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
-        """Done by all ranks before the first question at this number of shots;
-        `advance` is told seen and total."""
+        """Runs on all ranks before the first evaluation at this number of shots.
 
-    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
-        """Further numbers by name, reported beside the score."""
+        `advance` is called with how many items are done and how many there are.
+        """
+
+    def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
+        """Metrics reported next to the score, by name."""
         return {}
 
     @cached_property
@@ -127,37 +127,22 @@ class Evaluator(Configurable):
 
     @cached_property
     def chosen(self) -> list[int]:
-        """Which test records are asked, in the order of the records."""
+        """Indices of the test records that are evaluated, ascending."""
         order = np.random.default_rng(self.config.seed).permutation(len(self.test))
         return sorted(order[: self.config.num_questions].tolist())
 
     def check(self, model: Model) -> None:
-        """Raises ConfigError where this model cannot be asked."""
+        """Raises ConfigError if this kind of model cannot be evaluated."""
         for method, kind in self.needs.items():
             if not hasattr(model, method):
                 raise ConfigError(
-                    f"{type(self).__name__} asks {kind}; a run of"
-                    f" {type(model).__name__} trains none"
+                    f"{type(self).__name__} needs {kind}; a run of"
+                    f" {type(model).__name__} does not train one"
                 )
 
-    def load(self, shots: Sequence[int]) -> None:
-        """Reads all records that `ask` will need: a missing file must show before a
-        run, not after it."""
-        _ = self.test, self.train if any(map(self.learns, self.plan(shots))) else None
-
-
-def share(items: Sequence[Any], size: int = CHUNK) -> list[Sequence[Any]]:
-    """This rank's items, one by one in turn, in chunks; every rank has as many chunks,
-    some of them empty."""
-    mine = items[dist.rank() :: dist.world_size()]
-    most = -(-len(items) // dist.world_size())
-    return [mine[start : start + size] for start in range(0, most, size)]
-
-
-def gather(found: list[Any]) -> list[Any]:
-    """What all ranks found for the items that `share` dealt out, in the order of the
-    items."""
-    hands: list[list[Any]] = [found] * dist.world_size()
-    if dist.world_size() > 1:
-        torch.distributed.all_gather_object(hands, found)
-    return [hands[i % len(hands)][i // len(hands)] for i in range(sum(map(len, hands)))]
+    def load_records(self, shots: Sequence[int]) -> None:
+        """Reads all records that will be needed, so that a missing file shows before
+        training and not after it."""
+        _ = self.test
+        if any(map(self.uses_train, self.shot_counts(shots))):
+            _ = self.train

@@ -1,14 +1,15 @@
-"""Probes: how much of its pictures' classes a frozen encoder's features tell (AIM,
+"""Probes: how well images can be classified from an encoder's frozen features (AIM,
 arXiv:2401.08541, section 4).
 
 linear      mean over patches -> classes
-attentive   a few learnt queries attend to the patches -> what they found, side by side -> classes
+attentive   a few learnt queries attend to the patches, results concatenated -> classes
 
-The train pictures fit a probe, the test pictures score it. L-BFGS sees all train
-pictures at once, in fp32: no rate to tune, no order of batches, the same result each
-time. Only the penalty on weights is chosen, by a fifth of the train pictures that is
-left out at first. (scikit-learn's logistic regression would do for `linear`, but it is
-an optional dependency, knows no GPU and has nothing for `attentive`.)
+A probe is fitted to the train images and scored on the test images. L-BFGS takes all
+train images in one batch, in fp32: there is no learning rate to tune, no order of
+batches, and the result is reproducible. Only the weight penalty is chosen, on a fifth
+of the train images held out for it. (scikit-learn's logistic regression would do for
+`linear`, but it is an optional dependency, does not run on GPUs and has nothing for
+`attentive`.)
 """
 
 from collections.abc import Callable, Sequence
@@ -25,22 +26,21 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.eval.classes import Classes
 from mm1.eval.classes.folders import Folders
-from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
+from mm1.eval.evaluator import Evaluator, Line, Split
 from mm1.infer.encoder import Encoder
-from mm1.infer.trained import Trained
+from mm1.infer.ranks import gather_from_ranks, split_over_ranks
+from mm1.infer.trained_model import TrainedModel
 
 NUM_QUERIES = 4
-"""Of the attentive probe."""
-LEAST_TRAIN = 10
-"""Pictures to learn from, at least: a fifth of them is left out to choose the
-penalty."""
-MOST_ITERATIONS = 200
-"""Of L-BFGS; it stops before where the gradient is flat."""
+"""Queries of the attentive probe."""
+MIN_TRAIN = 10
+"""Fewest train images: a fifth of them is held out to choose the penalty."""
+MAX_ITERATIONS = 200
+"""L-BFGS stops earlier if the gradient vanishes."""
 
 
 class Probe(Evaluator):
-    """Accuracy on the test pictures of a probe that has learnt from all train
-    pictures."""
+    """Test accuracy of a probe fitted to all train images."""
 
     metric = "probe accuracy"
     needs = {"encode_patches": "an image encoder"}
@@ -49,10 +49,9 @@ class Probe(Evaluator):
     class Config(Evaluator.Config):
         data: Classes.Config = field(default_factory=Folders.Config)
         kind: Literal["linear", "attentive"] = "linear"
-        """The attentive one holds the features of all patches of all pictures in
-        memory."""
+        """`attentive` keeps the features of all patches of all images in memory."""
         penalties: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
-        """On the sum of squared weights; one is chosen."""
+        """Candidates for the factor of the sum of squared weights."""
 
         def build(self) -> "Probe":
             return self.make()
@@ -65,8 +64,8 @@ class Probe(Evaluator):
             raise ConfigError("penalties is empty: give one, as penalties=[0.01]")
         self.data = config.data.build()
 
-    def plan(self, shots: Sequence[int]) -> Sequence[int]:
-        """Once, after all train records."""
+    def shot_counts(self, shots: Sequence[int]) -> Sequence[int]:
+        """One evaluation, with all train records."""
         return (len(self.train),)
 
     def records(self, split: Split) -> Sequence:
@@ -74,26 +73,26 @@ class Probe(Evaluator):
         self.chance = 1 / len(self.data.names)
         return records
 
-    def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
-        return (self.data.labelled(self.test[number]).image,)
+    def images(self, number: int, num_shots: int) -> Sequence[Image]:
+        return (self.data.labelled_image(self.test[number]).image,)
 
-    def ask(
+    def evaluate(
         self,
-        trained: Trained,
+        trained: TrainedModel,
         num_shots: int,
         advance: Callable[[int], object],
         draw: int = 0,
     ) -> list[Line]:
-        if len(self.train) < LEAST_TRAIN:
+        if len(self.train) < MIN_TRAIN:
             raise ConfigError(
-                f"a probe learns from at least {LEAST_TRAIN} train pictures, data has"
+                f"a probe needs at least {MIN_TRAIN} train images, data has"
                 f" {len(self.train)}"
             )
         encoder = Encoder.of(trained)
         names = self.data.names
         device = trained.device
-        features, labels, _ = self._look(encoder, self.train, lambda _: None)
-        probe = choose(
+        features, labels, _ = self._features(encoder, self.train, lambda _: None)
+        probe = fit_with_best_penalty(
             features.to(device),
             labels.to(device),
             num_classes=len(names),
@@ -101,13 +100,13 @@ class Probe(Evaluator):
             penalties=self.config.penalties,
             seed=self.config.seed,
         )
-        features, labels, ids = self._look(
+        features, labels, ids = self._features(
             encoder, [self.test[number] for number in self.chosen], advance
         )
         with torch.no_grad():
-            found = torch.cat(
-                [probe(part.to(device)).argmax(-1) for part in features.split(1024)]
-            ).tolist()
+            guesses = [
+                probe(part.to(device)).argmax(-1) for part in features.split(1024)
+            ]
         return [
             {
                 "id": name,
@@ -116,32 +115,34 @@ class Probe(Evaluator):
                 "prediction": names[guess],
                 "score": float(guess == label),
             }
-            for name, label, guess in zip(ids, labels.tolist(), found, strict=True)
+            for name, label, guess in zip(
+                ids, labels.tolist(), torch.cat(guesses).tolist(), strict=True
+            )
         ]
 
-    def _look(
+    def _features(
         self, encoder: Encoder, records: Sequence, advance: Callable[[int], object]
     ) -> tuple[Float[Tensor, "n P E"], Int[Tensor, " n"], list[str]]:
-        """Features, labels and names of pictures, by all ranks; for a linear probe the
-        mean in place of all patches."""
-        found: list[tuple[Tensor, int, str]] = []
-        for part in share(records):
-            pictures = [self.data.labelled(record) for record in part]
-            batches = encoder.patches([each.image for each in pictures])
+        """Features, labels and ids of all ranks' records; for a linear probe P is 1,
+        the mean over patches."""
+        rows: list[tuple[Tensor, int, str]] = []
+        for part in split_over_ranks(records):
+            batch = [self.data.labelled_image(record) for record in part]
+            batches = encoder.patches([labelled.image for labelled in batch])
             if self.config.kind == "linear":
                 batches = (features.mean(1, keepdim=True) for features in batches)
-            rows = [row for features in batches for row in features]
-            found += [
-                (row, each.label, each.id)
-                for row, each in zip(rows, pictures, strict=True)
+            features = [row for batch_features in batches for row in batch_features]
+            rows += [
+                (row, labelled.label, labelled.id)
+                for row, labelled in zip(features, batch, strict=True)
             ]
             advance(len(part))
-        features, labels, ids = zip(*gather(found), strict=True)
+        features, labels, ids = zip(*gather_from_ranks(rows), strict=True)
         return torch.stack(features), torch.tensor(labels), list(ids)
 
 
 class Classifier(nn.Module):
-    """Features, of all patches or their mean alone, -> scores of classes."""
+    """A probe: features of all patches, or their mean as one patch -> class logits."""
 
     def __init__(
         self,
@@ -150,8 +151,8 @@ class Classifier(nn.Module):
         num_queries: int,
         seed: int,
     ) -> None:
-        """Features are brought to mean 0 and deviation 1, as they have it in these,
-        which it is to learn from."""
+        """Features are standardised by the mean and deviation of `features`, the train
+        set."""
         super().__init__()
         dim = features.shape[-1]
         device = features.device
@@ -169,11 +170,11 @@ class Classifier(nn.Module):
         x = (features - self.mean) * self.scale
         if self.query is None:
             return F.linear(x.mean(1), self.weight, self.bias)
-        looks_at = (x @ self.query.T).softmax(1).transpose(1, 2)
-        return F.linear((looks_at @ x).flatten(1), self.weight, self.bias)
+        attention = (x @ self.query.T).softmax(1).transpose(1, 2)
+        return F.linear((attention @ x).flatten(1), self.weight, self.bias)
 
 
-def choose(
+def fit_with_best_penalty(
     features: Float[Tensor, "n P E"],
     labels: Int[Tensor, " n"],
     *,
@@ -182,22 +183,22 @@ def choose(
     penalties: Sequence[float],
     seed: int,
 ) -> Classifier:
-    """A classifier fitted to all features, with the penalty of least loss on a fifth
-    when fitted to the rest."""
+    """A classifier fitted to all features, with the penalty that gives the least loss on
+    a held-out fifth."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels))).to(
         labels.device
     )
-    left_out = order[: len(order) // 5]
+    held_out = order[: len(order) // 5]
     rest = order[len(order) // 5 :]
 
     def fitted(which: Tensor, penalty: float) -> Classifier:
-        made = Classifier(features[which], num_classes, num_queries, seed)
-        return fit(made, features[which], labels[which], penalty)
+        probe = Classifier(features[which], num_classes, num_queries, seed)
+        return fit_classifier(probe, features[which], labels[which], penalty)
 
     def loss(penalty: float) -> float:
         with torch.no_grad():
             return F.cross_entropy(
-                fitted(rest, penalty)(features[left_out]), labels[left_out]
+                fitted(rest, penalty)(features[held_out]), labels[held_out]
             ).item()
 
     return fitted(
@@ -205,7 +206,7 @@ def choose(
     )
 
 
-def fit(
+def fit_classifier(
     classifier: Classifier,
     features: Float[Tensor, "n P E"],
     labels: Int[Tensor, " n"],
@@ -215,7 +216,7 @@ def fit(
     weights = [p for name, p in classifier.named_parameters() if name != "bias"]
     optimizer = torch.optim.LBFGS(
         classifier.parameters(),
-        max_iter=MOST_ITERATIONS,
+        max_iter=MAX_ITERATIONS,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

@@ -1,9 +1,9 @@
-"""RICES: demonstrations whose pictures look most like the question's (Yang et al. 2021,
-arXiv:2109.05014; Flamingo).
+"""RICES: demonstrations with the images most similar to the question's (Yang et al.
+2021, arXiv:2109.05014; used by Flamingo).
 
-Alike is the cosine between an image encoder's features, one for each picture. Pictures
-are looked at once, whatever the number of shots; their features stay in memory (4 bytes
-for each channel: 250 MB for 83,000 pictures of 768).
+Similarity is the cosine between features of an image encoder, one feature an image.
+Each image is encoded once for all numbers of shots; features stay in memory (fp32:
+250 MB for 83,000 images of width 768).
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,111 +18,114 @@ from torch import Tensor
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Image
-from mm1.eval.evaluator import gather, share
 from mm1.infer.encoder import Encoder
+from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.runs.folder import load_model, read_config, version
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """The pictures of some records; records with equal names share one, which is then
-    looked at once."""
+class RecordImages:
+    """The image of each record of a split."""
 
-    names: Sequence[Hashable]
+    keys: Sequence[Hashable]
+    """One for each record; records with equal keys share an image, which is encoded
+    once."""
     load: Callable[[int], Image]
-    """The picture of the n-th record."""
+    """Record index -> image."""
 
 
 class Rices:
-    """Which train records look most like a question."""
+    """Finds the train records whose images are most similar to a test record's."""
 
     def __init__(self, encoder: Callable[[], Encoder], version: str) -> None:
-        """`encoder` is called when features are needed, and is not kept; `version` is a
-        fingerprint of its weights."""
+        """
+        Args:
+            encoder: loads the encoder; called when features are computed.
+            version: a fingerprint of its weights.
+        """
         self.encoder = encoder
         self.version = version
-        self.train: Float[Tensor, "pictures E"] | None = None
+        self.train: Float[Tensor, "images E"] | None = None
+        """Features of the train images; None until `encode`."""
         self.records: list[list[int]] = []
-        """The train records of each picture."""
-        self.asked: dict[int, Float[Tensor, " E"]] = {}
-        """Test record -> its feature."""
+        """The train records of each train image."""
+        self.queries: dict[int, Float[Tensor, " E"]] = {}
+        """Test record -> feature."""
 
-    def look(
+    def encode(
         self,
-        train: Pictures,
-        test: Pictures,
+        train: RecordImages,
+        test: RecordImages,
         chosen: Sequence[int],
         advance: Callable[[int, int], object],
     ) -> None:
-        """Features of all train pictures and of those of the chosen test records, by
-        all ranks together.
+        """Encodes all train images and those of the chosen test records; all ranks call
+        together.
 
-        `advance` is told how many pictures have been seen, of how many.
+        `advance` is called with how many images are done and how many there are.
 
         Raises:
-            ImageError: a picture cannot be decoded.
+            ImageError: an image cannot be decoded.
         """
         encoder = self.encoder()
-        own = _one_each(train.names, range(len(train.names)))
-        asked = _one_each(test.names, chosen)
-        total = len(own) + len(asked)
-        seen = 0
+        train_firsts = _first_records(train.keys, range(len(train.keys)))
+        test_firsts = _first_records(test.keys, chosen)
+        total = len(train_firsts) + len(test_firsts)
+        done = 0
         features: list[list[Tensor]] = []
-        for pictures, numbers in (
-            (train, list(own.values())),
-            (test, list(asked.values())),
+        for images, numbers in (
+            (train, list(train_firsts.values())),
+            (test, list(test_firsts.values())),
         ):
-            found: list[Tensor] = []
-            for part in share(numbers):
-                found += encoder.pooled([pictures.load(number) for number in part])
-                seen = min(total, seen + len(part) * dist.world_size())
-                advance(seen, total)
-            features.append(gather(found))
+            own: list[Tensor] = []
+            for part in split_over_ranks(numbers):
+                own += encoder.pooled([images.load(number) for number in part])
+                done = min(total, done + len(part) * dist.world_size())
+                advance(done, total)
+            features.append(gather_from_ranks(own))
         self.train = torch.stack(features[0])
-        rows = {name: row for row, name in enumerate(own)}
-        self.records = [[] for _ in own]
-        for number, name in enumerate(train.names):
-            self.records[rows[name]].append(number)
-        by_name = dict(zip(asked, features[1], strict=True))
-        self.asked = {number: by_name[test.names[number]] for number in chosen}
+        index = {key: i for i, key in enumerate(train_firsts)}
+        self.records = [[] for _ in train_firsts]
+        for number, key in enumerate(train.keys):
+            self.records[index[key]].append(number)
+        by_key = dict(zip(test_firsts, features[1], strict=True))
+        self.queries = {number: by_key[test.keys[number]] for number in chosen}
 
     def nearest(self, number: int) -> Iterator[int]:
-        """Train records, those first that look most like a test record; of equals in
-        their order."""
+        """All train records, the most similar to a test record first; ties in record
+        order."""
         assert self.train is not None
-        for row in (
-            (self.train @ self.asked[number])
-            .argsort(descending=True, stable=True)
-            .tolist()
-        ):
-            yield from self.records[row]
+        similarity = self.train @ self.queries[number]
+        for i in similarity.argsort(descending=True, stable=True).tolist():
+            yield from self.records[i]
 
 
 def open_rices(folder: Path) -> Rices:
-    """Retrieval by the image encoder of a run; the encoder is loaded when the first
-    shot is needed.
+    """Retrieval by a run's image encoder, which is loaded when it is first needed.
 
     Raises:
-        ConfigError: the folder's model gives no features of pictures.
-        FileNotFoundError: it is no finished run.
+        ConfigError: the run's model has no image features.
+        FileNotFoundError: it is not a finished run.
     """
     owner = read_config(folder).model.owner
     if not hasattr(owner, "encode_patches"):
         raise ConfigError(
-            f"retrieval={folder} is a run of {owner.__name__}, which gives no features"
-            " of pictures: name one of CLIP or AIM, or an imported encoder"
+            f"retrieval={folder} is a run of {owner.__name__}, which has no image"
+            " features: name a run of CLIP or AIM, or an imported encoder"
         )
-    return Rices(partial(_encoder, folder), version(folder))
+    return Rices(partial(_load_encoder, folder), version(folder))
 
 
-def _encoder(folder: Path) -> Encoder:
+def _load_encoder(folder: Path) -> Encoder:
     model, renderer, _ = load_model(folder, device := dist.start())
     return Encoder(model, renderer, device)
 
 
-def _one_each(names: Sequence[Hashable], numbers: Sequence[int]) -> dict[Hashable, int]:
-    """Picture -> the first of the records that have it."""
-    found: dict[Hashable, int] = {}
+def _first_records(
+    keys: Sequence[Hashable], numbers: Sequence[int]
+) -> dict[Hashable, int]:
+    """Image key -> the first of these records that has it."""
+    firsts: dict[Hashable, int] = {}
     for number in numbers:
-        found.setdefault(names[number], number)
-    return found
+        firsts.setdefault(keys[number], number)
+    return firsts

@@ -129,7 +129,11 @@ def _scores(scores: dict[str, Any]) -> str:
 
 def _shots(number: str, score: dict[str, Any]) -> str:
     """0 shots have two meanings, which belong to their number."""
-    return f"{number} ({score['zero_shot']})" if "zero_shot" in score else number
+    return (
+        f"{number} ({score['zero_shot_prompt']})"
+        if "zero_shot_prompt" in score
+        else number
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -26,7 +26,7 @@ from mm1.export.run_folder import Import
 from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
 from mm1.export.weights import Weights, write_sharded
 from mm1.files import ANEW, read_object, write_json
-from mm1.infer.renderer import make_renderer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.runs.folder import weights_path

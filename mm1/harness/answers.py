@@ -13,7 +13,7 @@ from rich.progress import track
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.data.document import Document
-from mm1.eval.evaluator import gather, share
+from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.loader.packed import PackedLoader
 
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -81,6 +81,10 @@ def over_ranks(
     """Every rank brings all items, answers its share and is given all answers."""
     quiet = dist.rank() != 0 or not sys.stderr.isatty()
     parts = track(
-        share(items), what, console=Console(stderr=True), transient=True, disable=quiet
+        split_over_ranks(items),
+        what,
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet,
     )
-    return gather([found for part in parts for found in answer(part)])
+    return gather_from_ranks([found for part in parts for found in answer(part)])

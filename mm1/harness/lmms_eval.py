@@ -16,7 +16,7 @@ from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-no
 
 from mm1.harness.answers import limits
 from mm1.harness.pictures import PictureModel
-from mm1.infer.trained import cut
+from mm1.infer.ranks import chunked
 
 CHUNK = 256
 """Questions whose pictures are in memory at once."""
@@ -60,7 +60,7 @@ class HarnessModel(lmms):
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         found: list[str] = []
-        for part in cut([request.args for request in requests], CHUNK):
+        for part in chunked([request.args for request in requests], CHUNK):
             asked = [(context, self._pictures(*place)) for context, _, *place in part]
             found += self.model.generate(
                 asked, [limits(options) for _, options, *_ in part]

@@ -1,5 +1,5 @@
-"""What a trained image encoder is asked for: features of pictures, and of texts where
-it was trained with them."""
+"""Features from a trained image encoder: of images, and of texts where it was trained
+with them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +9,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mm1.data.document import Image
-from mm1.infer.trained import Trained, cut, in_step
+from mm1.infer.ranks import chunked, in_step
+from mm1.infer.trained_model import TrainedModel
 from mm1.loader.pairs import caption, pad_captions
 from mm1.nn.clip import CLIP
 
@@ -17,30 +18,37 @@ IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
 TEXTS_PER_BATCH = 256
 
 
-class Encoder(Trained):
-    """Features in fp32 on the CPU, in the order of the questions.
+class Encoder(TrainedModel):
+    """Features in fp32 on the CPU, in the order of the inputs.
 
-    In a distributed run each rank asks its own, and all ranks must call together, at
-    least one of them with something.
+    In a distributed run each rank passes its own inputs. All ranks must call together,
+    and at least one of them must pass something.
     """
 
     def patches(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "n P E"]]:
-        """The features of patches, batch after batch: what a probe learns from.
+        """Patch features, batch by batch: what a probe is trained on.
 
         Raises:
-            ImageError: a picture cannot be decoded.
+            ImageError: an image cannot be decoded.
         """
-        return self._look(images, self.model.encode_patches)  # type: ignore[arg-type]
+        return self._encode(images, self.model.encode_patches)  # type: ignore[arg-type]
 
     def images(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
-        """CLIP's features of unit length, to be compared with those of texts;
-        ImageError as for `patches`."""
+        """CLIP's image features of unit length, comparable with those of texts.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
         assert isinstance(self.model, CLIP)
-        return torch.cat(list(self._look(images, self.model.encode_images)))
+        return torch.cat(list(self._encode(images, self.model.encode_images)))
 
     def pooled(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
-        """One feature of unit length for each picture: CLIP's, else the mean over
-        patches; ImageError as above."""
+        """One feature of unit length for each image: CLIP's own, else the mean over
+        patches.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
         if isinstance(self.model, CLIP):
             return self.images(images)
         means = [features.mean(1) for features in self.patches(images)]
@@ -48,14 +56,16 @@ class Encoder(Trained):
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
-        """CLIP's features of unit length; texts are read as captions are, up to the
-        text tower's full length."""
+        """CLIP's text features of unit length.
+
+        Texts are tokenised as captions are, up to the full context of the text tower.
+        """
         model = self.model
         tokenizer = self.renderer.tokenizer
-        found = []
+        batches = []
         assert isinstance(model, CLIP)
         context = model.text.config.max_length
-        for members in in_step(cut(texts, TEXTS_PER_BATCH)):
+        for members in in_step(chunked(texts, TEXTS_PER_BATCH)):
             captions = [
                 caption(tokenizer.encode(text), tokenizer, context)
                 for text in members or [""]
@@ -64,15 +74,15 @@ class Encoder(Trained):
             features = model.encode_texts(
                 tokens.to(self.device), lengths.to(self.device)
             )
-            found.append(features[: len(members)].float().cpu())
-        return torch.cat(found)
+            batches.append(features[: len(members)].float().cpu())
+        return torch.cat(batches)
 
-    def _look(
+    def _encode(
         self, images: Sequence[Image], encode: Callable[..., Tensor]
     ) -> Iterator[Tensor]:
-        for members in in_step(cut(images, IMAGES_PER_BATCH[self.device.type])):
-            # as a decorator it would not reach a generator that shape checks have
-            # wrapped
+        for members in in_step(chunked(images, IMAGES_PER_BATCH[self.device.type])):
+            # as a decorator, no_grad would not reach into a generator that the shape
+            # checks have wrapped
             with torch.no_grad():
                 features = encode(self._pixels(members).to(self.device))
             yield features[: len(members)].float().cpu()

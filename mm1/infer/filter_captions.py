@@ -22,7 +22,7 @@ from mm1.data.prepared.shards import read_documents, read_manifest
 from mm1.data.tokenizer import Tokenizer
 from mm1.dist import say
 from mm1.infer.encoder import Encoder
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel
 from mm1.nn.clip import CLIP
 from mm1.prepare.convert import SCRATCH, SPLITS, Tally, new_part
 from mm1.prepare.deduplicate import Verdict
@@ -55,7 +55,7 @@ class Scoring:
 
 
 def filter_captions(
-    trained: Trained,
+    trained: TrainedModel,
     prepared: Path,
     out: Path,
     *,
@@ -120,7 +120,7 @@ def filter_captions(
 
 
 def _check(
-    trained: Trained, model: str, keep: float | None, min_score: float | None
+    trained: TrainedModel, model: str, keep: float | None, min_score: float | None
 ) -> None:
     if (keep is None) == (min_score is None) or (
         keep is not None and not 0 < keep <= 1

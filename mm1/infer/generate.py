@@ -1,5 +1,5 @@
-"""Greedy answers to a batch of prompts: one packed prefill, then one token of every
-prompt at a time."""
+"""Greedy decoding of a batch of prompts: a packed prefill, then a token of each prompt
+at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from mm1.nn.decoder import LanguageModel
 
 @dataclass(slots=True)
 class _Answer:
-    """What has been said to one prompt so far."""
+    """What has been generated for one prompt so far."""
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -28,9 +28,8 @@ class _Answer:
             self.done = True
             return
         self.tokens.append(token)
-        text = tokenizer.decode(
-            self.tokens
-        )  # a stop string may begin inside one token and end inside another
+        # decoded anew each time: a stop string may span tokens
+        text = tokenizer.decode(self.tokens)
         ends = [at for mark in stop if (at := text.find(mark)) >= 0]
         self.done = bool(ends)
         self.text = text[: min(ends, default=None)]
@@ -47,16 +46,14 @@ def generate(
     stop: Sequence[str] = (),
     prefix: KVCache | None = None,
 ) -> list[str]:
-    """What the model says next to each of the first `num_prompts` documents of the
-    batch, most likely token by token.
+    """The greedy continuation of each of the batch's first `num_prompts` documents.
 
-    The documents go on from `prefix`, which holds one that was read before, where it is
-    given.
+    With a `prefix`, the cache of one document read before, the documents continue it.
 
     An answer ends at the end token, after `max_tokens`, or before the first stop string
-    in its text. Padding and pictures are never said. All ranks must call this together
-    with equal `max_tokens`: a sharded model is computed by all ranks at once, so they
-    go on until the last of them is done.
+    in its text. Padding and image tokens are never generated. All ranks must call this
+    together with the same `max_tokens`: a sharded model needs every rank for each step,
+    so they go on until the last one is done.
     """
     answers = [_Answer() for _ in range(num_prompts)]
     unsayable = tokenizer.unsayable

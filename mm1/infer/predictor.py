@@ -1,35 +1,35 @@
-"""The two things a trained model is asked for, over documents: to go on, and to say how
-likely something is."""
+"""Text from a trained language model: continuations of documents, and likelihoods."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from mm1.batch import PackedBatch, move
 from mm1.data.document import Document, Image
 from mm1.data.render import Grid, RenderedDocument, Renderer
 from mm1.infer.generate import generate
-from mm1.infer.score import score
-from mm1.infer.trained import Trained, in_step
+from mm1.infer.ranks import in_step
+from mm1.infer.trained_model import TrainedModel
 from mm1.loader.collate import Span, collate
 from mm1.nn.cache import KVCache
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 
 TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 16_384}
-"""On a CPU larger batches leave its caches: up to a third slower with a small
+"""On a CPU larger batches spill out of its caches: up to a third slower with a small
 encoder."""
 
 
-class Predictor(Trained):
-    """A language model behind the renderer it was trained with.
+class Predictor(TrainedModel):
+    """A language model that reads documents.
 
-    Documents are asked in batches of about equal lengths; answers come in the order of
-    the questions. In a distributed run each rank asks its own documents, and all ranks
-    must call together: a rank with fewer batches than another keeps step with empty
-    ones.
+    Documents are batched by length; results come in the order of the documents. In a
+    distributed run each rank passes its own documents and all ranks must call together:
+    a rank with fewer batches than another runs empty ones.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Predictor(Trained):
         *,
         tokens_per_batch: int | None = None,
     ) -> None:
-        """`tokens_per_batch` bounds the prompts of a batch with the room for their
-        answers, all as long as the longest.
+        """`tokens_per_batch` bounds a batch: prompts padded to the longest, with room
+        for the answers.
 
         Raises:
-            TypeError: the model cannot write.
+            TypeError: the model is not a language model.
         """
         if not isinstance(model, LanguageModel):
             raise TypeError(
-                f"{type(model).__name__} is no language model: it has no answers to"
-                " give"
+                f"{type(model).__name__} is not a language model: it cannot generate"
+                " text"
             )
         super().__init__(model, renderer, device)
         self.model: LanguageModel = model
@@ -61,27 +61,24 @@ class Predictor(Trained):
         *,
         max_tokens: int,
         stop: Sequence[str] = (),
-        shared: bool = False,
+        share_prefix: bool = False,
     ) -> list[str]:
-        """The greedy continuation of each document, without its stop string (see
-        `generate.generate`).
+        """The greedy continuation of each document, without its stop string.
 
-        With `shared`, what all documents begin with is read but once; batches are then
-        bounded by what is left. The answers are the same, but for the rounding of sums
-        that are added up in another order.
+        With `share_prefix`, the longest common prefix of all documents is read only once and
+        batches are bounded by the rest. Answers are the same up to floating-point
+        rounding: sums are taken in another order.
 
         Raises:
             ValueError: a document is empty.
-            ImageError: a picture cannot be decoded.
+            ImageError: an image cannot be decoded.
         """
         prompts = [self.renderer(document, end=False) for document in documents]
         if empty := [i for i, prompt in enumerate(prompts) if not len(prompt.tokens)]:
-            raise ValueError(
-                f"document {empty[0]} is empty: there is nothing to go on from"
-            )
+            raise ValueError(f"document {empty[0]} is empty: there is no prompt")
         answers = [""] * len(prompts)
-        begin = shared_length(prompts) if shared else 0
-        prefix = self._read(prompts, begin) if shared else None
+        begin = common_prefix_length(prompts) if share_prefix else 0
+        prefix = self._read(prompts, begin) if share_prefix else None
         for members in in_step(self._batches(prompts, max_tokens - begin)):
             texts = generate(
                 self.model,
@@ -92,39 +89,50 @@ class Predictor(Trained):
                 stop=stop,
                 prefix=prefix,
             )
-            for i, text in zip(
-                members, texts, strict=False
-            ):  # an empty batch answers its dummy prompt
+            # an empty batch answers its dummy prompt, which has no member
+            for i, text in zip(members, texts, strict=False):
                 answers[i] = text
         return answers
 
     def log_likelihood(self, documents: Sequence[Document]) -> list[float]:
         """The log-likelihood in nats of each document's parts that carry loss, given
-        all that precedes them.
+        everything before them.
 
-        An end token counts where a part asks for it (`Text(end=True)`); the very first
-        token of a document has nothing that precedes it and never counts.
+        An end token counts where a part asks for it (`Text(end=True)`). The first token
+        of a document has no context and never counts.
         """
         return [nats for nats, _ in self.score(documents)]
 
     def score(self, documents: Sequence[Document]) -> list[tuple[float, bool]]:
-        """(`log_likelihood`, is each token that counts the most likely one of all at
-        its place?) of each document."""
+        """(`log_likelihood`, whether greedy decoding would give these tokens) of each
+        document."""
         sequences = [self.renderer(document, end=False) for document in documents]
         scores = [(0.0, True)] * len(sequences)
         for members in in_step(self._batches(sequences, 0)):
-            nats, greedy = score(self.model, self._collate(sequences, members))
-            for i, found in zip(
-                members, zip(nats.tolist(), greedy.tolist(), strict=True), strict=False
-            ):
-                scores[i] = found
+            nats, greedy = self._score(self._collate(sequences, members))
+            pairs = zip(nats.tolist(), greedy.tolist(), strict=True)
+            for i, pair in zip(members, pairs, strict=False):
+                scores[i] = pair
         return scores
+
+    @torch.no_grad()
+    def _score(
+        self, batch: PackedBatch
+    ) -> tuple[Float[Tensor, " S"], Bool[Tensor, " S"]]:
+        """Log-likelihood of each packed document's targets, and whether all of them are
+        the argmax; 0 and true without targets."""
+        log_probs, hits = self.model.log_probs(batch)
+        lengths = batch.cu_seqlens.diff()
+        documents = torch.repeat_interleave(lengths, output_size=len(log_probs))
+        zeros = log_probs.new_zeros(len(lengths))
+        misses = zeros.index_add(0, documents, (~hits).to(zeros.dtype))
+        return zeros.index_add(0, documents, log_probs), misses == 0
 
     def _batches(
         self, sequences: Sequence[RenderedDocument], room: int
     ) -> list[list[int]]:
-        """Indices of the sequences, longest first, so that what does not fit into
-        memory fails at once."""
+        """Indices of the sequences, longest first, so that running out of memory shows
+        at once."""
         lengths = [len(sequence.tokens) + room for sequence in sequences]
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -142,8 +150,10 @@ class Predictor(Trained):
     def _read(
         self, sequences: Sequence[RenderedDocument], length: int
     ) -> KVCache | None:
-        """The cache of what all sequences begin with; every rank reads something, since
-        a sharded model needs all."""
+        """The cache of the common prefix.
+
+        Every rank reads at least a dummy, since a sharded model needs all of them.
+        """
         batch = self._collate(sequences, [0] if length else [], 0, length)
         cache = self.model.new_cache(1, batch.max_seqlen)
         self.model.prefill(batch, cache)
@@ -156,7 +166,8 @@ class Predictor(Trained):
         begin: int = 0,
         end: int | None = None,
     ) -> PackedBatch:
-        """Tokens `begin` to `end` (None: all that follow) of the members."""
+        """Tokens `begin` to `end` (None: to the last) of the members; a dummy without
+        members."""
         dummy = RenderedDocument(
             np.array([self.renderer.tokenizer.end]), np.array([False])
         )
@@ -173,9 +184,11 @@ class Predictor(Trained):
         return move(collate([spans], self.renderer), self.device)
 
 
-def shared_length(sequences: Sequence[RenderedDocument]) -> int:
-    """How many tokens all sequences begin with. A picture is shared whole or not at
-    all; one token of each is left."""
+def common_prefix_length(sequences: Sequence[RenderedDocument]) -> int:
+    """Number of tokens that all sequences begin with.
+
+    An image is in the prefix whole or not at all; one token of each sequence is left.
+    """
     if not sequences:
         return 0
     first = sequences[0]
@@ -183,14 +196,14 @@ def shared_length(sequences: Sequence[RenderedDocument]) -> int:
     for other in sequences:
         same = first.tokens[:shared] == other.tokens[:shared]
         shared = shared if same.all() else int(same.argmin())
-        for one, two in zip_longest(_pictures(first), _pictures(other)):
+        for one, two in zip_longest(_images(first), _images(other)):
             if one is not None and one[0] < shared and (one != two or one[1] > shared):
                 shared = one[0]
     return shared
 
 
-def _pictures(sequence: RenderedDocument) -> Iterator[tuple[int, int, Image, Grid]]:
-    """Of each picture where it begins and ends, itself, and its grid."""
+def _images(sequence: RenderedDocument) -> Iterator[tuple[int, int, Image, Grid]]:
+    """(first token, token after the last, image, grid) of each image."""
     for (begin, end), image, grid in zip(
         sequence.image_spans, sequence.images, sequence.grids, strict=True
     ):

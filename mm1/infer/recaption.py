@@ -16,7 +16,7 @@ from mm1.data.prepared.shards import read_manifest
 from mm1.dist import say
 from mm1.infer.filter_captions import batches
 from mm1.infer.predictor import Predictor
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel
 from mm1.nn.decoder import LanguageModel
 from mm1.prepare.convert import SPLITS, Tally, new_part
 from mm1.prepare.each_file import each_file
@@ -39,7 +39,7 @@ class Captioning:
 
 
 def recaption(
-    trained: Trained,
+    trained: TrainedModel,
     prepared: Path,
     out: Path,
     *,

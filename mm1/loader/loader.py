@@ -69,7 +69,7 @@ class Loader(Configurable):
             return whole
 
         def build(self, *, renderer: Renderer, seed: int) -> "Loader":
-            """The renderer is `mm1.infer.renderer.make_renderer`'s, of the model that
+            """The renderer is `mm1.infer.trained_model.make_renderer`'s, of the model that
             the loader is for."""
             return self.make(renderer=renderer, seed=seed)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Image
-from mm1.eval.classes import Classes, Labelled
+from mm1.eval.classes import Classes, LabelledImage
 from mm1.eval.evaluator import Split
 from mm1.miniature.world import questions as world
 from mm1.miniature.world.examples import TASKS
@@ -45,10 +45,10 @@ class MiniatureClasses(Classes):
             )
         ]
 
-    def labelled(self, record: tuple[Split, int]) -> Labelled:
+    def labelled_image(self, record: tuple[Split, int]) -> LabelledImage:
         split, n = record
         c = self.config
         asked = world.question(c.seed, c.task, n, split, named=False, grid=c.grid)
         assert asked.picture is not None
         image = Image(asked.picture.png, asked.picture.width, asked.picture.width)
-        return Labelled(image, self.names.index(asked.answer), f"{split} {n}")
+        return LabelledImage(image, self.names.index(asked.answer), f"{split} {n}")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1 import dist
-from mm1.eval.evaluate_run import evaluate_run
+from mm1.eval.evaluate import evaluate_run
 from mm1.files import write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check
@@ -104,7 +104,7 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
         for known in task["shots"].values()
     ]
     meanings = dict.fromkeys(
-        known["zero_shot"] for known in results if "zero_shot" in known
+        known["zero_shot_prompt"] for known in results if "zero_shot_prompt" in known
     )
     table = Table(
         "task",

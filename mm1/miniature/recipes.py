@@ -15,7 +15,7 @@ from pathlib import Path
 from mm1.data.document import Text
 from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.evaluator import Evaluator
-from mm1.eval.zero_shot import ZeroShot
+from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
 from mm1.miniature.benchmarks import NEW_LABELS, Miniature
@@ -225,7 +225,7 @@ def _zero_shot() -> dict[str, Evaluator.Config]:
     """Pictures as in pre-training, of scenes and scans that it has not seen, told apart
     by the words of captions."""
     return {
-        f"{task}, zero-shot": ZeroShot.Config(
+        f"{task}, zero-shot": ZeroShotClassification.Config(
             data=MiniatureClasses.Config(task=task, seed=1, num_test=200),
             templates=templates,
         )

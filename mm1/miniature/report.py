@@ -309,7 +309,10 @@ def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
     benchmarks."""
     return list(
         dict.fromkeys(
-            filter(None, (run.zero_shot(name) for run in runs for name in run.scores))
+            filter(
+                None,
+                (run.zero_shot_prompt(name) for run in runs for name in run.scores),
+            )
         )
     )
 

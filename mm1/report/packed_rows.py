@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from mm1.config import ConfigError
 from mm1.data.render import RenderedDocument
 from mm1.data.tokenizer import Tokenizer
-from mm1.infer.renderer import make_renderer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.mixture_state import Excerpt
 from mm1.loader.packed import PackedLoader
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText

@@ -78,7 +78,7 @@ def _choose(run: RunFolder, before: RunFolder | None) -> list[Asked]:
 def _question(asked: Asked) -> Html:
     line = asked.line
     mark = badge("right", "good") if asked.right else badge("wrong", "bad")
-    meaning = "" if asked.shots else asked.run.zero_shot(asked.benchmark)
+    meaning = "" if asked.shots else asked.run.zero_shot_prompt(asked.benchmark)
     title = tag(
         "h3",
         asked.benchmark,

@@ -17,8 +17,7 @@ from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.files import read_object
-from mm1.infer.renderer import make_renderer
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.model import Model, adapt
 
 WEIGHTS = "model.safetensors"
@@ -170,11 +169,11 @@ def load_model(
     )
 
 
-def load_trained(folder: Path) -> tuple[Trained, str]:
+def load_trained(folder: Path) -> tuple[TrainedModel, str]:
     """A finished run's model on this process's device, and a name that tells its
     weights from others."""
     model, renderer, _ = load_model(folder, device := dist.start())
     return (
-        Trained(model, renderer, device),
+        TrainedModel(model, renderer, device),
         f"{folder.resolve().name} {version(folder)}",
     )

@@ -113,10 +113,10 @@ class RunFolder:
             int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")
         }
 
-    def zero_shot(self, benchmark: str) -> str:
+    def zero_shot_prompt(self, benchmark: str) -> str:
         """What 0 shots mean, such as " (no demonstrations)"; nothing where the scores
         do not say."""
-        meaning = self.shots(benchmark).get(0, {}).get("zero_shot")
+        meaning = self.shots(benchmark).get(0, {}).get("zero_shot_prompt")
         return f" ({meaning})" if meaning else ""
 
     def predictions(self, benchmark: str, shots: int) -> list[dict[str, Any]]:

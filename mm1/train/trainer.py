@@ -26,8 +26,7 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
 from mm1.eval.evaluator import Evaluator
 from mm1.files import write_json
-from mm1.infer.renderer import make_renderer
-from mm1.infer.trained import Trained
+from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
@@ -130,7 +129,7 @@ class Trainer(Configurable):
         }
         for benchmark in self.benchmarks.values():
             benchmark.check(self.model)
-            benchmark.load(config.shots)
+            benchmark.load_records(config.shots)
         self._lay_out()
         self.optimizer = config.optimizer.build(model=self.model)
         self.scheduler = config.scheduler.build(
@@ -316,7 +315,7 @@ class Trainer(Configurable):
         dist.barrier()
         if self.config.benchmarks:
             self.model.eval()
-            trained = Trained(self.model, self.renderer, self.device)
+            trained = TrainedModel(self.model, self.renderer, self.device)
             evaluate(
                 trained,
                 self.benchmarks,

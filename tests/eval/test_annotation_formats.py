@@ -223,12 +223,12 @@ def test_a_missing_picture_is_named_with_its_question(
     (Path(vqa.images) / "COCO_val2014_000000393225.jpg").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"question 393225001: no picture at .*000000393225\.jpg",
+        match=r"question 393225001: no image at .*000000393225\.jpg",
     ):
         _ = vqa.build().test
     (Path(coco.images) / "COCO_val2014_000000522418.jpg").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"image 522418: no picture at .*000000522418\.jpg"
+        FileNotFoundError, match=r"image 522418: no image at .*000000522418\.jpg"
     ):
         _ = coco.build().test
 
@@ -282,10 +282,10 @@ def test_broken_and_missing_files_are_named(coco: Coco.Config, vqa: Vqa.Config) 
     with pytest.raises(ValueError, match=r"captions\.json lacks annotations"):
         _ = edited(coco, "annotations", lambda data: data.pop("annotations")).test
     write(Path(coco.annotations), '{"images": [')
-    with pytest.raises(ValueError, match=r"captions\.json is not sound JSON"):
+    with pytest.raises(ValueError, match=r"captions\.json is not valid JSON"):
         _ = coco.build().test
-    vqa.picture_name = "{image}-{page}.png"
-    with pytest.raises(ConfigError, match=r"picture_name .* does not work"):
+    vqa.file_name = "{image}-{page}.png"
+    with pytest.raises(ConfigError, match=r"file_name .* does not work"):
         _ = vqa.build().test
     shutil.rmtree(vqa.images)
     with pytest.raises(FileNotFoundError, match="images: there is no folder"):

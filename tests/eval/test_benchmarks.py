@@ -131,7 +131,7 @@ def test_in_chat_it_is_laid_out_as_conversations_are_prepared(
         tiny.tokenizer(tmp_path), ImageProcessor((8, 8)), tokens_per_image=4
     )
     chat = replace(benchmark.config, chat=True).build()
-    question = chat.asked(chat.EXAMPLE)
+    question = chat.formatted_question(chat.EXAMPLE)
     shot = chat.shot(chat.EXAMPLE)
     words = "".join(
         MARK if isinstance(part, Image) else part.content
@@ -248,9 +248,7 @@ def test_each_draw_has_other_demonstrations() -> None:
     question = colours.question(colours.test[4])
     first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
     assert (first, second != first) == (shots(colours, 4, 8), True)
-    with pytest.raises(
-        configs.ConfigError, match="draws=0: everything is asked at least once"
-    ):
+    with pytest.raises(configs.ConfigError, match="draws=0: it must be at least 1"):
         Colours.Config(draws=0).build()
 
 
@@ -270,7 +268,7 @@ def test_the_same_shots_for_all_questions_but_those_they_would_give_away() -> No
     assert colours.shots(question, 4, 8, draw=1) != colours.shots(question, 4, 8)
     with pytest.raises(
         configs.ConfigError,
-        match="same_shots=True, but retrieval=runs/clip finds shots for each",
+        match="same_shots=True with retrieval=runs/clip: retrieved shots differ",
     ):
         Colours.Config(same_shots=True, retrieval="runs/clip").build()
 
@@ -285,7 +283,8 @@ def test_the_picture_of_a_question_never_demonstrates() -> None:
         ]
         assert len(demonstrations) == 99
     with pytest.raises(
-        configs.ConfigError, match="100 shots asked for, but 99 train records fit 0"
+        configs.ConfigError,
+        match="100 shots were asked for, but only 99 train records can demonstrate 0",
     ):
         shots(colours, 0, 100)
 

@@ -15,7 +15,7 @@ from ranks import on_ranks
 from mm1 import dist
 from mm1.data.document import Document, Text
 from mm1.eval.benchmarks import Benchmark, Question, Split
-from mm1.eval.evaluate import evaluate, table
+from mm1.eval.evaluate import evaluate, format_scores
 from mm1.eval.metrics import exact_match
 from mm1.infer.predictor import Predictor
 
@@ -55,7 +55,12 @@ class Oracle(Predictor):
     calls = 0
 
     def generate(
-        self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False
+        self,
+        documents: Any,
+        *,
+        max_tokens: int,
+        stop: Any = (),
+        share_prefix: bool = False,
     ) -> list[str]:
         self.calls += 1
         assert (max_tokens, stop) == (2, ("\n",))
@@ -178,7 +183,12 @@ class Fickle(Oracle):
     ones."""
 
     def generate(
-        self, documents: Any, *, max_tokens: int, stop: Any = (), shared: bool = False
+        self,
+        documents: Any,
+        *,
+        max_tokens: int,
+        stop: Any = (),
+        share_prefix: bool = False,
     ) -> list[str]:
         said = super().generate(documents, max_tokens=max_tokens, stop=stop)
         return (
@@ -237,14 +247,14 @@ def test_what_0_shots_mean_is_named_and_part_of_the_settings(
     scores = evaluate(
         oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
     )
-    assert scores["numbers"]["shots"]["0"]["zero_shot"] == "no demonstrations"
-    assert "zero_shot" not in scores["numbers"]["shots"]["2"]
-    config = Numbers.Config(zero_shot="text_only")
+    assert scores["numbers"]["shots"]["0"]["zero_shot_prompt"] == "no demonstrations"
+    assert "zero_shot_prompt" not in scores["numbers"]["shots"]["2"]
+    config = Numbers.Config(zero_shot_prompt="text_only")
     scores = evaluate(
         oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1"
     )
     assert oracle.calls == 3  # 2 shots are what they were
-    first, second = table(scores).splitlines()
+    first, second = format_scores(scores).splitlines()
     assert first.endswith(
         "0 shots  exact match 0.538 +- 0.138 (two demonstrations without pictures)"
     )
@@ -266,14 +276,16 @@ def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(
 
     benchmark = Overlapping.Config(same_shots=True).build()
     predictor = tiny.predictor(tmp_path)
-    prompts = [benchmark._asked(number, 3, 0)[1] for number in benchmark.chosen]
+    prompts = [
+        benchmark.question_and_prompt(number, 3, 0)[1] for number in benchmark.chosen
+    ]
     assert 1 < len({prompt.parts[:-2] for prompt in prompts}) <= 4
     alone = [
         predictor.generate([prompt], max_tokens=2, stop=("\n",))[0].strip()
         for prompt in prompts
     ]
     assert [
-        line["prediction"] for line in benchmark.ask(predictor, 3, lambda _: None)
+        line["prediction"] for line in benchmark.evaluate(predictor, 3, lambda _: None)
     ] == alone
 
 

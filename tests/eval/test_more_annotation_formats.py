@@ -15,7 +15,7 @@ from mm1.eval.benchmarks.nocaps import NoCaps
 from mm1.eval.benchmarks.textcaps import TextCaps
 from mm1.eval.benchmarks.textvqa import TextVqa
 from mm1.eval.benchmarks.vizwiz import VizWiz
-from mm1.eval.captioning_and_vqa import Annotated
+from mm1.eval.captioning_and_vqa import AnnotationBenchmark
 
 
 def captions_of(image: str, number: int, *captions: str) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def sure(*answers: str) -> list[dict[str, str]]:
     return [{"answer": answer, "answer_confidence": "yes"} for answer in answers]
 
 
-FILES: dict[type[Annotated], Any] = {
+FILES: dict[type[AnnotationBenchmark], Any] = {
     NoCaps: {
         "info": {"url": "http://nocaps.org", "version": "0.1"},
         "images": [
@@ -161,7 +161,7 @@ PICTURES = {
 
 
 def built(
-    cls: type[Annotated], folder: Path, change: Any = lambda data: None
+    cls: type[AnnotationBenchmark], folder: Path, change: Any = lambda data: None
 ) -> Benchmark:
     """The benchmark of its two records, after a change to the file."""
     data = json.loads(json.dumps(FILES[cls]))
@@ -197,7 +197,7 @@ every_format = pytest.mark.parametrize("cls", FILES, ids=lambda cls: cls.__name_
 
 
 @every_format
-def test_two_records_are_read(cls: type[Annotated], tmp_path: Path) -> None:
+def test_two_records_are_read(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
     benchmark = built(cls, tmp_path)
     questions = [benchmark.question(record) for record in benchmark.test]
     assert tuple(question.id for question in questions) == IDS[cls]
@@ -220,7 +220,7 @@ def test_two_records_are_read(cls: type[Annotated], tmp_path: Path) -> None:
     )
 
 
-def blank(cls: type[Annotated], data: Any) -> None:
+def blank(cls: type[AnnotationBenchmark], data: Any) -> None:
     """The second record's answers become empty ones."""
     if cls is NoCaps:
         data["annotations"][2]["caption"] = " "
@@ -237,7 +237,7 @@ def blank(cls: type[Annotated], data: Any) -> None:
 
 
 @every_format
-def test_what_is_wrong_is_named(cls: type[Annotated], tmp_path: Path) -> None:
+def test_what_is_wrong_is_named(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
     name = IDS[cls][1]
     with pytest.raises(
         ValueError, match=rf"val\.json: (image|question) {name} has no (caption|answer)"
@@ -247,11 +247,11 @@ def test_what_is_wrong_is_named(cls: type[Annotated], tmp_path: Path) -> None:
     (tmp_path / "pictures" / PICTURES[cls][1]).unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=rf"(image|question) {name}: no picture at .*{PICTURES[cls][1]}",
+        match=rf"(image|question) {name}: no image at .*{PICTURES[cls][1]}",
     ):
         _ = benchmark.test
     (tmp_path / "val.json").write_text("[]" if cls is not VizWiz else "{}")
-    with pytest.raises(ValueError, match=r"val\.json holds no (object|list)"):
+    with pytest.raises(ValueError, match=r"val\.json does not hold (an object|a list)"):
         _ = benchmark.test
 
 
@@ -272,7 +272,7 @@ def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
     content = (tmp_path / "val.json").read_text().replace("202225914", "201307251")
     (tmp_path / "val.json").write_text(content)
     with pytest.raises(
-        ValueError, match=r"val\.json is not sound JSON: 201307251 occurs twice"
+        ValueError, match=r"val\.json is not valid JSON: 201307251 occurs twice"
     ):
         _ = benchmark.test
 
@@ -312,7 +312,7 @@ def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
         }
         for record in benchmark.test
     ]
-    found = benchmark.figures(lines)
+    found = benchmark.extra_metrics(lines)
     assert list(found) == ["in-domain", "out-domain"]
     own = [lines[0], lines[2]]
     assert found["in-domain"] == pytest.approx(
@@ -327,7 +327,7 @@ def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
     plain = built(
         NoCaps, tmp_path, lambda data: [image.pop("domain") for image in data["images"]]
     )
-    assert plain.figures([{"id": record.id} for record in plain.test]) == {}
+    assert plain.extra_metrics([{"id": record.id} for record in plain.test]) == {}
 
 
 def test_an_instruction_has_a_place_for_the_question() -> None:

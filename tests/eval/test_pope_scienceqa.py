@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from mm1.config import ConfigError
-from mm1.eval.benchmarks.pope import Pope, verdict
+from mm1.eval.benchmarks.pope import Pope, yes_or_no
 from mm1.eval.benchmarks.scienceqa import ScienceQA
 
 REAL = (
@@ -120,14 +120,14 @@ def test_pope_is_read(pope: Pope.Config) -> None:
     words = (
         "backpack in the image?\nAnswer the question using a single word or phrase.\n"
     )
-    assert tuned.asked(tuned.test[1]).prompt.text.endswith(words)
+    assert tuned.formatted_question(tuned.test[1]).prompt.text.endswith(words)
 
 
 def test_an_answer_is_a_no_by_the_authors_rule() -> None:
     for said in ("no", "No, there is not", "It is not. Yes", "There is no dog, yes"):
-        assert verdict(said) == "no"
+        assert yes_or_no(said) == "no"
     for said in ("yes", "Yes. No", "", "none", "NO", "nothing"):
-        assert verdict(said) == "yes"
+        assert yes_or_no(said) == "yes"
 
 
 def test_pope_reports_what_yes_is_worth(pope: Pope.Config) -> None:
@@ -135,14 +135,19 @@ def test_pope_reports_what_yes_is_worth(pope: Pope.Config) -> None:
     pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("yes", "no")] + [("no", "no")] * 3
     found = [{"prediction": said, "answers": (true,)} for said, true in pairs]
     benchmark = pope.build()
-    assert benchmark.figures(found) == {
+    assert benchmark.extra_metrics(found) == {
         "precision": 0.75,
         "recall": 0.75,
         "f1": 0.75,
         "yes": 0.5,
     }
     silent = [{"prediction": "no", "answers": (true,)} for true in ("yes", "no")]
-    assert benchmark.figures(silent) == {"precision": 0, "recall": 0, "f1": 0, "yes": 0}
+    assert benchmark.extra_metrics(silent) == {
+        "precision": 0,
+        "recall": 0,
+        "f1": 0,
+        "yes": 0,
+    }
 
 
 def test_pope_files_that_are_not_sound_are_refused(
@@ -155,7 +160,7 @@ def test_pope_files_that_are_not_sound_are_refused(
             "label of question 1 is 'maybe', not yes or no",
         ),
         ([{"question_id": 3, "image": "a.jpg"}], "question 3 has no label, text"),
-        ([POPE], "line 1 holds no object"),
+        ([POPE], "line 1 is not an object"),
     ]
     for records, match in wrong:
         lines(Path(pope.annotations), records)
@@ -165,7 +170,7 @@ def test_pope_files_that_are_not_sound_are_refused(
     with pytest.raises(ValueError, match="line 1 is not JSON"):
         _ = pope.build().test
     lines(Path(pope.annotations), [{**POPE[0], "image": "b.jpg"}])
-    with pytest.raises(FileNotFoundError, match="question 1: no picture at"):
+    with pytest.raises(FileNotFoundError, match="question 1: no image at"):
         _ = pope.build().test
     Path(pope.annotations).unlink()
     with pytest.raises(FileNotFoundError, match="annotations: there is no file"):
@@ -202,20 +207,23 @@ def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
     prompt = benchmark.prompt(second, benchmark.shots(second, 1, 1)).text
     assert prompt == f"Is it?\nA. yes\nB. no\nAnswer: A\n{second.prompt.text}"
     said = [{"id": "5", "score": 1.0}, {"id": "7", "score": 0.0}]
-    assert benchmark.figures(said) == {"with picture": 1.0, "without picture": 0.0}
+    assert benchmark.extra_metrics(said) == {
+        "with picture": 1.0,
+        "without picture": 0.0,
+    }
 
 
 def test_scienceqa_asks_some_of_them(science: ScienceQA.Config) -> None:
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
-        ({"with_picture": True}, ["5"]),
-        ({"with_picture": False, "images": ""}, ["7"]),
-        ({"part": "minitest", "images": ""}, ["7"]),
+        ({"with_image": True}, ["5"]),
+        ({"with_image": False, "images": ""}, ["7"]),
+        ({"test_split": "minitest", "images": ""}, ["7"]),
     )
     for fields, wanted in cases:
         config = replace(science, **fields)
         benchmark = config.build()
         assert [record.id for record in benchmark.test] == wanted
-        assert benchmark.figures([{"id": wanted[0], "score": 1.0}]) == {}
+        assert benchmark.extra_metrics([{"id": wanted[0], "score": 1.0}]) == {}
 
 
 def test_a_letter_is_an_answer(science: ScienceQA.Config) -> None:
@@ -245,19 +253,22 @@ def test_scienceqa_files_that_are_not_sound_are_refused(
         return science.build().test
 
     with pytest.raises(
-        ValueError, match="the answer of problem 5 is choice 2, it has 2 from 0"
+        ValueError,
+        match="the answer of problem 5 is choice 2, but it has 2, counted from 0",
     ):
         read("5", answer=2)
     with pytest.raises(
-        FileNotFoundError, match=r"problem 5: no picture at .*test/5/other\.png"
+        FileNotFoundError, match=r"problem 5: no image at .*test/5/other\.png"
     ):
         read("5", image="other.png")
     Path(science.problems).write_text(json.dumps({"5": {"question": "?"}}))
     with pytest.raises(ValueError, match="problem 5 has no answer, choices"):
         _ = science.build().test
     Path(science.problems).write_text(json.dumps({"5": PROBLEMS["5"]}))
-    with pytest.raises(ValueError, match=r"has no problem 7, which .* puts into test"):
+    with pytest.raises(
+        ValueError, match=r"has no problem 7, which is in the split test"
+    ):
         _ = science.build().test
-    science.part = "tests"
+    science.test_split = "tests"
     with pytest.raises(ConfigError, match="no split 'tests'; did you mean 'test'"):
         _ = science.build().test

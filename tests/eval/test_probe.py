@@ -1,4 +1,4 @@
-"""Probes: they find what features tell, choose a penalty, and give the same result each
+"""Probes: they find what features tell, fit_with_best_penalty a penalty, and give the same result each
 time."""
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval.classes.folders import Folders
 from mm1.eval.evaluate import evaluate
-from mm1.eval.probe import Classifier, Probe, choose, fit
-from mm1.infer.trained import Trained
+from mm1.eval.probe import Classifier, Probe, fit_classifier, fit_with_best_penalty
+from mm1.infer.trained_model import TrainedModel
 from mm1.nn.aim import AIM
 from mm1.nn.vit import ViT
 
@@ -37,7 +37,9 @@ def marked(num: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def accuracy(num_queries: int, penalty: float = 1e-3) -> float:
     features, labels = marked(150, 0)
-    probe = fit(Classifier(features, 2, num_queries, seed=0), features, labels, penalty)
+    probe = fit_classifier(
+        Classifier(features, 2, num_queries, seed=0), features, labels, penalty
+    )
     asked, truth = marked(300, 1)
     return (probe(asked).argmax(-1) == truth).float().mean().item()
 
@@ -56,7 +58,7 @@ def test_the_linear_probe_solves_logistic_regression() -> None:
     """At the optimum the gradient is zero: classes' mean residuals, and for weights
     those of features and penalty."""
     features, labels = marked(200, 2)
-    probe = fit(Classifier(features, 2, 0, seed=0), features, labels, 1e-2)
+    probe = fit_classifier(Classifier(features, 2, 0, seed=0), features, labels, 1e-2)
     loss = (
         torch.nn.functional.cross_entropy(probe(features), labels)
         + 1e-2 * probe.weight.square().sum()
@@ -73,9 +75,10 @@ def test_the_penalty_is_chosen_by_pictures_left_out() -> None:
     labels = torch.arange(60) % 2
     features[:, 0, 0] += 2.5 * labels
     settings = {"num_classes": 2, "num_queries": 0, "seed": 0}
-    chosen = choose(features, labels, penalties=(1e-7, 1e-1), **settings)
+    chosen = fit_with_best_penalty(features, labels, penalties=(1e-7, 1e-1), **settings)
     assert torch.equal(
-        chosen.weight, choose(features, labels, penalties=(1e-1,), **settings).weight
+        chosen.weight,
+        fit_with_best_penalty(features, labels, penalties=(1e-1,), **settings).weight,
     )
 
 
@@ -93,7 +96,7 @@ def folders(root: Path) -> Folders.Config:
     return Folders.Config(test=str(root / "test"), train=str(root / "train"))
 
 
-def trained(folder: Path) -> Trained:
+def trained(folder: Path) -> TrainedModel:
     torch.manual_seed(0)
     vit = ViT.Config(
         image_size=8,
@@ -105,7 +108,7 @@ def trained(folder: Path) -> Trained:
         bias=False,
     )
     model = AIM.Config(encoder=vit, head_depth=1, head_dim=8).build(vocab_size=9).eval()
-    return Trained(
+    return TrainedModel(
         model,
         Renderer(tiny.tokenizer(folder), ImageProcessor((8, 8))),
         torch.device("cpu"),
@@ -144,7 +147,7 @@ def test_too_few_pictures_or_no_penalties_are_errors(tmp_path: Path) -> None:
     for file in list((tmp_path / "train").rglob("*.png"))[9:]:
         file.unlink()
     probe = Probe.Config(data=data).build()
-    with pytest.raises(ConfigError, match="at least 10 train pictures, data has 9"):
-        probe.ask(trained(tmp_path), 9, lambda _: None)
+    with pytest.raises(ConfigError, match="at least 10 train images, data has 9"):
+        probe.evaluate(trained(tmp_path), 9, lambda _: None)
     with pytest.raises(ConfigError, match="penalties is empty"):
         Probe.Config(data=data, penalties=()).build()

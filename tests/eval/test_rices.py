@@ -68,7 +68,7 @@ class Colours(Benchmark):
             record[0],
         )
 
-    def picture_name(self, record: tuple[str, bytes]) -> bytes:
+    def image_key(self, record: tuple[str, bytes]) -> bytes:
         return record[1]
 
 
@@ -114,7 +114,8 @@ def test_the_nearest_pictures_are_shown_the_nearest_last() -> None:
     assert names(benchmark, 1, 1) == ["green"]
     assert set(names(benchmark, 0, 6)[:2]) == {"blue", "green"}
     with pytest.raises(
-        ConfigError, match="7 shots asked for, but 6 train records fit reddish"
+        ConfigError,
+        match="7 shots were asked for, but only 6 train records can demonstrate reddish",
     ):
         names(benchmark, 0, 7)
     benchmark.prepare(4, lambda seen, total: told.append((seen, total)))
@@ -224,12 +225,12 @@ def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
     text = run_folder(tmp_path / "text", WRITER)
     with pytest.raises(
         ConfigError,
-        match=r"retrieval=.*text is a run of LanguageModel, which gives no feat",
+        match=r"retrieval=.*text is a run of LanguageModel, which has no image features",
     ):
         Coco.Config(retrieval=str(text)).build().check(WRITER.build(vocab_size=40))
     with pytest.raises(
         ConfigError,
-        match="draws=2, but shots that retrieval=runs/clip finds are not drawn",
+        match="draws=2 with retrieval=runs/clip: retrieved shots are not random",
     ):
         Colours.Config(retrieval="runs/clip", draws=2).build()
     with pytest.raises(
@@ -239,6 +240,6 @@ def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
     fact = Miniature.Config(task="fact", retrieval="runs/clip").build()
     fact.rices = Rices(MeanColour, "v1")  # type: ignore[attr-defined]
     with pytest.raises(
-        ConfigError, match="retrieval=runs/clip: 0 has no picture that others are like"
+        ConfigError, match="retrieval=runs/clip: 0 has no image to compare"
     ):
         fact.prepare(1, lambda seen, total: None)  # type: ignore[attr-defined]

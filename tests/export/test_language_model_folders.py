@@ -162,7 +162,7 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
         {"params": {"decoder": 4321}, "data": data, "hardware": "CPU", "world_size": 2},
     )
     shots = {
-        "0": {"score": 0.4, "stderr": 0.1, "zero_shot": "no demonstrations"},
+        "0": {"score": 0.4, "stderr": 0.1, "zero_shot_prompt": "no demonstrations"},
         "4": {"score": 0.5, "stderr": 0.1},
     }
     scores = {"facts": {"metric": "accuracy", "chance": 0.25, "shots": shots}}

@@ -10,7 +10,7 @@ import torch
 
 from mm1.config import ConfigError
 from mm1.data.image_processing import ImageProcessor
-from mm1.infer.renderer import make_renderer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT

@@ -13,7 +13,7 @@ from ranks import on_ranks
 from mm1 import dist
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
-from mm1.infer.predictor import Predictor, shared_length
+from mm1.infer.predictor import Predictor, common_prefix_length
 from mm1.loader.collate import Span, collate
 from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
@@ -102,7 +102,7 @@ def test_what_documents_begin_with_is_read_once(
         "prefill",
         lambda batch, cache: read.append(batch) or prefill(batch, cache),
     )
-    assert predictor.generate(documents, max_tokens=5, shared=True) == alone
+    assert predictor.generate(documents, max_tokens=5, share_prefix=True) == alone
     assert len(set(alone)) > 2
     first, *rest = (len(batch.tokens) for batch in read)
     lengths = [
@@ -114,14 +114,14 @@ def test_what_documents_begin_with_is_read_once(
     )  # all ends begin with the token of an r, which is shared too
     assert sum(rest) == sum(lengths[1:]) - 7
     assert len(rest) > 2
-    assert predictor.generate([], max_tokens=5, shared=True) == []
+    assert predictor.generate([], max_tokens=5, share_prefix=True) == []
 
 
 def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)  # 4 tokens a picture
 
     def shared(*documents: tuple[Text | Image, ...]) -> int:
-        return shared_length(
+        return common_prefix_length(
             [predictor.renderer(Document(parts), end=False) for parts in documents]
         )
 
@@ -243,7 +243,7 @@ def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny.tokenizer(tmp_path)
     with torch.device("meta"):
         clip = CLIP.Config().build(vocab_size=tokenizer.vocab_size)
-    with pytest.raises(TypeError, match="CLIP is no language model"):
+    with pytest.raises(TypeError, match="CLIP is not a language model"):
         Predictor(clip, Renderer(tokenizer, None), torch.device("cpu"))
 
 
@@ -268,7 +268,10 @@ def ask(folder: Path) -> None:
         assert len(predictor.log_likelihood(documents)) == len(documents)
         if precision == "fp32":  # bf16 rounds, so its answers may differ
             assert answers == wanted
-            assert predictor.generate(documents, max_tokens=6, shared=True) == answers
+            assert (
+                predictor.generate(documents, max_tokens=6, share_prefix=True)
+                == answers
+            )
 
 
 def test_ranks_keep_step(tmp_path: Path) -> None:

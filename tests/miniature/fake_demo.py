@@ -236,7 +236,7 @@ def _benchmark(chance: float | None, scores: dict[int, float]) -> dict:
         for k, score in scores.items()
     }
     if "0" in shots:
-        shots["0"]["zero_shot"] = "no demonstrations"
+        shots["0"]["zero_shot_prompt"] = "no demonstrations"
     return {"metric": "exact match", "chance": chance, "shots": shots}
 
 

@@ -12,8 +12,8 @@ from worlds import contrastive, make_world
 
 from mm1.catalog import recipe
 from mm1.config import ConfigError
-from mm1.eval.evaluate_run import evaluate_run
-from mm1.eval.zero_shot import ZeroShot
+from mm1.eval.evaluate import evaluate_run
+from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.miniature.benchmarks import Miniature
 from mm1.miniature.classes import MiniatureClasses
 from mm1.nn.position import interpolate
@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_measured_and_a_second_one_goes_on_at_another_resolution(
     world: Path, tmp_path: Path, loss: str
 ) -> None:
-    exam = ZeroShot.Config(data=MiniatureClasses.Config(num_test=6))
+    exam = ZeroShotClassification.Config(data=MiniatureClasses.Config(num_test=6))
     config: Any = contrastive(world, steps=2, benchmarks={"digit": exam})
     config.model.loss = loss
     config.build(folder=tmp_path / "first").fit()
@@ -61,7 +61,8 @@ def test_questions_to_a_language_model_are_refused_before_training(
     world: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ConfigError, match="Miniature asks a language model; a run of CLIP trains none"
+        ConfigError,
+        match="Miniature needs a language model; a run of CLIP does not train one",
     ):
         contrastive(world, benchmarks={"digit": Miniature.Config()}).build(
             folder=tmp_path / "run"

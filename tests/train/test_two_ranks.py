@@ -15,7 +15,7 @@ from worlds import contrastive, make_world, pretrain, reconstructive, sparse
 
 from mm1 import config as configs
 from mm1.eval.classes.folders import Folders
-from mm1.eval.zero_shot import ZeroShot
+from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.nn.aim import AIM
 from mm1.train.trainer import Trainer
 
@@ -125,7 +125,7 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw_files.jpeg(i))
-    exam = ZeroShot.Config(
+    exam = ZeroShotClassification.Config(
         data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last")
     )
     config = contrastive(world, benchmarks={"zoo": exam})

@@ -1,116 +1,112 @@
-"""What a benchmark is: raw records, how one becomes a question, and how answers are
-scored.
+"""The contract of a benchmark: raw records, how one becomes a question, and how answers
+are scored.
 
-To add one, add a file to this folder with a subclass of `Benchmark`: it then runs with
+To add one, add a file to this folder with a subclass of `Benchmark`. It then runs with
 `benchmarks.NAME=<file>`, and
-`tests/eval/test_benchmarks.py` covers it. Which records are asked, which demonstrations
-precede them and how a prompt is put together is decided here, alike for all:
+`tests/eval/test_benchmarks.py` tests it. Which records are evaluated, which
+demonstrations they get and how the prompt is put together is decided here for all:
 
     2 shots   <image>Question: what is it? Short answer: a cat
               <image>Question: how many? Short answer: 3
               <image>Question: what colour? Short answer:
     0 shots   <image>Question: what colour? Short answer:
-    0 shots   Question: what is it? Short answer: a cat
+    0 shots, zero_shot_prompt=text_only
+              Question: what is it? Short answer: a cat
               Question: how many? Short answer: 3
               <image>Question: what colour? Short answer:
 
-After fine-tuning, with `chat`, each question is a user's turn as
-`mm1.prepare.sources.instructions` lays it out, and each demonstration's answer has its
-end token.
+Numbers at 0 shots depend on which of these it is: no demonstrations at all, or, as in
+Flamingo (Alayrac et al. 2022, arXiv:2204.14198), two without their images. Scores and
+tables name it.
 
-0 shots have two meanings, and their numbers differ: no demonstrations at all, or, as in
-Flamingo (Alayrac et al. 2022, arXiv:2204.14198), two without their pictures.
-`zero_shot` says which; scores and tables name it.
+With `chat`, for fine-tuned models, each question is a user's turn as laid out by
+`mm1.prepare.sources.instructions`, and the answer of each demonstration ends with the
+end token.
 """
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import ImageError, image_size
-from mm1.eval.evaluator import Evaluator, Line, Split, gather, share
-from mm1.eval.rices import Pictures, Rices, open_rices
+from mm1.eval.evaluator import Evaluator, Line, Split
+from mm1.eval.rices import RecordImages, Rices, open_rices
+from mm1.eval.shots import random_candidates, select_shots, user_turn, without_images
 from mm1.infer.predictor import Predictor
-from mm1.infer.trained import Trained
+from mm1.infer.ranks import gather_from_ranks, split_over_ranks
+from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
 
-__all__ = ["PIXEL", "ZERO_SHOT", "Benchmark", "Question", "Split", "picture"]
+__all__ = ["PIXEL", "ZERO_SHOT_PROMPTS", "Benchmark", "Question", "Split"]
 
-ZERO_SHOT = {
+ZERO_SHOT_PROMPTS = {
     "none": "no demonstrations",
     "text_only": "two demonstrations without pictures",
 }
-"""What 0 shots may mean, in the words of tables."""
+"""What a prompt holds at 0 shots, as tables say it."""
 NUM_TEXT_ONLY = 2
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 )
-"""The smallest picture, for an `EXAMPLE`."""
+"""The smallest image, for an `EXAMPLE`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and what people answered."""
-
     prompt: Document
     answers: tuple[str, ...]
-    """All that the score compares with: several captions, the answers of ten
-    annotators, or the one truth."""
+    """The references that the score compares with: several captions, the answers of ten
+    annotators, or the one right answer."""
     id: str
 
     @property
     def answer(self) -> str:
-        """The answer that a demonstration gives: the most frequent one, of equals the
-        first."""
-        return Counter(answer for answer in self.answers if answer.strip()).most_common(
-            1
-        )[0][0]
+        """The answer shown in a demonstration: the most frequent one, the first of
+        equals."""
+        frequent = Counter(answer for answer in self.answers if answer.strip())
+        return frequent.most_common(1)[0][0]
 
 
 class Benchmark(Evaluator):
-    """Questions with a score. Records are small; a picture is read only when its
-    question is asked."""
+    """Questions answered in words, with a score. Records should be small; an image is
+    read only when its question is asked."""
 
     EXAMPLE: ClassVar[Any]
-    """One raw record that `question` accepts without any file: the documentation of a
-    record, and its test."""
+    """A raw record that `question` accepts without any file: it documents a record and
+    is used by the tests."""
 
     ANSWER: ClassVar[str] = " {}\n"
-    """How an answer stands behind its question in a demonstration; what follows the
-    answer is a stop string."""
+    """How an answer follows its question in a demonstration; what follows the answer is
+    a stop string."""
 
     needs = {"prefill": "a language model"}
 
     @dataclass(kw_only=True, slots=True)
     class Config(Evaluator.Config):
         max_tokens: int = 16
-        """Tokens of an answer at most."""
+        """Most tokens of an answer."""
         stop: tuple[str, ...] = ("\n",)
-        """Strings that end an answer; the end token always does."""
+        """Strings that end an answer, as the end token always does."""
         chat: bool = False
-        """Are questions asked as the turns of a conversation, as a fine-tuned model
-        knows them?"""
-        zero_shot: Literal["none", "text_only"] = "none"
-        """What 0 shots mean: no demonstrations, or two without their pictures."""
+        """Lay questions out as turns of a conversation, for fine-tuned models?"""
+        zero_shot_prompt: Literal["none", "text_only"] = "none"
+        """The demonstrations at 0 shots: none, or two without their images."""
         draws: int = 1
-        """How often everything is asked, each time after other demonstrations; the
-        score is the mean."""
+        """How many times everything is evaluated, with other demonstrations each time;
+        the score is the mean."""
         same_shots: bool = False
-        """Are all questions of a draw asked after the same demonstrations? They are
-        then read once for all."""
+        """Use the same demonstrations for all questions of a draw? They are then read
+        only once."""
         retrieval: str = ""
-        """A run folder with an image encoder: demonstrations are then those whose
-        pictures look most like the question's (see `rices`), not drawn at random."""
+        """A run folder with an image encoder: demonstrations are then those with the
+        most similar images (`mm1.eval.rices`), not random ones."""
 
         def build(self) -> "Benchmark":
             return self.make()
@@ -119,29 +115,23 @@ class Benchmark(Evaluator):
         super().__init__(config)
         self.config = config
         self.rices: Rices | None = None
-        """Finds the shots where `retrieval` names a run folder; opened by `check`."""
-        self.kept: dict[int, Document] = {}
-        """Train record -> demonstration, where `same_shots` brings it again and
-        again."""
+        """Finds the shots if `retrieval` names a run folder; opened by `check`."""
+        self.cached_shots: dict[int, Document] = {}
+        """Train record -> demonstration, with `same_shots`."""
         if config.draws < 1:
-            raise ConfigError(
-                f"draws={config.draws}: everything is asked at least once"
-            )
+            raise ConfigError(f"draws={config.draws}: it must be at least 1")
         if config.draws > 1 and config.retrieval:
             raise ConfigError(
-                f"draws={config.draws}, but shots that retrieval={config.retrieval}"
-                " finds are not drawn"
+                f"draws={config.draws} with retrieval={config.retrieval}: retrieved"
+                " shots are not random"
             )
         if config.same_shots and config.retrieval:
             raise ConfigError(
-                f"same_shots=True, but retrieval={config.retrieval} finds shots for"
-                " each question"
+                f"same_shots=True with retrieval={config.retrieval}: retrieved shots"
+                " differ from question to question"
             )
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        if self.config.retrieval and self.rices is None:
-            self.rices = open_rices(Path(self.config.retrieval))
+    # What a benchmark defines, besides `records`, `metric` and `chance` of Evaluator
 
     def question(self, record: Any) -> Question:
         raise NotImplementedError
@@ -149,159 +139,161 @@ class Benchmark(Evaluator):
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
     ) -> Sequence[float]:
-        """The score of each prediction against its question's answers; the benchmark's
-        score is their mean.
+        """The score of each prediction against its question's answers.
 
-        It is given all questions at once, because a score such as CIDEr depends on all
-        of them.
+        It gets all questions at once because a score such as CIDEr depends on all.
         """
         raise NotImplementedError
 
-    def asked(self, record: Any) -> Question:
-        """The question as this benchmark's layout has it."""
+    def image_key(self, record: Any) -> Hashable:
+        """Equal for records with the same image, so that retrieval encodes it once."""
+        return record
+
+    # Prompts
+
+    def formatted_question(self, record: Any) -> Question:
+        """The question, in the layout of conversations with `chat`."""
         question = self.question(record)
-        return (
-            replace(question, prompt=_turn(question.prompt))
-            if self.config.chat
-            else question
-        )
+        if not self.config.chat:
+            return question
+        return replace(question, prompt=user_turn(question.prompt))
 
     def shot(self, record: Any) -> Document:
         """A record as a demonstration: the question and its answer."""
-        question = self.asked(record)
-        said = (
+        question = self.formatted_question(record)
+        answer = (
             Text(question.answer, end=True)
             if self.config.chat
             else Text(self.ANSWER.format(question.answer))
         )
-        return question.prompt + Document((said,))
+        return question.prompt + Document((answer,))
 
     def prompt(self, question: Question, shots: Sequence[Document]) -> Document:
         """The demonstrations, then the question, with nothing between them."""
         return sum(shots, Document(())) + question.prompt
 
-    def learns(self, num_shots: int) -> bool:
-        return num_shots > 0 or self.config.zero_shot == "text_only"
+    def shots(
+        self, question: Question, number: int, num_shots: int, draw: int = 0
+    ) -> list[Document]:
+        """Demonstrations for the question of a test record.
+
+        Random ones depend on seed, test record and draw, with `same_shots` on seed and
+        draw only. Retrieved ones are the most similar, the nearest last. Fewer shots
+        are the first of more (of retrieved ones, the last). A record with an image of
+        the question, or with the same question, is never used.
+
+        Raises:
+            ConfigError: there are too few train records.
+        """
+        if not num_shots:
+            return []
+        if self.rices is not None:
+            candidates = self.rices.nearest(number)
+        else:
+            own = 0 if self.config.same_shots else number
+            candidates = random_candidates(
+                len(self.train), (self.config.seed, own, draw)
+            )
+        shots = select_shots(
+            candidates, self._shot, question.prompt, num_shots, question.id
+        )
+        return shots if self.rices is None else shots[::-1]
+
+    def _shot(self, candidate: int) -> Document:
+        if not self.config.same_shots:
+            return self.shot(self.train[candidate])
+        if candidate not in self.cached_shots:
+            self.cached_shots[candidate] = self.shot(self.train[candidate])
+        return self.cached_shots[candidate]
+
+    def question_and_prompt(
+        self, number: int, num_shots: int, draw: int
+    ) -> tuple[Question, Document]:
+        """The question of a test record, and the whole prompt."""
+        question = self.formatted_question(self.test[number])
+        if num_shots or not self.uses_train(0):
+            shots = self.shots(question, number, num_shots, draw)
+        else:
+            shots = [
+                without_images(shot)
+                for shot in self.shots(question, number, NUM_TEXT_ONLY, draw)
+            ]
+        return question, self.prompt(question, shots)
+
+    # Evaluator's interface
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        if self.config.retrieval and self.rices is None:
+            self.rices = open_rices(Path(self.config.retrieval))
+
+    def uses_train(self, num_shots: int) -> bool:
+        return num_shots > 0 or self.config.zero_shot_prompt == "text_only"
 
     def num_draws(self, num_shots: int) -> int:
-        return self.config.draws if self.learns(num_shots) else 1
+        return self.config.draws if self.uses_train(num_shots) else 1
 
-    def zero_shot(self, num_shots: int) -> str | None:
-        return None if num_shots else ZERO_SHOT[self.config.zero_shot]
+    def describe_zero_shot(self, num_shots: int) -> str | None:
+        return None if num_shots else ZERO_SHOT_PROMPTS[self.config.zero_shot_prompt]
 
     def settings(self, num_shots: int) -> str:
-        """Draws are asked one by one, so their number may grow; an encoder is known by
-        its weights."""
-        meaning = "none" if num_shots else self.config.zero_shot
-        retrieved = (
-            self.rices.version
-            if self.rices is not None and self.learns(num_shots)
-            else ""
-        )
+        """Without the number of draws, which may grow; an encoder enters by its
+        weights."""
+        retrieves = self.rices is not None and self.uses_train(num_shots)
         return configs.to_text(
             replace(
-                self.config, shots=None, draws=1, zero_shot=meaning, retrieval=retrieved
+                self.config,
+                shots=None,
+                draws=1,
+                zero_shot_prompt="none" if num_shots else self.config.zero_shot_prompt,
+                retrieval=self.rices.version if self.rices and retrieves else "",
             )
         )
 
-    def picture_name(self, record: Any) -> Hashable:
-        """Equal for records with the same picture, which is then looked at once where
-        shots are retrieved."""
-        return record
+    def images(self, number: int, num_shots: int) -> Sequence[Image]:
+        """Those of the first draw."""
+        return self.question_and_prompt(number, num_shots, 0)[1].images
 
     def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
-        """Looks at the pictures that shots are retrieved by, once."""
+        """Encodes the images that shots are retrieved by, once."""
         if (
             self.rices is None
             or self.rices.train is not None
-            or not self.learns(num_shots)
+            or not self.uses_train(num_shots)
         ):
             return
         if not self.train:
             raise ConfigError("there are no train records to retrieve shots from")
         train, test = (
-            Pictures(
-                list(map(self.picture_name, records)), partial(self._picture, records)
+            RecordImages(
+                [self.image_key(record) for record in records],
+                partial(self._first_image, records),
             )
             for records in (self.train, self.test)
         )
-        self.rices.look(train, test, self.chosen, advance)
+        self.rices.encode(train, test, self.chosen, advance)
 
-    def _picture(self, records: Sequence[Any], number: int) -> Image:
-        question = self.asked(records[number])
+    def _first_image(self, records: Sequence[Any], number: int) -> Image:
+        question = self.question(records[number])
         if not question.prompt.images:
             raise ConfigError(
-                f"retrieval={self.config.retrieval}: {question.id} has no picture that"
-                " others are like"
+                f"retrieval={self.config.retrieval}: {question.id} has no image to"
+                " compare"
             )
         return question.prompt.images[0]
 
-    def shots(
-        self, question: Question, number: int, num_shots: int, draw: int = 0
-    ) -> list[Document]:
-        """Demonstrations for a question: at random by seed, test record's number and
-        draw, or the nearest retrieved.
-
-        With `same_shots` the number does not count: all have the same, but questions
-        that one would give away.
-
-        Fewer are the beginning of more; of retrieved ones, the end, for the nearest
-        stands next to the question. A record with a picture of the question, or with
-        the very same question, never demonstrates.
-
-        Raises:
-            ConfigError: the train split has too few records.
-        """
-        shots: list[Document] = []
-        candidates = (
-            self._at_random(number, draw)
-            if self.rices is None
-            else self.rices.nearest(number)
-        )
-        while len(shots) < num_shots:
-            if (candidate := next(candidates, None)) is None:
-                raise ConfigError(
-                    f"{num_shots} shots asked for, but {len(shots)} train records fit"
-                    f" {question.id}"
-                )
-            shot = self._shot(candidate)
-            if not _gives_away(shot, question):
-                shots.append(shot)
-        return shots if self.rices is None else shots[::-1]
-
-    def _shot(self, candidate: int) -> Document:
-        """A train record as a demonstration; those that come again for every question
-        are kept."""
-        if not self.config.same_shots:
-            return self.shot(self.train[candidate])
-        if candidate not in self.kept:
-            self.kept[candidate] = self.shot(self.train[candidate])
-        return self.kept[candidate]
-
-    def _at_random(self, number: int, draw: int) -> Iterator[int]:
-        """All train records, in an order that belongs to a test record."""
-        rng = np.random.default_rng(
-            (self.config.seed, 0 if self.config.same_shots else number, draw)
-        )
-        tried: set[int] = set()
-        while len(tried) < len(self.train):
-            drawn = int(rng.integers(len(self.train)))
-            if drawn not in tried:
-                tried.add(drawn)
-                yield drawn
-
-    def ask(
+    def evaluate(
         self,
-        trained: Trained,
+        trained: TrainedModel,
         num_shots: int,
         advance: Callable[[int], object],
         draw: int = 0,
     ) -> list[Line]:
         predictor = Predictor.of(trained)
-        lines = []
-        for numbers in share(self.chosen):
-            asked = [self._asked(number, num_shots, draw) for number in numbers]
-            texts = self._answers(predictor, asked)
+        lines: list[Line] = []
+        for numbers in split_over_ranks(self.chosen):
+            asked = [self.question_and_prompt(n, num_shots, draw) for n in numbers]
+            texts = self._generate(predictor, asked)
             lines += [
                 {
                     "id": question.id,
@@ -312,7 +304,7 @@ class Benchmark(Evaluator):
                 for (question, prompt), text in zip(asked, texts, strict=True)
             ]
             advance(len(asked))
-        lines = gather(lines)
+        lines = gather_from_ranks(lines)
         scores = self.score(
             [line["prediction"] for line in lines], [line["answers"] for line in lines]
         )
@@ -321,90 +313,23 @@ class Benchmark(Evaluator):
             for line, score in zip(lines, scores, strict=True)
         ]
 
-    def _answers(
+    def _generate(
         self, predictor: Predictor, asked: Sequence[tuple[Question, Document]]
     ) -> list[str]:
-        c = self.config
+        """The answers; prompts that begin with the most common shots share them."""
+        generate = partial(
+            predictor.generate, max_tokens=self.config.max_tokens, stop=self.config.stop
+        )
         prompts = [prompt for _, prompt in asked]
-        if not c.same_shots:
-            return predictor.generate(prompts, max_tokens=c.max_tokens, stop=c.stop)
-        begins = [
-            prompt.parts[: -len(question.prompt.parts)] for question, prompt in asked
-        ]
-        usual = Counter(begins).most_common(1)[0][0] if begins else ()
+        if not self.config.same_shots:
+            return generate(prompts)
+        shots = [prompt.parts[: -len(q.prompt.parts)] for q, prompt in asked]
+        usual = Counter(shots).most_common(1)[0][0] if shots else ()
         answers = [""] * len(asked)
-        for shared in (
-            True,
-            False,
-        ):  # all ranks make both calls, whatever they have to ask
-            some = [i for i, begin in enumerate(begins) if (begin == usual) == shared]
-            texts = predictor.generate(
-                [prompts[i] for i in some],
-                max_tokens=c.max_tokens,
-                stop=c.stop,
-                shared=shared,
-            )
-            for i, text in zip(some, texts, strict=True):
+        # all ranks make both calls, even with nothing to ask
+        for shared in (True, False):
+            members = [i for i, own in enumerate(shots) if (own == usual) == shared]
+            texts = generate([prompts[i] for i in members], share_prefix=shared)
+            for i, text in zip(members, texts, strict=True):
                 answers[i] = text
         return answers
-
-    def pictures(self, number: int, num_shots: int) -> Sequence[Image]:
-        """Those of the first draw."""
-        return self._asked(number, num_shots, 0)[1].images
-
-    def _asked(
-        self, number: int, num_shots: int, draw: int
-    ) -> tuple[Question, Document]:
-        """A test record's question, and the prompt that it becomes."""
-        question = self.asked(self.test[number])
-        if num_shots or not self.learns(0):
-            shots = self.shots(question, number, num_shots, draw)
-        else:
-            shots = [
-                _without_pictures(shot)
-                for shot in self.shots(question, number, NUM_TEXT_ONLY, draw)
-            ]
-        return question, self.prompt(question, shots)
-
-
-def _turn(prompt: Document) -> Document:
-    """A user's turn: a line break ends it, and nothing of it is learnt from in
-    fine-tuning."""
-    *parts, last = (
-        replace(part, loss=False) if isinstance(part, Text) else part
-        for part in prompt.parts
-    )
-    if isinstance(last, Text):
-        last = replace(last, content=last.content.rstrip("\n") + "\n")
-    return Document((*parts, last))
-
-
-def _without_pictures(shot: Document) -> Document:
-    return Document(tuple(part for part in shot.parts if isinstance(part, Text)))
-
-
-def _gives_away(shot: Document, asked: Question) -> bool:
-    seen = {image.data for image in asked.prompt.images}
-    same_question = shot.parts[: len(asked.prompt.parts)] == asked.prompt.parts
-    return same_question or any(image.data in seen for image in shot.images)
-
-
-def picture(source: Path | bytes, owner: str) -> Image:
-    """The picture of a record: encoded bytes, or a file that holds them.
-
-    Raises:
-        FileNotFoundError: there is no such file; `owner`, the question's name, is part
-            of the message.
-        ImageError: it is no picture.
-    """
-    try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        width, height = image_size(data)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{owner}: no picture at {source}") from error
-    except ImageError as error:
-        raise ImageError(
-            f"{owner}: {'its picture' if isinstance(source, bytes) else source}:"
-            f" {error}"
-        ) from error
-    return Image(data, width, height)

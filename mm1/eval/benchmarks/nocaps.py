@@ -1,15 +1,14 @@
-"""NoCaps (Agrawal et al. 2019, arXiv:1812.08658): captions of pictures with objects
-that COCO has no captions of.
+"""NoCaps (Agrawal et al. 2019, arXiv:1812.08658): captioning of images with objects
+that COCO's captions do not mention.
 
-    nocaps_val_4500_captions.json   as COCO's, with the images' `domain`:
-                                    {"images": [{"id": 0, "open_images_id":
-                                    "0013ea2087020901", "domain": "in-domain",
-                                                 "file_name": "0013ea2087020901.jpg"},
-                                                 ...], "annotations": [...]}
+    nocaps_val_4500_captions.json   in COCO's format, with a `domain` for each image:
+        {"images": [{"id": 0, "open_images_id": "0013ea2087020901",
+                     "domain": "in-domain", "file_name": "0013ea2087020901.jpg"}, ...],
+         "annotations": [...]}
 
-There is no train split; demonstrations come from COCO's captions, which the benchmark
-is defined against. Captions of the test split are kept by its authors, so scores are
-those of the validation split.
+There is no train split; demonstrations come from COCO's captions, against which the
+benchmark is defined. The test captions are not public, so scores are on the validation
+split.
 """
 
 from collections.abc import Sequence
@@ -17,45 +16,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotation_files import Folder
+from mm1.eval.annotation_files import BenchmarkImages
 from mm1.eval.benchmarks import Split
 from mm1.eval.benchmarks.coco import Coco
-from mm1.eval.captioning_and_vqa import Captioned
+from mm1.eval.captioning_and_vqa import CaptionedImage
 from mm1.eval.cider import cider
 from mm1.eval.evaluator import Line
 
 
 @dataclass(frozen=True, slots=True)
-class Placed(Captioned):
+class NoCapsImage(CaptionedImage):
     domain: str
-    """in-domain, near-domain or out-domain; empty where the file does not say."""
+    """in-domain, near-domain or out-domain; empty where the file has none."""
 
 
 class NoCaps(Coco):
-    """CIDEr over all pictures, and over those of each domain alone."""
+    """CIDEr over all images, and over those of each domain."""
 
     def read(
-        self, path: Path, data: Any, folder: Folder, split: Split
-    ) -> Sequence[Captioned]:
-        found = super().read(path, data, folder, split)
+        self, path: Path, data: Any, images: BenchmarkImages, split: Split
+    ) -> Sequence[CaptionedImage]:
+        records = super().read(path, data, images, split)
         if split == "train":
-            return found
+            return records
         domains = {
             str(image["id"]): image.get("domain", "") for image in data["images"]
         }
-        return [
-            Placed(each.id, each.picture, each.captions, domains[each.id])
-            for each in found
-        ]
+        return [NoCapsImage(r.id, r.image, r.captions, domains[r.id]) for r in records]
 
-    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
-        """Each domain is scored as if it were the whole set, document frequencies
-        included, as its authors do."""
+    def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
+        """CIDEr of each domain, with document frequencies of that domain alone, as its
+        authors compute it."""
         domain_of = {record.id: record.domain for record in self.test}
-        found = {}
+        scores = {}
         for domain in sorted({domain_of[line["id"]] for line in lines} - {""}):
             own = [line for line in lines if domain_of[line["id"]] == domain]
-            found[domain] = cider(
+            scores[domain] = cider(
                 [line["prediction"] for line in own], [line["answers"] for line in own]
             )[0]
-        return found
+        return scores

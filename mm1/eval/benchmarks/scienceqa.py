@@ -1,19 +1,22 @@
-"""ScienceQA (Lu et al. 2022, arXiv:2209.09513): school questions with choices, about
-half of them with a picture.
+"""ScienceQA (Lu et al. 2022, arXiv:2209.09513): multiple-choice school questions, about
+half of them with an image.
 
-    problems.json     {"5": {"question": "Which is magnetic?", "choices": ["iron", "wood"], "answer": 0,
-                             "hint": "", "image": "image.png", ...}, ...}             the picture: test/5/image.png
-    pid_splits.json   {"train": ["1", ...], "val": [...], "test": ["5", ...], "minitest": [...], ...}
+    problems.json     {"5": {"question": "Which is magnetic?",
+                             "choices": ["iron", "wood"], "answer": 0, "hint": "",
+                             "image": "image.png", ...}, ...}
+    pid_splits.json   {"train": ["1", ...], "val": [...], "test": ["5", ...],
+                       "minitest": [...], ...}
+    test/5/image.png  the image
 
-    <image>Context: what the hint says
+    <image>Context: the hint
     Which is magnetic?
     A. iron
     B. wood
     Answer:
 
 An answer is right if it is the letter, alone or as `B.`, `(B)` or `B. wood`. Lectures
-and solutions are not shown. With `chat`, for fine-tuned models, LLaVA's words take the
-place of `Answer:`, see `ending`.
+and solutions are not shown. With `chat`, for fine-tuned models, LLaVA's wording
+replaces `Answer:`, see `ending`.
 """
 
 import re
@@ -27,13 +30,13 @@ import numpy as np
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
-from mm1.eval.annotation_files import Folder, read_json
-from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split, picture
+from mm1.eval.annotation_files import BenchmarkImages, read_annotations, read_image
+from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.eval.evaluator import Line
 
 ENDING = "Answer:"
 ENDING_IN_CHAT = "Answer with the option's letter from the given choices directly."
-CHOSEN = re.compile(r"\(?([A-Za-z])\)?[.:]?|\(?([A-Z])[.):]\s.*", re.DOTALL)
+CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?|\(?([A-Z])[.):]\s.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ class Problem:
     question: str
     choices: tuple[str, ...]
     answer: int
-    """Which choice is right, from 0."""
+    """Index of the right choice."""
     hint: str = ""
-    picture: Path | bytes | None = None
+    image: Path | bytes | None = None
 
 
 class ScienceQA(Benchmark):
@@ -66,53 +69,56 @@ class ScienceQA(Benchmark):
         """pid_splits.json."""
         images: str = ""
         """The folder with `train`, `val` and `test`; not needed for questions without
-        pictures."""
-        part: str = "test"
-        """Which of the splits is asked."""
-        train_part: str = "train"
-        """Which one demonstrations are drawn from."""
-        with_picture: bool | None = None
-        """True: only questions with a picture are asked; False: only those without;
-        None: all."""
+        images."""
+        test_split: str = "test"
+        """The split that is evaluated."""
+        train_split: str = "train"
+        """The split that demonstrations come from."""
+        with_image: bool | None = None
+        """True: only questions with an image; False: only those without; None: all."""
         ending: str = ""
-        """The last line; empty: `ENDING`, in chat `ENDING_IN_CHAT`."""
+        """The last line; empty: `ENDING`, with chat `ENDING_IN_CHAT`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
-        usual = ENDING_IN_CHAT if config.chat else ENDING
-        self.ending = config.ending or usual
+        default = ENDING_IN_CHAT if config.chat else ENDING
+        self.ending = config.ending or default
 
     def records(self, split: Split) -> Sequence[Problem]:
-        """Raises ConfigError, FileNotFoundError or ValueError, naming file and problem,
-        where something is amiss."""
+        """
+        Raises:
+            ConfigError, FileNotFoundError, ValueError: something is wrong with the
+                files; the message names file and problem.
+        """
         c = self.config
-        path, problems = read_json(c.problems, "problems", ())
-        splits_path, splits = read_json(c.splits, "splits", ())
-        if (part := c.train_part if split == "train" else c.part) not in splits:
+        path, problems = read_annotations(c.problems, "problems", ())
+        splits_path, splits = read_annotations(c.splits, "splits", ())
+        name = c.train_split if split == "train" else c.test_split
+        if name not in splits:
             raise ConfigError(
-                f"{splits_path} has no split {part!r}{nearest(part, splits)}"
+                f"{splits_path} has no split {name!r}{nearest(name, splits)}"
             )
-        found = []
-        folder = None
-        for number in splits[part]:
+        records = []
+        images = None
+        for number in splits[name]:
             if number not in problems:
                 raise ValueError(
-                    f"{path} has no problem {number}, which {splits_path} puts into"
-                    f" {part}"
+                    f"{path} has no problem {number}, which is in the split {name} of"
+                    f" {splits_path}"
                 )
             data = problems[number]
-            if c.with_picture not in (None, bool(data.get("image"))):
+            if c.with_image not in (None, bool(data.get("image"))):
                 continue
             if data.get("image"):
-                folder = folder or Folder(c.images, "images")
-            found.append(_problem(path, number, data, folder))
-        return found
+                images = images or BenchmarkImages(c.images, "images")
+            records.append(_problem(path, number, data, images))
+        return records
 
     def question(self, record: Problem) -> Question:
         parts = list[Image | Text]()
-        if record.picture is not None:
-            parts.append(picture(record.picture, f"problem {record.id}"))
+        if record.image is not None:
+            parts.append(read_image(record.image, f"problem {record.id}"))
         context = [f"Context: {record.hint}"] if record.hint else []
         choices = [
             f"{letter}. {choice}"
@@ -129,30 +135,27 @@ class ScienceQA(Benchmark):
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
     ) -> Sequence[float]:
         return [
-            float(_letter(said) == true)
-            for said, (true, *_) in zip(predictions, answers, strict=True)
+            float(_letter(prediction) == letter)
+            for prediction, (letter, *_) in zip(predictions, answers, strict=True)
         ]
 
-    def figures(self, lines: Sequence[Line]) -> dict[str, float]:
-        """The score of questions with and of those without a picture, where there are
-        both."""
-        pictured = {record.id: record.picture is not None for record in self.test}
+    def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
+        """Accuracy of questions with and without an image, if there are both."""
+        has_image = {record.id: record.image is not None for record in self.test}
         scores = {
-            name: [line["score"] for line in lines if pictured[line["id"]] == flag]
+            name: [line["score"] for line in lines if has_image[line["id"]] == flag]
             for name, flag in KINDS
         }
-        return (
-            {name: float(np.mean(some)) for name, some in scores.items()}
-            if all(scores.values())
-            else {}
-        )
+        if not all(scores.values()):
+            return {}
+        return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
 KINDS = (("with picture", True), ("without picture", False))
 
 
 def _problem(
-    path: Path, number: str, data: dict[str, Any], folder: Folder | None
+    path: Path, number: str, data: dict[str, Any], images: BenchmarkImages | None
 ) -> Problem:
     owner = f"problem {number}"
     if missing := {"question", "choices", "answer"} - data.keys():
@@ -161,28 +164,28 @@ def _problem(
     answer = data["answer"]
     if not 0 <= answer < len(choices):
         raise ValueError(
-            f"{path}: the answer of {owner} is choice {answer}, it has {len(choices)}"
-            " from 0"
+            f"{path}: the answer of {owner} is choice {answer}, but it has"
+            f" {len(choices)}, counted from 0"
         )
-    shown = None
+    image = None
     if name := data.get("image"):
         if "split" not in data:
             raise ValueError(
-                f"{path}: {owner} has a picture and no split, which is its folder"
+                f"{path}: {owner} has an image but no split, which is its folder"
             )
-        assert folder is not None
-        shown = folder.picture(f"{data['split']}/{number}/{name}", owner)
+        assert images is not None
+        image = images.image_path(f"{data['split']}/{number}/{name}", owner)
     return Problem(
         number,
         data["question"].strip(),
         choices,
         answer,
         (data.get("hint") or "").strip(),
-        shown,
+        image,
     )
 
 
-def _letter(said: str) -> str:
-    """The letter that an answer chooses, or nothing."""
-    found = CHOSEN.fullmatch(said.strip())
-    return (found[1] or found[2]).upper() if found else ""
+def _letter(answer: str) -> str:
+    """The letter that an answer chooses; empty if there is none."""
+    match = CHOICE.fullmatch(answer.strip())
+    return (match[1] or match[2]).upper() if match else ""

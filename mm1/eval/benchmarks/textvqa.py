@@ -1,31 +1,31 @@
-"""TextVQA (Singh et al. 2019, arXiv:1904.08920): questions about the text in pictures,
-scored by VQA accuracy.
+"""TextVQA (Singh et al. 2019, arXiv:1904.08920): questions about text in images, scored
+by VQA accuracy.
 
-TextVQA_0.5.1_val.json   {"data": [{"question_id": 34602, "image_id": "003a8ae2ef43b901",
-                                    "question": "what is the brand of this camera?",
-                                    "answers": ["nous les gosses", "dakota", ... ten]},
-                                    ...]}
+    TextVQA_0.5.1_val.json
+        {"data": [{"question_id": 34602, "image_id": "003a8ae2ef43b901",
+                   "question": "what is the brand of this camera?",
+                   "answers": ["nous les gosses", "dakota", ... ten]}, ...]}
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1.eval.annotation_files import Folder, given, index
+from mm1.eval.annotation_files import BenchmarkImages, index_by, require_text
 from mm1.eval.benchmarks import Split
-from mm1.eval.captioning_and_vqa import Asked, ShortAnswers
+from mm1.eval.captioning_and_vqa import VQABenchmark, VQARecord
 
 
-class TextVqa(ShortAnswers):
+class TextVqa(VQABenchmark):
     KEYS = ("data",)
 
     def read(
-        self, path: Path, data: Any, folder: Folder, split: Split
-    ) -> Sequence[Asked]:
-        found = []
-        for number, asked in index(data["data"], "question_id", path).items():
+        self, path: Path, data: Any, images: BenchmarkImages, split: Split
+    ) -> Sequence[VQARecord]:
+        records = []
+        for number, entry in index_by(data["data"], "question_id", path).items():
             owner = f"question {number}"
-            answers = given(asked.get("answers", ()), path, owner, "answer")
-            file = folder.picture(f"{asked['image_id']}.jpg", owner)
-            found.append(Asked(str(number), asked["question"], file, answers))
-        return found
+            answers = require_text(entry.get("answers", ()), path, owner, "answer")
+            image = images.image_path(f"{entry['image_id']}.jpg", owner)
+            records.append(VQARecord(str(number), entry["question"], image, answers))
+        return records

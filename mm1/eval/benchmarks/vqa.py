@@ -1,10 +1,11 @@
-"""Questions about pictures in VQA v2's format, scored by VQA accuracy: VQA v2, and
-OK-VQA, which shares the format.
+"""VQA v2, and OK-VQA, which shares its format; scored by VQA accuracy.
 
 questions.json     {"data_subtype": "val2014",
                     "questions": [{"question_id": 262148000, "image_id": 262148,
-                    "question": "Where is he?"}, ...]}
-annotations.json   {"annotations": [{"question_id": 262148000, "answers": [{"answer": "table"}, ... ten]}, ...]}
+                                   "question": "Where is he?"}, ...]}
+annotations.json   {"annotations": [{"question_id": 262148000,
+                                     "answers": [{"answer": "table"}, ... ten]},
+                                    ...]}
 """
 
 from collections.abc import Sequence
@@ -13,58 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from mm1.config import ConfigError
-from mm1.eval.annotation_files import Folder, given, index
+from mm1.eval.annotation_files import BenchmarkImages, index_by, require_text
 from mm1.eval.benchmarks import Split
-from mm1.eval.captioning_and_vqa import Asked, ShortAnswers
+from mm1.eval.captioning_and_vqa import VQABenchmark, VQARecord
 
 
-class Vqa(ShortAnswers):
+class Vqa(VQABenchmark):
     KEYS = ("annotations",)
 
     @dataclass(kw_only=True, slots=True)
-    class Config(ShortAnswers.Config):
+    class Config(VQABenchmark.Config):
         questions: str = ""
-        """The file of the questions; `annotations` has their answers."""
+        """Question file of the test split; its answers are in `annotations`."""
         train_questions: str = ""
-        picture_name: str = "COCO_{subset}_{image:012d}.jpg"
-        """A picture's file, from its id and the questions' `data_subtype`."""
+        file_name: str = "COCO_{subset}_{image:012d}.jpg"
+        """File name of an image, from its id and the questions' `data_subtype`."""
 
     config: Config
 
     def read(
-        self, path: Path, data: Any, folder: Folder, split: Split
-    ) -> Sequence[Asked]:
-        truths = index(data["annotations"], "question_id", path)
-        questions_path, questions = self.file("questions", split, ("questions",))
-        found = []
-        for number, asked in index(
-            questions["questions"], "question_id", questions_path
-        ).items():
+        self, path: Path, data: Any, images: BenchmarkImages, split: Split
+    ) -> Sequence[VQARecord]:
+        annotations = index_by(data["annotations"], "question_id", path)
+        questions_path, questions = self.read_file("questions", split, ("questions",))
+        subset = questions.get("data_subtype", "")
+        entries = index_by(questions["questions"], "question_id", questions_path)
+        records = []
+        for number, entry in entries.items():
             owner = f"question {number}"
-            if number not in truths:
+            if number not in annotations:
                 raise ValueError(
                     f"{path} has no answers to {owner} of {questions_path}"
                 )
-            answers = given(
-                (each["answer"] for each in truths[number]["answers"]),
-                path,
-                owner,
-                "answer",
-            )
-            file = self._picture_name(
-                asked["image_id"], questions.get("data_subtype", "")
-            )
-            found.append(
-                Asked(
-                    str(number), asked["question"], folder.picture(file, owner), answers
-                )
-            )
-        return found
+            answers = (each["answer"] for each in annotations[number]["answers"])
+            answers = require_text(answers, path, owner, "answer")
+            image = images.image_path(self._file_name(entry["image_id"], subset), owner)
+            records.append(VQARecord(str(number), entry["question"], image, answers))
+        return records
 
-    def _picture_name(self, image: int, subset: str) -> str:
+    def _file_name(self, image: int, subset: str) -> str:
         try:
-            return self.config.picture_name.format(image=image, subset=subset)
+            return self.config.file_name.format(image=image, subset=subset)
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(
-                f"picture_name {self.config.picture_name!r} does not work: {error!r}"
+                f"file_name {self.config.file_name!r} does not work: {error!r}"
             ) from error

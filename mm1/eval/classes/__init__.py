@@ -1,7 +1,8 @@
-"""Pictures of known classes: what zero-shot classification and probes are measured on.
+"""Labelled images, for zero-shot classification and probes.
 
-To add a data set, add a file to this folder with a subclass of `Classes`; it is then
-named by its file in the `data` of such an exam.
+To add a data set, add a file to this folder with a subclass of `Classes`. It is then
+`benchmarks.NAME.data=<file>` of such a benchmark, and
+`tests/eval/test_zero_shot_classification.py` tests it.
 """
 
 from collections.abc import Sequence
@@ -14,17 +15,15 @@ from mm1.eval.evaluator import Split
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A picture of one class."""
-
+class LabelledImage:
     image: Image
     label: int
-    """Index into the names."""
+    """Index into the class names."""
     id: str
 
 
 class Classes(Configurable):
-    """A closed set of classes, and pictures of each."""
+    """A closed set of classes, and images of each."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -32,14 +31,19 @@ class Classes(Configurable):
             return self.make()
 
     names: Sequence[str]
-    """The classes as a person would call them, at least two."""
+    """Names of the classes in plain words, at least two."""
 
     def records(self, split: Split) -> Sequence[Any]:
-        """Of `test`, to be classified; of `train`, for probes to learn from. Small:
-        pictures are not read yet."""
+        """The `test` split is classified, probes learn from `train`.
+
+        Records should be small: images are not read yet.
+        """
         raise NotImplementedError
 
-    def labelled(self, record: Any) -> Labelled:
-        """Raises FileNotFoundError or ImageError, with the record named, where there is
-        no usable picture."""
+    def labelled_image(self, record: Any) -> LabelledImage:
+        """
+        Raises:
+            FileNotFoundError, ImageError: there is no usable image; the message names
+                the record.
+        """
         raise NotImplementedError

@@ -16,7 +16,7 @@ from cases import Case, plain, refused
 from mm1.config import ConfigError
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import Tokenizer
-from mm1.infer.renderer import make_renderer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.loader import StepBatches
 
 

@@ -18,10 +18,10 @@ from mm1.config import ConfigError
 from mm1.data.image_processing import ImageError, ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import classes
-from mm1.eval.classes import Classes, Labelled
+from mm1.eval.classes import Classes, LabelledImage
 from mm1.eval.classes.folders import Folders
 from mm1.eval.evaluate import evaluate
-from mm1.eval.zero_shot import ZeroShot
+from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.infer import encoder
 from mm1.infer.encoder import Encoder
 from mm1.miniature.benchmarks import Miniature
@@ -86,8 +86,10 @@ def folders(root: Path, num_classes: int = 6) -> Path:
     return root
 
 
-def asked(root: Path, **options: Any) -> ZeroShot:
-    return ZeroShot.Config(data=Folders.Config(test=str(root)), **options).build()
+def asked(root: Path, **options: Any) -> ZeroShotClassification:
+    return ZeroShotClassification.Config(
+        data=Folders.Config(test=str(root)), **options
+    ).build()
 
 
 def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
         (("a {}", "the {}", "not a {}"), 10),
         (("a {}", "not a {}", "not the {}"), 0),
     ):
-        lines = asked(root, templates=templates).ask(oracle, 0, lambda _: None)
+        lines = asked(root, templates=templates).evaluate(oracle, 0, lambda _: None)
         assert sum(line["score"] for line in lines) == right
 
 
@@ -198,7 +200,7 @@ def test_names_of_folders_can_be_given(tmp_path: Path) -> None:
 def test_unusable_folders_are_named(tmp_path: Path) -> None:
     root = folders(tmp_path / "zoo")
     with pytest.raises(ConfigError, match=r"data\.test is empty: name a folder"):
-        _ = ZeroShot.Config().build().test
+        _ = ZeroShotClassification.Config().build().test
     with pytest.raises(
         FileNotFoundError, match=r"data\.test: there is no folder .*/zo$"
     ):
@@ -207,7 +209,7 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
         _ = asked(root / "ant").test
     for name in ("a", "b"):
         (tmp_path / "empty" / name).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"no folder of .*empty holds a picture"):
+    with pytest.raises(ConfigError, match=r"no folder of .*empty holds an image"):
         _ = asked(tmp_path / "empty").test
     with pytest.raises(
         ConfigError, match=r"data\.train and data\.test differ in the classes a, ant"
@@ -218,7 +220,7 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     (root / "bee" / "00.jpg").write_bytes(b"no picture")
     data = Folders.Config(test=str(root)).build()
     with pytest.raises(ImageError, match=r"bee/00\.jpg"):
-        [data.labelled(record) for record in data.records("test")]
+        [data.labelled_image(record) for record in data.records("test")]
 
 
 @pytest.mark.parametrize(
@@ -229,21 +231,22 @@ def test_templates_have_a_place_for_the_name(
     templates: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        ZeroShot.Config(templates=templates).build()
+        ZeroShotClassification.Config(templates=templates).build()
 
 
 def test_an_exam_says_which_model_it_asks(tmp_path: Path) -> None:
     clip = clip_encoder(tmp_path)
     language_model = tiny.predictor(tmp_path)
     with pytest.raises(
-        ConfigError, match="Miniature asks a language model; a run of CLIP trains none"
+        ConfigError,
+        match="Miniature needs a language model; a run of CLIP does not train one",
     ):
         evaluate(
             clip, {"digit": Miniature.Config().build()}, (0,), tmp_path, version="v"
         )
     with pytest.raises(
         ConfigError,
-        match=r"ZeroShot asks an encoder .* captions; a run of MM1 trains none",
+        match=r"ZeroShotClassification needs an encoder .* captions; a run of MM1 does not train",
     ):
         evaluate(
             language_model,
@@ -261,7 +264,7 @@ def every_data_set() -> list[type[Classes]]:
 def test_every_data_set_is_text_and_back() -> None:
     assert {MiniatureClasses, Folders} <= set(every_data_set())
     for data in every_data_set():
-        config = ZeroShot.Config(data=data.Config())
+        config = ZeroShotClassification.Config(data=data.Config())
         assert (
             configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
         )
@@ -271,11 +274,12 @@ def test_the_miniature_worlds_classes_are_a_tasks_answers() -> None:
     data = MiniatureClasses.Config(task="shape", num_test=9, num_train=5).build()
     assert list(data.names) == ["circle", "square", "triangle", "cross", "ring"]
     test, train = (
-        [data.labelled(r) for r in data.records(split)] for split in ("test", "train")
+        [data.labelled_image(r) for r in data.records(split)]
+        for split in ("test", "train")
     )
     assert (len(test), len(train)) == (9, 5)
     assert all(
-        isinstance(each, Labelled) and 0 <= each.label < 5 for each in test + train
+        isinstance(each, LabelledImage) and 0 <= each.label < 5 for each in test + train
     )
     assert not {each.image.data for each in test} & {each.image.data for each in train}
     with pytest.raises(ConfigError, match="no task 'shapes'; did you mean 'shape'"):

@@ -1,0 +1,67 @@
+"""The predictions of an evaluator as files in a run folder.
+
+predictions/digits-4shot.jsonl        a question a line, with its prompt, prediction and score
+predictions/digits-4shot-draw2.jsonl  the same questions after other shots, if there are several draws
+predictions/digits-4shot/17-0.png     the images of the first few prompts, listed in their lines
+"""
+
+import json
+import re
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from mm1 import dist
+from mm1.data.image_processing import decode_image, resize
+from mm1.eval.evaluator import Evaluator, Line
+from mm1.files import write_text
+
+NUM_WITH_IMAGES = 12
+"""Questions of each benchmark whose images are written, for reports."""
+LONGEST_SIDE = 384
+"""Written images are scaled down to this, in pixels."""
+
+
+def predictions_path(folder: Path, name: str, num_shots: int, draw: int) -> Path:
+    """The file of a benchmark's predictions; `draw` counts from 0."""
+    suffix = f"-draw{draw + 1}" if draw else ""
+    return folder / "predictions" / f"{name}-{num_shots}shot{suffix}.jsonl"
+
+
+def read_predictions(path: Path) -> list[Line]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_predictions(
+    path: Path, lines: list[Line], evaluator: Evaluator, num_shots: int, draw: int
+) -> None:
+    """Writes the lines on rank 0, and for the first draw the images of the first
+    prompts, which are added to their lines as `pictures`."""
+    if dist.rank() != 0:
+        return
+    if draw == 0:
+        for number, line in zip(
+            evaluator.chosen[:NUM_WITH_IMAGES], lines, strict=False
+        ):
+            line["pictures"] = _write_images(evaluator, number, num_shots, line, path)
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, content)
+
+
+def _write_images(
+    evaluator: Evaluator, number: int, num_shots: int, line: Line, path: Path
+) -> list[str]:
+    """Their files, relative to the run folder."""
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, image in enumerate(evaluator.images(number, num_shots)):
+        file = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', line['id'])}-{i}.png"
+        scale = min(1.0, LONGEST_SIDE / max(image.width, image.height))
+        height = max(1, round(image.height * scale))
+        width = max(1, round(image.width * scale))
+        pixels = resize(decode_image(image.data), (height, width)).permute(1, 2, 0)
+        Pillow.fromarray(pixels.numpy()).save(file)
+        files.append(file.relative_to(path.parent.parent).as_posix())
+    return files
