@@ -22,6 +22,7 @@ from mm1.export.remote_code import remote_code
 from mm1.files import write_json
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.mlp import MLPConnector
+from mm1.nn.connectors.pixel_shuffle import PixelShuffle
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.recipes.pretrain import (
@@ -69,6 +70,7 @@ def aimv2(c: MM1.Config) -> None:
     c.encoder.patch_norm = True
     c.decoder.norm_placement = "post"
     c.decoder.qk_norm = "full"
+    c.connector = PixelShuffle.Config()
 
 
 def qwen3_moe(c: MM1.Config) -> None:

@@ -4,16 +4,16 @@ import importlib
 import inspect
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import classes_in
+from nn.connector_cases import accepted, every_connector
 
 from mm1.config import ConfigError
 from mm1.export.remote_code import remote_code
-from mm1.nn import connectors
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.average_pool import AveragePool
 
@@ -34,26 +34,26 @@ def packaged(
     return lambda name: importlib.import_module(f"carried.{name}")
 
 
-@pytest.mark.parametrize("connector", classes_in(Connector, connectors))
+@every_connector
 def test_every_connector_travels(
-    connector: type[Connector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cls: type[Connector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = connector.Config(num_tokens=4)
+    config, grid = accepted(cls)[0]
     files = remote_code(config)
     for name, text in files.items():
         assert not re.search(
             r"^\s*(from|import) (mm1|jaxtyping)\b", text, re.MULTILINE
         ), name
     load = packaged(tmp_path, files, monkeypatch)
-    module = connector.__module__.rpartition(".")[2]
-    assert f"from .{module} import {connector.__name__}\n" in files["modeling_mm1.py"]
-    sizes: dict[str, Any] = {"grid": (4, 4), "input_dim": 16, "output_dim": 24}
+    module = cls.__module__.rpartition(".")[2]
+    assert f"from .{module} import {cls.__name__}\n" in files["modeling_mm1.py"]
+    sizes: dict[str, Any] = {"grid": grid, "input_dim": 16, "output_dim": 24}
     torch.manual_seed(0)
     ours = config.build(**sizes)
-    theirs_class = getattr(load(module), connector.__name__)
-    theirs = theirs_class(theirs_class.Config(num_tokens=4), **sizes)
+    theirs_class = getattr(load(module), cls.__name__)
+    theirs = theirs_class(theirs_class.Config(**asdict(config)), **sizes)
     theirs.load_state_dict(ours.state_dict())
-    patches = torch.randn(2, 16, 16)
+    patches = torch.randn(2, grid[0] * grid[1], 16)
     assert torch.equal(theirs(patches), ours(patches))
 
 

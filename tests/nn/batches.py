@@ -19,7 +19,8 @@ PLACES = 4
 DECODER = Decoder.Config(
     depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm="head"
 )
-ENCODER = ViT.Config(image_size=(8, 12), patch_size=2, depth=2, dim=16, num_heads=2)
+IMAGE_SIZE = (8, 12)
+ENCODER = ViT.Config(image_size=IMAGE_SIZE, patch_size=2, depth=2, dim=16, num_heads=2)
 
 
 def language_model(
@@ -32,17 +33,25 @@ def language_model(
 
 
 def multimodal_model(
-    connector: Connector.Config | None = None, *, decoder: Decoder.Config = DECODER
+    connector: Connector.Config | None = None,
+    *,
+    encoder: ViT.Config = ENCODER,
+    decoder: Decoder.Config = DECODER,
 ) -> MM1:
     torch.manual_seed(0)
     connector = connector or AveragePool.Config(num_tokens=PLACES)
-    return MM1.Config(encoder=ENCODER, connector=connector, decoder=decoder).build(
+    return MM1.Config(encoder=encoder, connector=connector, decoder=decoder).build(
         vocab_size=VOCABULARY
     )
 
 
 def packed(
-    lengths: Sequence[int], *, num_pictures: int = 0, seed: int = 0
+    lengths: Sequence[int],
+    *,
+    num_pictures: int = 0,
+    num_places: int = PLACES,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    seed: int = 0,
 ) -> PackedBatch:
     """Random documents of these lengths; each of the first `num_pictures` starts with a
     picture's image tokens."""
@@ -52,10 +61,9 @@ def packed(
     targets = tokens.roll(-1)
     slots = torch.tensor(starts[:num_pictures], dtype=torch.int64)[
         :, None
-    ] + torch.arange(PLACES)
+    ] + torch.arange(num_places)
     targets[torch.tensor(starts[1:]) - 1] = IGNORE
     targets[slots.flatten()[: max(0, slots.numel() - 1)]] = IGNORE
-    size = (3, *ENCODER.image_size)  # type: ignore[misc]
     return PackedBatch(
         tokens=tokens,
         targets=targets,
@@ -63,7 +71,10 @@ def packed(
         sources=torch.arange(len(tokens)) % 2,
         cu_seqlens=torch.tensor(starts, dtype=torch.int32),
         images=torch.randint(
-            256, (max(1, num_pictures), *size), generator=draw, dtype=torch.uint8
+            256,
+            (max(1, num_pictures), 3, *image_size),
+            generator=draw,
+            dtype=torch.uint8,
         ),
         slots=slots,
         max_seqlen=max(lengths),

@@ -2,25 +2,35 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import classes_in
-from nn.batches import PLACES, alone, hidden, multimodal_model, packed, without_gradient
+from nn.batches import (
+    ENCODER,
+    alone,
+    hidden,
+    multimodal_model,
+    packed,
+    without_gradient,
+)
+from nn.connector_cases import accepted, every_connector
 
-from mm1.nn import connectors
 from mm1.nn.connectors import Connector
 from mm1.nn.mm1 import MM1
 
 LENGTHS = (9, 5, 12, 6)
-every_connector = pytest.mark.parametrize(
-    "cls", classes_in(Connector, connectors), ids=lambda c: c.__name__
-)
 
 
 @every_connector
 def test_every_parameter_learns_and_changes_in_one_step(cls: type[Connector]) -> None:
-    narrow = {"dim": 32} if "dim" in cls.Config.__slots__ else {}  # type: ignore[attr-defined]
-    model = multimodal_model(cls.Config(num_tokens=PLACES, **narrow))
+    config, (h, w) = accepted(cls)[0]
+    side = ENCODER.patch_size
+    encoder = replace(ENCODER, image_size=(h * side, w * side))
+    model = multimodal_model(config, encoder=encoder)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model(packed(LENGTHS, num_pictures=3)).objective.backward()
+    num_tokens = model.tokens_per_image
+    lengths = [num_tokens + length for length in LENGTHS]
+    batch = packed(
+        lengths, num_pictures=3, image_size=(h * side, w * side), num_places=num_tokens
+    )
+    model(batch).objective.backward()
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
     assert [

@@ -1,11 +1,13 @@
-"""What a vision-language connector is (MM1, section 3.2).
+"""The contract of a vision-language connector (MM1, section 3.2).
 
-A connector turns the encoder's grid of patches into `num_tokens` tokens in the
-decoder's space. To add one, add a file to this folder: it is then covered by
-`tests/nn/test_connectors.py`, and runs with
-`model.connector=<file>`. A connector file imports torch and
-typing, and this contract, alone: an exported model carries its connector's file with
-it. `docs/connectors.md` compares them.
+A connector turns the encoder's grid of patches into `num_tokens` tokens of the
+decoder's width. It is also called a projector or an adapter.
+
+To add one, add a file to this folder. `tests/nn/test_connectors.py` finds it, and
+`model.connector=mm1.nn.connectors.<file>:<Class>` selects it. If it does not take every
+grid or number of tokens, its Config overrides `tokens_for`. A connector's file may only
+import torch, dataclasses, typing, jaxtyping and this module, because exported models
+carry a copy of it. `docs/connectors.md` compares the connectors.
 """
 
 from dataclasses import dataclass
@@ -22,47 +24,66 @@ __all__ = ["ConfigError", "Connector", "interpolate", "on_grid", "pool", "square
 
 
 class Connector(Module):
-    """Patches of an h x w grid -> `num_tokens` tokens of the decoder's width."""
+    """Maps the patches of an h x w grid to `num_tokens` tokens of the decoder's
+    width."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_tokens: int = 144
-        """Tokens for each image; a square number for the spatial connectors."""
+        """Tokens per image."""
+
+        def tokens_for(self, grid: tuple[int, int]) -> int:
+            """The number of tokens that a grid of (rows, columns) patches becomes.
+
+            Without an override, every grid becomes `num_tokens` tokens.
+
+            Raises:
+                ConfigError: this grid and these options do not fit. The message names
+                    the grid, `num_tokens` and what would fit.
+            """
+            if self.num_tokens < 1:
+                raise ConfigError(
+                    f"num_tokens={self.num_tokens} for a grid of {grid[0]} x {grid[1]}"
+                    " patches must be at least 1"
+                )
+            return self.num_tokens
 
         def build(
             self, *, grid: tuple[int, int], input_dim: int, output_dim: int
         ) -> "Connector":
-            """`grid` is (rows, columns) of patches at the resolution that the weights
-            are made for.
+            """Build a connector for a grid of (rows, columns) patches, which is fixed.
 
             Raises:
-                ConfigError: the options do not go together.
+                ConfigError: the options and the grid do not fit together.
             """
             return self.make(grid=grid, input_dim=input_dim, output_dim=output_dim)
 
-    num_tokens: int
-    """Tokens that it gives for each image; every connector sets it when it is built."""
+    def __init__(self, config: Config, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.num_tokens = config.tokens_for(grid)
 
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
         raise NotImplementedError
 
     def flops(self) -> int:
-        """Operations of forward and backward for one image."""
+        """Floating-point operations of forward and backward for one image."""
         raise NotImplementedError
 
 
-def square_side(num_tokens: int) -> int:
-    """The side of a square of `num_tokens` tokens.
+def square_side(num_tokens: int, grid: tuple[int, int]) -> int:
+    """The side of the square of `num_tokens` tokens that a grid is pooled to.
 
     Raises:
-        ConfigError: there is no such square.
+        ConfigError: `num_tokens` is not a square number.
     """
     side = round(max(num_tokens, 0) ** 0.5)
     if side == 0 or side * side != num_tokens:
-        near = sorted({max(1, side - 1) ** 2, max(1, side) ** 2, (side + 1) ** 2})
+        nearest = sorted({max(1, side - 1) ** 2, max(1, side) ** 2, (side + 1) ** 2})
         raise ConfigError(
-            "num_tokens must be a square number for a spatial connector, got"
-            f" {num_tokens}; near it are {', '.join(map(str, near))}"
+            f"num_tokens={num_tokens} does not fit: a grid of {grid[0]} x"
+            f" {grid[1]} patches is pooled to a square of tokens, so choose a square"
+            f" number, such as {', '.join(map(str, nearest))}"
         )
     return side
 
@@ -70,10 +91,10 @@ def square_side(num_tokens: int) -> int:
 def on_grid(
     patches: Float[Tensor, "N P E"], grid: tuple[int, int]
 ) -> Float[Tensor, "N h w E"]:
-    """Patches, row by row, as a map.
+    """Arrange patches, given row by row, as a feature map.
 
     Raises:
-        ValueError: their number is not the grid's.
+        ValueError: the number of patches is not the grid's.
     """
     if patches.shape[1] != grid[0] * grid[1]:
         raise ValueError(
@@ -84,7 +105,9 @@ def on_grid(
     return patches.unflatten(1, grid)
 
 
-def pool(map_: Float[Tensor, "N h w E"], side: int) -> Float[Tensor, "N side side E"]:
-    """Means over side x side windows; they overlap where the grid does not divide
-    evenly (torch's adaptive pooling)."""
-    return F.adaptive_avg_pool2d(map_.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+def pool(features: Float[Tensor, "N h w E"], side: int) -> Float[Tensor, "N s s E"]:
+    """Average over side x side windows.
+
+    Windows overlap where `side` does not divide the grid (torch's adaptive pooling).
+    """
+    return F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Attention pooling with `num_tokens` learnt queries (MM1, section 3.2)."""
+"""Attention pooling with learnt queries (MM1, section 3.2)."""
 
 from dataclasses import dataclass
 
@@ -11,31 +11,30 @@ from mm1.nn.connectors import ConfigError, Connector, on_grid
 
 
 class AttentionPool(Connector):
-    """Queries look at all patches, layer by layer; patches keep no order but what the
-    encoder's features tell of it."""
+    """Learnt queries attend to all patches.
+
+    There are no position embeddings here: where a patch lies is known only from the
+    encoder's features.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
         dim: int = 1024
+        """Width of queries and hidden states."""
         depth: int = 1
+        """Blocks of cross-attention and feed-forward."""
         num_heads: int = 16
 
     def __init__(
         self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
     ) -> None:
-        super().__init__()
-        if config.num_tokens < 1 or config.depth < 1:
-            raise ConfigError(
-                f"num_tokens and depth must be at least 1, got {config.num_tokens} and"
-                f" {config.depth}"
-            )
+        super().__init__(config, grid)
+        if config.depth < 1:
+            raise ConfigError(f"depth must be at least 1, got {config.depth}")
         if config.num_heads < 1 or config.dim % config.num_heads:
             raise ConfigError(
-                f"dim={config.dim} must be a multiple of num_heads={config.num_heads}:"
-                " change one of them"
+                f"dim={config.dim} must be a multiple of num_heads={config.num_heads}"
             )
-        self.grid = grid
-        self.num_tokens = config.num_tokens
         self.dim = config.dim
         self.queries = nn.Parameter(torch.empty(config.num_tokens, config.dim))
         self.input = nn.Linear(input_dim, config.dim)
@@ -59,8 +58,7 @@ class AttentionPool(Connector):
         return self.output(self.output_norm(x))
 
     def flops(self) -> int:
-        """6 for each weight and place, 12 for each pair of query and patch and
-        channel."""
+        """6 per weight and position, 12 per query, patch and channel of attention."""
         queries = self.num_tokens
         patches = self.grid[0] * self.grid[1]
         layer = (
@@ -75,7 +73,7 @@ class AttentionPool(Connector):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Pre-norm cross-attention and a feed-forward of four times the width."""
+    """Pre-norm cross-attention, then a feed-forward four times as wide."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Average pooling of the patch grid, then one linear map (MM1, section 3.2)."""
+"""Average pooling of the patch grid, then a linear map (MM1, section 3.2)."""
+
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,21 +9,21 @@ from mm1.nn.connectors import Connector, on_grid, pool, square_side
 
 
 class AveragePool(Connector):
-    """Each token is the mean over its share of the grid; shares overlap where the grid
-    does not divide evenly."""
+    """Each token is the mean over one window of the grid, mapped linearly."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Connector.Config):
+        num_tokens: int = 144
+        """Tokens per image, a square number."""
+
+        def tokens_for(self, grid: tuple[int, int]) -> int:
+            return square_side(self.num_tokens, grid) ** 2
 
     def __init__(
-        self,
-        config: Connector.Config,
-        *,
-        grid: tuple[int, int],
-        input_dim: int,
-        output_dim: int,
+        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
     ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.side = square_side(config.num_tokens)
-        self.num_tokens = config.num_tokens
+        super().__init__(config, grid)
+        self.side = square_side(self.num_tokens, grid)
         self.output = nn.Linear(input_dim, output_dim)
 
     def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:

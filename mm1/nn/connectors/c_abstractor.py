@@ -1,11 +1,10 @@
-"""C-Abstractor: convolutions around a pooling to the token grid (Honeybee,
-arXiv:2312.06742; MM1's final connector).
+"""C-Abstractor: convolutions before and after pooling (Honeybee, arXiv:2312.06742;
+MM1's final connector).
 
-    position + patches -> stage -> average to sqrt(K) x sqrt(K) -> stage -> MLP       stage = `depth` residual blocks
+    patches + positions -> stage -> average to sqrt(K) x sqrt(K) -> stage -> MLP
 
-After the code of khanrc/honeybee (Apache-2.0), in our own words: feature maps keep
-their channels last, so a 1 x 1 convolution is a linear map and the norm is torch's
-LayerNorm.
+A stage is `depth` residual blocks. Reimplemented after khanrc/honeybee (Apache-2.0)
+with channels last: a 1 x 1 convolution is a linear map, and the norm torch's LayerNorm.
 """
 
 from dataclasses import dataclass
@@ -26,29 +25,31 @@ from mm1.nn.connectors import (
 
 
 class CAbstractor(Connector):
-    """Keeps the neighbourhood of patches: the locality that plain attention pooling
-    loses."""
+    """Keeps the locality of patches, which attention pooling loses."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
+        num_tokens: int = 144
+        """Tokens per image, a square number."""
         dim: int = 1024
         """Channels of the feature maps."""
         depth: int = 3
         """Blocks in each of the two stages."""
 
+        def tokens_for(self, grid: tuple[int, int]) -> int:
+            return square_side(self.num_tokens, grid) ** 2
+
     def __init__(
         self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
     ) -> None:
-        super().__init__()
+        super().__init__(config, grid)
         if config.depth < 1 or config.dim < 4 or input_dim < 4:
             raise ConfigError(
                 "the C-Abstractor needs depth >= 1, dim >= 4 and an encoder of width"
                 f" >= 4, got depth={config.depth}, dim={config.dim} and width"
-                f" {input_dim}; without convolutions it is AveragePool or MLP"
+                f" {input_dim}; AveragePool and MLPConnector have no convolutions"
             )
-        self.grid = grid
-        self.side = square_side(config.num_tokens)
-        self.num_tokens = config.num_tokens
+        self.side = square_side(self.num_tokens, grid)
         self.position = nn.Parameter(torch.empty(*grid, input_dim))
         self.before = _stage(config.depth, input_dim, config.dim)
         self.after = _stage(config.depth, config.dim, config.dim)
@@ -75,18 +76,16 @@ class CAbstractor(Connector):
 
     def flops(self) -> int:
         h, w = self.grid
-        outside = self.num_tokens * sum(
+        output = self.num_tokens * sum(
             p.numel() for p in self.output.parameters() if p.ndim > 1
         )
-        return 6 * (
-            outside
-            + _products(self.before, h * w)
-            + _products(self.after, self.num_tokens)
-        )
+        before = _multiplications(self.before, h * w)
+        after = _multiplications(self.after, self.num_tokens)
+        return 6 * (before + after + output)
 
 
 class RegNetBlock(nn.Module):
-    """RegNet's residual block as Honeybee sets it: 1 x 1, depthwise 3 x 3,
+    """RegNet's residual block with Honeybee's options: 1 x 1, depthwise 3 x 3,
     squeeze-and-excite, 1 x 1."""
 
     def __init__(self, input_dim: int, dim: int) -> None:
@@ -122,11 +121,12 @@ def _stage(depth: int, input_dim: int, dim: int) -> nn.Sequential:
     )
 
 
-def _products(stage: nn.Sequential, num_places: int) -> int:
-    """Multiplications of a stage: squeeze and excite work once for a map, all other
-    weights at each of its places."""
+def _multiplications(stage: nn.Sequential, num_positions: int) -> int:
+    """Multiplications of a stage: squeeze and excite run once per feature map, all other
+    weights at each of its positions."""
     total = 0
     for name, weight in stage.named_parameters():
-        once = ".squeeze." in name or ".excite." in name
-        total += weight.numel() * (1 if once else num_places) if weight.ndim > 1 else 0
+        if weight.ndim > 1:
+            once = ".squeeze." in name or ".excite." in name
+            total += weight.numel() * (1 if once else num_positions)
     return total
