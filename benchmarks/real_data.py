@@ -32,13 +32,13 @@ from mm1.runs.folder import load_model, read_config
 
 KINDS = {  # name: (kind, paths, options)
     "captions": ("captions", ["captions"], []),
-    "pages": ("interleaved", ["interleaved"], ["--filters", "web_pages"]),
+    "pages": ("interleaved", ["interleaved"], ["filters=web_pages"]),
     "mmc4": (
         "mmc4",
         ["interleaved/mmc4_layout.jsonl"],
-        ["--source", "folder={data}/interleaved/mmc4_images"],
+        ["source.folder={data}/interleaved/mmc4_images"],
     ),
-    "text": ("text", ["text"], ["--filters", "web_text"]),
+    "text": ("text", ["text"], ["filters=web_text"]),
     "instructions": ("instructions", ["instructions"], []),
 }
 WEIGHTS = {

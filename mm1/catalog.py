@@ -1,22 +1,33 @@
-"""What has a name on the command line: recipes and studies, from `mm1.recipes` and
-`mm1.miniature`."""
+"""What has a name on the command line: recipes and studies, which are functions of
+`mm1.recipes` and `mm1.miniature`, and components, which are files of open folders."""
 
 import importlib
 import inspect
-import json
+import itertools
 import pkgutil
-import shlex
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
+import torch
+
 from mm1 import miniature, recipes
-from mm1.config import ConfigError, nearest
-from mm1.miniature.lr_law import LR_STUDIES, run_lr_study
-from mm1.recipes import lr_law
-from mm1.study.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
-from mm1.study.run_studies import run_studies
+from mm1.config import ConfigError, Configurable, flatten, nearest, path_of, to_text
+from mm1.eval.classes import Classes
+from mm1.eval.evaluator import Evaluator
+from mm1.miniature.lr_law import LR_STUDIES
+from mm1.nn.connectors import Connector
+from mm1.overrides import component_names, override
+from mm1.prepare.sources import Source
+from mm1.runs.folder import read_config
+from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
+from mm1.train.optimizers import Optimizer
+from mm1.train.origins import adopt
+from mm1.train.schedulers import Scheduler
 from mm1.train.trainer import Trainer
 
 LESSONS = (
@@ -80,7 +91,7 @@ def _unknown(kind: str, result: type, name: str, known: Iterable[str]) -> Config
         return ConfigError(
             f"{name} in {file} is no {kind} yet: {' and '.join(missing)}"
         )
-    listed = {"recipe": "mm1 list", "study": "mm1 study list"}[kind]
+    listed = {"recipe": "mm1 list recipes", "study": "mm1 list studies"}[kind]
     return ConfigError(
         f"no {kind} {name!r}{nearest(name, known)}; `{listed}` shows all"
     )
@@ -109,104 +120,172 @@ def all_studies() -> dict[str, Callable[[], Study]]:
     return _returning(Study)
 
 
-def list_studies() -> None:
-    about = {
-        name: (function.__doc__ or "").splitlines()[0]
-        for name, function in all_studies().items()
-    }
-    about |= {
-        "lessons": "MM1's lessons in miniature: " + ", ".join(LESSONS) + "."
-    } | LR_STUDIES
-    for name, line in about.items():
-        print(f"{name:{max(map(len, about))}}  {line}")
+def check_studies(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that is no study; the message is as for recipes."""
+    known = (*all_studies(), "lessons", *LR_STUDIES)
+    for name in names:
+        if name not in known:
+            raise _unknown("study", Study, name, known)
 
 
-def study_command(
-    words: Sequence[str],
-    out: Path | None,
-    *,
-    seeds: Sequence[int],
-    jobs: int | None = None,
-    launcher: str = "",
-    on: str = "here",
-    ask: Sequence[str] = (),
-    fit: Path | None = None,
-    predict: Sequence[float] = (),
-) -> int | None:
-    """Runs the studies that are named among the words, or one law of rates; the other
-    words are overrides.
+def studies_named(names: Sequence[str]) -> dict[str, Study]:
+    """The ablations of these names; `lessons` stands for several."""
+    known = all_studies()
+    single = [
+        each for name in names for each in (LESSONS if name == "lessons" else [name])
+    ]
+    return {name: known[name]() for name in single}
 
-    `list` shows the studies. The law is not trained for where points are given to fit,
-    or sizes are asked for alone.
+
+def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
+    """The config of a recipe, a run folder or a config.json, with overrides.
+
+    Parts that an override starts from another run take their shape from it.
 
     Raises:
-        ConfigError: there is no such study, or no folder is given.
+        ConfigError: there is no such recipe or key, or the file is of something else.
     """
-    names, overrides = (
-        [word for word in words if ("=" in word) == given] for given in (False, True)
-    )
-    if names == ["list"]:
-        return list_studies()
-    if names == ["lr-law"] and (fit or predict):
-        return lr_law.print_lr_law(fit, predict)
-    known = all_studies()
-    for name in names:
-        if name not in (*known, "lessons", *LR_STUDIES):
-            raise _unknown("study", Study, name, (*known, "lessons", *LR_STUDIES))
-    if out is None or not names:
-        raise ConfigError(
-            "a study needs a name and --out, the folder for its runs and its page"
-        )
-    how = {
-        "seeds": seeds,
-        "executor": _executor(on, ask, out, jobs, shlex.split(launcher)),
+    path = Path(name)
+    is_path = path.is_dir() or path.suffix == ".json"
+    config = read_config(path) if is_path else recipe(name)
+    if not isinstance(config, Trainer.Config):
+        raise ConfigError(f"{name} is the config of a {path_of(config)}, not of a run")
+    before = dict(config.init)
+    for assignment in overrides:
+        override(config, assignment)
+    changed = {
+        part: Path(origin)
+        for part, origin in config.init.items()
+        if before.get(part) != origin
     }
-    if LR_STUDIES.keys() & set(names):
-        if len(names) > 1:
-            raise ConfigError(
-                f"{' and '.join(names)} are asked one after the other, in one folder if"
-                " you like"
-            )
-        return run_lr_study(names[0], out, overrides=overrides, **how)
-    chosen = [
-        each for name in names for each in (LESSONS if name == "lessons" else (name,))
+    adopt(config, changed, overrides)
+    return config
+
+
+ROLES: dict[str, type[Configurable]] = {
+    "sources": Source,
+    "benchmarks": Evaluator,
+    "classes": Classes,
+    "connectors": Connector,
+    "optimizers": Optimizer,
+    "schedulers": Scheduler,
+}
+"""The groups of components in `mm1 list`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of `mm1 list`."""
+
+    name: str
+    summary: str
+    needs: str = ""
+    """Folders that must be there, hardware, optional dependencies; or what it reads."""
+    size: str = ""
+
+
+def entries(group: str, *, sizes: bool = False) -> list[Entry]:
+    """All that `mm1 list` shows of "recipes", "studies" or one of `ROLES`.
+
+    With `sizes`, which takes seconds, recipes have their number of parameters without
+    the vocabulary's table, and studies the number of runs for a seed and their data.
+    """
+    if group == "recipes":
+        counted: dict[str, str] = {}
+        return [
+            _recipe_entry(name, function, counted if sizes else None)
+            for name, function in all_recipes().items()
+        ]
+    if group == "studies":
+        studies = [
+            _study_entry(name, function, sizes)
+            for name, function in all_studies().items()
+        ]
+        lessons = f"MM1's lessons in miniature: {', '.join(LESSONS)}."
+        named = {"lessons": lessons} | LR_STUDIES
+        return studies + [Entry(name, summary) for name, summary in named.items()]
+    components = component_names(ROLES[group])
+    return [_component_entry(name, each) for name, each in components.items()]
+
+
+def _recipe_entry(name: str, function: Recipe, counted: dict[str, str] | None) -> Entry:
+    """`counted` caches the sizes of models; without it they are not counted."""
+    config = function()
+    hardware = re.findall(r"Hardware: ([^.]*)\.", inspect.getdoc(function) or "")
+    size = ""
+    if counted is not None:
+        model = to_text(config.model)
+        counted[model] = size = counted.get(model) or _num_params(config)
+    needs = _phrase("needs", *_folders(config), *hardware, *_extras(function))
+    return Entry(name, _summary(function), needs, size)
+
+
+def _study_entry(name: str, function: Callable[[], Study], sizes: bool) -> Entry:
+    if not sizes:
+        return Entry(name, _summary(function), _phrase("needs", *_extras(function)))
+    plan = StudyPlan(Path("OUT"))
+    function().rows(plan, 0)
+    folders = [each for config in plan.runs.values() for each in _folders(config)]
+    outside = [
+        each for each in dict.fromkeys(folders) if Path("OUT") not in Path(each).parents
     ]
-    title = (
-        "MM1's lessons in miniature"
-        if names == ["lessons"]
-        else " \N{MIDDLE DOT} ".join(names)
-    )
-    return run_studies(
-        title, {name: known[name]() for name in chosen}, out, overrides=overrides, **how
-    )
+    needs = _phrase("needs", *outside, *_extras(function))
+    return Entry(name, _summary(function), needs, f"{len(plan.runs)} runs")
 
 
-def _executor(
-    on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]
-) -> Executor:
-    """Raises ConfigError where a wish is not NAME=VALUE, or made of this machine, which
-    grants none."""
-    if on == "here" and ask:
-        raise ConfigError(
-            f"--ask {ask[0]} is for --on slurm or ray; here, runs take what there is"
-        )
-    if wrong := [wish for wish in ask if "=" not in wish]:
-        raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
-    asked = {
-        name: _value(value) for name, _, value in (wish.partition("=") for wish in ask)
+def _component_entry(name: str, component: type[Configurable]) -> Entry:
+    """Of a source, what it reads; of others, options that are empty by default."""
+    if issubclass(component, Source):
+        reads = _phrase("reads", *component.PATTERNS)
+        return Entry(name, _summary(component), reads)
+    general = {
+        field
+        for base in component.__mro__
+        if hasattr(sys.modules[base.__module__], "__path__") and base is not component
+        for field in getattr(getattr(base, "Config", None), "__annotations__", ())
     }
-    if on == "slurm":
-        return SlurmExecutor(out / "slurm", jobs, launcher, asked)
-    return (
-        RayExecutor(jobs, launcher, asked)
-        if on == "ray"
-        else LocalExecutor(jobs, launcher)
+    empty = [
+        key
+        for key, value in flatten(component.Config()).items()
+        if value == "" and key not in general
+    ]
+    needs = _phrase("options", *empty), _phrase("needs", *_extras(component))
+    return Entry(name, _summary(component), "; ".join(filter(None, needs)))
+
+
+def _phrase(verb: str, *objects: str) -> str:
+    return f"{verb} {', '.join(objects)}" if objects else ""
+
+
+def _folders(config: Trainer.Config) -> list[str]:
+    """The prepared folders and runs that a run starts from."""
+    sources = getattr(config.loader, "sources", ())
+    data = sources.values() if isinstance(sources, dict) else sources
+    return list(dict.fromkeys((*data, *config.init.values())))
+
+
+def _summary(named: Any) -> str:
+    """The first paragraph of a docstring: its own, or that of its file."""
+    about = vars(named).get("__doc__") if isinstance(named, type) else named.__doc__
+    about = about or sys.modules[named.__module__].__doc__ or ""
+    return " ".join(about.partition("\n\n")[0].split())
+
+
+def _extras(named: Any) -> list[str]:
+    """The optional dependencies that the docstrings around it name, as `mm1[x]`."""
+    *packages, _ = itertools.accumulate(named.__module__.split("."), "{}.{}".format)
+    abouts = [named, sys.modules[named.__module__], *map(sys.modules.get, packages)]
+    return sorted(
+        {e for a in abouts for e in re.findall(r"mm1\[\w+\]", a.__doc__ or "")}
     )
 
 
-def _value(text: str) -> Any:
-    """A JSON value, or the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _num_params(config: Trainer.Config) -> str:
+    """Of a model whose vocabulary is empty but for one token: 3.66B."""
+    with torch.device("meta"):
+        model = config.model.build(vocab_size=1)
+    count = sum(p.numel() for p in model.parameters())
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return str(count)

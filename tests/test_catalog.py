@@ -10,7 +10,9 @@ import pytest
 
 from mm1 import config as configs
 from mm1 import recipes
-from mm1.catalog import LESSONS, all_recipes, all_studies, recipe, study_command
+from mm1.catalog import LESSONS, ROLES, all_recipes, all_studies, entries, recipe
+from mm1.cli.list import GROUPS, print_entries
+from mm1.cli.study import study_by_name
 from mm1.config import ConfigError
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
@@ -82,9 +84,9 @@ def test_the_example_of_the_docs_is_a_study(tmp_path: Path) -> None:
 
 def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'mixture'"):
-        study_command(["mixtur"], tmp_path, seeds=(0,), jobs=1)
-    with pytest.raises(ConfigError, match="and --out"):
-        study_command(["mixture"], None, seeds=(0,), jobs=1)
+        study_by_name(["mixtur"], tmp_path, seeds=(0,), jobs=1)
+    with pytest.raises(ConfigError, match="a study needs --out"):
+        study_by_name(["mixture"], None, seeds=(0,), jobs=1)
 
 
 MINE = """
@@ -139,9 +141,56 @@ def test_what_a_function_lacks_to_be_a_study_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"no study yet: annotate its return as -> Study$"
     ):
-        study_command(["my_study"], tmp_path / "out", seeds=(0,))
+        study_by_name(["my_study"], tmp_path / "out", seeds=(0,))
 
 
 def test_a_function_that_returns_something_else_is_not_taken_for_a_recipe() -> None:
     with pytest.raises(ConfigError, match="no recipe 'filters_named'"):
         recipe("filters_named")
+
+
+def test_the_list_has_every_group_and_says_what_each_is() -> None:
+    assert set(GROUPS) == {"recipes", "studies", *ROLES}
+    for group in GROUPS:
+        listed = entries(group)
+        assert len({entry.name for entry in listed}) == len(listed) > 1
+        assert all(entry.summary for entry in listed)
+        assert not any(entry.size for entry in listed)
+
+
+def test_sizes_are_parameters_without_the_vocabulary_and_runs_of_a_seed() -> None:
+    """10,230,016 parameters of the 9M decoder: golden_params.txt."""
+    recipes = {entry.name: entry for entry in entries("recipes", sizes=True)}
+    assert recipes["language_model_9m"].size == "10.2M"
+    assert recipes["sft_3b"].size == recipes["pretrain_3b"].size == "3.61B"
+    assert recipes["sft_3b"].needs == "needs data/instructions, runs/pretrain_3b"
+    studies = {entry.name: entry for entry in entries("studies", sizes=True)}
+    assert studies["mixture"].size == "5 runs"
+    assert studies["mixture"].needs.startswith("needs data/interleaved, data/captions")
+    assert studies["miniature_mixture"].needs == "needs mm1[miniature]"
+
+
+def test_needs_come_from_configs_and_docstrings() -> None:
+    benchmarks = {entry.name: entry.needs for entry in entries("benchmarks")}
+    assert benchmarks["coco"].startswith("options annotations, images, train_annot")
+    assert "retrieval" not in benchmarks["coco"]
+    assert benchmarks["probe"] == "options data.test, data.train, data.names"
+    assert benchmarks["miniature"] == "needs mm1[miniature]"
+    sources = {entry.name: entry.needs for entry in entries("sources")}
+    assert sources["captions"] == "reads *.tar"
+
+
+def test_on_a_terminal_the_list_is_wrapped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = entries("studies")
+    print_entries(listed)
+    assert len(capsys.readouterr().out.splitlines()) == len(listed)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_entries(listed)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > len(listed)
+    assert max(map(len, lines)) <= 80
+    column = lines[0].index("Three connectors")
+    assert all(line[:column].strip() == "" for line in lines if line[2] == " ")

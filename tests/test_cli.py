@@ -1,10 +1,14 @@
-"""What the command line takes, without running it."""
+"""What the command line takes and says."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mm1 import cli
+from mm1.cli.list import GROUPS
 
 
 def test_overrides_may_stand_before_and_after_options(
@@ -15,7 +19,7 @@ def test_overrides_may_stand_before_and_after_options(
         " optimizer.peak_lr=-1"
     )
     monkeypatch.setattr("sys.argv", command.split())
-    arguments = cli._arguments()
+    arguments = cli.parse_arguments()
     assert arguments.overrides == [
         "steps=3",
         "loader.batch_size=2",
@@ -25,11 +29,48 @@ def test_overrides_may_stand_before_and_after_options(
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "mm1 prepare text raw/day=1 more source.field=body --out x --tokenizer t"
+        " filters.text.min_words=2 filters=web_text",
+        "mm1 prepare text --out x raw/day=1 more source.field=body"
+        " filters.text.min_words=2 --tokenizer t filters=web_text",
+    ],
+)
+def test_overrides_are_told_from_paths(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", command.split())
+    arguments = cli.parse_arguments()
+    assert arguments.paths == ["raw/day=1", "more"]
+    assert arguments.overrides == [
+        "source.field=body",
+        "filters.text.min_words=2",
+        "filters=web_text",
+    ]
+
+
+def test_options_keep_their_values_with_an_equals_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = (
+        "mm1 study mixture pretrain:steps=9 --ask gpus=8 --out x --jobs 2 log_every=1"
+    )
+    monkeypatch.setattr("sys.argv", command.split())
+    arguments = cli.parse_arguments()
+    assert arguments.names == ["mixture"]
+    assert arguments.overrides == ["pretrain:steps=9", "log_every=1"]
+    assert arguments.ask == ["gpus=8"]
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         "train pretrain_small --out x --retry=3",
         "train pretrain_small --out x y",
         "list a=3",
+        "study --out x steps=3",
+        "prepare text --out x --tokenizer t source.field=body",
     ],
 )
 def test_what_is_neither_is_named(
@@ -37,7 +78,7 @@ def test_what_is_neither_is_named(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["mm1", *wrong.split()])
     with pytest.raises(SystemExit):
-        cli._arguments()
+        cli.parse_arguments()
     assert wrong.split()[-1] in capsys.readouterr().err
 
 
@@ -66,3 +107,87 @@ def test_a_file_that_is_no_run_is_named(
     with pytest.raises(SystemExit):
         cli.main()
     assert message.format(path) in capsys.readouterr().err
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, as from a shell."""
+    return subprocess.run(
+        [sys.executable, "-m", "mm1.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_a_wrong_key_leads_to_the_right_one_in_a_shell(tmp_path: Path) -> None:
+    done = run("train", "pretrain_small", "batch_size=4", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    message = "mm1: no key 'batch_size'; did you mean 'loader.batch_size'?\n"
+    assert done.stderr == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_diff_says_what_overrides_change_in_a_shell() -> None:
+    done = run("diff", "miniature_pretrain", "model.connector=average_pool", "steps=5")
+    assert done.returncode == 0
+    changed = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert changed.pop("steps").endswith(" -> 5")
+    assert changed["model.connector"].endswith(
+        " -> 'mm1.nn.connectors.average_pool:AveragePool'"
+    )
+    assert all(key.startswith("model.connector") for key in changed)
+
+
+def test_the_list_has_a_line_for_everything_that_has_a_name() -> None:
+    done = run("list")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    heads = [line for line in lines if not line.startswith("  ")]
+    assert [head.split()[0] for head in heads] == list(GROUPS)
+    for name in ("pretrain_small", "mixture", "lessons", "captions", "coco", "muon"):
+        assert sum(line.split()[0] == name for line in lines) == 1, name
+    small = next(line for line in lines if line.split()[0] == "pretrain_small")
+    assert small.endswith(
+        "[needs data/interleaved, data/captions, data/text, 2 CPU cores]"
+    )
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    show = subprocess.Popen(
+        [sys.executable, "-m", "mm1.cli", "show", "miniature_pretrain"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert show.stdout is not None
+    assert show.stderr is not None
+    show.stdout.close()
+    assert show.stderr.read() == b""
+    assert show.wait() == 0
+    show.stderr.close()
+
+
+def test_help_answers_without_torch_and_fits_a_terminal() -> None:
+    """Torch alone takes over a second to import."""
+    parser = cli._parser()
+    (commands,) = (a for a in parser._actions if hasattr(a, "_name_parser_map"))
+    names = list(commands.choices or ())
+    assert len(names) == 14
+    code = (
+        "import sys\nfrom mm1 import cli\nfor name in sys.argv[1:]:\n"
+        "    sys.argv = ['mm1', *([name] if name else []), '--help']\n"
+        "    try: cli.main()\n    except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'mm1.config') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    *pages, modules = done.stdout.splitlines()
+    assert modules == "[]"
+    assert max(map(len, pages)) <= 80
+    assert sum(page.startswith("usage: mm1") for page in pages) == 15

@@ -154,7 +154,9 @@ def test_only_what_implements_a_role_has_a_short_name() -> None:
     files = {path.stem for path in Path(sources.__path__[0]).glob("[!_]*.py")}
     assert set(component_names(Source)) == files
     benchmarks = component_names(Evaluator)
-    assert {"coco", "vqa", "probe", "zero_shot", "miniature"} <= set(benchmarks)
+    assert {"coco", "vqa", "probe", "zero_shot_classification", "miniature"} <= set(
+        benchmarks
+    )
     assert not {"evaluator", "benchmark", "annotated", "captions"} & set(benchmarks)
 
 

@@ -1,5 +1,5 @@
-"""Sets of filters to begin with: `mm1 prepare ... --filters NAME`, to be changed by
-`--filter a.b=value`."""
+"""Sets of filters: `mm1 prepare ... filters=web_pages`, changed by further words such as
+`filters.images.min_side=200`."""
 
 from mm1.config import ConfigError, nearest
 from mm1.prepare.deduplicate import Duplicates

@@ -2,7 +2,6 @@
 they say to mistakes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -224,20 +223,3 @@ def test_mistakes_are_one_line_that_names_the_remedy(
     assert said in message
     assert message.startswith("mm1: ")
     assert "Traceback" not in message
-
-
-def test_help_does_not_import_torch() -> None:
-    """So that it answers at once: under a second where Python itself starts in a few
-    hundredths."""
-    code = (
-        "import sys; sys.argv = ['mm1', '--help']\nfrom mm1 import cli\ntry:"
-        " cli.main()\nexcept SystemExit: pass\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code + "print('torch' in sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "False"
-    assert "prepare" in done.stdout

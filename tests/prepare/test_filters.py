@@ -307,14 +307,12 @@ def test_options_of_the_command(
         [{"body": "one"}, {"body": "two words"}, {"body": "Two words!"}],
     )
     options = [
-        "--filters",
-        "web_text",
-        "--filter",
-        "duplicates.near=None",
-        "text.min_words=2",
-        "text.repetition=False",
+        "filters=web_text",
+        "filters.duplicates.near=None",
+        "filters.text.min_words=2",
+        "filters.text.repetition=False",
     ]
-    options += ["--source", "field=body", "--validation-by", "image"]
+    options += ["--validation-by", "image", "source.field=body"]
     paths = ["--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer)]
     monkeypatch.setattr(
         "sys.argv", ["mm1", "prepare", "text", str(raw), *paths, *options]

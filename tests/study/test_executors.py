@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mm1.catalog import study_command
+from mm1.cli.study import study_by_name
 from mm1.config import ConfigError, UserError
 from mm1.study.executors import (
     JOB_FILE,
@@ -170,11 +170,11 @@ def test_impossible_requests_are_refused(
     with pytest.raises(UserError, match="one task on one node"):
         SlurmExecutor(tmp_path, None, (), {"nodes": 2}, cluster="local")
     with pytest.raises(ConfigError, match="NAME=VALUE"):
-        study_command(["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"])
+        study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"])
     with pytest.raises(ConfigError, match="--on slurm or ray"):
-        study_command(["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"])
+        study_by_name(["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"])
     with pytest.raises(UserError, match="detect"):
-        study_command(["miniature_text"], tmp_path, seeds=[0], on="slurm")
+        study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm")
     for name, make in (
         ("submitit", lambda: SlurmExecutor(tmp_path)),
         ("ray", RayExecutor),

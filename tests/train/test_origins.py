@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import worlds
 
-from mm1 import cli
 from mm1 import config as configs
-from mm1.catalog import recipe
+from mm1.catalog import recipe, run_config
 from mm1.config import ConfigError
 from mm1.files import write_json
 from mm1.nn.experts import MoE
@@ -103,14 +102,14 @@ def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) 
         tmp_path, init={"encoder": "nowhere"}
     )  # a recipe's own: the run may not be made yet
     write_config(tmp_path, config)
-    assert cli._config(str(tmp_path), ["steps=3"]).model == config.model
+    assert run_config(str(tmp_path), ["steps=3"]).model == config.model
     with pytest.raises(FileNotFoundError, match="elsewhere is no run folder"):
-        cli._config(str(tmp_path), ["init.encoder=elsewhere"])
+        run_config(str(tmp_path), ["init.encoder=elsewhere"])
 
 
 def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
     write_config(tmp_path, worlds.pretrain(tmp_path, init={"decoder": "gone"}))
-    resumed = cli._config(
+    resumed = run_config(
         str(tmp_path), ["init.decoder=gone", "steps=3"]
     )  # all that was given before, once more
     assert (resumed.init, resumed.steps) == ({"decoder": "gone"}, 3)

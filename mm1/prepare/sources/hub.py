@@ -1,10 +1,10 @@
 """Whatever `datasets.load_dataset` opens: a local folder, or a name on the Hugging Face
 hub, streamed.
 
-    mm1 prepare hub data/birds          --source text=caption           a folder of images with metadata.csv
-    mm1 prepare hub lmms-lab/COCO-Cap   --source split=val text=answer
-    mm1 prepare hub data/pages          --source image=images text=texts
-    mm1 prepare hub data/chats          --source image=images text= messages=messages
+    mm1 prepare hub data/birds          source.text=caption           a folder of images with metadata.csv
+    mm1 prepare hub lmms-lab/COCO-Cap   source.split=val source.text=answer
+    mm1 prepare hub data/pages          source.image=images source.text=texts
+    mm1 prepare hub data/chats          source.image=images source.text= source.messages=messages
 
 By what stands in the columns: a picture and a text are a pair, two lists side by side a
 page (as `interleaved`), `messages` a conversation (as `instructions`), a text alone a

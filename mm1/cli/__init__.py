@@ -1,0 +1,74 @@
+"""The command line. A file here holds the commands of one kind, each a parser and one
+function; heavy imports wait until that function runs, so that help answers at once."""
+
+import argparse
+import os
+import sys
+
+from mm1.cli.arguments import is_override
+from mm1.cli.data import add_data_commands
+from mm1.cli.list import add_list_command
+from mm1.cli.run import add_demo_command, add_run_commands
+from mm1.cli.study import add_study_command
+from mm1.cli.weights import add_weights_commands
+
+
+def main() -> None:
+    """Runs one command.
+
+    A user's mistake is one line and exit code 2. A diverged run exits with 3, an
+    interrupted one with 130.
+    """
+    arguments = parse_arguments()
+    # Before torch is loaded: threads that wait by spinning are many times slower as
+    # soon as anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from mm1.config import UserError
+
+    try:
+        code = arguments.command(arguments) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # of `mm1 list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (UserError, OSError) as error:
+        print(f"mm1: {error}", file=sys.stderr)
+        code = {"Interrupted": 130, "Diverged": 3}.get(type(error).__name__, 2)
+    sys.exit(code)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command's arguments. Overrides may stand anywhere; argparse alone takes them
+    only where they follow the other positional words."""
+    parser = _parser()
+    arguments, others = parser.parse_known_args()
+    overrides: list[str] | None = getattr(arguments, "overrides", None)
+    for other in others:
+        if overrides is None or not is_override(other):
+            parser.error(f"unrecognized arguments: {other}")
+        overrides.append(other)
+    for name in ("names", "paths"):
+        if overrides is not None and (words := getattr(arguments, name, None)):
+            overrides[:0] = filter(is_override, words)
+            words[:] = [word for word in words if not is_override(word)]
+            if not words:
+                parser.error(f"nothing but overrides: {' '.join(overrides)}")
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "mm1",
+        description="Multimodal pre-training as in MM1, from raw data to scores.",
+        epilog="`mm1 COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_demo_command(commands)
+    add_list_command(commands)
+    add_data_commands(commands)
+    add_run_commands(commands)
+    add_study_command(commands)
+    add_weights_commands(commands)
+    return parser

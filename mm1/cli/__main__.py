@@ -1,0 +1,5 @@
+"""`python -m mm1.cli`, as torchrun and studies start it."""
+
+from mm1.cli import main
+
+main()

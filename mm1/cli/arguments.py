@@ -1,0 +1,45 @@
+"""What commands have in common: how one is added, and overrides."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_command(
+    commands: "Commands",
+    name: str,
+    function: Callable[[argparse.Namespace], int | None],
+    summary: str,
+    details: str = "",
+) -> argparse.ArgumentParser:
+    """The parser of a command that calls `function`, which may return an exit code."""
+    about = f"{summary} {details}".strip()
+    parser = commands.add_parser(name, help=summary, description=about)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:  # noqa: A002
+    """The positional `a.b=value` words of a command."""
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help=help)
+
+
+def add_out(
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    help: str,  # noqa: A002
+    **options: Any,
+) -> None:
+    """The option `--out`, without which a command does not start."""
+    options = {"required": True} | options
+    parser.add_argument("--out", type=Path, metavar=metavar, help=help, **options)
+
+
+def is_override(word: str) -> bool:
+    """Is it `a.b=value`? In a path, a slash stands before the equals sign."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and not key.startswith("-")

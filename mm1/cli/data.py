@@ -1,0 +1,238 @@
+"""Commands that make data: `tokenizer`, `prepare`, `filter-captions`, `recaption`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1.cli.arguments import add_command, add_out, add_overrides
+
+if TYPE_CHECKING:
+    from mm1.cli.arguments import Commands
+
+
+def add_data_commands(commands: "Commands") -> None:
+    _add_tokenizer(commands)
+    _add_prepare(commands)
+    _add_filter_captions(commands)
+    _add_recaption(commands)
+
+
+def _add_tokenizer(commands: "Commands") -> None:
+    parser = add_command(
+        commands, "tokenizer", _tokenizer, "Train a tokenizer on text."
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="JSON lines with a field `text`, text files, or folders of them",
+    )
+    add_out(parser, "FILE", "the tokenizer.json to write")
+    parser.add_argument(
+        "--vocab-size",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="number of tokens (default: %(default)s)",
+    )
+
+
+def _add_prepare(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "prepare",
+        _prepare,
+        "Turn raw data into the shards that training reads.",
+        "The same command resumes one that was interrupted.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="the raw format: captions, interleaved, text, instructions or another one"
+        " of `mm1 list sources`",
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="raw files, or folders of them"
+    )
+    add_overrides(
+        parser,
+        "options of the source and filters, such as source.field=recaption"
+        " filters=web_pages filters.images.min_side=100",
+    )
+    add_out(parser, "DIR", "the folder to write")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a tokenizer.json, or a folder that has one",
+    )
+    parser.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of documents set aside for validation, such as 0.02 (default: 0)",
+    )
+    parser.add_argument(
+        "--validation-by",
+        choices=["text", "image"],
+        default="text",
+        help="documents with the same text, or the same first image, are never split"
+        " between training and validation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="files read at a time, each in a process (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on",
+        choices=["processes", "ray"],
+        default="processes",
+        help="where files are read: processes of this machine, or tasks of a Ray"
+        " cluster (default: %(default)s)",
+    )
+
+
+def _add_filter_captions(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "filter-captions",
+        _filter_captions,
+        "Copy prepared captions without those of low CLIP score.",
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a CLIP: a finished run, or an imported model",
+    )
+    parser.add_argument(
+        "prepared", type=Path, metavar="PREPARED", help="a folder of prepared captions"
+    )
+    add_out(parser, "DIR", "the folder to write")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="SHARE",
+        help="share of pairs to keep, those with the highest scores",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="COSINE",
+        help="least cosine between image and caption to keep a pair",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that write (default: %(default)s)",
+    )
+
+
+def _add_recaption(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "recaption",
+        _recaption,
+        "Caption prepared images with a model, as a table.",
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a model that generates text: a finished run, or an imported model",
+    )
+    parser.add_argument(
+        "prepared", type=Path, metavar="PREPARED", help="a folder of prepared captions"
+    )
+    add_out(parser, "DIR", "folder for parquet files with file, key and caption")
+    parser.add_argument(
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help='what follows the image, such as "A photo of"',
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="longest caption, in tokens (default: %(default)s)",
+    )
+
+
+def _tokenizer(arguments: argparse.Namespace) -> None:
+    from mm1.data.tokenizer import train_tokenizer
+    from mm1.prepare.sources.text import read_texts
+
+    made = train_tokenizer(
+        read_texts(arguments.paths), arguments.out, vocab_size=arguments.vocab_size
+    )
+    print(f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from mm1.config import ConfigError
+    from mm1.overrides import override
+    from mm1.prepare.pipeline import config_of, prepare
+    from mm1.recipes.filters import filters_named
+
+    source = config_of(arguments.source)
+    filters = filters_named(None)
+    for assignment in arguments.overrides:
+        holder, _, rest = assignment.partition(".")
+        if assignment.startswith("filters="):
+            filters = filters_named(assignment.removeprefix("filters="))
+        elif holder in ("source", "filters"):
+            override({"source": source, "filters": filters}[holder], rest)
+        else:
+            raise ConfigError(f"{assignment}: keys begin with source. or filters.")
+    prepare(
+        source,
+        [Path(path) for path in arguments.paths],
+        arguments.out,
+        arguments.tokenizer,
+        validation=arguments.validation,
+        validation_by=arguments.validation_by,
+        filters=filters,
+        workers=arguments.workers,
+        on=arguments.on,
+    )
+
+
+def _filter_captions(arguments: argparse.Namespace) -> None:
+    from mm1.infer.filter_captions import filter_captions
+    from mm1.runs.folder import load_trained
+
+    trained, name = load_trained(arguments.run)
+    filter_captions(
+        trained,
+        arguments.prepared,
+        arguments.out,
+        model=name,
+        keep=arguments.keep,
+        min_score=arguments.min_score,
+        workers=arguments.workers,
+    )
+
+
+def _recaption(arguments: argparse.Namespace) -> None:
+    from mm1.infer.recaption import recaption
+    from mm1.runs.folder import load_trained
+
+    trained, name = load_trained(arguments.run)
+    recaption(
+        trained,
+        arguments.prepared,
+        arguments.out,
+        model=name,
+        prompt=arguments.prompt,
+        max_tokens=arguments.max_tokens,
+    )

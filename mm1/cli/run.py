@@ -1,0 +1,185 @@
+"""`mm1 demo`, and what is done with a recipe or a run: `show`, `diff`, `view`, `train`
+and `eval`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1.cli.arguments import add_command, add_out, add_overrides
+
+if TYPE_CHECKING:
+    from mm1.cli.arguments import Commands
+
+CONFIG = "a recipe (see `mm1 list`), a run folder or a config.json"
+
+
+def add_demo_command(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        _demo,
+        "Run all of MM1 in miniature: minutes on two CPU cores.",
+        "Stop it at any time; the same command resumes.",
+    )
+    add_out(
+        parser,
+        "DIR",
+        "folder for data, runs and report (default: %(default)s)",
+        required=False,
+        default=Path("runs/demo"),
+    )
+
+
+def add_run_commands(commands: "Commands") -> None:
+    parser = add_command(commands, "show", _show, "Print a config in full.")
+    parser.add_argument("name", metavar="NAME", help=CONFIG)
+    add_overrides(parser, "keys to change, such as steps=100")
+
+    parser = add_command(
+        commands,
+        "diff",
+        _diff,
+        "Print what differs between two configs.",
+        "With one name, print what the overrides change.",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help=CONFIG)
+    add_overrides(parser, "keys to change in the second config")
+
+    parser = add_command(
+        commands,
+        "view",
+        _view,
+        "Write an HTML page that shows packed sequences.",
+        "Look at it before you train: images, text and loss mask, as the model gets"
+        " them.",
+    )
+    parser.add_argument("name", metavar="NAME", help=CONFIG)
+    add_overrides(parser, "keys to change, such as loader.sources.text=data/text")
+    add_out(parser, "FILE", "the page to write")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=6,
+        metavar="N",
+        help="number of packed sequences (default: %(default)s)",
+    )
+
+    parser = add_command(
+        commands,
+        "train",
+        _train,
+        "Train a recipe.",
+        "`torchrun --nproc-per-node 8 -m mm1.cli train ...` does so on several GPUs.",
+    )
+    parser.add_argument("name", metavar="NAME", help=CONFIG)
+    add_overrides(
+        parser,
+        "keys to change, such as optimizer.peak_lr=1e-3 or"
+        " model.connector=average_pool; `mm1 show` prints all keys, `mm1 list` all components",
+    )
+    add_out(parser, "DIR", "the run folder")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the run folder's newest checkpoint, if it has one",
+    )
+
+    parser = add_command(
+        commands, "eval", _eval, "Evaluate a finished run on benchmarks."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    add_overrides(
+        parser,
+        "keys to change, such as benchmarks.coco=coco"
+        " benchmarks.coco.images=data/coco; `mm1 list benchmarks` shows all",
+    )
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        metavar="NAME",
+        help="which of the config's benchmarks to run (default: all)",
+    )
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="numbers of demonstrations in the prompt (default: the run's)",
+    )
+    add_out(
+        parser,
+        "DIR",
+        "folder for predictions and scores (default: the run folder)",
+        required=False,
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from mm1.miniature.demo import run_demo
+
+    return run_demo(arguments.out)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from mm1.catalog import run_config
+    from mm1.config import to_text
+
+    print(to_text(run_config(arguments.name, arguments.overrides)), end="")
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from mm1.catalog import run_config
+    from mm1.config import ConfigError, differences
+
+    names = arguments.names
+    if len(names) > 2 or (len(names) == 1 and not arguments.overrides):
+        raise ConfigError(
+            "diff takes two configs, or one and overrides, not " + " ".join(names)
+        )
+    old = run_config(names[0])
+    new = run_config(names[-1], arguments.overrides)
+    for key, (before, after) in differences(old, new).items():
+        print(f"{key}: {before!r} -> {after!r}")
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    from mm1.catalog import run_config
+    from mm1.report.packed_rows import view_rows
+    from mm1.report.view import write_view
+
+    config = run_config(arguments.name, arguments.overrides)
+    write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.name)
+    print(arguments.out)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mm1 import dist
+    from mm1.catalog import run_config
+    from mm1.train.checkpoint import whole_steps
+    from mm1.train.origins import say_kept
+
+    try:
+        resumes = arguments.resume and whole_steps(arguments.out / "checkpoints")
+        name = str(arguments.out) if resumes else arguments.name
+        config = run_config(name, arguments.overrides)
+        if resumes:
+            say_kept(arguments.out, arguments.name, run_config(arguments.name))
+        config.build(folder=arguments.out, resume=arguments.resume).fit()
+    finally:
+        dist.stop()
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from mm1 import dist
+    from mm1.catalog import run_config
+    from mm1.eval.evaluate import evaluate_run, format_scores
+
+    scores = evaluate_run(
+        arguments.run,
+        run_config(str(arguments.run), arguments.overrides),
+        names=arguments.benchmarks,
+        shots=arguments.shots,
+        out=arguments.out or arguments.run,
+    )
+    if dist.rank() == 0:
+        print(format_scores(scores))

@@ -1,0 +1,172 @@
+"""`mm1 study`: ablations, and the law of the learning rate."""
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm1.cli.arguments import add_command, add_out, add_overrides
+
+if TYPE_CHECKING:
+    from mm1.cli.arguments import Commands
+    from mm1.study.executors import Executor
+
+
+def add_study_command(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "study",
+        _study,
+        "Train an ablation over several seeds and judge what it claims.",
+        "Finished runs are not trained again.",
+    )
+    add = parser.add_argument
+    add("names", nargs="+", metavar="NAME", help="one or more of `mm1 list studies`")
+    add_overrides(
+        parser, "keys to change in all runs; STAGE:a.b=value in those of one stage"
+    )
+    add_out(parser, "DIR", "folder for runs and pages", required=False)
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        metavar="N",
+        help="every run is trained once with each (default: 0 1 2)",
+    )
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time (default: one for each core here, all on a cluster)",
+    )
+    add(
+        "--launcher",
+        default="",
+        metavar="COMMAND",
+        help="what starts a run in place of python, such as"
+        " 'torchrun --nproc-per-node 8'",
+    )
+    add(
+        "--on",
+        choices=["here", "slurm", "ray"],
+        default="here",
+        help="where runs are trained: as processes of this machine or as jobs of a"
+        " cluster (default: %(default)s)",
+    )
+    add(
+        "--ask",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="resources of each job, by submitit's or Ray's names",
+    )
+    law = parser.add_argument_group(
+        "the law of the learning rate (NAME is lr-law), without training"
+    )
+    law.add_argument(
+        "--fit",
+        type=Path,
+        metavar="POINTS.csv",
+        help="fit the law to points: params, lr, loss or score, and optionally seed",
+    )
+    law.add_argument(
+        "--predict",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="PARAMS",
+        help="print the learning rate for sizes such as 2.9e9",
+    )
+
+
+def _study(arguments: argparse.Namespace) -> int | None:
+    kwargs = {key: value for key, value in vars(arguments).items() if key != "command"}
+    return study_by_name(**kwargs)
+
+
+def study_by_name(
+    names: Sequence[str],
+    out: Path | None,
+    *,
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    launcher: str = "",
+    on: str = "here",
+    ask: Sequence[str] = (),
+    fit: Path | None = None,
+    predict: Sequence[float] = (),
+) -> int | None:
+    """Runs the named studies in one folder, or one law of the learning rate.
+
+    With `fit` or `predict` the law is only computed, and nothing is trained.
+
+    Raises:
+        ConfigError: there is no such study, or no folder is given.
+    """
+    from mm1.catalog import check_studies, studies_named
+    from mm1.config import ConfigError
+    from mm1.miniature.lr_law import LR_STUDIES, run_lr_study
+    from mm1.recipes.lr_law import print_lr_law
+    from mm1.study.run_studies import run_studies
+
+    if list(names) == ["lr-law"] and (fit or predict):
+        return print_lr_law(fit, predict)
+    check_studies(names)
+    if out is None:
+        raise ConfigError("a study needs --out, the folder for its runs and its page")
+    executor = _executor(on, ask, out, jobs, shlex.split(launcher))
+    if set(names) & LR_STUDIES.keys():
+        if len(names) > 1:
+            raise ConfigError(
+                f"{' and '.join(names)}: run a law by itself; it may share the folder"
+            )
+        return run_lr_study(
+            names[0], out, seeds=seeds, executor=executor, overrides=overrides
+        )
+    title = " \N{MIDDLE DOT} ".join(names)
+    if list(names) == ["lessons"]:
+        title = "MM1's lessons in miniature"
+    return run_studies(
+        title,
+        studies_named(names),
+        out,
+        seeds=seeds,
+        executor=executor,
+        overrides=overrides,
+    )
+
+
+def _executor(
+    on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]
+) -> "Executor":
+    """Raises ConfigError for resources that are not NAME=VALUE, or asked of this
+    machine, which grants none."""
+    from mm1.config import ConfigError
+    from mm1.study.executors import LocalExecutor, RayExecutor, SlurmExecutor
+
+    if on == "here" and ask:
+        raise ConfigError(
+            f"--ask {ask[0]} needs --on slurm or ray; runs on this machine share it"
+        )
+    if wrong := [each for each in ask if "=" not in each]:
+        raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
+    resources = {
+        name: _json_or_text(value)
+        for name, _, value in (each.partition("=") for each in ask)
+    }
+    if on == "slurm":
+        return SlurmExecutor(out / "slurm", jobs, launcher, resources)
+    if on == "ray":
+        return RayExecutor(jobs, launcher, resources)
+    return LocalExecutor(jobs, launcher)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
