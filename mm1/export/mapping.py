@@ -1,16 +1,19 @@
-"""Between our tensors and a published family's: one list of links says it for both
-directions.
+"""Our tensors and a published family's: one list of links serves both directions.
 
-    decoder.norm.weight            <->  model.norm.weight                           Link: the same tensor
-    ...attention.qkv.weight        <->  q_proj.weight, k_proj.weight, v_proj.weight  Rows: laid below one another
-    ...feed_forward.gate_up        <->  experts.0.w1.weight, experts.0.w3.weight ... Experts: rows, then stacked
-    encoder.patchify.weight        <->  patch_embedding.weight                       Reshaped: same numbers
+    decoder.norm.weight       <->  model.norm.weight
+        Link: the same tensor
+    ...attention.qkv.weight   <->  q_proj.weight, k_proj.weight, v_proj.weight
+        Rows: concatenated along the first axis
+    ...feed_forward.gate_up   <->  experts.0.w1.weight, experts.0.w3.weight ...
+        StackedExperts: rows, then stacked
+    encoder.patchify.weight   <->  patch_embedding.weight
+        Reshaped: the same numbers in the same order
 
-A family makes its links for one config, so every name is written out and whatever is
-missing or left over is known before a number is read. `join` makes ours of theirs,
-`split` theirs of ours; both must work on meta tensors, which is how shapes are checked
-and files laid out beforehand. Another kind of link is a subclass with these two
-methods; it may have several tensors on either side.
+A family makes its links for one config, so every name is written out, and whatever is
+missing or left over is known before a number is read. `join` makes our tensors from
+theirs, `split` theirs from ours. Both must work on meta tensors: that is how shapes are
+checked and files are laid out beforehand. Another kind of link is a subclass with these
+two methods; it may have several tensors on either side.
 """
 
 import re
@@ -18,13 +21,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm1.config import ConfigError
 from mm1.export.weights import Layout, Weights
 
 Shape = tuple[int, ...]
 Read = Callable[[str], Tensor]
+
+NOTHING = r"(?!)"
+"""A regular expression that matches no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Rows(Link):
-    """Ours is theirs laid below one another: q, k, v; gate and up."""
+    """Ours is theirs, concatenated: q, k, v; gate and up."""
 
     sizes: tuple[int, ...]
     """Rows of each of theirs."""
@@ -57,22 +63,17 @@ class Rows(Link):
 
 
 @dataclass(frozen=True, slots=True)
-class Experts(Link):
-    """Ours is one stack over experts; theirs are the `sizes` rows of expert 0, then
-    those of expert 1 ..."""
+class StackedExperts(Link):
+    """Ours is one stack over experts; theirs are the tensors of expert 0, of `sizes`
+    rows, then those of expert 1 ..."""
 
     sizes: tuple[int, ...]
 
     def join(self, theirs: Sequence[Tensor]) -> list[Tensor]:
         num = len(self.sizes)
-        return [
-            torch.stack(
-                [
-                    torch.cat(list(theirs[i : i + num]))
-                    for i in range(0, len(theirs), num)
-                ]
-            )
-        ]
+        starts = range(0, len(theirs), num)
+        experts = [torch.cat(list(theirs[i : i + num])) for i in starts]
+        return [torch.stack(experts)]
 
     def split(self, ours: Sequence[Tensor]) -> list[Tensor]:
         return [part for expert in ours[0] for part in expert.split(self.sizes)]
@@ -93,9 +94,9 @@ class Reshaped(Link):
 
 
 @dataclass(frozen=True, slots=True)
-class Grown(Link):
+class MeanRows(Link):
     """Ours has rows for new tokens, each the mean of theirs: as likely as an average
-    token, and near the others."""
+    token, and close to the others."""
 
     num_new: int
 
@@ -112,32 +113,84 @@ def same(names: Mapping[str, str]) -> list[Link]:
     return [Link((ours,), (theirs,)) for ours, theirs in names.items()]
 
 
-def check(
+def check_import(
     links: Sequence[Link],
-    wanted: Mapping[str, Shape],
+    model: nn.Module,
     weights: Weights,
     *,
-    unused: str = r"(?!)",
+    unused: str = NOTHING,
 ) -> None:
-    """Do the links, our model's tensors (`wanted`: name -> shape) and theirs
-    (`weights`) fit together?
+    """Checks that links, our `model` and their `weights` fit together.
 
-    Their tensors whose names match `unused` from the start to the end are left out.
+    Their tensors whose whole names match `unused` are left out.
 
     Raises:
         ConfigError: tensors of theirs are missing, left over or of another shape; all
             of them are named.
-        RuntimeError: the links do not cover our tensors: a mistake of ours.
+        RuntimeError: links and model do not have the same tensors, which is our
+            mistake.
     """
-    ours = [name for link in links for name in link.ours]
-    if sorted(ours) != sorted(wanted):
-        raise RuntimeError(
-            f"links and model differ in {sorted(set(ours) ^ set(wanted))}"
+    ours = _linked(links, model)
+    missing, extra, wrong = _differences(theirs_of(links, ours), weights, unused)
+    faults = []
+    if missing:
+        faults.append(f"missing {_some(missing)} (is the download complete?)")
+    if extra:
+        faults.append(
+            f"not known to this family {_some(extra)} (is it another kind of model, or"
+            " an adapter?)"
         )
-    expected = theirs_of(
-        links,
-        {name: torch.empty(shape, device="meta") for name, shape in wanted.items()},
-    )
+    if wrong:
+        faults.append(_some(wrong))
+    if faults:
+        raise ConfigError(
+            f"{weights.origin} does not fit its config: {'; '.join(faults)}"
+        )
+
+
+def check_export(
+    links: Sequence[Link],
+    model: nn.Module,
+    weights: Weights,
+    *,
+    unused: str = NOTHING,
+) -> None:
+    """Checks that every tensor of our `model` and of a run's `weights` is written.
+
+    The run's tensors whose whole names match `unused` are left out.
+
+    Raises:
+        ConfigError: the run's weights do not fit its config.
+        RuntimeError: the links leave out tensors of the model, which is our mistake.
+    """
+    ours = _linked(links, model)
+    missing, extra, wrong = _differences(ours, weights, unused)
+    if missing or extra or wrong:
+        raise ConfigError(
+            f"{weights.origin} does not fit the run's config: missing"
+            f" {_some(missing)}; left over {_some(extra)}; misshapen {_some(wrong)}"
+        )
+
+
+def _linked(links: Sequence[Link], model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors by name, each of which must be in exactly one link."""
+    ours = model.state_dict()
+    linked = [name for link in links for name in link.ours]
+    if sorted(linked) != sorted(ours):
+        differ = _some(sorted(set(linked) ^ set(ours)) or sorted(linked))
+        raise RuntimeError(
+            f"the links of this format and {type(model).__name__} differ in {differ}:"
+            " every tensor of the model needs one link (see mm1/export/mapping.py)"
+        )
+    return {
+        name: torch.empty(tensor.shape, device="meta") for name, tensor in ours.items()
+    }
+
+
+def _differences(
+    expected: Mapping[str, Tensor], weights: Weights, unused: str
+) -> tuple[list[str], list[str], list[str]]:
+    """Names of missing and of left-over tensors, and what is wrong about shapes."""
     missing = sorted(expected.keys() - weights.names)
     extra = sorted(
         name
@@ -150,38 +203,21 @@ def check(
         for name, tensor in expected.items()
         if name in weights.names and weights.layout(name).shape != tuple(tensor.shape)
     ]
-    if missing or extra or wrong:
-        raise ConfigError(
-            f"{weights.origin} does not fit its config: "
-            + "; ".join(_faults(missing, extra, wrong))
-        )
-
-
-def _faults(missing: list[str], extra: list[str], wrong: list[str]) -> Iterator[str]:
-    if missing:
-        yield f"missing {_some(missing)} (is the download whole?)"
-    if extra:
-        yield (
-            f"not known to this family {_some(extra)} (is it another kind of model, or"
-            " an adapter?)"
-        )
-    if wrong:
-        yield _some(wrong)
+    return missing, extra, wrong
 
 
 def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def theirs_of(links: Sequence[Link], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All of theirs, from all of ours: for meta tensors, or small models."""
-    pairs = (
-        zip(link.theirs, link.split([ours[name] for name in link.ours]), strict=True)
-        for link in links
-    )
-    return {name: tensor for pair in pairs for name, tensor in pair}
+    """All of theirs from all of ours: for meta tensors, or small models."""
+    theirs = {}
+    for link in links:
+        tensors = link.split([ours[name] for name in link.ours])
+        theirs.update(zip(link.theirs, tensors, strict=True))
+    return theirs
 
 
 def ours_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
@@ -195,24 +231,22 @@ def theirs_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
 
 
 def joined(links: Sequence[Link], weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Ours, link by link: no more than one link's tensors are in memory."""
+    """Ours from their `weights`; only one link's tensors are in memory at a time."""
     return _joined(links, weights.tensor)
 
 
 def parted(links: Sequence[Link], weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """Theirs, link by link, from weights with our names."""
+    """Theirs from our `weights`; only one link's tensors are in memory at a time."""
     return _parted(links, weights.tensor)
 
 
 def _joined(links: Sequence[Link], read: Read) -> Iterator[tuple[str, Tensor]]:
     for link in links:
-        yield from zip(
-            link.ours, link.join([read(name) for name in link.theirs]), strict=True
-        )
+        ours = link.join([read(name) for name in link.theirs])
+        yield from zip(link.ours, ours, strict=True)
 
 
 def _parted(links: Sequence[Link], read: Read) -> Iterator[tuple[str, Tensor]]:
     for link in links:
-        yield from zip(
-            link.theirs, link.split([read(name) for name in link.ours]), strict=True
-        )
+        theirs = link.split([read(name) for name in link.ours])
+        yield from zip(link.theirs, theirs, strict=True)

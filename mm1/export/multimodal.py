@@ -1,8 +1,9 @@
-"""MM1 runs between a run folder and a folder of the Hugging Face format, which carries
+"""MM1 runs between a run folder and a Hugging Face folder, which carries the code in
 `remote/` along."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from dataclasses import fields as fields_of
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,30 @@ from typing import Any
 import torch
 
 from mm1 import config as configs
-from mm1.config import ConfigError
+from mm1.config import ConfigError, Configurable
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.tokenizer import END, IMAGE, TOKENIZER, Roles, Tokenizer
-from mm1.export import decoders
 from mm1.export.card import Usage
-from mm1.export.encoders.convert import check_same
-from mm1.export.encoders.formats import CLIP_VISION, encoder_format
-from mm1.export.encoders.vision import under
-from mm1.export.language_models import MAX_LENGTH, OWN
-from mm1.export.mapping import Link, parted, same, theirs_layout
+from mm1.export.decoders.config import family_of, to_decoder_config
+from mm1.export.decoders.links import decoder_links
+from mm1.export.encoders.links import with_prefixes
+from mm1.export.encoders.write import CLIP_VISION, encoder_format
+from mm1.export.fields import Fields
+from mm1.export.mapping import Link, check_export, same
 from mm1.export.options import Options
-from mm1.export.progress import shown
+from mm1.export.published_folder import (
+    CONFIG,
+    MAX_LENGTH,
+    OWN,
+    check_unedited,
+    stored_dtype,
+    token_ids,
+    write_tensors,
+)
 from mm1.export.remote_code import remote_code
 from mm1.export.run_folder import Import
 from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
-from mm1.export.weights import Weights, write_sharded
+from mm1.export.weights import Weights
 from mm1.files import ANEW, read_object, write_json
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
@@ -32,16 +42,10 @@ from mm1.nn.mm1 import MM1
 from mm1.runs.folder import weights_path
 
 MODEL_TYPE = "mm1"
-CONFIG = "config.json"
-SPLIT_OPTIONS = (
-    "resize",
-    "split",
-    "min_tiles",
-    "max_tiles",
-    "split_last",
-    "index_tokens",
-)
-"""Options of the loader that say how a large image is split."""
+IMAGE_OPTIONS = {field.name for field in fields_of(ImageProcessor)} & {
+    field.name for field in fields_of(PackedLoader.Config)
+}
+"""Options of the loader that say how images are preprocessed."""
 CLASSES = {
     "AutoConfig": "modeling_mm1.MM1Config",
     "AutoModel": "modeling_mm1.MM1Model",
@@ -54,9 +58,9 @@ PROCESSOR = {
 }
 TEMPLATE = "chat_template.jinja"
 OUR_TOKENS = f'"{IMAGE}", "{END}", ""'
-"""The template, and the tokens as it names them: image, end, begin."""
+"""Image, end and begin as the template names them."""
 NEW_TOKENS = 256
-"""Length of an answer where nobody says how long it may be."""
+"""Longest answer unless asked otherwise."""
 
 USAGE = Usage(
     what=(
@@ -68,9 +72,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 processor = AutoProcessor.from_pretrained("FOLDER", trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained("FOLDER", trust_remote_code=True)
-question = [{"type": "image", "path": "picture.jpg"}, {"type": "text", "text": "What is in the picture?"}]
+question = [
+    {"type": "image", "path": "picture.jpg"},
+    {"type": "text", "text": "What is in the picture?"},
+]
 inputs = processor.apply_chat_template(
-    [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=True, return_dict=True
+    [{"role": "user", "content": question}],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
 )
 answer = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
 print(processor.decode(answer, skip_special_tokens=True))
@@ -85,10 +95,10 @@ print(processor.decode(answer, skip_special_tokens=True))
             " biased or offensive."
         ),
         (
-            "Before a fine-tuning on instructions it continues pages of text and"
-            " pictures; it follows no questions yet."
+            "Unless it was fine-tuned on instructions it continues pages of text and"
+            " pictures and does not answer questions."
         ),
-        "Nothing is known of its quality beyond the scores above.",
+        "Nothing is known about its quality beyond the scores above.",
     ),
     task="image-text-to-text",
 )
@@ -100,63 +110,52 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
 
     Raises:
         ConfigError: transformers has no class for the options of encoder or decoder, or
-            the connector's file needs more of mm1 than travels with it.
+            the connector's file imports more of mm1 than an export carries.
     """
     tokenizer = Tokenizer.Config(path=str(run)).build()
     model = _built(config.model, tokenizer.vocab_size)
-    family = decoders.family_of(config.model.decoder)
+    family = family_of(config.model.decoder)
+    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
+    values = to_mm1_config(model, config.model, family, max_length=max_length)
+    weights = Weights(weights_path(run))
+    links = mm1_links(model, config.model, family)
+    check_export(links, model, weights)
     for name, text in remote_code(config.model.connector).items():
         (folder / name).write_text(text, encoding="utf-8")
-    weights = Weights(weights_path(run))
-    links = links_of(model, config.model, family)
-    layouts = theirs_layout(links, weights)
-    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
-    values = published_config(model, config.model, family, max_length=max_length)
-    ids = {
-        "bos_token_id": tokenizer.begin,
-        "eos_token_id": tokenizer.end,
-        "pad_token_id": tokenizer.pad,
-    }
-    dtype = {"dtype": str(next(iter(layouts.values())).dtype).removeprefix("torch.")}
-    values["text_config"] |= ids  # some families have ids of their own otherwise
-    write_json(
-        folder / CONFIG, values | ids | dtype | {"image_token_index": tokenizer.image}
-    )
-    # As in `mm1.infer.generate`: places for pictures, padding and rows without a token
-    # are no answers.
-    said = {
+    ids = token_ids(tokenizer)
+    values["text_config"] |= ids  # some families have other defaults
+    values |= ids | {"dtype": stored_dtype(links, weights)}
+    write_json(folder / CONFIG, values | {"image_token_index": tokenizer.image})
+    # As in `mm1.infer.generate`: image places, padding and ids without a token are
+    # never generated.
+    generation = {
         "do_sample": False,
         "max_new_tokens": NEW_TOKENS,
         "suppress_tokens": tokenizer.unsayable,
     }
-    write_json(folder / "generation_config.json", ids | said)
+    write_json(folder / "generation_config.json", ids | generation)
     write_processor(model, config, tokenizer, folder, max_length=max_length)
     own = {
         "model": configs.to_json(config.model),
         "special_tokens": json.loads(tokenizer.roles.to_json()),
-    }
-    own["image_options"] = {
-        name: getattr(config.loader, name) for name in SPLIT_OPTIONS
+        "image_options": {name: getattr(config.loader, name) for name in IMAGE_OPTIONS},
     }
     write_json(folder / OWN, own)
-    total = sum(layout.num_bytes for layout in layouts.values())
-    write_sharded(folder, layouts, shown("export", parted(links, weights), total))
+    write_tensors(folder, links, weights)
     return f"{family} behind {values['vision_config']['model_type']}"
 
 
 def read_multimodal(folder: Path) -> Import | None:
-    """Our own export, which comes back as it was; None where the folder is of another
-    kind.
+    """Our own export, which comes back as it was; None if the folder holds anything
+    else.
 
     Raises:
-        ConfigError: what makes it ours is gone, or the folder's files are of another
-            model by now.
+        ConfigError: `mm1.json` is missing, or `config.json` was edited and describes
+            another model now.
     """
-    published = (
-        Options.read(folder / CONFIG, without="auto_map").left
-        if (folder / CONFIG).is_file()
-        else {}
-    )
+    if not (folder / CONFIG).is_file():
+        return None
+    published = Options.read(folder / CONFIG, without="auto_map").left
     if published.get("model_type") != MODEL_TYPE:
         return None
     if not (folder / OWN).is_file():
@@ -168,25 +167,18 @@ def read_multimodal(folder: Path) -> Import | None:
     config = configs.from_json(own["model"])
     num_rows = published["text_config"]["vocab_size"]
     model = _built(config, num_rows)
-    family = decoders.family_of(config.decoder)
+    family = family_of(config.decoder)
     max_length = published["text_config"]["max_position_embeddings"]
-    check_same(
-        folder, CONFIG, published_config(model, config, family, max_length=max_length)
-    )
+    written = to_mm1_config(model, config, family, max_length=max_length)
+    check_unedited(folder, CONFIG, written)
     vocabulary = Vocabulary(
         (folder / TOKENIZER).read_text(encoding="utf-8"),
         Roles(**own["special_tokens"]),
         0,
     )
     loader = PackedLoader.Config(sequence_length=max_length, **own["image_options"])
-    return Import(
-        MODEL_TYPE,
-        config,
-        vocabulary,
-        num_rows,
-        links_of(model, config, family),
-        loader,
-    )
+    links = mm1_links(model, config, family)
+    return Import(MODEL_TYPE, config, vocabulary, num_rows, links, loader)
 
 
 def _built(config: MM1.Config, num_rows: int) -> MM1:
@@ -194,34 +186,38 @@ def _built(config: MM1.Config, num_rows: int) -> MM1:
         return config.build(vocab_size=num_rows)
 
 
-def links_of(model: MM1, config: MM1.Config, family: str) -> list[Link]:
+def mm1_links(model: MM1, config: MM1.Config, family: str) -> list[Link]:
     """Between our tensors and those of `MM1ForConditionalGeneration`."""
-    # A table that is computed here is written out like any other.
-    encoder = encoder_format(config.encoder).links(
-        replace(config.encoder, positions="learnt")
-    )
+    encoder = encoder_format(config.encoder).links(config.encoder)
     connector = {
         f"connector.{name}": f"model.connector.{name}"
         for name in model.connector.state_dict()
     }
     return [
-        *under(encoder, "encoder.", "model.vision_tower."),
+        *with_prefixes(encoder, "encoder.", "model.vision_tower."),
         *same(connector),
-        *decoders.links(model.decoder, family, theirs="model.language_model."),
+        *decoder_links(model.decoder, family, theirs="model.language_model."),
     ]
 
 
-def published_config(
+def to_mm1_config(
     model: MM1, config: MM1.Config, family: str, *, max_length: int
 ) -> dict[str, Any]:
-    """`config.json`, without token ids."""
-    kind = encoder_format(config.encoder)
-    connector = configs.to_json(config.connector)
-    text = decoders.published_config(model.decoder, family, max_length=max_length)
-    vision = kind.config(config.encoder)
+    """`config.json`, without token ids.
+
+    Raises:
+        ConfigError: a field of the model or of one of its parts has no place in it.
+    """
+    fields = Fields(config, MM1, "", to_mm1_config)
+    fields.leave("z_loss")  # of training alone
+    fields.leave("decoder")  # as the model has built it
+    chosen = encoder_format(fields.take("encoder"))
+    vision = chosen.config(config.encoder)
+    text = to_decoder_config(model.decoder, family, max_length=max_length)
     for part in (text, vision):
         del part["architectures"]
-    del connector["class"]
+    connector = _to_connector(fields.within("connector", config.connector.owner))
+    fields.finish("MM1ForConditionalGeneration")
     return {
         "architectures": ["MM1ForConditionalGeneration"],
         "model_type": MODEL_TYPE,
@@ -230,38 +226,48 @@ def published_config(
         "text_config": text,
         "connector": connector,
         "num_extra_tokens": model.encoder.num_prefix_tokens,
-        "norm_features": kind is CLIP_VISION,
+        "norm_features": chosen is CLIP_VISION,
         "image_seq_length": model.tokens_per_image,
         "tie_word_embeddings": text["tie_word_embeddings"],
     }
 
 
+def _to_connector(connector: Fields) -> dict[str, Any]:
+    """All fields, whatever they are: exports carry the connector's class, which reads
+    them."""
+    values = {}
+    for name in [*connector.left]:
+        value = connector.take(name)
+        if isinstance(value, Configurable.Config):
+            connector.refuse(name, "a config, which the export would read as a dict")
+        values[name] = configs.to_json(value)
+    return values
+
+
 def write_processor(
     model: MM1, config: Any, tokenizer: Tokenizer, folder: Path, *, max_length: int
 ) -> None:
-    """Tokenizer, chat template, and how images are preprocessed."""
+    """Writes tokenizer and chat template, and how images are preprocessed."""
     export_vocabulary(tokenizer, folder, max_length=max_length)
     roles = tokenizer.roles
     path = folder / TOKENIZER_CONFIG
-    # Prompts of a batch end together, so that each is gone on from its last token.
     more = PROCESSOR | {
-        "padding_side": "left",
+        "padding_side": "left",  # prompts of a batch end together
         "extra_special_tokens": {"image_token": roles.image},
     }
     write_json(path, read_object(path, ANEW) | more)
     template = (files("mm1.export.remote") / TEMPLATE).read_text(encoding="utf-8")
-    own = ", ".join(
-        json.dumps(token, ensure_ascii=False)
-        for token in (roles.image, roles.end, roles.begin or "")
-    )
+    tokens = (roles.image, roles.end, roles.begin or "")
+    own = ", ".join(json.dumps(token, ensure_ascii=False) for token in tokens)
     (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")
     encoder = config.model.encoder
     image_processor = make_renderer(model, tokenizer, config.loader).image_processor
     assert image_processor is not None
-    pictures = {
+    images = {
         "image_options": asdict(image_processor),
         "tokens_per_image": model.tokens_per_image,
         "image_token": roles.image,
+        "image_mean": encoder.mean,
+        "image_std": encoder.std,
     }
-    pictures |= {"image_mean": encoder.mean, "image_std": encoder.std}
-    write_json(folder / "processor_config.json", PROCESSOR | pictures)
+    write_json(folder / "processor_config.json", PROCESSOR | images)

@@ -1,7 +1,8 @@
-"""A published `config.json`, read so that nothing is passed over: an option is used,
-known to be idle, or an error."""
+"""A published `config.json`, read so that no key is passed over: a key is used, known
+to be irrelevant, or an error."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -12,18 +13,20 @@ T = TypeVar("T")
 
 _IDLE = """
     who wrote the file, and with what
-_name_or_path architectures transformers_version torch_dtype dtype tokenizer_class unsloth_version
-transformers.js_config
-    how the original was trained: nothing of it is left in what the model computes
-initializer_range initializer_factor attention_dropout hidden_dropout resid_pdrop embd_pdrop dropout
-    how its code goes about it, with equal results
-use_cache pretraining_tp output_attentions output_hidden_states return_dict torchscript use_bfloat16
-chunk_size_feed_forward _attn_implementation attn_implementation
-    heads for classification, which are not read here
+_name_or_path architectures transformers_version torch_dtype dtype tokenizer_class
+unsloth_version transformers.js_config
+    how the original was trained, which leaves no trace in what the model computes
+initializer_range initializer_factor attention_dropout hidden_dropout resid_pdrop
+embd_pdrop dropout
+    implementation details that do not change results
+use_cache pretraining_tp output_attentions output_hidden_states return_dict torchscript
+use_bfloat16 chunk_size_feed_forward _attn_implementation attn_implementation
+    classification heads, which are not imported
 id2label label2id num_labels problem_type finetuning_task task_specific_params
-    generation, which is asked for where it happens
-do_sample temperature top_k top_p typical_p repetition_penalty length_penalty max_length min_length num_beams
-num_return_sequences early_stopping no_repeat_ngram_size bad_words_ids
+    defaults for generation, which are set here when generating
+do_sample temperature top_k top_p typical_p repetition_penalty length_penalty max_length
+min_length num_beams num_return_sequences early_stopping no_repeat_ngram_size
+bad_words_ids
 """
 
 IDLE = frozenset(
@@ -32,17 +35,25 @@ IDLE = frozenset(
     if not line.startswith(" ")
     for word in line.split()
 )
-"""Keys that change nothing of what is computed from a token, in any family."""
+"""Keys that change nothing about what is computed for a token, in any family."""
+
+TEXT_KEYS = """
+num_beam_groups tie_word_embeddings pad_token_id bos_token_id eos_token_id sep_token_id
+model_type
+"""
+"""Keys of text and generation that transformers wrote into configs of encoders too."""
 
 CUSTOM = {
     "auto_map": "the model brings code of its own, which is not run here",
-    "quantization_config": "quantised weights cannot be read; get the unquantised ones",
+    "quantization_config": (
+        "quantised weights cannot be read; get the unquantised ones"
+    ),
 }
 
 
 class Options:
-    """The keys of a config.json. `finish` raises for whatever was neither taken nor
-    known to be idle."""
+    """The keys of a config.json. `finish` raises for keys that were neither read nor
+    known to be irrelevant."""
 
     def __init__(self, values: dict[str, Any], origin: Path) -> None:
         self.left = dict(values)
@@ -53,14 +64,15 @@ class Options:
 
     @classmethod
     def read(cls, path: Path, *, without: str = "") -> "Options":
-        """All keys but `without`.
+        """All keys of the file but `without`.
 
         Raises:
-            FileNotFoundError, ConfigError: there is no config, or it is no JSON object.
+            FileNotFoundError: there is no such file.
+            ConfigError: it does not hold a JSON object.
         """
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path.parent} has no {path.name}: it is no folder of a published"
+                f"{path.parent} has no {path.name}: it is not the folder of a published"
                 " model"
             )
         values = read_object(path, ANEW)
@@ -69,7 +81,7 @@ class Options:
         )
 
     def need(self, key: str, kind: type[T]) -> T:
-        """An option that must be there."""
+        """The value of a key that must be there."""
         if self.left.get(key) is None:
             raise ConfigError(
                 f"{self.origin} does not say {key}; get the model's config anew"
@@ -77,30 +89,46 @@ class Options:
         return self._checked(key, self.left.pop(key), kind)
 
     def take(self, key: str, default: T) -> T:
-        """An option of the default's type; null and absent mean the default."""
+        """A value of the default's type; null and absent mean the default."""
         value = self.left.pop(key, None)
         return default if value is None else self._checked(key, value, type(default))
 
     def raw(self, key: str) -> Any:
-        """Whatever stands there; None where nothing does."""
+        """The value as it stands; None if there is none."""
         return self.left.pop(key, None)
+
+    def part(self, key: str) -> "Options":
+        """The options nested under `key`, none if there is no such key.
+
+        `key`_dict, in old configs of CLIP, takes precedence.
+        """
+        plain = self.take(key, {})
+        amended = self.take(f"{key}_dict", {})
+        return Options(amended or plain, Path(f"{self.origin}: {key}"))
+
+    def choice(self, key: str, default: str, known: Mapping[str, T]) -> T:
+        """What the value of `key` is called here.
+
+        Raises:
+            ConfigError: it is not one of the `known` ones.
+        """
+        value = self.take(key, default)
+        if value not in known:
+            self.refuse(key, value, f"only {', '.join(known)} can be imported")
+        return known[value]
 
     def only(
         self, key: str, *supported: Any, remedy: str = "such models cannot be imported"
     ) -> None:
-        """Absent, null or one of the values that we compute.
+        """Checks that a key is absent, null or one of the supported values.
 
         Raises:
-            ConfigError: it is another; the option and its value are named.
+            ConfigError: it has another value; key and value are named.
         """
         value = self.left.pop(key, None)
         if value is not None and value not in supported:
-            self.refuse(
-                key,
-                value,
-                f"only {' or '.join(json.dumps(v) for v in supported)} is supported:"
-                f" {remedy}",
-            )
+            allowed = " or ".join(json.dumps(other) for other in supported)
+            self.refuse(key, value, f"only {allowed} is supported: {remedy}")
 
     def refuse(self, key: str, value: Any, why: str) -> NoReturn:
         raise ConfigError(f"{self.origin}: {key} is {json.dumps(value)}; {why}")
@@ -114,13 +142,17 @@ class Options:
             )
         return value
 
-    def finish(self) -> None:
-        """Raises ConfigError that names the options that nobody asked for."""
+    def finish(self, *idle: str) -> None:
+        """Raises ConfigError that names the keys that were not read.
+
+        `idle`: more keys, separated by spaces, that are irrelevant in this file.
+        """
+        irrelevant = IDLE.union(*(keys.split() for keys in idle))
         # What is off, absent or empty adds nothing, whatever it is.
         unknown = {
-            key: v
-            for key, v in self.left.items()
-            if key not in IDLE and v not in (None, False, [], {})
+            key: value
+            for key, value in self.left.items()
+            if key not in irrelevant and value not in (None, False, [], {})
         }
         if unknown:
             named = ", ".join(
@@ -128,6 +160,6 @@ class Options:
             )
             raise ConfigError(
                 f"{self.origin} sets what is not known here: {named}. If it changes"
-                " nothing of what the model computes, delete it from the file;"
+                " nothing about what the model computes, delete it from the file;"
                 " otherwise the model cannot be imported"
             )

@@ -42,7 +42,7 @@ class Origin:
         return {"name": self.name, "revision": self.revision, "licence": self.licence}
 
 
-def find(name: str, *, pickle: bool = False) -> Origin:
+def find_model(name: str, *, pickle: bool = False) -> Origin:
     """A folder, or `owner/model` or `owner/model@revision` of the hub, whose files are
     fetched into its own cache.
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm1.config import ConfigError
-from mm1.export.encoders.vision import choice, finish
-from mm1.export.options import Options
+from mm1.export.options import TEXT_KEYS, Options
 from mm1.nn.vit import CLIP_MEAN, CLIP_STD, ViT
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,14 +34,14 @@ do_convert_rgb data_format input_data_format default_to_square device return_ten
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class Preprocessing:
     """Options of `ViT.Config`, and what the user should know about them."""
 
     options: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
-def assumed(family: str) -> Pictures:
+def assumed(family: str) -> Preprocessing:
     """What a family's published encoders were trained with, where a folder has no file
     that says it."""
     mean, std, resize = {
@@ -51,7 +50,7 @@ def assumed(family: str) -> Pictures:
         "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "crop"),
     }[family]
     options = {"mean": mean, "std": std, "resize": resize, "interpolation": "bicubic"}
-    return Pictures(
+    return Preprocessing(
         options,
         [
             f"no preprocessor_config.json: taken to be resize={resize!r}, mean={mean},"
@@ -60,7 +59,7 @@ def assumed(family: str) -> Pictures:
     )
 
 
-def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures:
+def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Preprocessing:
     """From a transformers `preprocessor_config.json`; `image_size` (height, width) is
     the encoder's.
 
@@ -88,9 +87,9 @@ def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Pictures
         std = [1.0] * 3
     resize, size, notes = _resize(options, defaults)
     interpolation = _interpolation(options)
-    finish(options, IDLE)
+    options.finish(TEXT_KEYS, IDLE)
     notes += [] if size == image_size else [_other_size(options, size, image_size)]
-    return Pictures(_options(mean, std, resize, interpolation), notes)
+    return Preprocessing(_options(mean, std, resize, interpolation), notes)
 
 
 def _options(
@@ -179,18 +178,17 @@ def _resize(
     )
 
 
-def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Pictures:
+def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Preprocessing:
     """From open_clip's `preprocess_cfg`; what is missing there is open_clip's own
     default."""
     options.only("mode", "RGB")
-    mode = choice(
-        options,
+    mode = options.choice(
         "resize_mode",
         "shortest",
         {"shortest": "crop", "squash": "squash", "longest": "pad"},
     )
-    interpolation = choice(
-        options, "interpolation", "bicubic", {name: name for name in RESAMPLE.values()}
+    interpolation = options.choice(
+        "interpolation", "bicubic", {name: name for name in RESAMPLE.values()}
     )
     mean = options.take("mean", list(CLIP_MEAN))
     std = options.take("std", list(CLIP_STD))
@@ -210,8 +208,8 @@ def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Pictur
             f"{options.origin} pads pictures with {options.raw('fill_color') or 0},"
             " ours with the mean colour"
         )
-    finish(options, "fill_color")
-    return Pictures(_options(mean, std, mode, interpolation), notes)
+    options.finish(TEXT_KEYS, "fill_color")
+    return Preprocessing(_options(mean, std, mode, interpolation), notes)
 
 
 def to_preprocessor(config: ViT.Config, image_size: tuple[int, int]) -> dict[str, Any]:

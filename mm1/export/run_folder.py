@@ -1,9 +1,8 @@
 """The run folder that an import makes: config, tokenizer and weights as if the model
 had been trained here.
 
-The weights go link by link (`mapping`) from the published files into ours, in the type
-they are stored in: memory holds one tensor of the model. A folder is made aside and
-takes its name when it is whole.
+Weights go link by link (see `mapping`) from the published files into ours, in the type
+they are stored in, so memory holds only a few tensors of the model at a time.
 """
 
 import shutil
@@ -17,7 +16,7 @@ import torch
 
 from mm1 import config as configs
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Roles
-from mm1.export.mapping import Link, check, joined, ours_layout
+from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.progress import shown
 from mm1.export.tokens import Vocabulary
@@ -31,75 +30,68 @@ from mm1.train.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """All that a run folder is made of, before a weight is read."""
+    """Everything that a run folder is made from, before a weight is read."""
 
     family: str
     model: Model.Config
     vocabulary: Vocabulary
     num_rows: int
-    """Rows of the model's table of tokens, new ones counted."""
+    """Rows of the model's table of tokens, including new ones."""
     links: Sequence[Link]
     loader: Loader.Config
-    """Of rows or captions as long as the model was made for."""
-    unused: str = r"(?!)"
-    """Names of published tensors that play no part, as a regular expression."""
+    """For rows or captions as long as the model was made for."""
+    unused: str = NOTHING
+    """Matches the names of published tensors that are left out, as a regular
+    expression."""
     notes: Sequence[str] = ()
-    """What the user should know of it."""
+    """What the user should know about it."""
 
 
-def write_run(folder: Path, found: Import, weights: Weights, origin: Origin) -> None:
-    """Raises ConfigError where weights are missing, left over, of another shape, or not
-    finite; they are named."""
+def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) -> None:
+    """Writes the run folder.
+
+    Raises:
+        ConfigError: weights are missing, left over, of another shape, or not finite;
+            they are named.
+    """
     with torch.device("meta"):
-        model = found.model.build(vocab_size=found.num_rows)
-    check(
-        found.links,
-        {n: tuple(t.shape) for n, t in model.state_dict().items()},
-        weights,
-        unused=found.unused,
-    )
-    layouts = ours_layout(found.links, weights)
+        model = source.model.build(vocab_size=source.num_rows)
+    links = source.links
+    check_import(links, model, weights, unused=source.unused)
+    layouts = ours_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write(
-        folder / WEIGHTS, layouts, shown("import", joined(found.links, weights), total)
-    )
-    halves = {layout.dtype for layout in layouts.values()} & {
-        torch.bfloat16,
-        torch.float16,
-    }
+    write(folder / WEIGHTS, layouts, shown("import", joined(links, weights), total))
+    dtypes = {layout.dtype for layout in layouts.values()}
     config = Trainer.Config(
-        model=found.model,
-        loader=found.loader,
+        model=source.model,
+        loader=source.loader,
         steps=0,
-        precision="bf16" if halves else "fp32",
+        precision="bf16" if dtypes & {torch.bfloat16, torch.float16} else "fp32",
     )
     write_json(folder / "config.json", configs.to_json(config))
-    (folder / TOKENIZER).write_text(found.vocabulary.text, encoding="utf-8")
-    if found.vocabulary.roles != Roles():
-        (folder / SPECIAL_TOKENS).write_text(
-            found.vocabulary.roles.to_json(), encoding="utf-8"
-        )
+    roles = source.vocabulary.roles
+    (folder / TOKENIZER).write_text(source.vocabulary.text, encoding="utf-8")
+    if roles != Roles():
+        (folder / SPECIAL_TOKENS).write_text(roles.to_json(), encoding="utf-8")
     params = {
         name: sum(p.numel() for p in part.parameters())
         for name, part in model.parts().items()
     }
     summary = {
-        "model": configs.path_of(found.model),
+        "model": configs.path_of(source.model),
         "params": params,
         "steps": 0,
         "data": {},
-    }
-    summary |= {
-        "origin": origin.describe() | {"family": found.family},
+        "origin": origin.describe() | {"family": source.family},
         "finished": True,
     }
     write_json(folder / "summary.json", summary)
 
 
 @contextmanager
-def aside(out: Path) -> Iterator[Path]:
-    """A fresh folder beside `out`, which takes the name of `out` when all went well and
-    vanishes otherwise.
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `out` at the end, and deleted if an
+    exception is raised.
 
     Raises:
         FileExistsError: there is something at `out`.
@@ -114,7 +106,7 @@ def aside(out: Path) -> Iterator[Path]:
     )
     try:
         yield folder
-        folder.chmod(0o755)  # made for its owner alone
+        folder.chmod(0o755)  # mkdtemp makes it readable by its owner only
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

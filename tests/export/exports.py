@@ -29,6 +29,7 @@ from mm1.nn.attention import PackedAttention as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
+from mm1.nn.model import Model
 from mm1.nn.vit import ViT
 from mm1.runs.folder import load_model, write_weights
 from mm1.train.trainer import Trainer
@@ -94,6 +95,19 @@ def make_run(
     )
     tokenizer.save(folder)
     return run
+
+
+def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
+    """A finished run as training leaves it; returns the model."""
+    torch.manual_seed(0)
+    run.mkdir()
+    model = config.build(vocab_size=tiny.tokenizer(run, kind).vocab_size)
+    write_json(
+        run / "config.json",
+        configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)),
+    )
+    write_weights(run, model.state_dict())
+    return model
 
 
 def foreign_tokenizer(folder: Path) -> Tokenizer:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from exports import write_run
 from parity.encoders import CROP
 from tiny import tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
-from mm1.export.encoders.formats import encoder_format, published_clip
+from mm1.export.encoders.write import encoder_format, to_published_clip
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
@@ -24,18 +24,15 @@ from mm1.export.preprocessor import (
     from_preprocessor,
     to_preprocessor,
 )
-from mm1.files import write_json
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder
 from mm1.nn.features import Features, NotTrainable
 from mm1.nn.mm1 import MM1
-from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.runs.folder import read_config, start_part, write_weights
-from mm1.train.trainer import Trainer
+from mm1.runs.folder import read_config, start_part
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)
 TEXT = TextTower.Config(max_length=8, depth=1, dim=16, num_heads=2)
@@ -225,32 +222,19 @@ def test_the_shapes_of_our_encoders_have_a_class(
     ).read_bytes()
 
 
-def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
-    """A finished run as training leaves it; returns the model."""
-    torch.manual_seed(0)
-    run.mkdir()
-    model = config.build(vocab_size=tokenizer(run, kind).vocab_size)
-    write_json(
-        run / "config.json",
-        configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)),
-    )
-    write_weights(run, model.state_dict())
-    return model
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         (
             {"patch_norm": True},
             (
-                r"SiglipVisionModel, the nearest, .* encoder\.patch_norm=True, which"
-                r" must be False"
+                r"this one: SiglipVisionModel has no room for encoder\.patch_norm=True,"
+                r" which must be False$"
             ),
         ),
         (
             CLIP_SHAPE | {"patch_bias": True},
-            r"CLIPVisionModel, the nearest, .* encoder\.patch_bias=True",
+            r"CLIPVisionModel has no room for encoder\.patch_bias=True",
         ),
         (CLIP_SHAPE | {"num_registers": 2}, r"encoder\.num_registers=2"),
         (
@@ -258,21 +242,21 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
             r"encoder\.image_size=\(8, 12\), which must be square",
         ),
         ({"norm": "rms"}, r"encoder\.norm='rms'"),
+        (
+            {"class_token": True},  # as near to one as to the other
+            (
+                r"SiglipVisionModel has no room for encoder\.class_token=True, .*;"
+                r" Dinov2Model has no room for encoder\.mlp_ratio=2\.75, whose 44"
+                r" channels no whole ratio gives"
+            ),
+        ),
     ],
 )
 def test_shapes_without_a_class_are_an_error_that_names_the_options(
     options: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=named):
-        encoder_format(replace(PLAIN, **options))
-
-
-def test_dinov2_has_whole_ratios_alone() -> None:
-    encoder = replace(PLAIN, class_token=True, mlp_ratio=2.75)
-    with pytest.raises(
-        ConfigError, match=r"no feed-forward of 44 channels, as encoder\.mlp_ratio says"
-    ):
-        encoder_format(encoder).config(encoder)
+        encoder_format(replace(PLAIN, mlp_ratio=2.75, **options))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +264,7 @@ def test_dinov2_has_whole_ratios_alone() -> None:
     [
         (
             {"pooling": "mean"},
-            r"CLIPModel, the nearest, .*pooling='mean'.*--part encoder",
+            r"CLIPModel has no room for pooling='mean'.*--part encoder",
         ),
         (
             {"text": replace(TEXT, causal=False)},
@@ -297,7 +281,7 @@ def test_two_towers_without_a_class_name_the_options(
     options: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=named):
-        published_clip(
+        to_published_clip(
             replace(
                 CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT), **options
             )

@@ -17,7 +17,13 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.export import decoders, language_models
+from mm1.export import published_folder
+from mm1.export.decoders.config import (
+    FAMILIES,
+    family_of,
+    from_decoder_config,
+    to_decoder_config,
+)
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.export.options import Options
@@ -60,9 +66,9 @@ def test_an_export_in_shards_opens_and_comes_back(
 ) -> None:
     write_model(tmp_path / "published", "mixtral")
     import_model(str(tmp_path / "published"), tmp_path / "run")
-    cut = language_models.write_sharded
+    cut = published_folder.write_sharded
     monkeypatch.setattr(
-        language_models, "write_sharded", lambda *a: cut(*a, max_shard_bytes=200_000)
+        published_folder, "write_sharded", lambda *a: cut(*a, max_shard_bytes=200_000)
     )
     export_run(tmp_path / "run", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
@@ -135,7 +141,7 @@ def test_an_edited_config_overrules_what_our_export_carried_along(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 5e5}))
     with pytest.raises(
         ConfigError,
-        match=r"mm1.json and config.json are of two decoders: delete mm1.json",
+        match=r"mm1.json and config.json describe two decoders: delete mm1.json",
     ):
         import_model(str(tmp_path / "out"), tmp_path / "again")
     (tmp_path / "out" / "mm1.json").unlink()
@@ -239,11 +245,11 @@ def test_the_family_is_chosen_by_the_options(
     changes: dict[str, Any], family: str
 ) -> None:
     config = replace(PLAIN, **changes)
-    if family in decoders.FAMILIES:
-        assert decoders.family_of(config) == family
+    if family in FAMILIES:
+        assert family_of(config) == family
     else:
         with pytest.raises(ConfigError, match=f"no published family has .*{family}"):
-            decoders.family_of(config)
+            family_of(config)
 
 
 # As published: shapes, and the options that each family's configs carry.
@@ -317,7 +323,7 @@ def test_published_configs_are_read_whole(name: str) -> None:
     options = Options(values, Path("config.json"))
     family = options.need("model_type", str)
     num_rows = options.need("vocab_size", int)
-    config = decoders.decoder_config(options, family)
+    config = from_decoder_config(options, family)
     options.finish()
     with torch.device("meta"):
         ours = config.build(vocab_size=num_rows)
@@ -327,10 +333,10 @@ def test_published_configs_are_read_whole(name: str) -> None:
     )
     # What the export writes for this decoder is read back as this decoder.
     written = Options(
-        decoders.published_config(ours, family, max_length=4096), Path("config.json")
+        to_decoder_config(ours, family, max_length=4096), Path("config.json")
     )
     written.need("model_type", str), written.need("vocab_size", int)
-    assert decoders.decoder_config(written, family) == config
+    assert from_decoder_config(written, family) == config
     written.finish()
 
 
@@ -346,9 +352,9 @@ def test_blocks_that_are_sparse(dense: list[int], step: int, every: int | None) 
     options = Options(PUBLISHED["Qwen3-30B-A3B"] | sparse, Path("config.json"))
     if every is None:
         with pytest.raises(ConfigError, match=r"mlp_only_layers is \[0\]"):
-            decoders.decoder_config(options, "qwen3_moe")
+            from_decoder_config(options, "qwen3_moe")
     else:
-        experts = decoders.decoder_config(options, "qwen3_moe").experts
+        experts = from_decoder_config(options, "qwen3_moe").experts
         assert experts is not None
         assert experts.every == every
 
@@ -393,7 +399,7 @@ def test_blocks_that_are_sparse(dense: list[int], step: int, every: int | None) 
 def test_windows_of_qwen(options: dict[str, Any], works: bool) -> None:
     read = Options(PUBLISHED["Qwen3-0.6B"] | options, Path("config.json"))
     if works:
-        decoders.decoder_config(read, "qwen3")
+        from_decoder_config(read, "qwen3")
     else:
         with pytest.raises(ConfigError, match="sliding_window is 4096"):
-            decoders.decoder_config(read, "qwen3")
+            from_decoder_config(read, "qwen3")

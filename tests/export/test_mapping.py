@@ -1,22 +1,23 @@
-"""Links undo themselves, files that do not fit are named, and files are written as the
-library writes them."""
+"""Links are their own inverses, misfits are named, and files are written as the
+safetensors library writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm1.config import ConfigError
 from mm1.export.mapping import (
-    Experts,
-    Grown,
-    Link,
+    MeanRows,
     Reshaped,
     Rows,
-    check,
+    StackedExperts,
+    check_export,
+    check_import,
     joined,
     ours_layout,
     parted,
@@ -29,9 +30,23 @@ from mm1.export.weights import Layout, Weights, write, write_sharded
 LINKS = [
     *same({"norm": "n.weight"}),
     Rows(("qkv",), ("q", "k", "v"), (4, 2, 2)),
-    Experts(("gate_up",), ("e.0.gate", "e.0.up", "e.1.gate", "e.1.up"), (3, 3)),
+    StackedExperts(("gate_up",), ("e.0.gate", "e.0.up", "e.1.gate", "e.1.up"), (3, 3)),
     Reshaped(("patchify",), ("conv",), (5, 12), (5, 3, 2, 2)),
 ]
+
+
+class Ours(nn.Module):
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+def module(**changed: tuple[int, ...] | None) -> Ours:
+    """Our model, with other or more tensors."""
+    shapes = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
+    shapes |= changed
+    return Ours({name: shape for name, shape in shapes.items() if shape is not None})
 
 
 def theirs(seed: int = 0) -> dict[str, Tensor]:
@@ -76,11 +91,7 @@ def test_links_are_what_they_say() -> None:
 
 def test_there_and_back_through_files_is_the_same_to_the_byte(tmp_path: Path) -> None:
     weights = write_theirs(tmp_path)
-    check(
-        LINKS,
-        {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)},
-        weights,
-    )
+    check_import(LINKS, module(), weights)
     (tmp_path / "ours").mkdir()
     write(
         tmp_path / "ours" / "model.safetensors",
@@ -137,7 +148,7 @@ def test_shards_hold_at_most_what_they_may_and_their_index_finds_all(
 
 def test_new_rows_are_the_mean_of_the_others() -> None:
     table = torch.randn(6, 3).bfloat16()
-    link = Grown(("ours",), ("theirs",), 2)
+    link = MeanRows(("ours",), ("theirs",), 2)
     (grown,) = link.join([table])
     assert grown.dtype == torch.bfloat16
     assert torch.equal(grown[6:], table.float().mean(0).bfloat16().expand(2, 3))
@@ -145,32 +156,60 @@ def test_new_rows_are_the_mean_of_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "named"),
     [
         ({"k": None}, "missing k "),
         ({"lora_A": torch.ones(2)}, "not known to this family lora_A "),
         ({"v": torch.ones(3, 6)}, r"v is \[3, 6\], the config asks for \[2, 6\]"),
     ],
 )
-def test_what_does_not_fit_is_named(
-    changed: dict[str, Tensor | None], said: str, tmp_path: Path
+def test_an_import_names_what_does_not_fit(
+    changed: dict[str, Tensor | None], named: str, tmp_path: Path
 ) -> None:
-    wanted = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
-    with pytest.raises(ConfigError, match=said):
-        check(LINKS, wanted, write_theirs(tmp_path, **changed))
+    with pytest.raises(ConfigError, match=named):
+        check_import(LINKS, module(), write_theirs(tmp_path, **changed))
 
 
-def test_tensors_that_play_no_part_may_be_there(tmp_path: Path) -> None:
-    wanted = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
-    check(
-        LINKS, wanted, write_theirs(tmp_path, inv_freq=torch.ones(2)), unused="inv_.*"
+def test_unused_tensors_may_be_in_an_import(tmp_path: Path) -> None:
+    weights = write_theirs(tmp_path, inv_freq=torch.ones(2))
+    check_import(LINKS, module(), weights, unused="inv_.*")
+
+
+@pytest.mark.parametrize("check", [check_import, check_export])
+def test_a_tensor_of_ours_without_a_link_is_our_mistake(
+    check: Callable[..., None], tmp_path: Path
+) -> None:
+    weights = write_theirs(tmp_path)
+    with pytest.raises(RuntimeError, match="Ours differ in bias: every tensor"):
+        check(LINKS, module(bias=(4,)), weights)
+    with pytest.raises(RuntimeError, match="Ours differ in norm: every tensor"):
+        check(LINKS, module(norm=None), weights)
+    with pytest.raises(RuntimeError, match=r"Ours differ in .*norm"):
+        check([*LINKS, LINKS[0]], module(), weights)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"qkv": None}, "missing qkv; left over nothing; misshapen nothing"),
+        ({"scale": torch.ones(2)}, "missing nothing; left over scale; "),
+        ({"norm": torch.ones(3)}, r"misshapen norm is \[3\], the config asks for"),
+    ],
+)
+def test_an_export_names_what_does_not_fit(
+    changed: dict[str, Tensor | None], named: str, tmp_path: Path
+) -> None:
+    """A run's weights that its config does not describe are never left out."""
+    tensors = dict(module().state_dict()) | changed
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if tensor is not None},
+        tmp_path / "model.safetensors",
     )
+    with pytest.raises(ConfigError, match=named):
+        check_export(LINKS, module(), Weights(tmp_path))
 
 
-def test_links_that_forget_a_tensor_of_ours_are_a_fault_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="bias"):
-        check(
-            [Link(("norm",), ("n.weight",))],
-            {"norm": (4,), "bias": (4,)},
-            write_theirs(tmp_path),
-        )
+def test_parts_that_are_not_exported_may_be_in_a_run(tmp_path: Path) -> None:
+    tensors = module(head=(2,)).state_dict()
+    save_file(dict(tensors), tmp_path / "model.safetensors")
+    check_export(LINKS, module(), Weights(tmp_path), unused="head")

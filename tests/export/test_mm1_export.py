@@ -14,10 +14,10 @@ from open_export import open_and_ask
 from safetensors.torch import load_file
 
 from mm1.config import ConfigError
-from mm1.export.decoders import family_of
+from mm1.export.decoders.config import family_of
 from mm1.export.import_model import import_model
 from mm1.export.mapping import theirs_of
-from mm1.export.multimodal import SPLIT_OPTIONS, links_of, published_config
+from mm1.export.multimodal import IMAGE_OPTIONS, mm1_links, to_mm1_config
 from mm1.export.remote_code import remote_code
 from mm1.files import write_json
 from mm1.nn.connectors.attention_pool import AttentionPool
@@ -141,8 +141,8 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
         was = read_config(folder / "run")
         now = read_config(folder / "back")
         assert now.model == was.model
-        assert [getattr(now.loader, name) for name in SPLIT_OPTIONS] == [
-            getattr(was.loader, name) for name in SPLIT_OPTIONS
+        assert [getattr(now.loader, name) for name in IMAGE_OPTIONS] == [
+            getattr(was.loader, name) for name in IMAGE_OPTIONS
         ]
         assert (now.loader.sequence_length, now.precision) == (
             was.loader.sequence_length,
@@ -174,7 +174,7 @@ def test_recipes_of_the_paper_have_valid_configs(
     with torch.device("meta"):
         ours = config.build(vocab_size=32_000)
     family = family_of(config.decoder)
-    values = published_config(ours, config, family, max_length=4096)
+    values = to_mm1_config(ours, config, family, max_length=4096)
     write_json(
         tmp_path / "config.json",
         values | {"image_token_index": 2, "eos_token_id": 1, "pad_token_id": 0},
@@ -184,7 +184,7 @@ def test_recipes_of_the_paper_have_valid_configs(
     opened = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
     with torch.device("meta"):
         theirs = AutoModelForImageTextToText.from_config(opened, trust_remote_code=True)
-    expected = theirs_of(links_of(ours, config, family), ours.state_dict())
+    expected = theirs_of(mm1_links(ours, config, family), ours.state_dict())
     found = {
         name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()
     }

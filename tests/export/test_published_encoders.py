@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from mm1.export.encoders.published import Published, published
+from mm1.export.encoders.read import PublishedEncoder, read_published_encoder
 from mm1.export.mapping import theirs_of
 from mm1.export.weights import Weights
 
@@ -91,7 +91,7 @@ class Nameless(Weights):
         self.names = dict.fromkeys(names).keys()  # type: ignore[assignment]
 
 
-def num_weights(found: Published) -> int:
+def num_weights(found: PublishedEncoder) -> int:
     """Of theirs, by our links from our model."""
     with torch.device("meta"):
         model = found.model.build(vocab_size=1)
@@ -103,7 +103,7 @@ def num_weights(found: Published) -> int:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_of_transformers(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
-    found = published(tmp_path, Nameless())
+    found = read_published_encoder(tmp_path, Nameless())
     assert found is not None
     plain = {key: value for key, value in CONFIGS[name].items() if key != "auto_map"}
     with torch.device("meta"):
@@ -118,7 +118,7 @@ def test_so400m_is_told_apart_from_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps(CONFIGS["google/siglip-so400m-patch14-384"])
     )
-    found = published(tmp_path, Nameless())
+    found = read_published_encoder(tmp_path, Nameless())
     assert found is not None
     assert found.model.encoder.image_size == 378
     assert any(
@@ -128,7 +128,7 @@ def test_so400m_is_told_apart_from_what_it_says(tmp_path: Path) -> None:
 
 def test_dfn_s_vit_h_14_378(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps(DFN))
-    found = published(tmp_path, Nameless("visual.conv1.weight"))
+    found = read_published_encoder(tmp_path, Nameless("visual.conv1.weight"))
     assert found is not None
     encoder = found.model.encoder
     assert (encoder.resize, encoder.num_heads, encoder.activation) == (

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mm1.config import ConfigError, UserError
 from mm1.export import run_folder
 from mm1.export.import_model import import_model
-from mm1.export.origin import find
+from mm1.export.origin import find_model
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -306,9 +306,9 @@ def test_an_interruption_leaves_nothing(
 
 def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no folder ./nowhere"):
-        find("./nowhere")
+        find_model("./nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         UserError, match=r"no folder nobody/nothing@main here.*download it elsewhere"
     ):
-        find("nobody/nothing@main")
+        find_model("nobody/nothing@main")

@@ -1,10 +1,11 @@
 """CLIP and SigLIP in transformers' format: both towers, or the image tower alone.
 
-What differs in meaning:
+Two things differ in meaning:
 
-- CLIP's class token has a row in the table of positions. Ours has none: the row is added into the token.
-- `last_hidden_state` of transformers stands before the last norm in CLIP and after it in SigLIP. Our features are
-  always after it. The pooled features are the same.
+- CLIP's class token has a row in the table of positions. Ours has none: that row is
+  added to the token.
+- `last_hidden_state` is before the last norm in transformers' CLIP, after it in its
+  SigLIP. Our features are always after it. Pooled features are the same.
 """
 
 from collections.abc import Sequence
@@ -14,167 +15,270 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm1.export.encoders.vision import (
+from mm1.export.encoders.links import (
+    block_links,
+    class_and_positions,
+    layer_links,
+    linear_links,
+    patchify_links,
+    position_link,
+    with_prefixes,
+)
+from mm1.export.encoders.values import (
     ACTIVATION_NAMES,
     ACTIVATIONS,
-    blocks,
-    choice,
-    class_and_positions,
-    finish,
-    image_size,
-    layer,
-    linear,
-    patches,
-    pixels,
-    positions,
-    side,
-    under,
+    PREPROCESSING,
+    from_pixels,
+    from_side,
+    to_image_side,
 )
+from mm1.export.fields import Fields
 from mm1.export.mapping import Link, Reshaped, same
-from mm1.export.options import Options
+from mm1.export.options import TEXT_KEYS, Options
 from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
 UNUSED = r".*\.position_ids"
-"""Numbers from 0 upwards, which transformers 4 saved along."""
+"""Consecutive numbers, which transformers 4 saved with the weights."""
 
 
-def clip_vision(options: Options) -> dict[str, Any]:
-    """Options of `ViT.Config` from a CLIPVisionConfig; what it leaves out has
-    transformers' default."""
-    found = _vision(options, patch=32, activation="quick_gelu", eps=1e-5)
-    finish(options, "projection_dim")
-    return found | {"class_token": True, "pre_norm": True, "patch_bias": False}
+# Options: from transformers
 
 
-def siglip_vision(options: Options) -> dict[str, Any]:
-    found = _vision(options, patch=16, activation="gelu_pytorch_tanh", eps=1e-6)
-    finish(options, "vision_use_head")
-    return found
+def from_clip_vision(options: Options) -> dict[str, Any]:
+    """Options of `ViT.Config` from a CLIPVisionConfig; missing ones have transformers'
+    defaults."""
+    vision = _from_vision(options, patch=32, activation="quick_gelu", eps=1e-5)
+    options.finish(TEXT_KEYS, "projection_dim")
+    return vision | {"class_token": True, "pre_norm": True, "patch_bias": False}
 
 
-def _vision(
+def from_siglip_vision(options: Options) -> dict[str, Any]:
+    vision = _from_vision(options, patch=16, activation="gelu_pytorch_tanh", eps=1e-6)
+    options.finish(TEXT_KEYS, "vision_use_head")
+    return vision
+
+
+def _from_vision(
     options: Options, *, patch: int, activation: str, eps: float
 ) -> dict[str, Any]:
     options.only("num_channels", 3)
-    found = {
-        "image_size": pixels(options, "image_size", 224),
-        "patch_size": side(options, "patch_size", patch),
+    sizes = {
+        "image_size": from_pixels(options, "image_size", 224),
+        "patch_size": from_side(options, "patch_size", patch),
     }
-    return found | _tower(options, (768, 3072, 12), activation, eps)
+    return sizes | _from_tower(options, (768, 3072, 12), activation, eps)
 
 
-def _tower(
+def _from_tower(
     options: Options, sizes: tuple[int, int, int], activation: str, eps: float
 ) -> dict[str, Any]:
-    """What both towers say in the same words; `sizes` are transformers' own width,
-    inner width and heads."""
+    """What both towers have; `sizes` are transformers' default width, inner width and
+    number of heads."""
     dim = options.take("hidden_size", sizes[0])
     return {
         "dim": dim,
         "mlp_ratio": options.take("intermediate_size", sizes[1]) / dim,
         "num_heads": options.take("num_attention_heads", sizes[2]),
         "depth": options.take("num_hidden_layers", 12),
-        "activation": choice(options, "hidden_act", activation, ACTIVATIONS),
+        "activation": options.choice("hidden_act", activation, ACTIVATIONS),
         "norm_eps": options.take("layer_norm_eps", eps),
     }
 
 
-def clip_text(options: Options) -> TextTower.Config:
+def from_clip_text(options: Options) -> TextTower.Config:
     text = TextTower.Config(
         vocab_size=options.take("vocab_size", 49408),
         max_length=options.take("max_position_embeddings", 77),
-        **_tower(options, (512, 2048, 8), "quick_gelu", 1e-5),
+        **_from_tower(options, (512, 2048, 8), "quick_gelu", 1e-5),
     )
-    finish(options, "projection_dim")
+    options.finish(TEXT_KEYS, "projection_dim")
     return text
 
 
-def siglip_text(options: Options) -> TextTower.Config:
+def from_siglip_text(options: Options) -> TextTower.Config:
     text = TextTower.Config(
         vocab_size=options.take("vocab_size", 32000),
         max_length=options.take("max_position_embeddings", 64),
         causal=False,
         read="last",
         output_bias=True,
-        **_tower(options, (768, 3072, 12), "gelu_pytorch_tanh", 1e-6),
+        **_from_tower(options, (768, 3072, 12), "gelu_pytorch_tanh", 1e-6),
     )
-    finish(options, "projection_size")
+    options.finish(TEXT_KEYS, "projection_size")
     return text
 
 
-def clip_encoder(config: ViT.Config) -> list[Link]:
-    """Tensors of our `encoder` and of a CLIPVisionModel."""
+# Options: to transformers
+
+
+def to_clip_vision(encoder: Fields) -> dict[str, Any]:
+    """A CLIPVisionConfig from the fields of a `ViT.Config`."""
+    encoder.only("class_token", True)
+    encoder.only("pre_norm", True)
+    encoder.only("patch_bias", False)
+    return _to_vision(encoder, "CLIPVisionModel", "clip_vision_model")
+
+
+def to_siglip_vision(encoder: Fields) -> dict[str, Any]:
+    """A SiglipVisionConfig without the head, from the fields of a `ViT.Config`."""
+    encoder.only("class_token", False)
+    encoder.only("pre_norm", False)
+    encoder.leave("patch_bias")  # zero where there is none
+    vision = _to_vision(encoder, "SiglipVisionModel", "siglip_vision_model")
+    return vision | {"vision_use_head": False}
+
+
+def _to_vision(encoder: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+    encoder.only("norm", "layer")
+    encoder.only("patch_norm", False)
+    encoder.only("num_registers", 0)
+    encoder.only("layer_scale", None)
+    encoder.only("feed_forward", "mlp")
+    encoder.only("positions", "learnt", "sincos", "fixed")  # a table in any case
+    encoder.leave("bias", *PREPROCESSING)  # biases are zero where there are none
+    return _to_tower(encoder, architecture, model_type) | {
+        "image_size": to_image_side(encoder),
+        "patch_size": encoder.take("patch_size"),
+        "num_channels": 3,
+    }
+
+
+def _to_tower(tower: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+    dim = tower.take("dim")
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": dim,
+        "intermediate_size": round(tower.take("mlp_ratio") * dim),
+        "num_attention_heads": tower.take("num_heads"),
+        "num_hidden_layers": tower.take("depth"),
+        "hidden_act": tower.choice("activation", ACTIVATION_NAMES),
+        "layer_norm_eps": tower.take("norm_eps"),
+        "attention_dropout": 0.0,
+    }
+
+
+def to_clip(model: Fields) -> dict[str, Any]:
+    """A CLIPConfig from the fields of a `CLIP.Config`, without what the tokenizer adds:
+    the vocabulary's size and ids of tokens."""
+    model.only("loss", "softmax")
+    model.only("pooling", "class", None)  # None means the class token if there is one
+    dim = model.take("dim")
+    if dim is None:
+        model.refuse("dim", "which must be a width")
+    text = model.within("text", TextTower)
+    text.only("causal", True)
+    text.only("read", "end")
+    text.only("output_bias", False)
+    return _to_both_towers(
+        to_clip_vision(model.within("encoder", ViT)) | {"projection_dim": dim},
+        _to_text(text, "CLIPTextModel", "clip_text_model") | {"projection_dim": dim},
+        {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": dim},
+    )
+
+
+def to_siglip(model: Fields) -> dict[str, Any]:
+    """A SiglipConfig; see `to_clip`."""
+    model.only("loss", "sigmoid")
+    model.only("pooling", "attention")
+    model.only("dim", None)
+    text = model.within("text", TextTower)
+    text.only("causal", False)
+    text.only("read", "last")
+    text.only("output_bias", True)
+    vision = to_siglip_vision(model.within("encoder", ViT))
+    return _to_both_towers(
+        vision | {"vision_use_head": True},
+        _to_text(text, "SiglipTextModel", "siglip_text_model")
+        | {"projection_size": vision["hidden_size"]},
+        {"architectures": ["SiglipModel"], "model_type": "siglip"},
+    )
+
+
+def _to_text(text: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+    text.leave("vocab_size")  # the tokenizer adds it
+    max_length = text.take("max_length")
+    tower = _to_tower(text, architecture, model_type)
+    return tower | {"max_position_embeddings": max_length}
+
+
+def _to_both_towers(
+    vision: dict[str, Any], text: dict[str, Any], model: dict[str, Any]
+) -> dict[str, Any]:
+    for tower in (vision, text):
+        del tower["architectures"]
+    return model | {"vision_config": vision, "text_config": text}
+
+
+# Tensors
+
+
+def clip_vision_links(config: ViT.Config) -> list[Link]:
+    """Between our `encoder` and a CLIPVisionModel."""
     token = "embeddings.class_embedding"
     table = "embeddings.position_embedding.weight"
     return [
-        *patches(config, "embeddings.patch_embedding", bias=False),
+        *patchify_links(config, "embeddings.patch_embedding", bias=False),
         class_and_positions(config, token, table),
-        *layer("pre_norm", "pre_layrnorm"),
-        *tower_blocks(config, bias=config.bias),
-        *layer("norm", "post_layernorm"),
+        *layer_links("pre_norm", "pre_layrnorm"),
+        *_tower_links(config, bias=config.bias),
+        *layer_links("norm", "post_layernorm"),
     ]
 
 
-def siglip_encoder(config: ViT.Config) -> list[Link]:
-    """Tensors of our `encoder` and of a SiglipVisionModel without its head."""
+def siglip_vision_links(config: ViT.Config) -> list[Link]:
+    """Between our `encoder` and a SiglipVisionModel without its head."""
     return [
-        *patches(config, "embeddings.patch_embedding"),
-        positions(config, "embeddings.position_embedding.weight"),
-        *tower_blocks(config, bias=config.bias),
-        *layer("norm", "post_layernorm"),
+        *patchify_links(config, "embeddings.patch_embedding"),
+        position_link(config, "embeddings.position_embedding.weight"),
+        *_tower_links(config, bias=config.bias),
+        *layer_links("norm", "post_layernorm"),
     ]
 
 
-def text_tower(config: TextTower.Config) -> list[Link]:
-    """Tensors of our `text` and of a CLIPTextModel or SiglipTextModel."""
+def _text_links(config: TextTower.Config) -> list[Link]:
+    """Between our `text` and a CLIPTextModel or SiglipTextModel."""
     return [
         *same({"embedding.weight": "embeddings.token_embedding.weight"}),
         *same({"position": "embeddings.position_embedding.weight"}),
-        *tower_blocks(config),
-        *layer("norm", "final_layer_norm"),
+        *_tower_links(config, bias=True),
+        *layer_links("norm", "final_layer_norm"),
     ]
 
 
-def tower_blocks(
-    config: ViT.Config | TextTower.Config, *, bias: bool = True
-) -> list[Link]:
-    """Their blocks have biases always; where ours have none (`bias`), theirs are
+def _tower_links(config: ViT.Config | TextTower.Config, *, bias: bool) -> list[Link]:
+    """Their blocks always have biases; where ours have none (`bias`), theirs are
     zero."""
     dim = config.dim
     hidden_dim = round(config.mlp_ratio * config.dim)
 
     def block(ours: str, theirs: str) -> list[Link]:
         qkv = [f"{theirs}.self_attn.{x}_proj" for x in "qkv"]
+        maps = [
+            ("attention.qkv", qkv, (dim,) * 3),
+            ("attention.out", [f"{theirs}.self_attn.out_proj"], (dim,)),
+            ("feed_forward.up", [f"{theirs}.mlp.fc1"], (hidden_dim,)),
+            ("feed_forward.down", [f"{theirs}.mlp.fc2"], (dim,)),
+        ]
         return [
-            *layer(f"{ours}.attention_norm", f"{theirs}.layer_norm1"),
-            *linear(f"{ours}.attention.qkv", qkv, (dim,) * 3, bias=bias),
-            *linear(
-                f"{ours}.attention.out",
-                [f"{theirs}.self_attn.out_proj"],
-                (dim,),
-                bias=bias,
-            ),
-            *layer(f"{ours}.feed_forward_norm", f"{theirs}.layer_norm2"),
-            *linear(
-                f"{ours}.feed_forward.up",
-                [f"{theirs}.mlp.fc1"],
-                (hidden_dim,),
-                bias=bias,
-            ),
-            *linear(
-                f"{ours}.feed_forward.down", [f"{theirs}.mlp.fc2"], (dim,), bias=bias
+            *layer_links(f"{ours}.attention_norm", f"{theirs}.layer_norm1"),
+            *layer_links(f"{ours}.feed_forward_norm", f"{theirs}.layer_norm2"),
+            *(
+                link
+                for name, names, sizes in maps
+                for link in linear_links(f"{ours}.{name}", names, sizes, bias=bias)
             ),
         ]
 
-    return blocks(config.depth, "blocks", "encoder.layers", block)
+    return block_links(config.depth, "blocks", "encoder.layers", block)
 
 
 @dataclass(frozen=True, slots=True)
 class QueriesApart(Link):
-    """Theirs is one product for queries, keys and values; ours of the queries is one by
-    itself."""
+    """Theirs is one map for queries, keys and values; ours has queries in a map of
+    their own."""
 
     dim: int
 
@@ -185,8 +289,8 @@ class QueriesApart(Link):
         return [torch.cat(list(ours))]
 
 
-def attention_head(config: ViT.Config) -> list[Link]:
-    """Tensors of our `pooling` and of a SiglipVisionModel's head."""
+def _attention_head_links(config: ViT.Config) -> list[Link]:
+    """Between our `pooling` and a SiglipVisionModel's head."""
     dim = config.dim
     return [
         Reshaped(("probe",), ("probe",), (dim,), (1, 1, dim)),
@@ -196,107 +300,32 @@ def attention_head(config: ViT.Config) -> list[Link]:
         QueriesApart(
             ("query.bias", "key_value.bias"), ("attention.in_proj_bias",), dim
         ),
-        *layer("out", "attention.out_proj"),
-        *layer("norm", "layernorm"),
-        *layer("feed_forward.up", "mlp.fc1"),
-        *layer("feed_forward.down", "mlp.fc2"),
+        *layer_links("out", "attention.out_proj"),
+        *layer_links("norm", "layernorm"),
+        *layer_links("feed_forward.up", "mlp.fc1"),
+        *layer_links("feed_forward.down", "mlp.fc2"),
     ]
 
 
-def clip_model(config: CLIP.Config) -> list[Link]:
-    """Tensors of our `CLIP` and of a CLIPModel."""
+def clip_links(config: CLIP.Config) -> list[Link]:
+    """Between our `CLIP` and a CLIPModel."""
     return [
-        *under(clip_encoder(config.encoder), "encoder.", "vision_model."),
-        *under(text_tower(config.text), "text.", "text_model."),
+        *with_prefixes(clip_vision_links(config.encoder), "encoder.", "vision_model."),
+        *with_prefixes(_text_links(config.text), "text.", "text_model."),
         *same({"projection.image.weight": "visual_projection.weight"}),
         *same({"projection.text.weight": "text_projection.weight"}),
         Reshaped(("projection.log_scale",), ("logit_scale",), (1,), ()),
     ]
 
 
-def siglip_model(config: CLIP.Config) -> list[Link]:
-    """Tensors of our `CLIP` and of a SiglipModel."""
+def siglip_links(config: CLIP.Config) -> list[Link]:
+    """Between our `CLIP` and a SiglipModel."""
+    encoder = siglip_vision_links(config.encoder)
+    head = _attention_head_links(config.encoder)
     return [
-        *under(siglip_encoder(config.encoder), "encoder.", "vision_model."),
-        *under(attention_head(config.encoder), "pooling.", "vision_model.head."),
-        *under(text_tower(config.text), "text.", "text_model."),
-        *layer("projection.text", "text_model.head"),
+        *with_prefixes(encoder, "encoder.", "vision_model."),
+        *with_prefixes(head, "pooling.", "vision_model.head."),
+        *with_prefixes(_text_links(config.text), "text.", "text_model."),
+        *layer_links("projection.text", "text_model.head"),
         *same({"projection.log_scale": "logit_scale", "projection.bias": "logit_bias"}),
     ]
-
-
-def clip_vision_config(config: ViT.Config) -> dict[str, Any]:
-    """A CLIPVisionConfig, as `clip_vision` reads it."""
-    return _published(config, "CLIPVisionModel", "clip_vision_model") | _sizes(config)
-
-
-def siglip_vision_config(config: ViT.Config) -> dict[str, Any]:
-    """A SiglipVisionConfig without the head."""
-    return (
-        _published(config, "SiglipVisionModel", "siglip_vision_model")
-        | _sizes(config)
-        | {"vision_use_head": False}
-    )
-
-
-def _sizes(config: ViT.Config) -> dict[str, Any]:
-    return {
-        "image_size": image_size(config)[0],
-        "patch_size": config.patch_size,
-        "num_channels": 3,
-    }
-
-
-def _published(
-    config: ViT.Config | TextTower.Config, architecture: str, model_type: str
-) -> dict[str, Any]:
-    return {
-        "architectures": [architecture],
-        "model_type": model_type,
-        "hidden_size": config.dim,
-        "intermediate_size": round(config.mlp_ratio * config.dim),
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.depth,
-        "hidden_act": ACTIVATION_NAMES[config.activation],
-        "layer_norm_eps": config.norm_eps,
-        "attention_dropout": 0.0,
-    }
-
-
-def clip_config(config: CLIP.Config) -> dict[str, Any]:
-    """A CLIPConfig; sizes of the vocabulary and ids of tokens are the tokenizer's to
-    add."""
-    vision = clip_vision_config(config.encoder) | {"projection_dim": config.dim}
-    text = _published(config.text, "CLIPTextModel", "clip_text_model") | {
-        "projection_dim": config.dim
-    }
-    return _together("CLIPModel", "clip", vision, text, config) | {
-        "projection_dim": config.dim
-    }
-
-
-def siglip_config(config: CLIP.Config) -> dict[str, Any]:
-    """A SiglipConfig; see `clip_config`."""
-    vision = siglip_vision_config(config.encoder) | {"vision_use_head": True}
-    text = _published(config.text, "SiglipTextModel", "siglip_text_model") | {
-        "projection_size": config.encoder.dim
-    }
-    return _together("SiglipModel", "siglip", vision, text, config)
-
-
-def _together(
-    architecture: str,
-    model_type: str,
-    vision: dict[str, Any],
-    text: dict[str, Any],
-    config: CLIP.Config,
-) -> dict[str, Any]:
-    for tower in (vision, text):
-        del tower["architectures"]
-    text["max_position_embeddings"] = config.text.max_length
-    return {
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vision_config": vision,
-        "text_config": text,
-    }

@@ -1,0 +1,67 @@
+"""What all exports write into a Hugging Face folder, whatever kind of model it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mm1.config import ConfigError
+from mm1.data.tokenizer import Tokenizer
+from mm1.export.mapping import Link, parted, theirs_layout
+from mm1.export.progress import shown
+from mm1.export.weights import Weights, write_sharded
+from mm1.files import ANEW, read_object
+
+CONFIG = "config.json"
+
+OWN = "mm1.json"
+"""The run's own config, which lets an export come back as it was."""
+
+MAX_LENGTH = 4096
+"""Longest text of an exported model whose loader has no sequence length."""
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Ids of special tokens, as `config.json` and `generation_config.json` have
+    them."""
+    return {
+        "bos_token_id": tokenizer.begin,
+        "eos_token_id": tokenizer.end,
+        "pad_token_id": tokenizer.pad,
+    }
+
+
+def stored_dtype(links: Sequence[Link], weights: Weights) -> str:
+    """The type of the first tensor, as `config.json` names it: "float32"."""
+    first = next(iter(theirs_layout(links, weights).values()))
+    return str(first.dtype).removeprefix("torch.")
+
+
+def write_tensors(folder: Path, links: Sequence[Link], weights: Weights) -> None:
+    """Writes a run's weights under their published names."""
+    layouts = theirs_layout(links, weights)
+    total = sum(layout.num_bytes for layout in layouts.values())
+    write_sharded(folder, layouts, shown("export", parted(links, weights), total))
+
+
+def check_unedited(folder: Path, name: str, written: dict[str, Any]) -> None:
+    """Checks that a file of our own export still says what was written into it.
+
+    Raises:
+        ConfigError: it differs; the keys are named.
+    """
+    stored = read_object(folder / name, ANEW)
+    edited = [key for key in written if not _holds(stored.get(key), written[key])]
+    if edited:
+        raise ConfigError(
+            f"{folder / OWN} and {name} differ in {', '.join(edited)}: delete {OWN} to"
+            f" go by {name}"
+        )
+
+
+def _holds(stored: Any, written: Any) -> bool:
+    """Is everything written still there? There may be more."""
+    if isinstance(written, dict):
+        return isinstance(stored, dict) and all(
+            _holds(stored.get(key), value) for key, value in written.items()
+        )
+    return stored == written
