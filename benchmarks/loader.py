@@ -197,10 +197,10 @@ def pictures_of(
     if isinstance(loader, PairLoader):
         batch = loader.config.batch_size
         shards = next(iter(loader.sources.values())).shards
-        for number in loader.things(np.arange(begin * batch, end * batch)).tolist():
+        for number in loader.items(np.arange(begin * batch, end * batch)).tolist():
             yield shards.document(number).images[0]
         return
-    for rows, _, _ in islice(loader.windows(None), begin, end):
+    for rows, _, _ in islice(loader.plan_steps(None), begin, end):
         for e in (e for row in rows for e in row if e.images):
             sequence = loader.renderer(
                 loader.sources[loader.names[e.source]].shards.document(e.document)

@@ -32,7 +32,7 @@ import numpy as np
 
 from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import Row
-from mm1.loader.packing import cut, deal
+from mm1.loader.packing import balance_rows
 
 SEQUENCE_LENGTH = 4096
 MAX_IMAGES = 16
@@ -65,16 +65,11 @@ class Drawn:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.num_images[ids]
 
-    def pieces(
-        self, document: int, *, sequence_length: int, max_images: int
-    ) -> list[tuple[int, int, int]]:
+    def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         tokens = int(self.num_tokens[document])
         images = int(self.num_images[document])
         ends = (tokens * (i + 1) // images for i in range(images))
-        pictures = ((end - TOKENS_PER_IMAGE, end, 1) for end in ends)
-        return cut(
-            tokens, pictures, sequence_length=sequence_length, max_images=max_images
-        )
+        return [(end - TOKENS_PER_IMAGE, end, 1) for end in ends]
 
 
 def mm1_like(num_documents: int, seed: int) -> dict[str, Drawn]:
@@ -269,7 +264,7 @@ def mix(mixture: Mixture, num_windows: int) -> tuple[list[Row], float]:
             f"| {name} | {want:.2%} | {got:.3%} | {got - want:+.3%} | {drawn:,} |"
             f" {cut_at:,} | {skipped:,} |"
         )
-    print(f"\n{len(state.carried)} pieces wait after the last window.\n")
+    print(f"\n{len(state.carried)} segments are carried after the last window.\n")
     return rows, seconds
 
 
@@ -315,7 +310,7 @@ def spreads(
     for first in range(0, len(images) - rows_of_a_step + 1, rows_of_a_step):
         step = images[first : first + rows_of_a_step]
         hands = (
-            deal(step, rows_of_a_step // micro_batch_size, rank, RANKS)
+            balance_rows(step, rows_of_a_step // micro_batch_size, rank, RANKS)
             for rank in range(RANKS)
         )
         counts = np.array(

@@ -160,7 +160,7 @@ def balance(out: Path, steps: int) -> None:
         )
     planned: Counter[str] = Counter()
     covered: Counter[tuple[int, int]] = Counter()
-    windows = loader.windows(None)
+    windows = loader.plan_steps(None)
     for _ in range(steps):
         rows, after, _ = next(windows)
         for excerpt in (e for row in rows for e in row):
@@ -175,7 +175,7 @@ def balance(out: Path, steps: int) -> None:
     print(f"logged by {PROCESSES} processes = planned at one go: {dict(logged)}")
     for s, (name, source) in enumerate(loader.sources.items()):
         epochs = {
-            d: n / int(source.lengths[d])
+            d: n / int(source.num_tokens[d])
             for (which, d), n in covered.items()
             if which == s
         }

@@ -43,10 +43,10 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import make_renderer
-from mm1.loader.collate import Span, collate
-from mm1.loader.loader import load
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.mixture import Mixture
-from mm1.loader.mixture_state import Excerpt
+from mm1.loader.mixture_state import DocumentSegment
+from mm1.loader.workers import load_batches
 from mm1.overrides import override
 from mm1.train.metrics import matmul_ceiling
 from mm1.train.parallel import checkpoint_activations, freeze, shard
@@ -97,10 +97,8 @@ class Synthetic:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.pictures[ids % TABLE]
 
-    def pieces(
-        self, document: int, *, sequence_length: int, max_images: int
-    ) -> list[tuple[int, int, int]]:
-        return []  # all fit a row
+    def image_spans(self, document: int) -> list[tuple[int, int, int]]:
+        raise AssertionError("every document fits a row")
 
     def document(self, number: int, pool: list[Image]) -> Document:
         n = int(self.text[number % TABLE]) - 1
@@ -142,8 +140,8 @@ def plain_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     return Tokenizer.Config(path=str(path)).build()
 
 
-class Filler(torch.utils.data.Dataset):
-    """Rows of excerpts -> a batch, in workers."""
+class RowDataset(torch.utils.data.Dataset):
+    """Batches of rows of synthetic documents."""
 
     def __init__(
         self,
@@ -157,10 +155,10 @@ class Filler(torch.utils.data.Dataset):
         self.pool = pool
         self.sequence_length = sequence_length
 
-    def __getitem__(self, rows: list[tuple[Excerpt, ...]]) -> PackedBatch:
+    def __getitem__(self, rows: list[tuple[DocumentSegment, ...]]) -> PackedBatch:
         spans = [
             [
-                Span(
+                RenderedSegment(
                     self.renderer(
                         self.sources[e.source].document(e.document, self.pool)
                     ),
@@ -192,7 +190,7 @@ def batches(
     }
     mixture = Mixture(sources, weights, seed=0, **shape)
 
-    def plan() -> Iterator[list[tuple[Excerpt, ...]]]:
+    def plan() -> Iterator[list[tuple[DocumentSegment, ...]]]:
         state = mixture.start()
         while True:
             window = mixture.window(state)
@@ -206,9 +204,9 @@ def batches(
 
     renderer = make_renderer(model, tokenizer, loader)
     side = int(1.4 * max(model.image_input.size)) if model.image_input else 32
-    return load(
+    return load_batches(
         plan(),
-        Filler(
+        RowDataset(
             renderer, list(sources.values()), pictures(64, side), loader.sequence_length
         ),
         workers=workers,

@@ -11,7 +11,7 @@ from torch import Tensor
 from mm1.data.document import Image
 from mm1.infer.ranks import chunked, in_step
 from mm1.infer.trained_model import TrainedModel
-from mm1.loader.pairs import caption, pad_captions
+from mm1.loader.pairs import caption_tokens, pad_captions
 from mm1.nn.clip import CLIP
 
 IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
@@ -67,7 +67,7 @@ class Encoder(TrainedModel):
         context = model.text.config.max_length
         for members in in_step(chunked(texts, TEXTS_PER_BATCH)):
             captions = [
-                caption(tokenizer.encode(text), tokenizer, context)
+                caption_tokens(tokenizer.encode(text), tokenizer, context)
                 for text in members or [""]
             ]
             tokens, lengths = pad_captions(captions, tokenizer, context)

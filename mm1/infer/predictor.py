@@ -14,7 +14,7 @@ from mm1.data.render import Grid, RenderedDocument, Renderer
 from mm1.infer.generate import generate
 from mm1.infer.ranks import in_step
 from mm1.infer.trained_model import TrainedModel
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.cache import KVCache
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
@@ -172,7 +172,7 @@ class Predictor(TrainedModel):
             np.array([self.renderer.tokenizer.end]), np.array([False])
         )
         spans = [
-            Span(
+            RenderedSegment(
                 sequences[i],
                 begin,
                 end or len(sequences[i].tokens),
@@ -180,7 +180,7 @@ class Predictor(TrainedModel):
             )
             for i in members
         ]
-        spans = spans or [Span.whole(dummy)]
+        spans = spans or [RenderedSegment.whole(dummy)]
         return move(collate([spans], self.renderer), self.device)
 
 

@@ -1,82 +1,135 @@
-"""Rendered sequences -> one `PackedBatch`: rows end to end, targets shifted inside each
-document, pictures decoded."""
+"""Rows of document segments -> one `PackedBatch`: documents are read and rendered, rows
+laid end to end, targets shifted inside each document, images decoded."""
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
 from mm1.data.image_processing import ImageError
+from mm1.data.prepared.shards import Shards
 from mm1.data.render import RenderedDocument, Renderer
+from mm1.loader.mixture_state import DocumentSegment, Row
 from mm1.loader.shared_memory import empty_images
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Span:
-    """Tokens `start` to `stop` of a rendered document, as one isolated document of a
+class RenderedSegment:
+    """Tokens `start` to `stop` of a rendered document: one isolated document of a
     row."""
 
-    sequence: RenderedDocument
+    rendered: RenderedDocument
     start: int
     stop: int
     source: int = 0
     key: str = ""
+    """Where the document comes from, for error messages."""
 
     @classmethod
-    def whole(cls, sequence: RenderedDocument) -> "Span":
-        return cls(sequence, 0, len(sequence.tokens))
+    def whole(cls, rendered: RenderedDocument) -> "RenderedSegment":
+        return cls(rendered, 0, len(rendered.tokens))
+
+
+class PackedDataset(Dataset):
+    """Map-style dataset over batches: an index is a list of rows. Workers open the
+    shards for themselves."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        folders: dict[str, str],
+        *,
+        sequence_length: int,
+        isolate: bool,
+        split: str = "train",
+    ) -> None:
+        """`folders`: name of each source -> its prepared folder."""
+        self.renderer = renderer
+        self.names = tuple(folders)
+        self.folders = list(folders.values())
+        self.sequence_length = sequence_length
+        self.isolate = isolate
+        self.split = split
+        self.shards: list[Shards] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shards": []}
+
+    def __getitem__(self, rows: list[Row]) -> PackedBatch:
+        self.shards = self.shards or [
+            Shards(Path(folder), self.split) for folder in self.folders
+        ]
+        return collate(
+            [[self._render(segment) for segment in row] for row in rows] or [[]],
+            self.renderer,
+            sequence_length=self.sequence_length,
+            source_names=self.names,
+            isolate=self.isolate,
+        )
+
+    def _render(self, segment: DocumentSegment) -> RenderedSegment:
+        key, document = self.shards[segment.source].read(segment.document)
+        return RenderedSegment(
+            self.renderer(document),
+            segment.start,
+            segment.stop,
+            segment.source,
+            f"{self.names[segment.source]} {key}",
+        )
 
 
 def collate(
-    rows: Items[Items[Span]],
+    rows: Sequence[Sequence[RenderedSegment]],
     renderer: Renderer,
     *,
     sequence_length: int | None = None,
     source_names: tuple[str, ...] = ("data",),
     isolate: bool = True,
 ) -> PackedBatch:
-    """Lays rows of spans end to end, each padded to `sequence_length` (None: rows are
-    as long as they are).
+    """Lays rows of segments end to end, each padded to `sequence_length` (None: no
+    padding).
 
-    Without `isolate` a row is one document to attention: each sees those before it.
-    Positions restart all the same, and no target changes, so that the mask alone
+    Without `isolate` a row is one document to attention: each document sees those
+    before it. Positions still restart and targets stay the same, so that only the mask
     differs.
 
-    The last token of a cut piece still has its target, the next token of the document:
-    cutting loses no target.
+    The last token of a cut segment still has its target, the next token of the
+    document: cutting loses no target.
 
     Raises:
-        ImageError: a picture cannot be decoded; the message names the document.
+        ImageError: an image cannot be decoded; the message names the document.
     """
-    stream = _laid_out(
+    stream = _lay_out(
         rows, renderer.tokenizer.pad, sequence_length=sequence_length, isolate=isolate
     )
     k = renderer.tokens_per_image
     sizes = np.diff(stream.cu_seqlens)
-    places = np.flatnonzero(stream.tokens == renderer.tokenizer.image)
+    slots = np.flatnonzero(stream.tokens == renderer.tokenizer.image)
+    slots = slots.reshape(-1, k) if k else np.zeros((0, 1), np.int64)
     return PackedBatch(
         tokens=torch.from_numpy(stream.tokens),
         targets=torch.from_numpy(stream.targets),
         positions=torch.from_numpy(stream.positions),
         sources=torch.from_numpy(stream.sources),
         cu_seqlens=torch.tensor(stream.cu_seqlens, dtype=torch.int32),
-        images=_images([span for row in rows for span in row], renderer),
-        slots=torch.from_numpy(
-            places.reshape(-1, k) if k else np.zeros((0, 1), np.int64)
-        ),
+        images=_images([segment for row in rows for segment in row], renderer),
+        slots=torch.from_numpy(slots),
         max_seqlen=int(sizes.max(initial=1)),
         num_targets=int((stream.targets != IGNORE).sum()),
-        num_padding=stream.padding,
+        num_padding=stream.num_padding,
         num_pairs=int((sizes * (sizes + 1) // 2).sum()),
         source_names=source_names,
     )
 
 
-class _Stream:
+class _TokenStream:
     """The flat arrays of a batch while documents are laid into them."""
 
     def __init__(self, length: int, pad: int) -> None:
@@ -85,19 +138,20 @@ class _Stream:
         self.positions = np.zeros(length, dtype=np.int64)
         self.sources = np.full(length, NO_SOURCE, dtype=np.int64)
         self.cu_seqlens = [0]
-        self.padding = 0
+        self.num_padding = 0
 
-    def add(self, span: Span) -> None:
+    def add(self, segment: RenderedSegment) -> None:
         start = self.cu_seqlens[-1]
-        stop = self.cu_seqlens[-1] + span.stop - span.start
-        following = slice(span.start + 1, span.stop + 1)
-        learnt = np.where(
-            span.sequence.loss_mask[following], span.sequence.tokens[following], IGNORE
+        stop = self.cu_seqlens[-1] + segment.stop - segment.start
+        rendered = segment.rendered
+        shifted = slice(segment.start + 1, segment.stop + 1)
+        targets = np.where(
+            rendered.loss_mask[shifted], rendered.tokens[shifted], IGNORE
         )
-        self.tokens[start:stop] = span.sequence.tokens[span.start : span.stop]
-        self.targets[start : start + len(learnt)] = learnt
+        self.tokens[start:stop] = rendered.tokens[segment.start : segment.stop]
+        self.targets[start : start + len(targets)] = targets
         self.positions[start:stop] = np.arange(stop - start)
-        self.sources[start:stop] = span.source
+        self.sources[start:stop] = segment.source
         self.cu_seqlens.append(stop)
 
     def pad(self, length: int) -> None:
@@ -105,20 +159,23 @@ class _Stream:
         start = self.cu_seqlens[-1]
         self.positions[start : start + length] = np.arange(length)
         self.cu_seqlens.append(start + length)
-        self.padding += length
+        self.num_padding += length
 
 
-def _laid_out(
-    rows: Items[Items[Span]], pad: int, *, sequence_length: int | None, isolate: bool
-) -> _Stream:
-    lengths = [sum(span.stop - span.start for span in row) for row in rows]
-    stream = _Stream(
-        sum(lengths) if sequence_length is None else sequence_length * len(rows), pad
-    )
+def _lay_out(
+    rows: Sequence[Sequence[RenderedSegment]],
+    pad: int,
+    *,
+    sequence_length: int | None,
+    isolate: bool,
+) -> _TokenStream:
+    lengths = [sum(segment.stop - segment.start for segment in row) for row in rows]
+    total = sum(lengths) if sequence_length is None else sequence_length * len(rows)
+    stream = _TokenStream(total, pad)
     for row, length in zip(rows, lengths, strict=True):
         first = len(stream.cu_seqlens)
-        for span in row:
-            stream.add(span)
+        for segment in row:
+            stream.add(segment)
         if not isolate:
             del stream.cu_seqlens[first:-1]
         if sequence_length is not None and length < sequence_length:
@@ -126,28 +183,28 @@ def _laid_out(
     return stream
 
 
-def _images(spans: Items[Span], renderer: Renderer) -> UInt8[Tensor, "N 3 H W"]:
-    """The views of the spans' pictures; one blank where there are none."""
-    if renderer.image_processor is None:
+def _images(
+    segments: Sequence[RenderedSegment], renderer: Renderer
+) -> UInt8[Tensor, "N 3 H W"]:
+    """The sub-images of the segments' images; one blank image if there are none."""
+    processor = renderer.image_processor
+    if processor is None:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-    pictures = [
-        (span, *picture)
-        for span in spans
-        for picture in span.sequence.images_between(span.start, span.stop)
+    images = [
+        (segment, *numbered)
+        for segment in segments
+        for numbered in segment.rendered.images_between(segment.start, segment.stop)
     ]
-    counts = [
-        len(renderer.image_processor.positions(grid)) for _, _, _, grid in pictures
-    ]
-    views = empty_images(max(1, sum(counts)), renderer.image_processor.size)
-    if not pictures:
-        return views.zero_()
-    for place, (span, number, image, grid) in zip(
-        views.split(counts), pictures, strict=True
+    num_sub_images = [len(processor.positions(grid)) for _, _, _, grid in images]
+    pixels = empty_images(max(1, sum(num_sub_images)), processor.size)
+    if not images:
+        return pixels.zero_()
+    for destination, (segment, number, image, grid) in zip(
+        pixels.split(num_sub_images), images, strict=True
     ):
         try:
-            place.copy_(renderer.sub_images(image, grid))
+            destination.copy_(renderer.sub_images(image, grid))
         except ImageError as error:
-            raise ImageError(
-                f"{span.key or 'prompt'}, image {number}: {error}"
-            ) from error
-    return views
+            origin = segment.key or "prompt"
+            raise ImageError(f"{origin}, image {number}: {error}") from error
+    return pixels

@@ -2,58 +2,60 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mm1.batch import ImageBatch
 from mm1.data.prepared.shards import Shards
-from mm1.loader.shuffled import Filler, ShuffledLoader
+from mm1.loader.shuffled import ShuffledDataset, ShuffledLoader
 
 
 class ImageLoader(ShuffledLoader):
-    """Batches of all images of any prepared folders, whatever documents they stand in;
-    texts are left out."""
+    """Batches of all images in prepared folders of any kind; texts are ignored."""
 
-    THINGS = "images"
+    ITEMS = "images"
 
     @dataclass(kw_only=True, slots=True)
     class Config(ShuffledLoader.Config):
+        sources: tuple[str, ...] = ()
+        """Folders written by `mm1 prepare`; their images are shuffled together."""
+        batch_size: int = 512
+        """Images per optimiser step, over all ranks and micro-batches."""
         micro_batch_size: int | None = None
-        """Images that a rank looks at in one pass; a step has as many passes as it
-        needs. None: all in one."""
+        """Images per forward pass on one rank; the rest of a step's are accumulated.
+        None: all in one."""
 
     config: Config
 
-    def filler(self, split: str) -> Filler:
-        return _Filler(self.renderer, self.config.sources, split)
+    def dataset(self, split: str) -> "ImageDataset":
+        return ImageDataset(self.renderer, self.config.sources, split)
 
     def micro_batch_size(self, world_size: int) -> int:
         return self.config.micro_batch_size or super().micro_batch_size(world_size)
 
     def validation(self, *, rank: int, world_size: int) -> Iterator[ImageBatch]:
-        """Where the last images are fewer than the ranks, they are left out."""
-        filler = _Filler(self.renderer, self.config.sources, "validation")
-        mine = list(range(filler.size - filler.size % world_size))[rank::world_size]
+        """The remainder that does not divide over the ranks is left out."""
+        dataset = self.dataset("validation")
+        num = len(dataset)
+        mine = list(range(num - num % world_size))[rank::world_size]
         micro = self.micro_batch_size(world_size)
         for first in range(0, len(mine), micro):
-            yield filler(mine[first : first + micro])
+            yield dataset[mine[first : first + micro]]
 
 
-class _Filler(Filler):
-    """Numbers of images -> a batch."""
+class ImageDataset(ShuffledDataset):
+    """Batches of images."""
 
-    def count(self, shards: Shards) -> int:
+    def num_items(self, shards: Shards) -> int:
         return int(shards.image_offsets[-1])
 
-    def __call__(self, numbers: Any) -> ImageBatch:
-        views = self.room(len(numbers))
-        for i, place in enumerate(numbers):
-            shards, number = self.find(place)
-            document = (
-                int(np.searchsorted(shards.image_offsets, number, side="right")) - 1
-            )
-            which = number - int(shards.image_offsets[document])
-            key, found = shards.read(document)
-            views[i] = self.view(found.images[which], key)
-        return ImageBatch(images=views)
+    def __getitem__(self, items: list[int]) -> ImageBatch:
+        images = self.empty_images(len(items))
+        for i, item in enumerate(items):
+            shards, number = self.locate(item)
+            offsets = shards.image_offsets
+            document = int(np.searchsorted(offsets, number, side="right")) - 1
+            key, content = shards.read(document)
+            image = content.images[number - int(offsets[document])]
+            images[i] = self.pixels(image, key)
+        return ImageBatch(images=images)

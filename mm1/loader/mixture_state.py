@@ -1,65 +1,68 @@
-"""What a mixture remembers: what it has drawn, what it owes, and under which terms a
-window was planned."""
+"""What a mixture remembers between windows, and the settings a window is planned
+with."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-Unit = Literal["tokens", "documents", "rows"]
-"""What weights are shares of. A document counts as much of "rows" as it takes of a row:
-the larger of its share of the row's tokens and its share of the row's images."""
+WeightUnit = Literal["tokens", "documents", "rows"]
+"""What weights are shares of. In "rows" a document counts as the part of a row that it
+takes: the larger of its share of the row's tokens and of the row's images."""
 
 
-class Excerpt(NamedTuple):
-    """Tokens `start` to `stop` (exclusive) of a rendered document; the source by its
-    place in `Mixture.names`."""
+class DocumentSegment(NamedTuple):
+    """Tokens `start` to `stop` (exclusive) of a rendered document of a source."""
 
     source: int
+    """Index in `Mixture.names`."""
     document: int
     start: int
     stop: int
     images: int
-    """As the encoder sees them: sub-images count."""
+    """Sub-images count."""
 
 
-Row = tuple[Excerpt, ...]
+Row = tuple[DocumentSegment, ...]
+"""A packed sequence."""
 
-Waiting = tuple[str, int, int, int, int]
-"""An excerpt that waits for a row, with the name of its source."""
+CarriedSegment = tuple[str, int, int, int, int]
+"""A `DocumentSegment` that has not found a row yet, with the name of its source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """What a window is planned under. It is planned again under the same when a run
-    resumes in its middle."""
+class WindowSettings:
+    """What a window is planned with. A run that resumes inside a window plans it again
+    with the same settings."""
 
     weights: dict[str, float]
-    """Of the sources that are drawn from; they sum to 1."""
-    weights_of: Unit
+    """Of the sources that are read; they sum to 1."""
+    weights_of: WeightUnit
     num_rows: int
     sequence_length: int
     max_images: int
 
     @property
-    def amount_of_a_row(self) -> int:
-        """What a full row counts for at least, in whole numbers."""
-        whole = {
+    def amount_per_row(self) -> int:
+        """What a full row counts at least, in the integers of
+        `SegmentTable.amounts`."""
+        amounts = {
             "tokens": self.sequence_length,
             "documents": 1,
             "rows": self.sequence_length * max(1, self.max_images),
         }
-        return whole[self.weights_of]
+        return amounts[self.weights_of]
 
     @property
     def unit(self) -> str:
-        """What is counted: debts in another unit cannot be paid in this one."""
-        of_rows = f"rows of {self.sequence_length} tokens and {self.max_images} images"
-        return of_rows if self.weights_of == "rows" else self.weights_of
+        """The unit of deficits; a deficit in another unit cannot be made up."""
+        if self.weights_of == "rows":
+            return f"rows of {self.sequence_length} tokens and {self.max_images} images"
+        return self.weights_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureState:
     """All that a run must remember of its data between windows. Sources are named, so
-    that their order may change."""
+    their order may change."""
 
     window: int
     """Number of the next window."""
@@ -69,22 +72,21 @@ class MixtureState:
     """Documents taken from each source so far, skipped ones included; divided by its
     size: epochs."""
     skipped: dict[str, int]
-    """Documents among them that fit no row, even cut; counted each time they came
+    """Documents among them that fit no row, even cut; counted each time they come
     up."""
-    debt: dict[str, float]
-    """How much each source is behind its share (negative: ahead), in `unit`."""
+    deficit: dict[str, float]
+    """How far each source is behind its share (negative: ahead), in `unit`."""
     unit: str
-    carried: list[Waiting]
-    """What was taken and not yet placed in a row."""
+    carried: list[CarriedSegment]
+    """Segments drawn and not yet placed in a row."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "MixtureState":
-        return MixtureState(
-            **{**value, "carried": [tuple(piece) for piece in value["carried"]]}
-        )
+        carried = [tuple(segment) for segment in value["carried"]]
+        return MixtureState(**{**value, "carried": carried})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,13 @@ class Window:
     rows: list[Row]
     after: MixtureState
 
-    def hand_back(self, used: int, names: list[str]) -> MixtureState:
-        """The state after the first `used` rows alone: the others' documents wait to be
-        planned anew."""
-        unused = [(names[e.source], *e[1:]) for row in self.rows[used:] for e in row]
-        rows = self.after.rows - len(self.rows) + used
+    def state_after(self, num_rows: int, names: list[str]) -> MixtureState:
+        """The state after the first `num_rows` rows; the segments of the other rows are
+        carried over, to be planned again."""
+        unused = [
+            (names[segment.source], *segment[1:])
+            for row in self.rows[num_rows:]
+            for segment in row
+        ]
+        rows = self.after.rows - len(self.rows) + num_rows
         return replace(self.after, rows=rows, carried=[*self.after.carried, *unused])

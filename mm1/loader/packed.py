@@ -1,5 +1,5 @@
-"""The packed loader: rows of isolated documents from a weighted mixture of prepared
-folders."""
+"""The packed loader: rows (packed sequences) of isolated documents from a weighted
+mixture of prepared folders."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,18 +8,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
 from mm1.data.image_processing import ImageProcessor
+from mm1.data.prepared.lengths import DocumentLengths
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
-from mm1.loader.collate import Span, collate
-from mm1.loader.loader import Loader, Prepared, StepBatches, load
+from mm1.loader.collate import PackedDataset
+from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.mixture import Mixture
-from mm1.loader.mixture_state import Excerpt, MixtureState, Row, Terms, Unit
-from mm1.loader.packing import Piece, deal, never_fits, plan
+from mm1.loader.mixture_state import (
+    DocumentSegment,
+    MixtureState,
+    Row,
+    WeightUnit,
+    WindowSettings,
+)
+from mm1.loader.packing import (
+    Segment,
+    balance_rows,
+    never_fits,
+    pack_documents,
+    split_document,
+)
+from mm1.loader.workers import load_batches
 
 
 class PackedLoader(Loader):
@@ -31,42 +44,45 @@ class PackedLoader(Loader):
         sources: dict[str, str] = field(default_factory=dict)
         """Name -> folder written by `mm1 prepare`."""
         weights: dict[str, float] = field(default_factory=dict)
-        """Name -> share; they sum to 1. A source of weight 0 is not read."""
-        weights_of: Unit = "tokens"
-        """What they are shares of: "tokens", "documents", or "rows", the room that
-        documents take of them (the larger of their share of a row's tokens and their
-        share of its images)."""
+        """Name -> sampling weight; they sum to 1. A source of weight 0 is not read."""
+        weights_of: WeightUnit = "tokens"
+        """What weights are shares of: "tokens", "documents", or "rows", where a
+        document counts as the part of a row that it takes (the larger of its share of
+        the tokens and of the images)."""
         schedule: dict[int, dict[str, float]] = field(default_factory=dict)
-        """Step -> the weights from it on, counted from 0; before the first of them
-        `weights` hold."""
+        """Step, counted from 0 -> the weights from then on; before the first of them
+        `weights` apply."""
         batch_size: int = 512
-        """Rows of a step, over all ranks and micro-batches."""
+        """Packed sequences (rows) per optimiser step, over all ranks and
+        micro-batches."""
         micro_batch_size: int = 1
-        """Rows that one rank computes at once; fewer need less memory. The result is
-        the same, but for experts, whose balance is asked of each micro-batch."""
+        """Packed sequences per forward pass on one rank; the rest of a step's are
+        accumulated. Smaller takes less memory. The result is the same, except that the
+        experts' load balancing loss is computed per micro-batch."""
         sequence_length: int = 4096
+        """Tokens in a packed sequence, padding included."""
         max_images: int = 16
-        """Images (sub-images counted) that a row may hold."""
+        """Images that a packed sequence may hold; every sub-image counts."""
         packing_window: int = 512
-        """Rows that are packed together: more pack tighter, and mix exactly over
-        more."""
+        """Rows that are packed together. More pack more tightly, and mixing is exact
+        over a window."""
         isolate: bool = True
-        """Does a document of a row see itself alone? If not, it sees those before it,
-        as in MM1's ablation."""
+        """Mask attention between documents of a row. If not, each also sees the
+        documents before it, as in MM1's ablation."""
         resize: Literal["squash", "crop", "pad"] | None = None
-        """How whole pictures are fitted; None: as the encoder was trained."""
+        """How whole images are resized; None: as the encoder was trained."""
         split: Literal["square", "dynamic"] = "square"
-        """How large pictures are split into tiles: n x n, or by the grid of their shape
-        (see `mm1.data.image_processing`)."""
+        """How large images are split into tiles: n x n, or by aspect ratio (see
+        `mm1.data.image_processing`)."""
         min_tiles: int = 1
-        """Tiles of a picture at least, however small it is."""
+        """Minimum tiles per image, however small it is."""
         max_tiles: int = 1
-        """Tiles of a picture at most, its overview not counted; 1: none is split."""
+        """Maximum tiles per image, its overview not counted; 1: images are not
+        split."""
         split_last: int | None = None
-        """Of a document's pictures only the last so many are split; None: all may
-        be."""
+        """Split only the last so many images of a document; None: all may be split."""
         index_tokens: bool = False
-        """Text before each view that says where in its picture it lies."""
+        """Put a text before each sub-image that says where in its image it lies."""
 
         def image_processor(self, whole: ImageProcessor) -> ImageProcessor:
             """Raises ConfigError for options that contradict one another."""
@@ -93,12 +109,12 @@ class PackedLoader(Loader):
     def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
         self.config = config
         self.renderer = renderer
-        self.seed = seed
-        self._check_room()
+        self._check_images_fit()
         self.sources = {
-            name: Prepared(folder, self.renderer)
+            name: DocumentLengths(folder, renderer)
             for name, folder in config.sources.items()
         }
+        self.names = tuple(self.sources)
         self.mixture = Mixture(
             self.sources,
             config.weights,
@@ -112,7 +128,6 @@ class PackedLoader(Loader):
                 for step, weights in config.schedule.items()
             },
         )
-        self.names = tuple(self.sources)
         self.data = {
             name: source.describe() | {"seed": seed}
             for name, source in self.sources.items()
@@ -120,18 +135,15 @@ class PackedLoader(Loader):
         """What the order of each source's documents, and where they are cut, depends
         on."""
 
-    def _check_room(self) -> None:
-        """Raises ConfigError where a picture of the most tiles fits no row: it would be
-        left out each time."""
+    def _check_images_fit(self) -> None:
+        """Raises ConfigError if an image with the most tiles fits no row: it would
+        always be skipped."""
         c = self.config
-        image_processor = self.renderer.image_processor
-        num_tokens = self.renderer.tokens_per_image
-        if image_processor is None:
+        processor = self.renderer.image_processor
+        if processor is None:
             return
-        most = max(
-            len(image_processor.positions(grid))
-            for grid in image_processor.allowed_grids()
-        )
+        num_tokens = self.renderer.tokens_per_image
+        most = max(len(processor.positions(grid)) for grid in processor.allowed_grids())
         if most > c.max_images or most * num_tokens > c.sequence_length:
             raise ConfigError(
                 f"loader.max_tiles={c.max_tiles} gives up to {most} sub-images with"
@@ -140,53 +152,58 @@ class PackedLoader(Loader):
                 f" loader.sequence_length={c.sequence_length}"
             )
 
+    def _dataset(self, folders: dict[str, str], split: str = "train") -> PackedDataset:
+        return PackedDataset(
+            self.renderer,
+            folders,
+            sequence_length=self.config.sequence_length,
+            isolate=self.config.isolate,
+            split=split,
+        )
+
     def steps(
         self, state: dict[str, Any] | None, *, rank: int, world_size: int
     ) -> Iterator[StepBatches]:
-        """Raises ConfigError where the rows of a step do not divide over ranks and
+        """Raises ConfigError if the rows of a step do not divide over ranks and
         micro-batches."""
+        micro = self.config.micro_batch_size
         per_rank, rest = divmod(self.config.batch_size, world_size)
-        if rest or per_rank % self.config.micro_batch_size:
+        if rest or per_rank % micro:
             raise ConfigError(
                 f"loader.batch_size={self.config.batch_size} does not divide over"
-                f" {world_size} ranks with"
-                f" loader.micro_batch_size={self.config.micro_batch_size}: make it a"
-                f" multiple of {world_size * self.config.micro_batch_size}"
+                f" {world_size} ranks with loader.micro_batch_size={micro}: make it a"
+                f" multiple of {world_size * micro}"
             )
-        plans: deque[tuple[list[Row], MixtureState, dict[str, Any]]] = deque()
+        # planned, but not yet delivered by the workers
+        pending: deque[tuple[list[Row], MixtureState, dict[str, Any]]] = deque()
 
-        def order() -> Iterator[list[Row]]:
-            for planned in self.windows(state):
-                plans.append(
-                    planned
-                )  # the loader plans ahead of the batches it has delivered
-                yield from self.deal(planned[0], rank, world_size)
+        def plan() -> Iterator[list[Row]]:
+            for step in self.plan_steps(state):
+                pending.append(step)
+                yield from self.micro_batches(step[0], rank, world_size)
 
-        filler = _Filler(
-            self.renderer, list(self.config.sources.values()), self.names, self.config
-        )
-        batches = load(order(), filler, workers=self.config.workers)
-        num_micro = per_rank // self.config.micro_batch_size
+        dataset = self._dataset(self.config.sources)
+        batches = load_batches(plan(), dataset, workers=self.config.workers)
         while True:
-            micro_batches = [next(batches) for _ in range(num_micro)]
-            rows, mixture, after = plans.popleft()
+            micro_batches = [next(batches) for _ in range(per_rank // micro)]
+            rows, mixture, after = pending.popleft()
             yield StepBatches(
-                micro_batches, self._counts(rows), self._levels(mixture), after
+                micro_batches, self._counts(rows), self._gauges(mixture), after
             )
 
-    def windows(
+    def plan_steps(
         self, state: dict[str, Any] | None
     ) -> Iterator[tuple[list[Row], MixtureState, dict[str, Any]]]:
-        """(rows of a step over all ranks, mixture after their window, state after the
-        step), from `state` on."""
-        mixture, used = self._resumed(state) if state else (self.mixture.start(), 0)
+        """Endless (rows of a step over all ranks, mixture after their window, loader's
+        state after the step)."""
+        mixture, used = self._resume(state) if state else (self.mixture.start(), 0)
         rows: list[Row] = []
         while True:
-            terms = self.mixture.terms(mixture)
-            window = self.mixture.window(mixture, terms)
-            begun = {
+            settings = self.mixture.settings(mixture)
+            window = self.mixture.window(mixture, settings)
+            window_state = {
                 "mixture": mixture.to_json(),
-                "terms": asdict(terms),
+                "settings": asdict(settings),
                 "data": self.data,
             }
             while used < len(window.rows):
@@ -194,48 +211,52 @@ class PackedLoader(Loader):
                 rows = rows + taken
                 used = used + len(taken)
                 if len(rows) == self.config.batch_size:
-                    yield rows, window.after, begun | {"row": used}
+                    yield rows, window.after, window_state | {"row": used}
                     rows = []
             mixture = window.after
             used = 0
 
-    def _resumed(self, state: dict[str, Any]) -> tuple[MixtureState, int]:
-        """The state of a window and how many of its rows have been used.
+    def _resume(self, state: dict[str, Any]) -> tuple[MixtureState, int]:
+        """The state at the start of a window, and how many of its rows have been used.
 
-        Under other terms than it was begun under, the rest of a window is not used: its
-        documents are planned anew.
+        If the window's settings have changed since, its other rows are not used: their
+        documents are planned again.
 
         Raises:
-            ConfigError: a source's documents, or how they are rendered, are not what
-                they were.
+            ConfigError: a source's documents, or how they are rendered, have changed.
         """
         data: dict[str, dict[str, Any]] = state["data"]
         for name, then in data.items():
             now = self.data.get(name, then)
             if changed := {
-                what: (then[what], now[what])
-                for what in then
-                if then[what] != now[what]
+                key: (then[key], now[key]) for key in then if then[key] != now[key]
             }:
                 raise ConfigError(
                     f"loader.sources.{name} is not what it was when the run stopped"
                     f" (then, now): {changed}; give new documents a source of their"
-                    " own, and keep the seed and the tokens of an image"
+                    " own, and keep the seed and the tokens per image"
                 )
         mixture = MixtureState.from_json(state["mixture"])
-        terms = Terms(**state["terms"])
+        settings = WindowSettings(**state["settings"])
         used = state["row"]
-        if terms == self.mixture.terms(mixture):
+        if settings == self.mixture.settings(mixture):
             return mixture, used
-        return (
-            self.mixture.window(mixture, terms).hand_back(used, self.mixture.names),
-            0,
-        )
+        window = self.mixture.window(mixture, settings)
+        return window.state_after(used, self.mixture.names), 0
+
+    def micro_batches(
+        self, rows: list[Row], rank: int, world_size: int
+    ) -> list[list[Row]]:
+        """This rank's rows in micro-batches; those of all ranks hold nearly equal
+        numbers of images."""
+        images = [sum(segment.images for segment in row) for row in rows]
+        num = len(rows) // self.config.micro_batch_size
+        chosen = balance_rows(images, num, rank, world_size)
+        return [[rows[i] for i in micro_batch] for micro_batch in chosen]
 
     def _counts(self, rows: list[Row]) -> dict[str, int]:
-        """Of a step over all ranks; a document counts where it begins, `cuts` are the
-        pieces that go on with one."""
-        excerpts = [excerpt for row in rows for excerpt in row]
+        """Of a step over all ranks. A document counts where it begins; `cuts` are
+        segments that continue one."""
         counts = {
             "tokens": len(rows) * self.config.sequence_length,
             "useful": 0,
@@ -244,31 +265,20 @@ class PackedLoader(Loader):
             "images": 0,
         }
         counts |= {f"tokens/{name}": 0 for name in self.names}
-        for e in excerpts:
-            counts["useful"] += e.stop - e.start
-            counts[f"tokens/{self.names[e.source]}"] += e.stop - e.start
-            counts["documents" if e.start == 0 else "cuts"] += 1
-            counts["images"] += e.images
+        for segment in (segment for row in rows for segment in row):
+            num_tokens = segment.stop - segment.start
+            counts["useful"] += num_tokens
+            counts[f"tokens/{self.names[segment.source]}"] += num_tokens
+            counts["documents" if segment.start == 0 else "cuts"] += 1
+            counts["images"] += segment.images
         return counts
 
-    def _levels(self, state: MixtureState) -> dict[str, int | float]:
-        sizes = {
-            name: max(1, source.num_documents) for name, source in self.sources.items()
-        }
+    def _gauges(self, state: MixtureState) -> dict[str, int | float]:
         epochs = {
-            f"epoch/{name}": round(state.drawn[name] / size, 4)
-            for name, size in sizes.items()
+            f"epoch/{name}": round(state.drawn[name] / max(1, source.num_documents), 4)
+            for name, source in self.sources.items()
         }
         return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
-
-    def deal(self, rows: list[Row], rank: int, world_size: int) -> list[list[Row]]:
-        """This rank's rows in micro-batches; those of all ranks hold nearly equal
-        numbers of images."""
-        images = [sum(e.images for e in row) for row in rows]
-        hands = deal(
-            images, len(rows) // self.config.micro_batch_size, rank, world_size
-        )
-        return [[rows[i] for i in hand] for hand in hands]
 
     def describe(self) -> dict[str, dict[str, int | float]]:
         weights = self.config.weights
@@ -282,104 +292,52 @@ class PackedLoader(Loader):
         for name, folder in self.config.sources.items():
             if not Shards.has_split(Path(folder), "validation"):
                 continue
-            rows = self._validation_rows(Prepared(folder, self.renderer, "validation"))
-            filler = _Filler(
-                self.renderer, [folder], (name,), self.config, split="validation"
+            rows = self._validation_rows(
+                DocumentLengths(folder, self.renderer, "validation")
             )
-            step = self.config.micro_batch_size
-            chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-            chunks += [[]] * (
-                -len(chunks) % world_size
-            )  # empty batches keep the ranks in step
+            dataset = self._dataset({name: folder}, "validation")
+            micro = self.config.micro_batch_size
+            chunks = [rows[i : i + micro] for i in range(0, len(rows), micro)]
+            # empty batches keep the ranks in step
+            chunks += [[]] * (-len(chunks) % world_size)
             for chunk in chunks[rank::world_size]:
-                yield filler(chunk)
+                yield dataset[chunk]
 
-    def _validation_rows(self, held: Prepared) -> list[Row]:
-        """All documents that are held out of a source, each once."""
-        caps = {
+    def _validation_rows(self, source: DocumentLengths) -> list[Row]:
+        """All documents of a source's validation split, each once."""
+        limits = {
             "sequence_length": self.config.sequence_length,
             "max_images": self.mixture.max_images,
         }
-        misfit = never_fits(held.lengths, held.num_views, **caps)
-        excerpts = []
+        misfit = never_fits(source.num_tokens, source.num_images, **limits)
+        segments = []
         for d, whole in enumerate(
-            zip(held.lengths.tolist(), held.num_views.tolist(), strict=True)
+            zip(source.num_tokens.tolist(), source.num_images.tolist(), strict=True)
         ):
-            pieces = held.pieces(d, **caps) if misfit[d] else [(0, *whole)]
-            excerpts += [Excerpt(0, d, *piece) for piece in pieces]
+            if not misfit[d]:
+                parts = [(0, *whole)]
+            elif self.mixture.max_images:
+                parts = split_document(whole[0], source.image_spans(d), **limits)
+            else:
+                parts = []
+            segments += [DocumentSegment(0, d, *part) for part in parts]
         _, _, starts, stops, images = (
-            np.array(excerpts, dtype=np.int64).reshape(-1, 5).T
+            np.array(segments, dtype=np.int64).reshape(-1, 5).T
         )
-        planned = plan(stops, images, starts=starts, **caps)
-        rows: list[tuple[Piece, ...]] = list(planned.rows)
-        for piece in planned.left_over:
-            cuts = range(piece.start, piece.stop, self.config.sequence_length)
+        packed = pack_documents(stops, images, starts=starts, **limits)
+        rows: list[tuple[Segment, ...]] = list(packed.rows)
+        length = self.config.sequence_length
+        for document, first, last in packed.left_over:
             rows += [
-                (
-                    Piece(
-                        piece.document,
-                        a,
-                        min(a + self.config.sequence_length, piece.stop),
-                    ),
-                )
-                for a in cuts
+                (Segment(document, start, min(start + length, last)),)
+                for start in range(first, last, length)
             ]
         return [
             tuple(
-                excerpts[p.document]._replace(start=p.start, stop=p.stop) for p in row
+                segments[s.document]._replace(start=s.start, stop=s.stop) for s in row
             )
             for row in rows
         ]
-
-
-class _Filler(Dataset):
-    """Rows of excerpts -> a batch; runs in workers, which open the shards for
-    themselves."""
-
-    def __init__(
-        self,
-        renderer: Renderer,
-        folders: list[str],
-        names: tuple[str, ...],
-        config: PackedLoader.Config,
-        split: str = "train",
-    ) -> None:
-        self.renderer = renderer
-        self.folders = folders
-        self.names = names
-        self.sequence_length = config.sequence_length
-        self.isolate = config.isolate
-        self.split = split
-        self.shards: list[Shards] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"shards": None}
-
-    def __getitem__(self, rows: list[Row]) -> PackedBatch:
-        return self(rows)
-
-    def __call__(self, rows: Any) -> PackedBatch:
-        if self.shards is None:
-            self.shards = [Shards(Path(folder), self.split) for folder in self.folders]
-        spans = [[self._span(excerpt) for excerpt in row] for row in rows] or [[]]
-        return collate(
-            spans,
-            self.renderer,
-            sequence_length=self.sequence_length,
-            source_names=self.names,
-            isolate=self.isolate,
-        )
-
-    def _span(self, e: Excerpt) -> Span:
-        assert self.shards is not None
-        key, document = self.shards[e.source].read(e.document)
-        return Span(
-            self.renderer(document),
-            e.start,
-            e.stop,
-            e.source,
-            f"{self.names[e.source]} {key}",
-        )
 
 
 def _check_split(image_processor: ImageProcessor) -> None:

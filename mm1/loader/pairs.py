@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -15,13 +14,13 @@ from mm1.data.image_processing import ImageError
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.loader.shuffled import Filler, ShuffledLoader
+from mm1.loader.shuffled import ShuffledDataset, ShuffledLoader
 
 
 class PairLoader(ShuffledLoader):
     """Batches of pairs from prepared folders of captions."""
 
-    THINGS = "pairs"
+    ITEMS = "pairs"
 
     @dataclass(kw_only=True, slots=True)
     class Config(ShuffledLoader.Config):
@@ -29,29 +28,29 @@ class PairLoader(ShuffledLoader):
         """Folders written by `mm1 prepare captions`; their pairs are shuffled
         together."""
         batch_size: int = 512
-        """Pairs of a step over all ranks: what the contrast is taken over."""
+        """Pairs per optimiser step, over all ranks: those contrasted with one
+        another."""
         context: int = 77
-        """Tokens of a caption that are read, its end token included; longer captions
-        are cut."""
+        """Maximum tokens of a caption, end token included; longer captions are
+        truncated."""
 
     config: Config
 
-    def filler(self, split: str) -> Filler:
-        return _Filler(self.renderer, self.config.sources, split, self.config.context)
+    def dataset(self, split: str) -> "PairDataset":
+        return PairDataset(
+            self.renderer, self.config.sources, split, self.config.context
+        )
 
     def validation(self, *, rank: int, world_size: int) -> Iterator[PairBatch]:
-        """Whole batches alone: a contrastive loss depends on the size of its batch."""
-        filler = self.filler("validation")
-        for first in range(
-            0, filler.size - self.config.batch_size + 1, self.config.batch_size
-        ):
-            yield filler(
-                list(range(first, first + self.config.batch_size))[rank::world_size]
-            )  # type: ignore[misc]
+        """Full batches only: a contrastive loss depends on its batch size."""
+        dataset = self.dataset("validation")
+        batch = self.config.batch_size
+        for first in range(0, len(dataset) - batch + 1, batch):
+            yield dataset[list(range(first, first + batch))[rank::world_size]]
 
 
-class _Filler(Filler):
-    """Numbers of documents -> a batch of pairs."""
+class PairDataset(ShuffledDataset):
+    """Batches of pairs, one per document."""
 
     def __init__(
         self, renderer: Renderer, sources: tuple[str, ...], split: str, context: int
@@ -59,44 +58,45 @@ class _Filler(Filler):
         super().__init__(renderer, sources, split)
         self.context = context
 
-    def count(self, shards: Shards) -> int:
+    def num_items(self, shards: Shards) -> int:
         return len(shards)
 
-    def __call__(self, numbers: Any) -> PairBatch:
+    def __getitem__(self, items: list[int]) -> PairBatch:
         tokenizer = self.renderer.tokenizer
-        context = self.context
         captions = []
-        ids = []
-        images = self.room(len(numbers))
-        for i, place in enumerate(numbers):
-            shards, number = self.find(place)
+        caption_ids = []
+        images = self.empty_images(len(items))
+        for i, item in enumerate(items):
+            shards, number = self.locate(item)
             key, document = shards.read(number)
             if not document.images:
-                raise ImageError(f"{key}: no picture")
-            images[i] = self.view(document.images[0], key)
+                raise ImageError(f"{key}: no image")
+            images[i] = self.pixels(document.images[0], key)
             tokens = [
-                t
+                token
                 for part in document.parts
                 if isinstance(part, Text)
-                for t in self.renderer.text_tokens(part)
+                for token in self.renderer.text_tokens(part)
             ]
-            captions.append(caption(tokens, tokenizer, context))
-            ids.append(
-                int.from_bytes(
-                    hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7).digest()
-                )
-            )
-        padded, lengths = pad_captions(captions, tokenizer, context)
+            captions.append(caption_tokens(tokens, tokenizer, self.context))
+            text_hash = hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7)
+            caption_ids.append(int.from_bytes(text_hash.digest()))
+        padded, lengths = pad_captions(captions, tokenizer, self.context)
         return PairBatch(
-            images=images, tokens=padded, lengths=lengths, caption_ids=torch.tensor(ids)
+            images=images,
+            tokens=padded,
+            lengths=lengths,
+            caption_ids=torch.tensor(caption_ids),
         )
 
 
-def caption(tokens: Sequence[int], tokenizer: Tokenizer, context: int) -> list[int]:
-    """A text's tokens as a text tower reads them: from the token to begin with, if
-    there is one, to the end token.
+def caption_tokens(
+    tokens: Sequence[int], tokenizer: Tokenizer, context: int
+) -> list[int]:
+    """A text's tokens as a text encoder reads them: begin token (if there is one),
+    text, end token.
 
-    No more than `context` tokens; what is too much is cut before the end token.
+    At most `context` tokens; the text is truncated before the end token.
     """
     begun = [*([] if tokenizer.begin is None else [tokenizer.begin]), *tokens]
     return [*begun[: context - 1], tokenizer.end]
@@ -105,8 +105,8 @@ def caption(tokens: Sequence[int], tokenizer: Tokenizer, context: int) -> list[i
 def pad_captions(
     captions: Sequence[Sequence[int]], tokenizer: Tokenizer, context: int
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"]]:
-    """All of them, padded to `context`, and their lengths."""
+    """All captions padded to `context`, and their lengths."""
     tokens = torch.full((len(captions), context), tokenizer.pad)
-    for row, tokens_of_one in zip(tokens, captions, strict=True):
-        row[: len(tokens_of_one)] = torch.tensor(tokens_of_one)
-    return tokens, torch.tensor([len(tokens_of_one) for tokens_of_one in captions])
+    for row, caption in zip(tokens, captions, strict=True):
+        row[: len(caption)] = torch.tensor(caption)
+    return tokens, torch.tensor([len(caption) for caption in captions])

@@ -1,9 +1,9 @@
-"""The loaders of single things, pairs or images, rather than of rows that documents are
-packed into.
+"""Base of the loaders of single items, pairs or images, in contrast to rows of packed
+documents.
 
-All things of all folders are numbered through, and each epoch is another permutation of
-the numbers. The state is how many have been taken: a run resumes exactly, on any number
-of ranks and workers, and with another batch size.
+The items of all folders are numbered consecutively, and each epoch is another
+permutation of the numbers. The state is how many have been taken, so a run resumes
+exactly on any number of ranks and workers, and with another batch size.
 """
 
 from collections.abc import Iterator
@@ -21,25 +21,27 @@ from mm1.batch import Batch
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.image_processing import ImageError
+from mm1.data.prepared.lengths import DocumentLengths
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
-from mm1.loader.loader import Loader, Prepared, StepBatches, load
+from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.permutation import permute
 from mm1.loader.shared_memory import empty_images
+from mm1.loader.workers import load_batches
 
 
 class ShuffledLoader(Loader):
-    """Batches of things from prepared folders, in another order in each epoch."""
+    """Batches of items from prepared folders, in another order in each epoch."""
 
-    THINGS: ClassVar[str]
-    """Their name, in the state and in messages."""
+    ITEMS: ClassVar[str]
+    """What the items are called in the state and in messages."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Loader.Config):
         sources: tuple[str, ...] = ()
-        """Folders written by `mm1 prepare`; what they hold is shuffled together."""
+        """Folders written by `mm1 prepare`; their items are shuffled together."""
         batch_size: int = 512
-        """Things of a step over all ranks."""
+        """Items per optimiser step, over all ranks."""
 
         def tokenizer(self) -> str:
             if not self.sources:
@@ -52,29 +54,29 @@ class ShuffledLoader(Loader):
     def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
         if renderer.image_processor is None:
             raise ConfigError(
-                f"the loader of {self.THINGS} needs a model with an image encoder"
+                f"the loader of {self.ITEMS} needs a model with an image encoder"
             )
         self.config = config
         self.renderer = renderer
         self.seed = seed
         self.sources = {
-            folder: Prepared(folder, self.renderer) for folder in config.sources
+            folder: DocumentLengths(folder, renderer) for folder in config.sources
         }
-        self.size = self.filler("train").size
+        self.size = len(self.dataset("train"))
 
-    def filler(self, split: str) -> "Filler":
-        """What makes batches of the things of a split."""
+    def dataset(self, split: str) -> "ShuffledDataset":
+        """The items of a split."""
         raise NotImplementedError
 
     def micro_batch_size(self, world_size: int) -> int:
-        """Things that a rank looks at in one pass."""
+        """Items per forward pass on one rank."""
         return self.config.batch_size // world_size
 
     def steps(
         self, state: dict[str, Any] | None, *, rank: int, world_size: int
     ) -> Iterator[StepBatches]:
-        """Raises ConfigError where the batch does not divide over ranks and passes, or
-        is larger than the data."""
+        """Raises ConfigError if the batch does not divide over ranks and micro-batches,
+        or is larger than the data."""
         batch = self.config.batch_size
         micro = self.micro_batch_size(world_size)
         if batch % (world_size * micro) or batch > self.size:
@@ -83,26 +85,27 @@ class ShuffledLoader(Loader):
             )
             raise ConfigError(
                 f"loader.batch_size={batch} must divide over {ranks} and be at most"
-                f" {self.size} {self.THINGS}"
+                f" {self.size} {self.ITEMS}"
             )
         if state and state["of"] != self.size:
             raise ConfigError(
-                f"loader.sources held {state['of']} {self.THINGS} when the run stopped,"
-                f" and hold {self.size} now; which are still to come depends on all of"
-                " them: keep the folders"
+                f"loader.sources held {state['of']} {self.ITEMS} when the run stopped,"
+                f" and hold {self.size} now; the order depends on all of them: keep the"
+                " folders"
             )
-        start = state[self.THINGS] if state else 0
+        start = state[self.ITEMS] if state else 0
 
         def plan() -> Iterator[list[int]]:
             position = start
             while True:
-                mine = self.things(np.arange(position, position + batch))[
-                    rank::world_size
-                ].tolist()
+                items = self.items(np.arange(position, position + batch))
+                mine = items[rank::world_size].tolist()
                 yield from (mine[i : i + micro] for i in range(0, len(mine), micro))
                 position += batch
 
-        batches = load(plan(), self.filler("train"), workers=self.config.workers)
+        batches = load_batches(
+            plan(), self.dataset("train"), workers=self.config.workers
+        )
         position = start
         while True:
             micro_batches = list(islice(batches, batch // world_size // micro))
@@ -112,21 +115,20 @@ class ShuffledLoader(Loader):
                 micro_batches,
                 {"images": batch},
                 {"epoch": epoch},
-                {self.THINGS: position, "of": self.size},
+                {self.ITEMS: position, "of": self.size},
             )
 
-    def things(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """The numbers of the things that stand at these places of the endless
-        stream."""
-        found = np.empty_like(places)
-        for epoch in np.unique(places // self.size):
-            here = places // self.size == epoch
-            found[here] = permute(
-                places[here] % self.size,
+    def items(self, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """The items at these positions of the endless shuffled stream."""
+        items = np.empty_like(positions)
+        for epoch in np.unique(positions // self.size):
+            here = positions // self.size == epoch
+            items[here] = permute(
+                positions[here] % self.size,
                 self.size,
-                f"{self.seed}/{self.THINGS}/{epoch}",
+                f"{self.seed}/{self.ITEMS}/{epoch}",
             )
-        return found
+        return items
 
     def describe(self) -> dict[str, dict[str, int | float]]:
         return {
@@ -135,9 +137,9 @@ class ShuffledLoader(Loader):
         }
 
 
-class Filler(Dataset):
-    """Numbers of things -> a batch; runs in workers, which open the shards for
-    themselves."""
+class ShuffledDataset(Dataset):
+    """Map-style dataset over batches: an index is a list of items. Workers open the
+    shards for themselves."""
 
     def __init__(
         self, renderer: Renderer, sources: tuple[str, ...], split: str
@@ -152,19 +154,15 @@ class Filler(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"shards": []}
 
-    def count(self, shards: Shards) -> int:
-        """The things in a folder."""
+    def num_items(self, shards: Shards) -> int:
         raise NotImplementedError
 
-    def __call__(self, numbers: Any) -> Batch:
+    def __getitem__(self, items: list[int]) -> Batch:
         raise NotImplementedError
 
-    def __getitem__(self, numbers: list[int]) -> Batch:
-        return self(numbers)
-
-    @property
-    def size(self) -> int:
-        return sum(self.count(shards) for shards in self._open())
+    def __len__(self) -> int:
+        """Items in all folders."""
+        return sum(self.num_items(shards) for shards in self._open())
 
     def _open(self) -> list[Shards]:
         self.shards = self.shards or [
@@ -172,22 +170,21 @@ class Filler(Dataset):
         ]
         return self.shards
 
-    def find(self, number: int) -> tuple[Shards, int]:
-        """Where a thing is: its folder, and its number there."""
+    def locate(self, item: int) -> tuple[Shards, int]:
+        """The folder that holds an item, and the item's number there."""
         for shards in self._open():
-            if number < self.count(shards):
-                return shards, number
-            number -= self.count(shards)
-        raise IndexError(number)
+            if item < self.num_items(shards):
+                return shards, item
+            item -= self.num_items(shards)
+        raise IndexError(item)
 
-    def room(self, num_views: int) -> UInt8[Tensor, "N 3 H W"]:
-        assert (
-            self.renderer.image_processor is not None
-        )  # `Shuffled` refuses a model without an encoder
-        return empty_images(num_views, self.renderer.image_processor.size)
+    def empty_images(self, num_images: int) -> UInt8[Tensor, "N 3 H W"]:
+        processor = self.renderer.image_processor
+        assert processor is not None  # checked by `ShuffledLoader`
+        return empty_images(num_images, processor.size)
 
-    def view(self, image: Image, key: str) -> Any:
-        """The picture as one view; raises ImageError with its origin, `key`."""
+    def pixels(self, image: Image, key: str) -> UInt8[Tensor, "3 H W"]:
+        """The whole image, not split; an ImageError names its origin, `key`."""
         try:
             return self.renderer.sub_images(image)[0]
         except ImageError as error:

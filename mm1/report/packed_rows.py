@@ -13,7 +13,7 @@ from mm1.config import ConfigError
 from mm1.data.render import RenderedDocument
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import make_renderer
-from mm1.loader.mixture_state import Excerpt
+from mm1.loader.mixture_state import DocumentSegment
 from mm1.loader.packed import PackedLoader
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText
 from mm1.train.trainer import Trainer
@@ -65,13 +65,19 @@ def view_rows(config: Trainer.Config, num_rows: int) -> list[ViewRow]:
     ]
 
 
-def _first_rows(loader: PackedLoader, num_rows: int) -> list[tuple[Excerpt, ...]]:
+def _first_rows(
+    loader: PackedLoader, num_rows: int
+) -> list[tuple[DocumentSegment, ...]]:
     return list(
-        islice((row for rows, _, _ in loader.windows(None) for row in rows), num_rows)
+        islice(
+            (row for rows, _, _ in loader.plan_steps(None) for row in rows), num_rows
+        )
     )
 
 
-def _boxes(loader: PackedLoader, row: tuple[Excerpt, ...]) -> list[dict[str, Any]]:
+def _boxes(
+    loader: PackedLoader, row: tuple[DocumentSegment, ...]
+) -> list[dict[str, Any]]:
     boxes = []
     at = 0
     for e in row:
@@ -100,7 +106,7 @@ def _boxes(loader: PackedLoader, row: tuple[Excerpt, ...]) -> list[dict[str, Any
     return boxes
 
 
-def _document(loader: PackedLoader, e: Excerpt) -> ViewDocument:
+def _document(loader: PackedLoader, e: DocumentSegment) -> ViewDocument:
     name = loader.names[e.source]
     shards = loader.sources[name].shards
     sequence = loader.renderer(shards.document(e.document))

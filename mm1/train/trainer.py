@@ -270,7 +270,7 @@ class Trainer(Configurable):
             )
         lr = self.scheduler.learning_rate(self.step - 1)
         log.write(
-            "metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.levels
+            "metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.gauges
         )
         self.counts.clear()
         costs = speed.read()

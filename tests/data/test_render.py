@@ -13,7 +13,7 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.image_processing import ImageError, ImageProcessor
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,11 @@ def test_targets_never_cross_a_document_and_pictures_are_no_targets(
 ) -> None:
     one = renderer(Document((picture(), Text("a cat"))))
     two = renderer(Document((Text("two dogs"),)))
-    batch = collate([[Span.whole(one), Span.whole(two)]], renderer, sequence_length=10)
+    batch = collate(
+        [[RenderedSegment.whole(one), RenderedSegment.whole(two)]],
+        renderer,
+        sequence_length=10,
+    )
     a, cat, _two, dogs = tokenizer.encode("a cat two dogs")
     end = tokenizer.end
     _ = IGNORE
@@ -137,7 +141,7 @@ def test_targets_never_cross_a_document_and_pictures_are_no_targets(
 
 def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None:
     spans = [
-        Span.whole(renderer(Document((Text(text),))))
+        RenderedSegment.whole(renderer(Document((Text(text),))))
         for text in ("a cat", "two dogs", "sit")
     ]
     rows = [spans[:2], spans[2:]]
@@ -157,7 +161,9 @@ def test_a_cut_document_loses_no_target(
 ) -> None:
     text = renderer(Document((Text("a cat two dogs"),)))
     batch = collate(
-        [[Span(text, 0, 2)], [Span(text, 2, 5)]], renderer, sequence_length=3
+        [[RenderedSegment(text, 0, 2)], [RenderedSegment(text, 2, 5)]],
+        renderer,
+        sequence_length=3,
     )
     a, cat, two, dogs = tokenizer.encode("a cat two dogs")
     del a
@@ -167,7 +173,9 @@ def test_a_cut_document_loses_no_target(
 def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
     renderer: Renderer,
 ) -> None:
-    batch = collate([[Span.whole(renderer(Document((Text("sit"),))))]], renderer)
+    batch = collate(
+        [[RenderedSegment.whole(renderer(Document((Text("sit"),))))]], renderer
+    )
     assert batch.images.shape == (1, 3, 4, 4)
     assert batch.images.sum() == 0
     assert len(batch.slots) == 0
@@ -176,4 +184,4 @@ def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
 def test_a_damaged_picture_is_named_with_its_document(renderer: Renderer) -> None:
     broken = Document((Image(b"nothing", 4, 4), Text("sit")))
     with pytest.raises(ImageError, match=r"page 7, image 1: .*not an image"):
-        collate([[Span(renderer(broken), 0, 4, key="page 7")]], renderer)
+        collate([[RenderedSegment(renderer(broken), 0, 4, key="page 7")]], renderer)

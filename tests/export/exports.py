@@ -23,7 +23,7 @@ from mm1.data.tokenizer import Roles, Tokenizer
 from mm1.export.export_run import export_run
 from mm1.files import write_json
 from mm1.infer.predictor import Predictor
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.packed import PackedLoader
 from mm1.nn.attention import PackedAttention as Isolated
 from mm1.nn.connectors.c_abstractor import CAbstractor
@@ -179,7 +179,7 @@ def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor
     """Tokens of a prompt, its views as the encoder sees them, and the logits after each
     token."""
     sequence = asked.renderer(document, end=False)
-    batch = collate([[Span.whole(sequence)]], asked.renderer)
+    batch = collate([[RenderedSegment.whole(sequence)]], asked.renderer)
     model: Any = asked.model
     hidden = model.decoder(
         model.inputs(batch),

@@ -14,7 +14,7 @@ from mm1 import dist
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
 from mm1.infer.predictor import Predictor, common_prefix_length
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
@@ -23,7 +23,7 @@ from mm1.train.parallel import shard
 def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch.Tensor:
     """Logits of every place of one document from the training forward pass, Float[T,
     V]."""
-    batch = collate([[Span.whole(sequence)]], predictor.renderer)
+    batch = collate([[RenderedSegment.whole(sequence)]], predictor.renderer)
     model = predictor.model
     hidden = model.decoder(
         model.inputs(batch),

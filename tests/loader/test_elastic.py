@@ -1,5 +1,5 @@
-"""Interrupted anywhere, gone on with on other numbers of ranks and workers: each
-document once, the same batches."""
+"""Interrupted anywhere and resumed on other numbers of ranks and workers: each document
+once, the same batches."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from mm1.config import ConfigError
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.loader.mixture_state import MixtureState, Row, Terms
+from mm1.loader.mixture_state import MixtureState, Row, WindowSettings
 from mm1.loader.packed import PackedLoader
 from mm1.loader.permutation import permute
 
@@ -47,33 +47,32 @@ def loader_of(
     return config.build(renderer=renderer, seed=0)
 
 
-def stint(
+def train_on(
     loader: PackedLoader, state: State, num_steps: int, world_size: int
 ) -> tuple[list[Row], State]:
-    """The rows that all ranks together train on in so many steps, and the state after
-    them."""
+    """The rows of all ranks in so many steps, and the state after them."""
     rows: list[Row] = []
-    for step, _, after in islice(loader.windows(state), num_steps):
+    for step, _, after in islice(loader.plan_steps(state), num_steps):
         rows += [
             row
             for rank in range(world_size)
-            for micro in loader.deal(step, rank, world_size)
+            for micro in loader.micro_batches(step, rank, world_size)
             for row in micro
         ]
         state = json.loads(json.dumps(after, sort_keys=True))
     return rows, state
 
 
-def account(
+def check_each_token_once_per_epoch(
     loader: PackedLoader, rows: list[tuple[str, int, int, int]], state: State
 ) -> None:
-    """Each token of each document was seen once in each epoch, is in rows of the window
-    that are to come, or waits."""
+    """Each token of each document was seen once per epoch, is in rows of the window that
+    are still to come, or is carried."""
     assert state is not None
     mixture = MixtureState.from_json(state["mixture"])
-    after = loader.mixture.window(mixture, Terms(**state["terms"])).hand_back(
-        state["row"], loader.mixture.names
-    )
+    after = loader.mixture.window(
+        mixture, WindowSettings(**state["settings"])
+    ).state_after(state["row"], loader.mixture.names)
     for name, source in loader.sources.items():
         size = source.num_documents
         epochs = range(after.drawn[name] // size + 1)
@@ -81,12 +80,12 @@ def account(
             [permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs]
         )
         due = np.bincount(order[: after.drawn[name]], minlength=size)
-        times = np.zeros((size, source.lengths.max()), dtype=np.int64)
+        times = np.zeros((size, source.num_tokens.max()), dtype=np.int64)
         for _, document, start, stop in (
             e[:4] for e in [*rows, *after.carried] if e[0] == name
         ):
             times[document, start:stop] += 1
-        within = np.arange(times.shape[1]) < source.lengths[:, None]
+        within = np.arange(times.shape[1]) < source.num_tokens[:, None]
         assert (times == due[:, None] * within).all()
 
 
@@ -98,37 +97,38 @@ def named(loader: PackedLoader, rows: list[Row]) -> list[tuple[str, int, int, in
     ]
 
 
-def test_interrupted_24_times_on_1_2_3_1_ranks_every_document_comes_once_an_epoch(
+def test_each_document_comes_once_per_epoch_over_24_interruptions_on_1_to_3_ranks(
     world: Path,
 ) -> None:
     chance = random.Random(0)
     loader = loader_of(world)
     state = None
-    dealt = []
+    seen = []
     steps = 0
     for _, world_size in zip(range(24), cycle([1, 2, 3]), strict=False):
         num_steps = chance.randint(1, 4)
-        rows, state = stint(loader, state, num_steps, world_size)
-        dealt = dealt + rows
+        rows, state = train_on(loader, state, num_steps, world_size)
+        seen = seen + rows
         steps = steps + num_steps
-        account(loader, named(loader, dealt), state)
+        check_each_token_once_per_epoch(loader, named(loader, seen), state)
     assert state is not None
     assert (
         min(
-            loader._levels(MixtureState.from_json(state["mixture"]))[f"epoch/{n}"]
+            loader._gauges(MixtureState.from_json(state["mixture"]))[f"epoch/{n}"]
             for n in loader.names
         )
         > 1
     )
-    uninterrupted, _ = stint(loader, None, steps, 1)
-    for i in range(0, 6 * steps, 6):  # ranks hold the rows of a step in another order
-        assert Counter(dealt[i : i + 6]) == Counter(uninterrupted[i : i + 6])
+    uninterrupted, _ = train_on(loader, None, steps, 1)
+    # ranks hold the rows of a step in another order
+    for i in range(0, 6 * steps, 6):
+        assert Counter(seen[i : i + 6]) == Counter(uninterrupted[i : i + 6])
 
 
-def test_the_account_holds_when_weights_sources_and_rows_change_in_a_run(
+def test_each_token_comes_once_when_weights_sources_and_rows_change(
     world: Path,
 ) -> None:
-    """Twenty interruptions; at some of them the run goes on under other terms."""
+    """Twenty interruptions; after some of them the run continues with other options."""
     few = {"weights": {"pages": 0.5, "captions": 0.5}, "leave_out": "text"}
     parts = [
         loader_of(world, **few),
@@ -152,23 +152,23 @@ def test_the_account_holds_when_weights_sources_and_rows_change_in_a_run(
     seen = []
     for loader in parts:
         for world_size in (1, 2, 3, 1):
-            rows, state = stint(loader, state, chance.randint(1, 3), world_size)
+            rows, state = train_on(loader, state, chance.randint(1, 3), world_size)
             seen += named(loader, rows)
-            account(loader, seen, state)
+            check_each_token_once_per_epoch(loader, seen, state)
 
 
 def test_weights_change_at_the_step_of_the_schedule(world: Path) -> None:
-    """Rows of a window hold what was left over before, so that two more windows may
-    bring pages."""
+    """Rows of a window hold what was left over before, so two more windows may contain
+    pages."""
     loader = loader_of(
         world, schedule={5: {"pages": 0.0, "captions": 0.5, "text": 0.5}}
     )
     drawn = [
         after["mixture"]["drawn"]["pages"]
-        for _, _, after in islice(loader.windows(None), 12)
+        for _, _, after in islice(loader.plan_steps(None), 12)
     ]
     begins = [
-        after["mixture"]["rows"] for _, _, after in islice(loader.windows(None), 12)
+        after["mixture"]["rows"] for _, _, after in islice(loader.plan_steps(None), 12)
     ]
     assert 30 in begins  # a window begins with the row of step 5
     assert len(set(drawn[5:])) == 1
@@ -189,7 +189,7 @@ def bytes_of(batch: Any) -> tuple[bytes, ...]:
     return tuple(tensor.numpy().tobytes() for tensor in batch.tensors().values())
 
 
-def test_batches_after_a_resumption_are_the_same_to_the_byte_on_any_number_of_ranks(
+def test_resumed_batches_are_byte_equal_on_any_number_of_ranks(
     world: Path,
 ) -> None:
     loader = loader_of(world)
@@ -200,19 +200,19 @@ def test_batches_after_a_resumption_are_the_same_to_the_byte_on_any_number_of_ra
             batches(loader, steps[done - 1].state, 6 - done, rank, world_size)
             for rank in range(world_size)
         ]
-        dealt = [
+        resumed = [
             bytes_of(batch)
             for same_time in zip(*ranks, strict=True)
             for batch in same_time
         ]
         if world_size == 1:
-            assert dealt == whole[6 * done :]
-        for i in range(0, len(dealt), 6):
-            assert Counter(dealt[i : i + 6]) == Counter(whole[6 * done :][i : i + 6])
+            assert resumed == whole[6 * done :]
+        for i in range(0, len(resumed), 6):
+            assert Counter(resumed[i : i + 6]) == Counter(whole[6 * done :][i : i + 6])
 
 
 @pytest.mark.slow
-def test_other_numbers_of_workers_go_on_with_the_same_batches(world: Path) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(world: Path) -> None:
     here = list(islice(loader_of(world).steps(None, rank=0, world_size=1), 5))
     there = list(
         islice(
@@ -220,47 +220,47 @@ def test_other_numbers_of_workers_go_on_with_the_same_batches(world: Path) -> No
         )
     )
     for one, two in zip(here[1:], there, strict=True):
-        assert (one.state, one.counts, one.levels) == (
+        assert (one.state, one.counts, one.gauges) == (
             two.state,
             two.counts,
-            two.levels,
+            two.gauges,
         )
         assert list(map(bytes_of, one.micro_batches)) == list(
             map(bytes_of, two.micro_batches)
         )
 
 
-def test_a_source_that_is_not_what_it_was_is_refused(world: Path) -> None:
+def test_a_source_that_has_changed_is_refused(world: Path) -> None:
     loader = loader_of(world)
-    _, state = stint(loader, None, 2, 1)
+    _, state = train_on(loader, None, 2, 1)
     assert state is not None
     state["data"]["text"]["documents"] += 1
     with pytest.raises(
         ConfigError,
         match=r"loader\.sources\.text is not what .*: {'documents': \(42, 41\)}",
     ):
-        next(loader.windows(state))
-    _, state = stint(loader, None, 2, 1)
+        next(loader.plan_steps(state))
+    _, state = train_on(loader, None, 2, 1)
     with pytest.raises(
         ConfigError, match=r"the run has read from \['text'\], .* give it the weight 0"
     ):
         next(
             loader_of(
                 world, weights={"pages": 0.5, "captions": 0.5}, leave_out="text"
-            ).windows(state)
+            ).plan_steps(state)
         )
 
 
-def test_pages_longer_than_a_row_come_in_pieces_with_the_pictures_of_their_tokens(
+def test_pages_longer_than_a_row_are_cut_and_keep_the_images_of_their_tokens(
     world: Path,
 ) -> None:
-    """Rows of 8 tokens hold no page of the world: 13 tokens, one picture of 4."""
+    """Rows of 8 tokens hold no page of the world: 13 tokens, one image of 4."""
     loader = loader_of(
         world, sequence_length=8, weights={"pages": 1.0, "captions": 0.0, "text": 0.0}
     )
     shards = loader.sources["pages"].shards
     documents = (shards.document(n) for n in range(len(shards)))
-    pictures = {
+    images = {
         loader.renderer.sub_images(i)[0].numpy().tobytes()
         for document in documents
         for i in document.images
@@ -273,21 +273,21 @@ def test_pages_longer_than_a_row_come_in_pieces_with_the_pictures_of_their_token
         )
         assert len(batch.images) == max(1, len(batch.slots))
         assert all(
-            picture.numpy().tobytes() in pictures
-            for picture in batch.images[: len(batch.slots)]
+            image.numpy().tobytes() in images
+            for image in batch.images[: len(batch.slots)]
         )
     counts = sum((Counter(step.counts) for step in steps), Counter())
     assert counts["images"] >= 20
     assert counts["cuts"] >= 20
-    rows, state = stint(loader, None, 8, 1)
-    account(loader, named(loader, rows), state)
-    assert steps[-1].levels["skipped/pages"] == 0
+    rows, state = train_on(loader, None, 8, 1)
+    check_each_token_once_per_epoch(loader, named(loader, rows), state)
+    assert steps[-1].gauges["skipped/pages"] == 0
     validation = json.loads((world / "pages" / "manifest.json").read_text())["splits"][
         "validation"
     ]["images"]
-    found: list[Any] = [
+    batches_of_pages: list[Any] = [
         b
         for b in loader.validation(rank=0, world_size=1)
         if b.source_names == ("pages",)
     ]
-    assert sum(len(batch.slots) for batch in found) == validation
+    assert sum(len(batch.slots) for batch in batches_of_pages) == validation

@@ -1,5 +1,5 @@
-"""The loader of images: all of them, from any documents; the same on any number of
-ranks and workers, from any state."""
+"""The loader of images: every image of any documents, the same on any number of ranks
+and workers and from any state."""
 
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ SOURCES = ("captions", "pages", "text")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 captions; 40 pages of one image; a page of three images; texts. A fifth of
-    each is held out."""
+    each is validation."""
     folder = make_world(tmp_path_factory.mktemp("world"))
     raw = folder / "raw" / "b.parquet"
     images = [raw_files.jpeg(500), None, raw_files.jpeg(501), raw_files.jpeg(502)]
@@ -82,22 +82,22 @@ def take(
 def whole(world: Path, names: tuple[str, ...], split: str) -> Tensor:
     """Every image of a split, in the order of folders, documents and parts."""
     processor = ImageProcessor((8, 8))
-    found = []
+    images = []
     for folder in (world / name for name in names):
         shards = Shards(folder, split)
-        found += [
+        images += [
             processor(decode_image(image.data))[0]
             for n in range(len(shards))
             for image in shards.document(n).images
         ]
-    return torch.stack(found)
+    return torch.stack(images)
 
 
 def ordered(images: Tensor) -> list[bytes]:
     return sorted(image.numpy().tobytes() for image in images)
 
 
-def test_an_epoch_is_every_image_of_every_document_once(world: Path) -> None:
+def test_an_epoch_holds_every_image_once(world: Path) -> None:
     names = ("captions", "many", "pages")
     expected = whole(world, names, "train")
     loader = build(world, batch=len(expected), names=names)
@@ -107,13 +107,13 @@ def test_an_epoch_is_every_image_of_every_document_once(world: Path) -> None:
     assert not torch.equal(first, second)
 
 
-def test_texts_are_left_out(world: Path) -> None:
+def test_texts_are_ignored(world: Path) -> None:
     assert build(world).size == build(world, names=("captions", "pages")).size
     with pytest.raises(ConfigError, match=r"loader.batch_size=8 .* at most 0 images"):
         take(build(world, names=("text",)), 1)
 
 
-def test_another_number_of_images_than_before_is_refused(world: Path) -> None:
+def test_resuming_with_another_number_of_images_is_refused(world: Path) -> None:
     loader = build(world)
     with pytest.raises(
         ConfigError,
@@ -125,7 +125,7 @@ def test_another_number_of_images_than_before_is_refused(world: Path) -> None:
         take(loader, 1, {"images": 16, "of": loader.size - 1})
 
 
-def test_a_state_gives_the_same_continuation(world: Path) -> None:
+def test_resuming_continues_identically(world: Path) -> None:
     steps = take(build(world), 12)
     for stop in (1, 5, 11):
         again = take(build(world), 12 - stop, steps[stop - 1].state)
@@ -133,7 +133,7 @@ def test_a_state_gives_the_same_continuation(world: Path) -> None:
         assert torch.equal(pixels(again), pixels(steps[stop:]))
 
 
-def test_ranks_and_passes_share_the_same_images(world: Path) -> None:
+def test_ranks_and_micro_batches_divide_the_images_of_a_step(world: Path) -> None:
     one = take(build(world), 3)
     ranks = [take(build(world, micro=2), 3, rank=rank, world_size=2) for rank in (0, 1)]
     for i, step in enumerate(one):
@@ -143,9 +143,11 @@ def test_ranks_and_passes_share_the_same_images(world: Path) -> None:
         assert ranks[0][i].state == ranks[1][i].state == step.state
 
 
-def test_resumes_on_another_number_of_ranks_with_another_batch(world: Path) -> None:
+def test_resumes_on_another_number_of_ranks_with_another_batch_size(
+    world: Path,
+) -> None:
     loader = build(world, batch=4)
-    numbers = loader.things(np.arange(24)).tolist()
+    numbers = loader.items(np.arange(24)).tolist()
     state = take(loader, 2)[-1].state
     rest = [
         take(build(world, batch=16), 1, state, rank=rank, world_size=2)[0]
@@ -158,18 +160,18 @@ def test_resumes_on_another_number_of_ranks_with_another_batch(world: Path) -> N
 
 
 @pytest.mark.slow
-def test_workers_give_the_batches_of_this_process(world: Path) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(world: Path) -> None:
     here = take(build(world, micro=4), 5)
     there = take(build(world, micro=4, workers=2), 5)
     assert [step.state for step in here] == [step.state for step in there]
     assert torch.equal(pixels(here), pixels(there))
 
 
-def test_what_a_step_holds_is_counted(world: Path) -> None:
+def test_counts_gauges_and_state(world: Path) -> None:
     loader = build(world)
     step = take(loader, 2)[-1]
     assert step.counts == {"images": 8}
-    assert step.levels == {"epoch": round(16 / loader.size, 4)}
+    assert step.gauges == {"epoch": round(16 / loader.size, 4)}
     assert step.state == {"images": 16, "of": loader.size}
     assert (
         loader.describe()["pages"]["images"]
@@ -177,7 +179,7 @@ def test_what_a_step_holds_is_counted(world: Path) -> None:
     )
 
 
-def test_held_out_images_are_seen_once(world: Path) -> None:
+def test_validation_reads_each_image_once(world: Path) -> None:
     expected = whole(world, ("captions", "pages"), "validation")
     loader = build(world)
     seen = torch.cat(
@@ -194,12 +196,12 @@ def test_held_out_images_are_seen_once(world: Path) -> None:
     assert len(joined) == len(expected) // 2 * 2
 
 
-def test_nothing_held_out_is_no_batch(world: Path) -> None:
+def test_no_validation_split_gives_no_batches(world: Path) -> None:
     assert list(build(world, names=("many",)).validation(rank=0, world_size=1)) == []
 
 
 @pytest.mark.parametrize(("batch", "micro"), [(7, None), (8, 3), (1000, None)])
-def test_what_does_not_divide_is_an_error(
+def test_a_batch_size_that_does_not_divide_is_an_error(
     world: Path, batch: int, micro: int | None
 ) -> None:
     loader = build(world, batch=batch, micro=micro)

@@ -1,5 +1,5 @@
-"""What the plan says of a document is what rendering and collation make of it, for
-every way to split pictures."""
+"""Planned, rendered and collated lengths of documents agree, for every way to split
+images."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 
 TOKENS = 3
 SIDES = (1, 3, 4, 7, 8, 13, 40)
@@ -53,8 +53,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return tiny.tokenizer(tmp_path_factory.mktemp("t"))
 
 
-def renderer(tokenizer: Tokenizer, views: ImageProcessor) -> Renderer:
-    return Renderer(tokenizer, views, tokens_per_image=TOKENS)
+def renderer(tokenizer: Tokenizer, processor: ImageProcessor) -> Renderer:
+    return Renderer(tokenizer, processor, tokens_per_image=TOKENS)
 
 
 PARTS: dict[Any, Text | Image] = {
@@ -79,26 +79,26 @@ def test_planned_rendered_and_collated_agree(
         [len(tokenizer.encode(p.content)) for p in d.parts if isinstance(p, Text)]
         for d in documents
     ]
-    pictures = [image for document in documents for image in document.images]
-    num_tokens, num_views = render.lengths(
+    images = [image for document in documents for image in document.images]
+    num_tokens, num_sub_images = render.lengths(
         np.array(
             [text_length(d, each) for d, each in zip(documents, counts, strict=True)]
         ),
         np.cumsum([0] + [len(document.images) for document in documents]),
-        np.array([image.width for image in pictures], dtype=np.int64),
-        np.array([image.height for image in pictures], dtype=np.int64),
+        np.array([image.width for image in images], dtype=np.int64),
+        np.array([image.height for image in images], dtype=np.int64),
     )
-    sequences = [render(document) for document in documents]
-    assert num_tokens.tolist() == [len(sequence.tokens) for sequence in sequences]
-    for sequence, views in zip(sequences, num_views.tolist(), strict=True):
-        batch = collate([[Span.whole(sequence)]], render)
-        assert len(batch.slots) == views
-        assert len(batch.images) == max(1, views)
+    rendered = [render(document) for document in documents]
+    assert num_tokens.tolist() == [len(each.tokens) for each in rendered]
+    for each, num in zip(rendered, num_sub_images.tolist(), strict=True):
+        batch = collate([[RenderedSegment.whole(each)]], render)
+        assert len(batch.slots) == num
+        assert len(batch.images) == max(1, num)
         assert (batch.tokens[batch.slots] == tokenizer.image).all()
-        assert (batch.slots.diff(dim=1) == 1).all()  # a view's tokens stand together
+        assert (batch.slots.diff(dim=1) == 1).all()  # consecutive
 
 
-def test_index_tokens_stand_before_each_view_and_are_not_learnt(
+def test_index_tokens_precede_each_sub_image_and_are_not_targets(
     tokenizer: Tokenizer,
 ) -> None:
     render = renderer(tokenizer, WAYS["dynamic, padded"])
@@ -111,24 +111,24 @@ def test_index_tokens_stand_before_each_view_and_are_not_learnt(
             Text("dog", end=True),
         )
     )
-    sequence = render(document)
-    view = [tokenizer.image] * TOKENS
+    rendered = render(document)
+    sub_image = [tokenizer.image] * TOKENS
     expected = tokenizer.encode("cat")
     for index in ("(1,1,1)", "(1,1,2)", "(1,0,0)"):
-        expected += [*tokenizer.encode(index), *view]
+        expected += [*tokenizer.encode(index), *sub_image]
     expected += [
         *tokenizer.encode("two"),
         *tokenizer.encode("(2,0,0)"),
-        *view,
+        *sub_image,
         *tokenizer.encode("dog"),
     ]
-    assert sequence.tokens.tolist() == [*expected, tokenizer.end]
-    learnt = sum(len(tokenizer.encode(word)) for word in ("cat", "two", "dog")) + 1
-    assert sequence.loss_mask.sum() == learnt
-    assert sequence.grids == ((1, 2), (1, 1))
+    assert rendered.tokens.tolist() == [*expected, tokenizer.end]
+    num_targets = sum(len(tokenizer.encode(word)) for word in ("cat", "two", "dog")) + 1
+    assert rendered.loss_mask.sum() == num_targets
+    assert rendered.grids == ((1, 2), (1, 1))
 
 
-def test_a_document_of_many_pictures_is_shown_whole(tokenizer: Tokenizer) -> None:
+def test_dynamic_splits_no_image_of_a_document_with_many(tokenizer: Tokenizer) -> None:
     render = renderer(tokenizer, WAYS["dynamic"])
     images = [PICTURES[40, 40]] * 3
     assert render(Document(tuple(images[:2]))).grids == ((3, 3), (3, 3))

@@ -1,5 +1,4 @@
-"""Shares, once-in-an-epoch and resumption of the mixture, on sources that are nothing
-but lengths."""
+"""The mixture on sources of synthetic lengths: shares, epochs, resuming."""
 
 import json
 import tracemalloc
@@ -37,16 +36,14 @@ class Fixed:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return self.num_images[ids]
 
-    def pieces(
-        self, document: int, *, sequence_length: int, max_images: int
-    ) -> list[tuple[int, int, int]]:
-        return []
+    def image_spans(self, document: int) -> list[tuple[int, int, int]]:
+        """A single image, which cannot be cut."""
+        return [(0, int(self.num_tokens[document]), int(self.num_images[document]))]
 
 
 @dataclass
-class Endless:
-    """Two billion documents whose lengths are computed: an index of that size without
-    its memory."""
+class TwoBillion:
+    """Two billion documents whose lengths are computed, not stored."""
 
     shortest: int = 50
     num_documents = 2_000_000_000
@@ -57,10 +54,8 @@ class Endless:
     def images(self, ids: np.ndarray) -> np.ndarray:
         return np.ones_like(ids)
 
-    def pieces(
-        self, document: int, *, sequence_length: int, max_images: int
-    ) -> list[tuple[int, int, int]]:
-        return []
+    def image_spans(self, document: int) -> list[tuple[int, int, int]]:
+        raise AssertionError("every document fits a row")
 
 
 def texts(*lengths: int) -> Fixed:
@@ -69,7 +64,7 @@ def texts(*lengths: int) -> Fixed:
     )
 
 
-def three_kinds(seed: int = 0, n: int = 400) -> dict[str, Fixed]:
+def mixed_sources(seed: int = 0, n: int = 400) -> dict[str, Fixed]:
     rng = np.random.default_rng(seed)
     images = rng.integers(1, 4, n)
     pages = Fixed(images * 36 + rng.integers(20, 200, n), images)
@@ -94,11 +89,11 @@ def mixture_of(sources, weights, *, rows: int = 24, seed: int = 0, **caps) -> Mi
 
 def windows(mixture: Mixture, count: int, state: MixtureState | None = None) -> list:
     state = state or mixture.start()
-    found = []
+    planned = []
     for _ in range(count):
-        found.append(mixture.window(state))
-        state = found[-1].after
-    return found
+        planned.append(mixture.window(state))
+        state = planned[-1].after
+    return planned
 
 
 def through_json(state: MixtureState) -> MixtureState:
@@ -107,10 +102,10 @@ def through_json(state: MixtureState) -> MixtureState:
     )
 
 
-def token_shares(mixture: Mixture, dealt: list) -> np.ndarray:
+def token_shares(mixture: Mixture, planned: list) -> np.ndarray:
     tokens = np.zeros(len(mixture.names))
-    for piece in (piece for window in dealt for row in window.rows for piece in row):
-        tokens[piece.source] += piece.stop - piece.start
+    for s in (s for window in planned for row in window.rows for s in row):
+        tokens[s.source] += s.stop - s.start
     return tokens / tokens.sum()
 
 
@@ -122,18 +117,17 @@ def test_a_permutation_is_a_bijection(size, key) -> None:
     )
 
 
-def test_permutations_differ_by_key_and_look_random() -> None:
+def test_permutations_depend_on_the_key_and_look_random() -> None:
     places = np.arange(10_000)
     a, b = (permute(places, len(places), key) for key in ("a", "b"))
-    assert (a == b).sum() < 10  # one place in common is expected
+    assert (a == b).sum() < 10  # one fixed point is expected
     for order in (a, b):
         assert abs(np.corrcoef(places, order)[0, 1]) < 0.05
         assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.05
 
 
 def test_a_permutation_never_changes() -> None:
-    """These are data orders of runs: a change here would make every run's resumption
-    read other documents."""
+    """Any change would make every resumed run read other documents."""
     assert permute(np.arange(8), 8, "0/captions/0").tolist() == [6, 0, 1, 2, 7, 5, 3, 4]
     assert permute(np.array([0, 1, 10**9]), 2 * 10**9, "0/captions/0").tolist() == [
         808552918,
@@ -144,24 +138,24 @@ def test_a_permutation_never_changes() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(*[st.integers(1, 10)] * 3), st.integers(0, 100))
-def test_what_is_drawn_is_exact_wherever_it_stops(parts, seed) -> None:
-    """Each source is within its longest document of its share: packed and waiting
+def test_shares_are_exact_at_every_window(parts, seed) -> None:
+    """Each source is within its longest document of its share, packed and carried
     tokens together."""
-    mixture = mixture_of(three_kinds(seed), np.array(parts) / sum(parts), rows=8)
+    mixture = mixture_of(mixed_sources(seed), np.array(parts) / sum(parts), rows=8)
     for window in windows(mixture, 4):
-        assert max(map(abs, window.after.debt.values())) <= 900
-        assert abs(sum(window.after.debt.values())) < 1e-6
+        assert max(map(abs, window.after.deficit.values())) <= 900
+        assert abs(sum(window.after.deficit.values())) < 1e-6
 
 
 @pytest.mark.parametrize("weights", [(0.45, 0.45, 0.10), (0.2, 0.3, 0.5)])
 def test_shares_of_tokens_are_exact(weights) -> None:
-    mixture = mixture_of(three_kinds(), weights, rows=128, max_images=8)
+    mixture = mixture_of(mixed_sources(), weights, rows=128, max_images=8)
     shares = token_shares(mixture, windows(mixture, 6))
     assert np.abs(shares - weights).max() < 0.005
 
 
 def test_rows_are_full() -> None:
-    mixture = mixture_of(three_kinds(), (0.4, 0.3, 0.3), rows=128, max_images=8)
+    mixture = mixture_of(mixed_sources(), (0.4, 0.3, 0.3), rows=128, max_images=8)
     rows = [row for window in windows(mixture, 4) for row in window.rows]
     assert (
         sum(p.stop - p.start for row in rows for p in row)
@@ -169,23 +163,25 @@ def test_rows_are_full() -> None:
     )
 
 
-def test_where_images_bind_the_shares_hold_and_nothing_piles_up() -> None:
-    mixture = mixture_of(three_kinds(), (0.1, 0.8, 0.1), rows=128, max_images=4)
-    dealt = windows(mixture, 6)
-    assert np.abs(token_shares(mixture, dealt) - (0.1, 0.8, 0.1)).max() < 0.01
-    assert len(dealt[-1].after.carried) < 128
-    for row in (row for window in dealt for row in window.rows):
-        assert sum(mixture.sources[p.source].num_images[p.document] for p in row) <= 4
+def test_shares_hold_and_nothing_accumulates_where_images_are_the_limit() -> None:
+    mixture = mixture_of(mixed_sources(), (0.1, 0.8, 0.1), rows=128, max_images=4)
+    planned = windows(mixture, 6)
+    assert np.abs(token_shares(mixture, planned) - (0.1, 0.8, 0.1)).max() < 0.01
+    assert len(planned[-1].after.carried) < 128
+    for row in (row for window in planned for row in window.rows):
+        assert (
+            sum(mixture.streams.sources[p.source].num_images[p.document] for p in row)
+            <= 4
+        )
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 1000), st.integers(30, 90))
-def test_each_document_comes_exactly_once_in_an_epoch(seed, n) -> None:
-    sources = three_kinds(seed, n)
+def test_each_document_comes_exactly_once_per_epoch(seed, n) -> None:
+    sources = mixed_sources(seed, n)
     mixture = mixture_of(sources, (0.4, 0.3, 0.3), rows=8, seed=seed)
-    seen: dict[int, Counter] = {
-        s: Counter() for s in range(3)
-    }  # tokens seen of each document, waiting ones included
+    # tokens seen of each document, carried ones included
+    seen: dict[int, Counter] = {s: Counter() for s in range(3)}
     state = mixture.start()
     for window in windows(mixture, 12):
         state = window.after
@@ -200,7 +196,7 @@ def test_each_document_comes_exactly_once_in_an_epoch(seed, n) -> None:
         assert (times == epochs + 1).sum() == rest
 
 
-def test_another_epoch_is_another_order() -> None:
+def test_epochs_have_different_orders() -> None:
     mixture = mixture_of({"text": texts(*[100] * 40)}, (1.0,), rows=8)
     orders = [
         permute(np.arange(40), 40, f"{mixture.seed}/text/{epoch}").tolist()
@@ -213,21 +209,21 @@ def test_another_epoch_is_another_order() -> None:
 @given(st.integers(0, 1000), st.integers(0, 7))
 def test_resuming_from_any_state_continues_identically(seed, interrupted) -> None:
     whole = windows(
-        mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 8
+        mixture_of(mixed_sources(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 8
     )
     state = through_json(whole[interrupted].after)
     assert state == whole[interrupted].after
     resumed = windows(
-        mixture_of(three_kinds(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed),
+        mixture_of(mixed_sources(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed),
         7 - interrupted,
         state,
     )
     assert resumed == whole[interrupted + 1 :]
 
 
-def test_order_of_a_source_does_not_depend_on_the_others() -> None:
-    """Adding a source must not reshuffle those that are there."""
-    sources = three_kinds()
+def test_the_order_of_a_source_does_not_depend_on_the_others() -> None:
+    """Adding a source must not reshuffle the others."""
+    sources = mixed_sources()
     alone = mixture_of({"text": sources["text"]}, (1.0,))
     together = mixture_of(sources, (0.3, 0.3, 0.4))
     orders = []
@@ -246,13 +242,13 @@ def test_order_of_a_source_does_not_depend_on_the_others() -> None:
 
 
 def test_documents_that_fit_no_row_are_skipped_and_counted() -> None:
-    sources = three_kinds(n=20)
+    sources = mixed_sources(n=20)
     sources["captions"].num_images[:7] = MAX_IMAGES + 1
     sources["pages"].num_tokens[:3] = SEQUENCE_LENGTH + 1
     mixture = mixture_of(sources, (0.4, 0.4, 0.2), rows=48)
-    dealt = windows(mixture, 6)
-    state = dealt[-1].after
-    packed = {(p.source, p.document) for w in dealt for row in w.rows for p in row}
+    planned = windows(mixture, 6)
+    state = planned[-1].after
+    packed = {(p.source, p.document) for w in planned for row in w.rows for p in row}
     assert not packed & {(1, d) for d in range(7)} | packed & {(0, d) for d in range(3)}
     for name, bad in {"pages": 3, "captions": 7, "text": 0}.items():
         epochs = state.drawn[name] // 20
@@ -260,48 +256,44 @@ def test_documents_that_fit_no_row_are_skipped_and_counted() -> None:
         assert bad * epochs <= state.skipped[name] <= bad * (epochs + 1)
 
 
-def test_a_source_of_weight_0_draws_nothing() -> None:
-    sources = three_kinds() | {"unused": texts()}
-    dealt = windows(mixture_of(sources, (0.5, 0.3, 0.2, 0.0)), 3)
-    assert dealt[-1].after.drawn["unused"] == 0
-    assert all(p.source != 3 for w in dealt for row in w.rows for p in row)
+def test_a_source_of_weight_0_is_not_read() -> None:
+    sources = mixed_sources() | {"unused": texts()}
+    planned = windows(mixture_of(sources, (0.5, 0.3, 0.2, 0.0)), 3)
+    assert planned[-1].after.drawn["unused"] == 0
+    assert all(p.source != 3 for w in planned for row in w.rows for p in row)
 
 
 def test_a_text_longer_than_a_window_is_read_to_its_end() -> None:
     mixture = mixture_of({"book": texts(20 * SEQUENCE_LENGTH)}, (1.0,), rows=4)
-    dealt = windows(mixture, 5)
-    assert [len(w.after.carried) for w in dealt] == [1, 1, 1, 1, 0]
-    found = [p for w in dealt for row in w.rows for p in row]
-    assert sorted(p.start for p in found) == list(
-        range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH)
-    )
+    planned = windows(mixture, 5)
+    assert [len(w.after.carried) for w in planned] == [1, 1, 1, 1, 0]
+    starts = [p.start for w in planned for row in w.rows for p in row]
+    assert sorted(starts) == list(range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH))
 
 
-def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_alone() -> (
-    None
-):
-    """Measured: 0.33 MB at the peak, for the arrays of a window; a bit for each
-    document would be 250 MB."""
-    sources = {"captions": Endless(), "pages": Endless(30)}
+def test_two_billion_documents_take_no_memory() -> None:
+    """Measured: 0.33 MB at the peak, for the arrays of a window; one bit per document
+    would be 250 MB. The n-th document depends on the seed and n alone."""
+    sources = {"captions": TwoBillion(), "pages": TwoBillion(30)}
     mixture = mixture_of(sources, (0.5, 0.5), max_images=16, rows=32)
     tracemalloc.start()
-    dealt = windows(mixture, 2)
+    planned = windows(mixture, 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e6
-    documents = [p[:2] for window in dealt for row in window.rows for p in row]
+    documents = [p[:2] for window in planned for row in window.rows for p in row]
     assert len(set(documents)) == len(documents)
     assert max(document for _, document in documents) > 1_500_000_000
 
-    # Far into the second epoch, as if it had been read up to there: whose documents
-    # come is known beforehand.
+    # Far into the second epoch, as if everything before had been read: the next
+    # documents are known.
     done = {"captions": 2_000_000_000 + 12_345, "pages": 5}
     state = replace(
-        dealt[-1].after,
+        planned[-1].after,
         drawn=done,
         carried=[],
         window=10**7,
-        debt=dict.fromkeys(done, 0.0),
+        deficit=dict.fromkeys(done, 0.0),
     )
     after = mixture.window(state).after
     for s, name in enumerate(mixture.names):
@@ -309,13 +301,13 @@ def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_
         expected = permute(
             n % 2_000_000_000, 2_000_000_000, f"0/{name}/{n[0] // 2_000_000_000}"
         )
-        come = {
+        drawn = {
             p.document
             for row in mixture.window(state).rows
             for p in row
             if p.source == s
         }
-        assert come | {c[1] for c in after.carried if c[0] == name} == set(
+        assert drawn | {c[1] for c in after.carried if c[0] == name} == set(
             expected.tolist()
         )
 
@@ -337,7 +329,7 @@ def test_two_billion_documents_take_no_memory_and_the_nth_depends_on_seed_and_n_
         ),
     ],
 )
-def test_a_mixture_that_cannot_be_is_refused(sources, weights, message) -> None:
+def test_contradictory_weights_are_refused(sources, weights, message) -> None:
     with pytest.raises(ValueError, match=message):
         Mixture(
             sources,
@@ -349,7 +341,7 @@ def test_a_mixture_that_cannot_be_is_refused(sources, weights, message) -> None:
         )
 
 
-def test_a_source_none_of_whose_documents_fits_is_named() -> None:
+def test_a_source_without_any_fitting_document_is_named() -> None:
     huge = Fixed(np.full(30, SEQUENCE_LENGTH + 1), np.ones(30, dtype=np.int64))
     mixture = mixture_of({"text": texts(9, 20), "huge": huge}, (0.5, 0.5))
     with pytest.raises(
@@ -367,11 +359,11 @@ def test_a_rare_fitting_document_is_found_in_any_epoch() -> None:
         (1.0,),
         rows=2,
     )
-    dealt = windows(mixture, 3)
-    assert {p.document for w in dealt for row in w.rows for p in row} == {0}
+    planned = windows(mixture, 3)
+    assert {p.document for w in planned for row in w.rows for p in row} == {0}
 
 
-def test_a_state_of_other_sources_is_refused() -> None:
+def test_a_state_with_an_unknown_source_is_refused() -> None:
     state = mixture_of({"a": texts(9)}, (1.0,)).start()
     with pytest.raises(
         ConfigError,
@@ -381,12 +373,11 @@ def test_a_state_of_other_sources_is_refused() -> None:
 
 
 def test_rows_of_a_window_are_shuffled() -> None:
-    """Without it the rows with the largest documents would come first in every
-    window."""
-    mixture = mixture_of(three_kinds(), (0.4, 0.3, 0.3), rows=64)
-    max_seqlen = [
+    """Otherwise the rows with the largest documents would come first in each window."""
+    mixture = mixture_of(mixed_sources(), (0.4, 0.3, 0.3), rows=64)
+    longest = [
         max(p.stop - p.start for p in row)
         for row in mixture.window(mixture.start()).rows
     ]
-    halves = [np.mean(max_seqlen[:32]), np.mean(max_seqlen[32:])]
-    assert abs(halves[0] - halves[1]) < 0.3 * np.mean(max_seqlen)
+    halves = [np.mean(longest[:32]), np.mean(longest[32:])]
+    assert abs(halves[0] - halves[1]) < 0.3 * np.mean(longest)

@@ -1,4 +1,4 @@
-"""Shared memory that is used again: never while somebody holds a tensor of it, and soon
+"""Shared memory blocks are reused: never while a tensor in them is alive, and soon
 after."""
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mm1.batch import ImageBatch
 from mm1.loader import shared_memory
-from mm1.loader.loader import load
+from mm1.loader.workers import load_batches
 
 
 class Numbered(Dataset):
@@ -28,14 +28,13 @@ def level(images: Tensor) -> int:
     return value
 
 
-def test_what_is_held_is_not_written_to_and_what_is_not_comes_again(
+def test_blocks_are_reused_only_after_their_tensors_are_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        torch.cuda, "is_available", lambda: False
-    )  # what a batch for a GPU holds is a pinned copy
+    # a batch for a GPU is a pinned copy
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     others = set(shared_memory._pools)
-    batches: Iterator[Any] = load(range(120), Numbered(), workers=1)
+    batches: Iterator[Any] = load_batches(range(120), Numbered(), workers=1)
     held = [next(batches).images for _ in range(40)]  # more than there are blocks
     (mine,) = (
         made for number, made in shared_memory._pools.items() if number not in others

@@ -1,4 +1,4 @@
-"""Processes that fill batches: they start side by side."""
+"""Loader workers share their imports."""
 
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mm1.batch import ImageBatch
-from mm1.loader.loader import load
+from mm1.loader.workers import load_batches
 
 
 class Grey(Dataset):
@@ -16,19 +16,20 @@ class Grey(Dataset):
         return ImageBatch(images=torch.full((1, 3, 4, 4), level, dtype=torch.uint8))
 
 
-def test_what_a_filler_needs_is_imported_once_for_all_workers(
+def test_the_datasets_module_is_imported_once_for_all_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker reads its filler only after these imports, and the next worker is not
-    started before."""
-    asked: list[Any] = []
+    """A worker unpickles its dataset only after these imports, and only then the next
+    worker starts."""
+    preloaded: list[Any] = []
     monkeypatch.setattr(
         ForkServerContext,
         "set_forkserver_preload",
-        lambda _, names: asked.append(names),
+        lambda _, names: preloaded.append(names),
     )
     levels = [
-        int(batch.images[0, 0, 0, 0]) for batch in load(range(3), Grey(), workers=2)
+        int(batch.images[0, 0, 0, 0])
+        for batch in load_batches(range(3), Grey(), workers=2)
     ]  # type: ignore[attr-defined]
     assert levels == [0, 1, 2]
-    assert asked == [["mm1.loader.loader", __name__, "datasets", "PIL.Image"]]
+    assert preloaded == [["mm1.loader.workers", __name__, "datasets", "PIL.Image"]]

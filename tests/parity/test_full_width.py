@@ -17,7 +17,7 @@ from transformers import (
 
 from mm1.data.document import Document, Text
 from mm1.export.import_model import import_model
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.attention import PackedAttention
 from mm1.runs.folder import load_model
 
@@ -77,7 +77,7 @@ def test_a_decoder_3072_wide(tmp_path: Path) -> None:
     model, renderer, _ = load_model(tmp_path / "run", torch.device("cpu"))
     ours: Any = model
     sequence = renderer(Document((Text(" ".join(TEXTS) * 3),)), end=False)
-    batch = collate([[Span.whole(sequence)]], renderer)
+    batch = collate([[RenderedSegment.whole(sequence)]], renderer)
     hidden = ours.decoder(
         ours.inputs(batch),
         batch.positions,

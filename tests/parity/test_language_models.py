@@ -15,7 +15,7 @@ from mm1.data.document import Document, Text
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.infer.predictor import Predictor
-from mm1.loader.collate import Span, collate
+from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.attention import PackedAttention
 from mm1.runs.folder import load_model
 
@@ -31,7 +31,7 @@ def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
     for."""
     model, renderer, _ = load_model(run, CPU)
     sequences = [renderer(Document((Text(text),)), end=False) for text in texts]
-    batch = collate([[Span.whole(s) for s in sequences]], renderer)
+    batch = collate([[RenderedSegment.whole(s) for s in sequences]], renderer)
     hidden = model.decoder(
         model.inputs(batch),
         batch.positions,

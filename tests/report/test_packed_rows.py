@@ -32,7 +32,7 @@ def test_each_view_stands_behind_its_index(tmp_path: Path) -> None:
     rendered = [
         loader.renderer(source.shards.document(i)) for i in range(source.num_documents)
     ]
-    assert source.lengths.tolist() == [len(sequence.tokens) for sequence in rendered]
+    assert source.num_tokens.tolist() == [len(sequence.tokens) for sequence in rendered]
 
     documents = [document for row in view_rows(config, 2) for document in row.documents]
     assert documents

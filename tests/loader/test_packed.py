@@ -1,5 +1,5 @@
-"""Loaders: how rows are dealt to ranks, what is held out, pairs. Resumption is tested
-in test_elastic.py."""
+"""The packed loader: how rows are distributed over ranks, validation; and pairs.
+Resuming is tested in test_elastic.py."""
 
 import json
 from collections import Counter
@@ -43,11 +43,13 @@ def rows_of(
     loader: PackedLoader, state: dict[str, Any] | None, num_steps: int
 ) -> list[Any]:
     return [
-        row for rows, _, _ in islice(loader.windows(state), num_steps) for row in rows
+        row
+        for rows, _, _ in islice(loader.plan_steps(state), num_steps)
+        for row in rows
     ]
 
 
-def test_documents_are_isolated_unless_the_feed_says_not(world: Path) -> None:
+def test_documents_are_isolated_unless_the_loader_says_not(world: Path) -> None:
     config = pretrain(world).loader
     ends = []
     for config.isolate in (True, False):  # type: ignore[attr-defined]
@@ -56,17 +58,17 @@ def test_documents_are_isolated_unless_the_feed_says_not(world: Path) -> None:
     assert ends[1] <= 2 * config.micro_batch_size + 1 < ends[0]  # type: ignore[attr-defined]
 
 
-def test_ranks_share_a_steps_rows_and_all_of_them(world: Path) -> None:
+def test_ranks_divide_all_rows_of_a_step(world: Path) -> None:
     loader = packed(world)
-    for rows, _, _ in islice(loader.windows(None), 6):
+    for rows, _, _ in islice(loader.plan_steps(None), 6):
         for world_size in (1, 2):
-            dealt = [
+            divided = [
                 row
                 for rank in range(world_size)
-                for micro in loader.deal(rows, rank, world_size)
+                for micro in loader.micro_batches(rows, rank, world_size)
                 for row in micro
             ]
-            assert Counter(dealt) == Counter(rows)
+            assert Counter(divided) == Counter(rows)
 
 
 def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
@@ -76,13 +78,13 @@ def test_micro_batches_have_nearly_equal_numbers_of_images(world: Path) -> None:
         return sum(e.images for row in rows for e in row)
 
     spread = []
-    for rows, _, _ in islice(loader.windows(None), 8):
-        counts = [images(micro) for micro in loader.deal(rows, 0, 1)]
+    for rows, _, _ in islice(loader.plan_steps(None), 8):
+        counts = [images(micro) for micro in loader.micro_batches(rows, 0, 1)]
         spread.append(max(counts) - min(counts))
     assert np.mean(spread) <= 1.5
 
 
-def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> None:
+def test_validation_reads_each_document_once(world: Path) -> None:
     loader = packed(world)
     batches = list(loader.validation(rank=0, world_size=1))
     assert {batch.source_names for batch in batches} == {
@@ -96,11 +98,11 @@ def test_held_out_documents_are_seen_once_and_never_in_training(world: Path) -> 
     assert sum(batch.num_targets for batches in split for batch in batches) == targets
 
 
-def test_pairs_come_once_an_epoch_and_in_another_order_in_the_next(world: Path) -> None:
+def test_pairs_come_once_per_epoch_in_different_orders(world: Path) -> None:
     loader: PairLoader = build(contrastive(world).loader)
     size = loader.size
-    first = loader.things(np.arange(size))
-    second = loader.things(np.arange(size, 2 * size))
+    first = loader.items(np.arange(size))
+    second = loader.items(np.arange(size, 2 * size))
     assert sorted(first) == sorted(second) == list(range(size))
     assert list(first) != list(second)
 
@@ -116,7 +118,7 @@ def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:
     assert torch.equal(joined, one.tokens)
 
 
-def test_a_schedule_is_given_on_the_command_line_and_comes_back_from_json() -> None:
+def test_a_schedule_can_be_given_on_the_command_line_and_read_from_json() -> None:
     config = PackedLoader.Config()
     override(config, "schedule={100: {'text': 1.0}}")
     override(config, "schedule.200={'text': 0.5, 'captions': 0.5}")

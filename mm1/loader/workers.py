@@ -1,0 +1,157 @@
+"""Worker processes that build batches: a `torch.utils.data.DataLoader` whose batches
+come back through reused shared memory."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from mm1.batch import Batch
+from mm1.config import UserError
+from mm1.loader.shared_memory import SharedMemoryPool, SharedTensor
+
+WORKER_TIMEOUT = 600.0
+"""Seconds without a batch after which loading fails instead of hanging."""
+POLL_INTERVAL = 5.0
+"""Seconds of waiting after which torch checks that all workers are alive."""
+PRELOAD = ("datasets", "PIL.Image")
+"""Imported once in the fork server, with the dataset's module. Otherwise each worker
+imports them, one after another: a worker starts only when the previous one has
+unpickled its dataset."""
+
+
+class LoaderWorkerDied(UserError):
+    """A worker process of the loader was killed, or hangs."""
+
+
+def load_batches(
+    plan: Iterable[Any], dataset: Dataset, *, workers: int
+) -> Iterator[Batch]:
+    """Yields `dataset[index]` for each index of `plan`, in order, computed in `workers`
+    processes (0: in this one).
+
+    `dataset` is map-style over whole batches: an index says what a batch holds. `plan`
+    may be endless.
+
+    Raises:
+        UserError: the dataset's own.
+        LoaderWorkerDied: a worker died, or none has delivered for `WORKER_TIMEOUT`
+            seconds.
+    """
+    pool = SharedMemoryPool(workers)
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context is not None:
+        context.set_forkserver_preload([__name__, type(dataset).__module__, *PRELOAD])
+    loader = DataLoader(
+        _WorkerDataset(dataset, pool),
+        sampler=plan,
+        batch_size=None,
+        collate_fn=_Message.encode,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        timeout=POLL_INTERVAL if workers else 0,
+        multiprocessing_context=context,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupts if workers else None,
+    )
+    for message in _with_timeout(iter(loader)):
+        if isinstance(message, UserError):
+            raise message
+        yield message.decode()
+        pool.release_freed()
+
+
+class _WorkerDataset(Dataset):
+    """The dataset in a worker. A user's error is returned, since raising it would turn
+    it into the text of a traceback."""
+
+    def __init__(self, dataset: Dataset, pool: SharedMemoryPool) -> None:
+        self.dataset = dataset
+        self.pool = pool
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A batch on its way from a worker to the training process.
+
+    Images lie in the shared memory pool. Small tensors are pickled as numpy arrays:
+    torch would put each into a shared memory file of its own, and opening it on both
+    sides takes longer than copying a row's tokens.
+    """
+
+    batch_class: type[Any]
+    fields: dict[str, Any]
+
+    @classmethod
+    def encode(cls, batch: Any) -> "_Message | UserError":
+        if isinstance(batch, UserError):
+            return batch
+        values = {f.name: _encode(getattr(batch, f.name)) for f in fields(batch)}
+        return cls(type(batch), values)
+
+    def decode(self) -> Batch:
+        values = {name: _decode(value) for name, value in self.fields.items()}
+        return self.batch_class(**values)
+
+    def pin_memory(self) -> "_Message":
+        """Called by DataLoader's pinning thread."""
+        batch: Any = self.decode().pin_memory()
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        return _Message(type(batch), values)
+
+
+def _encode(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    worker = get_worker_info()
+    if worker and value.is_shared():
+        return worker.dataset.pool.share(value, worker.id)  # type: ignore[attr-defined]
+    return value.numpy()
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, SharedTensor):
+        return value.open()
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that died of it would keep
+    the run from writing its checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _with_timeout(messages: Iterator[Any]) -> Iterator[Any]:
+    """Yields the loader's messages. torch looks for dead workers only when a request
+    times out, so time-outs are short and requests are repeated."""
+    waited = 0.0
+    while True:
+        try:
+            message = next(messages)
+        except StopIteration:
+            return
+        # connection errors and EOF: a worker died while sending
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if "timed out" in str(error) and waited < WORKER_TIMEOUT:
+                waited += POLL_INTERVAL
+                continue
+            from_torch = str(error).startswith("DataLoader")
+            if isinstance(error, RuntimeError) and not from_torch:
+                raise
+            raise LoaderWorkerDied(
+                "a worker of the loader was killed or hangs: continue with"
+                " `mm1 train --resume`, with fewer loader.workers if memory ran out"
+            ) from error
+        waited = 0.0
+        yield message
