@@ -1,15 +1,17 @@
-"""Text suites through lm-evaluation-harness (pip install 'mm1[harness]'): its own
+"""Text tasks through lm-evaluation-harness (pip install 'mm1[harness]') and its own
 command line, where `mm1` is a model.
 
-    python -m mm1.harness.lm_eval --model mm1 --model_args run=runs/first --tasks
-    arc_easy piqa
+    python -m mm1.harness.lm_eval --model mm1 --model_args run=runs/first \\
+        --tasks arc_easy piqa
 
-The harness has no place where another package can name a model, so its command
-`lm_eval` is entered here, after the name is known; all its options are its own. In
-Python, importing this module is enough:
+The harness has no entry point for models of other packages, so its command `lm_eval` is
+started from here, after registering ours; all options are its own. In Python, importing
+this module is enough:
 
-    import mm1.harness.lm_eval lm_eval.simple_evaluate(model="mm1", model_args={"run":
-    "runs/first"}, tasks=["arc_easy"])
+    import mm1.harness.lm_eval
+    lm_eval.simple_evaluate(
+        model="mm1", model_args={"run": "runs/first"}, tasks=["arc_easy"]
+    )
 """
 
 import sys
@@ -25,11 +27,11 @@ from mm1.harness.text import TextModel
 
 
 @register_model("mm1")
-class HarnessModel(LM):
+class LMEvalModel(LM):
     """`--model_args run=FOLDER,max_length=N,tokens_per_batch=N`; the last two are
     optional, see `TextModel.load`.
 
-    `--batch_size` has no effect: batches are cut by tokens.
+    `--batch_size` has no effect: batches are limited by tokens.
     """
 
     def __init__(

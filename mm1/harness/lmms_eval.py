@@ -1,10 +1,9 @@
-"""Suites with pictures through lmms-eval: its own command line, where `mm1` is a model
-as soon as both are installed.
+"""Multimodal tasks through lmms-eval and its own command line, where `mm1` is a model
+once both are installed.
 
-    lmms-eval --model mm1 --model_args run=runs/tuned --tasks
-    pope,mmmu_val,scienceqa_img
+    lmms-eval --model mm1 --model_args run=runs/tuned --tasks pope,mmmu_val
 
-It finds the name by the entry point `lmms_eval.models` in our pyproject.toml. It needs
+It finds the model by the entry point `lmms_eval.models` in our pyproject.toml. It needs
 torchvision, so it has an environment of its own (docs/harnesses.md).
 """
 
@@ -14,24 +13,24 @@ from typing import Any
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 
-from mm1.harness.answers import limits
-from mm1.harness.pictures import PictureModel
+from mm1.harness.image_text import ImageTextModel
+from mm1.harness.limits import generation_limits
 from mm1.infer.ranks import chunked
 
-CHUNK = 256
-"""Questions whose pictures are in memory at once."""
+QUESTIONS_PER_CHUNK = 256
+"""Questions whose images are in memory at once."""
 
 
 def manifest() -> Any:
-    """What the entry point gives."""
+    """The target of the entry point."""
     return ModelManifest(
-        model_id="mm1", simple_class_path=f"{__name__}.{HarnessModel.__name__}"
+        model_id="mm1", simple_class_path=f"{__name__}.{LmmsEvalModel.__name__}"
     )
 
 
-class HarnessModel(lmms):
+class LmmsEvalModel(lmms):
     """`--model_args run=FOLDER,tokens_per_batch=N`; `--batch_size` has no effect:
-    batches are cut by tokens."""
+    batches are limited by tokens."""
 
     is_simple = True
 
@@ -45,7 +44,7 @@ class HarnessModel(lmms):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        self.model = PictureModel.load(
+        self.model = ImageTextModel.load(
             run, device=device, tokens_per_batch=tokens_per_batch
         )
         self.device = self.model.predictor.device
@@ -59,22 +58,24 @@ class HarnessModel(lmms):
         return self._world_size
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        found: list[str] = []
-        for part in chunked([request.args for request in requests], CHUNK):
-            asked = [(context, self._pictures(*place)) for context, _, *place in part]
-            found += self.model.generate(
-                asked, [limits(options) for _, options, *_ in part]
-            )
-        return found
+        answers: list[str] = []
+        arguments = [request.args for request in requests]
+        for chunk in chunked(arguments, QUESTIONS_PER_CHUNK):
+            questions = [
+                (context, self._images(*place)) for context, _, *place in chunk
+            ]
+            limits = [generation_limits(options) for _, options, *_ in chunk]
+            answers += self.model.generate(questions, limits)
+        return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError(
-            "lmms-eval 0.7.3 makes texts of log-likelihoods and cannot score them:"
-            " generate instead"
+            "lmms-eval 0.7.3 turns log-likelihoods into text and cannot score them: use"
+            " generation tasks"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise NotImplementedError("mm1 answers tasks of one round")
+        raise NotImplementedError("mm1 supports single-round tasks only")
 
-    def _pictures(self, show: Any, number: int, task: str, split: str) -> list[Any]:
-        return list(show(self.task_dict[task][split][number]) or [])
+    def _images(self, to_visual: Any, number: int, task: str, split: str) -> list[Any]:
+        return list(to_visual(self.task_dict[task][split][number]) or [])

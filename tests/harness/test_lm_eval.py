@@ -2,7 +2,7 @@
 
     MM1_LM_ENV=/tmp/lm-env pytest tests/harness/test_lm_eval.py
 
-The environment is made there once if there is none: some minutes and 2 GB.
+The environment is created there if it does not exist: some minutes and 2 GB.
 """
 
 import json
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         "MM1_LM_ENV" not in os.environ,
-        reason="MM1_LM_ENV names no environment with lm-eval",
+        reason="MM1_LM_ENV does not name an environment with lm-eval",
     ),
 ]
 
@@ -79,7 +79,7 @@ import json, sys
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from mm1.data.tokenizer import Tokenizer
-from mm1.harness.text import split, windows
+from mm1.harness.text import rolling_windows, tokenize_pair
 
 tokenizer = Tokenizer.Config(path=sys.argv[1]).build()
 
@@ -93,11 +93,11 @@ class Theirs(TemplateLM):
 pieces = ["red", " red", "gre", "en", " ", "cat ", "\\n", "dog\\n\\n", ", sun?", "<image>", "\\u00e9"]
 pairs = [(a + b, c + d) for a in pieces for b in pieces for c in pieces for d in pieces]
 for pair in pairs:
-    assert split(tokenizer, *pair) == Theirs()._encode_pair(*pair), pair
+    assert tokenize_pair(tokenizer, *pair) == Theirs()._encode_pair(*pair), pair
 for length in range(1, 30):
     for room in range(1, 12):
         ids = list(range(length))
-        ours = [(list(a), list(b)) for a, b in windows(ids, room + 1)]
+        ours = [(list(a), list(b)) for a, b in rolling_windows(ids, room + 1)]
         theirs = [make_disjoint_window(w) for w in get_rolling_token_windows(ids, -1, room, 1)]
         assert theirs[0][0] == [-1] and ours == [([], theirs[0][1]), *theirs[1:]], (length, room)
 print(len(pairs))
@@ -131,7 +131,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_its_environment(python: Path, *arguments: object) -> str:
-    """The environment's mm1 is this one."""
+    """With this checkout as the environment's mm1."""
     own = os.environ | {
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
@@ -153,8 +153,7 @@ def in_its_environment(python: Path, *arguments: object) -> str:
 def asked(
     python: Path, run: Path, folder: Path, *launcher: str
 ) -> tuple[str, dict[str, list[Any]]]:
-    """What its command prints about all tasks, and the samples that it writes, by
-    task."""
+    """What the command prints, and the samples it writes, by task."""
     (folder / "tasks").mkdir()
     (folder / "records.jsonl").write_text(
         "".join(json.dumps(record) + "\n" for record in RECORDS)
@@ -182,7 +181,7 @@ def asked(
     files = {
         name: list((folder / "out").rglob(f"samples_{name}_*.jsonl")) for name in TASKS
     }
-    assert all(len(found) == 1 for found in files.values()), files
+    assert all(len(paths) == 1 for paths in files.values()), files
     return printed, {
         n: [json.loads(x) for x in f[0].read_text().splitlines()]
         for n, f in files.items()
@@ -190,7 +189,7 @@ def asked(
 
 
 def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
-    """Every number is our own scorer's."""
+    """Every number matches our own scorer."""
     ours = TextModel.load(run).predictor
 
     def scores(context: str, continuations: list[str]) -> list[tuple[float, bool]]:
@@ -210,10 +209,10 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
             f"Question: {record['question']}\nAnswer:",
             [f" {choice}" for choice in record["choices"]],
         )
-        found = [
+        reported = [
             (float(nats), greedy == "True") for ((nats, greedy),) in sample["resps"]
         ]
-        assert found == [
+        assert reported == [
             (pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in choices
         ]
         best = max(range(len(choices)), key=lambda i: choices[i][0])
@@ -245,18 +244,18 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
     ] == answers
 
 
-def test_its_command_line_gives_our_own_numbers(
+def test_the_command_line_gives_our_own_numbers(
     python: Path, run: Path, tmp_path: Path
 ) -> None:
     check(*asked(python, run, tmp_path), run)
 
 
-def test_ranks_share_what_is_asked(python: Path, run: Path, tmp_path: Path) -> None:
+def test_ranks_share_the_requests(python: Path, run: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     check(*asked(python, run, tmp_path, *launcher), run)
 
 
-def test_boundaries_and_windows_are_its_own(python: Path, run: Path) -> None:
+def test_boundaries_and_windows_match_the_harness(python: Path, run: Path) -> None:
     assert in_its_environment(python, "-c", SAME_RULES, run).strip() == str(11**4)
 
 

@@ -1,5 +1,5 @@
-"""What lmms-eval is answered, without it: the layout of fine-tuning, pictures
-unchanged, our own predictor's words."""
+"""The interface for lmms-eval, without that package: the layout of fine-tuning, images
+unchanged, answers of our own predictor."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from mm1.config import ConfigError
 from mm1.data.document import Image, Text
 from mm1.data.image_processing import decode_image
-from mm1.harness.pictures import PictureModel, encoded, question
+from mm1.harness.image_text import ImageTextModel, lossless_image, user_prompt
 from mm1.prepare.sources.instructions import conversation
 
 
@@ -35,13 +35,13 @@ def pixels(image: Image) -> Tensor:
         "cat\nA. red",
     ],
 )
-def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(
+def test_a_question_is_a_prefix_of_a_training_conversation(
     text: str, tmp_path: Path
 ) -> None:
     pictures = [tiny.picture(n) for n in range(max(1, text.count("<image>")))]
     turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
     trained = conversation({"conversations": turns}, pictures)
-    asked = question(text, pictures)
+    asked = user_prompt(text, pictures)
     assert trained.parts == (*asked.parts, Text("A cat.", end=True))
     assert not any(part.loss for part in asked.parts if isinstance(part, Text))
     assert asked.text.endswith("\n")
@@ -50,42 +50,41 @@ def test_a_question_is_the_beginning_of_a_conversation_that_was_trained_on(
     assert tokens.tolist() == renderer(trained).tokens[: len(tokens)].tolist()
 
 
-def test_marks_that_are_not_its_pictures_go() -> None:
+def test_marks_are_removed_if_their_number_is_not_that_of_the_images() -> None:
     one = tiny.picture(1)
     two = tiny.picture(2)
-    assert question("see <image> and say", [one, two]).parts == (
+    assert user_prompt("see <image> and say", [one, two]).parts == (
         one,
         two,
         Text("see  and say\n", loss=False),
     )
-    assert question("see <image>", []).parts == (Text("see\n", loss=False),)
+    assert user_prompt("see <image>", []).parts == (Text("see\n", loss=False),)
 
 
-def test_pictures_arrive_as_they_are() -> None:
+def test_images_are_passed_without_loss() -> None:
     for mode in ("RGB", "L", "P", "RGBA"):
         picture = shown(3, mode)
-        found = encoded(picture)
+        image = lossless_image(picture)
         wanted = torch.frombuffer(
             bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8
         ).view(9, 9, 3)
-        assert torch.equal(pixels(found).permute(1, 2, 0), wanted)
-        assert (found.width, found.height) == (9, 9)
-    with pytest.raises(
-        ConfigError, match=r"pictures alone, this task shows str: film\.mp4"
-    ):
-        encoded("film.mp4")
+        assert torch.equal(pixels(image).permute(1, 2, 0), wanted)
+        assert (image.width, image.height) == (9, 9)
+    with pytest.raises(ConfigError, match=r"images only, this task has str: film\.mp4"):
+        lossless_image("film.mp4")
 
 
-def test_answers_are_our_own_predictors(tmp_path: Path) -> None:
+def test_answers_match_our_own_predictor(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
-    model = PictureModel(predictor, max_length=4)
+    model = ImageTextModel(predictor, max_length=4)
     texts: list[tuple[str, list[Any]]] = [
         ("red cat", [shown(0)]),
         ("two dog", [shown(1), shown(2)]),
         ("sun", []),
     ]
     documents = [
-        question(text, list(map(encoded, pictures))) for text, pictures in texts
+        user_prompt(text, list(map(lossless_image, pictures)))
+        for text, pictures in texts
     ]
     wanted = [
         predictor.generate([document], max_tokens=n)[0]
