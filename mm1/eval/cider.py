@@ -1,9 +1,9 @@
-"""CIDEr for captions, and the Penn Treebank tokens it counts; no Java.
+"""CIDEr for captions, with a Penn Treebank tokenizer; no Java.
 
 `cider` is what pycocoevalcap, the usual scorer of captioning benchmarks, calls CIDEr:
-the CIDEr-D form of Vedantam et al. 2015 (arXiv:1411.5726) with n-grams of one to four
-words, clipped counts, a Gaussian penalty on the difference in length (sigma 6) and a
-factor of ten. Document frequencies come from the references of the images scored: a
+the CIDEr-D variant of Vedantam et al. 2015 (arXiv:1411.5726) with n-grams of one to
+four words, clipped counts, a Gaussian penalty on the difference in length (sigma 6) and
+a factor of ten. Document frequencies come from the references of the scored images: a
 score depends on the whole set of images, and an image scored alone gets 0.
 """
 
@@ -21,8 +21,8 @@ SCALE = 10.0
 
 # ------------------------------------------------------------------ tokens
 
-# Tokens that do not count. Brackets and doubled marks do (`-lrb-`, `!!`): the reference
-# looks for upper-case `-LRB-` among tokens in lower case, and for single marks only.
+# Tokens that are removed. Brackets and doubled marks are not (`-lrb-`, `!!`): the
+# reference looks for upper-case `-LRB-` among lower-case tokens, and for single marks.
 _REMOVED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", ";"])
 
 _CHARACTERS = str.maketrans(
@@ -53,22 +53,24 @@ _BRACKETS = {
     "}": "-rcb-",
 }
 
-# Abbreviations that keep their full stop: in any case, with a capital, before a number.
+# Abbreviations that keep their full stop: in any case, capitalised, before a number.
 _ABBREVIATIONS = """
-    mr mrs ms dr st mt ave blvd rd prof gen capt sgt lt col rev hon jr sr inc co corp ltd bros vs etc ft jan feb mar apr
-    jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri dept est al pres sen rep gov atty adm cmdr maj pvt
-    cpl messrs mme mlle ph md bldg ct sq ste calif fla conn va mich minn ariz colo nev okla tenn ky ala ga wis ind kan
-    neb dak mont wyo vt univ assn intl natl tel ext elec esq supt
+    mr mrs ms dr st mt ave blvd rd prof gen capt sgt lt col rev hon jr sr inc co corp
+    ltd bros vs etc ft jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed
+    thu thurs fri dept est al pres sen rep gov atty adm cmdr maj pvt cpl messrs mme mlle
+    ph md bldg ct sq ste calif fla conn va mich minn ariz colo nev okla tenn ky ala ga
+    wis ind kan neb dak mont wyo vt univ assn intl natl tel ext elec esq supt
 """
 _CAPITAL_ABBREVIATIONS = "Tex Mass Pa Ill Wash Ore Ark La Miss Del"
 _NUMBER_ABBREVIATIONS = "no nos fig figs ca pp op art prop"
 
 
-# Words that, with a capital, begin a sentence: the stop of `plan B. The` ends one, that
-# of `J. Smith` does not.
+# Capitalised words that start a sentence: the stop in `plan B. The` ends one, the stop
+# in `J. Smith` does not.
 _STARTERS = """
-    A About After An As At But Here However If In It Its He Her Last Many More Mr Ms Now Once One Our She Since So Some
-    Such That The Their Then There These They This We What When While Yet You
+    A About After An As At But Here However If In It Its He Her Last Many More Mr Ms Now
+    Once One Our She Since So Some Such That The Their Then There These They This We
+    What When While Yet You
 """
 
 
@@ -82,13 +84,13 @@ _WORD = rf"{_ALNUM}+(?:_+{_ALNUM}+)*"
 _HYPHENED = rf"(?:-(?:{_LETTER}\.)+(?!\w)|-{_WORD})*"
 _SENTENCE_END = rf"\s*$|\s+(?-i:{_any_of(_STARTERS)})\b"
 
-# The kinds of token, tried in this order at each place. The rules are those of the Penn
-# Treebank (punctuation stands alone, contractions and genitives are split,
-# abbreviations keep their full stop) with the habits of the Stanford tokenizer 3.4.1,
-# which pycocoevalcap runs, as seen in its output.
+# The kinds of token, tried in this order at each position. The rules are those of the
+# Penn Treebank (punctuation separate, contractions and genitives split, abbreviations
+# with their full stop) with the habits of the Stanford tokenizer 3.4.1, which
+# pycocoevalcap runs, as observed in its output.
 _KINDS = (
     r"can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|lem(?=me\b)|gim(?=me\b)|more(?='n\b)|'t(?=(?:i|wa)s\b)",
-    r"[a-z]+(?=\s)",  # most words; the rest of the list is for the others
+    r"[a-z]+(?=\s)",  # most words
     rf"{_LETTER}+?(?=n't\b)|n't\b",  # does|n't
     # dog|'s, rock|'n'|roll, '90s
     r"'(?:s|m|d|re|ve|ll|em|til|cause)\b|'n(?:'|\b)|'\d\ds?\b",
@@ -110,16 +112,16 @@ _TOKEN = re.compile("|".join(_KINDS), re.IGNORECASE)
 
 
 def ptb_tokenize(text: str) -> list[str]:
-    """The words of a caption as pycocoevalcap counts them: Treebank tokens in lower
+    """The tokens of a caption as pycocoevalcap counts them: Treebank tokens in lower
     case, without punctuation.
 
     `A man's dog can't wait (at 5:30 p.m.).` gives `a man 's dog ca n't wait -lrb- at
-    5:30 p.m. -rrb-`. In the reference, which reads a whole file, it depends on the next
-    caption whether a last single letter keeps its full stop (`plan B.`); here it never
-    does. Not imitated: smileys, formulas, telephone numbers in brackets.
+    5:30 p.m. -rrb-`. The reference reads a whole file, so that whether a final single
+    letter keeps its full stop (`plan B.`) depends on the next caption; here it never
+    does. Not reproduced: smileys, formulas, telephone numbers in brackets.
     """
-    found: list[str] = _TOKEN.findall(text.translate(_CHARACTERS))
-    tokens = (_BRACKETS.get(token, token.lower()) for token in found)
+    raw: list[str] = _TOKEN.findall(text.translate(_CHARACTERS))
+    tokens = (_BRACKETS.get(token, token.lower()) for token in raw)
     return [
         token
         for token in tokens
@@ -136,15 +138,14 @@ _Integers = npt.NDArray[np.int64]
 def _check(num_candidates: int, references: Sequence[Sequence[object]]) -> None:
     if num_candidates != len(references):
         raise ValueError(
-            f"{num_candidates} candidates but references of {len(references)} images"
+            f"{num_candidates} candidates, but references for {len(references)} images"
         )
     if not references:
         raise ValueError("no images to score")
     for index, captions in enumerate(references):
         if isinstance(captions, str):
             raise ValueError(
-                f"the references of image {index} are one string, not a list of"
-                " captions"
+                f"the references of image {index} are a string, not a list of captions"
             )
         if len(captions) == 0:
             raise ValueError(f"image {index} has no references")
@@ -157,22 +158,22 @@ def _cosines(
     one length.
 
     Args:
-        ngram: the number of each n-gram occurrence's kind, shape (occurrences,).
-        caption: the caption it occurs in; the captions 0 to num_images - 1 are the
-            candidates, in order.
+        ngram: the id of each n-gram occurrence, shape (occurrences,).
+        caption: the caption it occurs in, shape (occurrences,); captions 0 to
+            num_images - 1 are the candidates, in order.
         image: the image of each caption, shape (captions,).
     """
     num_kinds = int(ngram.max(initial=0)) + 1
     entries, counts = np.unique(caption * num_kinds + ngram, return_counts=True)
     caption, ngram = np.divmod(entries, num_kinds)
-    first = np.searchsorted(caption, num_images)  # where the references' entries begin
+    first = np.searchsorted(caption, num_images)  # first entry of the references
     keys = image[caption] * num_kinds + ngram
     frequency = np.bincount(np.unique(keys[first:]) % num_kinds, minlength=num_kinds)
     weights = counts * (math.log(num_images) - np.log(np.maximum(frequency, 1)))[ngram]
     norms = np.sqrt(np.bincount(caption, weights**2, minlength=len(image)))
 
-    # The candidate's entry for each entry of a reference; the one appended, of no
-    # weight, stands for none.
+    # The candidate's entry for each entry of a reference; the appended one, of weight 0,
+    # stands for none.
     own_keys = np.append(keys[:first], np.iinfo(np.int64).max)
     own_weights = np.append(weights[:first], 0.0)
     place = np.searchsorted(own_keys, keys[first:])
@@ -188,8 +189,7 @@ def _cosines(
 def cider_of_tokens(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> tuple[float, _Floats]:
-    """`cider` for captions that are tokenised already: one list of tokens for each
-    caption."""
+    """`cider` for tokenised captions: a list of tokens for each."""
     _check(len(candidates), references)
     num_images = len(references)
     num_references = [len(captions) for captions in references]
@@ -209,8 +209,7 @@ def cider_of_tokens(
     cosines = _cosines(tokens, caption, image, num_images)
     ngram = tokens
     for n in range(2, MAX_NGRAM + 1):
-        # All captions lie end to end; an n-gram that begins in one and ends in the next
-        # does not count.
+        # Captions are concatenated; an n-gram that spans two of them does not count.
         _, ngram = np.unique(
             ngram[:-1] * len(vocabulary) + tokens[n - 1 :], return_inverse=True
         )
@@ -230,14 +229,14 @@ def cider(
 
     Args:
         candidates: a caption for each image; an empty one scores 0.
-        references: for each image, in the same order, its human captions.
+        references: the human captions of each image, in the same order.
 
     Returns:
-        The mean over images and the score of each image, shape (images,); both lie in
+        The mean over images, and the score of each image, shape (images,); both are in
         [0, 10]. Papers print 100 times the mean.
 
     Raises:
-        ValueError: if the two lengths differ, there are no images, or an image has no
+        ValueError: the two lengths differ, there are no images, or an image has no
             references.
     """
     _check(len(candidates), references)

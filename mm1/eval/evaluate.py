@@ -1,7 +1,8 @@
 """Evaluation of a trained model or a run folder, with resumption.
 
-predictions/   a file for each benchmark, number of shots and draw (mm1/eval/predictions.py)
-scores.json    {"digits": {"metric": ..., "chance": ..., "shots": {"4": {"score": ...}}}}
+predictions/   a file for each benchmark, number of shots and draw (see predictions.py)
+scores.json    {"digits": {"metric": ..., "chance": ...,
+                           "shots": {"4": {"score": ..., "stderr": ...}}}}
 """
 
 import hashlib

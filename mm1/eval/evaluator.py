@@ -1,9 +1,9 @@
 """The contract of everything a trained model can be evaluated on, the entries of
 `Trainer.Config.benchmarks`.
 
-Benchmark                  questions that a language model answers after shots    mm1/eval/benchmarks
-ZeroShotClassification     images classified by CLIP's nearest class name         mm1/eval/zero_shot_classification.py
-Probe                      images classified from frozen features                 mm1/eval/probe.py
+benchmarks/                  Benchmark: a language model answers questions after shots
+zero_shot_classification.py  ZeroShotClassification: CLIP picks the nearest class name
+probe.py                     Probe: classification from an encoder's frozen features
 
 An evaluator has records, runs a trained model on some of them and returns a scored line
 for each. `mm1.eval.evaluate` runs it at several numbers of shots, writes the lines and

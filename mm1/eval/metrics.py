@@ -1,23 +1,21 @@
-"""VQA accuracy and exact match, the answers' side of the scores; captions are scored in
-`mm1.eval.cider`.
+"""VQA accuracy and exact match; captions are scored in `mm1.eval.cider`.
 
 VQA accuracy follows the reference evaluation (VQA: Antol et al. 2015, arXiv:1505.00468;
-`vqaEval.py` of github.com/GT-Vision-Lab/VQA) in every detail that shows in a score, its
-oddities included. Many later programs normalise always, or compare with all ten
-annotators at once; their numbers differ a little from these.
+`vqaEval.py` of github.com/GT-Vision-Lab/VQA) in every detail that affects a score,
+quirks included. Many later scripts always normalise, or compare with all ten annotators
+at once; their numbers differ slightly.
 """
 
 import re
 from collections.abc import Sequence
 
-# In this order, each either deleted or turned into a space; apostrophes and colons
-# stay.
+# In this order, each either deleted or replaced by a space; apostrophes and colons are
+# kept.
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_MAX_FULL_STOPS = (
-    32  # the reference passes the value of a flag, 32, where `re.sub` takes a count
-)
+# the reference passes a flag, whose value is 32, where `re.sub` expects a count
+_MAX_FULL_STOPS = 32
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER_WORDS = (
@@ -37,18 +35,21 @@ _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {
     "none": "0"
 }
 
-# The contractions that are mended, in their right form. With exactly one apostrophe
-# missing they get it back.
+# Contractions in their correct form; one that lacks exactly one apostrophe gets it
+# back.
 _CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
-    he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
-    needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
-    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll
-    that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've
-    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
-    why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't
+    hadn't've hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've
+    it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
+    oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+    something'd've something'll that's there'd there'd've there're there's they'd
+    they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+    what's what've when's where'd where's where've who'd who'd've who'll who's who've
+    why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've
+    you'd you'd've you'll you're you've
 """
-_MENDED = {
+_CORRECTED = {
     form[:place] + form[place + 1 :]: form
     for form in _CONTRACTIONS.split()
     for place, mark in enumerate(form)
@@ -61,12 +62,12 @@ def _one_line(answer: str) -> str:
 
 
 def vqa_normalise(answer: str) -> str:
-    """The reference's normal form of a VQA answer: punctuation, full stops, case,
-    number words, articles, contractions.
+    """The reference's normal form of an answer: punctuation, full stops, case, number
+    words, articles, contractions.
 
-    A punctuation mark is deleted if it stands next to a space somewhere in the answer,
-    or if the answer holds digit-comma-digit; otherwise it becomes a space. A full stop
-    goes unless a digit follows. `Two, dont.` becomes `2 don't`.
+    A punctuation mark is deleted if it is next to a space anywhere in the answer, or if
+    the answer contains digit-comma-digit; otherwise it becomes a space. A full stop is
+    deleted unless a digit follows. `Two, dont.` becomes `2 don't`.
     """
     answer = text = _one_line(answer)
     has_digit_comma = _DIGIT_COMMA_DIGIT.search(answer) is not None
@@ -75,21 +76,21 @@ def vqa_normalise(answer: str) -> str:
         text = text.replace(mark, "" if deleted else " ")
     text = _FULL_STOP.sub("", text, count=_MAX_FULL_STOPS)
     words = (_DIGITS.get(word, word) for word in text.lower().split())
-    return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(
+        _CORRECTED.get(word, word) for word in words if word not in _ARTICLES
+    )
 
 
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """Accuracy of one answer in [0, 1] against the answers of all annotators of the
-    question (ten in VQA v2).
+    """Accuracy in [0, 1] of an answer against those of all annotators (ten in VQA v2).
 
-    For each annotator in turn: min(1, number of equal answers among the *others* / 3);
-    the accuracy is their mean, so 1, 2, 3 and 4 or more equal answers of ten give 0.3,
-    0.6, 0.9 and 1. Answers are normalised only where the annotators are not all of one
-    opinion; where they are, the answer must match as it stands.
+    For each annotator: min(1, number of equal answers among the *others* / 3). The
+    accuracy is the mean, so 1, 2, 3 and 4 or more equal answers of ten give 0.3, 0.6,
+    0.9 and 1. Answers are normalised only if the annotators disagree; if they all
+    agree, the answer must match exactly.
 
     Raises:
-        ValueError: with fewer than two annotators, since none would have others to
-            agree with.
+        ValueError: there are fewer than two annotators.
     """
     if len(annotators) < 2:
         raise ValueError(
@@ -110,7 +111,7 @@ def percentage(scores: Sequence[float]) -> float:
     two digits.
 
     Raises:
-        ValueError: if there are no scores.
+        ValueError: there are no scores.
     """
     if not scores:
         raise ValueError("no scores to average")
@@ -121,19 +122,19 @@ def exact_match(answer: str, truths: Sequence[str], *, normalise: bool = True) -
     """1 if the answer equals one of the truths, else 0; an empty answer scores 0.
 
     The name and the best-of-all-truths rule are SQuAD's (Rajpurkar et al. 2016,
-    arXiv:1606.05250); the normal form is that of `vqa_normalise`. Where nothing is left
-    of an answer (the choice `A` is an article) its lower case is compared. With
-    `normalise=False` only white space at the ends is ignored.
+    arXiv:1606.05250); the normal form is that of `vqa_normalise`. An answer whose
+    normal form is empty (the choice `A` is an article) is compared in lower case. With
+    `normalise=False` only leading and trailing white space is ignored.
 
     Raises:
-        ValueError: if there are no truths.
+        ValueError: there are no truths.
     """
     if not truths:
         raise ValueError("exact match needs at least one truth, got none")
 
-    def reduced(text: str) -> str:
+    def normal_form(text: str) -> str:
         text = text.strip()
         return (vqa_normalise(text) or text.lower()) if normalise else text
 
-    key = reduced(answer)
-    return float(key != "" and key in map(reduced, truths))
+    key = normal_form(answer)
+    return float(key != "" and key in map(normal_form, truths))

@@ -1,8 +1,9 @@
 """The predictions of an evaluator as files in a run folder.
 
-predictions/digits-4shot.jsonl        a question a line, with its prompt, prediction and score
-predictions/digits-4shot-draw2.jsonl  the same questions after other shots, if there are several draws
-predictions/digits-4shot/17-0.png     the images of the first few prompts, listed in their lines
+predictions/
+    digits-4shot.jsonl         a question a line, with prompt, prediction and score
+    digits-4shot-draw2.jsonl   the same after other shots, if there are several draws
+    digits-4shot/17-0.png      images of the first few prompts, listed in their lines
 """
 
 import json

@@ -183,8 +183,8 @@ def fit_with_best_penalty(
     penalties: Sequence[float],
     seed: int,
 ) -> Classifier:
-    """A classifier fitted to all features, with the penalty that gives the least loss on
-    a held-out fifth."""
+    """A classifier fitted to all features, with the penalty that is best on a held-out
+    fifth."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels))).to(
         labels.device
     )

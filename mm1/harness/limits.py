@@ -1,4 +1,4 @@
-"""What both harnesses need: a task's limits on answers, and sharing work among ranks."""
+"""What both harnesses need: the limits of answers, and sharing work among ranks."""
 
 import sys
 from collections import defaultdict

@@ -65,9 +65,9 @@ class Predictor(TrainedModel):
     ) -> list[str]:
         """The greedy continuation of each document, without its stop string.
 
-        With `share_prefix`, the longest common prefix of all documents is read only once and
-        batches are bounded by the rest. Answers are the same up to floating-point
-        rounding: sums are taken in another order.
+        With `share_prefix`, the longest common prefix of all documents is read only
+        once and batches are bounded by the rest. Answers are the same up to rounding:
+        sums are taken in another order.
 
         Raises:
             ValueError: a document is empty.

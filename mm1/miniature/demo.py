@@ -23,7 +23,7 @@ from mm1.files import write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check
 from mm1.miniature.report import write_report
-from mm1.report.packed_rows import picture_of_packing
+from mm1.report.packed_rows import packing_layout
 from mm1.runs.folder import finished, read_config
 from mm1.train.trainer import Trainer
 
@@ -55,7 +55,7 @@ def run_demo(folder: Path) -> int:
     for name in ("decoder", "pretrain", "finetune"):
         path = folder / name / "packing.json"
         if not path.exists():
-            write_json(path, picture_of_packing(read_config(folder / name)))
+            write_json(path, packing_layout(read_config(folder / name)))
     checks = check(folder)
     write_json(folder / "checks.json", checks)
     write_report(folder, folder / "report.html")

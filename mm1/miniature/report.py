@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from mm1.report.charts import NARROW, WIDE, Axis, Frame, Series, axis, line_chart, tones
+from mm1.report.data_sections import mixture_section, packed_sources, packing_section
 from mm1.report.page import (
     NOTHING,
     Html,
     badge,
     card,
+    card_grid,
     count,
     duration,
-    figures,
-    grid,
+    html_page,
     join,
+    key_figures,
     missing,
-    page,
     plural,
     section,
     table,
     tag,
 )
-from mm1.report.questions import questions
-from mm1.report.rows import mixture, packing, sources
+from mm1.report.questions import questions_section
 from mm1.runs.results import RunFolder, read_json
 
 STAGES = {
@@ -61,7 +61,7 @@ def write_report(demo_folder: Path, out: Path) -> None:
         for kind in ("loss", "tokens")
         for name in run.sources(kind)
     ]
-    names += [name for run in runs.values() for name in sources(run)]
+    names += [name for run in runs.values() for name in packed_sources(run)]
     tone = tones(list(dict.fromkeys(names)))
     multimodal = {STAGES[name][0]: runs[name] for name in ("pretrain", "finetune")}
     parts = {
@@ -69,14 +69,14 @@ def write_report(demo_folder: Path, out: Path) -> None:
         "stages": _stages(runs),
         "losses": _losses(runs, tone),
         "scores": _scores(runs),
-        "mixture": mixture(multimodal, tone),
-        "packing": packing(multimodal, tone),
-        "questions": questions(runs["pretrain"], runs["finetune"]),
+        "mixture": mixture_section(multimodal, tone),
+        "packing": packing_section(multimodal, tone),
+        "questions": questions_section(runs["pretrain"], runs["finetune"]),
     }
     links = tag(
         "nav", *(tag("a", name.capitalize(), href=f"#{name}") for name in parts)
     )
-    page_text = page(
+    page_text = html_page(
         "MM1 in miniature", _head(runs, checks), links, *parts.values(), _foot(runs)
     )
     out.write_text(page_text, encoding="utf-8")
@@ -112,7 +112,7 @@ def _head(runs: Mapping[str, RunFolder], checks: list[dict[str, Any]]) -> Html:
         "header",
         tag("h1", "MM1 in miniature"),
         tag("p", lead, class_="lead"),
-        figures(pairs),
+        key_figures(pairs),
     )
 
 
@@ -144,7 +144,7 @@ def _stages(runs: Mapping[str, RunFolder]) -> Html:
     )
     return section(
         "Stages",
-        grid(*(_stage(run) for run in runs.values())),
+        card_grid(*(_stage(run) for run in runs.values())),
         note=note,
         anchor="stages",
     )
@@ -242,7 +242,7 @@ def _losses(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
         "Every logged step, not smoothed; the legend gives the last value. Rings:"
         " held-out documents, never trained on."
     )
-    return section("Losses", grid(*charts), note=note, anchor="losses")
+    return section("Losses", card_grid(*charts), note=note, anchor="losses")
 
 
 def _loss(run: RunFolder, tone: Mapping[str, str]) -> Html:
@@ -300,7 +300,7 @@ def _scores(runs: Mapping[str, RunFolder]) -> Html:
     ]
     charts = [_score(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
-    parts = (grid(*charts, tight=True) if charts else None, *gone, alone)
+    parts = (card_grid(*charts, tight=True) if charts else None, *gone, alone)
     return section("Scores by number of shots", *parts, note=note, anchor="scores")
 
 

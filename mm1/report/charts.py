@@ -1,5 +1,5 @@
-"""Charts as inline SVG and plain boxes; their colours come from the page's style, so
-they follow light and dark."""
+"""Charts as inline SVG and plain boxes; colours come from the page's style sheet, so
+they follow light and dark mode."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,21 +14,20 @@ RIGHT = 12
 TOP = 12
 WIDE = 440
 NARROW = 310
-"""Canvas widths for cards that stand two and three in a line."""
+"""Canvas widths for cards in two and in three columns."""
 
-MOST_POINTS = 240
-"""A curve of more points is thinned evenly: a page cannot show them, and they make it
-heavy."""
+MAX_POINTS = 240
+"""Longer curves are thinned evenly: a page cannot show more, and its size grows."""
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve. `errors` are the half lengths of error bars, one a point; `tone` is a
-    class of the style.
+    """One curve; `errors` are half lengths of error bars, `tone` is a class of the
+    style sheet.
 
-    `key` is what the legend says of it; a curve without one is left to the hover.
+    `key` is its entry in the legend; a curve without one is named on hover only.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From which value to which, and what is written beside it."""
+    """Range, ticks and label."""
 
     low: float
     high: float
@@ -61,8 +60,8 @@ class Axis:
 
 
 def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
-    """An axis over the values, with round ticks; `air` is the share of its length that
-    is left free below them."""
+    """An axis over the values, with round ticks; `air` is the share of its length left
+    free below them."""
     low = min(values)
     high = max(values)
     if low == high:
@@ -79,8 +78,8 @@ def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where values lie on the canvas. Narrow cards get a narrow canvas, so that text is
-    of one size in all of them."""
+    """Maps values to the canvas. Narrow cards get a narrow canvas, so that all text has
+    the same size."""
 
     x: Axis
     y: Axis
@@ -109,9 +108,9 @@ def line_chart(
     aside: str = "",
     guide: tuple[str, float] | None = None,
 ) -> Html:
-    """Curves with axes and a legend; a hover on a point shows its numbers.
+    """Curves with axes and a legend; hovering over a point shows its numbers.
 
-    `aside` stands beside the title; `guide` is a level with its name, such as chance.
+    `aside` follows the title; `guide` is a named level, such as chance.
     """
     parts = _axes(frame)
     if guide:
@@ -172,8 +171,8 @@ def _axes(frame: Frame) -> list[Html]:
 
 
 def _curve(series: Series, frame: Frame) -> Html:
-    """The line, then error bars, dots, and last what a hover finds."""
-    stride = max(1, -(-len(series.points) // MOST_POINTS))
+    """The line, then error bars, dots, and on top the areas to hover over."""
+    stride = max(1, -(-len(series.points) // MAX_POINTS))
     kept = [
         p
         for i, p in enumerate(series.points)
@@ -227,22 +226,22 @@ def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A line of a dot chart: a mean, half the length of its error bar, the values that
-    it is the mean of."""
+    """A line of a dot chart: a mean, half the length of its error bar, and the single
+    values."""
 
     name: str
     value: float | None
     error: float | None
     values: Sequence[float]
     aside: str = ""
-    """What stands in place of a value that is not there."""
+    """Shown in place of a missing value."""
 
 
 def dot_chart(
     title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = ""
 ) -> Html:
-    """Rows under one another, each with its mean, error bar and single values; a hover
-    on a row shows its numbers."""
+    """Lines with a mean, an error bar and single values each; hovering shows the
+    numbers."""
     left = min(width // 2, round(6.2 * max(len(dot.name) for dot in dots)) + 14)
     step = 24
     floor = TOP + step * len(dots)
@@ -321,8 +320,8 @@ def _dot(
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a bar: its share of the bar's whole length, and what a hover says."""
+class Segment:
+    """A part of a bar: its share of the bar's length, and its text on hover."""
 
     share: float
     tone: str
@@ -332,35 +331,36 @@ class Piece:
     padding: bool = False
 
 
-def bar(pieces: Sequence[Piece]) -> Html:
-    """Boxes side by side. They are not SVG, so that a narrow page narrows the bar and
-    not its text."""
+def bar(segments: Sequence[Segment]) -> Html:
+    """Boxes side by side; not SVG, so that a narrow page narrows the bar and not its
+    text."""
     boxes = []
-    for piece in pieces:
-        look = "pad" if piece.padding else piece.tone + " light" * piece.light
-        inside = tag("span", piece.text) if piece.text else None
+    for segment in segments:
+        look = segment.tone + " light" * segment.light
+        look = "pad" if segment.padding else look
+        inside = tag("span", segment.text) if segment.text else None
         boxes.append(
             tag(
                 "i",
                 inside,
                 class_=look,
-                style=f"width:{piece.share * 100:.3f}%",
-                title=piece.hover,
+                style=f"width:{segment.share * 100:.3f}%",
+                title=segment.hover,
             )
         )
     return tag("div", *boxes, class_="bar")
 
 
 def bars(
-    lines: Sequence[tuple[Html | str, Sequence[Piece], str]], *, thin: bool = False
+    lines: Sequence[tuple[Html | str, Sequence[Segment], str]], *, thin: bool = False
 ) -> Html:
-    """(label before the bar, its pieces, label after it), one under another."""
+    """Lines of (label before the bar, its segments, label after it)."""
     cells = [
         cell
-        for before, pieces, after in lines
+        for before, segments, after in lines
         for cell in (
             tag("span", before, class_="label"),
-            bar(pieces),
+            bar(segments),
             tag("span", after, class_="end"),
         )
     ]
@@ -368,6 +368,6 @@ def bars(
 
 
 def tones(names: Sequence[str]) -> dict[str, str]:
-    """A tone for each name, in order; it is kept over all charts of a page so that a
-    source keeps its colour."""
+    """A tone for each name, in order; one mapping serves all charts of a page, so that
+    a source keeps its colour."""
     return {name: f"tone-{1 + i % 8}" for i, name in enumerate(names)}

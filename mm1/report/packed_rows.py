@@ -1,4 +1,4 @@
-"""The first rows of a recipe's or a run's loader, as the pages want them."""
+"""The first packed rows of a config's loader, for reports and for `mm1 view`."""
 
 import io
 from collections import deque
@@ -19,11 +19,11 @@ from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText
 from mm1.train.trainer import Trainer
 
 
-def open_feed(config: Trainer.Config) -> PackedLoader:
-    """The config's loader, with what it must know of the model, which is not built.
+def open_loader(config: Trainer.Config) -> PackedLoader:
+    """The config's loader; of the model only shapes are built, on the meta device.
 
     Raises:
-        ConfigError: the recipe's loader does not pack rows.
+        ConfigError: the loader does not pack documents into rows.
     """
     if not isinstance(config.loader, PackedLoader.Config):
         raise ConfigError(
@@ -42,9 +42,9 @@ def open_feed(config: Trainer.Config) -> PackedLoader:
     )
 
 
-def picture_of_packing(config: Trainer.Config, num_rows: int = 24) -> dict[str, Any]:
-    """`packing.json`: what lies where in the first rows."""
-    loader = open_feed(config)
+def packing_layout(config: Trainer.Config, num_rows: int = 24) -> dict[str, Any]:
+    """The content of packing.json: which document is where in the first rows."""
+    loader = open_loader(config)
     return {
         "sequence_length": loader.config.sequence_length,
         "max_images": loader.config.max_images,
@@ -53,8 +53,8 @@ def picture_of_packing(config: Trainer.Config, num_rows: int = 24) -> dict[str, 
 
 
 def view_rows(config: Trainer.Config, num_rows: int) -> list[ViewRow]:
-    """The first rows with their text and pictures."""
-    loader = open_feed(config)
+    """The first rows with their text and images."""
+    loader = open_loader(config)
     return [
         ViewRow(
             tuple(_document(loader, e) for e in row),
@@ -140,9 +140,8 @@ def _pieces(
         shown = [
             views.popleft() for _ in range(len(ids) // loader.renderer.tokens_per_image)
         ]
-        for _, group in groupby(
-            shown, key=lambda pair: pair[0]
-        ):  # pictures may follow one another directly
+        # images may follow one another without text between them
+        for _, group in groupby(shown, key=lambda pair: pair[0]):
             pieces.append(ViewImage(tuple(png for _, png in group)))
     return tuple(pieces)
 
@@ -150,15 +149,15 @@ def _pieces(
 def _views(
     loader: PackedLoader, sequence: RenderedDocument, start: int, stop: int
 ) -> Iterator[tuple[int, bytes]]:
-    """The views of an excerpt in the order of their tokens, each with the number of its
-    picture."""
+    """(image number, PNG) of each sub-image of an excerpt, in the order of their
+    tokens."""
     for number, image, grid in sequence.images_between(start, stop):
         for pixels in loader.renderer.sub_images(image, grid):
             yield number, _png(pixels)
 
 
 def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """Text with the tokens that begin and end documents written out."""
+    """Text with the begin and end tokens written out."""
     marks = {tokenizer.begin, tokenizer.end}
     runs = groupby(ids, key=lambda token: token if token in marks else None)
     words = (

@@ -1,13 +1,12 @@
-"""One self-contained HTML page: nothing is loaded from elsewhere, so it can be mailed,
+"""Self-contained HTML pages: nothing is loaded from elsewhere, so a page can be mailed,
 archived and opened offline.
 
-Text is escaped by construction. `Html` is text that is markup already; whatever else
-enters a page is escaped by `tag`. A model's answer can hold anything, also `<script>`.
+Text is escaped by construction: `Html` is markup, and `tag` escapes everything else. A
+model's answer can be anything, `<script>` too.
 
-Charts are inline SVG (`charts.py`) and not pictures made by matplotlib: those are fixed
-in colour, so they do not follow dark mode, their text does not reflow, a hover shows no
-number, they make the page heavy, and a plotting library would be needed to run the
-demo.
+Charts are inline SVG (`charts.py`) rather than matplotlib images, whose colours do not
+follow dark mode, whose text does not reflow and which show no numbers on hover. They
+would also make pages larger, and the demo would need a plotting library.
 """
 
 import base64
@@ -20,15 +19,15 @@ from PIL import Image
 from mm1.report.style import STYLE
 
 NOTHING = "\N{EM DASH}"
-"""What stands where a number is not known."""
+"""Shown in place of an unknown number."""
 
 THUMBNAIL = 160
-"""Pixels of a thumbnail's longer side; smaller pictures are embedded as they are."""
+"""Longer side of a thumbnail in pixels; smaller images are embedded as they are."""
 
 
 class Html(str):
-    """Markup. Adding or formatting gives plain text again, which is escaped: a mistake
-    shows, and harms nobody."""
+    """Markup. Adding to it or formatting it gives plain text, which is escaped: a
+    mistake is visible but harmless."""
 
     __slots__ = ()
 
@@ -37,8 +36,8 @@ Child = str | int | float | None
 
 
 def tag(name: str, *children: Child, **attributes: str | int | float | None) -> Html:
-    """An element. `class_` is class and `stroke_width` is stroke-width; attributes that
-    are None are left out."""
+    """An element. `class_` becomes class and `stroke_width` stroke-width; attributes
+    that are None are left out."""
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for key, value in attributes.items()
@@ -57,7 +56,7 @@ def join(*children: Child) -> Html:
     )
 
 
-def page(title: str, *children: Child) -> str:
+def html_page(title: str, *children: Child) -> str:
     """The whole document."""
     head = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,'
@@ -86,12 +85,12 @@ def card(*children: Child, title: str | None = None) -> Html:
     return tag("div", title and tag("h3", title), *children, class_="card")
 
 
-def grid(*children: Child, tight: bool = False) -> Html:
+def card_grid(*children: Child, tight: bool = False) -> Html:
     return tag("div", *children, class_="grid tight" if tight else "grid")
 
 
 def missing(what: str) -> Html:
-    """Says in place of a section's content what is not there."""
+    """Says what is missing, in place of a section's content."""
     return tag("div", what, class_="card missing")
 
 
@@ -100,7 +99,7 @@ def badge(text: str, kind: str) -> Html:
     return tag("span", text, class_=f"badge {kind}")
 
 
-def figures(pairs: Iterable[tuple[Child, Child]]) -> Html:
+def key_figures(pairs: Iterable[tuple[Child, Child]]) -> Html:
     """Key figures: (the figure, what it counts)."""
     return tag(
         "div",
@@ -115,8 +114,7 @@ def table(
     *,
     numbers: Iterable[int] = (),
 ) -> Html:
-    """`numbers` are the columns that are set flush right. Wide tables scroll inside
-    their card."""
+    """`numbers` are the right-aligned columns. Wide tables scroll inside their card."""
     kind = dict.fromkeys(numbers, "number")
 
     def line(cells: Sequence[Child], element: str) -> Html:
@@ -134,8 +132,8 @@ def table(
 
 
 def thumbnail(data: bytes | None, name: str) -> Html:
-    """A picture as a data URI, made smaller where it is large; a picture that cannot be
-    read says so in its place."""
+    """An image as a data URI, scaled down if it is large; a note if it cannot be
+    read."""
     try:
         if data is None:
             raise OSError("no file")
@@ -151,7 +149,7 @@ def thumbnail(data: bytes | None, name: str) -> Html:
     except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
         return tag("span", "picture cannot be read", class_="thumb lost", title=name)
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    # Few pixels enlarged are shown as pixels: that is how little the model sees.
+    # Tiny images are enlarged without smoothing, to show how little the model sees.
     look = "thumb small" if longest < 72 else "thumb"
     return Html(
         f'<img class="{look}" src="{source}" alt="{html.escape(name)}"'
@@ -160,7 +158,7 @@ def thumbnail(data: bytes | None, name: str) -> Html:
 
 
 def count(value: int | float) -> str:
-    """Four figures at most: 950, 12.3k, 1.24M, 30.1B."""
+    """At most four digits: 950, 12.3k, 1.24M, 30.1B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"

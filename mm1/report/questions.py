@@ -1,20 +1,29 @@
-"""Test questions as a reader can judge them: pictures, shots, the true answer and the
-given ones."""
+"""Report section of test questions: images, shots, the right answer and the models'
+answers."""
 
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from mm1.report.page import Html, badge, grid, missing, plural, section, tag, thumbnail
+from mm1.report.page import (
+    Html,
+    badge,
+    card_grid,
+    missing,
+    plural,
+    section,
+    tag,
+    thumbnail,
+)
 from mm1.runs.results import RunFolder
 
-MOST_QUESTIONS = 12
+MAX_QUESTIONS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One question with what the two models said; `before` is None where that model was
-    not asked."""
+class AnsweredQuestion:
+    """A question with the answers of two models; `before` is None if the earlier model
+    was not evaluated."""
 
     run: RunFolder
     benchmark: str
@@ -28,13 +37,13 @@ class Asked:
 
 
 def is_right(line: dict[str, Any]) -> bool:
-    """Graded scores (VQA accuracy, CIDEr) count as right from one half on."""
+    """Graded scores (VQA accuracy, CIDEr) of at least one half count as right."""
     return float(line.get("score") or 0.0) >= 0.5
 
 
-def questions(before: RunFolder, after: RunFolder) -> Html:
-    """Two questions of every benchmark: one answered right and one answered wrong,
-    where there are both."""
+def questions_section(before: RunFolder, after: RunFolder) -> Html:
+    """Two questions of every benchmark: one answered right and one wrong, if there are
+    both."""
     run = after if after.scores else before
     chosen = _choose(run, before if run is after else None)
     note = (
@@ -47,13 +56,13 @@ def questions(before: RunFolder, after: RunFolder) -> Html:
             f"No predictions with pictures in {before.name} or {after.name}."
         )
         return section("Questions and answers", what, anchor="questions")
-    cards = grid(*(_question(each) for each in chosen))
+    cards = card_grid(*(_question(each) for each in chosen))
     return section("Questions and answers", cards, note=note, anchor="questions")
 
 
-def _choose(run: RunFolder, before: RunFolder | None) -> list[Asked]:
-    """Tasks take turns in numbers of shots, up to 4, which still fit a card."""
-    chosen: list[Asked] = []
+def _choose(run: RunFolder, before: RunFolder | None) -> list[AnsweredQuestion]:
+    """Benchmarks take turns in numbers of shots, up to 4, which still fit on a card."""
+    chosen: list[AnsweredQuestion] = []
     for turn, benchmark in enumerate(run.scores):
         few = [k for k in run.shots(benchmark) if k <= 4]
         if not few:
@@ -66,16 +75,16 @@ def _choose(run: RunFolder, before: RunFolder | None) -> list[Asked]:
         )
         lines = [line for line in run.predictions(benchmark, k) if line.get("pictures")]
         asked = [
-            Asked(run, benchmark, k, line, earlier.get(line.get("id")))
+            AnsweredQuestion(run, benchmark, k, line, earlier.get(line.get("id")))
             for line in lines
         ]
         right = [a for a in asked if a.right]
         wrong = [a for a in asked if not a.right]
         chosen += (right[:1] + wrong[:1] + right[1:] + wrong[1:])[:2]
-    return chosen[:MOST_QUESTIONS]
+    return chosen[:MAX_QUESTIONS]
 
 
-def _question(asked: Asked) -> Html:
+def _question(asked: AnsweredQuestion) -> Html:
     line = asked.line
     mark = badge("right", "good") if asked.right else badge("wrong", "bad")
     meaning = "" if asked.shots else asked.run.zero_shot_prompt(asked.benchmark)
@@ -93,11 +102,11 @@ def _question(asked: Asked) -> Html:
             (
                 "before tuning",
                 asked.before.get("prediction", ""),
-                _verdict(asked.before),
+                _right_or_wrong(asked.before),
             )
         )
     given = "given" if asked.before is None else "after tuning"
-    answers.append((given, line.get("prediction", ""), _verdict(line)))
+    answers.append((given, line.get("prediction", ""), _right_or_wrong(line)))
     listed = [
         cell
         for name, answer, look in answers
@@ -114,19 +123,19 @@ def _question(asked: Asked) -> Html:
     return tag("article", *body, class_="card question")
 
 
-def _verdict(line: dict[str, Any]) -> str:
+def _right_or_wrong(line: dict[str, Any]) -> str:
     return "right" if is_right(line) else "wrong"
 
 
-def _prompt(asked: Asked) -> Html:
-    """A box for each shot and one for the question: pictures above the words that
-    follow them."""
+def _prompt(asked: AnsweredQuestion) -> Html:
+    """A box for each shot and one for the question: images above the text that follows
+    them."""
     words = str(asked.line.get("prompt", "")).split("<image>")
     pictures = asked.line.get("pictures") or []
     opening = words[0].strip()
     after = words[1:]
-    # Every shot has as many pictures as the question, so equal groups of pictures are
-    # the shots.
+    # Every shot has as many images as the question, so equal groups of images are the
+    # shots.
     each, rest = divmod(len(pictures), asked.shots + 1)
     size = each if each and not rest else 1
     cells = list(zip_longest(pictures, after))

@@ -1,22 +1,21 @@
-"""Packed rows as a person can read them: what `mm1 view` shows of a run or a recipe
-before money is spent on it.
+"""Packed rows as a page to read: `mm1 view` shows what a run or a recipe trains on.
 
-ViewRow                     one row of the loader
-  ViewDocument              a document in it, or a piece of one that was cut at the row's end
-    ViewText | ViewImage    text with and without loss; the views of one picture, as the model sees them
+ViewRow                     a row of the loader
+  ViewDocument              a document in it, or a piece of one cut at the row's end
+    ViewText | ViewImage    text with or without loss; the sub-images of one image
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1.report.charts import Piece, bar, bars, legend, tones
+from mm1.report.charts import Segment, bar, bars, legend, tones
 from mm1.report.page import (
     Html,
     card,
-    figures,
+    html_page,
     join,
-    page,
+    key_figures,
     plural,
     section,
     tag,
@@ -26,7 +25,7 @@ from mm1.report.page import (
 
 @dataclass(frozen=True, slots=True)
 class ViewText:
-    """Decoded text whose tokens all carry loss, or all do not."""
+    """Decoded text whose tokens all carry loss, or none of them."""
 
     text: str
     loss: bool
@@ -34,15 +33,14 @@ class ViewText:
 
 @dataclass(frozen=True, slots=True)
 class ViewImage:
-    """One picture: its views as encoded pictures (the whole, then sub-images), after
-    resizing to the model's input."""
+    """PNGs of the whole image and of its sub-images, resized to the model's input."""
 
     views: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ViewDocument:
-    """Tokens `start` to `stop` of a document that has `length` of them."""
+    """Tokens `start` to `stop` of a document of `length` tokens."""
 
     source: str
     key: str
@@ -51,7 +49,7 @@ class ViewDocument:
     stop: int
     length: int
     num_targets: int
-    """Tokens that the loss is taken on."""
+    """Tokens that carry loss."""
 
     @property
     def num_tokens(self) -> int:
@@ -59,7 +57,7 @@ class ViewDocument:
 
     @property
     def num_images(self) -> int:
-        """Sub-images counted, as the row's cap counts them."""
+        """Including sub-images, as `max_images` counts them."""
         return sum(
             len(piece.views) for piece in self.pieces if isinstance(piece, ViewImage)
         )
@@ -67,8 +65,7 @@ class ViewDocument:
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """Documents side by side; what they leave of `sequence_length` tokens is
-    padding."""
+    """Documents one after another; the rest of `sequence_length` tokens is padding."""
 
     documents: tuple[ViewDocument, ...]
     sequence_length: int
@@ -88,7 +85,7 @@ class ViewRow:
 
 
 def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
-    """Writes the page; `title` names the run or recipe that the rows come from.
+    """Writes the page; `title` names the run or recipe of the rows.
 
     Raises:
         ValueError: there are no rows.
@@ -112,7 +109,7 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
         note="A number leads to its row; at the right, its images.",
     )
     parts = [_row(number, row, tone) for number, row in enumerate(rows, 1)]
-    out.write_text(page(title, header, overview, *parts), encoding="utf-8")
+    out.write_text(html_page(title, header, overview, *parts), encoding="utf-8")
 
 
 def _figures(rows: Sequence[ViewRow]) -> Html:
@@ -130,7 +127,7 @@ def _figures(rows: Sequence[ViewRow]) -> Html:
         (f"{images / len(rows):.1f}", f"images a row, of {rows[0].max_images}"),
         (f"{documents / len(rows):.1f}", "documents a row"),
     ]
-    return figures(pairs)
+    return key_figures(pairs)
 
 
 def _overview(rows: Sequence[ViewRow], tone: dict[str, str]) -> Html:
@@ -157,7 +154,7 @@ def _legend(tone: dict[str, str]) -> Html:
     )
 
 
-def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Piece]:
+def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Segment]:
     pieces = []
     for i, document in enumerate(row.documents):
         hover = (
@@ -165,11 +162,11 @@ def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Piece]:
             f" {plural(document.num_images, 'image')}"
         )
         share = document.num_tokens / row.sequence_length
-        pieces.append(Piece(share, tone[document.source], hover, light=i % 2 == 1))
+        pieces.append(Segment(share, tone[document.source], hover, light=i % 2 == 1))
     padding = row.sequence_length - row.num_tokens
     if padding:
         pieces.append(
-            Piece(
+            Segment(
                 padding / row.sequence_length,
                 "tone-0",
                 f"padding: {padding} tokens",

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from mm1.report.charts import WIDE, Frame, Series, axis, line_chart
-from mm1.report.page import NOTHING, Html, count, grid, page, section, table, tag
+from mm1.report.page import (
+    NOTHING,
+    Html,
+    card_grid,
+    count,
+    html_page,
+    section,
+    table,
+    tag,
+)
 from mm1.study.lr_fit import LrLaw, Optimum, Point
 from mm1.study.lr_search import LrSearchResult
 
@@ -40,7 +49,9 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
         ),
         section(
             "Each size",
-            grid(*(_losses(result.points, each) for each in (*law.optima, larger))),
+            card_grid(
+                *(_losses(result.points, each) for each in (*law.optima, larger))
+            ),
             note=LOSSES_NOTE,
         ),
         section(
@@ -50,7 +61,7 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
         ),
     )
     path = folder / f"{search.name}.html"
-    path.write_text(page(search.title, *body), encoding="utf-8")
+    path.write_text(html_page(search.title, *body), encoding="utf-8")
     return path
 
 

@@ -13,12 +13,12 @@ from mm1.report.page import (
     NOTHING,
     Html,
     badge,
+    card_grid,
     duration,
-    figures,
-    grid,
+    html_page,
     join,
+    key_figures,
     missing,
-    page,
     section,
     table,
     tag,
@@ -55,7 +55,7 @@ def write_study_pages(title: str, results: Sequence[Results], plan: StudyPlan) -
         _cost_section(plan),
         _foot(plan),
     )
-    (plan.folder / "report.html").write_text(page(title, *body), encoding="utf-8")
+    (plan.folder / "report.html").write_text(html_page(title, *body), encoding="utf-8")
     (plan.folder / "report.md").write_text(
         _markdown(title, results, plan), encoding="utf-8"
     )
@@ -74,7 +74,11 @@ def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
         "nav", *(tag("a", each.study.title, href=f"#{each.name}") for each in results)
     )
     return tag(
-        "header", tag("h1", title), tag("p", LEAD, class_="lead"), figures(pairs), links
+        "header",
+        tag("h1", title),
+        tag("p", LEAD, class_="lead"),
+        key_figures(pairs),
+        links,
     )
 
 
@@ -90,7 +94,7 @@ def _study(results: Results, plan: StudyPlan) -> Html:
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
         tag(
             "div",
-            grid(*(_chart(results, measure) for measure in study.measures)),
+            card_grid(*(_chart(results, measure) for measure in study.measures)),
             class_="below",
         ),
         tag("div", table(_columns(results), rows, numbers=numbers), class_="below"),

@@ -254,11 +254,11 @@ def test_cider_of_empty_and_of_single() -> None:
 
 
 def test_cider_rejects_what_cannot_be_scored() -> None:
-    with pytest.raises(ValueError, match="2 candidates but references of 1 images"):
+    with pytest.raises(ValueError, match="2 candidates, but references for 1 images"):
         cider(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="image 1 has no references"):
         cider(["a", "b"], [["a"], []])
-    with pytest.raises(ValueError, match="image 0 are one string"):
+    with pytest.raises(ValueError, match="image 0 are a string"):
         cider(["a"], ["a caption"])
     with pytest.raises(ValueError, match="no images"):
         cider([], [])

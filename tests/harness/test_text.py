@@ -1,5 +1,7 @@
-"""The interface for lm-evaluation-harness, without that package: boundaries, long texts,
-and agreement with our own scorer."""
+"""The interface for lm-evaluation-harness, without that package.
+
+Boundaries, long texts, and agreement with our own scorer.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ import tiny
 from worlds import pretrain
 
 from mm1.prepare.pipeline import prepare
-from mm1.report.packed_rows import open_feed, view_rows
+from mm1.report.packed_rows import open_loader, view_rows
 from mm1.report.view import ViewImage, ViewText
 
 
@@ -27,7 +27,7 @@ def test_each_view_stands_behind_its_index(tmp_path: Path) -> None:
     config.loader.index_tokens = True
     config.loader.sequence_length = 128
 
-    loader = open_feed(config)
+    loader = open_loader(config)
     source = loader.sources["captions"]
     rendered = [
         loader.renderer(source.shards.document(i)) for i in range(source.num_documents)

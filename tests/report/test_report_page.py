@@ -11,13 +11,13 @@ from mm1.report.charts import (
     Axis,
     Dot,
     Frame,
+    Segment,
     Series,
     axis,
     bar,
     dot_chart,
     line_chart,
 )
-from mm1.report.charts import Piece as BarPiece
 from mm1.report.page import Html, count, duration, join, tag, thumbnail
 
 
@@ -87,7 +87,7 @@ def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
 
 def test_bar_pieces_have_their_share() -> None:
     drawn = bar(
-        [BarPiece(0.25, "tone-1", "a: 1"), BarPiece(0.75, "tone-2", "b", padding=True)]
+        [Segment(0.25, "tone-1", "a: 1"), Segment(0.75, "tone-2", "b", padding=True)]
     )
     assert "width:25.000%" in drawn
     assert 'class="pad"' in drawn

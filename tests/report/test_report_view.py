@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
+from html_pages import check_self_contained, parse
 from pictures import png
-from test_report import check_self_contained, parse
 
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText, write_view
 

@@ -1,22 +1,21 @@
-"""What rows were made of: the mixture by source, wanted against seen, and a picture of
-packed rows."""
+"""Report sections about the training data: the mixture, and the packed rows."""
 
 from collections.abc import Mapping
 
-from mm1.report.charts import Piece, bars, legend
+from mm1.report.charts import Segment, bars, legend
 from mm1.report.page import Html, card, missing, plural, section, tag
 from mm1.runs.results import RunFolder
 
 
-def sources(run: RunFolder) -> list[str]:
-    """The sources of the packed rows that the run wrote down."""
+def packed_sources(run: RunFolder) -> list[str]:
+    """The sources in a run's packing.json."""
     pieces = [piece for row in run.packing.get("rows", []) for piece in row]
     return list(
         dict.fromkeys(piece["source"] for piece in pieces if not piece.get("padding"))
     )
 
 
-def mixture(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
+def mixture_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
     note = "Shares of tokens: what the recipe asks for, and what the logged steps held."
     lines = []
     for title, run in runs.items():
@@ -42,10 +41,10 @@ def mixture(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
     return section("Mixture", card(bars(lines), keys), note=note, anchor="mixture")
 
 
-def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[Piece]:
+def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[Segment]:
     total = sum(amounts.values())
     return [
-        Piece(
+        Segment(
             n / total,
             tone.get(name, "tone-0"),
             f"{name}: {n / total:.2%}",
@@ -56,7 +55,7 @@ def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[Piece
     ]
 
 
-def packing(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
+def packing_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
     note = (
         "Each line is a row that the model computes at once, each box a document in it."
         " Documents of a row never see one another. Hatched: padding."
@@ -98,7 +97,7 @@ def _rows(title: str, run: RunFolder, tone: Mapping[str, str]) -> Html:
                 else f"{source}: {n} tokens, {plural(p.get('images', 0), 'image')}"
             )
             pieces.append(
-                Piece(
+                Segment(
                     n / length,
                     tone.get(source, "tone-0"),
                     hover,
