@@ -20,7 +20,7 @@ import torch
 from mm1.data.document import Document, Text
 from mm1.data.prepared.shards import Shards
 from mm1.infer.predictor import Predictor
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 QUESTIONS = (
     "What is in the picture?",

@@ -28,7 +28,8 @@ import torch
 
 from mm1.data.prepared.shards import read_manifest
 from mm1.loader.packed import PackedLoader
-from mm1.runs.folder import load_model, read_config
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_model
 
 KINDS = {  # name: (kind, paths, options)
     "captions": ("captions", ["captions"], []),

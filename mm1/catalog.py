@@ -22,7 +22,7 @@ from mm1.miniature.lr_law import LR_STUDIES
 from mm1.nn.connectors import Connector
 from mm1.overrides import component_names, override
 from mm1.prepare.sources import Source
-from mm1.runs.folder import read_config
+from mm1.runs.description import read_config
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
 from mm1.train.optimizers import Optimizer

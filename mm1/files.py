@@ -1,18 +1,72 @@
-"""JSON files: errors of reading name the file and the remedy; what is written is never
-met half."""
+"""Files: written so that a reader never sees half of one, read with errors that name
+the file and the remedy."""
 
 import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mm1.config import ConfigError
 
 ANEW = "get it anew"
-"""What remains to be done where others wrote a file."""
+"""The remedy where others wrote a file."""
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where a file or folder is written before it is renamed to `path`."""
+    return path.with_name(path.name + ".unfinished")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write a file or a folder at, which becomes `path` at the end of the
+    block, or is deleted on an error.
+
+    The folder around it is made if need be.
+    """
+    temporary = unfinished_path(path)
+    remove(temporary)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """One JSON value on each line, in UTF-8."""
+    write_text(path, "".join(map(_line, records)))
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Adds a line; a kill may leave half of it, which `read_jsonl` skips."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(record))
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a file. `remedy` ends the error: what to do where the file is
+    """The JSON object in a file. `remedy` ends the error: what to do where the file is
     damaged.
 
     Raises:
@@ -20,22 +74,33 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
         ConfigError: it is not JSON, or no object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}): {remedy}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ConfigError(
-            f"{path} holds a {type(found).__name__}, not an object: {remedy}"
+            f"{path} holds a {type(value).__name__}, not an object: {remedy}"
         )
-    return found
+    return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects on the lines of a file of our own, none if it is missing.
+
+    A line that is no object is skipped: a killed process may leave half of its last.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
 
 
-def write_text(path: Path, content: str) -> None:
-    """Written aside and renamed, so that a reader never meets half a file."""
-    aside = path.with_suffix(".unfinished")
-    aside.write_text(content, encoding="utf-8")
-    aside.rename(path)
+def _line(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -8,8 +8,16 @@ import pytest
 
 from mm1.config import ConfigError
 from mm1.data.prepared.shards import read_manifest
-from mm1.files import read_object, write_json
-from mm1.runs.folder import finished, read_config
+from mm1.files import (
+    append_jsonl,
+    atomic_path,
+    read_jsonl,
+    read_object,
+    unfinished_path,
+    write_json,
+    write_jsonl,
+)
+from mm1.runs.description import finished, read_config
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,42 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert read_object(path, "") == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_file_or_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    unfinished_path(path).mkdir(parents=True)
+    (unfinished_path(path) / "of a killed attempt").touch()
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+        assert not path.exists()
+    assert [each.name for each in path.parent.iterdir()] == ["folder"]
+    assert [each.name for each in path.iterdir()] == ["file"]
+
+
+def test_an_error_leaves_neither_a_file_nor_a_temporary_one(tmp_path: Path) -> None:
+    def write_half(make: Callable[[Path], object]) -> None:
+        with atomic_path(tmp_path / "x") as temporary:
+            make(temporary)
+            raise RuntimeError("broken")
+
+    for make in (Path.mkdir, Path.touch):
+        with pytest.raises(RuntimeError, match="broken"):
+            write_half(make)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_are_written_appended_and_read_but_for_a_half_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    assert read_jsonl(path) == []
+    write_jsonl(path, [{"a": 0.1}, {"ü": None}])
+    append_jsonl(path, {"ö": 2})
+    records = [{"a": 0.1}, {"ü": None}, {"ö": 2}]
+    assert read_jsonl(path) == records
+    before = path.read_bytes()
+    write_jsonl(path, records)
+    assert path.read_bytes() == before
+    with path.open("a") as file:
+        file.write('{"a": 1')
+    assert read_jsonl(path) == records

@@ -209,7 +209,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _filter_captions(arguments: argparse.Namespace) -> None:
     from mm1.infer.filter_captions import filter_captions
-    from mm1.runs.folder import load_trained
+    from mm1.runs.weights import load_trained
 
     trained, name = load_trained(arguments.run)
     filter_captions(
@@ -225,7 +225,7 @@ def _filter_captions(arguments: argparse.Namespace) -> None:
 
 def _recaption(arguments: argparse.Namespace) -> None:
     from mm1.infer.recaption import recaption
-    from mm1.runs.folder import load_trained
+    from mm1.runs.weights import load_trained
 
     trained, name = load_trained(arguments.run)
     recaption(

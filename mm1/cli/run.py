@@ -155,11 +155,11 @@ def _view(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.catalog import run_config
-    from mm1.train.checkpoint import whole_steps
+    from mm1.runs.layout import checkpoint_steps
     from mm1.train.origins import say_kept
 
     try:
-        resumes = arguments.resume and whole_steps(arguments.out / "checkpoints")
+        resumes = arguments.resume and checkpoint_steps(arguments.out)
         name = str(arguments.out) if resumes else arguments.name
         config = run_config(name, arguments.overrides)
         if resumes:

@@ -6,29 +6,23 @@ scores.json    {"digits": {"metric": ..., "chance": ...,
 """
 
 import hashlib
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.eval.evaluator import Evaluator, Line
-from mm1.eval.predictions import (
-    predictions_path,
-    read_predictions,
-    write_predictions,
-)
-from mm1.files import read_object, write_text
+from mm1.eval.predictions import write_predictions
+from mm1.files import read_jsonl, read_object, write_json
 from mm1.infer.trained_model import TrainedModel
-from mm1.runs.folder import load_model
-from mm1.runs.folder import version as weights_version
+from mm1.progress import ProgressBar
+from mm1.runs.layout import SCORES, predictions_path
+from mm1.runs.weights import load_model
+from mm1.runs.weights import version as weights_version
 
 
 def evaluate_run(
@@ -105,16 +99,13 @@ def evaluate(
     """
     for benchmark in benchmarks.values():
         benchmark.check(trained.model)
-    scores = _known_scores(folder / "scores.json", version)
+    scores = _known_scores(folder / SCORES, version)
     counts = {name: b.shot_counts(shots) for name, b in benchmarks.items()}
     total = sum(
         len(benchmark.chosen) * sum(map(benchmark.num_draws, counts[name]))
         for name, benchmark in benchmarks.items()
     )
-    quiet = dist.rank() != 0 or not sys.stderr.isatty()
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet) as progress:
-        bars = _Bars(progress, total)
+    with ProgressBar("questions", total) as bar:
         for name, benchmark in benchmarks.items():
             known = scores.get(name, {}).get("shots", {})
             scores[name] = {
@@ -129,13 +120,14 @@ def evaluate(
                 reusable = old.get("settings") == fingerprint
                 num_known = len(old.get("draws", ())) if reusable else 0
                 for draws in _draws(
-                    name, benchmark, trained, num_shots, num_known, folder, bars
+                    name, benchmark, trained, num_shots, num_known, folder, bar
                 ):
                     result = _result(benchmark, draws, num_shots)
                     result |= {"version": version, "settings": fingerprint}
                     if result != known.get(key):
                         known[key] = result
-                        _write_scores(folder, scores)
+                        if dist.rank() == 0:
+                            write_json(folder / SCORES, scores)
                         dist.say(
                             f"{name}, {num_shots} shots:"
                             f" {format_score(benchmark.metric, result)}"
@@ -170,7 +162,7 @@ def _draws(
     num_shots: int,
     num_known: int,
     folder: Path,
-    bars: "_Bars",
+    bar: ProgressBar,
 ) -> Iterator[list[list[Line]]]:
     """Yields the lines of all draws so far, after each new draw and at the end.
 
@@ -183,34 +175,22 @@ def _draws(
         path = predictions_path(folder, name, num_shots, draw)
         known = dist.all_true(draw < num_known and path.is_file())
         if known:
-            draws.append(read_predictions(path))
-            bars.advance(len(benchmark.chosen))
+            draws.append(read_jsonl(path))
+            bar.advance(len(benchmark.chosen))
         else:
-            benchmark.prepare(num_shots, bars.prepared)
+            benchmark.prepare(
+                num_shots,
+                lambda done, total: bar.update(
+                    bar.completed, f"images for retrieval {done:,}/{total:,}"
+                ),
+            )
             lines = benchmark.evaluate(
-                trained, num_shots, lambda n: bars.advance(n * dist.world_size()), draw
+                trained, num_shots, lambda n: bar.advance(n * dist.world_size()), draw
             )
             write_predictions(path, lines, benchmark, num_shots, draw)
             draws.append(lines)
         if not known or draw == num_draws - 1:
             yield draws
-
-
-class _Bars:
-    """Progress of questions, and of the images that are encoded to retrieve shots."""
-
-    def __init__(self, progress: Progress, num_questions: int) -> None:
-        self.progress = progress
-        self.questions = progress.add_task("questions", total=num_questions)
-        self.images = progress.add_task("images for retrieval", visible=False)
-
-    def advance(self, number: int) -> None:
-        self.progress.advance(self.questions, number)
-
-    def prepared(self, done: int, total: int) -> None:
-        self.progress.update(
-            self.images, completed=done, total=total, visible=done < total
-        )
 
 
 def _known_scores(path: Path, version: str) -> dict[str, Any]:
@@ -223,12 +203,6 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
             k: v for k, v in result["shots"].items() if v.get("version") == version
         }
     return {name: result for name, result in scores.items() if result["shots"]}
-
-
-def _write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
-    if dist.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
 
 
 def _settings(

@@ -6,7 +6,6 @@ predictions/
     digits-4shot/17-0.png      images of the first few prompts, listed in their lines
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -15,22 +14,12 @@ from PIL import Image as Pillow
 from mm1 import dist
 from mm1.data.image_processing import decode_image, resize
 from mm1.eval.evaluator import Evaluator, Line
-from mm1.files import write_text
+from mm1.files import write_jsonl
 
 NUM_WITH_IMAGES = 12
 """Questions of each benchmark whose images are written, for reports."""
 LONGEST_SIDE = 384
 """Written images are scaled down to this, in pixels."""
-
-
-def predictions_path(folder: Path, name: str, num_shots: int, draw: int) -> Path:
-    """The file of a benchmark's predictions; `draw` counts from 0."""
-    suffix = f"-draw{draw + 1}" if draw else ""
-    return folder / "predictions" / f"{name}-{num_shots}shot{suffix}.jsonl"
-
-
-def read_predictions(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_predictions(
@@ -45,9 +34,7 @@ def write_predictions(
             evaluator.chosen[:NUM_WITH_IMAGES], lines, strict=False
         ):
             line["pictures"] = _write_images(evaluator, number, num_shots, line, path)
-    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, content)
+    write_jsonl(path, lines)
 
 
 def _write_images(

@@ -20,7 +20,8 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.infer.encoder import Encoder
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
-from mm1.runs.folder import load_model, read_config, version
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_model, version
 
 
 @dataclass(frozen=True, slots=True)

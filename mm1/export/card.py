@@ -12,6 +12,7 @@ from typing import Any
 
 from mm1 import config as configs
 from mm1.files import read_object
+from mm1.runs.layout import SCORES, SUMMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Usage:
 
 def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
     """`README.md` beside the exported weights."""
-    summary = _json(run / "summary.json")
-    scores = _json(run / "scores.json")
+    summary = _json(run / SUMMARY)
+    scores = _json(run / SCORES)
     origin = _origin(summary, config)
     head = {"library_name": "transformers", "pipeline_tag": usage.task}
     if licence := {o["licence"] for o in origin.values() if o.get("licence")}:
@@ -69,7 +70,7 @@ def _origin(summary: dict[str, Any], config: Any) -> dict[str, dict[str, Any]]:
     if "origin" in summary:
         return {"all": summary["origin"]}
     runs = {
-        part: _json(Path(folder) / "summary.json").get("origin")
+        part: _json(Path(folder) / SUMMARY).get("origin")
         for part, folder in config.init.items()
     }
     return {part: origin for part, origin in runs.items() if origin}

@@ -13,7 +13,7 @@ from mm1.export.multimodal import write_multimodal
 from mm1.export.run_folder import new_folder
 from mm1.nn.decoder import LanguageModel
 from mm1.nn.mm1 import MM1
-from mm1.runs.folder import read_config
+from mm1.runs.description import read_config
 
 
 def export_run(run: Path, out: Path, *, part: str | None = None) -> None:

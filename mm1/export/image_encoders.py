@@ -47,7 +47,7 @@ from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT
-from mm1.runs.folder import weights_path
+from mm1.runs.weights import weights_path
 
 PREPROCESSOR = "preprocessor_config.json"
 

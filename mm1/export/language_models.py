@@ -34,7 +34,7 @@ from mm1.export.weights import Weights
 from mm1.files import ANEW, read_object, write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.runs.folder import weights_path
+from mm1.runs.weights import weights_path
 
 HEAD = "lm_head.weight"
 TABLE = "model.embed_tokens.weight"

@@ -39,7 +39,7 @@ from mm1.files import ANEW, read_object, write_json
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
-from mm1.runs.folder import weights_path
+from mm1.runs.weights import weights_path
 
 MODEL_TYPE = "mm1"
 IMAGE_OPTIONS = {field.name for field in fields_of(ImageProcessor)} & {

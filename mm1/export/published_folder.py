@@ -7,9 +7,9 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import Link, parted, theirs_layout
-from mm1.export.progress import shown
 from mm1.export.weights import Weights, write_sharded
 from mm1.files import ANEW, read_object
+from mm1.progress import track_tensors
 
 CONFIG = "config.json"
 
@@ -40,7 +40,9 @@ def write_tensors(folder: Path, links: Sequence[Link], weights: Weights) -> None
     """Writes a run's weights under their published names."""
     layouts = theirs_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write_sharded(folder, layouts, shown("export", parted(links, weights), total))
+    write_sharded(
+        folder, layouts, track_tensors("export", parted(links, weights), total)
+    )
 
 
 def check_unedited(folder: Path, name: str, written: dict[str, Any]) -> None:

@@ -5,8 +5,6 @@ Weights go link by link (see `mapping`) from the published files into ours, in t
 they are stored in, so memory holds only a few tensors of the model at a time.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +16,14 @@ from mm1 import config as configs
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Roles
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
-from mm1.export.progress import shown
 from mm1.export.tokens import Vocabulary
 from mm1.export.weights import Weights, write
-from mm1.files import write_json
+from mm1.files import atomic_path, write_json
 from mm1.loader.loader import Loader
 from mm1.nn.model import Model
-from mm1.runs.folder import WEIGHTS
+from mm1.progress import track_tensors
+from mm1.runs.description import write_config
+from mm1.runs.layout import SUMMARY, WEIGHTS
 from mm1.train.trainer import Trainer
 
 
@@ -60,7 +59,11 @@ def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) ->
     check_import(links, model, weights, unused=source.unused)
     layouts = ours_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write(folder / WEIGHTS, layouts, shown("import", joined(links, weights), total))
+    write(
+        folder / WEIGHTS,
+        layouts,
+        track_tensors("import", joined(links, weights), total),
+    )
     dtypes = {layout.dtype for layout in layouts.values()}
     config = Trainer.Config(
         model=source.model,
@@ -68,7 +71,7 @@ def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) ->
         steps=0,
         precision="bf16" if dtypes & {torch.bfloat16, torch.float16} else "fp32",
     )
-    write_json(folder / "config.json", configs.to_json(config))
+    write_config(folder, config)
     roles = source.vocabulary.roles
     (folder / TOKENIZER).write_text(source.vocabulary.text, encoding="utf-8")
     if roles != Roles():
@@ -85,7 +88,7 @@ def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) ->
         "origin": origin.describe() | {"family": source.family},
         "finished": True,
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY, summary)
 
 
 @contextmanager
@@ -100,14 +103,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise FileExistsError(
             f"{out} exists already; choose another folder, or delete it"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(
-        tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".unfinished", dir=out.parent)
-    )
-    try:
+    with atomic_path(out) as folder:
+        folder.mkdir()
         yield folder
-        folder.chmod(0o755)  # mkdtemp makes it readable by its owner only
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    folder.rename(out)

@@ -18,7 +18,7 @@ from mm1.data.document import Document, Image
 from mm1.harness.limits import Limits, answer_within_limits, sequence_length
 from mm1.infer.predictor import Predictor
 from mm1.prepare.sources.instructions import MARK, conversation
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 
 def user_prompt(text: str, images: Sequence[Image]) -> Document:

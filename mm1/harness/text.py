@@ -32,7 +32,7 @@ from mm1.harness.limits import (
     sequence_length,
 )
 from mm1.infer.predictor import Predictor
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 
 def tokenize_pair(

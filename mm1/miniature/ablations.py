@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mm1.eval.evaluator import Evaluator
+from mm1.files import atomic_path
 from mm1.loader.image_only import ImageLoader
 from mm1.miniature.benchmarks import Miniature
 from mm1.miniature.caption_benchmark import MiniatureCaptions
@@ -60,10 +61,9 @@ def _prepare(folder: Path) -> None:
     world = folder / "world"
     make_world(world)
     raw = world / "raw-four"
-    aside = world / "raw-four.unfinished"
     if not raw.exists():
-        write_four(aside, SEED, NUM_FOUR)
-        aside.rename(raw)
+        with atomic_path(raw) as path:
+            write_four(path, SEED, NUM_FOUR)
     prepare(
         "captions", [raw], world / "four", world / "tokenizer.json", validation=0.03
     )

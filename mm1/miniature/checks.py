@@ -4,11 +4,12 @@ check reads what was measured.
 A difference counts where it exceeds two standard errors of it.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from mm1.files import read_jsonl, read_object
 from mm1.miniature import recipes as miniature
+from mm1.runs import layout
 
 AIM = 0.7
 """The share of unseen digits that we would like to be read; the check itself asks for
@@ -46,7 +47,7 @@ def check(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scores(run: Path) -> dict[str, dict[str, dict[str, float]]]:
-    stored = json.loads((run / "scores.json").read_text())
+    stored = read_object(run / layout.SCORES, "delete it, to ask its questions again")
     return {
         name: result["shots"] | {"chance": result["chance"]}
         for name, result in stored.items()
@@ -54,10 +55,7 @@ def _scores(run: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _loss_falls(folder: Path, stage: str) -> dict[str, Any]:
-    lines = [
-        json.loads(line)
-        for line in (folder / stage / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = read_jsonl(folder / stage / layout.METRICS)
     losses = [line["loss"] for line in lines if "loss" in line]
     few = max(1, len(losses) // 10)
     first = sum(losses[:few]) / few

@@ -8,7 +8,6 @@ pretrain   encoder + C-Abstractor + decoder, nothing frozen, 45/45/10
 finetune   on instructions, at a higher resolution, with sub-images
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,13 @@ from rich.table import Table
 
 from mm1 import dist
 from mm1.eval.evaluate import evaluate_run
-from mm1.files import write_json
+from mm1.files import read_object, write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check
 from mm1.miniature.report import write_report
 from mm1.report.packed_rows import packing_layout
-from mm1.runs.folder import finished, read_config
+from mm1.runs import layout
+from mm1.runs.description import finished, read_config
 from mm1.train.trainer import Trainer
 
 STAGES: dict[str, Callable[[str], Trainer.Config]] = {
@@ -53,12 +53,12 @@ def run_demo(folder: Path) -> int:
         console.print(f"[bold]{name}[/]  {time.monotonic() - started:.0f} s")
     _ask_without_tiles(folder)
     for name in ("decoder", "pretrain", "finetune"):
-        path = folder / name / "packing.json"
+        path = folder / name / layout.PACKING
         if not path.exists():
             write_json(path, packing_layout(read_config(folder / name)))
     checks = check(folder)
     write_json(folder / "checks.json", checks)
-    write_report(folder, folder / "report.html")
+    write_report(folder, folder / layout.REPORT)
     _print(folder, checks)
     console.print(
         f"{time.monotonic() - began:.0f} s in all; the report:"
@@ -72,7 +72,7 @@ def _ask_without_tiles(folder: Path) -> None:
     """The control: the same fine-tuned weights, which now see the overview of each
     picture alone."""
     out = folder / "finetune-without-tiles"
-    if (out / "scores.json").exists():
+    if (out / layout.SCORES).exists():
         return
     out.mkdir(exist_ok=True)
     config = read_config(folder / "finetune")
@@ -86,7 +86,7 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """What the demo shows, on standard output."""
     stages = {"before": folder / "pretrain", "after": folder / "finetune"}
     scores = {
-        name: json.loads((run / "scores.json").read_text())
+        name: read_object(run / layout.SCORES, "delete it, to ask its questions again")
         for name, run in stages.items()
     }
     shots = list(

@@ -16,6 +16,7 @@ from mm1.data.document import Text
 from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.evaluator import Evaluator
 from mm1.eval.zero_shot_classification import ZeroShotClassification
+from mm1.files import atomic_path
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
 from mm1.miniature.benchmarks import NEW_LABELS, Miniature
@@ -57,10 +58,9 @@ def make_world(folder: Path) -> None:
     """The miniature world as raw files, and prepared; what is there already is left as
     it is."""
     raw = folder / "raw"
-    aside = folder / "raw.unfinished"
     if not raw.exists():
-        write_world(aside, SEED, Amounts())
-        aside.rename(raw)
+        with atomic_path(raw) as path:
+            write_world(path, SEED, Amounts())
     tokenizer = folder / "tokenizer.json"
     kinds = {
         "captions": "captions",

@@ -25,7 +25,7 @@ from mm1.report.page import (
     tag,
 )
 from mm1.report.questions import questions_section
-from mm1.runs.results import RunFolder, read_json
+from mm1.runs.results import RunFolder, read_json_if_any
 
 STAGES = {
     "encoder": (
@@ -54,7 +54,7 @@ def write_report(demo_folder: Path, out: Path) -> None:
     """Reads the runs in `demo_folder` and writes the page; what is missing there is
     named on the page."""
     runs = {name: RunFolder(demo_folder / name) for name in STAGES}
-    checks = read_json(demo_folder / "checks.json") or []
+    checks = read_json_if_any(demo_folder / "checks.json") or []
     names = [
         name
         for run in runs.values()

@@ -25,7 +25,7 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
-from mm1.files import read_object, write_json
+from mm1.files import read_object, unfinished_path, write_json
 from mm1.prepare.convert import SCRATCH, SPLITS, Tally
 
 AGAIN = "delete the folder, and prepare the data again"
@@ -109,7 +109,7 @@ def unfinished(out: Path, plan: dict[str, Any]) -> Iterator[Unfinished]:
         ConfigError: somebody works in it, it holds other files, or finished files of
             another plan.
     """
-    work = Unfinished(out.with_name(out.name + ".unfinished"))
+    work = Unfinished(unfinished_path(out))
     _refuse_strangers(work.path)
     work.scratch.mkdir(parents=True, exist_ok=True)
     with _locked(work.scratch / "lock", out):

@@ -8,31 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mm1.files import read_jsonl
+from mm1.runs import layout
 
-def read_json(path: Path) -> Any:
+
+def read_json_if_any(path: Path) -> Any:
     """None where the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file. A line that a killed run left half written is passed
-    over."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
 
 
 @dataclass(frozen=True)
@@ -47,29 +32,29 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_json(self.path / "config.json") or {}
+        return read_json_if_any(self.path / layout.CONFIG) or {}
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        return read_json(self.path / "summary.json") or {}
+        return read_json_if_any(self.path / layout.SUMMARY) or {}
 
     @cached_property
     def scores(self) -> dict[str, Any]:
         """Benchmark -> its metric, chance and scores by number of shots."""
-        return read_json(self.path / "scores.json") or {}
+        return read_json_if_any(self.path / layout.SCORES) or {}
 
     @cached_property
     def packing(self) -> dict[str, Any]:
         """Rows of the loader as documents with where they start and stop."""
-        return read_json(self.path / "packing.json") or {}
+        return read_json_if_any(self.path / layout.PACKING) or {}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        return read_lines(self.path / "metrics.jsonl")
+        return read_jsonl(self.path / layout.METRICS)
 
     @cached_property
     def speed(self) -> list[dict[str, Any]]:
-        return read_lines(self.path / "speed.jsonl")
+        return read_jsonl(self.path / layout.SPEED)
 
     def curve(self, key: str) -> list[tuple[float, float]]:
         """(step, value) wherever a line holds a finite value of `key`."""
@@ -120,7 +105,7 @@ class RunFolder:
         return f" ({meaning})" if meaning else ""
 
     def predictions(self, benchmark: str, shots: int) -> list[dict[str, Any]]:
-        return read_lines(self.path / "predictions" / f"{benchmark}-{shots}shot.jsonl")
+        return read_jsonl(layout.predictions_path(self.path, benchmark, shots))
 
     def picture(self, relative: str) -> bytes | None:
         """A picture that a prediction names; None where it is missing or would lie

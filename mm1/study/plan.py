@@ -12,13 +12,13 @@ does.
 
 import copy
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
+from mm1.files import read_jsonl
 from mm1.overrides import override
 from mm1.train.origins import adopt
 from mm1.train.trainer import Trainer
@@ -111,14 +111,12 @@ def _override(text: str) -> tuple[str | None, str]:
     return (stage if colon else None), rest + equals + value
 
 
+ATTEMPTS = "attempts.jsonl"
+
+
 def attempts(folder: str | Path) -> list[dict[str, Any]]:
     """How the run's process ended, for each time it was started."""
-    path = Path(folder) / "attempts.jsonl"
-    return (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        if path.is_file()
-        else []
-    )
+    return read_jsonl(Path(folder) / ATTEMPTS)
 
 
 def diverged(folder: str | Path) -> bool:

@@ -6,7 +6,6 @@ with a checkpoint, and a second call resumes them. A run whose gradient stays no
 has diverged: that is its result, and it is not tried again.
 """
 
-import json
 import os
 import signal
 import sys
@@ -26,10 +25,10 @@ from rich.progress import (
 
 import mm1
 from mm1 import config as configs
-from mm1.files import write_json
-from mm1.runs.folder import finished
+from mm1.files import append_jsonl, write_json
+from mm1.runs.description import finished
 from mm1.study.executors import POLL_SECONDS, Executor, RunCommand, RunProcess
-from mm1.study.plan import DIVERGED_CODE, StudyPlan, diverged
+from mm1.study.plan import ATTEMPTS, DIVERGED_CODE, StudyPlan, diverged
 
 RunState = Literal["waiting", "finished", "diverged", "failed", "not run"]
 """A run is `not run` if one that it starts from has diverged or failed."""
@@ -194,8 +193,8 @@ def _ended(folder: str, code: int) -> RunState:
 
 
 def _log_attempt(folder: str, seconds: float, code: int) -> None:
-    with (Path(folder) / "attempts.jsonl").open("a") as file:
-        file.write(json.dumps({"seconds": round(seconds, 1), "code": code}) + "\n")
+    record = {"seconds": round(seconds, 1), "code": code}
+    append_jsonl(Path(folder) / ATTEMPTS, record)
 
 
 def _last_line(path: Path) -> str:

@@ -8,7 +8,6 @@ unpickled without `weights_only`.
     checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
 """
 
-import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from mm1 import dist
-from mm1.files import read_object, write_json
+from mm1.files import read_object, remove, unfinished_path, write_json
 from mm1.nn.model import Model
+from mm1.runs.layout import checkpoint_path, checkpoint_steps
 from mm1.train.optimizers import Optimizer
 
-UNFINISHED = ".unfinished"
-
-
-def whole_steps(folder: Path) -> list[int]:
-    """Steps with a whole checkpoint in a folder of checkpoints, in order."""
-    found = folder.glob("step-*")
-    return sorted(
-        int(p.name.removeprefix("step-"))
-        for p in found
-        if not p.name.endswith(UNFINISHED)
-    )
+PROGRESS = "progress.json"
+"""Of a checkpoint: its step, the loader's position, sums since the last line."""
 
 
 class Checkpoints:
@@ -54,10 +45,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
-        return whole_steps(self.folder)
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return checkpoint_steps(self.folder)
 
     def save(
         self, step: int, model: Model, optimizer: Optimizer, progress: dict[str, Any]
@@ -65,16 +53,17 @@ class Checkpoints:
         """Starts writing; the checkpoint counts once `settle` or `finish` has found it
         whole."""
         self.finish()
-        aside = self.folder / (self.path(step).name + UNFINISHED)
+        path = checkpoint_path(self.folder, step)
+        temporary = unfinished_path(path)
         if dist.rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            write_json(aside / "progress.json", progress)
+            remove(temporary)
+            temporary.mkdir(parents=True)
+            write_json(temporary / PROGRESS, progress)
         dist.barrier()  # no rank writes before the folder is there
         future = dcp.async_save(
-            _state(model, optimizer), checkpoint_id=aside, process_group=self.group
+            _state(model, optimizer), checkpoint_id=temporary, process_group=self.group
         )
-        self.pending = (future, aside)  # type: ignore[assignment]
+        self.pending = (future, path)  # type: ignore[assignment]
 
     def settle(self) -> None:
         """Makes the checkpoint count if all ranks have written it, without waiting.
@@ -87,27 +76,27 @@ class Checkpoints:
         beyond `keep`."""
         if self.pending is None:
             return
-        future, aside = self.pending
+        future, path = self.pending
         future.result()
         self.pending = None
         dist.barrier()
         if dist.rank() == 0:
-            whole = aside.with_name(aside.name.removesuffix(UNFINISHED))
-            shutil.rmtree(whole, ignore_errors=True)
-            aside.rename(whole)
+            remove(path)
+            unfinished_path(path).rename(path)
             for step in self.steps()[: -self.keep]:
-                shutil.rmtree(self.path(step))
+                remove(checkpoint_path(self.folder, step))
         dist.barrier()
 
     def load(self, step: int, model: Model, optimizer: Optimizer) -> dict[str, Any]:
         """Restores model and optimiser in place and returns the progress; any number of
         ranks may do it."""
         state = _state(model, optimizer)
-        dcp.load(state, checkpoint_id=self.path(step))
+        path = checkpoint_path(self.folder, step)
+        dcp.load(state, checkpoint_id=path)
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(model, optimizer.optimizers, state["optimizer"])
         return read_object(
-            self.path(step) / "progress.json",
+            path / PROGRESS,
             "delete this checkpoint, to go on from the one before",
         )
 

@@ -7,7 +7,6 @@ Figures stay on the device until a line is logged, so that a step never waits fo
 host.
 """
 
-import json
 import resource
 import time
 from collections import defaultdict
@@ -18,7 +17,9 @@ import torch
 from torch import Tensor
 
 from mm1 import dist
+from mm1.files import append_jsonl, read_jsonl, write_jsonl
 from mm1.nn.model import MeanMetric
+from mm1.runs.layout import METRICS, SPEED
 
 
 class Meter:
@@ -147,7 +148,7 @@ class Log:
         self.trackers: list[Any] = []
         if not self.writes:
             return
-        for file in ("metrics.jsonl", "speed.jsonl"):
+        for file in (METRICS, SPEED):
             _truncate(folder / file, keep_until)
         if "tensorboard" in trackers:
             from torch.utils.tensorboard import SummaryWriter
@@ -173,17 +174,12 @@ class Log:
     def write(self, file: str, step: int, values: dict[str, float]) -> None:
         if not self.writes:
             return
-        with (self.folder / file).open("a") as lines:
-            lines.write(json.dumps({"step": step} | values) + "\n")
+        append_jsonl(self.folder / file, {"step": step} | values)
         for track in self.trackers:
             track(step, values)
 
 
 def _truncate(path: Path, keep_until: int) -> None:
-    if not path.exists():
-        return
-    lines = [
-        line for line in path.read_text().splitlines() if line.endswith("}")
-    ]  # a kill may cut the last one
-    kept = [line for line in lines if json.loads(line)["step"] <= keep_until]
-    path.write_text("".join(line + "\n" for line in kept))
+    if path.exists():
+        lines = read_jsonl(path)
+        write_jsonl(path, (line for line in lines if line["step"] <= keep_until))

@@ -13,7 +13,7 @@ from typing import Any
 from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.dist import say
-from mm1.runs.folder import read_config
+from mm1.runs.description import read_config
 
 LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
 CHOICES = LOSSES | {"image_size"}

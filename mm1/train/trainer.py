@@ -31,7 +31,10 @@ from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import MeanMetric, Model
-from mm1.runs.folder import start_part, version, write_weights
+from mm1.progress import ProgressBar
+from mm1.runs.description import write_config
+from mm1.runs.layout import CONFIG, METRICS, SPEED, SUMMARY
+from mm1.runs.weights import start_part, version, write_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.lora import Lora
 from mm1.train.metrics import Log, Meter, Speed, matmul_ceiling
@@ -44,7 +47,6 @@ from mm1.train.parallel import (
     freeze,
     shard,
 )
-from mm1.train.progress import Display
 from mm1.train.schedulers import Scheduler, WarmupCosine
 
 PATIENCE = 20
@@ -103,9 +105,7 @@ class Trainer(Configurable):
         self.config = config
         self.folder = folder
         self.device = dist.start()
-        self.checkpoints = Checkpoints(
-            folder / "checkpoints", keep=config.keep_checkpoints
-        )
+        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         self._claim(resume)
         saved = self.checkpoints.steps() if resume else []
         given = (
@@ -150,7 +150,7 @@ class Trainer(Configurable):
 
     def _claim(self, resume: bool) -> None:
         """A folder holds one run: starting another in it is refused."""
-        if not resume and (self.folder / "config.json").exists():
+        if not resume and (self.folder / CONFIG).exists():
             raise FileExistsError(
                 f"{self.folder} holds a run already; go on with --resume, or choose"
                 " another folder"
@@ -159,8 +159,7 @@ class Trainer(Configurable):
             check_kept(self.folder, self.config)
         dist.barrier()
         if dist.rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", configs.to_json(self.config))
+            write_config(self.folder, self.config)
 
     def _lay_out(self) -> None:
         freeze(self.model, self.config.frozen)
@@ -195,7 +194,9 @@ class Trainer(Configurable):
         speed = Speed(self.device, self._ceiling())
         self.model.train()
         with (
-            Display(self.folder.name, self.step, c.steps) as display,
+            ProgressBar(
+                self.folder.name, c.steps, completed=self.step, transient=False
+            ) as bar,
             _told_to_stop() as told,
         ):
             while self.step < c.steps:
@@ -208,10 +209,10 @@ class Trainer(Configurable):
                 last = self.step == c.steps
                 logs = last or self.step % c.log_every == 0
                 if logs:
-                    self._log(data, log, speed, display)
+                    self._log(data, log, speed, bar)
                     self.checkpoints.settle()
                 if last or (c.validate_every and self.step % c.validate_every == 0):
-                    log.write("metrics.jsonl", self.step, self.validation())
+                    log.write(METRICS, self.step, self.validation())
                     speed.clear()
                 stop = (
                     bool(told)
@@ -256,7 +257,7 @@ class Trainer(Configurable):
         speed.useful += data.counts.get("useful", 0)
         speed.images += data.counts.get("images", 0)
 
-    def _log(self, data: StepBatches, log: Log, speed: Speed, display: Display) -> None:
+    def _log(self, data: StepBatches, log: Log, speed: Speed, bar: ProgressBar) -> None:
         """One line of what was learnt since the last line, of the data that it took and
         of the time."""
         learnt = self.meter.read()
@@ -269,13 +270,15 @@ class Trainer(Configurable):
                 " lower optimizer.peak_lr"
             )
         lr = self.scheduler.learning_rate(self.step - 1)
-        log.write(
-            "metrics.jsonl", self.step, learnt | {"lr": lr} | self.counts | data.gauges
-        )
+        log.write(METRICS, self.step, learnt | {"lr": lr} | self.counts | data.gauges)
         self.counts.clear()
         costs = speed.read()
-        log.write("speed.jsonl", self.step, costs)
-        display.show(self.step, learnt, costs)
+        log.write(SPEED, self.step, costs)
+        details = f"step {self.step}/{self.config.steps}  loss {learnt['loss']:.3f}"
+        for work in ("tokens", "images"):
+            if rate := costs[f"{work}_per_second"]:
+                details += f"  {rate:,.0f} {work}/s"
+        bar.update(self.step, details, at_once=self.step == self.config.steps)
 
     @torch.no_grad()
     def validation(self) -> dict[str, float]:
@@ -341,7 +344,7 @@ class Trainer(Configurable):
         self.tokenizer.save(self.folder)
         cuda = self.device.type == "cuda"
         write_json(
-            self.folder / "summary.json",
+            self.folder / SUMMARY,
             {
                 "model": configs.path_of(self.config.model),
                 "params": self.params,

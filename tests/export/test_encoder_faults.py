@@ -15,7 +15,7 @@ from tiny import tokenizer
 
 from mm1.config import UserError
 from mm1.export.import_model import import_model
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 State = dict[str, torch.Tensor]
 

@@ -32,7 +32,8 @@ from mm1.nn.features import Features, NotTrainable
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.runs.folder import read_config, start_part
+from mm1.runs.description import read_config
+from mm1.runs.weights import start_part
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)
 TEXT = TextTower.Config(max_length=8, depth=1, dim=16, num_heads=2)

@@ -30,7 +30,8 @@ from mm1.export.options import Options
 from mm1.files import write_json
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import MoE
-from mm1.runs.folder import load_model, read_config, write_weights
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_model, write_weights
 from mm1.train.trainer import Trainer
 
 TABLE = "decoder.embedding.weight"

@@ -31,7 +31,7 @@ from mm1.recipes.pretrain import (
     pretrain_30b,
     pretrain_ablation_base,
 )
-from mm1.runs.folder import read_config
+from mm1.runs.description import read_config
 from mm1.train.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("modules")]

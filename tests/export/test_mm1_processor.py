@@ -20,7 +20,7 @@ from mm1.data.render import Renderer
 from mm1.export.multimodal import write_multimodal
 from mm1.loader.packed import PackedLoader
 from mm1.prepare.sources.instructions import Instructions
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 pytestmark = [
     pytest.mark.slow,

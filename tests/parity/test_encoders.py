@@ -36,7 +36,8 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.nn.features import Features
-from mm1.runs.folder import load_model, read_config, start_part
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_model, start_part
 
 CLOSE = {"atol": 2e-5, "rtol": 0.0}
 """Features of unit size after 2 or 3 blocks, whose sums run in another order there.

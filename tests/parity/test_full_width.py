@@ -19,7 +19,7 @@ from mm1.data.document import Document, Text
 from mm1.export.import_model import import_model
 from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.attention import PackedAttention
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 pytestmark = pytest.mark.long
 

@@ -17,7 +17,7 @@ from mm1.export.import_model import import_model
 from mm1.infer.predictor import Predictor
 from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.attention import PackedAttention
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 LOGITS = 1e-4
 """In standard deviations of the logits, fp32: three blocks whose products are summed in

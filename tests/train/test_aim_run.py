@@ -14,7 +14,7 @@ from worlds import make_world, pretrain, reconstructive
 from mm1.config import ConfigError
 from mm1.loader.loader import StepBatches
 from mm1.nn.position import interpolate, sincos
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 from mm1.train.trainer import Trainer
 
 

@@ -17,7 +17,8 @@ from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.miniature.benchmarks import Miniature
 from mm1.miniature.classes import MiniatureClasses
 from mm1.nn.position import interpolate
-from mm1.runs.folder import load_model, read_config
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_model
 
 
 @pytest.fixture(scope="module")

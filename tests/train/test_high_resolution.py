@@ -14,7 +14,7 @@ from worlds import make_world, pretrain
 from mm1.data.document import Document, Text
 from mm1.infer.predictor import Predictor
 from mm1.nn.position import interpolate
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 
 pytestmark = pytest.mark.slow
 

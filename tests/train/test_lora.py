@@ -12,7 +12,7 @@ from worlds import make_world, pretrain, text_only
 
 from mm1.batch import move
 from mm1.config import ConfigError
-from mm1.runs.folder import load_model
+from mm1.runs.weights import load_model
 from mm1.train.lora import Lora
 from mm1.train.trainer import Trainer
 

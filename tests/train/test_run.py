@@ -15,7 +15,7 @@ from worlds import contrastive, make_world, pretrain, reconstructive, text_only
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.loader.loader import StepBatches
-from mm1.runs.folder import load_model, start_part
+from mm1.runs.weights import load_model, start_part
 from mm1.train.trainer import Diverged, Interrupted, Trainer
 
 

@@ -13,7 +13,7 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
-from mm1.runs.folder import load_model, start_part
+from mm1.runs.weights import load_model, start_part
 from mm1.train.trainer import Trainer
 
 

@@ -1,5 +1,4 @@
-"""A run folder, read and written: config, tokenizer, weights. The one thing that passes
-between stages."""
+"""A run's weights: written, fingerprinted, taken over by another run, loaded."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,56 +10,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mm1 import config as configs
 from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.files import read_object
+from mm1.files import atomic_path
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.model import Model, adapt
-
-WEIGHTS = "model.safetensors"
-
-
-def read_config(run: Path) -> Any:
-    """The config of a run folder, or in a config.json.
-
-    Raises:
-        FileNotFoundError: the folder is no run folder.
-        ConfigError: its config.json is damaged.
-    """
-    path = run if run.suffix == ".json" else run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run} is no run folder: it has no config.json"
-            if path != run
-            else f"no file {run}"
-        )
-    remedy = "mend it, or take it from a copy of the run"
-    stored = read_object(path, remedy)
-    if "class" not in stored:
-        raise ConfigError(f"{path} holds no config, it has no 'class': {remedy}")
-    try:
-        return configs.from_json(stored)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def finished(folder: Path) -> bool:
-    """Has the run come to its end, benchmarks and all?"""
-    summary = folder / "summary.json"
-    return summary.is_file() and read_object(
-        summary, "delete it, and go on with --resume"
-    ).get("finished", False)
+from mm1.runs.description import read_config
+from mm1.runs.layout import WEIGHTS
 
 
 def weights_path(folder: Path) -> Path:
     path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}: the run has not finished; go on with `mm1"
-            " train --resume`"
+            f"{folder} has no {WEIGHTS}: the run has not finished; resume it with"
+            " `mm1 train --resume`"
         )
     return path
 
@@ -73,9 +39,8 @@ def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
     for name, tensor in state.items():
         if seen.setdefault(tensor.data_ptr(), name) == name:
             unique[name] = tensor.detach().cpu().contiguous()
-    aside = folder / (WEIGHTS + ".unfinished")
-    save_file(unique, aside, metadata={"format": "pt"})
-    aside.rename(folder / WEIGHTS)
+    with atomic_path(folder / WEIGHTS) as path:
+        save_file(unique, path, metadata={"format": "pt"})
 
 
 def version(folder: Path) -> str:

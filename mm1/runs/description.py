@@ -1,0 +1,46 @@
+"""What a run folder says of its run: config.json, and summary.json at the end."""
+
+from pathlib import Path
+from typing import Any
+
+from mm1 import config as configs
+from mm1.config import ConfigError, Configurable
+from mm1.files import read_object, write_json
+from mm1.runs.layout import CONFIG, SUMMARY
+
+
+def read_config(run: Path) -> Any:
+    """The config of a run folder, or in a config.json.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+        ConfigError: its config.json is damaged.
+    """
+    path = run if run.suffix == ".json" else run / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} is no run folder: it has no {CONFIG}"
+            if path != run
+            else f"no file {run}"
+        )
+    remedy = "mend it, or take it from a copy of the run"
+    stored = read_object(path, remedy)
+    if "class" not in stored:
+        raise ConfigError(f"{path} holds no config, it has no 'class': {remedy}")
+    try:
+        return configs.from_json(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def write_config(run: Path, config: Configurable.Config) -> None:
+    write_json(run / CONFIG, configs.to_json(config))
+
+
+def finished(run: Path) -> bool:
+    """Has the run come to its end, benchmarks and all?"""
+    path = run / SUMMARY
+    if not path.is_file():
+        return False
+    summary = read_object(path, "delete it, and resume the run with --resume")
+    return summary.get("finished", False)

@@ -1,0 +1,47 @@
+"""Names of the files in a run folder, the one thing that is passed between stages.
+
+config.json          every setting
+tokenizer.json       with special_tokens.json where its tokens have other names
+metrics.jsonl        what was learnt, a line every `log_every` steps
+speed.jsonl          what it cost
+checkpoints/         step-00001000/ ...
+model.safetensors    the weights, once the run has finished
+predictions/         NAME-4shot.jsonl: every question with its prompt and answer
+scores.json          of the benchmarks
+summary.json         sizes, data, hardware; has the run finished?
+packing.json         the first packed sequences, for reports
+report.html
+"""
+
+from pathlib import Path
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+SPEED = "speed.jsonl"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "model.safetensors"
+PREDICTIONS = "predictions"
+SCORES = "scores.json"
+SUMMARY = "summary.json"
+PACKING = "packing.json"
+REPORT = "report.html"
+
+
+def predictions_path(run: Path, benchmark: str, num_shots: int, draw: int = 0) -> Path:
+    """`draw` counts from 0."""
+    suffix = f"-draw{draw + 1}" if draw else ""
+    return run / PREDICTIONS / f"{benchmark}-{num_shots}shot{suffix}.jsonl"
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:08d}"
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps with a whole checkpoint, in order; one still being written has a suffix."""
+    names = (path.name for path in (run / CHECKPOINTS).glob("step-*"))
+    return sorted(
+        int(number)
+        for name in names
+        if (number := name.removeprefix("step-")).isdecimal()
+    )
