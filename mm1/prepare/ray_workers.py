@@ -1,9 +1,9 @@
-"""The same work for each file as Ray tasks: on this machine, or on a cluster that
-shares the file system.
+"""One Ray task for each raw file, on this machine or on a cluster with a shared file
+system.
 
-Ray takes one CPU for each task, tries a file again elsewhere where a node is lost, and
-says so where that fails too. What an abandoned attempt leaves behind is in a folder of
-its own and never moved into place.
+Ray reserves one CPU for each task and retries a file on another node when a node is
+lost. An abandoned attempt leaves its output in a folder of its own, which is never
+moved into place.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 
 from mm1.config import UserError
 from mm1.prepare.workers import Job, Work, WorkerDied, WorkerFailed
+from mm1.ray_jobs import RayJob, RayJobs
 
 ATTEMPTS = 3
 POLL_SECONDS = 5.0
@@ -20,62 +21,44 @@ POLL_SECONDS = 5.0
 def on_ray(
     work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None]
 ) -> Generator[tuple[Any, Any]]:
-    """(job, result) of each job as they are finished; on the cluster of `RAY_ADDRESS`,
-    or one made for this here.
+    """Yield (job, result) of each job as it finishes.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed or does not start.
         WorkerDied, WorkerFailed: as `in_processes`.
     """
+    ray = RayJobs(_work_in, max_retries=ATTEMPTS - 1)
     try:
-        import ray  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError("--on ray needs Ray: pip install 'mm1[ray]'") from error
-    ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(
-                log_to_driver=False, include_dashboard=False, logging_level="warning"
-            )
-        except (
-            Exception
-        ) as error:  # Ray raises bare Exceptions, a late raylet's among them
-            raise UserError(f"Ray did not start: {error}") from error
-    try:
-        task = ray.remote(max_retries=ATTEMPTS - 1)(_work_in)
-        waiting = {task.remote(os.getcwd(), work, job): job for job in jobs}
+        waiting = {ray.submit(os.getcwd(), work, job): job for job in jobs}
         while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
-            for reference in ready:
-                job = waiting.pop(reference)
-                yield job, _result(ray, reference, job)
+            for done in ray.wait(list(waiting), timeout=POLL_SECONDS):
+                job = waiting.pop(done)
+                yield job, _result(ray, done, job)
             for job in waiting.values():
                 show(job, 0, 0)
                 break
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shut_down()
 
 
 def _work_in(folder: str, work: Work, job: Job) -> Any:
-    """Paths are as they were given, so that the keys of records are the same wherever
-    they are read."""
+    """Run in the caller's folder, so that relative paths give the same record keys."""
     os.chdir(folder)
     return work(job, _silent)
 
 
 def _silent(records: int, dropped: int) -> None:
-    """Ray tells when a task is through, not how far it is."""
+    """Ray reports that a task has finished, not how far it is."""
 
 
-def _result(ray: Any, reference: Any, job: Job) -> Any:
+def _result(ray: RayJobs, done: RayJob, job: Job) -> Any:
     try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+        return done.result()
+    except ray.ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, (UserError, OSError)):
             raise error.cause from None
         raise WorkerFailed(f"in {job.file}:\n{error}") from None
-    except ray.exceptions.RayError as error:
+    except ray.ray.exceptions.RayError as error:
         raise WorkerDied(
             f"the Ray task that read {job.file} was lost in {ATTEMPTS} attempts:"
             f" {error}"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mm1.config import UserError
+from mm1.ray_jobs import RayJob, RayJobs
 
 POLL_SECONDS = 0.2
 MAX_TIMEOUTS = 1000
@@ -252,26 +253,11 @@ class RayExecutor(Executor):
         Raises:
             UserError: Ray is not installed or does not start, or an option is unknown.
         """
-        try:
-            import ray  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise UserError("--on ray needs Ray: pip install 'mm1[ray]'") from error
         super().__init__(jobs, launcher)
-        self.ray = ray
-        try:
-            if not ray.is_initialized():
-                ray.init(
-                    log_to_driver=False,
-                    include_dashboard=False,
-                    logging_level="warning",
-                )
-            self.task = ray.remote(_train).options(max_retries=0, **options or {})
-        # Ray raises bare Exceptions, for a raylet that starts late among others.
-        except Exception as error:
-            raise UserError(f"--on ray: {error}") from error
+        self.ray = RayJobs(_train, max_retries=0, options=options)
 
     def start(self, command: RunCommand) -> RunProcess:
-        return _RayRun(self.ray, self.task.remote(command), command)
+        return _RayRun(self.ray, self.ray.submit(command), command)
 
 
 def _train(command: RunCommand) -> int:
@@ -282,24 +268,24 @@ def _train(command: RunCommand) -> int:
 class _RayRun:
     """A run that is a Ray task."""
 
-    def __init__(self, ray: Any, reference: Any, command: RunCommand) -> None:
+    def __init__(self, ray: RayJobs, job: RayJob, command: RunCommand) -> None:
         self.ray = ray
-        self.reference = reference
+        self.job = job
         self.command = command
 
     def poll(self) -> int | None:
-        return self.wait() if self.ray.wait([self.reference], timeout=0)[0] else None
+        return self.wait() if self.job.done() else None
 
     def terminate(self) -> None:
-        self.ray.cancel(self.reference)
+        self.job.cancel()
 
     def kill(self) -> None:
-        self.ray.cancel(self.reference, force=True)
+        self.job.cancel(force=True)
 
     def wait(self) -> int:
         try:
-            return self.ray.get(self.reference)
-        except self.ray.exceptions.RayError as error:
+            return self.job.result()
+        except self.ray.ray.exceptions.RayError as error:
             return _failed(self.command, error)
 
 

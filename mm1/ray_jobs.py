@@ -1,0 +1,78 @@
+"""Jobs on a Ray cluster: connect, submit, wait, cancel.
+
+`mm1.prepare` submits one job for each raw file, `mm1.study` one for each run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mm1.config import UserError
+
+
+class RayJob:
+    """One submitted call."""
+
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self.ray = ray
+        self.reference = reference
+
+    def done(self) -> bool:
+        return bool(self.ray.wait([self.reference], timeout=0)[0])
+
+    def result(self) -> Any:
+        """Wait for the call and return its value; raises `ray.exceptions.RayError`."""
+        return self.ray.get(self.reference)
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Interrupt the call; `force` kills its process."""
+        self.ray.cancel(self.reference, force=force)
+
+
+class RayJobs:
+    """Calls of one function, on the cluster of `RAY_ADDRESS` or one started here."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        max_retries: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`options` are those of a Ray task, such as `num_gpus`.
+
+        Raises:
+            UserError: Ray is not installed or does not start, or has no such option.
+        """
+        try:
+            import ray  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise UserError("--on ray needs Ray: pip install 'mm1[ray]'") from error
+        self.ray: Any = ray
+        self.is_ours: bool = not ray.is_initialized()
+        try:
+            if self.is_ours:
+                ray.init(
+                    log_to_driver=False,
+                    include_dashboard=False,
+                    logging_level="warning",
+                )
+            self.task: Any = ray.remote(function).options(
+                max_retries=max_retries, **options or {}
+            )
+        # Ray raises bare Exceptions, for example when a raylet starts too late.
+        except Exception as error:
+            raise UserError(f"--on ray: {error}") from error
+
+    def submit(self, *arguments: Any) -> RayJob:
+        return RayJob(self.ray, self.task.remote(*arguments))
+
+    def wait(self, jobs: Sequence[RayJob], timeout: float) -> list[RayJob]:
+        """Wait up to `timeout` seconds for one job; return those that are done."""
+        by_reference = {job.reference: job for job in jobs}
+        ready, _ = self.ray.wait(list(by_reference), num_returns=1, timeout=timeout)
+        return [by_reference[reference] for reference in ready]
+
+    def shut_down(self) -> None:
+        """Stop Ray if it was started here."""
+        if self.is_ours:
+            self.ray.shutdown()
