@@ -18,7 +18,10 @@ from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+from mm1.overrides import default_config
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -53,7 +56,12 @@ def make_world(folder: Path) -> Path:
         ("pages", "interleaved", "a.parquet"),
         ("text", "text", "a.jsonl"),
     ):
-        prepare(kind, [raw / file], folder / name, tokenizer, validation=0.2)
+        prepare(
+            Preparation.Config(source=default_config(Source, kind), validation=0.2),
+            [raw / file],
+            folder / name,
+            tokenizer,
+        )
     return folder
 
 

@@ -179,29 +179,27 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from mm1.config import ConfigError
-    from mm1.overrides import override
-    from mm1.prepare.pipeline import config_of, prepare
+    from mm1.overrides import default_config, override
+    from mm1.prepare.pipeline import prepare
+    from mm1.prepare.preparation import Preparation
+    from mm1.prepare.sources import Source
     from mm1.recipes.filters import filters_named
 
-    source = config_of(arguments.source)
-    filters = filters_named(None)
+    config = Preparation.Config(
+        source=default_config(Source, arguments.source),
+        validation=arguments.validation,
+        validation_by=arguments.validation_by,
+    )
     for assignment in arguments.overrides:
-        holder, _, rest = assignment.partition(".")
         if assignment.startswith("filters="):
-            filters = filters_named(assignment.removeprefix("filters="))
-        elif holder in ("source", "filters"):
-            override({"source": source, "filters": filters}[holder], rest)
+            config.filters = filters_named(assignment.removeprefix("filters="))
         else:
-            raise ConfigError(f"{assignment}: keys begin with source. or filters.")
+            override(config, assignment)
     prepare(
-        source,
+        config,
         [Path(path) for path in arguments.paths],
         arguments.out,
         arguments.tokenizer,
-        validation=arguments.validation,
-        validation_by=arguments.validation_by,
-        filters=filters,
         workers=arguments.workers,
         on=arguments.on,
     )

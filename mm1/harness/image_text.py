@@ -17,7 +17,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image
 from mm1.harness.limits import Limits, answer_within_limits, sequence_length
 from mm1.infer.predictor import Predictor
-from mm1.prepare.sources.instructions import MARK, conversation
+from mm1.prepare.sources.instructions import IMAGE_PLACEHOLDER, parse_conversation
 from mm1.runs.weights import load_model
 
 
@@ -27,12 +27,14 @@ def user_prompt(text: str, images: Sequence[Image]) -> Document:
     Images go where the text has `<image>`. If their number differs from that of the
     marks, they come first and the marks are removed.
     """
-    content = text if text.count(MARK) == len(images) else text.replace(MARK, "")
+    content = text
+    if text.count(IMAGE_PLACEHOLDER) != len(images):
+        content = text.replace(IMAGE_PLACEHOLDER, "")
     turns = [
         {"role": "user", "content": content},
         {"role": "assistant", "content": "here"},
     ]
-    return Document(conversation({"messages": turns}, list(images)).parts[:-1])
+    return Document(parse_conversation({"messages": turns}, list(images)).parts[:-1])
 
 
 def lossless_image(image: Any) -> Image:

@@ -1,13 +1,12 @@
-"""Prepared captions without those that do not describe their picture, by a CLIP of
-one's own or an imported one.
+"""Filter prepared captions by CLIP score: drop pairs whose caption does not describe
+the image.
 
-A pair's score is the cosine between the features of picture and caption. What stays is
-a share of the best, as data filtering networks have it (Fang et al. 2023,
-arXiv:2309.17425), or all from a score on (Schuhmann et al. 2021).
+The score of a pair is the cosine between the features of image and caption, by a CLIP
+trained here or imported. Kept is a share of the best, as in data filtering networks
+(Fang et al. 2023, arXiv:2309.17425), or all from a score on (Schuhmann et al. 2021).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,16 +23,21 @@ from mm1.dist import say
 from mm1.infer.encoder import Encoder
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.clip import CLIP
-from mm1.prepare.convert import SCRATCH, SPLITS, Tally, new_part
-from mm1.prepare.deduplicate import Verdict
-from mm1.prepare.each_file import each_file
-from mm1.prepare.output_folder import Unfinished, unfinished
-from mm1.prepare.pipeline import finish, finished, summary
-from mm1.prepare.rewrite import Sifting, sift_file, write_verdicts
-from mm1.prepare.workers import Report
+from mm1.prepare.deduplicate import Removals
+from mm1.prepare.output_folder import (
+    SCRATCH,
+    SPLITS,
+    ConversionStats,
+    file_output,
+    open_output_folder,
+)
+from mm1.prepare.pipeline import read_finished, summary, write_manifest
+from mm1.prepare.process_files import process_files
+from mm1.prepare.process_pool import Report
+from mm1.prepare.rewrite import RewriteJob, rewrite_file, write_removals
 
 PAIRS_PER_BATCH = 512
-KEPT = (
+COPIED_KEYS = (
     "format",
     "kind",
     "config",
@@ -42,16 +46,7 @@ KEPT = (
     "validation_by",
     "filters",
 )
-"""What the new manifest takes over."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scoring:
-    """One shard whose pairs are scored."""
-
-    number: int
-    file: Path
-    folder: Path
+"""Keys of the old manifest that the new one takes over."""
 
 
 def filter_captions(
@@ -64,157 +59,119 @@ def filter_captions(
     min_score: float | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Writes `prepared` again to `out` without the pairs of low score; returns the
-    manifest of `out`.
+    """Write `prepared` to `out` without the pairs of low score; return the manifest of
+    `out`.
 
-    `model` names the weights in the manifest. Shards that are scored are not scored
-    again after an interruption; pairs are left out of both splits by one threshold.
+    `model` names the weights in the manifest. One threshold applies to both splits.
+    After an interruption, shards already scored are not scored again.
 
     Raises:
-        ConfigError: not one of `keep` and `min_score`, or no share; the documents are
-            no pairs; see `prepare`.
+        ConfigError: not exactly one of `keep` and `min_score`, or not a share; the
+            documents are not pairs; see `prepare`.
     """
-    _check(trained, model, keep, min_score)
-    before = read_manifest(prepared)
-    shards = [
-        (split, shard)
-        for split in SPLITS
-        for shard in before["splits"][split]["shards"]
-    ]
-    inputs = [{"file": str(prepared / shard["file"]), **shard} for _, shard in shards]
-    captions = {"model": model, "keep": keep, "min_score": min_score}
-    plan = {key: before.get(key) for key in KEPT} | {
-        "captions": captions,
-        "inputs": inputs,
-    }
-    if known := finished(out, plan):
-        return known
-    with unfinished(out, plan) as work:
-        Tokenizer.Config(path=str(prepared)).build().save(work.path)
-        sizes = [shard["bytes"] for _, shard in shards]
-        siftings = [
-            Sifting(
-                number=n,
-                file=file,
-                folder=work.path,
-                tokenizer=before["tokenizer"],
-                shards=(file,),
-                split=split,
-            )
-            for n, (split, file) in enumerate(
-                (split, prepared / shard["file"]) for split, shard in shards
-            )
-        ]
-        read = score_and_judge(
-            work, siftings, sizes, Encoder.of(trained), keep, min_score
-        )
-        total = Tally()
-        for tally in [
-            *read,
-            *each_file(work, "sift", sift_file, siftings, sizes, workers),
-        ]:
-            total.add(tally)
-        manifest = finish(work, plan, total)
-    say(summary(out, manifest))
-    return manifest
-
-
-def _check(
-    trained: TrainedModel, model: str, keep: float | None, min_score: float | None
-) -> None:
     if (keep is None) == (min_score is None) or (
         keep is not None and not 0 < keep <= 1
     ):
         raise ConfigError(
-            "give either keep, a share of pairs from above 0 to 1, or min_score, a"
+            "give either keep, a share of pairs above 0 and up to 1, or min_score, a"
             " cosine"
         )
     if not isinstance(trained.model, CLIP):
         raise ConfigError(
-            f"{model} has no features of texts: name a run that was trained with"
-            " captions, as CLIP"
+            f"{model} has no features of texts: name a run that was trained on"
+            " captions, such as CLIP"
         )
-
-
-def score_and_judge(
-    work: Unfinished,
-    shards: Sequence[Sifting],
-    sizes: Sequence[int],
-    encoder: Encoder,
-    keep: float | None,
-    min_score: float | None,
-) -> list[Tally]:
-    """Scores the pairs of all shards and writes down what each shard loses."""
-    scorings = [
-        Scoring(number=shard.number, file=shard.file, folder=work.path)
-        for shard in shards
+    manifest = read_manifest(prepared)
+    shards = [
+        (split, shard)
+        for split in SPLITS
+        for shard in manifest["splits"][split]["shards"]
     ]
-    tallies = [*each_file(work, "score", partial(score_file, encoder), scorings, sizes)]
-    scores = [np.load(scores_path(work.path, shard.number)) for shard in shards]
-    write_verdicts(
-        work.path, verdicts(scores, _threshold(np.concatenate(scores), keep, min_score))
-    )
-    return tallies
+    plan = {key: manifest.get(key) for key in COPIED_KEYS} | {
+        "captions": {"model": model, "keep": keep, "min_score": min_score},
+        "inputs": [
+            {"file": str(prepared / each["file"]), **each} for _, each in shards
+        ],
+    }
+    if finished := read_finished(out, plan):
+        return finished
+    sizes = [shard["bytes"] for _, shard in shards]
+    with open_output_folder(out, plan) as output:
+        Tokenizer.Config(path=str(prepared)).build().save(output.path)
+        jobs = [
+            RewriteJob(
+                number=number,
+                file=prepared / shard["file"],
+                folder=output.path,
+                tokenizer=manifest["tokenizer"],
+                shards=(prepared / shard["file"],),
+                split=split,
+            )
+            for number, (split, shard) in enumerate(shards)
+        ]
+        score = partial(score_shard, Encoder.of(trained))
+        stats = process_files(output, "score", score, jobs, sizes)
+        scores = [np.load(scores_path(output.path, job.number)) for job in jobs]
+        threshold = _threshold(np.concatenate(scores), keep, min_score)
+        write_removals(output.path, [_low_scores(each, threshold) for each in scores])
+        stats += process_files(
+            output, "rewrite", rewrite_file, jobs, sizes, workers=workers
+        )
+        manifest = write_manifest(output, plan, stats)
+    say(summary(out, manifest))
+    return manifest
 
 
 def scores_path(folder: Path, number: int) -> Path:
     return folder / SCRATCH / "scores" / f"{number:05}.npy"
 
 
-def score_file(encoder: Encoder, job: Scoring, report: Report) -> tuple[Path, Tally]:
-    """A shard -> the scores of its pairs."""
-    found: list[float] = []
-    with new_part(job, begin=False) as part:
-        for documents in batches(job.file, PAIRS_PER_BATCH):
-            found += scores(encoder, documents)
-            part.tally.records_in = len(found)
-            report(len(found), 0)
-        (path := scores_path(part.folder, job.number)).parent.mkdir(parents=True)
-        np.save(path, np.array(found, dtype=np.float32))
-    return part.folder, part.tally
+def score_shard(
+    encoder: Encoder, job: RewriteJob, report: Report
+) -> tuple[Path, ConversionStats]:
+    """Write the scores of a shard's pairs; return their folder and the counts."""
+    scores: list[float] = []
+    with file_output(job, begin=False) as output:
+        for pairs in read_batches(job.file, PAIRS_PER_BATCH):
+            scores += score_pairs(encoder, pairs)
+            output.stats.records_in = len(scores)
+            report(len(scores), 0)
+        (path := scores_path(output.folder, job.number)).parent.mkdir(parents=True)
+        np.save(path, np.array(scores, dtype=np.float32))
+    return output.folder, output.stats
 
 
-def batches(shard: Path, size: int) -> Iterator[list[tuple[str, Document]]]:
-    """(key, document) of a shard, some at a time."""
+def read_batches(shard: Path, size: int) -> Iterator[list[tuple[str, Document]]]:
+    """Up to `size` (key, document) pairs of a shard at a time."""
     documents = read_documents(shard)
     while batch := list(islice(documents, size)):
         yield batch
 
 
-def scores(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list[float]:
-    """The cosine of each picture with its caption."""
+def score_pairs(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list[float]:
+    """The cosine of each image with its caption."""
     for key, document in pairs:
         if len(document.images) != 1:
             raise ConfigError(
-                f"{key} is no pair: it has {len(document.images)} pictures; filter"
+                f"{key} is not a pair: it has {len(document.images)} pictures; filter"
                 " prepared captions"
             )
-    pictures = encoder.images([document.images[0] for _, document in pairs])
+    images = encoder.images([document.images[0] for _, document in pairs])
     texts = encoder.texts(
         [document.text.replace("<image>", "", 1).strip() for _, document in pairs]
     )
-    return (pictures * texts).sum(-1).tolist()
+    return (images * texts).sum(-1).tolist()
 
 
 def _threshold(
     scores: Float[np.ndarray, " pairs"], keep: float | None, min_score: float | None
 ) -> float:
-    """The lowest score that stays; of pairs as good as the last one of a share, all
-    stay."""
+    """The lowest score that is kept; pairs that tie with it are all kept."""
     if keep is None:
         return min_score or 0.0
     return float(np.sort(scores)[::-1][max(0, round(keep * len(scores)) - 1)])
 
 
-def verdicts(scores: Sequence[np.ndarray], threshold: float) -> list[Verdict]:
-    """What each shard loses."""
-    low = "low CLIP score"
-    return [
-        Verdict(
-            documents={
-                n: (low, f"{shard[n]:.4f}")
-                for n in np.flatnonzero(shard < threshold).tolist()
-            }
-        )
-        for shard in scores
-    ]
+def _low_scores(scores: Float[np.ndarray, " pairs"], threshold: float) -> Removals:
+    low = np.flatnonzero(scores < threshold).tolist()
+    return Removals(documents={n: ("low CLIP score", f"{scores[n]:.4f}") for n in low})

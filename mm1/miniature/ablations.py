@@ -37,6 +37,8 @@ from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.vit import ViT
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources.captions import Captions
 from mm1.recipes import figures
 from mm1.recipes.ablations import CONNECTORS
 from mm1.recipes.figures import FEW, TEXT, ZERO, Scale
@@ -64,9 +66,8 @@ def _prepare(folder: Path) -> None:
     if not raw.exists():
         with atomic_path(raw) as path:
             write_four(path, SEED, NUM_FOUR)
-    prepare(
-        "captions", [raw], world / "four", world / "tokenizer.json", validation=0.03
-    )
+    config = Preparation.Config(source=Captions.Config(), validation=0.03)
+    prepare(config, [raw], world / "four", world / "tokenizer.json")
 
 
 def small_vit(image_size: int = 32, dim: int = 128) -> ViT.Config:

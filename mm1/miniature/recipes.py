@@ -28,7 +28,10 @@ from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.prepare.pipeline import config_of, prepare
+from mm1.overrides import default_config
+from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 from mm1.recipes.pretrain import MIXTURE
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
@@ -73,13 +76,16 @@ def make_world(folder: Path) -> None:
             _words(raw, kinds), tokenizer, kind="word", vocab_size=VOCABULARY
         )
     for name, kind in kinds.items():
-        prepare(kind, [raw / name], folder / name, tokenizer, validation=0.03)
+        config = Preparation.Config(
+            source=default_config(Source, kind), validation=0.03
+        )
+        prepare(config, [raw / name], folder / name, tokenizer)
 
 
 def _words(raw: Path, kinds: dict[str, str]) -> Iterator[str]:
     """The texts of all kinds, read by the real readers: the vocabulary is closed."""
     for name, kind in kinds.items():
-        source = config_of(kind).build()
+        source = default_config(Source, kind).build()
         files = sorted(
             path for pattern in source.PATTERNS for path in (raw / name).glob(pattern)
         )

@@ -1,15 +1,15 @@
-"""Copies across files: of documents, of texts that are nearly the same, of pictures
-that are everywhere.
+"""Duplicates across files: of documents, of nearly equal texts, of images that are in
+many documents.
 
-Each file's documents are marked while it is read, in a process of its own; then all
-marks are judged together, in the order of files and records, so that the first of
-several copies stays, however many processes read.
+The fingerprints of a file's documents are taken while it is read, in any process. Then
+all of them are compared together, in the order of files and records, so that the first
+of several copies stays, however many processes read.
 
-Nearly the same: MinHash over sequences of words and locality-sensitive hashing (Broder
-1997), by `datasketch`.
+Near-duplicates: MinHash over word n-grams and locality-sensitive hashing (Broder 1997),
+by `datasketch`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,23 +18,23 @@ from jaxtyping import Bool, Int, UInt64
 
 from mm1.config import ConfigError, Configurable, UserError
 from mm1.data.document import Document
-from mm1.prepare.content_hash import document_hash, image_hash, words
+from mm1.prepare.content_hash import document_hash, image_hash, normalized_words
 from mm1.prepare.sources import Unusable
 
-EVERYWHERE = "image in many documents"
+IMAGE_IN_MANY = "image in many documents"
 
 SCHEME = "affine32"
 """How datasketch permutes; 32 bits a hash."""
 
 
 @dataclass(slots=True)
-class Verdict:
+class Removals:
     """What one file loses."""
 
     documents: dict[int, tuple[str, str]] = field(default_factory=dict)
-    """Place among the file's documents -> (reason, detail)."""
+    """Index among the file's documents -> (reason, detail)."""
     images: set[int] = field(default_factory=set)
-    """Hashes of pictures that are left out of its documents."""
+    """Hashes of the images to remove from its documents."""
 
 
 class Duplicates(Configurable):
@@ -43,29 +43,29 @@ class Duplicates(Configurable):
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
         exact: bool = False
-        """Of documents with the same words and the same pictures, only the first
-        stays."""
+        """Of documents with the same words and the same images, keep only the first."""
         near: float | None = None
-        """Documents whose words resemble those of a kept one so much are left out: from
-        above 0, no likeness, to 1."""
+        """Drop documents whose Jaccard similarity to a kept one is at least this: above
+        0, up to 1."""
         near_words: int = 5
-        """Words in the sequences that are compared; likeness is how many of two texts'
-        sequences are in both."""
+        """Words in the n-grams that are compared; the similarity is the share of n-grams
+        that two texts have in common."""
         near_hashes: int = 128
-        """More are more exact: likeness is estimated to within 1 /
-        sqrt(near_hashes)."""
+        """More are more accurate: the similarity is estimated to within
+        1 / sqrt(near_hashes)."""
         max_documents_of_image: int | None = None
-        """A picture that is in more documents than this is left out of all of them."""
+        """An image in more documents than this is removed from all of them."""
 
         def build(self) -> "Duplicates":
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError for a likeness that is none, UserError where `datasketch`
+        """Raises ConfigError for a similarity out of range, UserError if `datasketch`
         is not installed."""
         if config.near is not None and not 0 < config.near <= 1:
             raise ConfigError(
-                f"duplicates.near is a likeness from above 0 to 1, not {config.near}"
+                "duplicates.near is a similarity above 0 and up to 1, not"
+                f" {config.near}"
             )
         self.config = config
         self.empty = (
@@ -75,13 +75,13 @@ class Duplicates(Configurable):
         )
 
     @property
-    def asked_for(self) -> bool:
-        """Must files be looked at together at all?"""
+    def enabled(self) -> bool:
+        """Whether documents have to be compared across files."""
         c = self.config
         return c.exact or c.near is not None or c.max_documents_of_image is not None
 
-    def mark(self, key: str, document: Document) -> dict[str, Any]:
-        """What is remembered of a document: a row of `schema`."""
+    def fingerprint(self, key: str, document: Document) -> dict[str, Any]:
+        """What the comparison needs of a document: a row of `schema`."""
         c = self.config
         return {
             "key": key,
@@ -92,7 +92,9 @@ class Duplicates(Configurable):
                 else []
             ),
             "signature": (
-                None if self.empty is None else self._signature(words(document).split())
+                None
+                if self.empty is None
+                else self._signature(normalized_words(document).split())
             ),
         }
 
@@ -114,75 +116,68 @@ class Duplicates(Configurable):
 
     def _signature(self, words: Sequence[str]) -> Any:
         n = min(self.config.near_words, len(words))
-        sequences = {
+        ngrams = {
             " ".join(words[i : i + n]).encode() for i in range(len(words) - n + 1)
         }
         signature = self.empty.copy()  # type: ignore[union-attr]
-        signature.update_batch(sorted(sequences))
+        signature.update_batch(sorted(ngrams))
         return signature.hashvalues
 
-    def judge(
+    def find_removals(
         self,
-        marks: Sequence[Any],
+        fingerprints: Sequence[Any],
         check_num_images: Callable[[int], None],
         *,
-        pictures_matter: bool,
-    ) -> list[Verdict]:
-        """The verdict on each file's table of marks.
+        images_required: bool,
+    ) -> list[Removals]:
+        """What each file loses, by its table of fingerprints.
 
-        Pictures first, and where `pictures_matter` the documents that they are in; then
-        documents that are left with too few or too many; copies are looked for among
-        the rest.
+        Images come first and, if `images_required`, the documents that hold them; then
+        documents left with too few or too many images; then copies among the rest.
         """
         import pyarrow as pa
 
-        table = pa.concat_tables(marks)
-        verdicts = [Verdict() for _ in marks]
-        ends = np.cumsum([len(each) for each in marks])
+        table = pa.concat_tables(fingerprints)
+        removals = [Removals() for _ in fingerprints]
+        ends = np.cumsum([len(each) for each in fingerprints])
+        alive = np.ones(len(table), dtype=bool)
 
         def drop(number: int, reason: str, detail: str) -> None:
             file = int(np.searchsorted(ends, number, side="right"))
-            verdicts[file].documents[number - (int(ends[file - 1]) if file else 0)] = (
-                reason,
-                detail,
-            )
+            index = number - (int(ends[file - 1]) if file else 0)
+            removals[file].documents[index] = (reason, detail)
             alive[number] = False
 
-        alive = np.ones(len(table), dtype=bool)
         if self.config.max_documents_of_image is not None:
-            hashes, owners, gone = self._everywhere(table)
-            if pictures_matter:
-                for number in np.unique(owners[gone]).tolist():
-                    drop(number, EVERYWHERE, "")
+            hashes, owners, frequent = self._frequent_images(table)
+            if images_required:
+                for number in np.unique(owners[frequent]).tolist():
+                    drop(number, IMAGE_IN_MANY, "")
             else:
-                files = np.searchsorted(ends, owners[gone], side="right")
-                for file, known in zip(
-                    files.tolist(), hashes[gone].tolist(), strict=True
-                ):
-                    verdicts[file].images.add(known)
-            left = np.bincount(owners[~gone], minlength=len(table))
-            for number, why in _refused(left, alive, check_num_images):
+                files = np.searchsorted(ends, owners[frequent], side="right").tolist()
+                for file, image in zip(files, hashes[frequent].tolist(), strict=True):
+                    removals[file].images.add(image)
+            left = np.bincount(owners[~frequent], minlength=len(table))
+            for number, why in _wrong_num_images(left, alive, check_num_images):
                 drop(number, why.reason, why.detail)
+        keys = table.column("key")
         if self.config.exact:
             hashes = table.column("document").to_numpy()
             for number, first in _copies(hashes, alive):
-                drop(number, "duplicate", f"of {table.column('key')[first]}")
+                drop(number, "duplicate", f"of {keys[first]}")
         if self.config.near is not None:
-            for number, first, likeness in self._near_copies(
+            for number, first, similarity in self._near_copies(
                 table.column("signature"), alive
             ):
-                drop(
-                    number,
-                    "near-duplicate",
-                    f"{likeness:.2f} like {table.column('key')[first]}",
-                )
-        return verdicts
+                detail = f"{similarity:.2f} like {keys[first]}"
+                drop(number, "near-duplicate", detail)
+        return removals
 
-    def _everywhere(
+    def _frequent_images(
         self, table: Any
     ) -> tuple[UInt64[np.ndarray, " n"], Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-        """(hash, number of its document, is it in too many documents?) of every
-        picture."""
+        """Of every image: its hash, the number of its document, and whether it is in
+        too many documents."""
         import pyarrow.compute as pc
 
         hashes = pc.list_flatten(table.column("images")).to_numpy()  # type: ignore[attr-defined]
@@ -190,38 +185,32 @@ class Duplicates(Configurable):
         owners = np.repeat(np.arange(len(table)), lengths)
         order = np.lexsort((owners, hashes))
         pairs = np.stack([hashes[order], owners[order].astype(np.uint64)])
+        # An image counts once for each document.
         new = np.ones(len(hashes), dtype=bool)
-        new[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(
-            0
-        )  # a picture counts once in a document
-        found, counts = np.unique(pairs[0][new], return_counts=True)
+        new[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(0)
+        distinct, counts = np.unique(pairs[0][new], return_counts=True)
         most = self.config.max_documents_of_image or 0
-        return hashes, owners, np.isin(hashes, found[counts > most])
+        return hashes, owners, np.isin(hashes, distinct[counts > most])
 
     def _near_copies(
         self, signatures: Any, alive: Bool[np.ndarray, " documents"]
-    ) -> Any:
-        """(number, the first one it is like, how like) of each document that resembles
-        one that is kept."""
+    ) -> Iterator[tuple[int, int, float]]:
+        """(number, number of the first similar one, similarity) of each document that
+        is similar to a kept one."""
         library = _datasketch()
         threshold = self.config.near or 0.0
-        index = library.MinHashLSH(
-            threshold=threshold, num_perm=self.config.near_hashes
-        )
         size = self.config.near_hashes
-        values = np.concatenate(
-            [chunk.flatten().to_numpy() for chunk in signatures.chunks]
-            or [np.empty(0, np.uint32)]
-        )
-        values = values.reshape(-1, size)
+        index = library.MinHashLSH(threshold=threshold, num_perm=size)
+        chunks = [chunk.flatten().to_numpy() for chunk in signatures.chunks]
+        values = np.concatenate(chunks or [np.empty(0, np.uint32)]).reshape(-1, size)
         for number in np.flatnonzero(alive).tolist():
             signature = library.LeanMinHash(
                 seed=1, hashvalues=values[number], scheme=SCHEME
             )
-            alike = sorted(index.query(signature))
-            likeness = (values[alike] == values[number]).mean(1)
-            if (close := np.flatnonzero(likeness >= threshold)).size:
-                yield number, alike[close[0]], likeness[close[0]]
+            candidates = sorted(index.query(signature))
+            similarity = (values[candidates] == values[number]).mean(1)
+            if (close := np.flatnonzero(similarity >= threshold)).size:
+                yield number, candidates[close[0]], float(similarity[close[0]])
             else:
                 index.insert(number, signature, check_duplication=False)
 
@@ -239,8 +228,7 @@ def _datasketch() -> Any:
 def _copies(
     hashes: UInt64[np.ndarray, " documents"], alive: Bool[np.ndarray, " documents"]
 ) -> list[tuple[int, int]]:
-    """(number, number of the first one with the same hash) of each one alive that is
-    not the first."""
+    """(number, number of the first one with the same hash) of each later copy."""
     numbers = np.flatnonzero(alive)
     _, first, which = np.unique(hashes[numbers], return_index=True, return_inverse=True)
     firsts = numbers[first][which]
@@ -248,19 +236,17 @@ def _copies(
     return list(zip(numbers[later].tolist(), firsts[later].tolist(), strict=True))
 
 
-def _refused(
+def _wrong_num_images(
     left: Int[np.ndarray, " documents"],
     alive: Bool[np.ndarray, " documents"],
     check: Callable[[int], None],
 ) -> list[tuple[int, Unusable]]:
-    """(number, why) of the documents whose number of pictures left is refused."""
-    found = []
+    """(number, why) of the documents with too few or too many images left."""
+    wrong: list[tuple[int, Unusable]] = []
     for count in np.unique(left[alive]).tolist():
         try:
             check(count)
         except Unusable as why:
-            found += [
-                (number, why)
-                for number in np.flatnonzero(alive & (left == count)).tolist()
-            ]
-    return found
+            numbers = np.flatnonzero(alive & (left == count)).tolist()
+            wrong += [(number, why) for number in numbers]
+    return wrong

@@ -1,9 +1,7 @@
-"""What is left out of readable data: pictures and documents that a rule refuses, each
-for a reason that is counted.
+"""Filters: images and documents that a rule refuses, each for a reason that is counted.
 
-Pictures are judged first, each by itself; then what remains of a document is. What can
-only be judged beside all other files, copies above all, is the business of
-`mm1.prepare.deduplicate`.
+Images are filtered first, each on its own, then the document that remains. What depends
+on other files, above all duplicates, is in `mm1.prepare.deduplicate`.
 """
 
 from dataclasses import dataclass, field
@@ -13,14 +11,13 @@ from mm1.config import ConfigError, Configurable
 from mm1.data.document import Document, Image, Text
 from mm1.prepare.content_hash import image_hash
 from mm1.prepare.deduplicate import Duplicates
-from mm1.prepare.repetition import repeated
+from mm1.prepare.repetition import find_repetition
 from mm1.prepare.sources import Unusable
-from mm1.prepare.verify import Look
+from mm1.prepare.verify import ImageCheck
 
 
 class ImageRules(Configurable):
-    """Which pictures stay. Where a source drops documents with a lost picture, those of
-    a refused one go too."""
+    """Which images stay. A source that requires its images drops the whole document."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -29,12 +26,12 @@ class ImageRules(Configurable):
         max_side: int | None = None
         """Pixels of the longer side."""
         max_aspect: float | None = None
-        """How many times as long as wide, at most."""
+        """The longer side over the shorter one."""
         url_words: tuple[str, ...] = ()
-        """Words of no picture of interest, anywhere in its URL or path, such as "logo";
-        small letters."""
+        """An image with one of these words in the path of its URL, such as "logo", is
+        dropped; lower case."""
         once: bool = False
-        """Of copies inside one document, only the first stays."""
+        """Of copies in one document, keep only the first."""
 
         def build(self) -> "ImageRules":
             return self.make()
@@ -42,34 +39,35 @@ class ImageRules(Configurable):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def of_one_document(self, look: Look) -> Look:
-        """The rules around `look`, which decodes: what a URL or a hash tells is asked
-        before."""
+    def for_one_document(self, check: ImageCheck) -> ImageCheck:
+        """`check`, which decodes, with the rules before and after it.
+
+        Rules on URL and hash come first, so that images they refuse are not decoded.
+        """
         seen: set[int] = set()
 
-        def judged(image: Image) -> Image:
-            self._before(image, seen)
-            image = look(image)
-            self._size(image)
+        def check_with_rules(image: Image) -> Image:
+            self._check_undecoded(image, seen)
+            image = check(image)
+            self._check_size(image)
             return image
 
-        return judged
+        return check_with_rules
 
-    def _before(self, image: Image, seen: set[int]) -> None:
-        path = (
-            urlsplit(image.url).path.lower()
-            if self.config.url_words and image.url
-            else ""
-        )
-        for word in self.config.url_words:
-            if word in path:
-                raise Unusable("word in image URL", f"{word!r} in {image.url[:200]}")
+    def _check_undecoded(self, image: Image, seen: set[int]) -> None:
+        if self.config.url_words and image.url:
+            path = urlsplit(image.url).path.lower()
+            for word in self.config.url_words:
+                if word in path:
+                    raise Unusable(
+                        "word in image URL", f"{word!r} in {image.url[:200]}"
+                    )
         if self.config.once and image.data:
             if (known := image_hash(image)) in seen:
-                raise Unusable("repeated image", "it stands in the document already")
+                raise Unusable("repeated image", "it is in the document already")
             seen.add(known)
 
-    def _size(self, image: Image) -> None:
+    def _check_size(self, image: Image) -> None:
         short, long = sorted((image.width, image.height))
         size = f"{image.width} x {image.height} pixels"
         if short < self.config.min_side:
@@ -81,23 +79,22 @@ class ImageRules(Configurable):
 
 
 class TextRules(Configurable):
-    """Which documents stay for their text, all of it taken together. Words are what
-    white space parts."""
+    """Which documents stay, by all of their text together. Words are separated by white
+    space."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
         min_words: int = 0
         max_words: int | None = None
         min_word_length: float = 0.0
-        """Letters of a word in the mean."""
+        """Mean number of letters of a word."""
         max_word_length: float | None = None
         max_symbols: float | None = None
-        """Hash signs and ellipses for each word."""
+        """Hash signs and ellipses over words."""
         min_alphabetic: float = 0.0
-        """The least share of words with a letter in them."""
+        """Share of words with at least one letter."""
         repetition: bool = False
-        """Is a text dropped that repeats itself beyond the limits of
-        `mm1.prepare.repetition`?"""
+        """Drop texts that exceed the limits of `mm1.prepare.repetition`."""
 
         def build(self) -> "TextRules":
             return self.make()
@@ -106,7 +103,7 @@ class TextRules(Configurable):
         self.config = config
 
     def check(self, document: Document) -> None:
-        """Raises `Unusable` where a rule refuses the text."""
+        """Raises `Unusable` if a rule refuses the text."""
         c = self.config
         if c == TextRules.Config():
             return
@@ -122,20 +119,19 @@ class TextRules(Configurable):
         if length < c.min_word_length or (
             c.max_word_length is not None and length > c.max_word_length
         ):
-            raise Unusable("word length", f"{length:.1f} letters in the mean")
+            raise Unusable("word length", f"{length:.1f} letters on average")
         symbols = (text.count("#") + text.count("...") + text.count("…")) / len(words)
         if c.max_symbols is not None and symbols > c.max_symbols:
             raise Unusable("too many symbols", f"{symbols:.2f} for each word")
         alphabetic = sum(any(map(str.isalpha, word)) for word in words) / len(words)
         if alphabetic < c.min_alphabetic:
             raise Unusable("too few letters", f"{alphabetic:.0%} of the words have any")
-        if c.repetition and (how := repeated(text)):
+        if c.repetition and (how := find_repetition(text)):
             raise Unusable("repetitive text", how)
 
 
 class Filters(Configurable):
-    """All that a preparation leaves out beyond what cannot be read. The defaults leave
-    out nothing."""
+    """What a preparation leaves out besides what cannot be read; by default nothing."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -143,7 +139,7 @@ class Filters(Configurable):
         text: TextRules.Config = field(default_factory=TextRules.Config)
         duplicates: Duplicates.Config = field(default_factory=Duplicates.Config)
         min_images: int = 0
-        """Of a document, counted when all rules for pictures have had their say."""
+        """Images of a document, counted after all rules for images."""
         max_images: int | None = None
 
         def build(self) -> "Filters":
@@ -160,10 +156,9 @@ class Filters(Configurable):
         self.duplicates = config.duplicates.build()
 
     def check(self, document: Document) -> None:
-        """Raises `Unusable` where the document is refused for itself.
+        """Raises `Unusable` if a rule refuses the document on its own.
 
-        Where pictures may still be lost for being on many pages, their number is judged
-        after that.
+        With `max_documents_of_image`, images are counted after the second pass.
         """
         self.text.check(document)
         if self.config.duplicates.max_documents_of_image is None:

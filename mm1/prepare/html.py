@@ -1,10 +1,10 @@
-"""HTML -> text and pictures in reading order.
+"""HTML -> text and images in reading order.
 
-One pass from left to right that never looks back, so that time grows with the length of
-a page whatever is in it. (The `html.parser` of Python 3.11.7 takes 102 s for 60 kB of
-`<a <a <a`: one page of a crawl would hold up the rest.)
+One pass from left to right without backtracking, so that time is linear in the length
+of a page whatever it holds. (The `html.parser` of Python 3.11.7 takes 102 s for 60 kB
+of `<a <a <a`: one page of a crawl would hold up the rest.)
 
-What never ends -- a tag, a comment, a script -- ends with the page, as in a browser.
+A tag, comment or script that is never closed ends with the page, as in a browser.
 """
 
 import re
@@ -18,40 +18,45 @@ ATTRIBUTE = re.compile(
     r"""([^\s=>"'/]++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>]++))?+"""
 )
 RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
-"""What they hold is no HTML, and is dropped."""
+"""Their content is not HTML, and is dropped."""
 DROPPED = re.compile(
-    "aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|template|video"
+    "aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|"
+    "template|video"
 )
 BLOCK = re.compile(
-    "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|h[1-6]|header|hr|"
-    "html|li|main|menu|ol|p|pre|section|summary|table|tbody|tfoot|thead|tr|ul"
+    "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|"
+    "figcaption|figure|h[1-6]|header|hr|html|li|main|menu|ol|p|pre|section|summary|"
+    "table|tbody|tfoot|thead|tr|ul"
 )
 GAPS = ("", " ", "\n", "\n\n")
-"""What may stand between two pieces of text; of several the last in this list does."""
+"""What may separate two pieces of text; of several, the last in this list is used."""
 
 
 @dataclass(frozen=True, slots=True)
-class Src:
-    """The place of an `<img>`."""
+class ImageSource:
+    """The place of an `<img>` on a page."""
 
     src: str
 
 
-class Page:
+class HtmlReader:
     """Reads one page."""
 
     def __init__(self) -> None:
-        self.parts: list[str | Src] = []
+        self.parts: list[str | ImageSource] = []
         self.pieces: list[str] = []
-        """Of the text since the last picture."""
+        """Pieces of the text since the last image."""
         self.gap = ""
+        """White space before the next piece."""
         self.dropped = ""
+        """The open element whose content is dropped."""
         self.depth = 0
+        """How many elements of that name are open."""
         self.verbatim = 0
+        """How many `<pre>` are open."""
 
-    def read(self, html: str) -> list[str | Src]:
-        """Texts, in which white space is as a browser shows it, and the places of
-        pictures.
+    def read(self, html: str) -> list[str | ImageSource]:
+        """Texts, with white space as a browser shows it, and images in their places.
 
         Raises:
             ValueError: a character reference of thousands of digits.
@@ -65,7 +70,7 @@ class Page:
         return self.parts
 
     def _markup(self, html: str, start: int) -> int:
-        """Where it ends; -1 where it never does."""
+        """Handle the markup at `start`; return where it ends, -1 if it never does."""
         if html.startswith("<!--", start):
             return _after(html, "-->", start + 4)
         if html.startswith(("<!", "<?"), start):
@@ -95,26 +100,25 @@ class Page:
         if name == "pre":
             self.verbatim = max(0, self.verbatim + (-1 if closes else 1))
         if name == "img" and not closes:
-            self._picture(attributes)
+            self._image(attributes)
         elif name == "br":
-            self._part("\n")
+            self._separate("\n")
         elif BLOCK.fullmatch(name):
-            self._part("\n\n")
+            self._separate("\n\n")
         elif name in ("td", "th"):
-            self._part(" ")
+            self._separate(" ")
 
-    def _picture(self, attributes: str) -> None:
-        found = {
+    def _image(self, attributes: str) -> None:
+        values = {
             m[1].lower(): unescape(m[2] or "").strip("\"' \n\t")
             for m in ATTRIBUTE.finditer(attributes)
         }
-        if src := found.get("data-src") or found.get(
-            "src"
-        ):  # lazy pages keep a dot in src
+        # Pages that load images lazily have a placeholder in src.
+        if src := values.get("data-src") or values.get("src"):
             self._end_text()
-            self.parts.append(Src(src))
+            self.parts.append(ImageSource(src))
 
-    def _part(self, gap: str) -> None:
+    def _separate(self, gap: str) -> None:
         self.gap = max(self.gap, gap, key=GAPS.index)
 
     def _text(self, text: str) -> None:
@@ -123,7 +127,7 @@ class Page:
         text = unescape(text)
         if not self.verbatim:
             if text[:1].isspace():
-                self._part(" ")
+                self._separate(" ")
             ends_in_space = text[-1:].isspace()
             text = " ".join(text.split())
         else:
@@ -141,5 +145,6 @@ class Page:
 
 
 def _after(html: str, end: str, start: int) -> int:
+    """The position after the next `end`; -1 if there is none."""
     at = html.find(end, start)
     return at + len(end) if at >= 0 else -1

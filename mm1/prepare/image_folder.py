@@ -1,21 +1,21 @@
-"""Pictures that records name by path or by URL, read from one folder and from nowhere
-else.
+"""Images that records name by path or URL, read from one folder and nowhere else.
 
-What a record says is not to be trusted: a path that leads out of the folder
-(`../x.jpg`, `/etc/passwd`) is refused, by its name alone; links that lie in the folder
-are its owner's and are followed. Nothing is ever fetched. For a URL a file is looked
-for under a name that is made from it:
+Records are not trusted: a path that leads out of the folder (`../x.jpg`,
+`/etc/passwd`) is refused by its name alone. Links inside the folder belong to its owner
+and are followed. Nothing is ever downloaded. The file of a URL is looked up under a
+name made from it:
 
-    sha256      <the URL's SHA-256 in hex>, with or without one of ENDINGS
-    basename    the last part of the URL's path, `b.jpg` of `http://x.org/a/b.jpg?w=9`
-    PATH        what a table, or a folder of tables, says: columns `url` and `path`, or `url` and `key` as img2dataset
-                writes them beside its folders of files, whose picture 000410007 is
-                00041/000410007.jpg
+    sha256      the URL's SHA-256 in hex, with or without one of IMAGE_SUFFIXES
+    basename    the last part of the URL's path: `b.jpg` of `http://x.org/a/b.jpg?w=9`
+    PATH        a table or a folder of tables with columns `url` and `path`, or `url`
+                and `key` as img2dataset writes them next to its folders of files: the
+                image with key 000410007 is 00041/000410007.jpg
 """
 
 import hashlib
 import os
 import stat
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,22 +24,22 @@ from urllib.parse import unquote, urlsplit
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.prepare import tables, verify
-from mm1.prepare.sources import Unusable, found
+from mm1.prepare.sources import Source, Unusable, raw_image
 
-ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp", ".gif")
+IMAGE_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", ".gif")
 SHARD_DIGITS = 5
 """img2dataset's keys begin with the number of their folder."""
 
 
 class ImageFolder:
-    """One folder of pictures."""
+    """One folder of images."""
 
     def __init__(self, folder: Path, urls: str = "") -> None:
-        """`urls`: how pictures of URLs are called (see above); empty: they are not
-        looked for.
+        """`urls`: how to find the file of a URL (see above); empty: it is not looked
+        up.
 
         Raises:
-            ConfigError: it is no known rule and no table that exists.
+            ConfigError: neither a known rule nor an existing table.
         """
         if urls not in ("", "sha256", "basename") and not Path(urls).exists():
             raise ConfigError(
@@ -50,71 +50,67 @@ class ImageFolder:
         self.urls = urls
 
     def read(self, value: Any) -> Image:
-        """A picture as a record has it: bytes, a path, a URL, or Hugging Face's
+        """An image as a record has it: bytes, a path, a URL, or Hugging Face's
         {"bytes", "path"}.
 
-        What cannot be had is `Lost`; a URL that is not looked for stands in its place.
+        What cannot be read is a `MissingImage`; a URL that is not looked up stands in
+        place of the bytes.
         """
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
-            return found(value)
+            return raw_image(value)
         if value is None:
-            return found(Unusable("no image"))
+            return raw_image(Unusable("no image"))
         if not isinstance(value, str):
-            return found(Unusable("no image path", f"it is a {type(value).__name__}"))
+            return raw_image(
+                Unusable("no image path", f"it is a {type(value).__name__}")
+            )
         url = value if is_url(value) else ""
         try:
-            return found(
-                (
-                    self._file(value)
-                    if not url
-                    else self._of_url(url)
-                    if self.urls
-                    else url
-                ),
-                url,
-            )
+            if not url:
+                return raw_image(self._read_file(value))
+            return raw_image(self._read_url(url) if self.urls else url, url)
         except Unusable as why:
-            return found(why, url)
+            return raw_image(why, url)
 
-    def _of_url(self, url: str) -> bytes:
+    def _read_url(self, url: str) -> bytes:
+        name = self._name_of_url(url)
+        if not name:
+            raise Unusable("missing image file", f"no name for {url}")
+        for suffix in IMAGE_SUFFIXES:
+            if (self.folder / self._relative(name + suffix)).is_file():
+                return self._read_file(name + suffix)
+        raise Unusable("missing image file", f"{name} of {url}")
+
+    def _name_of_url(self, url: str) -> str:
         if self.urls == "sha256":
-            name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-        elif self.urls == "basename":
+            return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        if self.urls == "basename":
             try:
-                name = PurePosixPath(unquote(urlsplit(url).path)).name
-            except ValueError as error:  # as http://[x
+                return PurePosixPath(unquote(urlsplit(url).path)).name
+            except ValueError as error:  # http://[x, for example
                 raise Unusable(
                     "broken image address", f"{url[:200]}: {error}"
                 ) from error
-        else:
-            known, has_keys = self._table
-            name = known.get(url, "")
-            name = f"{name[:SHARD_DIGITS]}/{name}" if name and has_keys else name
-        if not name:
-            raise Unusable("missing image file", f"no name for {url}")
-        for ending in ENDINGS:
-            if (self.folder / self._inside(name + ending)).is_file():
-                return self._file(name + ending)
-        raise Unusable("missing image file", f"{name} of {url}")
+        names, has_keys = self._table
+        name = names.get(url, "")
+        return f"{name[:SHARD_DIGITS]}/{name}" if name and has_keys else name
 
     @cached_property
     def _table(self) -> tuple[dict[str, str], bool]:
-        """URL -> path, or -> img2dataset's key (True)."""
+        """URL -> path, or URL -> img2dataset's key (True)."""
         table = Path(self.urls)
-        first = (
-            next(iter(sorted(table.glob("*.parquet"))), table)
-            if table.is_dir()
-            else table
-        )
-        has_keys = tables.kind(first) == ".parquet" and "path" not in tables.columns_of(
+        parts = sorted(table.glob("*.parquet")) if table.is_dir() else []
+        first = parts[0] if parts else table
+        has_keys = tables.table_suffix(
             first
-        )
-        return tables.lookup(table, "url", "key" if has_keys else "path"), has_keys
+        ) == ".parquet" and "path" not in tables.parquet_columns(first)
+        names = tables.load_mapping(table, "url", "key" if has_keys else "path")
+        return names, has_keys
 
-    def _inside(self, name: str) -> str:
-        """The path as it stands in the folder."""
+    def _relative(self, name: str) -> str:
+        """A path relative to the folder; raises `Unusable` if it is not inside."""
         path = os.path.normpath(
             os.path.relpath(name, self.folder) if os.path.isabs(name) else name
         )
@@ -124,28 +120,48 @@ class ImageFolder:
             )
         return path
 
-    def _file(self, name: str) -> bytes:
+    def _read_file(self, name: str) -> bytes:
         try:
-            file = self.folder / self._inside(name)
-            found = file.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise Unusable("unreadable image file", f"{name} is no regular file")
-            if found.st_size > verify.MAX_BYTES:
+            file = self.folder / self._relative(name)
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable("unreadable image file", f"{name} is not a regular file")
+            if status.st_size > verify.MAX_BYTES:
                 raise Unusable(
                     "file too large", f"{file}; the limit is {verify.MAX_BYTES:,} bytes"
                 )
             return file.read_bytes()
         except Unusable:
             raise
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # ValueError: a path with a NUL character
+        # ValueError: a path with a NUL character.
+        except (OSError, ValueError) as error:
             missing = isinstance(error, FileNotFoundError)
             raise Unusable(
                 "missing image file" if missing else "unreadable image file",
                 f"{name}: {error}",
             ) from error
+
+
+class ImageFolderSource(Source):
+    """A source whose records may name their images by path or URL."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Source.Config):
+        folder: str = ""
+        """Where images lie that are given by path or URL; empty: the folder of the
+        file."""
+        urls: str = ""
+        """How to find the file of a URL there: sha256, basename, or a table; empty:
+        URLs are not looked up."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def image_folder(self, file: Path) -> ImageFolder:
+        """The images of the records in a file, or in a folder that is read as one."""
+        default = file if file.is_dir() else file.parent
+        return ImageFolder(Path(self.config.folder or default), self.config.urls)
 
 
 def is_url(value: str) -> bool:

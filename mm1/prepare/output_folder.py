@@ -1,35 +1,42 @@
-"""The folder in which a preparation grows: `<out>.unfinished`, which takes the name
-`out` when it is whole.
+"""The folder that a preparation writes: `<out>.unfinished`, renamed to `out` once
+complete.
 
-    scratch/lock            held while somebody works here
-            plan.json       what is made of what; another plan does not go on here
-            parts/          of each file at work, one folder: what it came to so far
-            tallies/        of each file that is through, by step
+    scratch/lock            held by the process that writes here
+            plan.json       what is made from which inputs; another plan cannot resume
+            parts/          output of files in progress, a folder for each attempt
+            drops/          dropped records and images, a list for each file
+            stats/          counts of each finished file, by step
 
-A file's part is moved into place before its tally is written, and only by the holder of
-the lock. So a file with a tally is whole, whatever was killed when, and the same
-command goes on with the others.
+A file's output is moved into place before its counts are written, and only by the
+process that holds the lock. A file with counts is therefore complete, whatever was
+killed when, and the same command resumes with the others.
 """
 
-import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mm1.config import ConfigError
+from mm1.data.document import Document
+from mm1.data.prepared.shards import ShardWriter
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
 from mm1.files import read_object, unfinished_path, write_json
-from mm1.prepare.convert import SCRATCH, SPLITS, Tally
+from mm1.prepare.sources import Unusable
 
-AGAIN = "delete the folder, and prepare the data again"
-TABLE = r"\d+\.parquet"
+SPLITS = ("train", "validation")
+SCRATCH = "scratch"
+"""Subfolder for what is needed only while the folder is incomplete."""
+REMEDY = "delete the folder, and prepare the data again"
 OWN_FILES = re.compile(
     "|".join(
         [
@@ -39,55 +46,177 @@ OWN_FILES = re.compile(
             TOKENIZER,
             SPECIAL_TOKENS,
             *SPLITS,
-            TABLE,
+            r"\d+\.parquet",
         ]
     )
 )
 
 
-class Unfinished:
-    """A locked folder and what is done in it already."""
+@dataclass(slots=True)
+class ConversionStats:
+    """What became of the records of one file, or of several."""
+
+    records_in: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+    """Reason -> records."""
+    images_dropped: Counter[str] = field(default_factory=Counter)
+    """Reason -> images."""
+    counts: dict[str, Counter[str]] = field(
+        default_factory=lambda: {split: Counter() for split in SPLITS}
+    )
+    """Split -> documents, tokens (of text, with end tokens) and images."""
+    shards: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {split: [] for split in SPLITS}
+    )
+    noted: Counter[str] = field(default_factory=Counter)
+    """What the source counts besides, such as captions replaced."""
+
+    def add(self, other: "ConversionStats") -> None:
+        self.records_in += other.records_in
+        self.drops += other.drops
+        self.images_dropped += other.images_dropped
+        self.noted += other.noted
+        for split in SPLITS:
+            self.counts[split] += other.counts[split]
+            self.shards[split] += other.shards[split]
+
+    def total(self, what: str) -> int:
+        return sum(self.counts[split][what] for split in SPLITS)
+
+    @staticmethod
+    def load(path: Path) -> "ConversionStats":
+        values = read_object(path, REMEDY)
+        counts = values.pop("counts")
+        for name in ("drops", "images_dropped", "noted"):
+            values[name] = Counter(values[name])
+        return ConversionStats(
+            counts={split: Counter(counts[split]) for split in counts}, **values
+        )
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {f.name: getattr(self, f.name) for f in fields(self)})
+
+    def manifest(self) -> dict[str, Any]:
+        """The counts as a manifest has them."""
+        whats = ("documents", "tokens", "images")
+        return {
+            "records_in": self.records_in,
+            **{what: self.total(what) for what in whats},
+            "drops": dict(self.drops.most_common()),
+            "images_dropped": dict(self.images_dropped.most_common()),
+            "noted": dict(self.noted.most_common()),
+            "splits": {
+                split: {
+                    **{what: self.counts[split][what] for what in whats},
+                    "shards": self.shards[split],
+                }
+                for split in SPLITS
+            },
+        }
+
+
+class FileOutput:
+    """The shards, drops and counts of one file, in a folder laid out as the whole is."""
+
+    def __init__(self, folder: Path, job: Any, *, begin: bool, drops: str) -> None:
+        """`drops` tells this list of drops from another one of the same file."""
+        self.folder = folder
+        self.job = job
+        self.begin = begin
+        self.stats = ConversionStats()
+        self.writers: dict[str, ShardWriter] = {}
+        path = folder / SCRATCH / "drops" / f"{job.number:05}{drops}.jsonl"
+        path.parent.mkdir(parents=True)
+        self.drop_list = path.open("w", encoding="utf-8")
+
+    def keep(self, split: str, key: str, document: Document) -> None:
+        if split not in self.writers:
+            self.writers[split] = ShardWriter(
+                self.folder, split, self.job.number, begin=self.begin
+            )
+        row = self.writers[split].add(key, document)
+        if split in SPLITS:
+            self.stats.counts[split] += Counter(
+                documents=1, tokens=row["num_text_tokens"], images=row["num_images"]
+            )
+
+    def drop(self, kind: str, key: str, why: Unusable) -> None:
+        """Count and list a dropped "record" or "image"."""
+        drops = self.stats.drops if kind == "record" else self.stats.images_dropped
+        drops[why.reason] += 1
+        line = {
+            "file": str(self.job.file),
+            "key": key,
+            "dropped": kind,
+            "reason": why.reason,
+            "detail": why.detail,
+        }
+        self.drop_list.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self.drop_list.close()
+        for split, writer in self.writers.items():
+            shards = writer.close()
+            if split in SPLITS:
+                self.stats.shards[split] = shards
+
+    def abandon(self) -> None:
+        self.drop_list.close()
+        for writer in self.writers.values():
+            writer.abandon()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def file_output(job: Any, *, begin: bool, drops: str = "") -> Iterator[FileOutput]:
+    """The output of one attempt at a file; its folder is removed on any error."""
+    parts = job.folder / SCRATCH / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{job.number:05}-", dir=parts))
+    output = FileOutput(folder, job, begin=begin, drops=drops)
+    try:
+        yield output
+        output.close()
+    except BaseException:
+        output.abandon()
+        raise
+
+
+class OutputFolder:
+    """A locked, incomplete folder and what is finished in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scratch = path / SCRATCH
 
-    def tallies(self, step: str) -> dict[int, Tally]:
-        """Of the files that are through a step, by number and in their order."""
-        records = sorted(
-            (self.scratch / "tallies" / step).glob("*.json"),
-            key=lambda path: int(path.stem),
-        )
+    def stats(self, step: str) -> dict[int, ConversionStats]:
+        """Counts of the files that have finished a step: number -> counts, in order."""
+        paths = (self.scratch / "stats" / step).glob("*.json")
         return {
-            int(path.stem): Tally.from_json(read_object(path, AGAIN))
-            for path in records
+            int(path.stem): ConversionStats.load(path)
+            for path in sorted(paths, key=lambda path: int(path.stem))
         }
 
-    def publish(self, step: str, number: int, part: Path, tally: Tally) -> None:
-        """Moves what came of a file into place, and then notes that it is through."""
+    def commit(
+        self, step: str, number: int, part: Path, stats: ConversionStats
+    ) -> None:
+        """Move the output of a file into place, then record that it is finished."""
         for file in sorted(path for path in part.rglob("*") if path.is_file()):
             target = self.path / file.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
         shutil.rmtree(part)
-        path = self.scratch / "tallies" / step / f"{number:05}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {f.name: getattr(tally, f.name) for f in fields(tally)}
-        write_json(path, record)
+        stats.save(self.scratch / "stats" / step / f"{number:05}.json")
 
     @property
     def num_finished(self) -> int:
-        """Files that are through their first step."""
-        return max(
-            (
-                len(self.tallies(step.name))
-                for step in (self.scratch / "tallies").glob("*")
-            ),
-            default=0,
-        )
+        """Files that have finished their first step."""
+        steps = (self.scratch / "stats").glob("*")
+        return max((len(self.stats(step.name)) for step in steps), default=0)
 
     def join_drops(self) -> None:
-        """One list of all drops, in the order of files."""
+        """Write one list of all drops, in the order of files."""
         parts = (self.scratch / "drops").glob("*.jsonl")
         with (self.path / "drops.jsonl").open("wb") as whole:
             for part in sorted(
@@ -98,100 +227,90 @@ class Unfinished:
 
 
 @contextmanager
-def unfinished(out: Path, plan: dict[str, Any]) -> Iterator[Unfinished]:
-    """The folder beside `out`, new or as an earlier attempt at the same plan left it;
-    it becomes `out` at the end.
+def open_output_folder(out: Path, plan: dict[str, Any]) -> Iterator[OutputFolder]:
+    """The folder `<out>.unfinished`, new or as an earlier attempt at the same plan left
+    it; renamed to `out` at the end.
 
-    Where something goes wrong it stays for the same command to go on, unless nothing in
-    it is finished.
+    On an error it is kept for the same command to resume, unless nothing in it is
+    finished.
 
     Raises:
-        ConfigError: somebody works in it, it holds other files, or finished files of
-            another plan.
+        ConfigError: another process is writing it, or it holds other files, or finished
+            files of another plan.
     """
-    work = Unfinished(unfinished_path(out))
-    _refuse_strangers(work.path)
-    work.scratch.mkdir(parents=True, exist_ok=True)
-    with _locked(work.scratch / "lock", out):
-        _begin(work, plan)
+    output = OutputFolder(unfinished_path(out))
+    _refuse_foreign_files(output.path)
+    output.scratch.mkdir(parents=True, exist_ok=True)
+    with _locked(output.scratch / "lock", out):
+        _resume_or_clear(output, plan)
         try:
-            yield work
+            yield output
         except BaseException:
-            if count := work.num_finished:
+            if count := output.num_finished:
                 say(
-                    f"{work.path} keeps {count:,} of {len(plan['inputs']):,} files: the"
-                    " same command goes on from there"
+                    f"{output.path} keeps {count:,} of {len(plan['inputs']):,} files:"
+                    " run the same command again to resume"
                 )
             else:
-                shutil.rmtree(work.path, ignore_errors=True)
+                shutil.rmtree(output.path, ignore_errors=True)
             raise
-        work.path.rename(out)
+        output.path.rename(out)
         shutil.rmtree(out / SCRATCH)
 
 
-def _refuse_strangers(path: Path) -> None:
-    if path.exists() and (
-        foreign := [
-            each.name for each in path.iterdir() if not OWN_FILES.fullmatch(each.name)
-        ]
-    ):
+def _refuse_foreign_files(path: Path) -> None:
+    if not path.exists():
+        return
+    names = [each.name for each in path.iterdir()]
+    if foreign := sorted(name for name in names if not OWN_FILES.fullmatch(name)):
         raise ConfigError(
-            f"{path} is in the way and holds other files"
-            f" ({', '.join(sorted(foreign))}): move it"
+            f"{path} is in the way and holds other files ({', '.join(foreign)}): move"
+            " it"
         )
 
 
 @contextmanager
 def _locked(path: Path, out: Path) -> Iterator[None]:
-    """Holds the lock, which the system takes back when this process dies however it
-    dies."""
+    """Hold the lock; the system releases it however this process dies."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"another process is preparing into {out}: wait for it, or name another"
+                f"another process is preparing {out}: wait for it, or choose another"
                 " folder"
             ) from error
-        if (
-            not path.exists()
-            or path.stat().st_ino != os.fstat(lock.fileno()).st_ino
-            or _holds_something(out)
-        ):
+        was_moved = (
+            not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino
+        )
+        if was_moved or (out.exists() and any(out.iterdir())):
             raise ConfigError(
                 f"another process has just finished {out}: run the command again"
             )
         yield
 
 
-def _holds_something(out: Path) -> bool:
-    return out.exists() and any(out.iterdir())
-
-
-def _begin(work: Unfinished, plan: dict[str, Any]) -> None:
-    """Clears what no tally speaks for, and keeps the rest where the plan is the
-    same."""
-    path = work.scratch / "plan.json"
-    before = read_object(path, AGAIN) if path.is_file() else None
-    if before != plan and (count := work.num_finished):
+def _resume_or_clear(output: OutputFolder, plan: dict[str, Any]) -> None:
+    """Keep the finished files if the plan is the same, and remove everything else."""
+    path = output.scratch / "plan.json"
+    before = read_object(path, REMEDY) if path.is_file() else None
+    if before != plan and (count := output.num_finished):
         changed = [
             key for key in plan if before is None or before.get(key) != plan[key]
         ]
         raise ConfigError(
-            f"{work.path} holds {count:,} finished files of another preparation (with"
-            f" another {', '.join(changed)}): go on with its command, delete the"
-            " folder, or name another one"
+            f"{output.path} holds {count:,} finished files of another preparation"
+            f" (different {', '.join(changed)}): finish it with its own command, delete"
+            " the folder, or choose another one"
         )
     if before != plan:
-        for each in work.path.iterdir():
-            if each != work.scratch:
+        for each in output.path.iterdir():
+            if each != output.scratch:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(work.scratch / "parts")
         write_json(path, plan)
-    elif count := work.num_finished:
+    elif count := output.num_finished:
         say(
-            f"{work.path}: going on, {count:,} of {len(plan['inputs']):,} files are"
+            f"{output.path}: resuming, {count:,} of {len(plan['inputs']):,} files are"
             " finished"
         )
-    shutil.rmtree(work.scratch / "parts", ignore_errors=True)
+    shutil.rmtree(output.scratch / "parts", ignore_errors=True)

@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from mm1.config import UserError
-from mm1.prepare.workers import Job, Work, WorkerDied, WorkerFailed
+from mm1.prepare.process_pool import FileFunction, FileJob, WorkerDied, WorkerFailed
 from mm1.ray_jobs import RayJob, RayJobs
 
 ATTEMPTS = 3
 POLL_SECONDS = 5.0
 
 
-def on_ray(
-    work: Work, jobs: Sequence[Job], show: Callable[[Any, int, int], None]
+def in_ray_tasks(
+    function: FileFunction,
+    jobs: Sequence[FileJob],
+    show: Callable[[Any, int, int], None],
 ) -> Generator[tuple[Any, Any]]:
     """Yield (job, result) of each job as it finishes.
 
@@ -27,9 +29,9 @@ def on_ray(
         UserError: Ray is not installed or does not start.
         WorkerDied, WorkerFailed: as `in_processes`.
     """
-    ray = RayJobs(_work_in, max_retries=ATTEMPTS - 1)
+    ray = RayJobs(_run_in_folder, max_retries=ATTEMPTS - 1)
     try:
-        waiting = {ray.submit(os.getcwd(), work, job): job for job in jobs}
+        waiting = {ray.submit(os.getcwd(), function, job): job for job in jobs}
         while waiting:
             for done in ray.wait(list(waiting), timeout=POLL_SECONDS):
                 job = waiting.pop(done)
@@ -41,17 +43,17 @@ def on_ray(
         ray.shut_down()
 
 
-def _work_in(folder: str, work: Work, job: Job) -> Any:
+def _run_in_folder(folder: str, function: FileFunction, job: FileJob) -> Any:
     """Run in the caller's folder, so that relative paths give the same record keys."""
     os.chdir(folder)
-    return work(job, _silent)
+    return function(job, _silent)
 
 
 def _silent(records: int, dropped: int) -> None:
     """Ray reports that a task has finished, not how far it is."""
 
 
-def _result(ray: RayJobs, done: RayJob, job: Job) -> Any:
+def _result(ray: RayJobs, done: RayJob, job: FileJob) -> Any:
     try:
         return done.result()
     except ray.ray.exceptions.RayTaskError as error:

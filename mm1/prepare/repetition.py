@@ -1,7 +1,7 @@
 """How much of a text repeats itself, as Gopher's data were filtered (Rae et al. 2021,
 arXiv:2112.11446, table A1).
 
-Shares of characters count a word as its letters; lines and paragraphs are compared
+Shares of characters count the letters of words; lines and paragraphs are compared
 without the white space around them.
 """
 
@@ -9,32 +9,28 @@ from collections import Counter
 from collections.abc import Sequence
 
 SHARE_OF_LINES = {"lines": 0.30, "paragraphs": 0.30}
-"""The largest share of lines, or paragraphs, that stand in the text already."""
+"""The largest share of lines, or paragraphs, that are copies of earlier ones."""
 
 SHARE_OF_CHARACTERS = {"lines": 0.20, "paragraphs": 0.20}
-"""The largest share of characters in them."""
+"""The largest share of characters in these copies."""
 
 MOST_FREQUENT = {2: 0.20, 3: 0.18, 4: 0.16}
-"""Words in a sequence -> the largest share of characters in its most frequent one."""
+"""n -> the largest share of characters in the most frequent n-gram of words."""
 
 ALL_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-"""Words in a sequence -> the largest share of characters in sequences that stand in the
-text already."""
+"""n -> the largest share of characters in n-grams that occurred before."""
 
 
-def repeated(text: str) -> str:
-    """The first limit that the text is over, in words and figures; empty for a text
-    that keeps to all of them."""
+def find_repetition(text: str) -> str:
+    """The first limit that the text exceeds, with its figure; empty if there is none."""
     for what, mark in (("lines", "\n"), ("paragraphs", "\n\n")):
         pieces = [piece.strip() for piece in text.split(mark) if piece.strip()]
-        copies = [
-            piece for piece, count in Counter(pieces).items() for _ in range(count - 1)
-        ]
+        counts = Counter(pieces)
+        copies = [piece for piece in counts for _ in range(counts[piece] - 1)]
         if (share := len(copies) / max(1, len(pieces))) > SHARE_OF_LINES[what]:
             return f"{share:.0%} of the {what} are copies"
-        if (share := _letters(copies) / max(1, _letters(pieces))) > SHARE_OF_CHARACTERS[
-            what
-        ]:
+        share = _letters(copies) / max(1, _letters(pieces))
+        if share > SHARE_OF_CHARACTERS[what]:
             return f"{share:.0%} of the characters are in copies of {what}"
     words = text.split()
     total = max(1, _letters(words))
@@ -54,8 +50,7 @@ def _letters(pieces: Sequence[str]) -> int:
 
 
 def _most_frequent(words: Sequence[str], n: int) -> int:
-    """Characters in all places of the most frequent sequence; 0 where none comes
-    twice."""
+    """Characters in all places of the most frequent n-gram; 0 if none is repeated."""
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
     sequence, count = max(
         counts.items(), key=lambda item: (item[1], _letters(item[0])), default=((), 0)
@@ -64,7 +59,7 @@ def _most_frequent(words: Sequence[str], n: int) -> int:
 
 
 def _in_repeats(words: Sequence[str], n: int) -> int:
-    """Characters of the words in any sequence seen before; each word counts once."""
+    """Characters of the words in n-grams seen before; each word counts once."""
     seen: set[tuple[str, ...]] = set()
     covered = 0
     count = 0

@@ -1,102 +1,90 @@
-"""Prepared documents gone over once more, by a verdict on each file: some are dropped,
-some lose pictures."""
+"""Second pass over prepared documents: some are removed, some lose images."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1.data.document import Document, Image
+from mm1.data.document import Image
 from mm1.data.prepared.shards import read_documents
 from mm1.files import read_object, write_text
-from mm1.prepare import verify
 from mm1.prepare.content_hash import image_hash
-from mm1.prepare.convert import (
-    ASIDE,
-    SCRATCH,
-    Job,
-    Tally,
-    new_part,
-    tokenised,
-    tokenizer_of,
-)
-from mm1.prepare.deduplicate import EVERYWHERE, Verdict
-from mm1.prepare.output_folder import AGAIN
+from mm1.prepare.convert import PENDING, document_key, load_tokenizer
+from mm1.prepare.deduplicate import IMAGE_IN_MANY, Removals
+from mm1.prepare.output_folder import REMEDY, SCRATCH, ConversionStats, file_output
+from mm1.prepare.preparation import Preparation, tokenize
+from mm1.prepare.process_pool import Report
 from mm1.prepare.sources import Unusable
-from mm1.prepare.workers import Report
-
-VERDICTS = f"{SCRATCH}/verdicts"
+from mm1.prepare.verify import check_document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sifting:
-    """One file's documents, and where they go."""
+class RewriteJob:
+    """The documents of one file, and the split that they go to."""
 
     number: int
     file: Path
-    """Where the documents come from, as drops name it."""
+    """Where the documents come from, as the list of drops names it."""
     folder: Path
     tokenizer: str
     shards: tuple[Path, ...]
-    job: Job | None = None
-    """How the file was read, which decides the split."""
+    preparation: Preparation.Config | None = None
+    """Decides the split of each document, if `split` does not."""
     split: str = ""
-    """The split of all documents where they were split before."""
+    """The split of all documents, if they were split before."""
 
 
-def aside(folder: Path, number: int) -> tuple[Path, ...]:
-    """The documents of a file that are set aside, in order."""
-    return tuple(sorted((folder / ASIDE).glob(f"{number:05}-*.arrow")))
+def pending_shards(folder: Path, number: int) -> tuple[Path, ...]:
+    """The shards of a file's documents that are set aside, in order."""
+    return tuple(sorted((folder / PENDING).glob(f"{number:05}-*.arrow")))
 
 
-def verdict_path(folder: Path, number: int) -> Path:
-    return folder / VERDICTS / f"{number:05}.json"
+def removals_path(folder: Path, number: int) -> Path:
+    return folder / SCRATCH / "removals" / f"{number:05}.json"
 
 
-def write_verdicts(folder: Path, verdicts: Sequence[Verdict]) -> None:
-    (folder / VERDICTS).mkdir(parents=True, exist_ok=True)
-    for number, verdict in enumerate(verdicts):
-        found = {"documents": verdict.documents, "images": sorted(verdict.images)}
-        write_text(verdict_path(folder, number), json.dumps(found))
+def write_removals(folder: Path, removals: Sequence[Removals]) -> None:
+    """Write what each file loses, for `rewrite_file` to read in any process."""
+    removals_path(folder, 0).parent.mkdir(parents=True, exist_ok=True)
+    for number, each in enumerate(removals):
+        content = {"documents": each.documents, "images": sorted(each.images)}
+        write_text(removals_path(folder, number), json.dumps(content))
 
 
-def sift_file(job: Sifting, report: Report) -> tuple[Path, Tally]:
-    """One file's documents -> a folder with the shards of those that are kept, and the
-    list of the others.
+def rewrite_file(job: RewriteJob, report: Report) -> tuple[Path, ConversionStats]:
+    """Write the shards of the documents that are kept, and the drops; return their
+    folder and the counts.
 
-    The tally counts what is kept and dropped here; that of reading counts the rest.
+    The counts are of documents kept and dropped in this pass alone.
     """
-    verdict = read_object(verdict_path(job.folder, job.number), AGAIN)
-    tokenizer = tokenizer_of(job.folder, job.tokenizer)
-    dropped = verdict["documents"]
-    gone = frozenset(verdict["images"])
+    removals = read_object(removals_path(job.folder, job.number), REMEDY)
+    removed_images = frozenset(removals["images"])
+    tokenizer = load_tokenizer(job.folder, job.tokenizer)
+    preparation = job.preparation.build() if job.preparation else None
+    prefix = document_key(job.file, "") if preparation else ""
 
-    def look(image: Image) -> Image:
-        if image_hash(image) in gone:
-            raise Unusable(EVERYWHERE)
+    def check(image: Image) -> Image:
+        if image_hash(image) in removed_images:
+            raise Unusable(IMAGE_IN_MANY)
         return image
 
-    with new_part(job, begin=tokenizer.begin is not None, drops=".sifted") as part:
-        documents = (found for shard in job.shards for found in read_documents(shard))
+    with file_output(
+        job, begin=tokenizer.begin is not None, drops=".rewritten"
+    ) as output:
+        documents = (pair for shard in job.shards for pair in read_documents(shard))
         for number, (key, document) in enumerate(documents):
-            report(number + 1, part.tally.drops.total())
-            record = key if job.job is None else _record(job.file, key)
-            if (why := dropped.get(str(number))) is not None:
-                part.drop("record", record, Unusable(*why))
+            report(number + 1, output.stats.drops.total())
+            record = key.removeprefix(prefix)
+            if (why := removals["documents"].get(str(number))) is not None:
+                output.drop("record", record, Unusable(*why))
                 continue
-            if gone:
-                document, lost = _without(document, look)
-                document = tokenised(document, tokenizer) if lost else document
+            if removed_images:
+                document, lost = check_document(
+                    document, images_required=False, check=check
+                )
+                document = tokenize(document, tokenizer) if lost else document
                 for each in lost:
-                    part.drop("image", record, each)
-            part.keep(job.job.split(document) if job.job else job.split, key, document)
-    return part.folder, part.tally
-
-
-def _without(document: Document, look: verify.Look) -> tuple[Document, list[Unusable]]:
-    return verify.document(document, pictures_matter=False, look=look)
-
-
-def _record(file: Path, key: str) -> str:
-    """The key of a record in its file."""
-    return key.removeprefix(f"{file}#".encode("utf-8", "backslashreplace").decode())
+                    output.drop("image", record, each)
+            split = preparation.split(document) if preparation else job.split
+            output.keep(split, key, document)
+    return output.folder, output.stats

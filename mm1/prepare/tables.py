@@ -1,8 +1,8 @@
-"""Tables of records, read one record at a time: parquet, CSV, TSV and JSON lines; all
-but parquet also as .gz or .zst.
+"""Tables, read one record at a time: parquet, CSV, TSV and JSON lines; all but parquet
+also as .gz or .zst.
 
-A file that breaks off gives the records before the break, and one `Unusable` for what
-is lost. In a compressed file up to `BUFFER` bytes before the break are lost too, or the
+A truncated file gives the records before the break and one `Unusable` for the rest. In
+a compressed file up to `BUFFER` bytes before the break are lost too, or the
 compressor's block (128 KiB of zstd).
 """
 
@@ -22,22 +22,21 @@ from mm1.prepare import verify
 from mm1.prepare.sources import Record, Unusable
 
 BUFFER = 1 << 13
-ROWS = 4
-"""Rows of a parquet file that are read at a time: a page may hold dozens of
-pictures."""
+PARQUET_BATCH = 4
+"""Rows of a parquet file that are read at a time: a page may hold dozens of images."""
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-LINES = (".jsonl", ".ndjson", ".json")
-ENDINGS = (".parquet", ".csv", ".tsv", *LINES)
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (".parquet", ".csv", ".tsv", *JSON_LINES)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed on the way where its name ends in .gz or .zst.
+def open_decompressed(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed if its name ends in .gz or .zst.
 
     Raises:
-        OSError: it cannot be opened; from reading: the compressed data is damaged or
-            breaks off.
+        OSError: it cannot be opened; while reading: the compressed data is damaged or
+            truncated.
     """
     with path.open("rb") as file:
         if codec := CODECS.get(path.suffix):
@@ -48,49 +47,43 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def rows(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """The rows of a table as dicts; its kind goes by its name. Of JSON lines, all
-    fields; else `columns` alone.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ConfigError: it has a header without one of `columns`; the nearest one is named.
-    """
-    ending = kind(path)
-    path.stat()
-    if ending == ".parquet":
-        yield from parquet_rows(path, columns)
-    elif ending in (".csv", ".tsv"):
-        yield from csv_rows(path, columns)
-    elif ending in LINES:
-        for record in json_lines(path):
-            yield (
-                record
-                if isinstance(record.data, (dict, Unusable))
-                else Record(record.key, no_object(record.data))
-            )
-    else:
-        yield Record(
-            "",
-            Unusable(
-                "unknown kind of table",
-                f"the name ends in none of {', '.join(ENDINGS)}",
-            ),
-        )
-
-
-def kind(path: Path) -> str:
-    """The ending that says what a file is: `.jsonl` for `a.jsonl.zst`."""
+def table_suffix(path: Path) -> str:
+    """The suffix that says what a file is: `.jsonl` for `a.jsonl.zst`."""
     return Path(path.stem if path.suffix in CODECS else path.name).suffix.lower()
 
 
-def no_object(value: Any) -> Unusable:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+    """Rows of a table as dicts; its format is given by its name. JSON lines have all
+    their fields, other formats only `columns`.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ConfigError: its header lacks one of `columns`; the nearest one is named.
+    """
+    suffix = table_suffix(path)
+    path.stat()
+    if suffix == ".parquet":
+        yield from read_parquet(path, columns)
+    elif suffix in (".csv", ".tsv"):
+        yield from _read_csv(path, columns)
+    elif suffix in JSON_LINES:
+        for record in read_json_lines(path):
+            if isinstance(record.data, (dict, Unusable)):
+                yield record
+            else:
+                yield Record(record.key, not_an_object(record.data))
+    else:
+        detail = f"the name ends in none of {', '.join(SUFFIXES)}"
+        yield Record("", Unusable("unknown kind of table", detail))
+
+
+def not_an_object(value: Any) -> Unusable:
     return Unusable("no JSON object", f"the record is a {type(value).__name__}")
 
 
-def json_lines(path: Path) -> Iterator[Record]:
-    """One record a line, keyed by line number from 1; blank lines are no records."""
-    with opened(path) as file:
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """One record a line, keyed by line number from 1; blank lines are skipped."""
+    with open_decompressed(path) as file:
         number = 0
         try:
             while line := file.readline(verify.MAX_BYTES):
@@ -100,88 +93,73 @@ def json_lines(path: Path) -> Iterator[Record]:
                         rest := file.readline(verify.MAX_BYTES)
                     ) and not rest.endswith(b"\n"):
                         pass
-                    yield Record(
-                        str(number),
-                        Unusable(
-                            "line too long", f"more than {verify.MAX_BYTES:,} bytes"
-                        ),
-                    )
+                    detail = f"more than {verify.MAX_BYTES:,} bytes"
+                    yield Record(str(number), Unusable("line too long", detail))
                 elif line.strip():
-                    yield Record(str(number), _parsed(line))
+                    yield Record(str(number), _parse_line(line))
         except OSError as error:
             yield Record(str(number + 1), _damaged(error))
 
 
-def _parsed(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(verify.utf8(line))
+        return json.loads(verify.decode_utf8(line))
     except Unusable as error:
         return error
     except (ValueError, RecursionError) as error:
         return Unusable("broken JSON line", str(error).replace("line 1 ", ""))
 
 
-def _damaged(error: Exception) -> Unusable:
-    return Unusable("damaged file", f"nothing is read from here on: {error}")
+def _damaged(error: Exception, what: str = "damaged file") -> Unusable:
+    return Unusable(what, f"nothing is read from here on: {error}")
 
 
-def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Rows under a header, keyed by the line that they begin at; what parts the fields
-    is a tab if the header has one.
+def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+    """Rows below a header, keyed by the line that they begin at; the separator is a tab
+    if the header has one, else a comma.
 
-    Quotes are read as pandas and open_clip do: a field that begins with one goes on to
-    the next, over lines too.
+    Quotes are read as pandas and open_clip do: a field that begins with one extends to
+    the next, over line breaks too.
     """
-    with opened(path) as file:
+    with open_decompressed(path) as file:
+        # With surrogates for bad bytes, these spoil only their own row.
         lines = io.TextIOWrapper(
             file, "utf-8-sig", errors="surrogateescape", newline=""
-        )  # bad bytes spoil their row
+        )
         try:
             first = lines.readline(verify.MAX_BYTES)
             separator = "\t" if "\t" in first else ","
             header = next(csv.reader([first], delimiter=separator), [])
-            _demand(path, columns, header)
-            yield from _fields(csv.reader(lines, delimiter=separator), header, columns)
+            _require_columns(path, columns, header)
+            rows = csv.reader(lines, delimiter=separator)
+            yield from _read_rows(rows, header, columns)
         except OSError as error:
             yield Record("", _damaged(error))
 
 
-def _fields(reader: Any, header: list[str], columns: Sequence[str]) -> Iterator[Record]:
-    places = [header.index(column) for column in columns]
+def _read_rows(
+    reader: Any, header: list[str], columns: Sequence[str]
+) -> Iterator[Record]:
+    indices = {column: header.index(column) for column in columns}
     while True:
         key = str(reader.line_num + 2)  # the header is line 1
         try:
             row = next(reader, None)
-        # as a quote that is never closed, after `csv.field_size_limit()` characters
+        # A quote that is never closed, for example, after `csv.field_size_limit()`.
         except csv.Error as error:
-            yield Record(
-                key,
-                Unusable(
-                    "broken CSV row", f"lines {key} to {reader.line_num + 1}: {error}"
-                ),
-            )
+            detail = f"lines {key} to {reader.line_num + 1}: {error}"
+            yield Record(key, Unusable("broken CSV row", detail))
             continue
         if row is None:
             return
         if len(row) == len(header):
-            yield Record(
-                key,
-                {
-                    column: row[place]
-                    for column, place in zip(columns, places, strict=True)
-                },
-            )
+            yield Record(key, {column: row[i] for column, i in indices.items()})
         elif row:
-            yield Record(
-                key,
-                Unusable(
-                    "wrong number of fields",
-                    f"{len(row)}, the header has {len(header)}",
-                ),
-            )
+            detail = f"{len(row)}, the header has {len(header)}"
+            yield Record(key, Unusable("wrong number of fields", detail))
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     """Rows, keyed by their number from 0."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -189,31 +167,25 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     number = 0
     with path.open("rb") as file:
         try:
-            # Without the pre-buffer: it would hold all the pictures of a row group in
-            # memory.
+            # Pre-buffering would hold all images of a row group in memory.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
         except (pa.ArrowException, OSError) as error:
             yield Record("", Unusable("not a parquet file", str(error)))
             return
-        _demand(path, columns, parquet.schema_arrow.names)
+        _require_columns(path, columns, parquet.schema_arrow.names)
         try:
             for batch in parquet.iter_batches(
-                batch_size=ROWS, columns=list(columns), use_threads=False
+                batch_size=PARQUET_BATCH, columns=list(columns), use_threads=False
             ):
                 for row in range(batch.num_rows):
-                    yield Record(str(number), _row(batch.slice(row, 1)))
+                    yield Record(str(number), _parse_row(batch.slice(row, 1)))
                     number += 1
         except (pa.ArrowException, OSError) as error:
-            yield Record(
-                str(number),
-                Unusable(
-                    "damaged parquet file", f"nothing is read from here on: {error}"
-                ),
-            )
+            yield Record(str(number), _damaged(error, "damaged parquet file"))
 
 
-def columns_of(path: Path) -> list[str]:
-    """The columns of a parquet file; none where it is none."""
+def parquet_columns(path: Path) -> list[str]:
+    """The columns of a parquet file; empty if it is not one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -223,14 +195,14 @@ def columns_of(path: Path) -> list[str]:
         return []
 
 
-def _row(batch: Any) -> Any:
+def _parse_row(batch: Any) -> Any:
     try:
         return batch.to_pylist()[0]
     except UnicodeDecodeError as error:
         return Unusable("not UTF-8", str(error))
 
 
-def _demand(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
+def _require_columns(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
     for column in columns:
         if column not in known:
             raise ConfigError(
@@ -239,39 +211,38 @@ def _demand(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
 
 
 @lru_cache(maxsize=2)
-def lookup(path: Path, key: str, value: str) -> dict[str, str]:
-    """`key` -> `value` of a table, or of all the tables directly in a folder; kept in
-    memory, where a row takes some 200 bytes beside its text. The first of equal keys
-    counts; what is left out is said.
+def load_mapping(path: Path, key: str, value: str) -> dict[str, str]:
+    """Column `key` -> column `value` of a table, or of all tables directly in a folder.
+
+    Held in memory, where a row takes some 200 bytes besides its text. Of equal keys the
+    first is used; rows left out are reported.
 
     Raises:
-        OSError: it cannot be opened. ConfigError: a column is missing, or there is not
-            one row.
+        OSError: it cannot be opened.
+        ConfigError: a column is missing, or there is no usable row.
     """
-    parts = (
-        sorted(part for part in path.iterdir() if kind(part) in ENDINGS)
-        if path.is_dir()
-        else [path]
-    )
-    table: dict[str, str] = {}
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(
+            part for part in path.iterdir() if table_suffix(part) in SUFFIXES
+        )
+    mapping: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for record in (record for part in parts for record in rows(part, [key, value])):
+    for record in (each for part in parts for each in read_table(part, [key, value])):
         if isinstance(record.data, Unusable):
             left_out[record.data.reason] += 1
             continue
         name = record.data.get(key)
         content = record.data.get(value)
         if isinstance(name, (str, int)) and isinstance(content, str):
-            table.setdefault(str(name), content)
+            mapping.setdefault(str(name), content)
         else:
             left_out[f"without {key} or {value}"] += 1
     if left_out:
-        say(
-            f"{path}: rows left out:"
-            f" {', '.join(f'{count:,} {reason}' for reason, count in left_out.most_common())}"
-        )
-    if not table:
+        counts = [f"{count:,} {reason}" for reason, count in left_out.most_common()]
+        say(f"{path}: rows left out: {', '.join(counts)}")
+    if not mapping:
         raise ConfigError(
-            f"{path} is no table with {key} and {value} ({', '.join(ENDINGS)})"
+            f"{path} is not a table with {key} and {value} ({', '.join(SUFFIXES)})"
         )
-    return table
+    return mapping

@@ -1,9 +1,9 @@
-"""Is this text? Is this a picture? Asked once of every record, at prepare time, so that
-no run meets a bad one.
+"""Checks of text and images, made once at prepare time, so that no training run meets a
+bad one.
 
-Pictures are decoded in full, not only opened: a file that breaks off behind its header
-is found here. The most pixels a picture may have is `image_processing.MAX_PIXELS`, checked from
-the header before memory is taken for them.
+Images are decoded in full, not only opened: a file that is truncated behind its header
+is detected here. The number of pixels is limited to `image_processing.MAX_PIXELS`,
+checked from the header before memory is allocated.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,20 @@ from typing import Any
 
 from mm1.data.document import Document, Image, Text
 from mm1.data.image_processing import ImageError, decode_image, image_size
-from mm1.prepare.sources import Lost, Unusable
+from mm1.prepare.sources import MissingImage, Unusable
 
 MAX_BYTES = 1 << 28
-"""256 MiB: the largest picture file, line or archive member that is read into
-memory."""
+"""256 MiB: the largest image file, line or archive member that is read into memory."""
 
-Look = Callable[[Image], Image]
-"""Gives a picture back, as it is or better known, or raises `Unusable`."""
+ImageCheck = Callable[[Image], Image]
+"""Returns the image, possibly with its size filled in, or raises `Unusable`."""
 
 PARAGRAPH = "\n\n"
-"""Between two texts of a page that nothing else parts."""
+"""Separates two texts of a page that have nothing between them."""
 
 
-def utf8(data: bytes) -> str:
-    """Strict UTF-8, with or without a byte-order mark."""
+def decode_utf8(data: bytes) -> str:
+    """Strict UTF-8, with or without a byte-order mark; raises `Unusable`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,13 +34,12 @@ def utf8(data: bytes) -> str:
         ) from error
 
 
-def text(value: Any, what: str) -> str:
-    """`value` as a text that can be learnt from; `what` names it in the reason ("empty
-    caption").
+def check_text(value: Any, what: str) -> str:
+    """Return `value` if it can be trained on; `what` names it in the reason.
 
     Raises:
-        Unusable: no string, nothing but white space, NUL characters, or what UTF-8
-            cannot say (half a surrogate pair).
+        Unusable: not a string, only white space, or with NUL characters or characters
+            that UTF-8 cannot encode (half a surrogate pair).
     """
     if not isinstance(value, str):
         raise Unusable(
@@ -59,15 +57,14 @@ def text(value: Any, what: str) -> str:
     return value
 
 
-def picture(image: Image) -> Image:
-    """The same picture, decoded once to be sure of it, with its width and height as a
-    person sees it.
+def check_image(image: Image) -> Image:
+    """Decode an image and return it with its width and height after EXIF rotation.
 
     Raises:
-        Unusable: the bytes are no picture, a damaged one, or one of more than
-            `image_processing.MAX_PIXELS` pixels; or it could not be had in the first place.
+        Unusable: the bytes are not an image, a damaged one, or one of more than
+            `image_processing.MAX_PIXELS` pixels; or the image is missing.
     """
-    if isinstance(image, Lost):
+    if isinstance(image, MissingImage):
         raise image.why
     data = image.data
     if not data:
@@ -79,8 +76,7 @@ def picture(image: Image) -> Image:
         pixels = decode_image(data)
     except ImageError as error:
         raise Unusable("unreadable image", str(error)) from error
-    # decoders meet bytes of strangers and raise anything; the record is named, none is
-    # lost
+    # Decoders raise all kinds of errors on untrusted bytes; each costs one record.
     except Exception as error:
         raise Unusable(
             "unreadable image", f"{type(error).__name__}: {error}"
@@ -93,46 +89,42 @@ def picture(image: Image) -> Image:
     return replace(image, width=width, height=height)
 
 
-def document(
-    found: Document, *, pictures_matter: bool, look: Look = picture
+def check_document(
+    document: Document, *, images_required: bool, check: ImageCheck = check_image
 ) -> tuple[Document, list[Unusable]]:
-    """The document with its pictures verified, and why some of them are left out (the
-    texts beside one are joined).
+    """The document with its images checked, and why some of them were left out.
 
-    `look` gives each picture back, or raises `Unusable`: filters ask more of it than
-    `picture` does.
+    The texts on both sides of a missing image are joined as paragraphs. `check` is
+    called for each image; filters pass a stricter one than `check_image`.
 
     Raises:
-        Unusable: a picture cannot be read and `pictures_matter`, or nothing is left to
+        Unusable: an image is unusable and `images_required`, or there is no text to
             learn from.
     """
     parts: list[Text | Image] = []
     lost: list[Unusable] = []
     gap = False
-    for part in found.parts:
+    for part in document.parts:
         if isinstance(part, Text):
             if part.content.strip():
-                text(part.content, "text")
-            after_loss = gap and parts and isinstance(parts[-1], Text)
+                check_text(part.content, "text")
+            after_gap = gap and parts and isinstance(parts[-1], Text)
             parts.append(
-                replace(part, content=PARAGRAPH + part.content) if after_loss else part
+                replace(part, content=PARAGRAPH + part.content) if after_gap else part
             )
             gap = False
             continue
         try:
-            parts.append(look(part))
+            parts.append(check(part))
         except Unusable as why:
-            if pictures_matter:
+            if images_required:
                 raise
             number = len(lost) + sum(isinstance(p, Image) for p in parts) + 1
             gap = True
-            lost.append(
-                Unusable(
-                    why.reason, f"picture {number}: {why.detail}".removesuffix(": ")
-                )
-            )
+            detail = f"picture {number}: {why.detail}".removesuffix(": ")
+            lost.append(Unusable(why.reason, detail))
     if not any(
         isinstance(part, Text) and part.loss and part.content.strip() for part in parts
     ):
         raise Unusable("no text")
-    return replace(found, parts=tuple(parts)), lost
+    return replace(document, parts=tuple(parts)), lost

@@ -22,7 +22,7 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
-from mm1.prepare.sources.instructions import MARK, conversation
+from mm1.prepare.sources.instructions import IMAGE_PLACEHOLDER, parse_conversation
 
 
 def every_benchmark() -> list[type[Benchmark]]:
@@ -134,14 +134,14 @@ def test_in_chat_it_is_laid_out_as_conversations_are_prepared(
     question = chat.formatted_question(chat.EXAMPLE)
     shot = chat.shot(chat.EXAMPLE)
     words = "".join(
-        MARK if isinstance(part, Image) else part.content
+        IMAGE_PLACEHOLDER if isinstance(part, Image) else part.content
         for part in question.prompt.parts
     )
     turns = [
         {"role": "user", "content": words},
         {"role": "assistant", "content": question.answer},
     ] * 2
-    prepared = conversation(
+    prepared = parse_conversation(
         {"messages": turns}, [*shot.images, *question.prompt.images]
     )
     asked = renderer(chat.prompt(question, [shot]), end=False)

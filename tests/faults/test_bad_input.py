@@ -81,14 +81,14 @@ def test_damaged_bytes_never_crash() -> None:
             for at in rng.integers(0, len(data), 5):
                 data[at] = rng.integers(256)
             with contextlib.suppress(Unusable):
-                assert verify.picture(Image(bytes(data), 0, 0)).width > 0
+                assert verify.check_image(Image(bytes(data), 0, 0)).width > 0
 
 
 def test_a_turned_picture_is_measured_as_seen(tmp_path: Path) -> None:
     exif = Pillow.Exif()
     exif[image_processing.EXIF_ORIENTATION] = 6
     Pillow.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
-    image = verify.picture(Image((tmp_path / "a.jpg").read_bytes(), 0, 0))
+    image = verify.check_image(Image((tmp_path / "a.jpg").read_bytes(), 0, 0))
     assert (image.width, image.height) == (10, 30)
 
 
@@ -135,7 +135,7 @@ def test_published_obelics_has_urls_for_pictures(tmp_path: Path) -> None:
 
 def test_text_that_the_tokenizer_drops_whole_is_no_text() -> None:
     with pytest.raises(Unusable, match="no text"):
-        verify.document(
+        verify.check_document(
             Document((Image(DOT, 0, 0), Text("only a question?", loss=False))),
-            pictures_matter=True,
+            images_required=True,
         )

@@ -15,7 +15,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Image, Text
 from mm1.data.image_processing import decode_image
 from mm1.harness.image_text import ImageTextModel, lossless_image, user_prompt
-from mm1.prepare.sources.instructions import conversation
+from mm1.prepare.sources.instructions import parse_conversation
 
 
 def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:
@@ -40,7 +40,7 @@ def test_a_question_is_a_prefix_of_a_training_conversation(
 ) -> None:
     pictures = [tiny.picture(n) for n in range(max(1, text.count("<image>")))]
     turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
-    trained = conversation({"conversations": turns}, pictures)
+    trained = parse_conversation({"conversations": turns}, pictures)
     asked = user_prompt(text, pictures)
     assert trained.parts == (*asked.parts, Text("A cat.", end=True))
     assert not any(part.loss for part in asked.parts if isinstance(part, Text))

@@ -26,6 +26,8 @@ from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources.captions import Captions
 
 WORDS = [
     "red",
@@ -54,11 +56,10 @@ def prepared(tmp_path: Path) -> Path:
         ]
         write_tar(tmp_path / f"{tar}.tar", members)
     prepare(
-        "captions",
+        Preparation.Config(source=Captions.Config(), validation=0.3),
         sorted(tmp_path.glob("*.tar")),
         tmp_path / "in",
         tmp_path / "tokenizer.json",
-        validation=0.3,
     )
     return tmp_path / "in"
 
@@ -136,7 +137,7 @@ def test_scores_are_cosines_of_features(prepared: Path, tmp_path: Path) -> None:
     encoder = clip(tmp_path)
     shards = Shards(prepared)
     pairs = [(shards.key(i), shards.document(i)) for i in range(len(shards))]
-    found = module.scores(encoder, pairs)
+    found = module.score_pairs(encoder, pairs)
     for (_, document), score in zip(pairs, found, strict=True):
         text = document.parts[1]
         assert isinstance(text, Text)
@@ -152,7 +153,7 @@ def test_scored_shards_are_not_scored_again(
 ) -> None:
     encoder = clip(tmp_path)
     asked = []
-    score = module.scores
+    score = module.score_pairs
 
     def interrupted(_: Encoder, pairs: Any) -> list[float]:
         asked.append(len(pairs))
@@ -160,7 +161,7 @@ def test_scored_shards_are_not_scored_again(
             raise KeyboardInterrupt
         return score(encoder, pairs)
 
-    monkeypatch.setattr(module, "scores", interrupted)
+    monkeypatch.setattr(module, "score_pairs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         filter_captions(encoder, prepared, tmp_path / "out", model="clip", keep=0.5)
     manifest = filter_captions(
@@ -183,7 +184,7 @@ def test_what_cannot_be_filtered(prepared: Path, tmp_path: Path) -> None:
     prepare(
         "text", [tmp_path / "a.jsonl"], tmp_path / "text", tmp_path / "tokenizer.json"
     )
-    with pytest.raises(ConfigError, match=r"a\.jsonl#1 is no pair"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl#1 is not a pair"):
         filter_captions(
             encoder, tmp_path / "text", tmp_path / "out", model="clip", keep=0.5
         )
@@ -222,7 +223,7 @@ def test_captions_written_anew(prepared: Path, tmp_path: Path) -> None:
             found[str(number)]
             == predictor.generate([prompt], max_tokens=4, stop=("\n",))[0].strip()
         )
-    with pytest.raises(ConfigError, match="clip has no words"):
+    with pytest.raises(ConfigError, match="clip cannot write text"):
         recaption(clip(tmp_path), prepared, tmp_path / "other", model="clip")
     with pytest.raises(ConfigError, match="not empty"):
         recaption(predictor, prepared, tmp_path / "new", model="tiny")

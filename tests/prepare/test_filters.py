@@ -20,8 +20,11 @@ from mm1.prepare.content_hash import image_hash, is_validation
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters, ImageRules, TextRules
 from mm1.prepare.pipeline import prepare
-from mm1.prepare.repetition import repeated
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.repetition import find_repetition
 from mm1.prepare.sources import Unusable
+from mm1.prepare.sources.interleaved import Interleaved
+from mm1.prepare.sources.text import Texts
 from mm1.recipes.filters import filters_named, web_pages, web_text
 
 
@@ -33,11 +36,11 @@ def page(*parts: str | Image) -> Document:
 
 def reasons(rules: ImageRules.Config, *images: Image) -> list[str]:
     """Why pictures of one page are left out."""
-    look = rules.build().of_one_document(verify.picture)
+    look = rules.build().for_one_document(verify.check_image)
     return [
         why.reason
-        for why in verify.document(
-            page("a", *images), pictures_matter=False, look=look
+        for why in verify.check_document(
+            page("a", *images), images_required=False, check=look
         )[1]
     ]
 
@@ -135,7 +138,7 @@ def test_rules_for_text(
     ],
 )
 def test_repetition(text: str, how: str) -> None:
-    found = repeated(text)
+    found = find_repetition(text)
     assert (how in found) if how else not found
 
 
@@ -144,10 +147,10 @@ def test_words_of_long_repeats_count_once() -> None:
     the characters."""
     words = [f"{i:03}" for i in range(60)]
     assert (
-        repeated(" ".join(words + words[:12]))
+        find_repetition(" ".join(words + words[:12]))
         == "17% of the characters are in repeated sequences of 5 words"
     )
-    assert repeated(" ".join(words + words[:5])) == ""
+    assert find_repetition(" ".join(words + words[:5])) == ""
 
 
 # --- across files
@@ -182,7 +185,12 @@ def test_the_first_copy_stays(tokenizer: Path, tmp_path: Path) -> None:
         ),
     ]
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
-    manifest = prepare("text", files, tmp_path / "out", tokenizer, filters=filters)
+    manifest = prepare(
+        Preparation.Config(source=Texts.Config(), filters=filters),
+        files,
+        tmp_path / "out",
+        tokenizer,
+    )
     assert (manifest["records_in"], manifest["documents"]) == (6, 3)
     assert dropped(tmp_path / "out") == [
         ("0.jsonl", "2", "record", "empty text"),
@@ -218,7 +226,10 @@ def test_pictures_that_are_everywhere(tokenizer: Path, tmp_path: Path) -> None:
         duplicates=Duplicates.Config(exact=True, max_documents_of_image=2), min_images=1
     )
     manifest = prepare(
-        "interleaved", files, tmp_path / "out", tokenizer, filters=filters
+        Preparation.Config(source=Interleaved.Config(), filters=filters),
+        files,
+        tmp_path / "out",
+        tokenizer,
     )
     assert (manifest["documents"], manifest["images"]) == (3, 4)
     assert (manifest["drops"], manifest["images_dropped"]) == (
@@ -256,11 +267,14 @@ def judged(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
     import pyarrow as pa
 
     rows = [
-        [duplicates.mark(f"{f}#{i}", document) for i, document in enumerate(file)]
+        [
+            duplicates.fingerprint(f"{f}#{i}", document)
+            for i, document in enumerate(file)
+        ]
         for f, file in enumerate(files)
     ]
     tables = [pa.Table.from_pylist(file, duplicates.schema()) for file in rows]
-    return duplicates.judge(tables, lambda count: None, pictures_matter=True)
+    return duplicates.find_removals(tables, lambda count: None, images_required=True)
 
 
 def test_near_copies() -> None:
@@ -293,7 +307,7 @@ def test_near_copies_need_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="no document has 3 to 2 images"):
         Filters.Config(min_images=3, max_images=2).build()
-    with pytest.raises(ConfigError, match="likeness"):
+    with pytest.raises(ConfigError, match="similarity"):
         Duplicates.Config(near=1.5).build()
     with pytest.raises(ConfigError, match="did you mean 'web_text'"):
         filters_named("webtext")

@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 
-from mm1.config import ConfigError
+from mm1.config import ConfigError, from_json, to_json
 from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.shards import Shards, read_manifest
 from mm1.data.tokenizer import train_tokenizer
+from mm1.overrides import component_names, default_config, override
 from mm1.prepare import pipeline as module
 from mm1.prepare.content_hash import is_validation
-from mm1.prepare.pipeline import config_of, find_files, kinds, prepare
+from mm1.prepare.deduplicate import Duplicates
+from mm1.prepare.filters import Filters, ImageRules
+from mm1.prepare.pipeline import find_files, prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 from mm1.prepare.sources.captions import Captions
+from mm1.prepare.sources.interleaved import Interleaved
 from mm1.prepare.sources.text import Texts, read_texts
 
 REAL = Path(
@@ -62,7 +68,12 @@ def drops(out: Path) -> list[dict[str, Any]]:
 
 
 def test_the_books_balance(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
-    manifest = prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.4)
+    manifest = prepare(
+        Preparation.Config(source=Captions.Config(), validation=0.4),
+        [raw],
+        tmp_path / "out",
+        tokenizer,
+    )
     assert (manifest["records_in"], manifest["documents"], manifest["images"]) == (
         9,
         7,
@@ -100,7 +111,12 @@ def test_the_same_raw_files_give_the_same_bytes(
     raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        prepare("captions", [raw], tmp_path / name, tokenizer, validation=0.3)
+        prepare(
+            Preparation.Config(source=Captions.Config(), validation=0.3),
+            [raw],
+            tmp_path / name,
+            tokenizer,
+        )
     written = [
         sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*.*"))
         for n in ("one", "two")
@@ -122,20 +138,24 @@ def test_a_finished_folder_is_left_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.3)
-    monkeypatch.setattr(module, "read_file", None)
+    first = prepare(
+        Preparation.Config(source=Captions.Config(), validation=0.3),
+        [raw],
+        tmp_path / "out",
+        tokenizer,
+    )
+    monkeypatch.setattr(module, "convert_file", None)
     capsys.readouterr()
     assert (
         prepare(
-            Captions.Config(),
+            Preparation.Config(source=Captions.Config(), validation=0.3),
             sorted(raw.iterdir()),
             tmp_path / "out",
             tokenizer,
-            validation=0.3,
         )
         == first
     )
-    assert "prepared already" in capsys.readouterr().err
+    assert "already prepared" in capsys.readouterr().err
 
 
 def test_a_folder_prepared_otherwise_is_refused(
@@ -145,9 +165,19 @@ def test_a_folder_prepared_otherwise_is_refused(
     with pytest.raises(
         ConfigError, match=r"prepared with validation 0\.0 \(now 0\.5\)"
     ):
-        prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.5)
+        prepare(
+            Preparation.Config(source=Captions.Config(), validation=0.5),
+            [raw],
+            tmp_path / "out",
+            tokenizer,
+        )
     with pytest.raises(ConfigError, match="prepared with config"):
-        prepare(Captions.Config(field="other"), [raw], tmp_path / "out", tokenizer)
+        prepare(
+            Preparation.Config(source=Captions.Config(field="other")),
+            [raw],
+            tmp_path / "out",
+            tokenizer,
+        )
     write_tar(raw / "1.tar", pairs(1))
     with pytest.raises(ConfigError, match="other or changed raw files"):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
@@ -217,23 +247,56 @@ def test_a_larger_share_holds_the_smaller_one() -> None:
 # --- what is asked for
 
 
+def test_one_config_takes_all_overrides() -> None:
+    config = Preparation.Config(source=default_config(Source, "interleaved"))
+    for assignment in (
+        "source.folder=pictures",
+        "source.urls=sha256",
+        "filters.images.min_side=100",
+        "filters.duplicates.exact=True",
+        "validation=0.01",
+        "validation_by=image",
+    ):
+        override(config, assignment)
+    assert config == Preparation.Config(
+        source=Interleaved.Config(folder="pictures", urls="sha256"),
+        filters=Filters.Config(
+            images=ImageRules.Config(min_side=100),
+            duplicates=Duplicates.Config(exact=True),
+        ),
+        validation=0.01,
+        validation_by="image",
+    )
+    assert from_json(to_json(config)) == config
+    override(config, "source=mm1.prepare.sources.text:Texts")
+    assert config.source == Texts.Config()
+    with pytest.raises(ConfigError, match=r"no key 'filters\.near'"):
+        override(config, "filters.near=0.8")
+    with pytest.raises(
+        ConfigError, match=r"no key 'source\.feild'; did you mean 'field'"
+    ):
+        override(config, "source.feild=body")
+
+
 def test_kinds_are_the_files_of_sources() -> None:
-    assert {"captions", "interleaved", "text", "instructions"} <= set(kinds())
-    assert config_of("text") == Texts.Config()
-    assert config_of("mm1.prepare.sources.text:Texts") == Texts.Config()
+    assert {"captions", "interleaved", "text", "instructions"} <= set(
+        component_names(Source)
+    )
+    assert default_config(Source, "text") == Texts.Config()
+    assert default_config(Source, "mm1.prepare.sources.text:Texts") == Texts.Config()
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("caption", "did you mean 'captions'"),
-        ("mm1.data.tokenizer:Tokenizer", "no source"),
+        ("mm1.data.tokenizer:Tokenizer", "not a source"),
         ("x:Y", "no class at"),
     ],
 )
 def test_unknown_sources_are_errors(kind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        config_of(kind)
+        default_config(Source, kind)
 
 
 def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
@@ -243,7 +306,7 @@ def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
     found = find_files(Captions, [tmp_path / "c.txt", tmp_path, tmp_path / "a.tar"])
     assert [path.name for path in found] == ["c.txt", "a.tar", "b.tar"]
     with pytest.raises(
-        FileNotFoundError, match=r"holds no file of this source \(\*\.jsonl, "
+        FileNotFoundError, match=r"has no file for this source \(\*\.jsonl, "
     ):
         find_files(Texts, [tmp_path])
     with pytest.raises(FileNotFoundError, match="no file or folder"):
@@ -252,7 +315,12 @@ def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
 
 def test_shares_are_below_one(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="validation"):
-        prepare("captions", [raw], tmp_path / "out", tokenizer, validation=1.0)
+        prepare(
+            Preparation.Config(source=Captions.Config(), validation=1.0),
+            [raw],
+            tmp_path / "out",
+            tokenizer,
+        )
 
 
 def test_nothing_usable_is_an_error_with_its_reasons(
@@ -329,7 +397,10 @@ def test_real_data_is_read_without_a_drop(
     sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))
     train_tokenizer(sample, tmp_path / "t.json", vocab_size=1024)
     manifest = prepare(
-        kind, [REAL / kind], tmp_path / "out", tmp_path / "t.json", validation=0.05
+        Preparation.Config(source=default_config(Source, kind), validation=0.05),
+        [REAL / kind],
+        tmp_path / "out",
+        tmp_path / "t.json",
     )
     assert (manifest["documents"], manifest["images"]) == (documents, images)
     assert not manifest["drops"]

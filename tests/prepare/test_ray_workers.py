@@ -12,7 +12,9 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters
 from mm1.prepare.pipeline import prepare
-from mm1.prepare.workers import WorkerDied, WorkerFailed
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.process_pool import WorkerDied, WorkerFailed
+from mm1.prepare.sources.captions import Captions
 
 
 @pytest.mark.slow
@@ -36,12 +38,12 @@ def test_ray_tasks(tmp_path: Path) -> None:
     try:
         for on in ("processes", "ray"):
             prepare(
-                "captions",
+                Preparation.Config(
+                    source=Captions.Config(), validation=0.3, filters=filters
+                ),
                 [raw],
                 tmp_path / on,
                 tokenizer,
-                validation=0.3,
-                filters=filters,
                 on=on,
             )
         assert contents(tmp_path / "ray") == contents(tmp_path / "processes")
@@ -55,7 +57,13 @@ def test_ray_tasks(tmp_path: Path) -> None:
                 tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}]
             )
             with pytest.raises(error, match=message):
-                prepare(Deadly.Config(), [file], tmp_path / word, tokenizer, on="ray")
+                prepare(
+                    Preparation.Config(source=Deadly.Config()),
+                    [file],
+                    tmp_path / word,
+                    tokenizer,
+                    on="ray",
+                )
     finally:
         ray.shutdown()
 

@@ -11,10 +11,12 @@ from raw_files import pairs, write_tar
 from mm1.config import ConfigError
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare import pipeline as module
-from mm1.prepare.convert import Job, read_file
+from mm1.prepare.convert import ConvertJob, convert_file
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources.captions import Captions
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,11 @@ class Reading:
         self.end = end
         self.read = list[str]()
 
-    def __call__(self, job: Job, report: Any) -> Any:
+    def __call__(self, job: ConvertJob, report: Any) -> Any:
         self.read.append(job.file.name)
         if job.file.name == self.at and self.end is not None:
             raise self.end
-        return read_file(job, report)
+        return convert_file(job, report)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,19 +75,34 @@ def test_the_same_command_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = {"validation": 0.4, "filters": filters}
-    prepare("captions", [raw], tmp_path / "straight", tokenizer, **options)
+    prepare(
+        Preparation.Config(source=Captions.Config(), **options),
+        [raw],
+        tmp_path / "straight",
+        tokenizer,
+    )
     for end, at in (
         (KeyboardInterrupt(), "1.tar"),
         (OSError(errno.ENOSPC, "No space left on device"), "2.tar"),
     ):
-        monkeypatch.setattr(module, "read_file", reading := Reading(at, end))
+        monkeypatch.setattr(module, "convert_file", reading := Reading(at, end))
         with pytest.raises(type(end)):
-            prepare("captions", [raw], tmp_path / "out", tokenizer, **options)
+            prepare(
+                Preparation.Config(source=Captions.Config(), **options),
+                [raw],
+                tmp_path / "out",
+                tokenizer,
+            )
     assert "out.unfinished keeps 2 of 3 files" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert reading.read == ["1.tar", "2.tar"]
-    monkeypatch.setattr(module, "read_file", reading := Reading())
-    prepare("captions", [raw], tmp_path / "out", tokenizer, **options)
+    monkeypatch.setattr(module, "convert_file", reading := Reading())
+    prepare(
+        Preparation.Config(source=Captions.Config(), **options),
+        [raw],
+        tmp_path / "out",
+        tokenizer,
+    )
     assert reading.read == ["2.tar"]
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw", "straight"]
@@ -94,7 +111,7 @@ def test_the_same_command_goes_on(
 def test_without_a_finished_file_nothing_stays(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "read_file", Reading("0.tar", KeyboardInterrupt()))
+    monkeypatch.setattr(module, "convert_file", Reading("0.tar", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
@@ -105,7 +122,7 @@ def test_an_interruption_while_sifting(
 ) -> None:
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     write_tar(raw / "3.tar", pairs(2))
-    whole = module.sift_file
+    whole = module.rewrite_file
     seen = []
 
     def sift(job: Any, report: Any) -> Any:
@@ -114,11 +131,21 @@ def test_an_interruption_while_sifting(
             raise KeyboardInterrupt
         return whole(job, report)
 
-    monkeypatch.setattr(module, "sift_file", sift)
+    monkeypatch.setattr(module, "rewrite_file", sift)
     with pytest.raises(KeyboardInterrupt):
-        prepare("captions", [raw], tmp_path / "out", tokenizer, filters=filters)
-    monkeypatch.setattr(module, "read_file", reading := Reading())
-    manifest = prepare("captions", [raw], tmp_path / "out", tokenizer, filters=filters)
+        prepare(
+            Preparation.Config(source=Captions.Config(), filters=filters),
+            [raw],
+            tmp_path / "out",
+            tokenizer,
+        )
+    monkeypatch.setattr(module, "convert_file", reading := Reading())
+    manifest = prepare(
+        Preparation.Config(source=Captions.Config(), filters=filters),
+        [raw],
+        tmp_path / "out",
+        tokenizer,
+    )
     assert not reading.read
     assert seen == [0, 1, 2, 2, 3]
     assert (manifest["records_in"], manifest["documents"]) == (11, 8)
@@ -128,16 +155,21 @@ def test_an_interruption_while_sifting(
 def test_another_plan_does_not_go_on(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "read_file", Reading("1.tar", KeyboardInterrupt()))
+    monkeypatch.setattr(module, "convert_file", Reading("1.tar", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
     with pytest.raises(
         ConfigError,
         match=(
-            r"holds 1 finished files of another preparation \(with another validation\)"
+            r"holds 1 finished files of another preparation \(different validation\)"
         ),
     ):
-        prepare("captions", [raw], tmp_path / "out", tokenizer, validation=0.5)
+        prepare(
+            Preparation.Config(source=Captions.Config(), validation=0.5),
+            [raw],
+            tmp_path / "out",
+            tokenizer,
+        )
     write_tar(raw / "2.tar", pairs(1))
-    with pytest.raises(ConfigError, match="another inputs"):
+    with pytest.raises(ConfigError, match="different inputs"):
         prepare("captions", [raw], tmp_path / "out", tokenizer)

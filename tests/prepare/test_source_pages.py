@@ -14,8 +14,9 @@ from raw_files import jpeg, write_lines
 from mm1.config import ConfigError
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare import verify
-from mm1.prepare.html import Page, Src
+from mm1.prepare.html import HtmlReader, ImageSource
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import DOT, Source, Unusable
 from mm1.prepare.sources.html_pages import HtmlPages
 from mm1.prepare.sources.hub import Hub
@@ -31,8 +32,8 @@ def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
         try:
             if isinstance(record.data, Unusable):
                 raise record.data
-            document, lost = verify.document(
-                source.document(record.data), pictures_matter=source.PICTURES_MATTER
+            document, lost = verify.check_document(
+                source.document(record.data), images_required=source.IMAGES_REQUIRED
             )
             found.append((document.text, [why.reason for why in lost]))
         except Unusable as why:
@@ -173,22 +174,20 @@ PAGE = """<!doctype html><html><head><title>T</title><style>p {}</style><meta ch
 
 
 def test_text_and_pictures_come_in_reading_order() -> None:
-    assert Page().read(PAGE) == [
+    assert HtmlReader().read(PAGE) == [
         "Our <trip>\n\nTo the lake & back.\nIt was",
-        Src("img/a%20b.jpg?w=3"),
+        ImageSource("img/a%20b.jpg?w=3"),
         "cold.\n\n1 2\n\n x\n   y\n\none\n\ntwo\n\n1 < 2",
-        Src("/0.jpg"),
+        ImageSource("/0.jpg"),
     ]
 
 
 def test_a_page_that_never_ends_is_read_in_one_pass() -> None:
     """The standard library's parser takes minutes for the first on Python 3.11.7."""
     for unending in ("<a ", "<a b='", "<!--", "<![CDATA[", "</a ", "<script>"):
-        assert Page().read("<p>before</p>" + unending * 20_000) == ["before"]
+        assert HtmlReader().read("<p>before</p>" + unending * 20_000) == ["before"]
     with pytest.raises(Unusable, match="broken HTML"):
-        HtmlPages.Config().build().document(
-            {"html": f"&#{'1' * 5000};", "pictures": {}}
-        )
+        HtmlPages.Config().build().document({"html": f"&#{'1' * 5000};", "images": {}})
 
 
 def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
@@ -370,7 +369,7 @@ def test_what_a_data_set_lacks_is_named(folders: Path, tmp_path: Path) -> None:
         list(Hub.Config(text="captions").build().read(folders / "pictures"))
     with pytest.raises(ConfigError, match="Bad split: val"):
         list(Hub.Config(split="val").build().read(folders / "pictures"))
-    with pytest.raises(FileNotFoundError, match="no name of a data set"):
+    with pytest.raises(FileNotFoundError, match="not the name of a data set"):
         Hub.find(tmp_path / "nowhere")
     assert Hub.find(Path("owner/name")) == [Path("owner/name")]
 
@@ -394,7 +393,7 @@ def test_a_name_on_the_hub_is_opened_by_the_same_call(
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
     manifest = prepare(
-        Hub.Config(revision="0123abc"),
+        Preparation.Config(source=Hub.Config(revision="0123abc")),
         [Path("owner/name")],
         tmp_path / "out",
         tmp_path / "t.json",

@@ -12,8 +12,9 @@ from raw_files import jpeg, write_lines, write_tar
 from mm1.config import ConfigError
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
-from mm1.prepare.sources.synthetic_captions import SyntheticCaptions, chosen
+from mm1.prepare.sources.synthetic_captions import SyntheticCaptions, takes_synthetic
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -50,7 +51,7 @@ def test_a_share_of_samples_takes_the_synthetic_caption(
     )
     source = config.build()
     texts = texts_of(source, samples)
-    picked = [chosen(f"http://x.org/{i}", 0.7) for i in range(78)]
+    picked = [takes_synthetic(f"http://x.org/{i}", 0.7) for i in range(78)]
     assert texts[:78] == [
         f"<image>new {i}" if picked[i] and i < 60 else "<image>own" for i in range(78)
     ]
@@ -58,7 +59,9 @@ def test_a_share_of_samples_takes_the_synthetic_caption(
     assert source.noted["synthetic captions"] == sum(picked[:60])
     assert source.noted.total() == 80
     assert sum(picked) == 53  # 0.7 of 78 are 54.6, with a standard deviation of 4
-    assert all(chosen(f"http://x.org/{i}", 0.9) for i in range(78) if picked[i])
+    assert all(
+        takes_synthetic(f"http://x.org/{i}", 0.9) for i in range(78) if picked[i]
+    )
 
 
 def test_synthetic_captions_by_key_and_with_faults(
@@ -81,12 +84,12 @@ def test_synthetic_captions_by_key_and_with_faults(
             .build()
             .read(samples)
         )
-    with pytest.raises(ConfigError, match="set table=FILE"):
+    with pytest.raises(ConfigError, match=r"set source\.table=FILE"):
         list(SyntheticCaptions.Config().build().read(samples))
     with pytest.raises(ConfigError, match="share is a share of samples"):
         SyntheticCaptions.Config(share=1.5).build()
     (tmp_path / "b.parquet").write_bytes(b"rubbish")
-    with pytest.raises(ConfigError, match="is no table with url and caption"):
+    with pytest.raises(ConfigError, match="is not a table with url and caption"):
         list(
             SyntheticCaptions.Config(table=str(tmp_path / "b.parquet"), share=1.0)
             .build()
@@ -102,7 +105,8 @@ def test_what_was_joined_stands_in_the_manifest(
     )
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
     config = SyntheticCaptions.Config(table=str(tmp_path / "t.jsonl"), share=1.0)
-    manifest = prepare(config, [samples], tmp_path / "out", tmp_path / "t.json")
+    preparation = Preparation.Config(source=config)
+    manifest = prepare(preparation, [samples], tmp_path / "out", tmp_path / "t.json")
     assert manifest["noted"] == {
         "own captions, none in the table": 79,
         "synthetic captions": 1,

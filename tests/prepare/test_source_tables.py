@@ -19,7 +19,7 @@ from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.prepare import tables, verify
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.pipeline import prepare
-from mm1.prepare.sources import Lost, Record, Source, Unusable, found
+from mm1.prepare.sources import MissingImage, Record, Source, Unusable, raw_image
 from mm1.prepare.sources.caption_tables import CaptionTables
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.text import Texts, read_texts
@@ -49,8 +49,8 @@ def _outcome(source: Source, record: Record) -> Document | str:
     try:
         if isinstance(record.data, Unusable):
             raise record.data
-        return verify.document(
-            source.document(record.data), pictures_matter=source.PICTURES_MATTER
+        return verify.check_document(
+            source.document(record.data), images_required=source.IMAGES_REQUIRED
         )[0]
     except Unusable as why:
         return why.reason
@@ -91,10 +91,10 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path) -> None:
         parquet(tmp_path / "a.parquet", wanted),
     ]
     for file in files:
-        assert [record.data for record in tables.rows(file, ["a", "b"])] == wanted, (
-            file.name
-        )
-    assert [record.key for record in tables.rows(tmp_path / "a.csv", ["a"])] == [
+        assert [
+            record.data for record in tables.read_table(file, ["a", "b"])
+        ] == wanted, file.name
+    assert [record.key for record in tables.read_table(tmp_path / "a.csv", ["a"])] == [
         "2",
         "5",
     ]
@@ -202,7 +202,7 @@ def test_captions_of_parquet_with_bytes_structs_and_nulls(
     (record,) = (
         CaptionTables.Config(caption="text").build().read(pictures / "b.parquet")
     )
-    assert record.data["image"] == found(jpeg())
+    assert record.data["image"] == raw_image(jpeg())
 
 
 # --- pictures of a folder
@@ -234,7 +234,7 @@ def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None
 
 
 def why(picture: Any) -> str:
-    return picture.why.reason if isinstance(picture, Lost) else "found"
+    return picture.why.reason if isinstance(picture, MissingImage) else "found"
 
 
 def test_what_is_no_picture_file_has_its_reason(
@@ -271,7 +271,7 @@ def test_pictures_of_urls_are_found_by_the_stated_rule(
     (tmp_path / "a.csv").write_text(
         f"url,path\n{url},a/1.jpg\nhttp://x.org/evil,../secret.jpg\n"
     )
-    assert ImageFolder(pictures).read(url) == found(url, url)
+    assert ImageFolder(pictures).read(url) == raw_image(url, url)
     for rule, data in (
         ("sha256", jpeg(1)),
         ("basename", jpeg(0)),
@@ -279,7 +279,7 @@ def test_pictures_of_urls_are_found_by_the_stated_rule(
         (str(tmp_path / "a.csv"), jpeg(0)),
     ):
         folder = ImageFolder(pictures, rule)
-        assert folder.read(url) == found(data, url), rule
+        assert folder.read(url) == raw_image(data, url), rule
         assert why(folder.read("http://[x")) == (
             "broken image address" if rule == "basename" else "missing image file"
         )
@@ -330,7 +330,7 @@ def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
     ]
     assert outcome(source, folder / "b.md") == [Document((Text("# two\n"),))]
     with pytest.raises(
-        FileNotFoundError, match=r"holds no file of this source \(\*\.txt, \*\.md\)"
+        FileNotFoundError, match=r"has no file for this source \(\*\.txt, \*\.md\)"
     ):
         TextFiles.find(tmp_path / "essays" / "2019" / "empty")
 

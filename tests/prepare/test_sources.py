@@ -22,7 +22,8 @@ from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare import sources, verify
 from mm1.prepare.pipeline import prepare
-from mm1.prepare.sources import Record, Source, Unusable, found, instructions
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Record, Source, Unusable, instructions, raw_image
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
@@ -61,7 +62,9 @@ def usable(source: Source, path: Path) -> list[Document]:
 @every_source
 def test_example_becomes_a_document_worth_learning(cls: type[Source]) -> None:
     document = cls.Config().build().document(cls.EXAMPLE)
-    verified, lost = verify.document(document, pictures_matter=cls.PICTURES_MATTER)
+    verified, lost = verify.check_document(
+        document, images_required=cls.IMAGES_REQUIRED
+    )
     assert any(
         isinstance(part, Text) and part.loss and part.content.strip()
         for part in verified.parts
@@ -131,7 +134,10 @@ def test_goes_through_prepare(
     (tmp_path / "raw").touch()
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
     manifest = prepare(
-        cls.Config(), [tmp_path / "raw"], tmp_path / "out", tmp_path / "t.json"
+        Preparation.Config(source=cls.Config()),
+        [tmp_path / "raw"],
+        tmp_path / "out",
+        tmp_path / "t.json",
     )
     assert (manifest["documents"], manifest["drops"]) == (1, {"bad luck": 1})
     found_text = cls.Config().build().document(cls.EXAMPLE).text
@@ -145,8 +151,8 @@ def test_captions_are_pictures_with_their_text(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", pairs(2))
     assert [r.key for r in Captions.Config().build().read(path)] == ["0000", "0001"]
     first, second = usable(Captions.Config().build(), path)
-    assert first == Document((found(jpeg(0)), Text("picture number 0")))
-    assert second == Document((found(jpeg(1)), Text("picture number 1")))
+    assert first == Document((raw_image(jpeg(0)), Text("picture number 0")))
+    assert second == Document((raw_image(jpeg(1)), Text("picture number 1")))
 
 
 def test_captions_come_from_txt_or_json_or_a_named_field(tmp_path: Path) -> None:
@@ -196,7 +202,9 @@ def test_pages_keep_their_order(tmp_path: Path) -> None:
         "texts": ["one", None, " two\n", None],
     }
     path = write_pages(tmp_path / "a.parquet", [page])
-    expected = Document((Text("one"), found(jpeg(1)), Text(" two\n"), found(jpeg(2))))
+    expected = Document(
+        (Text("one"), raw_image(jpeg(1)), Text(" two\n"), raw_image(jpeg(2)))
+    )
     assert usable(Interleaved.Config().build(), path) == [expected]
 
 
@@ -204,7 +212,7 @@ def test_texts_side_by_side_are_paragraphs() -> None:
     page = {"images": [None, None, None, jpeg(1)], "texts": ["one", " ", "two", None]}
     assert Interleaved.Config().build().document(page).parts == (
         Text("one\n\ntwo"),
-        found(jpeg(1)),
+        raw_image(jpeg(1)),
     )
 
 
@@ -212,7 +220,7 @@ def test_pictures_as_hugging_face_stores_them(tmp_path: Path) -> None:
     page = {"images": [{"bytes": jpeg(1), "path": None}, None], "texts": [None, "one"]}
     pq.write_table(pa.Table.from_pylist([page]), tmp_path / "a.parquet")
     assert usable(Interleaved.Config().build(), tmp_path / "a.parquet") == [
-        Document((found(jpeg(1)), Text("one")))
+        Document((raw_image(jpeg(1)), Text("one")))
     ]
 
 
@@ -273,7 +281,7 @@ def test_answers_alone_are_learnt_from(tmp_path: Path) -> None:
     record["conversations"] += chat("Sure?", " Yes.\n")["conversations"]
     (document,) = usable(Instructions.Config().build(), written(tmp_path, [record]))
     expected = (
-        found(jpeg(0)),
+        raw_image(jpeg(0)),
         ask("What is it?"),
         answer("A cat."),
         ask("Sure?"),
@@ -291,13 +299,13 @@ def test_pictures_stand_at_their_marks(tmp_path: Path) -> None:
     )
     asked = (
         Text("Is ", loss=False),
-        found(jpeg(0)),
+        raw_image(jpeg(0)),
         Text(" like ", loss=False),
-        found(jpeg(1)),
+        raw_image(jpeg(1)),
         ask("?"),
     )
     assert first.parts == (*asked, answer("No."))
-    assert second.parts == (found(jpeg(2)), ask("What is it?"), answer("A dog."))
+    assert second.parts == (raw_image(jpeg(2)), ask("What is it?"), answer("A dog."))
     assert third.images == ()
 
 
@@ -313,7 +321,7 @@ def test_a_line_may_stand_behind_every_question(tmp_path: Path) -> None:
     )
     first = (
         ask("Be brief."),
-        found(jpeg(0)),
+        raw_image(jpeg(0)),
         ask("What is it?\nOne word."),
         answer("Cat"),
     )
@@ -330,7 +338,7 @@ def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
     ]
     written(tmp_path, [])
     path = write_lines(tmp_path / "a.jsonl", records)
-    expected = Document((found(jpeg(0)), ask("What is it?"), answer("A cat.")))
+    expected = Document((raw_image(jpeg(0)), ask("What is it?"), answer("A cat.")))
     assert usable(Instructions.Config().build(), path) == [expected] * 2
 
 
@@ -343,7 +351,7 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
     (document,) = usable(
         Instructions.Config(folder=str(tmp_path / "pictures")).build(), path
     )
-    assert document.images == (found(jpeg(1)),)
+    assert document.images == (raw_image(jpeg(1)),)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
@@ -359,12 +367,12 @@ def test_a_list_is_read_piece_by_piece(
     ]
     path = tmp_path / "a.json"
     path.write_text("\n" + json.dumps(records, indent=1) + "\n")
-    read = list(instructions.json_list(path))
+    read = list(instructions.read_json_list(path))
     assert [record.data for record in read] == records
     assert [record.key for record in read] == [str(i) for i in range(9)]
 
 
 def test_a_picture_found_as_url_keeps_it() -> None:
-    assert found("https://example.org/ä.jpg") == Image(
+    assert raw_image("https://example.org/ä.jpg") == Image(
         "https://example.org/ä.jpg".encode(), 0, 0
     )

@@ -15,13 +15,15 @@ from raw_files import pairs, write_lines, write_tar
 from mm1.config import ConfigError
 from mm1.data.document import Document
 from mm1.data.tokenizer import train_tokenizer
-from mm1.prepare import workers as processes
+from mm1.prepare import process_pool
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.process_pool import WorkerDied, WorkerFailed
 from mm1.prepare.sources import Record
+from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.text import Texts
-from mm1.prepare.workers import WorkerDied, WorkerFailed
 
 
 class Deadly(Texts):
@@ -72,12 +74,12 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for workers in (1, 2):
         out = tmp_path / f"by {workers}"
         prepare(
-            "captions",
+            Preparation.Config(
+                source=Captions.Config(), validation=0.3, filters=filters
+            ),
             [raw],
             out,
             tokenizer,
-            validation=0.3,
-            filters=filters,
             workers=workers,
         )
     assert contents(tmp_path / "by 1") == contents(tmp_path / "by 2")
@@ -92,13 +94,21 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ),
         ),
         "refuse": (ConfigError, "wrong option"),
-        "hang": (WorkerDied, r"hang\.jsonl said nothing for 2 seconds"),
+        "hang": (WorkerDied, r"hang\.jsonl reported nothing for 2 seconds"),
     }
     for word, (error, message) in ends.items():
         file = write_lines(
             tmp_path / f"{word}.jsonl", [{"text": "one"}, {"text": word}]
         )
-        monkeypatch.setattr(processes, "PATIENCE", 2.0 if word == "hang" else 60.0)
+        monkeypatch.setattr(
+            process_pool, "TIMEOUT_SECONDS", 2.0 if word == "hang" else 60.0
+        )
         with pytest.raises(error, match=message):
-            prepare(Deadly.Config(), [file], tmp_path / word, tokenizer, workers=2)
+            prepare(
+                Preparation.Config(source=Deadly.Config()),
+                [file],
+                tmp_path / word,
+                tokenizer,
+                workers=2,
+            )
         assert not (tmp_path / word).exists()

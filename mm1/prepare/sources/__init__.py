@@ -1,13 +1,13 @@
-"""What a source is: one raw format, read record by record into documents.
+"""The contract of a source: one raw format, read record by record into documents.
 
-To add one, add a file to this folder with a subclass of `Source`: `mm1 prepare <file
-name> PATHS...` then reads it, and `tests/data/test_sources.py` covers it. A record that
-cannot be used is never lost in silence: `read` and `document` say why by an `Unusable`,
-and prepare counts it and lists it with its file and key.
+To add one, add a file with a subclass of `Source` to this folder: `mm1 prepare <file
+name> PATHS...` reads it and `tests/prepare/test_sources.py` covers it. No record is
+lost silently: `read` and `document` say why one cannot be used by an `Unusable`, which
+prepare counts and lists with its file and key.
 
-A source looks at the shape of its records alone. Pictures come as found, with width and
-height 0: `mm1.prepare.verify` decodes each of them once at prepare time, measures it
-and refuses what is none.
+A source checks the shape of its records only. It passes images on undecoded, with width
+and height 0: `mm1.prepare.verify` decodes each of them once, measures it and refuses
+what is not an image.
 """
 
 import base64
@@ -21,14 +21,17 @@ from mm1.config import Configurable
 from mm1.data.document import Document, Image
 
 DOT = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU"
+    "5ErkJggg=="
 )
-"""The smallest PNG, one grey pixel: the picture of the examples."""
+"""The smallest PNG, one grey pixel: the image of the examples."""
 
 
 class Unusable(ValueError):
-    """Why a record is dropped. `reason` is a short constant ("empty caption") that
-    drops are counted by."""
+    """Why a record or an image is dropped.
+
+    `reason` is a short constant ("empty caption") by which drops are counted.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -38,31 +41,30 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One raw record: `key` finds it again in its file (a WebDataset key, a line or row
-    number)."""
+    """One raw record."""
 
     key: str
+    """Identifies it in its file: a WebDataset key, a line or row number."""
     data: Any
-    """What the format holds, or an `Unusable` where the record itself could not be
-    read."""
+    """What the format holds, or an `Unusable` if the record could not be read."""
 
 
 class Source(Configurable):
     """Reads files of one raw format."""
 
     EXAMPLE: ClassVar[Any]
-    """The `data` of one record: the format's documentation and its test."""
+    """The `data` of one record: documents the format, and is its test."""
 
     PATTERNS: ClassVar[tuple[str, ...]]
-    """Patterns of file names that a folder is searched for, such as `*.tar`."""
+    """Patterns of file names to look for in a folder, such as `*.tar`."""
 
     READS_FOLDERS: ClassVar[bool] = False
-    """Are files so small that a folder of them is read as one? Its files at any depth
-    are the records then."""
+    """Whether a folder of many small files is read as one: its files at any depth are
+    the records."""
 
-    PICTURES_MATTER: ClassVar[bool] = True
-    """Is a document dropped where one of its pictures cannot be read? Else the picture
-    alone is."""
+    IMAGES_REQUIRED: ClassVar[bool] = True
+    """Whether a document is dropped if one of its images cannot be used; otherwise only
+    the image is."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
@@ -72,12 +74,12 @@ class Source(Configurable):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.noted: Counter[str] = Counter()
-        """What is worth counting beside documents and drops, such as captions replaced;
-        it stands in the manifest."""
+        """Counts for the manifest besides documents and drops, such as captions
+        replaced."""
 
     @classmethod
     def find(cls, path: Path) -> list[Path]:
-        """What `read` is called with, each by itself, for a path that a user names.
+        """The paths to call `read` with, for a path that the user names.
 
         Raises:
             FileNotFoundError: there is nothing to read.
@@ -88,52 +90,47 @@ class Source(Configurable):
             return [path]
         if not (files := cls.files_in(path)):
             raise FileNotFoundError(
-                f"{path} holds no file of this source ({', '.join(cls.PATTERNS)})"
+                f"{path} has no file for this source ({', '.join(cls.PATTERNS)})"
             )
         return [path] if cls.READS_FOLDERS else files
 
     @classmethod
     def files_in(cls, folder: Path) -> list[Path]:
-        """The files of this source, in order: directly in the folder, or at any depth
-        where folders are read."""
+        """The files of this source in a folder, sorted; with `READS_FOLDERS` at any
+        depth."""
         search = folder.rglob if cls.READS_FOLDERS else folder.glob
-        return sorted(
-            {
-                file
-                for pattern in cls.PATTERNS
-                for file in search(pattern)
-                if file.is_file()
-            }
-        )
+        matches = {file for pattern in cls.PATTERNS for file in search(pattern)}
+        return sorted(file for file in matches if file.is_file())
 
     def read(self, path: Path) -> Iterator[Record]:
-        """The records of one file, in order, one in memory at a time. `path` is one of
-        those that `find` gave.
+        """Yield the records of one of the paths that `find` returned, in order.
 
         Raises:
             OSError: the file cannot be opened at all.
-            ConfigError: the file lacks what the config says it has, as a column.
+            ConfigError: the file lacks what the config names, such as a column.
         """
         raise NotImplementedError
 
     def document(self, data: Any) -> Document:
-        """One record as a document; raises `Unusable` where it cannot be one."""
+        """One record as a document; raises `Unusable` if it cannot be one."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost(Image):
-    """The place of a picture that could not be had."""
+class MissingImage(Image):
+    """Stands in a document for an image that could not be read."""
 
     why: Unusable
 
 
-def found(picture: "bytes | str | Unusable | Image", url: str = "") -> Image:
-    """A picture as found in a record: bytes, or the URL that stands in their place, or
-    why there is none. Not looked at yet."""
-    if isinstance(picture, Image):
-        return picture
-    if isinstance(picture, Unusable):
-        return Lost(data=b"", width=0, height=0, url=url, why=picture)
-    data = picture.encode("utf-8", "replace") if isinstance(picture, str) else picture
+def raw_image(content: "bytes | str | Unusable | Image", url: str = "") -> Image:
+    """An image as a record has it, not decoded yet.
+
+    `content` is its bytes, a URL in place of them, or the reason why it is missing.
+    """
+    if isinstance(content, Image):
+        return content
+    if isinstance(content, Unusable):
+        return MissingImage(data=b"", width=0, height=0, url=url, why=content)
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     return Image(data, width=0, height=0, url=url)

@@ -1,12 +1,12 @@
 """Image-caption pairs in WebDataset tars.
 
-Members that share a name up to its first dot are one sample and lie side by side:
+Members whose names agree up to the first dot are one sample, and adjacent:
 
     00017.jpg    00017.txt    00017.json    00018.jpg ...
 
-The caption is the `.txt`, or, where there is none, the field `caption` of the `.json`;
-a config may name another field, so that several captions of one picture are prepared
-from the same files.
+The caption is the `.txt`, or, without one, the field `caption` of the `.json`. The
+config may name another field, so that several captions of an image can be prepared from
+the same files.
 """
 
 import json
@@ -19,16 +19,16 @@ from typing import Any
 
 from mm1.data.document import Document, Text
 from mm1.prepare import verify
-from mm1.prepare.sources import DOT, Record, Source, Unusable, found
+from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<kind>[^/]+)")
 
 Sample = dict[str, bytes | Unusable]
 
 
 class Captions(Source):
-    """A picture and its caption."""
+    """An image and its caption."""
 
     EXAMPLE = {"jpg": DOT, "txt": b"A photo of a dog on a beach.\n"}
     PATTERNS = ("*.tar",)
@@ -44,11 +44,11 @@ class Captions(Source):
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        """Samples in order. A tar that breaks off gives its whole samples, and one
-        Unusable for the rest."""
+        """Samples in order; a truncated tar gives its complete samples and one
+        `Unusable` for the rest."""
         with path.open("rb") as file:
             try:
-                tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (it has only the file to close)
+                tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
             except tarfile.TarError as error:
                 yield Record("", Unusable("not a tar file", str(error)))
                 return
@@ -60,7 +60,7 @@ class Captions(Source):
         damage = ""
         try:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers all of them: there may be millions
+                tar.members = []  # type: ignore[attr-defined]  # there may be millions
                 name = MEMBER.fullmatch(member.name) if member.isfile() else None
                 if name is None:
                     continue
@@ -70,56 +70,46 @@ class Captions(Source):
                         yield Record(key, sample)
                     key = name["key"]
                     sample = Sample()
-                if kind in (*PICTURES, "txt", "json"):
-                    sample[kind] = _read(tar, member)
+                if kind in (*IMAGE_KINDS, "txt", "json"):
+                    sample[kind] = _read_member(tar, member)
         except (tarfile.TarError, EOFError) as error:
             damage = str(error)
         damage = damage or _damaged_end(tar)
-        if sample and (not damage or self._whole(sample)):
+        if sample and (not damage or self._is_complete(sample)):
             yield Record(key, sample)
         if damage:
-            yield Record(
-                key,
-                Unusable(
-                    "truncated tar",
-                    f"{damage}; the last sample read was {key or 'none'}",
-                ),
-            )
+            detail = f"{damage}; the last sample read was {key or 'none'}"
+            yield Record(key, Unusable("truncated tar", detail))
 
-    def _whole(self, sample: Sample) -> bool:
+    def _is_complete(self, sample: Sample) -> bool:
         caption = ("json",) if self.config.field else ("txt", "json")
-        return any(kind in sample for kind in PICTURES) and any(
+        return any(kind in sample for kind in IMAGE_KINDS) and any(
             kind in sample for kind in caption
         )
 
     def document(self, data: Any) -> Document:
-        pictures = [data[kind] for kind in PICTURES if kind in data]
-        if not pictures:
+        images = [data[kind] for kind in IMAGE_KINDS if kind in data]
+        if not images:
             raise Unusable("no image", f"the sample has {', '.join(data) or 'nothing'}")
-        caption = verify.text(self._caption(data), "caption")
-        return Document((found(_bytes(pictures[0])), Text(caption.strip())))
+        caption = verify.check_text(self._caption(data), "caption")
+        return Document((raw_image(_bytes(images[0])), Text(caption.strip())))
 
     def _caption(self, data: Any) -> Any:
         if "txt" in data and not self.config.field:
-            return verify.utf8(_bytes(data["txt"]))
+            return verify.decode_utf8(_bytes(data["txt"]))
         if "json" not in data:
             raise Unusable("no caption", f"the sample has {', '.join(data)}")
+        content = verify.decode_utf8(_bytes(data["json"]))
         try:
-            fields = json.loads(verify.utf8(_bytes(data["json"])))
+            fields = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise (
-                error
-                if isinstance(error, Unusable)
-                else Unusable("broken JSON", str(error))
-            ) from error
-        return (
-            fields.get(self.config.field or "caption")
-            if isinstance(fields, dict)
-            else None
-        )
+            raise Unusable("broken JSON", str(error)) from error
+        if not isinstance(fields, dict):
+            return None
+        return fields.get(self.config.field or "caption")
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Unusable:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Unusable:
     if member.size > verify.MAX_BYTES:
         return Unusable(
             "file too large",
@@ -130,7 +120,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Unusable:
     data = file.read() if file else b""
     if len(data) != member.size:
         raise tarfile.ReadError(
-            f"{member.name} breaks off after {len(data):,} of {member.size:,} bytes"
+            f"{member.name} is truncated after {len(data):,} of {member.size:,} bytes"
         )
     return data
 
@@ -142,16 +132,15 @@ def _bytes(value: bytes | Unusable) -> bytes:
 
 
 def _damaged_end(tar: tarfile.TarFile) -> str:
-    """What is wrong where reading stopped: tarfile takes a damaged header for the end,
-    a whole tar ends with zeros."""
+    """What is wrong where reading stopped; empty at a proper end.
+
+    tarfile takes a damaged header for the end of the tar; a complete one ends in zeros.
+    """
     file = tar.fileobj
     assert file is not None
     file.seek(tar.offset)
     block = file.read(tarfile.BLOCKSIZE)
     if block == tarfile.NUL * tarfile.BLOCKSIZE:
         return ""
-    return (
-        f"damaged header at byte {tar.offset:,}"
-        if block
-        else f"no end mark at byte {tar.offset:,}"
-    )
+    what = "damaged header" if block else "no end mark"
+    return f"{what} at byte {tar.offset:,}"

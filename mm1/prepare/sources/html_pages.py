@@ -1,16 +1,16 @@
-"""Web pages: text and `<img>` in reading order, as MM1 made its own interleaved set
+"""Web pages: text and `<img>` in reading order, as MM1 made its own interleaved data
 (arXiv 2403.09611, appendix A).
 
-A folder is read at any depth: `.html` and `.htm` files, a page each, and tables of
+A folder is read at any depth: `.html` and `.htm` files, one page each, and tables of
 pages (parquet, JSON lines) with a column `html`. Navigation, forms, scripts, styles and
 the like are dropped (`mm1.prepare.html`), titles and alternative texts too.
 
     <h1>Our trip</h1> <p>To the lake. <img src="img/lake.jpg"> It was cold.
 
-Pictures are read from a folder, by default the one that is read: `img/lake.jpg` of
-`a/b.html` is `a/img/lake.jpg`, `/lake.jpg` is `lake.jpg`. A row's `src` is made whole
-by its column `url`, if that is named, and looked up as `urls` says. A picture that
-cannot be had is left out of its page and counted.
+Images are read from a folder, by default the one that is read: `img/lake.jpg` of
+`a/b.html` is `a/img/lake.jpg`, `/lake.jpg` is `lake.jpg`. The `src` of a table's row is
+resolved against its column `url`, if one is named, and looked up as `urls` says. An
+image that cannot be read is left out of its page and counted.
 """
 
 import base64
@@ -26,66 +26,56 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from mm1.data.document import Document, Image
 from mm1.prepare import tables, verify
-from mm1.prepare.html import Page, Src
-from mm1.prepare.image_folder import ImageFolder, is_url
-from mm1.prepare.sources import DOT, Record, Source, Unusable, found
-from mm1.prepare.sources.interleaved import page
-from mm1.prepare.sources.text_files import file_bytes
+from mm1.prepare.html import HtmlReader, ImageSource
+from mm1.prepare.image_folder import ImageFolder, ImageFolderSource, is_url
+from mm1.prepare.sources import DOT, Record, Unusable, raw_image
+from mm1.prepare.sources.interleaved import parse_interleaved_page
+from mm1.prepare.sources.text_files import read_small_file
 
 CHARSET_WITHIN = 1024
-"""Bytes from the beginning in which a page says its encoding, as the HTML standard has
-it."""
+"""Bytes from the start in which a page declares its encoding, by the HTML standard."""
 
 
-class HtmlPages(Source):
-    """Text and pictures of a page in reading order."""
+class HtmlPages(ImageFolderSource):
+    """Text and images of a page in reading order."""
 
     EXAMPLE = {
         "html": "<h1>Our trip</h1> <p>To the lake. <img src='lake.png'> Cold!",
-        "pictures": {"lake.png": DOT},
+        "images": {"lake.png": DOT},
     }
     PATTERNS = ("*.html", "*.htm", "*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
     READS_FOLDERS = True
-    PICTURES_MATTER = False
+    IMAGES_REQUIRED = False
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Source.Config):
+    class Config(ImageFolderSource.Config):
         html: str = "html"
         """The column of a table that holds the page."""
         url: str = ""
-        """The column with the page's address, which relative addresses of pictures
-        begin with; empty: there is none."""
-        folder: str = ""
-        """Where pictures lie; empty: in the folder that is read."""
-        urls: str = ""
-        """How pictures of URLs are called there: sha256, basename, or a table; empty:
-        they are not looked for."""
+        """The column with the page's address, which relative addresses of images are
+        resolved against; empty: there is none."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
+        config = self.config
         root = path if path.is_dir() else path.parent
-        pictures = ImageFolder(Path(self.config.folder or root), self.config.urls)
+        folder = self.image_folder(path)
+        columns = [config.html, *([config.url] if config.url else [])]
         for file in self.files_in(path) if path.is_dir() else [path]:
             name = file.relative_to(root).as_posix()
-            if tables.kind(file) in tables.ENDINGS:
-                columns = [
-                    self.config.html,
-                    *([self.config.url] if self.config.url else []),
-                ]
-                for record in tables.rows(file, columns):
+            if tables.table_suffix(file) in tables.SUFFIXES:
+                for record in tables.read_table(file, columns):
                     key = record.key if file == path else f"{name}#{record.key}"
-                    yield Record(key, self._with_pictures(record.data, "", pictures))
+                    yield Record(key, self._read_images(record.data, "", folder))
             else:
-                content = file_bytes(file) if path.is_dir() else path.read_bytes()
-                yield Record(
-                    name,
-                    self._with_pictures({self.config.html: content}, name, pictures),
-                )
+                content = read_small_file(file) if path.is_dir() else path.read_bytes()
+                data = self._read_images({config.html: content}, name, folder)
+                yield Record(name, data)
 
-    def _with_pictures(self, data: Any, name: str, pictures: ImageFolder) -> Any:
+    def _read_images(self, data: Any, name: str, folder: ImageFolder) -> Any:
         """The page as `document` takes it; `name` is that of its file in its folder."""
         if isinstance(data, Unusable):
             return data
@@ -93,76 +83,69 @@ class HtmlPages(Source):
         if isinstance(html, Unusable):
             return html
         try:
-            html = _decoded(html) if isinstance(html, bytes) else html
-            sources = {part.src for part in _parts(html) if isinstance(part, Src)}
+            html = _decode(html) if isinstance(html, bytes) else html
+            sources = {part.src for part in _parts(html) if not isinstance(part, str)}
         except Unusable as why:
             return why
         url = data.get(self.config.url)
-        found = {
-            src: _picture(src, name, url if isinstance(url, str) else "", pictures)
-            for src in sources
-        }
-        return {"html": html, "pictures": found}
+        url = url if isinstance(url, str) else ""
+        images = {src: _read_image(src, name, url, folder) for src in sources}
+        return {"html": html, "images": images}
 
     def document(self, data: Any) -> Document:
         parts = _parts(data["html"])
-        images = [
-            data["pictures"][part.src] if isinstance(part, Src) else None
-            for part in parts
-        ]
-        return page(images, [part if isinstance(part, str) else None for part in parts])
+        images = data["images"]
+        return parse_interleaved_page(
+            [None if isinstance(part, str) else images[part.src] for part in parts],
+            [part if isinstance(part, str) else None for part in parts],
+        )
 
 
-def _parts(html: Any) -> list[str | Src]:
+def _parts(html: Any) -> list[str | ImageSource]:
     try:
-        return Page().read(verify.text(html, "html"))
+        return HtmlReader().read(verify.check_text(html, "html"))
     except Unusable:
         raise
     except ValueError as error:
         raise Unusable("broken HTML", str(error)) from error
 
 
-def _decoded(content: bytes) -> str:
-    """Text of bytes in the encoding that the page names, or UTF-8."""
-    said = re.search(
+def _decode(content: bytes) -> str:
+    """Decode bytes in the encoding that the page declares, or else UTF-8."""
+    declared = re.search(
         rb"""<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}["']?([-\w]{1,40})""",
         content[:CHARSET_WITHIN],
         re.I,
     )
-    charset = said[1].decode() if said else "utf-8"
+    charset = declared[1].decode() if declared else "utf-8"
+    if charset == "utf-8":
+        return verify.decode_utf8(content)
     try:
-        # The HTML standard: pages that say Latin-1 or ASCII mean Windows' superset of
-        # it.
+        # The HTML standard: Latin-1 and ASCII mean Windows' superset of them.
         latin = codecs.lookup(charset).name in ("iso8859-1", "ascii")
-        return (
-            content.decode("cp1252" if latin else charset)
-            if charset != "utf-8"
-            else verify.utf8(content)
-        )
+        return content.decode("cp1252" if latin else charset)
     except (LookupError, UnicodeError) as error:
         raise Unusable("wrong encoding", f"the page says {charset}: {error}") from error
 
 
-def _picture(src: str, name: str, url: str, pictures: ImageFolder) -> Image:
+def _read_image(src: str, name: str, url: str, folder: ImageFolder) -> Image:
     if src[:5].lower() == "data:":
-        return found(_inline(src))
+        return raw_image(_decode_data_url(src))
     try:
         src = urljoin(url, f"https:{src}" if src.startswith("//") else src)
         if is_url(src):
-            return pictures.read(src)
+            return folder.read(src)
         path = unquote(urlsplit(src).path)
-    except ValueError as error:  # as http://[x
-        return found(Unusable("broken image address", f"{src[:200]}: {error}"))
-    path = (
-        path.lstrip("/")
-        if path.startswith("/")
-        else posixpath.join(posixpath.dirname(name), path)
-    )
-    return replace(pictures.read(path), url=src)
+    except ValueError as error:  # http://[x, for example
+        return raw_image(Unusable("broken image address", f"{src[:200]}: {error}"))
+    if path.startswith("/"):
+        path = path.lstrip("/")
+    else:
+        path = posixpath.join(posixpath.dirname(name), path)
+    return replace(folder.read(path), url=src)
 
 
-def _inline(src: str) -> bytes | Unusable:
-    """The bytes of a `data:` URL."""
+def _decode_data_url(src: str) -> bytes | Unusable:
     head, comma, content = src.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         return Unusable("broken image address", src[:100])

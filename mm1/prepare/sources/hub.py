@@ -1,15 +1,15 @@
 """Whatever `datasets.load_dataset` opens: a local folder, or a name on the Hugging Face
 hub, streamed.
 
-    mm1 prepare hub data/birds          source.text=caption           a folder of images with metadata.csv
+    mm1 prepare hub data/birds          source.text=caption    images + metadata.csv
     mm1 prepare hub lmms-lab/COCO-Cap   source.split=val source.text=answer
     mm1 prepare hub data/pages          source.image=images source.text=texts
-    mm1 prepare hub data/chats          source.image=images source.text= source.messages=messages
+    mm1 prepare hub data/chats          source.image=images source.messages=messages
 
-By what stands in the columns: a picture and a text are a pair, two lists side by side a
-page (as `interleaved`), `messages` a conversation (as `instructions`), a text alone a
-text. Nothing is copied to a cache. A folder that `save_to_disk` wrote is opened too.
-Pictures given by path must lie in the folder, or in the data set on the hub.
+The columns decide what a row becomes: an image and a text are a pair, two lists an
+interleaved page (as `interleaved`), `messages` a conversation (as `instructions`), a
+text alone a text. Nothing is copied to a cache. A folder that `save_to_disk` wrote is
+opened too. Images given by path must be in the folder, or in the data set on the hub.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,9 +21,9 @@ from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import verify
 from mm1.prepare.image_folder import ImageFolder
-from mm1.prepare.sources import DOT, Record, Source, Unusable, found
-from mm1.prepare.sources.instructions import conversation
-from mm1.prepare.sources.interleaved import page
+from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
+from mm1.prepare.sources.instructions import parse_conversation
+from mm1.prepare.sources.interleaved import parse_interleaved_page
 
 
 class Hub(Source):
@@ -35,12 +35,12 @@ class Hub(Source):
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):
         subset: str = ""
-        """Which of a data set's configurations; empty: its default."""
+        """One of the data set's configurations; empty: its default."""
         split: str = "train"
         revision: str = ""
         """A commit or branch on the hub; empty: the newest."""
         image: str = "image"
-        """The column with a picture or a list of them; empty: there is none."""
+        """The column with an image or a list of them; empty: there is none."""
         text: str = "text"
         """The column with a text or a list of texts."""
         messages: str = ""
@@ -54,28 +54,28 @@ class Hub(Source):
     def find(cls, path: Path) -> list[Path]:
         if not path.is_dir() and (path.exists() or not _may_be_name(path)):
             raise FileNotFoundError(
-                f"no folder {path}, and no name of a data set on the hub"
+                f"no folder {path}, and not the name of a data set on the hub"
             )
         return [path]
 
     def read(self, path: Path) -> Iterator[Record]:
         self.find(path)
-        rows = self._opened(path)
+        rows = self._open(path)
         number = 0
         try:
             for row in rows:
-                yield Record(str(number), self._columns(path, row))
+                yield Record(str(number), self._read_columns(path, row))
                 number += 1
         except ConfigError:
             raise
-        # readers of every format, in the hands of strangers' files, raise anything
+        # The readers of all these formats raise all kinds of errors on damaged files.
         except Exception as error:
             yield Record(
                 str(number),
                 Unusable("damaged data set", f"nothing is read from here on: {error}"),
             )
 
-    def _opened(self, path: Path) -> Iterable[dict[str, Any]]:
+    def _open(self, path: Path) -> Iterable[dict[str, Any]]:
         import datasets
 
         config = self.config
@@ -99,13 +99,13 @@ class Hub(Source):
             )
         except OSError:
             raise
-        # an unknown split or subset, files that it does not know or cannot read
+        # An unknown split or subset, or files that it does not know or cannot read.
         except Exception as error:
             raise ConfigError(f"datasets cannot open {path}: {error}") from error
         return loaded.decode(False)
 
-    def _columns(self, path: Path, row: dict[str, Any]) -> dict[str, Any]:
-        """The named columns of a row, pictures read."""
+    def _read_columns(self, path: Path, row: dict[str, Any]) -> dict[str, Any]:
+        """The columns that the config names, with images read."""
         image = self.config.image
         words = self.config.messages or self.config.text
         for column in (image, words):
@@ -113,37 +113,34 @@ class Hub(Source):
                 raise ConfigError(
                     f"{path} has no column {column!r}{nearest(column, row)}"
                 )
-        taken = {words: row[words]}
+        columns = {words: row[words]}
         if image and isinstance(row[image], list):
-            taken[image] = [
-                None if picture is None else _picture(picture, path)
-                for picture in row[image]
+            columns[image] = [
+                None if value is None else _read_image(value, path)
+                for value in row[image]
             ]
         elif image:
-            taken[image] = _picture(row[image], path)
-        return taken
+            columns[image] = _read_image(row[image], path)
+        return columns
 
     def document(self, data: Any) -> Document:
         config = self.config
         words = data.get(config.messages or config.text)
         images = data.get(config.image) if config.image else None
         if config.messages:
-            pictures = (
-                images
-                if isinstance(images, list)
-                else []
-                if images is None
-                else [images]
-            )
-            return conversation({"messages": words}, pictures)
+            if not isinstance(images, list):
+                images = [] if images is None else [images]
+            return parse_conversation({"messages": words}, images)
         if isinstance(words, list):
-            return page(images if config.image else [None] * len(words), words)
-        text = Text(verify.text(words, "text").strip())
-        return Document((found(images), text) if images is not None else (text,))
+            return parse_interleaved_page(
+                images if config.image else [None] * len(words), words
+            )
+        text = Text(verify.check_text(words, "text").strip())
+        return Document((raw_image(images), text) if images is not None else (text,))
 
 
-def _picture(value: Any, path: Path) -> Image:
-    """A picture of the data set at `path`: in its folder, or in its repository on the
+def _read_image(value: Any, path: Path) -> Image:
+    """An image of the data set at `path`: in its folder, or in its repository on the
     hub, also inside a zip file."""
     place = (
         value.get("path")
@@ -155,20 +152,20 @@ def _picture(value: Any, path: Path) -> Image:
     if not is_ours and not inside.startswith("zip://"):
         return ImageFolder(path).read(value)
     if not is_ours and not Path(container).resolve().is_relative_to(path.resolve()):
-        return found(
+        return raw_image(
             Unusable("path out of the image folder", f"{place} is not in {path}")
         )
     import fsspec
 
     try:
         with fsspec.open(place, "rb") as file:
-            return found(file.read())  # type: ignore[union-attr]
-    except Exception as error:  # the file systems of fsspec have errors of their own
-        return found(Unusable("unreadable image file", f"{place}: {error}"))
+            return raw_image(file.read())  # type: ignore[union-attr]
+    except Exception as error:  # fsspec's file systems have errors of their own
+        return raw_image(Unusable("unreadable image file", f"{place}: {error}"))
 
 
 def _may_be_name(path: Path) -> bool:
-    """Can it be `name` or `owner/name`?"""
+    """Whether the path has the form `name` or `owner/name`."""
     return (
         not path.is_absolute()
         and len(path.parts) in (1, 2)

@@ -1,4 +1,4 @@
-"""Interleaved pages in parquet files as OBELICS has them (arXiv 2306.16527).
+"""Interleaved pages in parquet files with OBELICS's layout (arXiv 2306.16527).
 
 One row is a page: the lists `images` and `texts` have the same length, and at each
 position exactly one of them is set:
@@ -6,10 +6,10 @@ position exactly one of them is set:
     images  [None,        <bytes>, None,             <bytes>]
     texts   ["Our trip.", None,    "Then the lake.", None   ]
 
-Published OBELICS holds URLs where pictures should be. Fetch them first, then say where
-they lie and how they are called (`mm1.prepare.image_folder`): `folder=pictures
-urls=sha256`. A picture that is missing, or cannot be read, is left out of its page and
-counted; the page stays as long as it has text.
+Published OBELICS has URLs in place of images. Download them first, then say where they
+are and how they are named (`mm1.prepare.image_folder`): `folder=pictures urls=sha256`.
+An image that is missing or unreadable is left out of its page and counted; the page
+stays as long as it has text.
 """
 
 from collections.abc import Iterator
@@ -19,63 +19,58 @@ from typing import Any
 
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
-from mm1.prepare.image_folder import ImageFolder
-from mm1.prepare.sources import DOT, Record, Source, Unusable, found
+from mm1.prepare.image_folder import ImageFolderSource
+from mm1.prepare.sources import DOT, Record, Unusable, raw_image
 
 
-class Interleaved(Source):
-    """Text and pictures in reading order."""
+class Interleaved(ImageFolderSource):
+    """Text and images in reading order."""
 
     EXAMPLE = {
         "images": [None, DOT, None],
         "texts": ["Our trip to the lake.", None, "The water was cold."],
     }
     PATTERNS = ("*.parquet",)
-    PICTURES_MATTER = False
+    IMAGES_REQUIRED = False
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Source.Config):
+    class Config(ImageFolderSource.Config):
         images: str = "images"
-        """The column with lists of pictures or null: bytes, {"bytes", "path"} as
-        Hugging Face has them, paths, URLs."""
+        """The column with lists of images or null: bytes, Hugging Face's {"bytes",
+        "path"}, paths, URLs."""
         texts: str = "texts"
         """The column with lists of texts or null."""
-        folder: str = ""
-        """Where pictures lie that are given by path or URL; empty: the folder of the
-        file."""
-        urls: str = ""
-        """How pictures of URLs are called there: sha256, basename, or a table; empty:
-        they are not looked for."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        pictures = ImageFolder(
-            Path(self.config.folder or path.parent), self.config.urls
-        )
-        for record in tables.rows(path, [self.config.images, self.config.texts]):
+        folder = self.image_folder(path)
+        column = self.config.images
+        for record in tables.read_table(path, [column, self.config.texts]):
             data = record.data
-            if isinstance(data, dict) and isinstance(
-                images := data.get(self.config.images), list
-            ):
-                read = [
-                    None if image is None else pictures.read(image) for image in images
+            if isinstance(data, dict) and isinstance(data.get(column), list):
+                images = [
+                    None if image is None else folder.read(image)
+                    for image in data[column]
                 ]
-                data = data | {self.config.images: read}
+                data = data | {column: images}
             yield Record(record.key, data)
 
     def document(self, data: Any) -> Document:
-        return page(data.get(self.config.images), data.get(self.config.texts))
+        return parse_interleaved_page(
+            data.get(self.config.images), data.get(self.config.texts)
+        )
 
 
-def page(images: Any, texts: Any) -> Document:
-    """Two lists side by side as a document; pictures as `ImageFolder.read` gives them.
-    Texts that nothing parts are paragraphs.
+def parse_interleaved_page(images: Any, texts: Any) -> Document:
+    """Two parallel lists as a document; images as `ImageFolder.read` returns them.
+
+    Consecutive texts become paragraphs of one text.
 
     Raises:
-        Unusable: these are no such lists.
+        Unusable: the lists are not of this form.
     """
     if not isinstance(images, list) or not isinstance(texts, list):
         raise Unusable("no lists of images and texts")
@@ -89,13 +84,13 @@ def page(images: Any, texts: Any) -> Document:
             both = "neither image nor text" if image is None else "both image and text"
             raise Unusable(f"{both} at one place", f"place {place} of {len(images)}")
         if image is not None:
-            parts.append(found(image))
-        elif isinstance(content, str) and not content.strip():
+            parts.append(raw_image(image))
             continue
-        elif parts and isinstance(last := parts[-1], Text):
-            parts[-1] = Text(
-                last.content + verify.PARAGRAPH + verify.text(content, "text")
-            )
+        if isinstance(content, str) and not content.strip():
+            continue
+        content = verify.check_text(content, "text")
+        if parts and isinstance(last := parts[-1], Text):
+            parts[-1] = Text(last.content + verify.PARAGRAPH + content)
         else:
-            parts.append(Text(verify.text(content, "text")))
+            parts.append(Text(content))
     return Document(tuple(parts))

@@ -1,20 +1,19 @@
-"""Caption tars with synthetic captions from a table in place of some of their own, as
-VeCap mixes (arXiv 2310.07699).
+"""Caption tars with synthetic captions from a table in place of some of their own, the
+mix of VeCap (arXiv 2310.07699).
 
-The table is parquet, CSV, TSV or JSON lines, or a folder of these, one row a caption:
+The table is parquet, CSV, TSV or JSON lines, or a folder of these, one caption a row:
 
     url                        caption
     http://x.org/1.jpg         A brown dog runs along a wet beach at dusk.
 
-A sample is found in it by a field of its json, as img2dataset writes `url`, or by its
-key (the name of its members). `share` of the samples take the synthetic caption: those
-with a small hash of what they are found by, so that the choice is the same wherever and
-however often they are prepared. A sample without a row keeps its own caption and is
-counted.
+A sample is looked up by a field of its json, as img2dataset writes `url`, or by its key
+(the name of its members). A `share` of the samples takes the synthetic caption: those
+whose lookup key has a small hash, so that the choice is the same in every preparation.
+A sample without a row keeps its own caption and is counted.
 
-The table is held in memory. Beyond some ten million rows give img2dataset the synthetic
-captions as a further column (`--save_additional_columns`) and prepare them with
-`captions` and `field=`.
+The table is held in memory. Beyond some ten million rows, give img2dataset the captions
+as a further column (`--save_additional_columns`) and prepare them with `captions` and
+`field=`.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ from mm1.prepare.sources.captions import Captions
 
 
 class SyntheticCaptions(Captions):
-    """A picture with its own caption, or with one that a model wrote."""
+    """An image with its own caption, or with one that a model wrote."""
 
     EXAMPLE = {
         "jpg": DOT,
@@ -44,8 +43,8 @@ class SyntheticCaptions(Captions):
         table: str = ""
         """The table of synthetic captions."""
         key: str = "url"
-        """The column of the table that samples are found by, and the field of their
-        json; `key` is their own key."""
+        """The column of the table, and the field of the json, that samples are looked up
+        by; `key` is the sample's own key."""
         caption: str = "caption"
         """The column of the table that holds the synthetic caption."""
         share: float = 0.5
@@ -67,23 +66,19 @@ class SyntheticCaptions(Captions):
                 yield Record(record.key, record.data | self._synthetic(record))
 
     def _synthetic(self, record: Record) -> dict[str, str]:
-        """The caption from the table, where this sample is one of the share and has
-        one."""
-        if not self.config.table:
-            raise ConfigError("no table of synthetic captions: set table=FILE")
-        key = (
-            Path(record.key).name
-            if self.config.key == "key"
-            else _field(record.data, self.config.key)
-        )
-        if not chosen(key, self.config.share):
+        """The caption from the table, if this sample is to take it and has one."""
+        config = self.config
+        if not config.table:
+            raise ConfigError("no table of synthetic captions: set source.table=FILE")
+        if config.key == "key":
+            key = Path(record.key).name
+        else:
+            key = _json_field(record.data, config.key)
+        if not takes_synthetic(key, config.share):
             self.noted["own captions"] += 1
             return {}
-        caption = (
-            tables.lookup(Path(self.config.table), self.config.key, self.config.caption)
-            .get(key, "")
-            .strip()
-        )
+        table = tables.load_mapping(Path(config.table), config.key, config.caption)
+        caption = table.get(key, "").strip()
         self.noted[
             "synthetic captions" if caption else "own captions, none in the table"
         ] += 1
@@ -93,15 +88,14 @@ class SyntheticCaptions(Captions):
         return data["synthetic"] if "synthetic" in data else super()._caption(data)
 
 
-def chosen(key: str, share: float) -> bool:
-    digest = hashlib.blake2b(
-        key.encode("utf-8", "surrogatepass"), digest_size=8
-    ).digest()
+def takes_synthetic(key: str, share: float) -> bool:
+    content = key.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(content, digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
 
 
-def _field(data: Any, name: str) -> str:
-    """A field of the sample's json; empty where there is none."""
+def _json_field(data: Any, name: str) -> str:
+    """A field of the sample's json; empty if there is none."""
     content = data.get("json", b"{}")
     try:
         fields = json.loads(content) if isinstance(content, bytes) else {}

@@ -1,8 +1,8 @@
 """Plain text: one document a line of JSON lines, `{"text": "..."}`, or a row of a
 parquet file with such a column.
 
-JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) are
-published. For folders of `.txt` files see `text_files`.
+JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) are. For
+folders of `.txt` files see `text_files`.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from mm1.data.document import Document, Text
 from mm1.prepare import tables, verify
 from mm1.prepare.sources import Record, Source, Unusable
 
-PLAIN = (".txt", ".md")
+PLAIN_SUFFIXES = (".txt", ".md")
 
 
 class Texts(Source):
-    """Text without pictures."""
+    """Text without images."""
 
     EXAMPLE = {"text": "It is a truth universally acknowledged."}
     PATTERNS = (
@@ -41,20 +41,19 @@ class Texts(Source):
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        if tables.kind(path) == ".parquet":
-            return tables.parquet_rows(path, [self.config.field])
-        return tables.json_lines(path)
+        if tables.table_suffix(path) == ".parquet":
+            return tables.read_parquet(path, [self.config.field])
+        return tables.read_json_lines(path)
 
     def document(self, data: Any) -> Document:
         if not isinstance(data, dict):
-            raise tables.no_object(data)
-        return Document(
-            (Text(verify.text(data.get(self.config.field), self.config.field)),)
-        )
+            raise tables.not_an_object(data)
+        field = self.config.field
+        return Document((Text(verify.check_text(data.get(field), field)),))
 
 
 def read_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """What a vocabulary is learnt from: field `text` of tables, lines of plain files,
+    """Texts to train a tokenizer on: field `text` of tables, lines of plain files,
     folders of either.
 
     Raises:
@@ -69,14 +68,13 @@ def read_texts(paths: Sequence[Path]) -> Iterator[str]:
                 [
                     f
                     for f in files
-                    if f.suffix in PLAIN or any(map(f.match, Texts.PATTERNS))
+                    if f.suffix in PLAIN_SUFFIXES or any(map(f.match, Texts.PATTERNS))
                 ]
             )
         elif is_table:
             for record in source.read(path):
-                with contextlib.suppress(
-                    Unusable
-                ):  # prepare counts what is wrong; a vocabulary does without it
+                # `prepare` counts unusable records; a tokenizer does without them.
+                with contextlib.suppress(Unusable):
                     if not isinstance(record.data, Unusable):
                         yield source.document(record.data).text
         else:

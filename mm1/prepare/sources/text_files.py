@@ -13,11 +13,10 @@ from mm1.prepare.sources import Record, Source, Unusable
 
 
 class TextFiles(Source):
-    """Text without pictures, a file a document."""
+    """Text without images, one document a file."""
 
     EXAMPLE = b"It is a truth universally acknowledged."
     PATTERNS = ("*.txt", "*.md")
-
     READS_FOLDERS = True
 
     def read(self, path: Path) -> Iterator[Record]:
@@ -25,14 +24,14 @@ class TextFiles(Source):
             yield Record(path.name, path.read_bytes())
             return
         for file in self.files_in(path):
-            yield Record(file.relative_to(path).as_posix(), file_bytes(file))
+            yield Record(file.relative_to(path).as_posix(), read_small_file(file))
 
     def document(self, data: Any) -> Document:
-        return Document((Text(verify.text(verify.utf8(data), "text")),))
+        return Document((Text(verify.check_text(verify.decode_utf8(data), "text")),))
 
 
-def file_bytes(file: Path) -> bytes | Unusable:
-    """The content of one of many files."""
+def read_small_file(file: Path) -> bytes | Unusable:
+    """The bytes of one of many files, or why it is dropped."""
     try:
         if (size := file.stat().st_size) > verify.MAX_BYTES:
             return Unusable(

@@ -33,11 +33,11 @@ def tokenizer(folder: Path) -> Path:
     return path
 
 
-def prepared(kind: Any, path: Path, **options: Any) -> str:
+def prepared(kind: str, path: Path) -> str:
     """What came of preparing a raw file: what was kept, and each loss with its key and
     reason; the books balance."""
     out = path.parent / "out"
-    manifest = prepare(kind, [path], out, tokenizer(path.parent), **options)
+    manifest = prepare(kind, [path], out, tokenizer(path.parent))
     lines = [
         json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
     ]

@@ -16,9 +16,9 @@ from raw_files import pairs, write_tar
 
 from cases import Case, plain, prepared, refused, tokenizer
 from mm1.data.prepared import shards
-from mm1.prepare import convert as ingest
+from mm1.prepare import convert
 from mm1.prepare import pipeline as module
-from mm1.prepare.convert import Job
+from mm1.prepare.convert import ConvertJob
 from mm1.prepare.pipeline import prepare
 
 
@@ -42,19 +42,19 @@ def prepared_all(folder: Path) -> str:
     return f"{manifest['documents']} of {manifest['records_in']} kept"
 
 
-def at_file(number: int, happens: Callable[[Job], object]) -> Case:
+def at_file(number: int, happens: Callable[[ConvertJob], object]) -> Case:
     """Something happens after a file was read, before that is noted."""
 
     def case(folder: Path, patch: pytest.MonkeyPatch) -> str:
         raw(folder)
 
-        def read(job: Job, report: Any) -> Any:
-            found = ingest.read_file(job, report)
+        def read(job: ConvertJob, report: Any) -> Any:
+            found = convert.convert_file(job, report)
             if job.number == number:
                 happens(job)
             return found
 
-        patch.setattr(module, "read_file", read)
+        patch.setattr(module, "convert_file", read)
         return refused(lambda: prepared_all(folder), folder)
 
     return case
@@ -92,12 +92,12 @@ def killed(folder: Path, _: pytest.MonkeyPatch) -> str:
 import os, signal, sys
 from pathlib import Path
 from mm1.prepare import pipeline as prepare
-from mm1.prepare import convert as ingest
+from mm1.prepare import convert
 def read(job, report):
     if job.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return ingest.read_file(job, report)
-prepare.read_file = read
+    return convert.convert_file(job, report)
+prepare.convert_file = read
 prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokenizer(folder))!r}))
 """
     done = subprocess.run(
@@ -113,13 +113,13 @@ prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokeniz
 
 
 def interrupted(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    def read(job: Job, report: Any) -> Any:
+    def read(job: ConvertJob, report: Any) -> Any:
         if job.number == 1:
             raise KeyboardInterrupt
-        return ingest.read_file(job, report)
+        return convert.convert_file(job, report)
 
     raw(folder)
-    patch.setattr(module, "read_file", read)
+    patch.setattr(module, "convert_file", read)
     with pytest.raises(KeyboardInterrupt):
         prepared_all(folder)
     patch.undo()

@@ -1,0 +1,94 @@
+"""What a preparation does to each record, as one typed config: source, filters, split.
+
+source = mm1.overrides.default_config(Source, "captions")
+config = Preparation.Config(source=source, validation=0.01)
+mm1.overrides.override(config, "source.field=recaption")
+mm1.overrides.override(config, "filters.images.min_side=100")
+mm1.overrides.override(config, "filters.duplicates.exact=True")
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mm1.config import ConfigError, Configurable
+from mm1.data.document import Document, Text
+from mm1.data.tokenizer import Tokenizer
+from mm1.prepare.content_hash import ValidationBy, is_validation
+from mm1.prepare.filters import Filters
+from mm1.prepare.output_folder import SPLITS
+from mm1.prepare.sources import Record, Source, Unusable
+from mm1.prepare.verify import check_document, check_image
+
+
+class Preparation(Configurable):
+    """Turns raw records into filtered and tokenised documents."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        source: Source.Config
+        """Reads the raw files: one of `mm1/prepare/sources`, or a class of your own."""
+        filters: Filters.Config = field(default_factory=Filters.Config)
+        """What is left out; by default nothing that can be read."""
+        validation: float = 0.0
+        """Share of documents in the validation split, from 0 to below 1."""
+        validation_by: ValidationBy = "text"
+        """What keeps documents together in one split: the same text or the same
+        image."""
+
+        def build(self) -> "Preparation":
+            return self.make()
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError for a share or a filter that makes no sense."""
+        if not 0 <= config.validation < 1:
+            raise ConfigError(
+                "validation is a share of documents from 0 to below 1, not"
+                f" {config.validation}"
+            )
+        self.config = config
+        self.source = config.source.build()
+        self.filters = config.filters.build()
+
+    def document(
+        self, record: Record, file: Path, tokenizer: Tokenizer
+    ) -> tuple[Document, list[Unusable]]:
+        """The document of a record, and why images of it were left out.
+
+        Raises:
+            Unusable: the record is dropped.
+        """
+        if isinstance(record.data, Unusable):
+            raise record.data
+        try:
+            document = self.source.document(record.data)
+        except Unusable:
+            raise
+        except Exception as error:
+            error.add_note(f"while reading {file}#{record.key}")
+            raise
+        document, lost = check_document(
+            document,
+            images_required=self.source.IMAGES_REQUIRED,
+            check=self.filters.images.for_one_document(check_image),
+        )
+        self.filters.check(document)
+        return tokenize(document, tokenizer), lost
+
+    def split(self, document: Document) -> str:
+        config = self.config
+        return SPLITS[is_validation(document, config.validation, config.validation_by)]
+
+
+def tokenize(document: Document, tokenizer: Tokenizer) -> Document:
+    """The document with token ids; raises `Unusable` if there are none to learn."""
+    parts = [
+        (
+            replace(part, tokens=tuple(tokenizer.encode(part.content)))
+            if isinstance(part, Text)
+            else part
+        )
+        for part in document.parts
+    ]
+    if not any(part.tokens and part.loss for part in parts if isinstance(part, Text)):
+        raise Unusable("no text", "the tokenizer returns no tokens")
+    return Document(tuple(parts))
