@@ -273,7 +273,7 @@ def test_one_config_takes_all_overrides() -> None:
     with pytest.raises(ConfigError, match=r"no key 'filters\.near'"):
         override(config, "filters.near=0.8")
     with pytest.raises(
-        ConfigError, match=r"no key 'source\.feild'; did you mean 'field'"
+        ConfigError, match=r"no key 'source\.feild'; did you mean 'source\.field'"
     ):
         override(config, "source.feild=body")
 
@@ -290,7 +290,7 @@ def test_kinds_are_the_files_of_sources() -> None:
     ("kind", "words"),
     [
         ("caption", "did you mean 'captions'"),
-        ("mm1.data.tokenizer:Tokenizer", "not a source"),
+        ("mm1.data.tokenizer:Tokenizer", "is no Source"),
         ("x:Y", "no class at"),
     ],
 )
