@@ -320,7 +320,7 @@ def _dot(
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class BarSegment:
     """A part of a bar: its share of the bar's length, and its text on hover."""
 
     share: float
@@ -331,7 +331,7 @@ class Segment:
     padding: bool = False
 
 
-def bar(segments: Sequence[Segment]) -> Html:
+def bar(segments: Sequence[BarSegment]) -> Html:
     """Boxes side by side; not SVG, so that a narrow page narrows the bar and not its
     text."""
     boxes = []
@@ -352,7 +352,7 @@ def bar(segments: Sequence[Segment]) -> Html:
 
 
 def bars(
-    lines: Sequence[tuple[Html | str, Sequence[Segment], str]], *, thin: bool = False
+    lines: Sequence[tuple[Html | str, Sequence[BarSegment], str]], *, thin: bool = False
 ) -> Html:
     """Lines of (label before the bar, its segments, label after it)."""
     cells = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mm1.report.charts import Segment, bars, legend
+from mm1.report.charts import BarSegment, bars, legend
 from mm1.report.page import Html, card, missing, plural, section, tag
 from mm1.runs.results import RunFolder
 
@@ -41,10 +41,10 @@ def mixture_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> H
     return section("Mixture", card(bars(lines), keys), note=note, anchor="mixture")
 
 
-def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[Segment]:
+def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[BarSegment]:
     total = sum(amounts.values())
     return [
-        Segment(
+        BarSegment(
             n / total,
             tone.get(name, "tone-0"),
             f"{name}: {n / total:.2%}",
@@ -97,7 +97,7 @@ def _rows(title: str, run: RunFolder, tone: Mapping[str, str]) -> Html:
                 else f"{source}: {n} tokens, {plural(p.get('images', 0), 'image')}"
             )
             pieces.append(
-                Segment(
+                BarSegment(
                     n / length,
                     tone.get(source, "tone-0"),
                     hover,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1.report.charts import Segment, bar, bars, legend, tones
+from mm1.report.charts import BarSegment, bar, bars, legend, tones
 from mm1.report.page import (
     Html,
     card,
@@ -154,7 +154,7 @@ def _legend(tone: dict[str, str]) -> Html:
     )
 
 
-def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Segment]:
+def _pieces(row: ViewRow, tone: dict[str, str]) -> list[BarSegment]:
     pieces = []
     for i, document in enumerate(row.documents):
         hover = (
@@ -162,11 +162,11 @@ def _pieces(row: ViewRow, tone: dict[str, str]) -> list[Segment]:
             f" {plural(document.num_images, 'image')}"
         )
         share = document.num_tokens / row.sequence_length
-        pieces.append(Segment(share, tone[document.source], hover, light=i % 2 == 1))
+        pieces.append(BarSegment(share, tone[document.source], hover, light=i % 2 == 1))
     padding = row.sequence_length - row.num_tokens
     if padding:
         pieces.append(
-            Segment(
+            BarSegment(
                 padding / row.sequence_length,
                 "tone-0",
                 f"padding: {padding} tokens",

@@ -1,4 +1,4 @@
-"""COCO and VQA v2 as their files are laid out, and what is wrong with such files."""
+"""COCO and VQA v2 in the official formats, and errors in such files."""
 
 import json
 import os
@@ -195,7 +195,7 @@ def test_vqa_is_read(vqa: Vqa.Config) -> None:
         != questions[2].prompt.images
     )
     asked = "<image>Question: What website copyrighted the picture? Short answer:"
-    for number in (0, 1):  # the only demonstration about another picture
+    for number in (0, 1):  # the only demonstration with another image
         assert (
             one_shot(benchmark, number)
             == f"{asked} foodiebakercom\n{questions[number].prompt.text}"
@@ -208,8 +208,7 @@ def test_vqa_is_read(vqa: Vqa.Config) -> None:
 
 
 def edited(config: Any, name: str, change: Any) -> Benchmark:
-    """The benchmark after a change to the JSON that the config's field `name` points
-    at."""
+    """The benchmark after a change to the JSON file in the config field `name`."""
     path = Path(getattr(config, name))
     data = json.loads(path.read_text())
     change(data)
@@ -217,7 +216,7 @@ def edited(config: Any, name: str, change: Any) -> Benchmark:
     return config.build()
 
 
-def test_a_missing_picture_is_named_with_its_question(
+def test_a_missing_image_is_named_with_its_question(
     coco: Coco.Config, vqa: Vqa.Config
 ) -> None:
     (Path(vqa.images) / "COCO_val2014_000000393225.jpg").unlink()
@@ -233,7 +232,7 @@ def test_a_missing_picture_is_named_with_its_question(
         _ = coco.build().test
 
 
-def test_a_damaged_picture_is_named_with_its_question(vqa: Vqa.Config) -> None:
+def test_a_damaged_image_is_named_with_its_question(vqa: Vqa.Config) -> None:
     benchmark = vqa.build()
     (Path(vqa.images) / "COCO_val2014_000000393225.jpg").write_bytes(b"not a picture")
     with pytest.raises(
@@ -294,7 +293,7 @@ def test_broken_and_missing_files_are_named(coco: Coco.Config, vqa: Vqa.Config) 
 
 @real_data
 def test_real_vqa_annotations_give_the_known_accuracy(tmp_path: Path) -> None:
-    """The pictures are not part of the sample: their files are empty here."""
+    """The sample has no images: their files are empty here."""
     questions = json.loads((REAL / "vqa" / "questions.json").read_text())
     (tmp_path / "pictures").mkdir()
     for asked in questions["questions"]:
@@ -316,6 +315,6 @@ def test_real_vqa_annotations_give_the_known_accuracy(tmp_path: Path) -> None:
     )
     known = json.loads((REAL / "vqa" / "per_question_first_annotator.json").read_text())
     assert len(scores) == len(known) == 800
-    # The reference rounds each question's accuracy to 2 digits of a per cent.
+    # The reference rounds the accuracy of each question to 0.01%.
     for record, score in zip(benchmark.test, scores, strict=True):
         assert 100 * score == pytest.approx(known[record.id], abs=0.006)

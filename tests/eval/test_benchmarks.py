@@ -1,4 +1,4 @@
-"""The contract of a benchmark, asked of every file in `mm1/eval/benchmarks`."""
+"""The contract of a benchmark, for every file in `mm1/eval/benchmarks`."""
 
 import inspect
 import json
@@ -52,7 +52,7 @@ def test_its_config_is_text_and_back(cls: type[Benchmark]) -> None:
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-def test_it_says_what_it_measures(benchmark: Benchmark) -> None:
+def test_it_has_a_metric_and_a_docstring(benchmark: Benchmark) -> None:
     assert benchmark.metric
     assert benchmark.chance is None or 0 <= benchmark.chance < 1
     assert benchmark.config.max_tokens > 0
@@ -67,14 +67,14 @@ def test_the_example_is_a_question(benchmark: Benchmark) -> None:
     assert question == benchmark.question(benchmark.EXAMPLE)
 
 
-def test_a_question_does_not_tell_its_answer(benchmark: Benchmark) -> None:
+def test_a_prompt_does_not_contain_the_answer(benchmark: Benchmark) -> None:
     question = benchmark.question(benchmark.EXAMPLE)
     assert question.answer.lower() not in question.prompt.text.lower().split()
 
 
 def test_a_prompt_ends_where_an_answer_can_begin(benchmark: Benchmark) -> None:
-    """White space at its end would be another token than the white space before a word
-    that training saw."""
+    """Trailing white space would be a token of its own; in training it belongs to the
+    next word."""
     question = benchmark.question(benchmark.EXAMPLE)
     assert question.prompt.parts
     assert question.prompt.text == question.prompt.text.rstrip()
@@ -84,7 +84,7 @@ def test_a_prompt_ends_where_an_answer_can_begin(benchmark: Benchmark) -> None:
 
 
 def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) -> None:
-    """Cut where generation would cut it, a shot's answer is the true one."""
+    """Cut at the stop string, as in generation, a shot's answer is the right one."""
     question = benchmark.question(benchmark.EXAMPLE)
     shot = benchmark.shot(benchmark.EXAMPLE)
     assert shot.text.startswith(question.prompt.text)
@@ -95,7 +95,9 @@ def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) 
     assert said.strip() == question.answer
 
 
-def test_truth_scores_and_silence_does_not(benchmark: Benchmark) -> None:
+def test_the_right_answer_scores_and_an_empty_one_does_not(
+    benchmark: Benchmark,
+) -> None:
     question = benchmark.question(benchmark.EXAMPLE)
     other = ("nothing like it",) * len(question.answers)
     truth, silence, wrong = benchmark.score(
@@ -114,9 +116,7 @@ def test_shots_and_question_pass_through_the_training_renderer(
     question = benchmark.question(benchmark.EXAMPLE)
     shot = benchmark.shot(benchmark.EXAMPLE)
     prompt = benchmark.prompt(question, [shot, shot])
-    assert (
-        benchmark.prompt(question, []) == question.prompt
-    )  # 0 shots: no demonstrations at all
+    assert benchmark.prompt(question, []) == question.prompt
     assert len(prompt.images) == 3 * len(question.prompt.images)
     page = Document((*shot.parts, *shot.parts, *shot.parts))
     asked = renderer(prompt, end=False)
@@ -165,7 +165,8 @@ class Cats(Benchmark):
         return [("tom", "yes"), ("rex", "no")]
 
     def question(self, record):
-        return Question(Document((Text(f"Is {record[0]} a cat?"),)), (record[1],), record[0])
+        prompt = Document((Text(f"Is {record[0]} a cat?"),))
+        return Question(prompt, (record[1],), record[0])
 
     def score(self, predictions, answers):
         return [exact_match(*pair) for pair in zip(predictions, answers, strict=True)]
@@ -207,12 +208,15 @@ def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "test_truth_scores_and_silence_does_not[Cats] PASSED" in done.stdout
+    assert (
+        "test_the_right_answer_scores_and_an_empty_one_does_not[Cats] PASSED"
+        in done.stdout
+    )
 
 
 class Colours(Benchmark):
-    """A hundred train and twenty test records; every fifth train picture is a test
-    picture."""
+    """A hundred train and twenty test records; every fifth train image is a test
+    image."""
 
     metric = "exact match"
 
@@ -252,17 +256,15 @@ def test_each_draw_has_other_demonstrations() -> None:
         Colours.Config(draws=0).build()
 
 
-def test_the_same_shots_for_all_questions_but_those_they_would_give_away() -> None:
+def test_all_questions_share_shots_that_do_not_give_them_away() -> None:
     colours = Colours.Config(same_shots=True, draws=2).build()
-    found = [[shot.text for shot in shots(colours, number, 8)] for number in range(20)]
-    usual = max(found, key=found.count)
-    given_away = [number for number in range(20) if found[number] != usual]
+    texts = [[shot.text for shot in shots(colours, number, 8)] for number in range(20)]
+    usual = max(texts, key=texts.count)
+    given_away = [number for number in range(20) if texts[number] != usual]
     assert 0 < len(given_away) < 4
-    for (
-        number
-    ) in given_away:  # its own record is passed over, and the next one comes in
+    for number in given_away:  # its own record is skipped for the next one
         own = f"<image>colour? colour {colours.test[number]}\n"
-        assert [text for text in usual if text != own] == found[number][:7]
+        assert [text for text in usual if text != own] == texts[number][:7]
         assert own in usual
     question = colours.question(colours.test[4])
     assert colours.shots(question, 4, 8, draw=1) != colours.shots(question, 4, 8)
@@ -273,7 +275,7 @@ def test_the_same_shots_for_all_questions_but_those_they_would_give_away() -> No
         Colours.Config(same_shots=True, retrieval="runs/clip").build()
 
 
-def test_the_picture_of_a_question_never_demonstrates() -> None:
+def test_the_image_of_a_question_is_never_in_a_demonstration() -> None:
     colours = Colours.Config().build()
     for number in range(20):
         asked = colours.question(colours.test[number])
@@ -297,7 +299,7 @@ def test_fewer_questions_are_a_subset_of_more_with_the_same_shots() -> None:
     assert shots(few, few.chosen[0], 4) == shots(more, few.chosen[0], 4)
 
 
-def test_the_most_frequent_answer_demonstrates() -> None:
+def test_a_demonstration_shows_the_most_frequent_answer() -> None:
     ask = Document((Text("?"),))
     assert benchmarks.Question(ask, ("b", "a", " ", " ", " ", "a"), "1").answer == "a"
     assert benchmarks.Question(ask, ("b", "a"), "1").answer == "b"

@@ -1,5 +1,4 @@
-"""What an evaluation leaves behind; that nothing is asked twice; that two ranks score
-as one."""
+"""Evaluation: what it writes, what it reuses, and that two ranks score as one."""
 
 import json
 import os
@@ -23,7 +22,7 @@ NUM_QUESTIONS = 13
 
 
 class Numbers(Benchmark):
-    """Noise with a number each."""
+    """Images of noise; the answer is the parity of the record's number."""
 
     metric = "exact match"
     chance = 0.5
@@ -50,7 +49,7 @@ class Numbers(Benchmark):
 
 
 class Oracle(Predictor):
-    """Answers by parity: right for even records, since `cat` is always an answer."""
+    """Right for even records: `cat` is always accepted, `dog` never."""
 
     calls = 0
 
@@ -109,18 +108,18 @@ def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> N
     assert len(rest) == 11
 
 
-def test_pictures_of_the_first_questions_are_written(
+def test_images_of_the_first_questions_are_written(
     tmp_path: Path, oracle: Oracle
 ) -> None:
     evaluate(
         oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
     )
-    found = lines(tmp_path, "numbers-2shot.jsonl")
-    assert found[0]["pictures"] == [
+    written = lines(tmp_path, "numbers-2shot.jsonl")
+    assert written[0]["pictures"] == [
         f"predictions/numbers-2shot/number_0-{i}.png" for i in range(3)
     ]
-    assert ["pictures" in line for line in found] == [True] * 12 + [False]
-    shown = [(tmp_path / name).read_bytes() for name in found[0]["pictures"]]
+    assert ["pictures" in line for line in written] == [True] * 12 + [False]
+    shown = [(tmp_path / name).read_bytes() for name in written[0]["pictures"]]
     sizes = [
         (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
         for data in shown
@@ -129,10 +128,10 @@ def test_pictures_of_the_first_questions_are_written(
         (8, 8),
         (8, 8),
         (384, 384),
-    ]  # the question comes last, and large pictures are made smaller
+    ]  # the question comes last, and its image was scaled down
 
 
-def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> None:
+def test_results_are_reused(tmp_path: Path, oracle: Oracle) -> None:
     first = evaluate(
         oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
     )
@@ -144,7 +143,7 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> No
     assert (tmp_path / "scores.json").read_bytes() == before
     (
         tmp_path / "predictions" / "numbers-2shot.jsonl"
-    ).unlink()  # killed between two numbers of shots
+    ).unlink()  # as if killed between two numbers of shots
     assert (
         evaluate(
             oracle,
@@ -166,21 +165,20 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, oracle: Oracle) -> No
         tmp_path,
         version="v1",
     )
-    assert oracle.calls == 5  # another setting
+    assert oracle.calls == 5  # other settings
     assert list(both) == ["numbers", "other"]
     assert list(both["numbers"]["shots"]) == ["0", "2"]
     last = evaluate(
         oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2"
     )
-    assert oracle.calls == 6  # other weights, so nothing that was known holds
+    assert oracle.calls == 6  # other weights: nothing is reused
     assert {name: list(result["shots"]) for name, result in last.items()} == {
         "other": ["0"]
     }
 
 
 class Fickle(Oracle):
-    """Right for even records when asked for the first, third ... time, else for odd
-    ones."""
+    """Right for even records in every odd call, for odd records in every even one."""
 
     def generate(
         self,
@@ -198,7 +196,7 @@ class Fickle(Oracle):
         )
 
 
-def test_draws_are_asked_one_by_one_and_averaged(
+def test_draws_are_evaluated_one_by_one_and_averaged(
     tmp_path: Path, oracle: Oracle
 ) -> None:
     fickle = Fickle(oracle.model, oracle.renderer, oracle.device)
@@ -213,7 +211,7 @@ def test_draws_are_asked_one_by_one_and_averaged(
         )
 
     result = asked(3)["numbers"]["shots"]
-    assert fickle.calls == 4  # without demonstrations all draws are alike
+    assert fickle.calls == 4  # without demonstrations there is one draw
     assert (result["0"]["draws"], "spread" in result["0"]) == (
         [pytest.approx(7 / 13)],
         False,
@@ -232,7 +230,9 @@ def test_draws_are_asked_one_by_one_and_averaged(
         for draw in ("", "-draw2", "-draw3")
     ]
     assert len(set(prompts)) > 1
-    (tmp_path / "predictions" / "numbers-2shot-draw2.jsonl").unlink()  # killed there
+    (
+        tmp_path / "predictions" / "numbers-2shot-draw2.jsonl"
+    ).unlink()  # as if killed there
     asked(3)
     assert fickle.calls == 5
     assert len(asked(4)["numbers"]["shots"]["2"]["draws"]) == 4
@@ -241,7 +241,7 @@ def test_draws_are_asked_one_by_one_and_averaged(
     assert fickle.calls == 6
 
 
-def test_what_0_shots_mean_is_named_and_part_of_the_settings(
+def test_the_zero_shot_prompt_is_named_and_part_of_the_settings(
     tmp_path: Path, oracle: Oracle
 ) -> None:
     scores = evaluate(
@@ -253,7 +253,7 @@ def test_what_0_shots_mean_is_named_and_part_of_the_settings(
     scores = evaluate(
         oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1"
     )
-    assert oracle.calls == 3  # 2 shots are what they were
+    assert oracle.calls == 3  # the result at 2 shots is reused
     first, second = format_scores(scores).splitlines()
     assert first.endswith(
         "0 shots  exact match 0.538 +- 0.138 (two demonstrations without pictures)"
@@ -264,11 +264,10 @@ def test_what_0_shots_mean_is_named_and_part_of_the_settings(
     assert len(line["pictures"]) == 1
 
 
-def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(
+def test_answers_after_shared_shots_are_those_of_each_prompt_alone(
     tmp_path: Path,
 ) -> None:
-    """Some questions are among the shots, so they have others: those are asked
-    apart."""
+    """Some questions are among the shots and get others: they are generated apart."""
 
     class Overlapping(Numbers):
         def records(self, split: Split) -> list[int]:
@@ -289,22 +288,20 @@ def test_answers_after_the_same_shots_are_those_of_each_prompt_alone(
     ] == alone
 
 
-def test_shots_need_no_train_split_where_there_are_none(
-    tmp_path: Path, oracle: Oracle
-) -> None:
-    class Untaught(Numbers):
+def test_zero_shots_need_no_train_split(tmp_path: Path, oracle: Oracle) -> None:
+    class TestOnly(Numbers):
         def records(self, split: Split) -> list[int]:
             assert split == "test"
             return super().records(split)
 
     scores = evaluate(
-        oracle, {"untaught": Untaught.Config().build()}, (0,), tmp_path, version="v1"
+        oracle, {"test_only": TestOnly.Config().build()}, (0,), tmp_path, version="v1"
     )
-    assert list(scores["untaught"]["shots"]) == ["0"]
+    assert list(scores["test_only"]["shots"]) == ["0"]
 
 
 def test_two_ranks_score_as_one(tmp_path: Path) -> None:
-    """The same predictions from 13 questions dealt over two ranks as from one."""
+    """13 questions give the same predictions on two ranks as on one."""
     alone = tmp_path / "alone"
     together = tmp_path / "together"
     alone.mkdir(), together.mkdir()

@@ -1,5 +1,5 @@
-"""VQA accuracy, exact match, Treebank tokens and CIDEr: hand-made cases, then the
-numbers of the references."""
+"""VQA accuracy, exact match, Treebank tokens and CIDEr: by hand, and against the
+reference implementations."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def read(name: str) -> Any:
         ("Two, dont.", "2 don't"),
         ("The  red\tbus", "red bus"),
         ("none", "0"),
-        ("09/14/2007", "09 14 2007"),  # a mark away from spaces becomes one
+        ("09/14/2007", "09 14 2007"),  # a mark away from spaces becomes a space
         (
             "salt -pepper-mill",
             "salt peppermill",
@@ -45,11 +45,11 @@ def read(name: str) -> Any:
             "10,000 black/white",
             "10000 blackwhite",
         ),  # digit-comma-digit deletes every mark
-        ("3.5 lb. a.m.", "3.5 lb am"),  # a full stop before a digit stays
+        ("3.5 lb. a.m.", "3.5 lb am"),  # a full stop before a digit is kept
         ("mountain's at 6:36", "mountain's at 6:36"),
         ("couldnt've couldn'tve", "couldn't've couldn't've"),
-        ("somebody'd", "somebodyd"),  # the reference's own slip
-        ("." * 34, ".."),  # it takes away 32 full stops
+        ("somebody'd", "somebodyd"),  # a mistake of the reference
+        ("." * 34, ".."),  # it deletes at most 32 full stops
         ("the", ""),
     ],
 )
@@ -187,8 +187,7 @@ def test_ptb_tokenize(caption: str, tokens: str) -> None:
 @real_data
 @pytest.mark.parametrize("name", ["magic", "clip_retrieval"])
 def test_tokens_equal_reference_on_every_caption(name: str) -> None:
-    """All 500 results and their 2,501 references come out the same; no difference is
-    allowed."""
+    """Exactly equal for all 500 results and their 2,501 references."""
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     results, references = coco_captions(f"results_{name}.json", 500)
     assert {
@@ -226,8 +225,8 @@ def test_cider_of_identical_captions_is_ten() -> None:
 
 
 def test_cider_by_hand() -> None:
-    """Words that one of two images has weigh log 2; `red` is seen twice but counts
-    once, as in its reference."""
+    """Words of one of two images weigh log 2; `red` occurs twice but is clipped to
+    once."""
     _, scores = cider(["red red", "bus"], [["red dog"], ["blue bus"]])
     unigrams = [1 / (2 * math.sqrt(2)), 1 / math.sqrt(2)]  # clipped dot / norms
     penalties = [1.0, math.exp(-1 / 72)]
@@ -240,8 +239,8 @@ def test_cider_by_hand() -> None:
 
 def test_cider_averages_over_references_and_ignores_common_words() -> None:
     _, scores = cider(["a dog", "a cat"], [["a dog", "some thing"], ["a cat", "a cat"]])
-    # `a` occurs with both images and weighs nothing; unigrams and bigrams match, longer
-    # ones do not exist.
+    # `a` occurs with both images and weighs 0; unigrams and bigrams match, there are no
+    # longer ones.
     assert scores == pytest.approx([10 * 2 / 4 / 2, 10 * 2 / 4], abs=1e-12)
 
 
@@ -250,10 +249,10 @@ def test_cider_of_empty_and_of_single() -> None:
     assert scores.tolist() == [0.0, 0.0]
     assert (
         cider(["a dog"], [["a dog"]])[0] == 0.0
-    )  # in a set of one, every word is in every image
+    )  # with one image, every word is in every image
 
 
-def test_cider_rejects_what_cannot_be_scored() -> None:
+def test_cider_rejects_unusable_input() -> None:
     with pytest.raises(ValueError, match="2 candidates, but references for 1 images"):
         cider(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="image 1 has no references"):
@@ -267,7 +266,7 @@ def test_cider_rejects_what_cannot_be_scored() -> None:
 @real_data
 @pytest.mark.parametrize("name", ["magic", "clip_retrieval"])
 def test_cider_of_reference_tokens(name: str) -> None:
-    """Tolerance: half a unit of the last digit stored, 8 for an image, 10 for the mean;
+    """Tolerance: half a unit of the last stored digit, 8 for an image, 10 for the mean;
     worst 5.0e-9 and 2.1e-11."""
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     keys = list(tokenised["results"])
@@ -297,7 +296,7 @@ def test_cider_of_reference_tokens(name: str) -> None:
 def test_cider_of_raw_captions(
     folder: str, name: str, subset: str, num_images: int
 ) -> None:
-    """Our own tokens give the reference's score to the last digit stored; worst 5.0e-9
+    """Our own tokens give the reference's scores to the last stored digit; worst 5.0e-9
     an image, 2.6e-11 the mean."""
     results, references = coco_captions(f"results_{name}.json", num_images, folder)
     assert len(results) == num_images

@@ -1,5 +1,5 @@
-"""NoCaps, TextCaps, TextVQA, VizWiz and GQA as their files are laid out, and what is
-wrong with such files."""
+"""NoCaps, TextCaps, TextVQA, VizWiz and GQA in the official formats, and errors in such
+files."""
 
 import json
 from pathlib import Path
@@ -163,7 +163,7 @@ PICTURES = {
 def built(
     cls: type[AnnotationBenchmark], folder: Path, change: Any = lambda data: None
 ) -> Benchmark:
-    """The benchmark of its two records, after a change to the file."""
+    """The benchmark on its two records, after a change to the file."""
     data = json.loads(json.dumps(FILES[cls]))
     change(data)
     (folder / "val.json").write_text(json.dumps(data))
@@ -176,7 +176,7 @@ def built(
     ).build()
 
 
-ANSWERS = {  # what a demonstration says of each record
+ANSWERS = {  # the answer in the demonstration of each record
     NoCaps: ("A baby is standing in front of a house.", "A walrus lies on the ice."),
     TextCaps: (
         "Five Listerine bottles on a shelf",
@@ -221,7 +221,7 @@ def test_two_records_are_read(cls: type[AnnotationBenchmark], tmp_path: Path) ->
 
 
 def blank(cls: type[AnnotationBenchmark], data: Any) -> None:
-    """The second record's answers become empty ones."""
+    """Empties the answers of the second record."""
     if cls is NoCaps:
         data["annotations"][2]["caption"] = " "
     elif cls is TextCaps:
@@ -229,7 +229,7 @@ def blank(cls: type[AnnotationBenchmark], data: Any) -> None:
     elif cls is TextVqa:
         data["data"][1]["answers"] = [
             ""
-        ] * 10  # as in the test split, whose answers are not published
+        ] * 10  # as in the test split, whose answers are not public
     elif cls is VizWiz:
         data[1].pop("answers")
     else:
@@ -237,7 +237,7 @@ def blank(cls: type[AnnotationBenchmark], data: Any) -> None:
 
 
 @every_format
-def test_what_is_wrong_is_named(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
+def test_errors_name_the_record(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
     name = IDS[cls][1]
     with pytest.raises(
         ValueError, match=rf"val\.json: (image|question) {name} has no (caption|answer)"
@@ -287,8 +287,7 @@ def test_an_images_captions_agree_in_textcaps(tmp_path: Path) -> None:
 
 
 def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
-    """An image that is scored alone has a CIDEr of 0 (its document frequencies say
-    nothing), so each domain has two."""
+    """An image scored alone has a CIDEr of 0, so each domain has two."""
 
     def more(data: Any) -> None:
         for number, domain in ((2, "in-domain"), (3, "out-domain")):

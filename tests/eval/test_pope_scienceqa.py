@@ -1,5 +1,5 @@
-"""POPE and ScienceQA as their files are laid out, what an answer counts as, and what is
-wrong with such files."""
+"""POPE and ScienceQA in the official formats, how answers are read, and errors in such
+files."""
 
 import json
 import os
@@ -130,8 +130,8 @@ def test_an_answer_is_a_no_by_the_authors_rule() -> None:
         assert yes_or_no(said) == "yes"
 
 
-def test_pope_reports_what_yes_is_worth(pope: Pope.Config) -> None:
-    """3 times yes to a yes, once no to a yes, once yes to a no, 3 times no to a no."""
+def test_pope_reports_precision_and_recall_of_yes(pope: Pope.Config) -> None:
+    """3 true yes, 1 false no, 1 false yes, 3 true no."""
     pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("yes", "no")] + [("no", "no")] * 3
     found = [{"prediction": said, "answers": (true,)} for said, true in pairs]
     benchmark = pope.build()
@@ -150,9 +150,7 @@ def test_pope_reports_what_yes_is_worth(pope: Pope.Config) -> None:
     }
 
 
-def test_pope_files_that_are_not_sound_are_refused(
-    pope: Pope.Config, tmp_path: Path
-) -> None:
+def test_broken_pope_files_are_refused(pope: Pope.Config, tmp_path: Path) -> None:
     wrong = [
         ([POPE[0], POPE[0]], "question_id 1 occurs twice"),
         (
@@ -213,7 +211,7 @@ def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
     }
 
 
-def test_scienceqa_asks_some_of_them(science: ScienceQA.Config) -> None:
+def test_scienceqa_filters_by_image_and_split(science: ScienceQA.Config) -> None:
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
         ({"with_image": True}, ["5"]),
         ({"with_image": False, "images": ""}, ["7"]),
@@ -243,7 +241,7 @@ def test_a_letter_is_an_answer(science: ScienceQA.Config) -> None:
         assert benchmark.score([said], [("B",)]) == [0], said
 
 
-def test_scienceqa_files_that_are_not_sound_are_refused(
+def test_broken_scienceqa_files_are_refused(
     science: ScienceQA.Config,
 ) -> None:
     def read(number: str, **change: Any) -> Any:

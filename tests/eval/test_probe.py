@@ -1,5 +1,5 @@
-"""Probes: they find what features tell, fit_with_best_penalty a penalty, and give the same result each
-time."""
+"""Probes: what they can read from features, the choice of the penalty, and
+reproducibility."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ COLOURS = {"dark": 40, "light": 200}
 
 
 def marked(num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise of 9 patches and 6 channels, but in one patch the sign of channel 5 tells
-    the class, channel 4 where."""
+    """Noise of 9 patches and 6 channels; in one patch, marked by channel 4, the sign of
+    channel 5 is the class."""
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(num, 9, 6, generator=draw)
     labels = torch.arange(num) % 2
@@ -44,19 +44,18 @@ def accuracy(num_queries: int, penalty: float = 1e-3) -> float:
     return (probe(asked).argmax(-1) == truth).float().mean().item()
 
 
-def test_a_linear_probe_reads_what_the_mean_tells() -> None:
+def test_a_linear_probe_reads_the_mean() -> None:
     """Measured: 0.75; the signal is 2/9, the noise 1/3 of a channel's unit."""
     assert accuracy(0) > 0.65
 
 
-def test_an_attentive_probe_finds_the_patch_that_tells() -> None:
+def test_an_attentive_probe_finds_the_patch() -> None:
     """Measured: 1.00."""
     assert accuracy(4) > 0.95
 
 
 def test_the_linear_probe_solves_logistic_regression() -> None:
-    """At the optimum the gradient is zero: classes' mean residuals, and for weights
-    those of features and penalty."""
+    """At the optimum the gradient vanishes."""
     features, labels = marked(200, 2)
     probe = fit_classifier(Classifier(features, 2, 0, seed=0), features, labels, 1e-2)
     loss = (
@@ -67,9 +66,8 @@ def test_the_linear_probe_solves_logistic_regression() -> None:
         assert gradient.abs().max() < 1e-4
 
 
-def test_the_penalty_is_chosen_by_pictures_left_out() -> None:
-    """With 40 channels of noise and 60 pictures, hardly any penalty is to learn them by
-    heart."""
+def test_the_penalty_is_chosen_on_held_out_images() -> None:
+    """With 40 channels of noise and 60 images, a tiny penalty overfits."""
     draw = torch.Generator().manual_seed(3)
     features = torch.randn(60, 1, 40, generator=draw)
     labels = torch.arange(60) % 2
@@ -83,7 +81,7 @@ def test_the_penalty_is_chosen_by_pictures_left_out() -> None:
 
 
 def folders(root: Path) -> Folders.Config:
-    """Pictures of noise around two levels of grey, split into train and test."""
+    """Images of noise around two levels of grey, as train and test folders."""
     draw = np.random.default_rng(0)
     for split, num in (("train", 15), ("test", 8)):
         for name, level in COLOURS.items():
@@ -116,7 +114,7 @@ def trained(folder: Path) -> TrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_classes_in_folders_are_told_apart_by_an_encoders_features(
+def test_classes_in_folders_are_separated_and_results_reproducible(
     kind: str, tmp_path: Path
 ) -> None:
     data = folders(tmp_path)
@@ -142,7 +140,7 @@ def test_classes_in_folders_are_told_apart_by_an_encoders_features(
     assert lines[0].count("\n") == 12
 
 
-def test_too_few_pictures_or_no_penalties_are_errors(tmp_path: Path) -> None:
+def test_too_few_images_or_no_penalties_are_errors(tmp_path: Path) -> None:
     data = folders(tmp_path)
     for file in list((tmp_path / "train").rglob("*.png"))[9:]:
         file.unlink()

@@ -1,5 +1,5 @@
-"""Shots that are retrieved by their pictures: the right ones, through the command line,
-and what is refused."""
+"""Shots retrieved by image similarity: which ones, through the command line too, and
+what is refused."""
 
 import io
 import json
@@ -44,17 +44,14 @@ TRAIN = [
     ("the very question", plain(200, 40, 40)),
     ("dark red", plain(120, 0, 0)),
     ("orange", plain(250, 120, 0)),
-    (
-        "orange too",
-        plain(250, 120, 0),
-    ),  # the same picture: the earlier record is nearer
+    ("orange too", plain(250, 120, 0)),  # the same image, so the earlier record wins
     ("blue", plain(0, 0, 250)),
 ]
 TEST = [("reddish", plain(200, 40, 40)), ("greenish", plain(30, 200, 0))]
 
 
 class Colours(Benchmark):
-    """Records are a name and a picture; the name is the answer."""
+    """Records are a name, which is the answer, and an image."""
 
     metric = "exact match"
 
@@ -73,7 +70,7 @@ class Colours(Benchmark):
 
 
 class MeanColour(Encoder):
-    """Features that people can tell: red, green and blue."""
+    """The feature of an image is its mean colour."""
 
     seen = 0
 
@@ -98,31 +95,31 @@ def names(benchmark: Benchmark, number: int, num_shots: int) -> list[str]:
     return [shot.text.removeprefix("<image> colour: ").strip() for shot in shots]
 
 
-def test_the_nearest_pictures_are_shown_the_nearest_last() -> None:
+def test_the_nearest_images_are_shown_the_nearest_last() -> None:
     benchmark = Colours.Config(retrieval="runs/clip").build()
     encoder = MeanColour()
-    told = []
+    calls = []
     benchmark.rices = Rices(lambda: encoder, "v1")
-    benchmark.prepare(2, lambda seen, total: told.append((seen, total)))
+    benchmark.prepare(2, lambda seen, total: calls.append((seen, total)))
     assert names(benchmark, 0, 4) == [
         "orange too",
         "orange",
         "dark red",
         "red",
-    ]  # not the question's own picture
+    ]  # without the question's own image
     assert names(benchmark, 0, 2) == ["dark red", "red"]
     assert names(benchmark, 1, 1) == ["green"]
     assert set(names(benchmark, 0, 6)[:2]) == {"blue", "green"}
     with pytest.raises(
         ConfigError,
-        match="7 shots were asked for, but only 6 train records can demonstrate reddish",
+        match="7 shots were asked for, but only 6 train records can demonstr",
     ):
         names(benchmark, 0, 7)
-    benchmark.prepare(4, lambda seen, total: told.append((seen, total)))
-    assert (encoder.seen, told[-1]) == (
+    benchmark.prepare(4, lambda seen, total: calls.append((seen, total)))
+    assert (encoder.seen, calls[-1]) == (
         8,
         (8, 8),
-    )  # each picture once; two train records share one
+    )  # each image once; two train records share one
 
 
 def run_folder(folder: Path, model: Any) -> Path:
@@ -142,8 +139,7 @@ WRITER = LanguageModel.Config(
 
 
 def write_captions(folder: Path) -> None:
-    """Six train pictures, and two test pictures that are the train pictures 3 and 5
-    with a little noise."""
+    """Six train images, and as test images numbers 3 and 5 with a little noise."""
     rng = np.random.default_rng(0)
     pixels = {f"train{i}.png": rng.integers(20, 230, (8, 8, 3)) for i in range(6)}
     pixels |= {
@@ -221,11 +217,11 @@ def test_shots_are_retrieved_through_the_command_line(
         )
 
 
-def test_what_cannot_retrieve_is_refused(tmp_path: Path) -> None:
+def test_unsuitable_retrieval_is_refused(tmp_path: Path) -> None:
     text = run_folder(tmp_path / "text", WRITER)
     with pytest.raises(
         ConfigError,
-        match=r"retrieval=.*text is a run of LanguageModel, which has no image features",
+        match=r"retrieval=.*text is a run of LanguageModel, which has no image feat",
     ):
         Coco.Config(retrieval=str(text)).build().check(WRITER.build(vocab_size=40))
     with pytest.raises(

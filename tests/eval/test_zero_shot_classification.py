@@ -1,5 +1,4 @@
-"""Zero-shot classification: the nearest text is the class; over folders of classes and
-the miniature world."""
+"""Zero-shot classification, on folders of classes and on the miniature world."""
 
 import json
 from collections.abc import Sequence
@@ -93,8 +92,7 @@ def asked(root: Path, **options: Any) -> ZeroShotClassification:
 
 
 def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
-    """12 pictures, of which the two of dogs are seen as foxes: top-1 is 10 of 12; among
-    five, dogs are found or not."""
+    """The two dogs of 12 images are taken for foxes, so top-1 is 10 of 12."""
     base = clip_encoder(tmp_path)
     oracle = Oracle(base.model, base.renderer, base.device)
     scores = evaluate(
@@ -106,7 +104,7 @@ def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
     )
     assert list(scores["zoo"]["shots"]) == [
         "0"
-    ]  # no demonstrations, whatever the run asks
+    ]  # no demonstrations, whatever the run's shots
     found = scores["zoo"]["shots"]["0"]
     assert (found["score"], found["num_questions"]) == (10 / 12, 12)
     lines = [
@@ -141,7 +139,7 @@ def test_top_five_of_five_classes_is_not_reported(tmp_path: Path) -> None:
 
 
 def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
-    """Three templates against one that speaks of another class: the majority wins."""
+    """A template that points to another class is outvoted, or outvotes the others."""
     base = clip_encoder(tmp_path)
     root = folders(tmp_path / "zoo")
     oracle = Oracle(base.model, base.renderer, base.device)
@@ -156,35 +154,37 @@ def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
 def test_features_do_not_depend_on_the_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Matrix products of other sizes sum in another order: worst measured 9e-8."""
-    asked_of = clip_encoder(tmp_path)
+    """Matrix products of other sizes sum in another order: 9e-8 at worst, measured."""
+    encoder_under_test = clip_encoder(tmp_path)
     pictures = [tiny.picture(n) for n in range(5)]
     texts = ["red dog", "a", "blue cat sun question answer two three green red", ""]
-    whole = asked_of.images(pictures), asked_of.texts(texts)
+    whole = encoder_under_test.images(pictures), encoder_under_test.texts(texts)
     monkeypatch.setattr(encoder, "TEXTS_PER_BATCH", 1)
     monkeypatch.setattr(encoder, "IMAGES_PER_BATCH", {"cpu": 2})
     for together, apart in zip(
-        whole, (asked_of.images(pictures), asked_of.texts(texts)), strict=True
+        whole,
+        (encoder_under_test.images(pictures), encoder_under_test.texts(texts)),
+        strict=True,
     ):
         torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)
         torch.testing.assert_close(apart.norm(dim=-1), torch.ones(len(apart)))
-    assert [len(batch) for batch in asked_of.patches(pictures)] == [2, 2, 1]
+    assert [len(batch) for batch in encoder_under_test.patches(pictures)] == [2, 2, 1]
 
 
-def test_a_text_is_read_as_a_caption_is(tmp_path: Path) -> None:
-    """Padded to the full length or not: worst measured 4e-7."""
-    asked_of = clip_encoder(tmp_path)
-    tokenizer = asked_of.renderer.tokenizer
-    model = asked_of.model
+def test_texts_are_tokenised_like_captions(tmp_path: Path) -> None:
+    """Padded to the full length or not: 4e-7 at worst, measured."""
+    encoder_under_test = clip_encoder(tmp_path)
+    tokenizer = encoder_under_test.renderer.tokenizer
+    model = encoder_under_test.model
     assert isinstance(model, CLIP)
     ids = [*tokenizer.encode("red cat"), tokenizer.end]
     wanted = model.encode_texts(torch.tensor([ids]), torch.tensor([len(ids)]))
     torch.testing.assert_close(
-        asked_of.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6
+        encoder_under_test.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6
     )
 
 
-def test_names_of_folders_can_be_given(tmp_path: Path) -> None:
+def test_class_names_can_be_given(tmp_path: Path) -> None:
     root = folders(tmp_path / "zoo")
     names = tmp_path / "names.json"
     names.write_text(json.dumps({c: f"the {c}" for c in CLASSES}))
@@ -227,14 +227,14 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     ("templates", "words"),
     [((), "templates is empty"), (("a cat",), "'a cat' needs one {}")],
 )
-def test_templates_have_a_place_for_the_name(
+def test_templates_need_one_place_for_the_name(
     templates: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         ZeroShotClassification.Config(templates=templates).build()
 
 
-def test_an_exam_says_which_model_it_asks(tmp_path: Path) -> None:
+def test_a_model_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     clip = clip_encoder(tmp_path)
     language_model = tiny.predictor(tmp_path)
     with pytest.raises(
@@ -246,7 +246,7 @@ def test_an_exam_says_which_model_it_asks(tmp_path: Path) -> None:
         )
     with pytest.raises(
         ConfigError,
-        match=r"ZeroShotClassification needs an encoder .* captions; a run of MM1 does not train",
+        match=r"needs an encoder that .*; a run of MM1 does not train one",
     ):
         evaluate(
             language_model,

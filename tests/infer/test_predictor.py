@@ -1,5 +1,5 @@
-"""Generation and scoring: equal to the plain way of doing it, at any batch size, and on
-several ranks."""
+"""Generation and scoring against a naive reference, at any batch size and on several
+ranks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +21,7 @@ from mm1.train.parallel import shard
 
 
 def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch.Tensor:
-    """Logits of every place of one document from the training forward pass, Float[T,
-    V]."""
+    """Logits of every position of one document by the training forward pass, (T, V)."""
     batch = collate([[RenderedSegment.whole(sequence)]], predictor.renderer)
     model = predictor.model
     hidden = model.decoder(
@@ -37,7 +36,7 @@ def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch
 def continue_without_cache(
     predictor: Predictor, document: Document, num_tokens: int
 ) -> str:
-    """The reference: the whole document through the training path again for each new
+    """The reference: a training forward pass of the whole document for each new
     token."""
     sequence = predictor.renderer(document, end=False)
     tokenizer = predictor.renderer.tokenizer
@@ -87,7 +86,7 @@ def test_batches_keep_to_the_budget_and_lose_nothing(tmp_path: Path) -> None:
         assert max_seqlen * len(members) <= 80 or len(members) == 1
 
 
-def test_what_documents_begin_with_is_read_once(
+def test_a_common_prefix_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = sum(tiny.prompts(4)[1:], Document(()))
@@ -111,14 +110,14 @@ def test_what_documents_begin_with_is_read_once(
     ]
     assert (
         first == lengths[0] + 1
-    )  # all ends begin with the token of an r, which is shared too
+    )  # all ends begin with the token of an r, which is in the prefix too
     assert sum(rest) == sum(lengths[1:]) - 7
     assert len(rest) > 2
     assert predictor.generate([], max_tokens=5, share_prefix=True) == []
 
 
-def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
-    predictor = tiny.predictor(tmp_path)  # 4 tokens a picture
+def test_images_are_in_the_prefix_whole_or_not_at_all(tmp_path: Path) -> None:
+    predictor = tiny.predictor(tmp_path)  # 4 tokens an image
 
     def shared(*documents: tuple[Text | Image, ...]) -> int:
         return common_prefix_length(
@@ -132,10 +131,10 @@ def test_pictures_are_shared_whole_or_not_at_all(tmp_path: Path) -> None:
     assert shared((red, one, red), (red, one, Text(" dog"))) == length + 4
     assert (
         shared((red, one, red), (red, two, red)) == length
-    )  # tokens alike, pictures not
+    )  # equal tokens, other images
     assert (
         shared((red, one), (red, one)) == length
-    )  # a token of each must be left, and a picture is not cut
+    )  # one token of each must be left, and an image is not cut
     assert shared((red, one, two, red), (red, one, one, red)) == length + 4
     assert shared((red, one, red), (red, red, one)) == length
     assert shared((one, red), (two, red)) == shared((red,), (one,)) == 0
@@ -146,7 +145,7 @@ def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> No
     predictor = tiny.predictor(tmp_path, kind=kind)
     documents = tiny.prompts(9)
     whole = predictor.generate(documents, max_tokens=8)
-    mark = max(whole, key=len)[2:4]  # in the middle of a token, or across two
+    mark = max(whole, key=len)[2:4]  # inside a token, or across two
     cut = predictor.generate(documents, max_tokens=8, stop=("never said", mark))
     assert cut == [text.partition(mark)[0] for text in whole]
     assert cut != whole
@@ -163,8 +162,7 @@ def test_an_answer_stops_at_the_end_token_and_never_says_an_image(
     end = tokenizer.end
 
     def logits(*likely: int) -> torch.Tensor:
-        """The same for both prompts: `<image>` is the likeliest, `<pad>` comes next,
-        then what a prompt is to say."""
+        """For both prompts `<image>` is most likely, then `<pad>`, then the answer."""
         rows = torch.zeros(2, tokenizer.vocab_size)
         rows[:, [tokenizer.image, tokenizer.pad]] = torch.tensor([9.0, 8.0])
         rows[torch.arange(2), torch.tensor(likely)] = 5.0
@@ -179,9 +177,7 @@ def test_an_answer_stops_at_the_end_token_and_never_says_an_image(
     )
     monkeypatch.setattr(predictor.model, "step", step)
     assert sorted(predictor.generate(documents, max_tokens=9)) == ["", "red"]
-    assert steps == [
-        [end, red]
-    ]  # both were done after one step, so there was no second
+    assert steps == [[end, red]]  # both were done after the first step
 
 
 @torch.no_grad()
@@ -201,13 +197,13 @@ def test_log_likelihood_is_that_of_the_loss_parts(tmp_path: Path) -> None:
             if sequence.loss_mask[i]
         )
         assert score == pytest.approx(wanted, abs=1e-4)
-    assert found[0] == 0.0  # nothing of it carries loss
+    assert found[0] == 0.0  # no part of it carries loss
     assert found[-1] < 0.0
 
 
 @torch.no_grad()
-def test_greedy_is_what_the_model_holds_most_likely(tmp_path: Path) -> None:
-    """Two tokens that are the most likely ones, and pairs with one of them."""
+def test_greedy_means_every_token_is_the_argmax(tmp_path: Path) -> None:
+    """The two most likely tokens, and pairs with one of them."""
     predictor = tiny.predictor(tmp_path, tokens_per_batch=60)
     documents = []
     wanted = []
@@ -231,7 +227,7 @@ def test_greedy_is_what_the_model_holds_most_likely(tmp_path: Path) -> None:
     assert [greedy for _, greedy in predictor.score(documents)] == wanted
 
 
-def test_nothing_asked_is_nothing_answered(tmp_path: Path) -> None:
+def test_no_documents_give_no_answers(tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     assert predictor.generate([], max_tokens=2) == []
     assert predictor.log_likelihood([]) == []
@@ -239,7 +235,7 @@ def test_nothing_asked_is_nothing_answered(tmp_path: Path) -> None:
         predictor.generate([*tiny.prompts(1), Document(())], max_tokens=2)
 
 
-def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_a_decoder_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny.tokenizer(tmp_path)
     with torch.device("meta"):
         clip = CLIP.Config().build(vocab_size=tokenizer.vocab_size)
@@ -248,7 +244,7 @@ def test_a_model_that_cannot_write_is_refused(tmp_path: Path) -> None:
 
 
 NUM_DOCUMENTS = (0, 7)
-"""Rank 0 has nothing to ask, and has to take part all the same."""
+"""Rank 0 has no prompts but has to take part."""
 
 
 def ask(folder: Path) -> None:
@@ -266,7 +262,7 @@ def ask(folder: Path) -> None:
         answers = predictor.generate(documents, max_tokens=6)
         assert len(answers) == len(documents)
         assert len(predictor.log_likelihood(documents)) == len(documents)
-        if precision == "fp32":  # bf16 rounds, so its answers may differ
+        if precision == "fp32":  # with bf16 rounding, answers may differ
             assert answers == wanted
             assert (
                 predictor.generate(documents, max_tokens=6, share_prefix=True)
@@ -274,7 +270,7 @@ def ask(folder: Path) -> None:
             )
 
 
-def test_ranks_keep_step(tmp_path: Path) -> None:
-    """Two ranks with different numbers of questions, over sharded weights, which hang
-    if one makes a call less."""
+def test_ranks_stay_in_step(tmp_path: Path) -> None:
+    """Two ranks with different numbers of prompts and sharded weights would hang if one
+    made fewer calls."""
     on_ranks(2, ask, tmp_path)

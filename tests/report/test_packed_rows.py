@@ -1,5 +1,4 @@
-"""The first rows of a real loader as the pages show them, with pictures split and their
-views numbered."""
+"""The first rows of a real loader, with split images and index tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mm1.report.packed_rows import open_loader, view_rows
 from mm1.report.view import ViewImage, ViewText
 
 
-def test_each_view_stands_behind_its_index(tmp_path: Path) -> None:
+def test_each_sub_image_follows_its_index(tmp_path: Path) -> None:
     tiny.tokenizer(tmp_path)
     raw = raw_files.write_tar(tmp_path / "a.tar", raw_files.pairs(6))
     prepare("captions", [raw], tmp_path / "captions", tmp_path / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""Building blocks: escaping by construction, axes, thumbnails."""
+"""Building blocks of pages: escaping by construction, axes, thumbnails."""
 
 import io
 import math
@@ -9,9 +9,9 @@ from PIL import Image
 from mm1.report.charts import (
     NARROW,
     Axis,
+    BarSegment,
     Dot,
     Frame,
-    Segment,
     Series,
     axis,
     bar,
@@ -33,7 +33,7 @@ def test_attributes_are_quoted_and_named() -> None:
     )
 
 
-def test_markup_that_was_formatted_is_text_again() -> None:
+def test_formatted_markup_is_plain_text_again() -> None:
     assert tag("p", Html("<b>") + "x") == "<p>&lt;b&gt;x</p>"
 
 
@@ -85,9 +85,12 @@ def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
     assert "diverged" in chart
 
 
-def test_bar_pieces_have_their_share() -> None:
+def test_bar_segments_have_their_share() -> None:
     drawn = bar(
-        [Segment(0.25, "tone-1", "a: 1"), Segment(0.75, "tone-2", "b", padding=True)]
+        [
+            BarSegment(0.25, "tone-1", "a: 1"),
+            BarSegment(0.75, "tone-2", "b", padding=True),
+        ]
     )
     assert "width:25.000%" in drawn
     assert 'class="pad"' in drawn
@@ -99,7 +102,7 @@ def picture(size: int, kind: str) -> bytes:
     return out.getvalue()
 
 
-def test_large_pictures_are_made_small() -> None:
+def test_large_images_are_scaled_down() -> None:
     assert thumbnail(picture(32, "PNG"), "a").startswith(
         '<img class="thumb small" src="data:image/png;base64,'
     )
@@ -112,7 +115,7 @@ def test_large_pictures_are_made_small() -> None:
 
 
 @pytest.mark.parametrize("data", [None, b"", b"no picture", picture(300, "PNG")[:5000]])
-def test_pictures_that_cannot_be_read_say_so(data: bytes | None) -> None:
+def test_unreadable_images_say_so(data: bytes | None) -> None:
     assert "cannot be read" in thumbnail(data, "<a>")
 
 

@@ -1,4 +1,4 @@
-"""The page of packed rows."""
+"""The page of packed rows, as `mm1 view` writes it."""
 
 import random
 from pathlib import Path
@@ -47,9 +47,8 @@ def test_page_shows_text_loss_pictures_and_padding(tmp_path: Path) -> None:
     assert "30 of 32 tokens (93.8%), 6 with loss, 2 of 4 images, 2 documents" in words
     assert "2 tokens of padding" in words
     classes = [attributes.get("class") for _, attributes in tree.tags]
-    assert (
-        classes.count("learnt") == 2 * 2 + 1
-    )  # two pieces in each row, and the legend
+    # two pieces in each row, and the legend
+    assert classes.count("learnt") == 2 * 2 + 1
     assert classes.count("unlearnt") == 2
     assert sum(tag == "img" for tag, _ in tree.tags) == 4
     assert {"row-1", "row-2"} <= {attributes.get("id") for _, attributes in tree.tags}
