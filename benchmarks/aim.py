@@ -1,12 +1,12 @@
-"""Do features learn anything from foretelling? Probes on AIM's miniature, on the same
-encoder untrained, and on pixels.
+"""Does AIM learn useful features? Probes on its miniature, on the same encoder
+untrained, and on pixels.
 
     python benchmarks/aim.py --out runs/aim --seeds 0 1 2 [--threads 1] [a.b=value ...]
 
 Each seed trains `miniature_aim` and, for comparison, the same recipe with steps=0. The
-probes are those of the recipe: classes of the miniature world. What is finished in the
-folder is not trained again. Prints a table; figures are means over seeds, with the
-standard error of the mean over seeds, and for pixels that over test pictures.
+probes are those of the recipe: classes of the miniature world. Runs that are finished
+in the folder are not trained again. Prints a table of means over seeds with their
+standard error; for pixels the standard error is over test images.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from mm1.overrides import override
 
 
 class Pixels(nn.Module):
-    """An encoder that does nothing: one "patch", all pixels."""
+    """An encoder that returns all pixels as one patch."""
 
     def encode_patches(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, None] / 255
 
 
-def scores(folder: Path) -> dict[str, tuple[float, float]]:
-    """Probe -> accuracy and its standard error over test pictures."""
-    found = json.loads((folder / "scores.json").read_text())
+def probe_scores(folder: Path) -> dict[str, tuple[float, float]]:
+    """Probe -> accuracy and its standard error over test images."""
+    scores = json.loads((folder / "scores.json").read_text())
     results = {
-        name: next(iter(result["shots"].values())) for name, result in found.items()
+        name: next(iter(result["shots"].values())) for name, result in scores.items()
     }
     return {
         name: (result["score"], result["stderr"]) for name, result in results.items()
@@ -54,7 +54,7 @@ def run(
         for each in overrides:
             override(config, each)
         config.build(folder=out, resume=(out / "config.json").exists()).fit()
-    return scores(out)
+    return probe_scores(out)
 
 
 def main() -> None:
@@ -93,13 +93,13 @@ def main() -> None:
         Pixels(), Renderer(words, ImageProcessor(size)), torch.device("cpu")
     )  # type: ignore[arg-type]
     evaluate(pixels, probes, (), arguments.out / "pixels", version="pixels")
-    of_pixels = scores(arguments.out / "pixels")
+    of_pixels = probe_scores(arguments.out / "pixels")
 
     print("| probe | AIM | untrained | pixels |\n|---|---|---|---|")
     for probe in columns["AIM"][0]:
         cells = []
         for seeds in columns.values():
-            values = np.array([found[probe][0] for found in seeds])
+            values = np.array([results[probe][0] for results in seeds])
             error = (
                 f" +- {values.std(ddof=1) / len(values) ** 0.5:.3f}"
                 if len(values) > 1

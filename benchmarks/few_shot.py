@@ -1,11 +1,10 @@
-"""What it saves to read shots that all questions share once (`same_shots`), against
-reading them with each question.
+"""CPU time saved by reading shots that all questions share only once (`same_shots`).
 
     python benchmarks/few_shot.py [--shots 8] [--questions 32]
 
-A small model with random weights answers the same prompts both ways, in turns, in one
-process and one thread. The times are CPU times, so that other work on the machine
-counts little; what is said is their ratio, and whether answers agree.
+A small model with random weights answers the same prompts both ways, alternately, in
+one process and one thread. CPU time is measured, so that other work on the machine
+hardly counts; the result is the ratio of the two, and whether answers agree.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def predictor(folder: Path) -> Predictor:
     return Predictor(model.eval(), renderer, torch.device("cpu"))
 
 
-def picture(number: int) -> Image:
+def noise_image(number: int) -> Image:
     pixels = torch.randint(
         0,
         256,
@@ -74,39 +73,37 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shots = [
-        Document((picture(i), Text(QUESTION), Text(ANSWER)))
+        Document((noise_image(i), Text(QUESTION), Text(ANSWER)))
         for i in range(arguments.shots)
     ]
     asked = [
-        Document((picture(1000 + i), Text(QUESTION)))
+        Document((noise_image(1000 + i), Text(QUESTION)))
         for i in range(arguments.questions)
     ]
     prompts = [sum(shots, Document(())) + question for question in asked]
     with tempfile.TemporaryDirectory() as folder:
         model = predictor(Path(folder))
-    model.generate(
-        prompts[:2], max_tokens=1
-    )  # what the first call sets up is not counted
+    model.generate(prompts[:2], max_tokens=1)  # warm up
     times: dict[bool, list[float]] = {False: [], True: []}
     answers = {}
     for _ in range(ROUNDS):
-        for shared in times:
+        for share_prefix in times:
             start = time.process_time()
-            answers[shared] = model.generate(
-                prompts, max_tokens=MAX_TOKENS, share_prefix=shared
+            answers[share_prefix] = model.generate(
+                prompts, max_tokens=MAX_TOKENS, share_prefix=share_prefix
             )
-            times[shared].append(time.process_time() - start)
-    apart, once = (statistics.median(times[shared]) for shared in (False, True))
+            times[share_prefix].append(time.process_time() - start)
+    separate, shared = (statistics.median(times[each]) for each in (False, True))
     lengths = [
         len(model.renderer(document, end=False).tokens)
         for document in (prompts[0], asked[0])
     ]
     print(
         f"{arguments.questions} questions after {arguments.shots} shots: {lengths[0]}"
-        f" tokens, {lengths[1]} of them own"
+        f" tokens, {lengths[1]} of them the question"
     )
     print(
-        f"read with each question / read once: {apart / once:.1f} times the CPU time"
+        f"read with each question / read once: {separate / shared:.1f} times the CPU time"
         f" (median of {ROUNDS} rounds each)"
     )
     ratios = sorted(a / b for a in times[False] for b in times[True])

@@ -172,8 +172,8 @@ def _cosines(
     weights = counts * (math.log(num_images) - np.log(np.maximum(frequency, 1)))[ngram]
     norms = np.sqrt(np.bincount(caption, weights**2, minlength=len(image)))
 
-    # The candidate's entry for each entry of a reference; the appended one, of weight 0,
-    # stands for none.
+    # The candidate's entry for each entry of a reference; the appended one, of weight
+    # 0, stands for none.
     own_keys = np.append(keys[:first], np.iinfo(np.int64).max)
     own_weights = np.append(weights[:first], 0.0)
     place = np.searchsorted(own_keys, keys[first:])

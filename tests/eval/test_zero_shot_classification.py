@@ -9,22 +9,16 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from conftest import classes_in
 
-from mm1 import config as configs
-from mm1 import miniature
 from mm1.config import ConfigError
-from mm1.data.image_processing import ImageError, ImageProcessor
+from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
-from mm1.eval import classes
-from mm1.eval.classes import Classes, LabelledImage
 from mm1.eval.classes.folders import Folders
 from mm1.eval.evaluate import evaluate
 from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.infer import encoder
 from mm1.infer.encoder import Encoder
 from mm1.miniature.benchmarks import Miniature
-from mm1.miniature.classes import MiniatureClasses
 from mm1.nn.clip import CLIP
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
@@ -184,45 +178,6 @@ def test_texts_are_tokenised_like_captions(tmp_path: Path) -> None:
     )
 
 
-def test_class_names_can_be_given(tmp_path: Path) -> None:
-    root = folders(tmp_path / "zoo")
-    names = tmp_path / "names.json"
-    names.write_text(json.dumps({c: f"the {c}" for c in CLASSES}))
-    assert Folders.Config(test=str(root), names=str(names)).build().names == [
-        f"the {c}" for c in CLASSES
-    ]
-    (root / "sea_lion").mkdir()
-    assert Folders.Config(test=str(root)).build().names[-1] == "sea lion"
-    with pytest.raises(ValueError, match="lacks sea_lion"):
-        _ = Folders.Config(test=str(root), names=str(names)).build().names
-
-
-def test_unusable_folders_are_named(tmp_path: Path) -> None:
-    root = folders(tmp_path / "zoo")
-    with pytest.raises(ConfigError, match=r"data\.test is empty: name a folder"):
-        _ = ZeroShotClassification.Config().build().test
-    with pytest.raises(
-        FileNotFoundError, match=r"data\.test: there is no folder .*/zo$"
-    ):
-        _ = asked(tmp_path / "zo").test
-    with pytest.raises(ConfigError, match="holds 0 folders; at least two classes"):
-        _ = asked(root / "ant").test
-    for name in ("a", "b"):
-        (tmp_path / "empty" / name).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"no folder of .*empty holds an image"):
-        _ = asked(tmp_path / "empty").test
-    with pytest.raises(
-        ConfigError, match=r"data\.train and data\.test differ in the classes a, ant"
-    ):
-        Folders.Config(test=str(root), train=str(tmp_path / "empty")).build().records(
-            "train"
-        )
-    (root / "bee" / "00.jpg").write_bytes(b"no picture")
-    data = Folders.Config(test=str(root)).build()
-    with pytest.raises(ImageError, match=r"bee/00\.jpg"):
-        [data.labelled_image(record) for record in data.records("test")]
-
-
 @pytest.mark.parametrize(
     ("templates", "words"),
     [((), "templates is empty"), (("a cat",), "'a cat' needs one {}")],
@@ -255,32 +210,3 @@ def test_a_model_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
             tmp_path,
             version="v",
         )
-
-
-def every_data_set() -> list[type[Classes]]:
-    return classes_in(Classes, classes, miniature)
-
-
-def test_every_data_set_is_text_and_back() -> None:
-    assert {MiniatureClasses, Folders} <= set(every_data_set())
-    for data in every_data_set():
-        config = ZeroShotClassification.Config(data=data.Config())
-        assert (
-            configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
-        )
-
-
-def test_the_miniature_worlds_classes_are_a_tasks_answers() -> None:
-    data = MiniatureClasses.Config(task="shape", num_test=9, num_train=5).build()
-    assert list(data.names) == ["circle", "square", "triangle", "cross", "ring"]
-    test, train = (
-        [data.labelled_image(r) for r in data.records(split)]
-        for split in ("test", "train")
-    )
-    assert (len(test), len(train)) == (9, 5)
-    assert all(
-        isinstance(each, LabelledImage) and 0 <= each.label < 5 for each in test + train
-    )
-    assert not {each.image.data for each in test} & {each.image.data for each in train}
-    with pytest.raises(ConfigError, match="no task 'shapes'; did you mean 'shape'"):
-        MiniatureClasses.Config(task="shapes").build()

@@ -2,7 +2,7 @@
 
 To add a data set, add a file to this folder with a subclass of `Classes`. It is then
 `benchmarks.NAME.data=<file>` of such a benchmark, and
-`tests/eval/test_zero_shot_classification.py` tests it.
+`tests/eval/test_classes.py` tests it.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,10 @@ class Classes(Configurable):
         """The `test` split is classified, probes learn from `train`.
 
         Records should be small: images are not read yet.
+
+        Raises:
+            ConfigError, FileNotFoundError: there are no such files; the message names
+                the option, as `data.test`.
         """
         raise NotImplementedError
 
