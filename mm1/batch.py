@@ -1,14 +1,14 @@
-"""What crosses from data to model, and the legend of every shape in the project.
+"""Batches, what a model takes in, and the legend of every shape in the project.
 
-    R  rows in the batch            L  tokens in a row          T  = R * L tokens, the rows laid end to end
-    S  packed documents             M  pictures with a slot     K  tokens for each image
-    N  images (sub-images count)    H W  pixels                 P  = h * w patches of an image
-    D  decoder width                E  encoder width            V  vocabulary
+    R  rows (packed sequences)      L  tokens in a row      T  = R * L, all tokens
+    S  packed documents             M  images with slots    K  tokens per image
+    N  images (sub-images count)    H W  pixels             P  = h * w patches
+    D  decoder width                E  encoder width        V  vocabulary size
     B  pairs, prompts or questions  C  channels of a feature map
 
-A packed batch is one flat stream of tokens. Documents never look at one another:
-`cu_seqlens` are their cumulative lengths, as variable-length attention kernels want
-them.
+A packed batch is one flat stream of tokens, its rows laid end to end. Documents do not
+attend to one another: `cu_seqlens` are their cumulative lengths, as variable-length
+attention kernels take them.
 
     tokens      <i> <i> a cat <end>   two dogs <end> <pad>
     targets      .   a cat <end> .    dogs <end>  .    .          (. = IGNORE)
@@ -24,9 +24,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 IGNORE = -100
-"""The target of a token that is not learnt from."""
+"""Target of a token without loss."""
 NO_SOURCE = -1
-"""The source of padding."""
+"""Source of padding."""
 
 AnyBatch = TypeVar("AnyBatch", bound="_Batch")
 
@@ -34,7 +34,7 @@ AnyBatch = TypeVar("AnyBatch", bound="_Batch")
 def move(
     batch: AnyBatch, device: torch.device | str, *, non_blocking: bool = False
 ) -> AnyBatch:
-    """The same batch with its tensors on `device`."""
+    """A copy of the batch with its tensors on `device`."""
     moved = {
         name: tensor.to(device, non_blocking=non_blocking)
         for name, tensor in batch.tensors().items()
@@ -43,7 +43,7 @@ def move(
 
 
 class _Batch:
-    """What all batches can do."""
+    """Methods of all batches."""
 
     __slots__ = ()
 
@@ -56,54 +56,51 @@ class _Batch:
         }
 
     def pin_memory(self) -> "_Batch":
-        """In page-locked memory, from where copies to a GPU do not wait; torch's loader
-        calls it."""
+        """A copy in page-locked memory, for asynchronous copies to a GPU; called by
+        DataLoader."""
         pinned = {name: t.pin_memory() for name, t in self.tensors().items()}
         return replace(self, **pinned)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PackedBatch(_Batch):
-    """Rows of packed, isolated documents with their images: multimodal and text-only
-    training, prompts."""
+    """Rows of packed, isolated documents with their images: for multimodal and
+    text-only training, and prompts."""
 
     tokens: Int[Tensor, " T"]
     targets: Int[Tensor, " T"]
     positions: Int[Tensor, " T"]
     sources: Int[Tensor, " T"]
-    """Index into `source_names` of the data set that a token comes from; NO_SOURCE for
-    padding."""
+    """Index into `source_names` of each token's data set; NO_SOURCE for padding."""
     cu_seqlens: Int[Tensor, " ends"]
-    """S + 1 cumulative lengths, int32: the first is 0, the last is T; padding is a
-    document too."""
+    """S + 1 cumulative lengths, int32, from 0 to T; padding counts as a document."""
     images: UInt8[Tensor, "N 3 H W"]
-    """At least one: a batch without pictures carries a blank image so that no rank
-    skips the encoder."""
+    """At least one: a batch without images has a blank one, so that no rank skips the
+    encoder."""
     slots: Int[Tensor, "M K"]
-    """Where the tokens of the first M images go in the flat stream; M = 0 when only the
-    blank image is there."""
+    """Positions in the flat stream of the tokens of each image; M = 0 if there is only
+    the blank image."""
     max_seqlen: int
-    """An upper bound of the documents' lengths."""
+    """An upper bound on document lengths."""
     num_targets: int
     num_padding: int
     num_pairs: int
-    """Query-key pairs under the causal document mask: what attention must compute."""
+    """Query-key pairs under the causal document mask: the work of attention."""
     source_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PairBatch(_Batch):
-    """Images with one caption each: contrastive pre-training. Captions are padded after
-    their end."""
+    """Images with one caption each, for contrastive pre-training. Captions are padded
+    at the end."""
 
     images: UInt8[Tensor, "B 3 H W"]
     tokens: Int[Tensor, "B L"]
     lengths: Int[Tensor, " B"]
-    """Tokens of each caption with its end token; the text feature is read at the last
-    of them."""
+    """Tokens of each caption, end token included; the text feature is taken at the
+    last."""
     caption_ids: Int[Tensor, " B"]
-    """Equal for equal captions (a hash of the text), so that duplicates are not taken
-    for negatives."""
+    """A hash of each caption, so that duplicates are not taken for negatives."""
 
     @property
     def num_targets(self) -> int:
@@ -112,7 +109,7 @@ class PairBatch(_Batch):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ImageBatch(_Batch):
-    """Images alone: reconstructive pre-training and encoding."""
+    """Images alone, for reconstructive pre-training and encoding."""
 
     images: UInt8[Tensor, "B 3 H W"]
 
@@ -124,4 +121,4 @@ class ImageBatch(_Batch):
 Batch = PackedBatch | PairBatch | ImageBatch
 
 Pixels = Float[Tensor, "N 3 H W"]
-"""Images after normalisation, in the compute dtype."""
+"""Normalised images, in the compute dtype."""

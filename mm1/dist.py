@@ -1,9 +1,8 @@
-"""Ranks and devices: what the rest of the code knows about running on several
-processes.
+"""Ranks, devices and collectives.
 
-One process needs no launcher; several are started by `torchrun`, whose environment
-variables are read here. There is always a process group, of one rank if need be, so
-that training has one code path.
+A single process needs no launcher; several are started by `torchrun`, whose environment
+variables are read here. There is always a process group, if only of one rank, so that
+training has one code path.
 """
 
 import os
@@ -18,8 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 def start() -> torch.device:
-    """Joins the process group (makes one of a single rank without a launcher) and
-    returns this rank's device."""
+    """Joins the process group (without a launcher: one of a single rank) and returns
+    this rank's device."""
     cuda = torch.cuda.is_available()
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -53,32 +52,31 @@ def world_size() -> int:
 
 
 def mesh(device: torch.device) -> DeviceMesh:
-    """One axis, `data`, over all ranks."""
+    """A mesh with one axis, `data`, over all ranks."""
     return init_device_mesh(device.type, (world_size(),), mesh_dim_names=("data",))
 
 
 def say(*words: object) -> None:
-    """Prints on rank 0, to the error stream: results go to standard output, talk does
-    not."""
+    """Prints on rank 0, to stderr: stdout is for results."""
     if rank() == 0:
         print(*words, file=sys.stderr, flush=True)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over all ranks, in place, without waiting for the device."""
+    """Sums over all ranks in place, without waiting for the device."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def barrier() -> None:
-    """Waits until every rank has come here."""
+    """Waits until every rank has arrived."""
     if world_size() > 1:
         dist.barrier()
 
 
 def all_true(flag: bool) -> bool:
-    """Is `flag` true on every rank? All ranks must call this together."""
+    """Is `flag` true on every rank? A collective: all ranks must call it."""
     if world_size() == 1:
         return flag
     votes = torch.tensor([int(flag)])
@@ -87,8 +85,8 @@ def all_true(flag: bool) -> bool:
 
 
 def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:
-    """The tensors of all ranks along the first axis, in the order of ranks; every rank
-    must bring the same shape."""
+    """Concatenates the tensors of all ranks along the first axis, in order of rank;
+    shapes must be equal."""
     if world_size() == 1:
         return local
     joined = local.new_empty(world_size() * len(local), *local.shape[1:])
@@ -97,8 +95,8 @@ def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:
 
 
 class _AllGather(torch.autograd.Function):
-    """The gradient of a rank's part is the sum over ranks of what they made of it; no
-    rank is sent another's part."""
+    """The gradient of a rank's part is summed over ranks by reduce-scatter, so that no
+    rank receives another's part."""
 
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:  # type: ignore[override]
@@ -108,13 +106,12 @@ class _AllGather(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
         parts = list(gradient.contiguous().chunk(world_size()))
         own = torch.empty_like(parts[0])
-        # The form with a list: gloo and NCCL have it, and torch renames the other one
+        # The list form: gloo and NCCL support it, and torch renames the tensor form
         # between 2.11 and 2.13.
         dist.reduce_scatter(own, parts)
         return own
 
 
 def all_gather_with_grad(local: Float[Tensor, "B E"]) -> Float[Tensor, "all_B E"]:
-    """`all_gather` through which gradients flow back to the rank that a row came
-    from."""
+    """`all_gather` with gradients, which flow back to the rank that a row came from."""
     return local if world_size() == 1 else _AllGather.apply(local)  # type: ignore[no-any-return]

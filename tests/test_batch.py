@@ -1,4 +1,4 @@
-"""Batches move with their tensors and keep everything else."""
+"""Moving and pinning batches."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def packed() -> PackedBatch:
     )
 
 
-def test_a_moved_batch_has_its_tensors_there_and_the_rest_as_it_was() -> None:
+def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest() -> None:
     batch = move(packed(), "meta")
     assert all(t.is_meta for t in batch.tensors().values())
     assert set(batch.tensors()) == {
@@ -44,5 +44,5 @@ def test_a_moved_batch_has_its_tensors_there_and_the_rest_as_it_was() -> None:
 
 
 @pytest.mark.gpu
-def test_a_pinned_batch_lies_in_page_locked_memory() -> None:
+def test_a_pinned_batch_is_in_page_locked_memory() -> None:
     assert all(t.is_pinned() for t in packed().pin_memory().tensors().values())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The one type that every data set, prompt and conversation is turned into.
+"""The type that every data set, prompt and conversation is turned into.
 
 caption pair        Document(Image, Text)
 interleaved page    Document(Text, Image, Text, Image, Text)
@@ -13,36 +13,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text. Pieces are tokenised one by one, so a prompt and a training page
-    split alike."""
+    """A piece of text. Pieces are tokenised one by one, so that prompts and training
+    documents tokenise alike."""
 
     content: str
     loss: bool = True
-    """Are its tokens learnt from?"""
+    """Are its tokens targets of the loss?"""
     end: bool = False
-    """Does the end token follow it (learnt from if `loss`)? So an answer inside a
-    conversation has its own end."""
+    """Is it followed by an end token (a target if `loss`)? So each answer in a
+    conversation has its own."""
     tokens: Sequence[int] | None = None
-    """Its ids where it was tokenised beforehand, at prepare time; of a shard's texts an
-    `array`."""
+    """Its ids, if it was tokenised beforehand; an `array` where it was read from a
+    shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An encoded picture (JPEG, PNG, WebP bytes); it is decoded only where its pixels
-    are needed."""
+    """An encoded image (JPEG, PNG, WebP bytes), decoded only where its pixels are
+    needed."""
 
     data: bytes
     width: int
     height: int
     url: str = ""
-    """Where it was found, as far as its source knows; for filters at prepare time, not
-    kept in shards."""
+    """Its origin, as far as the source knows; for filters at prepare time, not kept in
+    shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Text and pictures in reading order."""
+    """Text and images in reading order."""
 
     parts: tuple[Text | Image, ...]
 
@@ -55,8 +55,8 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The text alone, a picture shown as `<image>`: for people and logs, never for
-        the model."""
+        """The text with `<image>` for each image: for people and logs, never for the
+        model."""
         return "".join(
             part.content if isinstance(part, Text) else "<image>" for part in self.parts
         )

@@ -1,15 +1,15 @@
-"""The vocabulary and the few special tokens.
+"""Tokenizer: a Hugging Face `tokenizers` file, and which of its tokens are special.
 
-The library is Hugging Face `tokenizers`; this file fixes what the project needs of it:
-tokens in the roles pad, end and image (and begin, where a tokenizer came with one),
-text that spells a special token stays text, and a fingerprint that shards and runs are
-checked by.
+There is a pad, an end and an image token, and a begin token where a tokenizer came with
+one. Text that spells a special token stays text. A fingerprint tells whether shards
+were tokenised with a run's tokenizer.
 
-Our own tokenizers call the roles `<pad>`, `<end>` and `<image>`. One that came with a
-published model has names of its own, which stand in a file beside it:
+Our own tokenizers name the special tokens `<pad>`, `<end>` and `<image>`. One that came
+with a published model has its own names, in a second file:
 
     tokenizer.json
-    special_tokens.json    {"pad": "<pad>", "end": "<|endoftext|>", "image": "<image>", "vocab_size": 151936}
+    special_tokens.json    {"pad": "<pad>", "end": "<|endoftext|>", "image": "<image>",
+                            "vocab_size": 151936}
 """
 
 import hashlib
@@ -36,29 +36,28 @@ SPECIAL_TOKENS = "special_tokens.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Roles:
-    """Which tokens of a vocabulary play the parts that rendering needs:
-    `special_tokens.json`."""
+class SpecialTokens:
+    """Names of the special tokens; the content of `special_tokens.json`."""
 
     pad: str = PAD
     end: str = END
     image: str = IMAGE
     begin: str | None = None
-    """Put before every document, never learnt; None: nothing is."""
+    """Put before every document, never a target; None: there is none."""
     vocab_size: int | None = None
-    """Rows of the model's table where it has more than the tokenizer has tokens."""
+    """Rows of the model's embedding, if more than the tokenizer has tokens."""
 
     @classmethod
-    def read(cls, path: Path) -> "Roles":
-        """Those of the file, or our own names where there is none."""
+    def read(cls, path: Path) -> "SpecialTokens":
+        """The file's, or our own names if there is none."""
         if not path.is_file():
             return cls()
-        found = read_object(path, "mend it, or learn the vocabulary again")
+        names = read_object(path, "fix it, or train the tokenizer again")
         known = {f.name for f in fields(cls)}
-        if found.keys() - known:
-            wrong = min(found.keys() - known)
+        if names.keys() - known:
+            wrong = min(names.keys() - known)
             raise ConfigError(f"{path} names {wrong!r}{nearest(wrong, known)}")
-        return cls(**found)
+        return cls(**names)
 
     def to_json(self) -> str:
         return (
@@ -80,8 +79,8 @@ class Tokenizer(Configurable):
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
         path: str = ""
-        """A `tokenizer.json` or a folder that holds one; empty: the one that lies with
-        the prepared shards."""
+        """A `tokenizer.json` or a folder that holds one; empty: that of the prepared
+        data."""
 
         def build(self) -> "Tokenizer":
             return self.make()
@@ -95,54 +94,60 @@ class Tokenizer(Configurable):
                 f" {path}`"
             )
         self.text = path.read_text(encoding="utf-8")
-        self.roles = Roles.read(path.with_name(SPECIAL_TOKENS))
+        self.special_tokens = SpecialTokens.read(path.with_name(SPECIAL_TOKENS))
         self._load(str(path))
 
     def _load(self, origin: str) -> None:
         self.backend = Backend.from_str(self.text)
-        self.backend.encode_special_tokens = (
-            True  # "<image>" typed by a user is text, never a control token
-        )
+        # "<image>" typed by a user is text, never a special token
+        self.backend.encode_special_tokens = True
         self.backend.no_truncation()
         self.backend.no_padding()
-        self._assign(self.backend.get_vocab(), origin)
+        self._look_up_special_tokens(self.backend.get_vocab(), origin)
         parsed = json.loads(self.text)
         covered = (
             parsed
-            if self.roles == Roles()
-            else {"tokenizer": parsed, "special_tokens": asdict(self.roles)}
+            if self.special_tokens == SpecialTokens()
+            else {"tokenizer": parsed, "special_tokens": asdict(self.special_tokens)}
         )
         self.fingerprint = hashlib.sha256(
             json.dumps(covered, sort_keys=True).encode()
         ).hexdigest()[:16]
 
-    def _assign(self, vocabulary: dict[str, int], origin: str) -> None:
-        """Raises ConfigError where a role has no token, two roles have the same, or the
-        table is too small."""
-        roles = self.roles
+    def _look_up_special_tokens(self, vocabulary: dict[str, int], origin: str) -> None:
+        """Raises ConfigError if a special token is missing, two are the same, or
+        `vocab_size` is too small."""
+        special_tokens = self.special_tokens
         tokens = [
             token
-            for token in (roles.pad, roles.end, roles.image, roles.begin)
+            for token in (
+                special_tokens.pad,
+                special_tokens.end,
+                special_tokens.image,
+                special_tokens.begin,
+            )
             if token is not None
         ]
         if missing := [token for token in tokens if token not in vocabulary]:
             names = (
-                "add them, or name the tokens that play these parts in"
+                "add them, or name the tokens to use instead in the file"
                 f" {SPECIAL_TOKENS} beside it"
             )
             raise ConfigError(
                 f"{origin} lacks the special tokens {', '.join(missing)}: {names}"
             )
-        if len({roles.pad, roles.end, roles.image}) < 3:
+        if len({special_tokens.pad, special_tokens.end, special_tokens.image}) < 3:
             raise ConfigError(
                 f"{origin}: pad, end and image must be three tokens, not"
                 f" {', '.join(tokens[:3])}"
             )
         self.pad, self.end, self.image = (vocabulary[token] for token in tokens[:3])
-        self.begin = None if roles.begin is None else vocabulary[roles.begin]
-        self.control = {vocabulary[token] for token in tokens}
+        self.begin = (
+            None if special_tokens.begin is None else vocabulary[special_tokens.begin]
+        )
+        self.special_ids = {vocabulary[token] for token in tokens}
         self.num_tokens = max(vocabulary.values()) + 1
-        self.vocab_size = roles.vocab_size or self.num_tokens
+        self.vocab_size = special_tokens.vocab_size or self.num_tokens
         if self.vocab_size < self.num_tokens:
             raise ConfigError(
                 f"{origin} has {self.num_tokens} tokens, {SPECIAL_TOKENS} says"
@@ -150,71 +155,78 @@ class Tokenizer(Configurable):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"text": self.text, "roles": self.roles}
+        return {"text": self.text, "special_tokens": self.special_tokens}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.text = state["text"]
-        self.roles = state["roles"]
+        self.special_tokens = state["special_tokens"]
         self._load("a pickled tokenizer")
 
     def encode(self, content: str) -> list[int]:
-        """The ids of a text; none of them is a special token, whatever the text
-        spells."""
-        return self._as_text(
+        """Ids of a text; never special tokens, even if the text spells them."""
+        return self._without_special(
             content, self.backend.encode(content, add_special_tokens=False).ids
         )
 
     def encode_batch(self, contents: Sequence[str]) -> list[list[int]]:
         encoded = self.backend.encode_batch(list(contents), add_special_tokens=False)
         return [
-            self._as_text(content, e.ids)
+            self._without_special(content, e.ids)
             for content, e in zip(contents, encoded, strict=True)
         ]
 
-    def _as_text(self, content: str, ids: list[int]) -> list[int]:
-        """Takes a spelled special token apart where the vocabulary itself holds it as a
-        word, as those of word-level and unigram models do: behind its first character,
-        which leaves two pieces that are no such word."""
-        if self.control.isdisjoint(ids):
+    def _without_special(self, content: str, ids: list[int]) -> list[int]:
+        """Encodes again, with spelled special tokens split after their first character.
+
+        Needed only where the vocabulary holds a special token as an ordinary word, as
+        word-level and unigram models do.
+        """
+        if self.special_ids.isdisjoint(ids):
             return ids
         spelled = sorted(
-            (self.roles.pad, self.roles.end, self.roles.image, self.roles.begin or END),
+            (
+                self.special_tokens.pad,
+                self.special_tokens.end,
+                self.special_tokens.image,
+                self.special_tokens.begin or END,
+            ),
             key=len,
         )
-        apart = "|".join(
+        split_points = "|".join(
             f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in spelled
         )
         return [
             i
-            for piece in re.split(apart, content)
+            for piece in re.split(split_points, content)
             for i in self.backend.encode(piece, add_special_tokens=False).ids
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; special tokens are left out."""
+        """Text of the ids, without special tokens."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
     def name(self, token: int) -> str:
-        """One token as a person reads it, special tokens included."""
+        """One token as text, special tokens by name."""
         special = {
-            self.pad: self.roles.pad,
-            self.end: self.roles.end,
-            self.image: self.roles.image,
+            self.pad: self.special_tokens.pad,
+            self.end: self.special_tokens.end,
+            self.image: self.special_tokens.image,
         }
-        if self.roles.begin is not None and self.begin is not None:
-            special.setdefault(self.begin, self.roles.begin)
+        if self.special_tokens.begin is not None and self.begin is not None:
+            special.setdefault(self.begin, self.special_tokens.begin)
         return special.get(token) or self.decode([token])
 
     @property
-    def unsayable(self) -> list[int]:
-        """Tokens that are never an answer: places for pictures and padding, and ids
-        that stand for nothing."""
+    def suppress_tokens(self) -> list[int]:
+        """Tokens that are never generated: padding, images, and ids without a token."""
         return [self.pad, self.image, *range(self.num_tokens, self.vocab_size)]
 
     def save(self, folder: Path) -> None:
         (folder / TOKENIZER).write_text(self.text, encoding="utf-8")
-        if self.roles != Roles():
-            (folder / SPECIAL_TOKENS).write_text(self.roles.to_json(), encoding="utf-8")
+        if self.special_tokens != SpecialTokens():
+            (folder / SPECIAL_TOKENS).write_text(
+                self.special_tokens.to_json(), encoding="utf-8"
+            )
 
 
 def train_tokenizer(
@@ -224,11 +236,10 @@ def train_tokenizer(
     vocab_size: int,
     kind: Literal["bpe", "word"] = "bpe",
 ) -> Tokenizer:
-    """Learns a vocabulary from `texts` and writes it to `out` (a `tokenizer.json`).
+    """Trains a tokenizer on `texts` and writes it to `out` (a `tokenizer.json`).
 
-    `bpe` is byte-level byte-pair encoding, which can spell any text; `word` splits at
-    white space and knows the most frequent words alone, for worlds with a closed
-    vocabulary.
+    `bpe` is byte-level byte-pair encoding, which can encode any text; `word` splits at
+    white space and keeps the most frequent words, for closed vocabularies.
     """
     special = [PAD, END, IMAGE] if kind == "bpe" else [PAD, END, IMAGE, UNKNOWN]
     if kind == "bpe":

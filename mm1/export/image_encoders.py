@@ -15,7 +15,15 @@ from torch import Tensor
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.tokenizer import END, IMAGE, PAD, TOKENIZER, UNKNOWN, Roles, Tokenizer
+from mm1.data.tokenizer import (
+    END,
+    IMAGE,
+    PAD,
+    TOKENIZER,
+    UNKNOWN,
+    SpecialTokens,
+    Tokenizer,
+)
 from mm1.export.card import Usage
 from mm1.export.encoders.links import with_prefixes
 from mm1.export.encoders.read import read_published_encoder
@@ -112,7 +120,7 @@ def _no_text() -> Vocabulary:
         )
     )
     backend.add_special_tokens(tokens)
-    return Vocabulary(backend.to_str(pretty=True), Roles(), 0)
+    return Vocabulary(backend.to_str(pretty=True), SpecialTokens(), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,11 @@ def _padding_id(folder: Path, vocabulary: Vocabulary) -> int:
         name = Options.read(folder / TOKENIZER_CONFIG).raw("pad_token")
     name = name.get("content") if isinstance(name, dict) else name
     padding = backend.token_to_id(name) if name else None
-    return backend.get_vocab()[vocabulary.roles.end] if padding is None else padding
+    return (
+        backend.get_vocab()[vocabulary.special_tokens.end]
+        if padding is None
+        else padding
+    )
 
 
 class EncoderExport(NamedTuple):
@@ -209,7 +221,7 @@ def _own(folder: Path) -> Import | None:
         loader = PairLoader.Config()
         return Import(family, model, _no_text(), 0, export.links, loader)
     text = _run_tokenizer(folder, own)
-    vocabulary = Vocabulary(text, Roles(**own["special_tokens"]), 0)
+    vocabulary = Vocabulary(text, SpecialTokens(**own["special_tokens"]), 0)
     num_rows = Options.read(folder / CONFIG).raw("text_config")["vocab_size"]
     loader = PairLoader.Config(context=model.text.max_length)
     return Import(family, model, vocabulary, num_rows, export.links, loader)
@@ -308,17 +320,19 @@ def _write_vocabulary(
     Returns what `_own` needs to restore the run's own file.
     """
     export_vocabulary(tokenizer, folder, max_length=max_length)
-    kept: dict[str, Any] = {"special_tokens": json.loads(tokenizer.roles.to_json())}
+    kept: dict[str, Any] = {
+        "special_tokens": json.loads(tokenizer.special_tokens.to_json())
+    }
     backend = Backend.from_str(tokenizer.text)
     if backend.encode("a").ids[-1] != tokenizer.end:
         kept["post_processor"] = json.loads(tokenizer.text)["post_processor"]
-        roles = tokenizer.roles
+        special_tokens = tokenizer.special_tokens
         begin = []
-        if roles.begin is not None and tokenizer.begin is not None:
-            begin = [(roles.begin, tokenizer.begin)]
+        if special_tokens.begin is not None and tokenizer.begin is not None:
+            begin = [(special_tokens.begin, tokenizer.begin)]
         backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
-            single=" ".join([*(name for name, _ in begin), "$A", roles.end]),
-            special_tokens=[*begin, (roles.end, tokenizer.end)],
+            single=" ".join([*(name for name, _ in begin), "$A", special_tokens.end]),
+            special_tokens=[*begin, (special_tokens.end, tokenizer.end)],
         )
         backend.save(str(folder / TOKENIZER))
     return kept

@@ -9,7 +9,7 @@ import torch
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.tokenizer import TOKENIZER, Roles, Tokenizer
+from mm1.data.tokenizer import TOKENIZER, SpecialTokens, Tokenizer
 from mm1.export.card import Usage
 from mm1.export.decoders.config import (
     family_of,
@@ -142,7 +142,7 @@ def _own(
         )
     return model, Vocabulary(
         (folder / TOKENIZER).read_text(encoding="utf-8"),
-        Roles(**own["special_tokens"]),
+        SpecialTokens(**own["special_tokens"]),
         0,
     )
 
@@ -169,12 +169,12 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     values |= ids | {"dtype": stored_dtype(links, weights)}
     write_json(folder / CONFIG, values)
     # Image places, padding and ids without a token are never generated, as in a run.
-    generation = {"do_sample": False, "suppress_tokens": tokenizer.unsayable}
+    generation = {"do_sample": False, "suppress_tokens": tokenizer.suppress_tokens}
     write_json(folder / "generation_config.json", ids | generation)
     export_vocabulary(tokenizer, folder, max_length=max_length)
     own = {
         "model": configs.to_json(config.model),
-        "special_tokens": json.loads(tokenizer.roles.to_json()),
+        "special_tokens": json.loads(tokenizer.special_tokens.to_json()),
     }
     write_json(folder / OWN, own)
     write_tensors(folder, links, weights)

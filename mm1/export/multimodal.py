@@ -13,7 +13,7 @@ import torch
 from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.data.image_processing import ImageProcessor
-from mm1.data.tokenizer import END, IMAGE, TOKENIZER, Roles, Tokenizer
+from mm1.data.tokenizer import END, IMAGE, TOKENIZER, SpecialTokens, Tokenizer
 from mm1.export.card import Usage
 from mm1.export.decoders.config import family_of, to_decoder_config
 from mm1.export.decoders.links import decoder_links
@@ -131,13 +131,13 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
     generation = {
         "do_sample": False,
         "max_new_tokens": NEW_TOKENS,
-        "suppress_tokens": tokenizer.unsayable,
+        "suppress_tokens": tokenizer.suppress_tokens,
     }
     write_json(folder / "generation_config.json", ids | generation)
     write_processor(model, config, tokenizer, folder, max_length=max_length)
     own = {
         "model": configs.to_json(config.model),
-        "special_tokens": json.loads(tokenizer.roles.to_json()),
+        "special_tokens": json.loads(tokenizer.special_tokens.to_json()),
         "image_options": {name: getattr(config.loader, name) for name in IMAGE_OPTIONS},
     }
     write_json(folder / OWN, own)
@@ -173,7 +173,7 @@ def read_multimodal(folder: Path) -> Import | None:
     check_unedited(folder, CONFIG, written)
     vocabulary = Vocabulary(
         (folder / TOKENIZER).read_text(encoding="utf-8"),
-        Roles(**own["special_tokens"]),
+        SpecialTokens(**own["special_tokens"]),
         0,
     )
     loader = PackedLoader.Config(sequence_length=max_length, **own["image_options"])
@@ -249,15 +249,15 @@ def write_processor(
 ) -> None:
     """Writes tokenizer and chat template, and how images are preprocessed."""
     export_vocabulary(tokenizer, folder, max_length=max_length)
-    roles = tokenizer.roles
+    special_tokens = tokenizer.special_tokens
     path = folder / TOKENIZER_CONFIG
     more = PROCESSOR | {
         "padding_side": "left",  # prompts of a batch end together
-        "extra_special_tokens": {"image_token": roles.image},
+        "extra_special_tokens": {"image_token": special_tokens.image},
     }
     write_json(path, read_object(path, ANEW) | more)
     template = (files("mm1.export.remote") / TEMPLATE).read_text(encoding="utf-8")
-    tokens = (roles.image, roles.end, roles.begin or "")
+    tokens = (special_tokens.image, special_tokens.end, special_tokens.begin or "")
     own = ", ".join(json.dumps(token, ensure_ascii=False) for token in tokens)
     (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")
     encoder = config.model.encoder
@@ -266,7 +266,7 @@ def write_processor(
     images = {
         "image_options": asdict(image_processor),
         "tokens_per_image": model.tokens_per_image,
-        "image_token": roles.image,
+        "image_token": special_tokens.image,
         "image_mean": encoder.mean,
         "image_std": encoder.std,
     }

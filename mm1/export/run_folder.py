@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mm1 import config as configs
-from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, Roles
+from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, SpecialTokens
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.tokens import Vocabulary
@@ -72,10 +72,10 @@ def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) ->
         precision="bf16" if dtypes & {torch.bfloat16, torch.float16} else "fp32",
     )
     write_config(folder, config)
-    roles = source.vocabulary.roles
+    special_tokens = source.vocabulary.special_tokens
     (folder / TOKENIZER).write_text(source.vocabulary.text, encoding="utf-8")
-    if roles != Roles():
-        (folder / SPECIAL_TOKENS).write_text(roles.to_json(), encoding="utf-8")
+    if special_tokens != SpecialTokens():
+        (folder / SPECIAL_TOKENS).write_text(special_tokens.to_json(), encoding="utf-8")
     params = {
         name: sum(p.numel() for p in part.parameters())
         for name, part in model.parts().items()

@@ -1,7 +1,7 @@
-"""A published tokenizer and ours: its `tokenizer.json` as it is, the roles of its
-special tokens in a file beside it.
+"""A published tokenizer and ours: its `tokenizer.json` as it is, its special tokens in a
+file beside it.
 
-Roles that it lacks (padding, places for pictures) become new special tokens. They take
+Those that it lacks (padding, places for images) become new special tokens. They take
 ids for which the model's table has rows already, where it is longer than the
 vocabulary; otherwise the table must grow.
 """
@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
-from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, Roles, Tokenizer
+from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, SpecialTokens, Tokenizer
 from mm1.files import ANEW, read_object, write_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -27,7 +27,7 @@ class Vocabulary:
 
     text: str
     """Of `tokenizer.json`."""
-    roles: Roles
+    special_tokens: SpecialTokens
     num_new: int
     """Rows that the model's table lacks."""
 
@@ -68,14 +68,14 @@ def import_vocabulary(folder: Path, ends: Sequence[int], num_rows: int) -> Vocab
         text = backend.to_str(pretty=True)
     num_tokens = max(backend.get_vocab().values()) + 1
     rows = max(num_rows, num_tokens)
-    roles = Roles(
+    special_tokens = SpecialTokens(
         pad=pad,
         end=end,
         image=image,
         begin=begin,
         vocab_size=rows if rows > num_tokens else None,
     )
-    return Vocabulary(text, roles, rows - num_rows)
+    return Vocabulary(text, special_tokens, rows - num_rows)
 
 
 def _read(folder: Path) -> str:
@@ -170,21 +170,21 @@ def export_vocabulary(tokenizer: Tokenizer, folder: Path, *, max_length: int) ->
         ConfigError: the tokenizer does not itself put before a text what documents
             begin with in this run.
     """
-    roles = tokenizer.roles
+    special_tokens = tokenizer.special_tokens
     puts = _begin(Backend.from_str(tokenizer.text), folder)
-    if puts != roles.begin:
+    if puts != special_tokens.begin:
         raise ConfigError(
-            f"documents begin with {roles.begin} in this run, but its {TOKENIZER} puts"
+            f"documents begin with {special_tokens.begin} in this run, but its {TOKENIZER} puts"
             f" {puts} before a text: give it a post_processor that does the same"
         )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
-        "eos_token": roles.end,
-        "pad_token": roles.pad,
+        "eos_token": special_tokens.end,
+        "pad_token": special_tokens.pad,
     }
-    if roles.begin is not None:
-        config["bos_token"] = roles.begin
+    if special_tokens.begin is not None:
+        config["bos_token"] = special_tokens.begin
     (folder / TOKENIZER).write_text(tokenizer.text, encoding="utf-8")
     write_json(folder / TOKENIZER_CONFIG, config)

@@ -56,11 +56,11 @@ def generate(
     so they go on until the last one is done.
     """
     answers = [_Answer() for _ in range(num_prompts)]
-    unsayable = tokenizer.unsayable
+    suppress_tokens = tokenizer.suppress_tokens
     cache = model.new_cache(num_prompts, batch.max_seqlen + max_tokens, prefix)
     logits = model.prefill(batch, cache)
     for left in reversed(range(max_tokens)):
-        logits[:, unsayable] = -torch.inf
+        logits[:, suppress_tokens] = -torch.inf
         tokens = logits.argmax(-1)
         for answer, token in zip(answers, tokens.tolist(), strict=True):
             answer.add(token, tokenizer, stop)

@@ -47,8 +47,8 @@ class Loader(Configurable):
             return whole
 
         def build(self, *, renderer: Renderer, seed: int) -> "Loader":
-            """`renderer` is `mm1.infer.trained_model.make_renderer`'s for the model that
-            reads the batches."""
+            """`renderer` is that of the model that reads the batches
+            (`mm1.infer.trained_model.make_renderer`)."""
             return self.make(renderer=renderer, seed=seed)
 
     def steps(

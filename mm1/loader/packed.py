@@ -26,7 +26,7 @@ from mm1.loader.mixture_state import (
     WindowSettings,
 )
 from mm1.loader.packing import (
-    Segment,
+    PackedSegment,
     balance_rows,
     never_fits,
     pack_documents,
@@ -325,11 +325,11 @@ class PackedLoader(Loader):
             np.array(segments, dtype=np.int64).reshape(-1, 5).T
         )
         packed = pack_documents(stops, images, starts=starts, **limits)
-        rows: list[tuple[Segment, ...]] = list(packed.rows)
+        rows: list[tuple[PackedSegment, ...]] = list(packed.rows)
         length = self.config.sequence_length
         for document, first, last in packed.left_over:
             rows += [
-                (Segment(document, start, min(start + length, last)),)
+                (PackedSegment(document, start, min(start + length, last)),)
                 for start in range(first, last, length)
             ]
         return [

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Int
 LOOK_AHEAD = 64
 
 
-class Segment(NamedTuple):
+class PackedSegment(NamedTuple):
     """Tokens `start` to `stop` (exclusive) of a rendered document, named by its index
     in the packer's input."""
 
@@ -50,8 +50,8 @@ class PackingPlan:
     """Rows of segments in order, and the segments that did not fit (of a cut text: its
     rest)."""
 
-    rows: list[tuple[Segment, ...]]
-    left_over: list[Segment]
+    rows: list[tuple[PackedSegment, ...]]
+    left_over: list[PackedSegment]
 
 
 def never_fits(
@@ -138,8 +138,8 @@ def pack_documents(
         lengths, num_images, sequence_length, max_images, num_rows, num_carried
     )
     columns = (range(len(lengths)), begins.tolist(), num_tokens.tolist())
-    whole = [Segment(*segment) for segment in zip(*columns, strict=True)]
-    rows: list[list[Segment]] = [[] for _ in range(num_rows)]
+    whole = [PackedSegment(*segment) for segment in zip(*columns, strict=True)]
+    rows: list[list[PackedSegment]] = [[] for _ in range(num_rows)]
     left_over = []
     for d in np.flatnonzero(num_images > 0).tolist():
         (rows[row_of[d]] if row_of[d] >= 0 else left_over).append(whole[d])
@@ -212,11 +212,11 @@ def _place_documents_with_images(
 
 
 def _fill_with_texts(
-    texts: list[Segment],
-    rows: list[list[Segment]],
+    texts: list[PackedSegment],
+    rows: list[list[PackedSegment]],
     free_tokens: list[int],
     min_segment: int,
-) -> list[Segment]:
+) -> list[PackedSegment]:
     """Fills each row's free tokens with the texts in order; returns what is left of
     them."""
     queue = deque(texts)
@@ -227,17 +227,19 @@ def _fill_with_texts(
             taken = _tokens_that_fit(text, free, min_segment)
             if not taken:
                 break
-            row.append(Segment(text.document, text.start, text.start + taken))
+            row.append(PackedSegment(text.document, text.start, text.start + taken))
             free -= taken
             if text.start + taken == text.stop:
                 del queue[chosen]
             else:
-                queue[chosen] = Segment(text.document, text.start + taken, text.stop)
+                queue[chosen] = PackedSegment(
+                    text.document, text.start + taken, text.stop
+                )
                 break  # a text is cut only at the end of a row
     return list(queue)
 
 
-def _choose_text(queue: deque[Segment], free: int, min_segment: int) -> int:
+def _choose_text(queue: deque[PackedSegment], free: int, min_segment: int) -> int:
     """Index of the text that goes into `free` tokens: the first if it fits whole or
     fills them, else the one that fills most."""
     first = queue[0]
@@ -252,7 +254,7 @@ def _choose_text(queue: deque[Segment], free: int, min_segment: int) -> int:
     return filled.index(max(filled))
 
 
-def _tokens_that_fit(text: Segment, free: int, min_segment: int) -> int:
+def _tokens_that_fit(text: PackedSegment, free: int, min_segment: int) -> int:
     """Tokens of a text that go into `free` tokens, so that neither this segment nor the
     rest is too short."""
     length = text.stop - text.start

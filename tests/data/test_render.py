@@ -1,5 +1,4 @@
-"""Tokenizer, pictures, rendering and collation: what one document looks like to a
-model."""
+"""Tokenizing, rendering and collating a document."""
 
 import pickle
 from pathlib import Path
@@ -46,7 +45,7 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
     )
 
 
-def test_byte_pairs_spell_any_text(tmp_path: Path) -> None:
+def test_byte_pairs_encode_any_text(tmp_path: Path) -> None:
     made = train_tokenizer(["plain"], tmp_path / "tokenizer.json", vocab_size=300)
     assert made.decode(made.encode("naïve 漢字 🦊\x00\n")) == "naïve 漢字 🦊\x00\n"
 
@@ -66,9 +65,7 @@ def test_a_tokenizer_without_special_tokens_is_refused(
 # --- documents
 
 
-def test_a_document_is_laid_out_as_drawn(
-    renderer: Renderer, tokenizer: Tokenizer
-) -> None:
+def test_the_layout_of_a_document(renderer: Renderer, tokenizer: Tokenizer) -> None:
     sequence = renderer(Document((picture(), Text("a cat"))))
     image = tokenizer.image
     a, cat = tokenizer.encode("a cat")
@@ -76,7 +73,7 @@ def test_a_document_is_laid_out_as_drawn(
     assert sequence.loss_mask.tolist() == [False, False, True, True, True]
 
 
-def test_questions_are_not_learnt_and_answers_end_themselves(
+def test_questions_are_not_targets_and_answers_have_their_own_end(
     renderer: Renderer, tokenizer: Tokenizer
 ) -> None:
     asked = Document((Text("two", loss=False), Text("dogs", end=True)))
@@ -93,7 +90,7 @@ def test_questions_are_not_learnt_and_answers_end_themselves(
         Document((Text("sit", end=True), picture())),
     ],
 )
-def test_lengths_known_from_counts_are_the_lengths_rendered(
+def test_lengths_from_token_counts_are_those_rendered(
     document: Document, renderer: Renderer
 ) -> None:
     counts = [
@@ -106,7 +103,9 @@ def test_lengths_known_from_counts_are_the_lengths_rendered(
     )
 
 
-def test_a_picture_for_a_model_without_eyes_is_an_error(tokenizer: Tokenizer) -> None:
+def test_an_image_for_a_model_without_an_encoder_is_an_error(
+    tokenizer: Tokenizer,
+) -> None:
     with pytest.raises(ValueError, match="without an image encoder"):
         Renderer(tokenizer, None)(Document((picture(),)))
 
@@ -114,7 +113,7 @@ def test_a_picture_for_a_model_without_eyes_is_an_error(tokenizer: Tokenizer) ->
 # --- batches
 
 
-def test_targets_never_cross_a_document_and_pictures_are_no_targets(
+def test_targets_never_cross_documents_and_images_are_no_targets(
     renderer: Renderer, tokenizer: Tokenizer
 ) -> None:
     one = renderer(Document((picture(), Text("a cat"))))
@@ -139,7 +138,7 @@ def test_targets_never_cross_a_document_and_pictures_are_no_targets(
     ) == (5, 2, 15 + 6 + 3, 5)
 
 
-def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None:
+def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
     spans = [
         RenderedSegment.whole(renderer(Document((Text(text),))))
         for text in ("a cat", "two dogs", "sit")
@@ -156,7 +155,7 @@ def test_without_isolation_the_mask_alone_is_another(renderer: Renderer) -> None
         assert torch.equal(getattr(apart, name), getattr(together, name))
 
 
-def test_a_cut_document_loses_no_target(
+def test_cutting_a_document_loses_no_target(
     renderer: Renderer, tokenizer: Tokenizer
 ) -> None:
     text = renderer(Document((Text("a cat two dogs"),)))
@@ -170,7 +169,7 @@ def test_a_cut_document_loses_no_target(
     assert batch.targets.tolist() == [cat, two, IGNORE, dogs, tokenizer.end, IGNORE]
 
 
-def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
+def test_a_batch_without_images_has_a_blank_one_without_slots(
     renderer: Renderer,
 ) -> None:
     batch = collate(
@@ -181,7 +180,7 @@ def test_a_batch_without_pictures_carries_a_blank_one_without_a_place(
     assert len(batch.slots) == 0
 
 
-def test_a_damaged_picture_is_named_with_its_document(renderer: Renderer) -> None:
+def test_a_damaged_image_is_named_with_its_document(renderer: Renderer) -> None:
     broken = Document((Image(b"nothing", 4, 4), Text("sit")))
     with pytest.raises(ImageError, match=r"page 7, image 1: .*not an image"):
         collate([[RenderedSegment(renderer(broken), 0, 4, key="page 7")]], renderer)

@@ -1,5 +1,5 @@
-"""Shards: what is written comes back, by number, with its lengths; a folder that is not
-whole says so."""
+"""Shards: documents and their lengths survive the round trip; incomplete folders are
+refused."""
 
 import json
 from array import array
@@ -56,7 +56,7 @@ def write(folder: Path, documents: list[Document]) -> Shards:
 
 @given(DRAFTS)
 @settings(max_examples=20, deadline=None)
-def test_documents_come_back(
+def test_documents_survive_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory, drafts: list[list[Any]]
 ) -> None:
     documents = [drafted(draft) for draft in drafts]
@@ -75,7 +75,7 @@ def test_documents_come_back(
     assert (read.text_tokens.dtype, read.image_widths.dtype) == (np.int32, np.int32)
 
 
-def test_many_small_shards_are_one_sequence(
+def test_several_shards_are_numbered_consecutively(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "BATCH_BYTES", 300)
@@ -121,7 +121,7 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_lengths_are_those_of_rendering(prepared: Path) -> None:
+def test_stored_lengths_are_those_of_rendering(prepared: Path) -> None:
     read = Shards(prepared)
     render = Renderer(Tokenizer.Config(path=str(prepared)).build(), None)
     for i in range(len(read)):
@@ -141,7 +141,7 @@ def test_another_tokenizer_is_refused(prepared: Path) -> None:
         read.check_tokenizer("0123456789abcdef")
 
 
-def test_a_split_without_documents_says_so(prepared: Path) -> None:
+def test_an_empty_split_is_refused(prepared: Path) -> None:
     assert Shards.has_split(prepared, "train")
     assert not Shards.has_split(prepared, "validation")
     with pytest.raises(ConfigError, match="no documents in its split 'validation'"):
@@ -150,8 +150,7 @@ def test_a_split_without_documents_says_so(prepared: Path) -> None:
         Shards(prepared, "trian")
 
 
-def test_a_shard_is_as_large_as_its_documents_need(tmp_path: Path) -> None:
-    """Only the split and the file that have documents get a shard."""
+def test_only_splits_with_documents_get_shards(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"text": "one"}])
     write_lines(tmp_path / "b.jsonl", [{"text": " "}])
     train_tokenizer(["one"], tmp_path / "t.json", vocab_size=300)

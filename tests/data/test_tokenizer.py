@@ -1,5 +1,5 @@
-"""Roles of special tokens: named in a file beside the tokenizer, part of its
-fingerprint, obeyed by rendering."""
+"""Special tokens: named in a file beside the tokenizer, part of its fingerprint, used
+by rendering."""
 
 import hashlib
 import json
@@ -19,34 +19,33 @@ from mm1.prepare.pipeline import prepare
 NAMES = {"pad": "<pad>", "end": "<end>", "image": "<image>"}
 
 
-def build(folder: Path, **roles: object) -> Tokenizer:
+def build(folder: Path, **special_tokens: object) -> Tokenizer:
     train_tokenizer(
         ["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300
     )
-    (folder / SPECIAL_TOKENS).write_text(json.dumps(NAMES | roles))
+    (folder / SPECIAL_TOKENS).write_text(json.dumps(NAMES | special_tokens))
     return Tokenizer.Config(path=str(folder)).build()
 
 
 def renamed(folder: Path) -> Tokenizer:
-    """As a published tokenizer may be: other names, a token to begin with, a table with
-    spare rows."""
+    """Like a published tokenizer: other names, a begin token, spare embedding rows."""
     made = train_tokenizer(
         ["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300
     )
     text = made.text.replace('"<end>"', '"<|eot|>"').replace('"<pad>"', '"[PAD]"')
     (folder / "tokenizer.json").write_text(text)
-    roles = {
+    special_tokens = {
         "pad": "[PAD]",
         "end": "<|eot|>",
         "image": "<image>",
         "begin": "<|eot|>",
         "vocab_size": 320,
     }
-    (folder / SPECIAL_TOKENS).write_text(json.dumps(roles))
+    (folder / SPECIAL_TOKENS).write_text(json.dumps(special_tokens))
     return Tokenizer.Config(path=str(folder)).build()
 
 
-def test_roles_are_those_of_the_file(tmp_path: Path) -> None:
+def test_special_tokens_are_read_from_the_file(tmp_path: Path) -> None:
     made = renamed(tmp_path)
     assert [made.name(token) for token in (made.pad, made.end, made.image)] == [
         "[PAD]",
@@ -54,13 +53,13 @@ def test_roles_are_those_of_the_file(tmp_path: Path) -> None:
         "<image>",
     ]
     assert (made.vocab_size, made.begin) == (320, made.end)
-    assert made.unsayable == [made.pad, made.image, *range(made.num_tokens, 320)]
+    assert made.suppress_tokens == [made.pad, made.image, *range(made.num_tokens, 320)]
     assert not {made.end, made.pad, made.image} & set(
         made.encode("<|eot|>[PAD]<image>")
     )
 
 
-def test_saved_and_pickled_roles_stay(tmp_path: Path) -> None:
+def test_special_tokens_survive_saving_and_pickling(tmp_path: Path) -> None:
     made = renamed(tmp_path)
     (tmp_path / "copy").mkdir()
     made.save(tmp_path / "copy")
@@ -68,14 +67,14 @@ def test_saved_and_pickled_roles_stay(tmp_path: Path) -> None:
         Tokenizer.Config(path=str(tmp_path / "copy")).build(),
         pickle.loads(pickle.dumps(made)),
     ):
-        assert (copy.roles, copy.fingerprint, copy.vocab_size) == (
-            made.roles,
+        assert (copy.special_tokens, copy.fingerprint, copy.vocab_size) == (
+            made.special_tokens,
             made.fingerprint,
             320,
         )
 
 
-def test_the_fingerprint_covers_the_roles_and_is_unchanged_without_the_file(
+def test_the_fingerprint_covers_special_tokens_and_is_unchanged_without_the_file(
     tmp_path: Path,
 ) -> None:
     plain = train_tokenizer(
@@ -90,7 +89,7 @@ def test_the_fingerprint_covers_the_roles_and_is_unchanged_without_the_file(
     assert len({plain.fingerprint, *(made.fingerprint for made in others)}) == 3
 
 
-def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(
+def test_every_document_begins_with_the_begin_token_which_is_no_target(
     tmp_path: Path,
 ) -> None:
     made = renamed(tmp_path)
@@ -102,7 +101,7 @@ def test_every_document_begins_with_the_token_of_that_role_and_it_is_not_learnt(
     assert prompt.tokens.tolist() == [made.begin, *made.encode("a cat")]
 
 
-def test_prepared_lengths_count_it(tmp_path: Path) -> None:
+def test_prepared_lengths_include_the_begin_token(tmp_path: Path) -> None:
     made = renamed(tmp_path)
     raw_files.write_lines(
         tmp_path / "a.jsonl", [{"text": "a cat"}, {"text": "a mat on a mat"}]
@@ -123,7 +122,7 @@ def test_prepared_lengths_count_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("roles", "said"),
+    ("special_tokens", "said"),
     [
         ({"end": "</s>"}, "lacks the special tokens </s>"),
         ({"pad": "<end>"}, "must be three tokens"),
@@ -131,8 +130,8 @@ def test_prepared_lengths_count_it(tmp_path: Path) -> None:
         ({"pda": "<pad>"}, "did you mean 'pad'"),
     ],
 )
-def test_roles_that_cannot_be_are_named(
-    roles: dict[str, object], said: str, tmp_path: Path
+def test_invalid_special_tokens_are_refused(
+    special_tokens: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        build(tmp_path, **roles)
+        build(tmp_path, **special_tokens)

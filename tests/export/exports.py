@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mm1 import config as configs
 from mm1.data.document import Document, Image, Text
-from mm1.data.tokenizer import Roles, Tokenizer
+from mm1.data.tokenizer import SpecialTokens, Tokenizer
 from mm1.export.export_run import export_run
 from mm1.files import write_json
 from mm1.infer.predictor import Predictor
@@ -119,8 +119,10 @@ def foreign_tokenizer(folder: Path) -> Tokenizer:
     begin = ("<s>", backend.token_to_id("<s>"))
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[begin])  # type: ignore[assignment]
     backend.save(str(folder / "tokenizer.json"))
-    roles = Roles(begin="<s>", end="</s>", vocab_size=backend.get_vocab_size() + 6)
-    (folder / "special_tokens.json").write_text(roles.to_json())
+    special_tokens = SpecialTokens(
+        begin="<s>", end="</s>", vocab_size=backend.get_vocab_size() + 6
+    )
+    (folder / "special_tokens.json").write_text(special_tokens.to_json())
     return Tokenizer.Config(path=str(folder)).build()
 
 

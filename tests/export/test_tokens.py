@@ -10,7 +10,7 @@ from published import write_tokenizer
 from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
-from mm1.data.tokenizer import Roles, Tokenizer
+from mm1.data.tokenizer import SpecialTokens, Tokenizer
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 
 END = 1  # the id of <|endoftext|>
@@ -30,7 +30,9 @@ def add(folder: Path, *tokens: str) -> None:
 def built(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
     (folder / "made").mkdir()
     (folder / "made" / "tokenizer.json").write_text(vocabulary.text)
-    (folder / "made" / "special_tokens.json").write_text(vocabulary.roles.to_json())
+    (folder / "made" / "special_tokens.json").write_text(
+        vocabulary.special_tokens.to_json()
+    )
     return Tokenizer.Config(path=str(folder / "made")).build()
 
 
@@ -39,9 +41,9 @@ def test_new_tokens_follow_the_last_one_and_text_that_spells_them_stays_text(
 ) -> None:
     num_tokens = write_tokenizer(tmp_path)
     found = import_vocabulary(tmp_path, [END], num_tokens)
-    assert (found.num_new, found.roles) == (
+    assert (found.num_new, found.special_tokens) == (
         2,
-        Roles(pad="<pad>", end="<|endoftext|>", image="<image>"),
+        SpecialTokens(pad="<pad>", end="<|endoftext|>", image="<image>"),
     )
     made = built(tmp_path, found)
     before = Backend.from_file(str(tmp_path / "tokenizer.json"))
@@ -66,31 +68,31 @@ def test_spare_rows_of_the_table_are_used_first(
 ) -> None:
     num_tokens = write_tokenizer(tmp_path)
     found = import_vocabulary(tmp_path, [END], num_tokens + spare)
-    assert (found.num_new, found.roles.vocab_size) == (num_new, vocab_size)
+    assert (found.num_new, found.special_tokens.vocab_size) == (num_new, vocab_size)
     assert built(tmp_path, found).vocab_size == num_tokens + spare + num_new
 
 
 def test_a_token_before_every_text_is_kept(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, begin=True)
-    assert import_vocabulary(tmp_path, [END], 300).roles.begin == "<|begin|>"
+    assert import_vocabulary(tmp_path, [END], 300).special_tokens.begin == "<|begin|>"
     write_tokenizer(tmp_path, begin=False)
-    assert import_vocabulary(tmp_path, [END], 300).roles.begin is None
+    assert import_vocabulary(tmp_path, [END], 300).special_tokens.begin is None
 
 
 def test_padding_of_its_own_is_kept_unless_it_ends_texts(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "[PAD]")
     change_names(tmp_path, pad_token={"content": "[PAD]", "special": True})
-    assert import_vocabulary(tmp_path, [END], 310).roles.pad == "[PAD]"
+    assert import_vocabulary(tmp_path, [END], 310).special_tokens.pad == "[PAD]"
     change_names(tmp_path, pad_token="<|endoftext|>")
-    assert import_vocabulary(tmp_path, [END], 310).roles.pad == "<pad>"
+    assert import_vocabulary(tmp_path, [END], 310).special_tokens.pad == "<pad>"
 
 
 def test_a_token_for_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "<image>", "<pad>")
     found = import_vocabulary(tmp_path, [END], 302)
-    assert (found.num_new, found.roles.image, found.roles.pad) == (
+    assert (found.num_new, found.special_tokens.image, found.special_tokens.pad) == (
         0,
         "<image>",
         "<pad>",
@@ -104,7 +106,7 @@ def test_a_word_that_text_can_spell_is_no_special_token(tmp_path: Path) -> None:
     backend.add_tokens(["<image>"])  # an ordinary word: it is found in text
     backend.save(str(tmp_path / "tokenizer.json"))
     found = import_vocabulary(tmp_path, [END], 400)
-    assert found.roles.image == "<|image|>"
+    assert found.special_tokens.image == "<|image|>"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_what_ends_a_text(
         with pytest.raises(ConfigError, match="no token ends a text"):
             import_vocabulary(tmp_path, ends, 400)
     else:
-        assert import_vocabulary(tmp_path, ends, 400).roles.end == expected
+        assert import_vocabulary(tmp_path, ends, 400).special_tokens.end == expected
 
 
 def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported(
@@ -137,7 +139,9 @@ def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported
     found = import_vocabulary(tmp_path, [END], 300)
     tokenizer = built(
         tmp_path,
-        Vocabulary(found.text, Roles(end="<|endoftext|>", begin="<|begin|>"), 0),
+        Vocabulary(
+            found.text, SpecialTokens(end="<|endoftext|>", begin="<|begin|>"), 0
+        ),
     )
     with pytest.raises(
         ConfigError,

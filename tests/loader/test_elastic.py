@@ -66,8 +66,8 @@ def train_on(
 def check_each_token_once_per_epoch(
     loader: PackedLoader, rows: list[tuple[str, int, int, int]], state: State
 ) -> None:
-    """Each token of each document was seen once per epoch, is in rows of the window that
-    are still to come, or is carried."""
+    """Each token of each document was seen once per epoch, is in a coming row of the
+    window, or is carried."""
     assert state is not None
     mixture = MixtureState.from_json(state["mixture"])
     after = loader.mixture.window(

@@ -24,7 +24,7 @@ from mm1.loader.mixture_state import MixtureState, Row
 from mm1.loader.permutation import permute
 
 LONGEST = {"tokens": 900, "documents": 1, "rows": 1.8}
-"""What one document of `mixed_sources` can count for: 900 of 512 tokens are 1.8 rows."""
+"""What one document of `mixed_sources` counts at most: 900 of 512 tokens, 1.8 rows."""
 
 
 def mixture_of(sources: dict[str, Any], *weights: float, **options: Any) -> Mixture:
@@ -191,7 +191,8 @@ def test_rows_may_not_shrink_below_carried_segments() -> None:
     with pytest.raises(
         ConfigError,
         match=(
-            r"source 'pages': a segment of document \d with 300 tokens and 3 images waits"
+            r"source 'pages': a segment of document \d with 300 tokens and 3 images"
+            r" waits"
         ),
     ):
         smaller.window(state)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1.loader.packing import (
+    PackedSegment,
     PackingPlan,
-    Segment,
     balance_rows,
     never_fits,
     pack_documents,
@@ -45,8 +45,8 @@ def plan_of(pool: list[tuple[int, int]], **options) -> PackingPlan:
     )
 
 
-def segments_by_document(planned: PackingPlan) -> dict[int, list[Segment]]:
-    segments: dict[int, list[Segment]] = {}
+def segments_by_document(planned: PackingPlan) -> dict[int, list[PackedSegment]]:
+    segments: dict[int, list[PackedSegment]] = {}
     placed = [segment for row in planned.rows for segment in row]
     for segment in [*placed, *planned.left_over]:
         segments.setdefault(segment.document, []).append(segment)
@@ -99,7 +99,7 @@ def test_offering_what_was_left_over_again_places_everything_once(
     pool, num_rows
 ) -> None:
     tokens, images = np.array(pool, dtype=np.int64).reshape(-1, 2).T
-    carried = [Segment(d, 0, int(n)) for d, n in enumerate(tokens)]
+    carried = [PackedSegment(d, 0, int(n)) for d, n in enumerate(tokens)]
     covered = np.zeros_like(tokens)
     for _ in range(len(pool) * 4 + 1):
         if not carried:
@@ -123,7 +123,7 @@ def test_offering_what_was_left_over_again_places_everything_once(
         for s in (s for row in planned.rows for s in row):
             covered[documents[s.document]] += s.stop - s.start
         carried = [
-            Segment(int(documents[d]), start, stop)
+            PackedSegment(int(documents[d]), start, stop)
             for d, start, stop in planned.left_over
         ]
     assert covered.tolist() == tokens.tolist()
@@ -139,9 +139,11 @@ def test_carried_documents_are_placed_first() -> None:
         "max_images": MAX_IMAGES,
         "num_rows": 1,
     }
-    assert pack_documents(tokens, images, **limits).rows == [(Segment(1, 0, 190),)]
+    assert pack_documents(tokens, images, **limits).rows == [
+        (PackedSegment(1, 0, 190),)
+    ]
     assert pack_documents(tokens, images, num_carried=1, **limits).rows == [
-        (Segment(0, 0, 20),)
+        (PackedSegment(0, 0, 20),)
     ]
 
 
@@ -158,7 +160,8 @@ def test_the_rest_of_a_cut_text_is_continued() -> None:
         starts=starts,
     )
     assert planned == PackingPlan(
-        rows=[(Segment(0, 350, 450),), (Segment(0, 450, 500),)], left_over=[]
+        rows=[(PackedSegment(0, 350, 450),), (PackedSegment(0, 450, 500),)],
+        left_over=[],
     )
 
 
@@ -172,7 +175,7 @@ def test_a_cut_leaves_no_segment_that_is_too_short() -> None:
         max_images=0,
         min_segment=16,
     )
-    assert planned.rows == [(Segment(0, 0, 89),), (Segment(0, 89, 105),)]
+    assert planned.rows == [(PackedSegment(0, 0, 89),), (PackedSegment(0, 89, 105),)]
 
 
 def test_no_documents_no_rows() -> None:

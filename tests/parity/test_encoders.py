@@ -130,7 +130,7 @@ def test_old_configs_of_clip_call_the_end_token_2_whatever_it_is(
         model, theirs, *captions(end=theirs.config.text_config.vocab_size - 1)
     )
     assert (
-        Tokenizer.Config(path=str(tmp_path / "run")).build().roles.end
+        Tokenizer.Config(path=str(tmp_path / "run")).build().special_tokens.end
         == "<|endoftext|>"
     )
 

@@ -1,8 +1,8 @@
-"""A memory-mapped file that must not change under its mapping.
+"""Detects changes of a memory-mapped file.
 
-One that is written to gives other bytes, or ends the process where it has become
-shorter. One that is deleted or replaced stays readable, as it was, to those who have it
-open; one that is only touched is no other.
+Writing to a mapped file changes the mapped bytes, and truncating it kills the process.
+A file that is deleted or replaced stays readable, unchanged, for those who have it
+open; one whose modification time alone changes is the same file.
 """
 
 import hashlib
@@ -12,37 +12,38 @@ from pathlib import Path
 from mm1.config import ConfigError
 
 
-class Mapped:
+class MappedFile:
     """A file as it was when it was opened."""
 
     def __init__(self, path: Path, sha256: str | None) -> None:
-        """`sha256` is that of its bytes, where it is known."""
+        """`sha256` is that of its content, if known."""
         self.path = path
         self.sha256 = sha256
-        self.then = path.stat()
+        self.opened: os.stat_result = path.stat()
 
     def check(self) -> None:
-        """Looks at the file's entry alone, some microseconds, unless that has changed.
+        """Costs one `stat`, some microseconds, unless the file's size or time has
+        changed.
 
         Raises:
-            ConfigError: it holds something else by now.
+            ConfigError: its content has changed.
         """
         try:
             now = self.path.stat()
         except FileNotFoundError:
             return
-        if now.st_ino != self.then.st_ino or _stamp(now) == _stamp(self.then):
+        if now.st_ino != self.opened.st_ino or _stamp(now) == _stamp(self.opened):
             return
-        if now.st_size != self.then.st_size or _hash(self.path) != self.sha256:
+        if now.st_size != self.opened.st_size or _hash(self.path) != self.sha256:
             raise ConfigError(
                 f"{self.path} was changed while it is in use: copy the folder again,"
                 " then resume"
             )
-        self.then = now
+        self.opened = now
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
+def _stamp(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _hash(path: Path) -> str:

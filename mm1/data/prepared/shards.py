@@ -1,14 +1,13 @@
-"""Prepared documents on disk: Arrow files that are memory-mapped, so that any document
-is read without the others.
+"""Prepared documents on disk: memory-mapped Arrow files, read in any order.
 
     <folder>/manifest.json      what was prepared from what, and the list of shards
-             drops.jsonl        what was left out, and why
-             tokenizer.json     what the text was tokenised with
+             drops.jsonl        what was dropped, and why
+             tokenizer.json     the tokenizer of the text
              train/00000-000.arrow ...     validation/00000-000.arrow ...
 
 A shard is an Arrow stream as `datasets.Dataset.from_file` opens it. A document's parts
-stand in lists side by side, text null at the place of a picture and the other way
-round; pictures stay encoded.
+are parallel lists: text is null where the part is an image and vice versa. Images stay
+encoded.
 """
 
 import hashlib
@@ -24,13 +23,13 @@ from jaxtyping import Int
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
-from mm1.data.prepared.memory_map import Mapped
-from mm1.data.prepared.record_batch import Records
+from mm1.data.prepared.memory_map import MappedFile
+from mm1.data.prepared.record_batch import RecordBatchReader
 from mm1.data.render import text_length
 from mm1.files import read_object
 
 FORMAT = 1
-"""Changes whenever shards written before can no longer be read."""
+"""Changes whenever shards written before cannot be read any more."""
 
 BATCH_BYTES = 32 << 20
 SHARD_BYTES = 1 << 30
@@ -57,7 +56,7 @@ def _schema() -> Any:
 
 
 def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
-    """A document as a row; each of its texts carries its tokens."""
+    """A document as a row of the schema; its texts must carry their tokens."""
     texts = [part if isinstance(part, Text) else None for part in document.parts]
     images = [part if isinstance(part, Image) else None for part in document.parts]
     counts = [len(text.tokens or ()) for text in texts if text]
@@ -75,9 +74,8 @@ def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
     }
 
 
-class _Hashed:
-    """A new file that knows the hash of what was written to it; what goes wrong names
-    it."""
+class _HashingFile:
+    """A new file that hashes what is written to it; its errors name it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -89,9 +87,8 @@ class _Hashed:
     def write(self, data: Any) -> int:
         try:
             written = 0
-            while written < len(
-                data
-            ):  # an unbuffered file may take less than it is given
+            # an unbuffered file may write less than it is given
+            while written < len(data):
                 written += self.file.write(memoryview(data)[written:])
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
@@ -111,14 +108,13 @@ class ShardWriter:
     """Writes the documents of one raw file and one split, in shards of about
     `SHARD_BYTES`.
 
-    A file is begun when there is something for it: no documents, no file. `close` gives
-    the shards' entries of the manifest.
+    Files are created when there is something to write: no documents, no file.
     """
 
     def __init__(
         self, folder: Path, split: str, number: int, *, begin: bool = False
     ) -> None:
-        """`begin`: do rendered documents begin with a token of their own?"""
+        """`begin`: does the tokenizer have a begin token?"""
         self.folder = folder
         self.split = split
         self.number = number
@@ -129,7 +125,7 @@ class ShardWriter:
         self.stream: Any = None
 
     def add(self, key: str, document: Document) -> dict[str, Any]:
-        """Takes a tokenised document; returns its row."""
+        """Adds a tokenised document; returns its row."""
         row = _row(key, document, self.begin)
         self.rows.append(row)
         self.num_bytes += sum(
@@ -149,7 +145,7 @@ class ShardWriter:
             self.shards.append(
                 {"file": name, "documents": 0, "tokens": 0, "images": 0, "bytes": 0}
             )
-            self.file = _Hashed(self.folder / name)
+            self.file = _HashingFile(self.folder / name)
             self.stream = pa.ipc.new_stream(pa.PythonFile(self.file, "w"), _schema())
         self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, _schema()))
         shard = self.shards[-1]
@@ -172,6 +168,7 @@ class ShardWriter:
         }
 
     def close(self) -> list[dict[str, Any]]:
+        """Writes what is left; returns the shards' entries for the manifest."""
         if self.rows:
             self._write()
         if self.stream is not None:
@@ -179,17 +176,17 @@ class ShardWriter:
         return self.shards
 
     def abandon(self) -> None:
-        """Closes what is open; what was written is of no use."""
+        """Closes the open file without finishing it."""
         if self.stream is not None:
             self.file.close()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `mm1 prepare` wrote down about a finished folder.
+    """The manifest that `mm1 prepare` wrote to a finished folder.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it was not (or not wholly)
-            prepared.
+        FileNotFoundError: there is no such folder, or it was not prepared, or not
+            completely.
         ConfigError: another version of mm1 prepared it.
     """
     if not folder.is_dir():
@@ -212,15 +209,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_documents(path: Path) -> Iterator[tuple[str, Document]]:
-    """The documents of one shard, in order, each with where it comes from:
+    """(key, document) of each document of a shard, in order; the key is its origin,
     "file#record"."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            records = Records(batch)
+            reader = RecordBatchReader(batch)
             yield from (
-                (records.key(number), records.document(number))
+                (reader.key(number), reader.document(number))
                 for number in range(batch.num_rows)
             )
 
@@ -230,8 +227,8 @@ class Shards:
     0."""
 
     def __init__(self, folder: Path, split: str = "train") -> None:
-        """Raises ConfigError where the split has no documents, or its files are not the
-        ones of the manifest."""
+        """Raises ConfigError if the split is empty or its files do not match the
+        manifest."""
         self.folder = folder
         self.split = split
         self.manifest = read_manifest(folder)
@@ -256,28 +253,29 @@ class Shards:
                     f"{path} {has}; the manifest says {shard['bytes']:,} bytes: copy"
                     " the folder again"
                 )
-        self.mapped = [
-            Mapped(self.folder / shard["file"], shard.get("sha256")) for shard in shards
+        self.files = [
+            MappedFile(self.folder / shard["file"], shard.get("sha256"))
+            for shard in shards
         ]
         self.ends = list(accumulate(shard["documents"] for shard in shards))
         dataset = concatenate_datasets(
             [Dataset.from_file(str(self.folder / shard["file"])) for shard in shards]
         )
         batches = dataset.data.table.to_batches()
-        self.records: list[Records | None] = [None] * len(batches)
-        """Of each record batch, once it is read from."""
         self.batches = batches
+        self.readers: list[RecordBatchReader | None] = [None] * len(batches)
+        """One per record batch, made when it is first read."""
         self.batch_ends = list(accumulate(batch.num_rows for batch in batches))
         return dataset
 
     @staticmethod
     def has_split(folder: Path, split: str) -> bool:
-        """Does the folder hold any document of the split?"""
+        """Does the folder have documents in this split?"""
         return bool(read_manifest(folder)["splits"].get(split, {}).get("documents"))
 
     def check_tokenizer(self, fingerprint: str) -> None:
-        """Raises ConfigError where the text was tokenised with another tokenizer than
-        the one of this fingerprint."""
+        """Raises ConfigError if the text was tokenised with a tokenizer of another
+        fingerprint."""
         if self.manifest["tokenizer"] != fingerprint:
             raise ConfigError(
                 f"{self.folder} was tokenised with {self.manifest['tokenizer']}, the"
@@ -289,30 +287,30 @@ class Shards:
         return len(self.dataset)
 
     def document(self, number: int) -> Document:
-        """Its texts carry their tokens."""
+        """A document; its texts carry their tokens."""
         return self.read(number)[1]
 
     def read(self, number: int) -> tuple[str, Document]:
-        """The document, and where it comes from: "file#record".
+        """(key, document).
 
         Raises:
-            ConfigError: its shard was changed meanwhile.
+            ConfigError: its shard has changed since it was opened.
         """
-        self.mapped[bisect_right(self.ends, number)].check()
-        place = bisect_right(self.batch_ends, number)
-        records = self.records[place]
-        if records is None:
-            records = self.records[place] = Records(self.batches[place])
-        within = number - self.batch_ends[place] + self.batches[place].num_rows
-        return records.key(within), records.document(within)
+        self.files[bisect_right(self.ends, number)].check()
+        b = bisect_right(self.batch_ends, number)
+        reader = self.readers[b]
+        if reader is None:
+            reader = self.readers[b] = RecordBatchReader(self.batches[b])
+        within = number - self.batch_ends[b] + self.batches[b].num_rows
+        return reader.key(within), reader.document(within)
 
     def key(self, number: int) -> str:
-        """Where the document comes from: "file#record"."""
+        """A document's origin: "file#record"."""
         return self.dataset.data.column("key")[number].as_py()
 
     @cached_property
     def text_tokens(self) -> Int[np.ndarray, " documents"]:
-        """Tokens of each rendered document without its image tokens; int32."""
+        """Length of each rendered document without its image tokens; int32."""
         return self.dataset.data.column("num_text_tokens").to_numpy()
 
     @cached_property
@@ -333,7 +331,7 @@ class Shards:
         return self._sizes("heights")
 
     def _sizes(self, column: str) -> Int[np.ndarray, " images"]:
-        """Of pictures alone: a text has size 0, a picture never."""
+        """Of images alone: texts are stored with size 0."""
         import pyarrow.compute as pc
 
         sizes = pc.list_flatten(self.dataset.data.column(column)).to_numpy()  # type: ignore[attr-defined]

@@ -135,10 +135,12 @@ def _turns(record: Any, suffix: str) -> Iterator[tuple[bool, str]]:
         raise Unusable(
             "no conversation", f"the record has {', '.join(record) or 'nothing'}"
         )
-    roles = QUESTION_ROLES + ANSWER_ROLES
+    special_tokens = QUESTION_ROLES + ANSWER_ROLES
     for turn in record[turns]:
-        if not isinstance(turn, dict) or turn.get(role) not in roles:
-            raise Unusable("unknown speaker", f"{role!r} is none of {', '.join(roles)}")
+        if not isinstance(turn, dict) or turn.get(role) not in special_tokens:
+            raise Unusable(
+                "unknown speaker", f"{role!r} is none of {', '.join(special_tokens)}"
+            )
         text = _text_of(turn.get(content))
         asks = turn[role] in QUESTION_ROLES
         if suffix and asks and turn[role] != SYSTEM:

@@ -65,7 +65,7 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    opened = shards._Hashed.__init__
+    opened = shards._HashingFile.__init__
 
     def begin(self: Any, path: Path) -> None:
         opened(self, path)
@@ -74,7 +74,7 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
             self.file = Full(path, "w")
 
     raw(folder)
-    patch.setattr(shards._Hashed, "__init__", begin)
+    patch.setattr(shards._HashingFile, "__init__", begin)
     outcome = refused(lambda: prepared_all(folder), folder)
     patch.undo()
     return scrubbed(outcome) + go_on(folder)
