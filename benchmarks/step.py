@@ -243,7 +243,7 @@ def watch(model: Any, clock: Clock) -> None:
     for name, call in (
         ("encoder", "forward"),
         ("connector", "forward"),
-        ("decoder", "routed"),
+        ("decoder", "forward_with_routing"),
     ):
         if name in model.parts():
             setattr(

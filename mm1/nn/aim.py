@@ -1,16 +1,15 @@
 """Reconstructive pre-training of the image encoder (AIM, El-Nouby et al. 2024,
 arXiv:2401.08541; MM1, section 3.2).
 
-The encoder reads an image's patches in raster order: a prefix of random length whole,
-the rest causally. Behind each patch, a head foretells the next one; what it says about
-the prefix does not count:
+The encoder reads an image's patches in raster order, with bidirectional attention in a
+prefix of random length and causal attention after it. A head predicts the next patch
+from each; predictions of patches in the prefix have no loss:
 
     patches         1   2   3   4   5   6        prefix of 3
     predicts        2   3   4   5   6   .
-    counts          .   .   x   x   x   .
+    loss            .   .   x   x   x   .
 
-At use the encoder sees all patches at once, as the prefix does, and the head is left
-behind.
+Downstream, attention is bidirectional over all patches and the head is dropped.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from mm1.nn.vit import ViT
 
 
 class HeadBlock(nn.Module):
-    """x + mlp(norm(x)), for each patch by itself."""
+    """x + mlp(norm(x)) of each patch alone."""
 
     def __init__(self, dim: int, *, norm_eps: float, gain: float) -> None:
         super().__init__()
@@ -43,11 +42,11 @@ class HeadBlock(nn.Module):
 
 
 class PixelHead(Module):
-    """Features -> the pixels of the next patch.
+    """Maps features to the pixels of the next patch.
 
-    It is heavy so that the encoder need not spend its last layers on pixels (AIM,
-    section 3.2). Its width, the fourfold width inside, the lack of biases and the
-    positions at its entrance are the paper's; sums and norms are our choice.
+    It is large so that the encoder does not spend its last layers on pixels (AIM,
+    section 3.2). Width, MLP ratio, the lack of biases and the positions added to its
+    input are the paper's; residual sums and norms are our choice.
     """
 
     def __init__(
@@ -69,16 +68,15 @@ class PixelHead(Module):
 
 
 class AIM(Model):
-    """Images, foretold patch by patch."""
+    """Autoregressive prediction of image patches."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
-        """Without a class token or registers: patches are foretold from patches
-        alone."""
+        """Without class token and registers."""
         head_depth: int = 12
         head_dim: int = 2048
-        """Width between the head's blocks; four times as wide inside."""
+        """Width of the head; its MLPs are four times as wide inside."""
 
         def build(self, *, vocab_size: int) -> "AIM":
             return self.make(vocab_size=vocab_size)
@@ -89,13 +87,13 @@ class AIM(Model):
         self.encoder = c.build()
         if self.encoder.num_prefix_tokens:
             raise ConfigError(
-                "AIM foretells patches from patches alone: encoder.class_token=False,"
-                " num_registers=0"
+                "AIM predicts patches from patches alone: set encoder.class_token=False"
+                " and encoder.num_registers=0"
             )
         if (num_patches := self.encoder.grid[0] * self.encoder.grid[1]) < 2:
             raise ConfigError(
-                f"encoder.image_size={c.image_size} gives {num_patches} patch: there is"
-                " no next one"
+                f"encoder.image_size={c.image_size} gives {num_patches} patch, so there"
+                " is no next patch to predict"
             )
         self.num_patches = num_patches
         num_pixels = 3 * c.patch_size**2
@@ -115,18 +113,17 @@ class AIM(Model):
         return [*self.encoder.blocks, *self.head.blocks]
 
     def flops(self, batch: ImageBatch) -> dict[str, int]:
-        """All pairs of patches are counted, as the dense mask computes them."""
+        """Counts all pairs of patches, since the dense mask computes them all."""
         num_images = len(batch.images)
         head = 6 * num_images * (self.num_patches - 1) * num_weights(self.head)
         return {"encoder": num_images * self.encoder.flops(), "head": head}
 
     def forward(self, batch: ImageBatch) -> Losses:
-        """The mean over all patches after the prefixes, whatever image, micro-batch or
-        rank they are of.
+        """The squared error of the patches after each prefix.
 
-        A batch's targets are counted in images before prefixes are drawn, so the sum is
-        divided by the number of patches that an image is expected to have after its
-        prefix, half of all; the figure `loss` is the exact mean.
+        `num_targets` counts images, before prefixes are drawn. So the objective is the
+        sum over patches divided by the expected number of patches after a prefix, half
+        of all; the metric `loss` is the exact mean.
         """
         prefixes = self.prefixes(batch.images)
         predictions = self.predict(batch.images, prefixes)
@@ -140,16 +137,15 @@ class AIM(Model):
     def encode_patches(
         self, images: UInt8[Tensor, "N 3 H W"]
     ) -> Float[Tensor, "N P E"]:
-        """What a connector or a probe sees: features of patches that have all seen one
-        another."""
+        """Features for a connector or a probe, from bidirectional attention."""
         return self.encoder(images)
 
     def prefixes(self, images: UInt8[Tensor, "N 3 H W"]) -> Int[Tensor, " N"]:
-        """The length of each image's prefix, from 1 to P - 1 patches.
+        """The length of each image's prefix, uniform in 1 ... P - 1.
 
-        In training they are drawn from torch's generator, which the loop seeds anew for
-        each step. In evaluation they follow from the image's pixels: the same in any
-        batch and on any rank, and spread alike.
+        In training it is drawn from torch's generator, which the loop seeds in each
+        step. In evaluation it is a hash of the pixels, so it does not depend on batch
+        or rank.
         """
         if self.training:
             return torch.randint(
@@ -161,7 +157,7 @@ class AIM(Model):
         self, images: UInt8[Tensor, "N 3 H W"], prefixes: Int[Tensor, " N"]
     ) -> Float[Tensor, "N steps pixels"]:
         """The normalised pixels of patches 2 ... P, each from the patches before it and
-        from the prefix."""
+        the prefix."""
         features = self.encoder.tokens(
             images, PrefixAttention(prefixes, self.num_patches)
         )

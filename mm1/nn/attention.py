@@ -1,14 +1,16 @@
-"""Grouped-query attention. A `AttentionContext` says who sees whom and picks the kernel, so a
-block never knows which one runs.
+"""Grouped-query attention.
 
-FullAttention        each sequence of a batch sees itself, whole or causally: images, captions
-PrefixAttention            each sequence sees its own first tokens whole and the rest causally: reconstruction (AIM)
-PackedAttention            one flat stream of documents that never look at one another: training
-cache.PrefillAttention     as PackedAttention, and keys and values are kept: prompts
-cache.DecodeAttention        one new token for each prompt against what is kept: generation
+An `AttentionContext` says which tokens see which and picks the kernel, so a block does
+not depend on either.
+
+    FullAttention           batched sequences, bidirectional or causal: images, captions
+    PrefixAttention         batched sequences, bidirectional prefix, then causal: AIM
+    PackedAttention         a stream of documents that do not see each other: training
+    cache.PrefillAttention  the same, and keys and values go into the cache: prompts
+    cache.DecodeAttention   one new token per prompt against the cache: generation
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +22,27 @@ from mm1.nn.linear import Linear
 from mm1.nn.position import RotaryEmbedding, apply_rotary
 
 EAGER_MAX_LENGTH = 64
-"""On the CPU, sequences up to this length take `eager_attention`, longer ones torch's fused
-kernel.
+"""On the CPU, sequences up to this length take `eager_attention`, longer ones torch's
+fused kernel.
 
-At heads 24 to 32 wide the two are equally fast at 64 tokens on an AVX2 machine; with
-AVX-512 `eager_attention` was measured at more than twice the speed. From 256 tokens on the fused
-kernel wins.
+With heads of width 24 to 32 both are equally fast at 64 tokens on an AVX2 machine; with
+AVX-512 `eager_attention` is more than twice as fast. The fused kernel wins from 256
+tokens on.
 """
 
 QKNorm = Literal["head", "full"]
-"""RMSNorm of queries and keys: over the channels of each head (Qwen3), or over those of
-all heads together (OLMo2)."""
+"""RMSNorm of queries and keys over the channels of each head (Qwen3) or of all heads
+together (OLMo2)."""
 
 
 class AttentionContext:
-    """Who sees whom. Queries, keys and values are laid out as the linear map leaves
-    them: heads after tokens."""
+    """Which tokens see which, and the kernel that computes it.
+
+    Queries, keys and values come as the linear map leaves them: heads after tokens.
+    """
 
     def for_layer(self, layer: int) -> "AttentionContext":
-        """The context of one layer: the same for all layers, unless each has its own
-        memory."""
+        """The context of one layer: itself, unless layers have caches of their own."""
         return self
 
     def attend(
@@ -52,7 +55,7 @@ class AttentionContext:
 
 
 class Attention(nn.Module):
-    """Queries of `num_heads` heads over keys and values of `num_kv_heads` (Ainslie et
+    """`num_heads` query heads that share `num_kv_heads` key and value heads (Ainslie et
     al. 2023, arXiv:2305.13245)."""
 
     def __init__(
@@ -68,8 +71,8 @@ class Attention(nn.Module):
         norm_eps: float = 1e-5,
         gain: float = 1.0,
     ) -> None:
-        """`bias` is of both maps, `qkv_bias` of the first, `norm_eps` of the QK-norms,
-        `gain` of the output map."""
+        """`bias` is for both maps, `qkv_bias` for the first only; `gain` scales the
+        output map's initialisation."""
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
         head_dim = head_dim or dim // num_heads
@@ -98,25 +101,20 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "*batch D"]:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, -2)
         if self.q_norm is not None and self.k_norm is not None:
-            q = self._normed(q, self.q_norm)
-            k = self._normed(k, self.k_norm)
+            if self.qk_norm == "full":
+                q = self.q_norm(q.flatten(-2)).unflatten(-1, q.shape[-2:])
+                k = self.k_norm(k.flatten(-2)).unflatten(-1, k.shape[-2:])
+            else:
+                q = self.q_norm(q)
+                k = self.k_norm(k)
         if rotary is not None:
             q = apply_rotary(q, rotary)
             k = apply_rotary(k, rotary)
         return self.out(context.attend(q, k, v).flatten(-2))
 
-    def _normed(
-        self, x: Float[Tensor, "*batch heads d"], norm: nn.Module
-    ) -> Float[Tensor, "*batch heads d"]:
-        return (
-            norm(x.flatten(-2)).unflatten(-1, x.shape[-2:])
-            if self.qk_norm == "full"
-            else norm(x)
-        )
-
 
 class FullAttention(AttentionContext):
-    """Each sequence of a batch sees itself, whole or causally."""
+    """Each sequence of a batch sees itself, bidirectionally or causally."""
 
     def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal
@@ -141,16 +139,15 @@ class FullAttention(AttentionContext):
 
 
 class PrefixAttention(AttentionContext):
-    """Each sequence of a batch sees its own first tokens whole, and what comes after
-    them causally.
+    """Each sequence of a batch sees its prefix bidirectionally and the rest causally.
 
     lengths = 2 1     x x . .     x . . .
                       x x . .     x x . .
                       x x x .     x x x .
                       x x x x     x x x x
 
-    The mask is dense: torch's fused kernel takes it on the CPU (no slower there than
-    `eager_attention` at 16 to 64 tokens) and on CUDA alike, and computes the unseen pairs too.
+    The mask is dense, so masked pairs are computed too. torch's fused kernel takes it
+    on CPU and CUDA; on the CPU it is as fast as `eager_attention` at 16 to 64 tokens.
     """
 
     def __init__(self, lengths: Int[Tensor, " N"], num_tokens: int) -> None:
@@ -172,28 +169,27 @@ class PrefixAttention(AttentionContext):
 
 
 class PackedAttention(AttentionContext):
-    """Documents laid end to end; a token sees itself and what came before it in its own
-    document.
+    """Documents laid end to end; a token sees itself and the tokens before it in its
+    own document.
 
-    boundaries = 0 2 5 6       x . . . . .
+    cu_seqlens = 0 2 5 6       x . . . . .
                                x x . . . .
                                . . x . . .
                                . . x x . .
                                . . x x x .
                                . . . . . x
 
-    Made once for a forward pass. The cost is the sum of squared document lengths, never
-    the square of the sum.
+    Made once per forward pass. The cost is the sum of the squared document lengths, not
+    the square of their sum.
     """
 
     def __init__(self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> None:
-        """`longest` bounds the lengths from above."""
+        """`max_seqlen` is an upper bound of the document lengths."""
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
         self.grouping: Grouping | None = None
         if cu_seqlens.is_cuda:
-            # Compiled blocks meet few distinct sizes: both are rounded up, the number
-            # of documents by empty ones.
+            # Round up, with empty documents, so that compiled blocks see few sizes.
             self.max_seqlen = _power_of_two(max_seqlen)
             missing = _power_of_two(len(cu_seqlens)) - len(cu_seqlens)
             self.cu_seqlens = torch.cat((cu_seqlens, cu_seqlens[-1:].expand(missing)))
@@ -215,19 +211,19 @@ class PackedAttention(AttentionContext):
         v: Float[Tensor, "T kv_heads d"],
     ) -> Float[Tensor, "T heads d"]:
         """FlashAttention over cumulative lengths: no padding, no mask."""
-        from torch.nn.attention.varlen import (
-            varlen_attn,
-        )  # here: it brings the compiler, seconds that a CPU can save
+        # Imported here because it imports the compiler, which takes seconds.
+        from torch.nn.attention.varlen import varlen_attn
 
         share = q.shape[1] // k.shape[1]
-        if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
+        if share > 1:  # torch 2.11's kernel needs as many key heads as query heads
             k = k.repeat_interleave(share, 1)
             v = v.repeat_interleave(share, 1)
         ends = self.cu_seqlens
         max_seqlen = self.max_seqlen
-        return varlen_attn(
+        out = varlen_attn(
             q, k, v, ends, ends, max_seqlen, max_seqlen, window_size=(-1, 0)
-        )  # type: ignore[return-value]
+        )
+        return cast(Tensor, out)  # a tuple only on request
 
     def _grouped(
         self,
@@ -235,12 +231,10 @@ class PackedAttention(AttentionContext):
         k: Float[Tensor, "T kv_heads d"],
         v: Float[Tensor, "T kv_heads d"],
     ) -> Float[Tensor, "T heads d"]:
-        """Documents of about one length side by side; causality keeps the padding at
-        their ends unseen."""
-        if (
-            self.grouping is None
-            # the lengths must come to the host: free on the CPU, one wait for fp32 on CUDA
-        ):
+        """Documents of similar length as padded batches; causality hides the padding at
+        their ends."""
+        if self.grouping is None:
+            # Copies lengths to the host: free on the CPU, one sync for fp32 on CUDA.
             self.grouping = Grouping(
                 self.cu_seqlens, num_heads=q.shape[1], num_kv_heads=k.shape[1]
             )
@@ -286,5 +280,5 @@ def eager_attention(
 
 
 def _power_of_two(size: int) -> int:
-    """The next power of two."""
+    """The smallest power of two that is not below `size`."""
     return 1 << (size - 1).bit_length()

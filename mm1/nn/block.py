@@ -1,5 +1,5 @@
-"""The transformer block of encoder, text tower and decoder; they differ in the parts
-that they put in."""
+"""The transformer block of image encoder, text tower and decoder, which differ in the
+modules they pass in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,11 +18,10 @@ Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 NormPlacement = Literal["pre", "post"]
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); with post-norms x +
-    norm(attention(x)) and so on.
+class AttentionBlock(nn.Module):
+    """The modules of a block, and its attention half. Subclasses run the feed-forward.
 
-    `scale` makes the layer scale that each of the two sums passes through (CaiT,
+    `scale` makes the LayerScale of each of the two residual branches (CaiT,
     arXiv:2103.17239).
     """
 
@@ -43,6 +42,26 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_scale = scale()
 
+    def attend(
+        self,
+        x: Float[Tensor, "*batch D"],
+        context: AttentionContext,
+        rotary: RotaryEmbedding | None,
+    ) -> Float[Tensor, "*batch D"]:
+        """The attention half of the block."""
+        if self.norm_placement == "post":
+            return x + self.attention_scale(
+                self.attention_norm(self.attention(x, context, rotary))
+            )
+        return x + self.attention_scale(
+            self.attention(self.attention_norm(x), context, rotary)
+        )
+
+
+class Block(AttentionBlock):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); post-norm is x +
+    norm(attention(x)) and so on."""
+
     def forward(
         self,
         x: Float[Tensor, "*batch D"],
@@ -56,25 +75,10 @@ class Block(nn.Module):
             )
         return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
 
-    def attend(
-        self,
-        x: Float[Tensor, "*batch D"],
-        context: AttentionContext,
-        rotary: RotaryEmbedding | None,
-    ) -> Float[Tensor, "*batch D"]:
-        """The first half of the block."""
-        if self.norm_placement == "post":
-            return x + self.attention_scale(
-                self.attention_norm(self.attention(x, context, rotary))
-            )
-        return x + self.attention_scale(
-            self.attention(self.attention_norm(x), context, rotary)
-        )
-
 
 class LayerScale(nn.Module):
-    """A learnt factor for each channel, which starts small: deep blocks begin close to
-    the identity."""
+    """A learnt factor per channel. It starts small, so deep blocks begin close to the
+    identity."""
 
     def __init__(self, dim: int, start: float) -> None:
         super().__init__()
@@ -90,8 +94,8 @@ class LayerScale(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); gate and up are one
-    product."""
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202), with gate and up as
+    one linear map."""
 
     def __init__(
         self, dim: int, hidden_dim: int, *, gain: float, bias: bool = False
@@ -106,7 +110,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(activation(up(x))), as in the towers of CLIP."""
+    """down(activation(up(x))), as in CLIP's towers."""
 
     def __init__(
         self,
@@ -127,8 +131,7 @@ class MLP(nn.Module):
 
 
 def quick_gelu(x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-    """The cheap approximation that OpenAI's and DFN's CLIP weights were trained
-    with."""
+    """The GELU approximation that OpenAI's and DFN's CLIP were trained with."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -137,19 +140,3 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
-
-
-def clip_block(
-    dim: int,
-    num_heads: int,
-    hidden_dim: int,
-    *,
-    activation: Activation,
-    depth: int,
-    norm_eps: float = 1e-5,
-) -> Block:
-    """LayerNorm, biases and an MLP: a block of CLIP's towers `depth` blocks deep."""
-    gain = (2 * depth) ** -0.5
-    attention = Attention(dim, num_heads=num_heads, bias=True, gain=gain)
-    feed_forward = MLP(dim, hidden_dim, activation=activation, gain=gain)
-    return Block(attention, feed_forward, lambda: nn.LayerNorm(dim, eps=norm_eps))

@@ -1,12 +1,11 @@
-"""The key-value cache of generation: a prompt fills its places at once, each new token
-one more.
+"""The key-value cache of generation: filled by the prompts at once, then by one token
+per prompt at a time.
 
-Prompts that begin alike, as questions after the same shots, can share what they begin
-with: a prefix is read once, and its keys and values are seen by all prompts without a
-copy.
+Prompts with a common beginning, such as questions after the same shots, can share it: a
+prefix is read once, and all prompts see its keys and values without a copy.
 
-    prefix    a b c         each new token of "d e" sees a b c and what is before it in "d e";
-    prompts   d e   f       its position counts from a
+    prefix    a b c         a token of "d e" sees a b c and what precedes it in "d e";
+    prompts   d e   f       positions count from a
 """
 
 import torch
@@ -18,18 +17,18 @@ from mm1.nn.attention import AttentionContext, PackedAttention
 
 
 class KVCache:
-    """Keys and values of B prompts in every layer, `max_length` places each, laid out
-    by the first prompt that is read.
+    """Keys and values of B prompts in every layer, up to `max_length` tokens each.
 
-    `lengths` counts the places in use; `bound` is no less than the longest and lives on
-    the host, so that a step reads only as many places without asking the device.
+    Tensors are allocated by the first `prefill`. `lengths` is the number of tokens per
+    prompt; `bound` is an upper bound of it on the host, so that decoding reads only as
+    many without a device sync.
     """
 
     def __init__(
         self, num_prompts: int, max_length: int, prefix: "KVCache | None" = None
     ) -> None:
-        """`prefix` holds the one prompt that all of these go on from; it takes none of
-        the `max_length` places."""
+        """`prefix` holds the one prompt that all of these continue; `max_length` does
+        not count it."""
         self.prefix = prefix
         self.num_prompts = num_prompts
         self.max_length = max_length
@@ -46,12 +45,11 @@ class KVCache:
     def prefill(
         self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
     ) -> "PrefillAttention":
-        """The context that reads and keeps the first B documents of a packed stream; at
-        most padding follows them.
+        """The context that reads the first B documents of a packed stream into the
+        cache; only padding may follow them.
 
         Raises:
-            ValueError: there are fewer documents than prompts, or one is longer than
-                the cache.
+            ValueError: fewer documents than prompts, or one longer than the cache.
         """
         if len(cu_seqlens) <= self.num_prompts:
             raise ValueError(
@@ -68,8 +66,8 @@ class KVCache:
         return PrefillAttention(self, cu_seqlens, max_seqlen)
 
     def step(self) -> "DecodeAttention":
-        """The context in which one more token of every prompt is read and kept; then
-        call `advance`.
+        """The context that reads one more token of every prompt into the cache; call
+        `advance` afterwards.
 
         Raises:
             ValueError: the cache is full.
@@ -84,7 +82,7 @@ class KVCache:
 
 
 class PrefillAttention(AttentionContext):
-    """Attention as in training; keys and values of the prompts stay in the cache."""
+    """Attention as in training; the prompts' keys and values go into the cache."""
 
     def __init__(
         self, cache: KVCache, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
@@ -97,7 +95,7 @@ class PrefillAttention(AttentionContext):
             prompts, cache.lengths
         )
         starts = cu_seqlens[: cache.num_prompts].long()
-        self.place: Int[Tensor, " kept"] = (
+        self.offset: Int[Tensor, " kept"] = (
             torch.arange(len(self.prompt), device=prompts.device) - starts[self.prompt]
         )
 
@@ -116,31 +114,32 @@ class PrefillAttention(AttentionContext):
             memory[self.layer] = new.new_zeros(
                 cache.num_prompts, cache.max_length, *new.shape[1:]
             )
-            memory[self.layer][self.prompt, self.place] = new[: len(self.prompt)]
+            memory[self.layer][self.prompt, self.offset] = new[: len(self.prompt)]
         if cache.prefix is None:
             return self.packed.attend(q, k, v)
         size = cache.bound
-        side_by_side = q.new_zeros(cache.num_prompts, size, *q.shape[1:])
-        side_by_side[self.prompt, self.place] = q[: len(self.prompt)]
+        queries = q.new_zeros(cache.num_prompts, size, *q.shape[1:])
+        queries[self.prompt, self.offset] = q[: len(self.prompt)]
         keys = cache.keys[self.layer][:, :size]
         values = cache.values[self.layer][:, :size]
         seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
-        mixed = torch.zeros_like(q)
-        found = _after(cache.prefix, self.layer, side_by_side, keys, values, seen)
-        mixed[: len(self.prompt)] = found[self.prompt, self.place]
-        return mixed
+        out = torch.zeros_like(q)
+        mixed = _attend_with_prefix(
+            cache.prefix, self.layer, queries, keys, values, seen
+        )
+        out[: len(self.prompt)] = mixed[self.prompt, self.offset]
+        return out
 
 
 class DecodeAttention(AttentionContext):
-    """The new token of each prompt sees what its prompt has in the cache, and
-    itself."""
+    """The new token of each prompt sees its prompt in the cache, and itself."""
 
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache
         self.layer = 0
         self.size = cache.bound + 1
-        places = torch.arange(self.size, device=cache.lengths.device)
-        self.seen = (places <= cache.lengths[:, None])[:, None, None]
+        index = torch.arange(self.size, device=cache.lengths.device)
+        self.seen = (index <= cache.lengths[:, None])[:, None, None]
         self.prompts = torch.arange(cache.num_prompts, device=cache.lengths.device)
 
     def for_layer(self, layer: int) -> "DecodeAttention":
@@ -160,7 +159,7 @@ class DecodeAttention(AttentionContext):
         keys = keys[:, : self.size]
         values = values[:, : self.size]
         if self.cache.prefix is not None:
-            return _after(
+            return _attend_with_prefix(
                 self.cache.prefix,
                 self.layer,
                 q[:, None],
@@ -177,19 +176,17 @@ class DecodeAttention(AttentionContext):
         )[:, :, 0]
 
 
-def _after(
+def _attend_with_prefix(
     prefix: KVCache,
     layer: int,
     q: Float[Tensor, "B L heads d"],
-    keys: Float[Tensor, "B places kv_heads d"],
-    values: Float[Tensor, "B places kv_heads d"],
-    seen: Bool[Tensor, "*over L places"],
+    keys: Float[Tensor, "B cached kv_heads d"],
+    values: Float[Tensor, "B cached kv_heads d"],
+    seen: Bool[Tensor, "*over L cached"],
 ) -> Float[Tensor, "B L heads d"]:
-    """One softmax, in fp32, over the whole prefix and over a prompt's own places, as
-    far as they are seen.
+    """One fp32 softmax over the whole prefix and the visible tokens of each prompt.
 
-    The prefix is one and the same for all prompts, so its scores are one large matrix
-    product for each head.
+    All prompts share the prefix, so its scores are one large matrix product per head.
     """
     num_kv_heads = keys.shape[2]
     past = slice(prefix.bound)

@@ -1,7 +1,7 @@
 """Contrastive pre-training of the image encoder (CLIP, Radford et al. 2021,
 arXiv:2103.00020; MM1, section 3.2).
 
-With `loss="sigmoid"`, and the options of its towers, it is SigLIP (Zhai et al. 2023,
+With `loss="sigmoid"` and its towers' options it is SigLIP (Zhai et al. 2023,
 arXiv:2303.15343).
 """
 
@@ -28,17 +28,15 @@ from mm1.nn.vit import ViT
 Loss = Literal["softmax", "sigmoid"]
 
 MAX_SCALE = 100.0
-"""Of the softmax's similarities, as in CLIP: a sharper softmax is unstable. SigLIP's
-scale is not bounded."""
+"""Bound of CLIP's scale: a sharper softmax is unstable. SigLIP's is not bounded."""
 INITIAL_SCALE: dict[Loss, float] = {"softmax": 1 / 0.07, "sigmoid": 10.0}
 INITIAL_BIAS = -10.0
-"""Of the sigmoid's scores: nearly all pairs are no match, and the loss starts near that
-knowledge."""
+"""Of the sigmoid's scores: nearly all pairs are negatives, so the loss starts low."""
 
 
 class Projection(nn.Module):
-    """The maps into the common space, and what makes scores of similarities: a scale
-    and, for the sigmoid, a bias."""
+    """Linear maps into the shared space, and the scale (and, for the sigmoid, bias) of
+    similarities."""
 
     def __init__(
         self,
@@ -49,14 +47,13 @@ class Projection(nn.Module):
         text_bias: bool,
         loss: Loss,
     ) -> None:
-        """Without a `dim`, images are not mapped: the common space is theirs."""
+        """`dim` None keeps image features as they are and maps texts to their width."""
         super().__init__()
         self.loss: Loss = loss
         self.image = nn.Identity() if dim is None else Linear(image_dim, dim)
         self.text = Linear(text_dim, dim or image_dim, bias=text_bias)
-        self.log_scale = nn.Parameter(
-            torch.empty(1)
-        )  # not a scalar: FSDP2 shards the first axis
+        # Not a scalar, because FSDP2 shards the first axis.
+        self.log_scale = nn.Parameter(torch.empty(1))
         self.bias = nn.Parameter(torch.empty(1)) if loss == "sigmoid" else None
         self.reset_parameters()
 
@@ -70,40 +67,39 @@ class Projection(nn.Module):
         log_scale = self.log_scale.float()
         if self.loss == "softmax":
             log_scale = _ClampMax.apply(log_scale, math.log(MAX_SCALE))
-        return log_scale.exp()  # type: ignore[union-attr]
+        return log_scale.exp()
 
 
 class _ClampMax(torch.autograd.Function):
-    """min(x, largest). Beyond the bound a gradient counts only if it leads back: with
-    none at all, x would be stuck."""
+    """min(x, limit). Beyond the limit, only gradients that lead back pass; without any,
+    x would be stuck."""
 
     @staticmethod
-    def forward(ctx, x, largest):  # type: ignore[override]
-        ctx.beyond = x > largest
-        return x.clamp(max=largest)
+    def forward(ctx, x, limit):
+        ctx.beyond = x > limit
+        return x.clamp(max=limit)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[override]
-        leads_back = (
-            dist.sum_over_ranks(gradient.clone()) > 0
-        )  # one rank's part may point the other way
+    def backward(ctx, *grad_outputs):
+        (gradient,) = grad_outputs
+        # Summed, since one rank's part may point the other way.
+        leads_back = dist.sum_over_ranks(gradient.clone()) > 0
         return gradient.where(leads_back | ~ctx.beyond, 0.0), None
 
 
 class CLIP(Model):
-    """Images and their captions, brought together in one space."""
+    """Images and their captions in one embedding space."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         text: TextTower.Config = field(default_factory=TextTower.Config)
         dim: int | None = 768
-        """Width of the common space; None: the encoder's, and images are not mapped
-        into it, as in SigLIP."""
+        """Width of the shared space; None: the encoder's, without a projection of image
+        features, as in SigLIP."""
         pooling: Literal["class", "mean", "attention"] | None = None
-        """What stands for an image: the class token, the mean over patches, or an
-        attention head's look at them, as in SigLIP; None: the class token where there
-        is one, else the mean."""
+        """The feature of an image: the class token, the mean over patches, or attention
+        pooling as in SigLIP; None: the class token if there is one, else the mean."""
         loss: Loss = "softmax"
 
         def build(self, *, vocab_size: int) -> "CLIP":
@@ -153,16 +149,17 @@ class CLIP(Model):
         }
 
     def forward(self, batch: PairBatch) -> Losses:
-        features = self._images(batch.images), self._texts(batch.tokens, batch.lengths)
+        images = self._images(batch.images)
+        texts = self._texts(batch.tokens, batch.lengths)
         scale = self.projection.scale
         bias = self.projection.bias
         if bias is None:
             objective, hits = softmax_contrastive_loss(
-                *features, scale, batch.caption_ids
+                images, texts, scale, batch.caption_ids
             )
         else:
             objective, hits = sigmoid_contrastive_loss(
-                *features, scale, bias, batch.caption_ids
+                images, texts, scale, bias, batch.caption_ids
             )
         count = torch.full_like(hits, batch.num_targets)
         means = {"loss": objective, "accuracy": hits, "scale": scale[0] * count}
@@ -172,7 +169,7 @@ class CLIP(Model):
         )
 
     def encode_images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
-        """Features of unit length; compared with those of texts by a dot product."""
+        """Features of unit length; their dot products with texts' are similarities."""
         return self._images(images)
 
     def encode_texts(
@@ -184,11 +181,11 @@ class CLIP(Model):
     def encode_patches(
         self, images: UInt8[Tensor, "N 3 H W"]
     ) -> Float[Tensor, "N P E"]:
-        """What a connector sees: the encoder's features, before pooling."""
+        """Features for a connector: the encoder's, before pooling."""
         return self.encoder(images)
 
-    # FSDP gathers and frees weights around each public entry point, so these must not
-    # call one another.
+    # FSDP gathers and frees weights around each public method, so those must not call
+    # one another.
 
     def _images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         tokens = self.encoder.tokens(images)

@@ -1,17 +1,17 @@
-"""Contrastive losses over the pairs of all ranks: sums over this rank's pairs; the loop
-divides by the pairs of all.
+"""Contrastive losses over the pairs of all ranks, as sums over this rank's pairs; the
+loop divides by the pairs of all ranks.
 
-Each rank scores its own B pairs against the features of all ranks, G of them, some rows
-at a time:
+Each rank scores its own B pairs against the G pairs of all ranks, one chunk of rows at
+a time:
 
-                 all ranks' texts                + the own text of the image: pulled together
-    images of    - - - - + - - - - - -           - every other text: pushed apart
-    this rank    - - - - - + - . - - -           . the same caption as the image's own: left out
+                 texts of all ranks          + the image's own text: positive
+    images of    - - - - + - - - - - -       - any other text: negative
+    this rank    - - - - - + - . - - -       . same caption as the own text: left out
                  - - - - - . - + - - -
 
-A rank holds at most `logits_per_chunk` scores and, of width E, two or four arrays of G
-features: memory grows with the global batch, never with its square. Gradients of
-others' features go back to them by a reduce-scatter.
+A rank holds at most `logits_per_chunk` scores and two or four G x E arrays of features:
+memory grows with the global batch, not with its square. A reduce-scatter returns the
+gradients of the other ranks' features.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,14 @@ from torch import Tensor
 from mm1 import dist
 
 LOGITS_PER_CHUNK = 2**24
-"""Scores held at a time, 64 MB in fp32, in up to three arrays; one row of the global
-batch at least."""
+"""64 MB in fp32, in up to three arrays; at least one row of the global batch."""
 
 RowLoss = Callable[
     [Float[Tensor, "b G"], Int[Tensor, "b 1"]],
     tuple[Float[Tensor, ""], Float[Tensor, "b G"]],
 ]
-"""(scores, where each row's own is) -> (loss, its slope by score); may overwrite the
-scores. -inf is left out."""
+"""(scores, column of each row's positive) -> (loss, its gradient by score). May
+overwrite the scores; -inf is left out."""
 
 
 def softmax_contrastive_loss(
@@ -46,20 +45,20 @@ def softmax_contrastive_loss(
     """CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020), and the number of
     hits.
 
-    `images` and `texts` have unit length, and every rank brings equally many. Another
-    pair with the same caption is no
-    negative: the softmax leaves it out. A hit is an image whose own text is the most
-        similar of all that are not equal to it.
+    `images` and `texts` have unit length, and every rank has equally many. Other pairs
+    with the same caption are left out of the softmax. A hit is an image whose own text
+    has the highest score of those left.
     """
-    ids = caption_ids, dist.all_gather(caption_ids)
+    ids = (caption_ids, dist.all_gather(caption_ids))
     images = images.float()
     texts = texts.float()
-    pairs = (
-        (images, dist.all_gather_with_grad(texts)),
-        (texts, dist.all_gather_with_grad(images)),
+    all_texts = dist.all_gather_with_grad(texts)
+    all_images = dist.all_gather_with_grad(images)
+    by_image, hits = _contrast(
+        images, all_texts, scale, None, *ids, _softmax, logits_per_chunk
     )
-    (by_image, hits), (by_text, _) = (
-        _contrast(*p, scale, None, *ids, _softmax, logits_per_chunk) for p in pairs
+    by_text, _ = _contrast(
+        texts, all_images, scale, None, *ids, _softmax, logits_per_chunk
     )
     return (by_image + by_text) / 2, hits
 
@@ -73,14 +72,14 @@ def sigmoid_contrastive_loss(
     *,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343), and the number of hits: each
-    pair is yes or no by itself.
+    """SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343), a binary one for each pair,
+    and the number of hits.
 
-    It is summed over all G texts for each image, so divided by the number of images it
-    is the paper's. Another pair with the same caption is neither yes nor no: it is left
-    out, so that each image has one yes, as in the softmax.
+    It is summed over all G texts per image, so divided by the number of images it is
+    the paper's. Other pairs with the same caption are left out, so that each image has
+    one positive, as in the softmax.
     """
-    ids = caption_ids, dist.all_gather(caption_ids)
+    ids = (caption_ids, dist.all_gather(caption_ids))
     others = dist.all_gather_with_grad(texts.float())
     return _contrast(
         images.float(), others, scale, bias, *ids, _sigmoid, logits_per_chunk
@@ -99,7 +98,7 @@ def _softmax(
 def _sigmoid(
     scores: Float[Tensor, "b G"], own: Int[Tensor, "b 1"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b G"]]:
-    """-log sigmoid(score) for the own text, -log sigmoid(-score) for every other."""
+    """-log sigmoid(score) of the positive, -log sigmoid(-score) of each negative."""
     scores.scatter_(1, own, -scores.gather(1, own))
     loss = F.softplus(scores).sum()
     share = scores.sigmoid_()
@@ -121,15 +120,15 @@ def _contrast(
     learns = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (mine, others, *factors)
     )
-    return _Contrast.apply(mine, others, *factors, ids, all_ids, row_loss, rows, learns)  # type: ignore[no-any-return]
+    return _Contrast.apply(mine, others, *factors, ids, all_ids, row_loss, rows, learns)
 
 
 class _Contrast(torch.autograd.Function):
-    """The loss and, with it, its gradients, a chunk of rows at a time; the backward
-    pass only scales them."""
+    """The loss and its gradients, one chunk of rows at a time; the backward pass only
+    scales them."""
 
     @staticmethod
-    def forward(ctx, mine, others, scale, bias, ids, all_ids, row_loss, rows, learns):  # type: ignore[override]
+    def forward(ctx, mine, others, scale, bias, ids, all_ids, row_loss, rows, learns):
         own = (
             dist.rank() * len(mine)
             + torch.arange(len(mine), device=mine.device)[:, None]
@@ -146,15 +145,15 @@ class _Contrast(torch.autograd.Function):
             same = ids[chunk, None] == all_ids
             scores.masked_fill_(same.scatter_(1, own[chunk], False), -torch.inf)
             hits += (scores.argmax(-1, keepdim=True) == own[chunk]).sum()
-            loss, slope = row_loss(scores, own[chunk])
+            loss, gradient = row_loss(scores, own[chunk])
             total += loss
             if not learns:
                 continue
-            pull = slope @ others
-            mine_grad[chunk] = pull * scale
-            others_grad.addmm_(slope.T, mine[chunk])
-            scale_grad += (pull * mine[chunk]).sum()
-            bias_grad += slope.sum()
+            unscaled = gradient @ others
+            mine_grad[chunk] = unscaled * scale
+            others_grad.addmm_(gradient.T, mine[chunk])
+            scale_grad += (unscaled * mine[chunk]).sum()
+            bias_grad += gradient.sum()
         if learns:
             others_grad *= scale
             ctx.save_for_backward(
@@ -167,7 +166,8 @@ class _Contrast(torch.autograd.Function):
         return total, hits
 
     @staticmethod
-    def backward(ctx, gradient, _):  # type: ignore[override]
+    def backward(ctx, *grad_outputs):
+        gradient, _ = grad_outputs
         return (
             *(None if g is None else gradient * g for g in ctx.saved_tensors),
             None,

@@ -1,5 +1,5 @@
-"""Decoder-only language model: RMSNorm, SwiGLU, RoPE, grouped queries; Llama's shape,
-options of Qwen and OLMo2."""
+"""Decoder-only language model of Llama's shape (RMSNorm, SwiGLU, RoPE, grouped-query
+attention) with options of Qwen and OLMo2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ from mm1.nn.position import Llama3Scaling, rotary_embedding
 
 
 class Decoder(Module):
-    """Embeddings -> hidden states; the vocabulary's two ends, `embed` and `head`, are
-    its own."""
+    """Maps embeddings to hidden states; also holds the token embeddings (`embed`) and
+    the output map (`head`)."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -30,7 +30,7 @@ class Decoder(Module):
         dim: int = 2048
         num_heads: int = 16
         num_kv_heads: int | None = None
-        """Key and value heads; None: as many as query heads."""
+        """None: as many as query heads."""
         head_dim: int | None = None
         """None: dim / num_heads."""
         hidden_dim: int | None = None
@@ -38,20 +38,21 @@ class Decoder(Module):
         256."""
         rope_base: float = 1e4
         llama3_scaling: Llama3Scaling | None = None
-        """How RoPE is slowed down for long texts in Llama 3.1 and later."""
+        """RoPE scaling of Llama 3.1 and later."""
         qk_norm: QKNorm | None = None
-        """A norm of queries and keys: of each head ("head", Qwen3) or over all heads
+        """RMSNorm of queries and keys: per head ("head", Qwen3) or over all heads
         ("full", OLMo2)."""
         qkv_bias: bool = False
-        """Biases of queries, keys and values (Qwen2)."""
+        """Biases in queries, keys and values (Qwen2)."""
         norm_placement: NormPlacement = "pre"
-        """Norms of what attention and feed-forward read ("pre"), or of what they give
+        """Norms of the inputs of attention and feed-forward ("pre") or of their outputs
         ("post", OLMo2)."""
         tied: bool = True
-        """Is the output map the table of embeddings?"""
+        """The output map is the table of token embeddings."""
         norm_eps: float = 1e-5
         experts: MoE.Config | None = None
-        """Some blocks' feed-forward as a mixture of experts; None: all are dense."""
+        """The feed-forward of some blocks is a mixture of experts; None: all are
+        dense."""
 
         def build(self, *, vocab_size: int) -> "Decoder":
             return self.make(vocab_size=vocab_size)
@@ -67,9 +68,9 @@ class Decoder(Module):
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = None if config.tied else Linear(config.dim, vocab_size)
 
-    def _block(self, layer: int) -> Block:
+    def _block(self, layer: int) -> Block | MoEBlock:
         c = self.config
-        gain = (2 * self.config.depth) ** -0.5
+        gain = (2 * c.depth) ** -0.5
         attention = Attention(
             c.dim,
             num_heads=c.num_heads,
@@ -105,19 +106,19 @@ class Decoder(Module):
         positions: Int[Tensor, " T"],
         context: AttentionContext,
     ) -> Float[Tensor, "T D"]:
-        """Hidden states after the final norm: `hidden @ head.T` are the logits."""
-        return self.routed(x, positions, context)[0]
+        """Hidden states after the final norm; logits are `hidden @ head.T`."""
+        return self.forward_with_routing(x, positions, context)[0]
 
-    def routed(
+    def forward_with_routing(
         self,
         x: Float[Tensor, "T D"],
         positions: Int[Tensor, " T"],
         context: AttentionContext,
         valid: Bool[Tensor, " T"] | None = None,
     ) -> tuple[Float[Tensor, "T D"], dict[int, Routing]]:
-        """What `forward` gives, and by block what the routers of sparse blocks did;
-        `valid` is false for padding."""
-        angles = rotary_embedding(
+        """Hidden states, and the `Routing` of each MoE block by its number; `valid` is
+        false for padding."""
+        rotary = rotary_embedding(
             positions,
             self.head_dim,
             base=self.config.rope_base,
@@ -127,17 +128,16 @@ class Decoder(Module):
         routings: dict[int, Routing] = {}
         for layer, block in enumerate(self.blocks):
             if isinstance(block, MoEBlock):
-                x, routings[layer] = block(x, context.for_layer(layer), angles, valid)
+                x, routings[layer] = block(x, context.for_layer(layer), rotary, valid)
             else:
-                x = block(x, context.for_layer(layer), angles)
+                x = block(x, context.for_layer(layer), rotary)
         return self.norm(x), routings
 
     def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
-        """Operations of forward and backward.
+        """Floating-point operations of forward and backward.
 
-        6 for each weight and token, of the output map for each target and of the
-        experts for those that a token goes to; 12 for each query-key pair and channel
-        of a block's attention.
+        6 per weight and token (of the output map: per target; of experts: only those a
+        token uses), 12 per query-key pair and channel of each attention.
         """
         attention = (
             12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
@@ -149,13 +149,13 @@ class Decoder(Module):
 
 
 class LanguageModel(Model):
-    """Text-only pre-training, and everything that a language model does with tokens."""
+    """A decoder with its next-token loss, scoring and generation."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         decoder: Decoder.Config = field(default_factory=Decoder.Config)
         z_loss: float = 0.0
-        """Weight of log-sum-exp squared; MM1 uses 1e-4 for 30B."""
+        """Weight of the squared log-sum-exp; MM1 uses 1e-4 for 30B."""
 
         def build(self, *, vocab_size: int) -> "LanguageModel":
             return self.make(vocab_size=vocab_size)
@@ -176,14 +176,14 @@ class LanguageModel(Model):
         return {"decoder": self.decoder.flops(num_tokens=len(batch.tokens), **sizes)}
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
-        """What the decoder reads: here the tokens' embeddings."""
+        """What the decoder reads; here the embeddings of the tokens."""
         return self.decoder.embed(batch.tokens)
 
     def forward(self, batch: PackedBatch) -> Losses:
-        """Next-token losses of the targets, in all and by source; every source is
-        named, even without a target here."""
-        learnt = _learnt(batch)
-        loss, routings = self._next_token(batch, learnt)
+        """Next-token losses over all targets and by source, with every source named
+        even if it has no target here."""
+        targets = _target_positions(batch)
+        loss, routings = self._next_token(batch, targets)
         count = torch.ones_like(loss.nll)
         means = {
             "loss": MeanMetric(loss.nll.sum(), count.sum()),
@@ -193,42 +193,43 @@ class LanguageModel(Model):
             means["z_loss"] = MeanMetric(
                 self.z_loss * loss.log_sum_exp.square().sum(), count.sum()
             )
-        sources = batch.sources[learnt]
-        for number, name in enumerate(
-            batch.source_names
-        ):  # no scattered sums: the same to the bit in every run
+        sources = batch.sources[targets]
+        # Masked sums instead of a scatter, so that runs repeat bit for bit.
+        for number, name in enumerate(batch.source_names):
             own = (sources == number).float()
             means[f"loss/{name}"] = MeanMetric((own * loss.nll).sum(), own.sum())
         objective = loss.objective
         experts = self.decoder.config.experts
         if experts is not None and routings:
-            added, figures = router_losses(experts, routings, batch.num_targets)
-            objective = objective + added
-            means = means | figures
+            router_loss, router_means = router_losses(
+                experts, routings, batch.num_targets
+            )
+            objective = objective + router_loss
+            means = means | router_means
         return Losses(objective, means)
 
     def log_probs(
         self, batch: PackedBatch
     ) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
-        """Log-likelihood of each target in nats, and is it the most likely token; 0 and
-        true where there is none."""
-        learnt = _learnt(batch)
-        found = self._next_token(batch, learnt)[0]
-        nats = found.nll.new_zeros(len(batch.tokens)).index_copy(0, learnt, -found.nll)
+        """The log-likelihood of each target in nats and whether it is the most likely
+        token; 0 and true where there is no target."""
+        targets = _target_positions(batch)
+        loss, _ = self._next_token(batch, targets)
+        nats = loss.nll.new_zeros(len(batch.tokens)).index_copy(0, targets, -loss.nll)
         return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(
-            0, learnt, found.hit
+            0, targets, loss.hit
         )
 
     def new_cache(
         self, num_prompts: int, max_length: int, prefix: KVCache | None = None
     ) -> KVCache:
-        """Memory for generation: `max_length` counts a prompt and what is generated
-        after it, without the prefix."""
+        """A cache for generation; `max_length` counts prompt and generated tokens, but
+        not the prefix."""
         return KVCache(num_prompts, max_length, prefix)
 
     def prefill(self, batch: PackedBatch, cache: KVCache) -> Float[Tensor, "B V"]:
-        """Reads the prompts, the first B documents of the batch, into the cache; logits
-        of what follows each."""
+        """Read the prompts, the first B documents of the batch, into the cache; returns
+        the logits of the token after each."""
         context = cache.prefill(batch.cu_seqlens, batch.max_seqlen)
         hidden = self.decoder(
             self.inputs(batch), batch.positions + cache.offset, context
@@ -237,7 +238,7 @@ class LanguageModel(Model):
         return (hidden[last] @ self.decoder.head.T).float()
 
     def step(self, tokens: Int[Tensor, " B"], cache: KVCache) -> Float[Tensor, "B V"]:
-        """Reads one more token of every prompt; logits of what follows it."""
+        """Read one more token of every prompt; returns the logits of the next."""
         hidden = self.decoder(
             self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step()
         )
@@ -245,24 +246,24 @@ class LanguageModel(Model):
         return (hidden @ self.decoder.head.T).float()
 
     def _next_token(
-        self, batch: PackedBatch, learnt: Int[Tensor, " n"]
+        self, batch: PackedBatch, positions: Int[Tensor, " n"]
     ) -> tuple[NextTokenLoss, dict[int, Routing]]:
         valid = batch.sources != NO_SOURCE if batch.num_padding else None
         context = PackedAttention(batch.cu_seqlens, batch.max_seqlen)
-        hidden, routings = self.decoder.routed(
+        hidden, routings = self.decoder.forward_with_routing(
             self.inputs(batch), batch.positions, context, valid
         )
-        hidden = hidden.index_select(0, learnt)
-        targets = batch.targets[learnt]
+        hidden = hidden.index_select(0, positions)
+        targets = batch.targets[positions]
         return (
             next_token_loss(hidden, self.decoder.head, targets, z_loss=self.z_loss),
             routings,
         )
 
 
-def _learnt(batch: PackedBatch) -> Int[Tensor, " n"]:
-    """Where there is a target, in order. The batch knows how many there are, so the
-    device is not waited for."""
+def _target_positions(batch: PackedBatch) -> Int[Tensor, " n"]:
+    """Positions with a target, in order. The batch knows their number, so this needs no
+    device sync."""
     return torch.argsort((batch.targets == IGNORE).byte(), stable=True)[
         : batch.num_targets
     ]

@@ -1,15 +1,15 @@
-"""Mixture of experts: the feed-forward of sparse blocks. A router sends each token to
-its `top_k` experts.
+"""Mixture of experts: a feed-forward in which a router sends each token to its `top_k`
+experts.
 
 Gate and losses are GShard's (arXiv:2006.16668) as in Apple's AXLearn, the router z-loss
-ST-MoE's (arXiv:2202.08906). Tokens are sorted by expert, and each of the three maps is
-one grouped matrix product over all experts.
+ST-MoE's (arXiv:2202.08906). Assignments of tokens to experts are sorted by expert, and
+each linear map is one grouped matrix product over all experts.
 
     token     a b c d          sorted   c0 a1 | a0 d0 | b1 d1 | b0 c1
     choice 0  1 3 0 1          ends         2       4       6       8
     choice 1  0 2 3 2
 
-First choices stand before second ones in every queue.
+First choices precede second choices within each expert.
 """
 
 from dataclasses import dataclass
@@ -21,67 +21,63 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mm1.nn.attention import AttentionContext
-from mm1.nn.block import Block
+from mm1.nn.block import AttentionBlock
 from mm1.nn.linear import Linear
 from mm1.nn.model import MeanMetric, Module
 from mm1.nn.position import RotaryEmbedding
 
 
 class Routing(NamedTuple):
-    """What one router did with a batch. The two losses have a gradient, the figures
-    have none."""
+    """The losses and metrics of one router; only `balance` and `z` have a gradient."""
 
     balance: Float[Tensor, ""]
     """experts * sum(share of first choices * mean probability): 1 if balanced, the
-    number of experts if collapsed."""
+    number of experts if all tokens go to one."""
     z: Float[Tensor, ""]
-    """The mean of log-sum-exp squared of the router's logits."""
+    """Mean of the squared log-sum-exp of the router's logits."""
     load: Float[Tensor, " experts"]
-    """Assignments to each expert, dropped ones included."""
+    """Assignments per expert, including dropped ones."""
     dropped: Float[Tensor, ""]
-    """Assignments beyond an expert's capacity."""
+    """Assignments beyond the experts' capacity."""
     entropy: Float[Tensor, ""]
-    """Of the router's probabilities in nats, summed over the tokens."""
+    """Entropy of the router's probabilities in nats, summed over the tokens."""
     num_tokens: Float[Tensor, ""]
-    """Tokens that count: all but padding."""
+    """All tokens but padding."""
 
 
 class MoE(Module):
-    """SwiGLU feed-forwards of which each token uses `top_k`, weighted by the router's
+    """SwiGLU experts, of which each token uses `top_k`, weighted by the router's
     probabilities.
 
-    Router logits, probabilities and both losses are fp32 whatever is computed in.
-    Padding goes to no expert and counts in no figure. Sums are taken in one order: the
-    same to the bit in every run for `top_k` of 1 or 2.
+    Router logits, probabilities and both losses are always fp32. Padding goes to no
+    expert and is in no metric. With `top_k` 1 or 2, results repeat bit for bit.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_experts: int = 64
         top_k: int = 2
-        """Experts of each token."""
+        """Experts per token."""
         every: int = 2
-        """Block i (from 0) is sparse if `every` divides i + 1: dense, sparse, dense ...
-        for 2."""
+        """Block i (from 0) has experts if `every` divides i + 1; 2 is every second
+        block."""
         hidden_dim: int | None = None
-        """Width inside an expert; None: the dense feed-forward's."""
+        """Width inside an expert; None: that of the dense feed-forward."""
         renormalise: bool = True
-        """Do the probabilities of the chosen experts, as weights of their outputs, sum
-        to 1?"""
+        """Normalise the probabilities of a token's experts to a sum of 1."""
         balance_loss: float = 0.01
-        """Weight of `Routing.balance`, summed over the sparse blocks."""
+        """Weight of `Routing.balance`, which is summed over the blocks."""
         router_z_loss: float = 0.001
         capacity_factor: float | None = None
-        """Room of each expert, as a multiple of tokens / experts, in training alone;
-        None: no token is dropped.
+        """Capacity of each expert in multiples of tokens / experts; None: nothing is
+        dropped.
 
-        An answer must not depend on what else is in the batch, so nothing is dropped
-        outside of training.
+        In training only: otherwise an answer would depend on the rest of the batch.
         """
 
         def build(self, *, dim: int, hidden_dim: int, gain: float) -> "MoE":
-            """`hidden_dim` is the dense feed-forward's, `gain` of the maps that write
-            to the residual stream."""
+            """`hidden_dim` is the dense feed-forward's; `gain` scales the
+            initialisation of the maps that write to the residual stream."""
             return self.make(
                 dim=dim, hidden_dim=self.hidden_dim or hidden_dim, gain=gain
             )
@@ -111,29 +107,29 @@ class MoE(Module):
 
     @property
     def num_active(self) -> int:
-        """Weights of the experts that one token is multiplied with; the router's are
-        not among them."""
+        """Weights of the experts that one token uses, without the router."""
         return self.config.top_k * 3 * self.dim * self.hidden_dim
 
     def forward(
         self, x: Float[Tensor, "T D"], valid: Bool[Tensor, " T"] | None = None
     ) -> tuple[Float[Tensor, "T D"], Routing]:
-        """`valid` is false for padding; None: there is none."""
+        """`valid` is false for padding; None: there is no padding."""
         logits = F.linear(x.float(), self.router.weight.float())
         probabilities = logits.softmax(-1)
         gates, experts = probabilities.topk(self.config.top_k)
         if self.config.renormalise:
             gates = gates / gates.sum(-1, keepdim=True)
-        queue = self._queue(experts, valid)
-        out = self._compute(x, queue).unflatten(0, (self.config.top_k, -1))
+        assignments = self._sort_by_expert(experts, valid)
+        out = self._compute(x, assignments).unflatten(0, (self.config.top_k, -1))
         mixed = (out * gates.T[..., None]).sum(0).to(x.dtype)
-        return mixed, self._routing(logits, probabilities, experts[:, 0], valid, queue)
+        return mixed, self._routing(
+            logits, probabilities, experts[:, 0], valid, assignments
+        )
 
-    def _queue(
+    def _sort_by_expert(
         self, experts: Int[Tensor, "T k"], valid: Bool[Tensor, " T"] | None
-    ) -> "_Queue":
-        """The assignments by expert. "Nowhere" is a number behind those of all experts,
-        so it sorts to the end."""
+    ) -> "_Assignments":
+        """Sort by expert; `nowhere`, one past the last expert, sorts to the end."""
         nowhere = self.config.num_experts
         factor = self.config.capacity_factor if self.training else None
         chosen = experts.T.flatten()
@@ -156,7 +152,7 @@ class MoE(Module):
             order = order[again]
             ends = self._ends(by_expert)
         everywhere = valid is None and factor is None
-        return _Queue(
+        return _Assignments(
             order, ends, None if everywhere else by_expert == nowhere, load, dropped
         )
 
@@ -165,21 +161,19 @@ class MoE(Module):
         return torch.searchsorted(by_expert, every, right=True, out_int32=True)
 
     def _compute(
-        self, x: Float[Tensor, "T D"], queue: "_Queue"
+        self, x: Float[Tensor, "T D"], assignments: "_Assignments"
     ) -> Float[Tensor, "n D"]:
-        """The outputs of all assignments, first choices before second ones; 0 for those
-        that go nowhere."""
-        rows = x.index_select(0, queue.order % len(x))
-        if (
-            queue.nowhere is not None
-            # a grouped product leaves rows behind the last group unwritten, backward too
-        ):
-            rows = rows.masked_fill(queue.nowhere[:, None], 0)
-        gate, up = _grouped(rows, self.gate_up, queue.ends).chunk(2, -1)
-        out = _grouped(F.silu(gate) * up, self.down, queue.ends)
-        if queue.nowhere is not None:
-            out = out.masked_fill(queue.nowhere[:, None], 0)
-        return out.index_select(0, queue.order.argsort())
+        """The outputs of all assignments, first choices before second choices; 0 for
+        those that go nowhere."""
+        rows = x.index_select(0, assignments.order % len(x))
+        # A grouped product leaves rows after the last group unwritten, in backward too.
+        if assignments.nowhere is not None:
+            rows = rows.masked_fill(assignments.nowhere[:, None], 0)
+        gate, up = _grouped(rows, self.gate_up, assignments.ends).chunk(2, -1)
+        out = _grouped(F.silu(gate) * up, self.down, assignments.ends)
+        if assignments.nowhere is not None:
+            out = out.masked_fill(assignments.nowhere[:, None], 0)
+        return out.index_select(0, assignments.order.argsort())
 
     def _routing(
         self,
@@ -187,7 +181,7 @@ class MoE(Module):
         probabilities: Float[Tensor, "T experts"],
         first: Int[Tensor, " T"],
         valid: Bool[Tensor, " T"] | None,
-        queue: "_Queue",
+        assignments: "_Assignments",
     ) -> Routing:
         weights = logits.new_ones(len(logits)) if valid is None else valid.float()
         num_tokens = weights.sum()
@@ -200,17 +194,17 @@ class MoE(Module):
         return Routing(
             balance,
             share @ log_sum_exp.square(),
-            queue.load,
-            queue.dropped,
+            assignments.load,
+            assignments.dropped,
             entropy,
             num_tokens,
         )
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Up-cycling (arXiv:2212.05055): each expert starts as the dense feed-forward,
-        the router as it is here.
+        """Sparse up-cycling (arXiv:2212.05055): each expert starts as the dense
+        feed-forward, the router as initialised here.
 
-        Weights that sum to 1 then give the dense output.
+        Gates that sum to 1 then give the dense output.
         """
         if "gate_up.weight" not in state:
             return state
@@ -226,15 +220,13 @@ def _grouped(
     weight: Float[Tensor, "experts o i"],
     ends: Int[Tensor, " experts"],
 ) -> Float[Tensor, "n o"]:
-    """Each expert's rows times its weight. A compiled block calls it as it is: the
-    compiler takes bf16 alone."""
+    """Each expert's rows times its weight; torch.compile supports it only in bf16."""
     if rows.dtype == torch.bfloat16:
         return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-    return _uncompiled(rows, weight.transpose(1, 2), ends)  # type: ignore[call-issue]
+    return _uncompiled(rows, weight.transpose(1, 2), ends)
 
 
-# `torch.compiler.disable` would import the compiler here, which costs a start of mm1
-# seconds
+# Not `torch.compiler.disable`, which imports the compiler and takes seconds.
 @torch._disable_dynamo
 def _uncompiled(
     rows: Float[Tensor, "n i"],
@@ -244,23 +236,22 @@ def _uncompiled(
     return F.grouped_mm(rows, weight, offs=ends)
 
 
-class _Queue(NamedTuple):
-    """The assignments of all tokens, sorted by expert."""
+class _Assignments(NamedTuple):
+    """Assignments of tokens to experts, sorted by expert."""
 
     order: Int[Tensor, " n"]
-    """Which assignment stands here; all first choices are numbered before all second
-    ones."""
+    """The number of each sorted assignment: all first choices, then all second ones."""
     ends: Int[Tensor, " experts"]
     nowhere: Bool[Tensor, " n"] | None
-    """Padding and what was dropped, at the end; None: there is none."""
+    """True for padding and dropped assignments, at the end; None: there are none."""
     load: Float[Tensor, " experts"]
     dropped: Float[Tensor, ""]
 
 
-class MoEBlock(Block):
-    """A transformer block whose feed-forward is `MoE`."""
+class MoEBlock(AttentionBlock):
+    """A transformer block whose feed-forward is a mixture of experts."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "T D"],
         context: AttentionContext,
@@ -278,17 +269,16 @@ class MoEBlock(Block):
 def router_losses(
     config: MoE.Config, routings: dict[int, Routing], num_targets: int
 ) -> tuple[Float[Tensor, ""], dict[str, MeanMetric]]:
-    """What the routers of the sparse blocks add to the objective, and figures by name.
+    """What the routers add to the objective, and metrics by name.
 
-    The losses are means over the tokens of this batch; times the number of its targets
-    they weigh, once the loop has divided by all targets, like any other mean over
-    tokens.
+    The losses are means over the tokens of this batch. They are multiplied by its
+    number of targets, so that they are means again once the loop has divided by it.
 
-    router/balance           mean over the sparse blocks: 1 balanced, the number of experts collapsed
-    router/z                 mean over the sparse blocks of log-sum-exp squared
-    router/dropped           share of all assignments
-    router/entropy/3         of block 3's router, in nats; log(num_experts) is a router that knows no difference
-    router/load/3/17         of expert 17 in block 3, in fair shares: 1 is balanced
+    router/balance       mean over the MoE blocks; 1 balanced, num_experts collapsed
+    router/z             mean over the MoE blocks of the squared log-sum-exp
+    router/dropped       share of all assignments
+    router/entropy/3     of block 3 in nats; log(num_experts) if uniform
+    router/load/3/17     of expert 17 in block 3; 1 is balanced
     """
     balance, z, dropped, tokens = (
         torch.stack([getattr(r, name) for r in routings.values()])

@@ -1,5 +1,5 @@
-"""An image encoder by itself: a published one that was imported, to start from, to
-probe or to export."""
+"""An image encoder alone, such as an imported one: to start from, to probe or to
+export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,18 @@ from mm1.nn.vit import ViT
 
 
 class NotTrainable(UserError, TypeError):
-    """A model without an objective was asked for its losses."""
+    """A model without a loss was asked for its losses."""
 
 
 class Features(Model):
-    """A ViT and nothing else. It gives features and has no loss of its own, so `mm1
-    train` cannot train it."""
+    """A ViT without a loss, so `mm1 train` cannot train it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
 
         def build(self, *, vocab_size: int = 0) -> "Features":
-            """There is no text, so the size of a vocabulary says nothing here."""
+            """`vocab_size` is ignored: there is no text."""
             return self.make()
 
     def __init__(self, config: Config) -> None:
@@ -50,10 +49,9 @@ class Features(Model):
     def encode_patches(
         self, images: UInt8[Tensor, "N 3 H W"]
     ) -> Float[Tensor, "N P E"]:
-        """A feature for each patch, row by row."""
+        """One feature per patch, row by row."""
         return self.encoder(images)
 
     def flops(self, batch: Any) -> dict[str, int]:
-        """Forward and backward of the batch's images, though there is no backward here:
-        the loop's convention."""
+        """Forward and backward, as for every model, though nothing is trained here."""
         return {"encoder": len(batch.images) * self.encoder.flops()}

@@ -1,13 +1,14 @@
 """A packed stream as a few padded batches and back, for attention without
 variable-length kernels.
 
-Documents are grouped by length, rounded up. One gather lays all groups out, heads
-before tokens as matrix products want them; one more brings the result back.
+Documents are grouped by length, rounded up. One gather lays out all groups, heads
+before tokens as matrix products need them; one more restores the stream.
 
-    stream   a a b b b c c        groups   a a   c c        b b b -        a row for each document and head
+    stream   a a b b b c c      groups   a a    b b b -     a row per document and head
+                                         c c
 
-A place of padding repeats its document's last token: it comes after every real one, so
-causal attention never sees it.
+Padding repeats its document's last token. It comes after every real token, so causal
+attention never sees it.
 """
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 class Grouping:
-    """Where each head of each token goes, and back."""
+    """The gathers from a packed stream to padded batches and back."""
 
     def __init__(
         self, cu_seqlens: Int[Tensor, " ends"], *, num_heads: int, num_kv_heads: int
@@ -43,23 +44,23 @@ class Grouping:
             shapes.append((len(token) * num_heads, length))
         self.num_heads = num_heads
         self.shapes: list[tuple[int, int]] = shapes
-        """(documents x heads, length) of each group."""
+        """(documents * heads, length) of each group."""
         self.queries: Int[Tensor, " places"] = torch.cat(queries)
-        """The row of queries, counted as tokens x heads, that each place takes."""
+        """For each padded position, the row of queries, flattened to tokens x heads."""
         self.keys: Int[Tensor, " places"] = torch.cat(keys)
-        """The same for keys and values, which have fewer heads."""
+        """The same for keys and values, which may have fewer heads."""
         self.num_places = len(self.queries)
         is_used = torch.cat(used)
         self.places: Int[Tensor, " rows"] = torch.empty(
             int(is_used.sum()), dtype=torch.int64, device=device
         )
-        """The inverse of `queries` without its padding."""
+        """For each row, its padded position: the inverse of `queries`."""
         self.places[self.queries[is_used]] = torch.arange(
             self.num_places, device=device
         )[is_used]
 
     def split(self, x: Float[Tensor, "places d"]) -> list[Float[Tensor, "n L d"]]:
-        """The padded batches."""
+        """One padded batch per group."""
         parts = x.split([rows * length for rows, length in self.shapes])
         return [
             part.view(*shape, -1)
@@ -68,25 +69,26 @@ class Grouping:
 
 
 def _rounded(lengths: Int[Tensor, " S"]) -> Int[Tensor, " S"]:
-    """Up to the next of 6, 8, 12, 16, 24, 32, 48, 64 ...: few groups, of which less
-    than a third is empty."""
+    """Round up to 6, 8, 12, 16, 24, 32, 48, 64 ...: few groups with little
+    padding."""
     power = 2 ** lengths.clamp(min=8).double().log2().ceil().long()
     return torch.where(lengths <= power * 3 // 4, power * 3 // 4, power)
 
 
 class _Pad(torch.autograd.Function):
-    """A gather whose gradient is a gather too: padding is never looked at, so it has no
-    gradient to add up."""
+    """A gather whose gradient is a gather too: nothing sees padding, so it has no
+    gradient to add."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, grouping: Grouping) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, grouping: Grouping) -> Tensor:
         ctx.grouping = grouping
         ctx.shape = x.shape
         rows = grouping.queries if x.shape[1] == grouping.num_heads else grouping.keys
         return x.reshape(-1, x.shape[2]).index_select(0, rows)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = grad_outputs
         num_tokens, num_heads, dim = ctx.shape
         back = gradient.index_select(0, ctx.grouping.places).view(
             num_tokens, num_heads, -1, dim
@@ -95,17 +97,18 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """The inverse: padding is dropped, its gradient is zero."""
+    """The inverse of `_Pad`: padding is dropped and its gradient is zero."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, grouping: Grouping) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, grouping: Grouping) -> Tensor:
         ctx.grouping = grouping
         return x.index_select(0, grouping.places).view(
             -1, grouping.num_heads, x.shape[1]
         )
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = grad_outputs
         rows = gradient.reshape(-1, gradient.shape[2])
         padded = rows.new_zeros(ctx.grouping.num_places, rows.shape[1])
         return padded.index_copy_(0, ctx.grouping.places, rows), None
@@ -114,12 +117,13 @@ class _Unpad(torch.autograd.Function):
 def pad(
     x: Float[Tensor, "T any_heads d"], grouping: Grouping
 ) -> Float[Tensor, "places d"]:
-    """Queries, or keys and values, each of which is repeated for the queries that share
-    it."""
-    return _Pad.apply(x, grouping)  # type: ignore[return-value]
+    """Lay out queries, or keys and values, which are repeated for the queries that
+    share them."""
+    return _Pad.apply(x, grouping)
 
 
 def unpad(
     x: Float[Tensor, "places d"], grouping: Grouping
 ) -> Float[Tensor, "T heads d"]:
-    return _Unpad.apply(x, grouping)  # type: ignore[return-value]
+    """Restore the packed stream."""
+    return _Unpad.apply(x, grouping)

@@ -1,15 +1,14 @@
-"""Linear maps and embeddings of the transformers here, with the initialisation that we
-choose rather than torch's."""
+"""Linear maps and embeddings with our initialisation instead of torch's."""
 
 from torch import nn
 
 
 class Linear(nn.Linear):
-    """Weights start normal with variance `gain^2 / fan-in`, biases at zero: outputs are
-    `gain` times their inputs.
+    """Weights start normal with variance gain^2 / fan-in, biases at zero, so outputs
+    have `gain` times the scale of the inputs.
 
-    Maps that write to a residual stream with n writers take `gain = n**-0.5`: its
-    variance stays of order one.
+    Maps that write to a residual stream with n writers take gain = n**-0.5, which keeps
+    its variance of order one.
     """
 
     def __init__(
@@ -25,7 +24,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Vectors of about unit length: where the table is the output map too, logits start
+    """Vectors start with about unit length, so that logits of tied embeddings start
     with unit variance."""
 
     def reset_parameters(self) -> None:
@@ -33,6 +32,6 @@ class Embedding(nn.Embedding):
 
 
 def num_weights(module: nn.Module) -> int:
-    """Weights of linear maps: what a token is multiplied with, twice forward and four
-    times backward."""
+    """The number of weights in linear maps: a token costs 2 operations per weight
+    forward, 4 backward."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))

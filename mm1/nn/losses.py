@@ -1,5 +1,5 @@
-"""What is minimised: sums over this rank's targets; the loop divides by the number of
-targets of all ranks."""
+"""Losses as sums over this rank's targets; the loop divides by the number of targets of
+all ranks."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LOGITS_PER_CHUNK = 2**26
-"""Logits held at a time, 256 MB in fp32."""
+"""256 MB in fp32."""
 
 
 class NextTokenLoss(NamedTuple):
-    """The loss of n targets and its parts; only `objective` has a gradient."""
+    """The loss of n targets; only `objective` has a gradient."""
 
     objective: Float[Tensor, ""]
-    """The sum of nll + z_loss * log_sum_exp^2."""
+    """Sum of nll + z_loss * log_sum_exp^2."""
     nll: Float[Tensor, " n"]
-    """Negative log-likelihood of each target, in nats."""
+    """Negative log-likelihoods, in nats."""
     log_sum_exp: Float[Tensor, " n"]
     hit: Bool[Tensor, " n"]
     """Is the target the most likely token?"""
@@ -31,26 +31,27 @@ def next_token_loss(
     z_loss: float = 0.0,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> NextTokenLoss:
-    """Cross-entropy of `hidden @ head.T`, with MM1's z-loss, without ever holding all n
+    """Cross-entropy of `hidden @ head.T` with MM1's z-loss, without materialising all n
     x V logits.
 
-    The vocabulary's softmax is computed in fp32, a chunk of targets at a time, and the
-    gradients with it: the backward pass only scales them. Every target loss_mask: the
-    caller leaves out what is not learnt.
+    The softmax is computed in fp32, one chunk of targets at a time, and the gradients
+    with it, so that the backward pass only scales them. The caller leaves out tokens
+    that are not targets.
     """
     rows = max(1, logits_per_chunk // len(head))
     learns = [x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)]
     return NextTokenLoss(
         *_NextTokenLoss.apply(hidden, head, targets, z_loss, rows, learns)
-    )  # type: ignore[misc]
+    )
 
 
 class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, z_loss, rows, learns):  # type: ignore[override]
+    def forward(ctx, hidden, head, targets, z_loss, rows, learns):
         hidden_grad = torch.empty_like(hidden) if learns[0] else None
         head_grad = torch.zeros_like(head, dtype=torch.float32) if learns[1] else None
-        nll, lse = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
+        nll = torch.empty(len(targets), device=hidden.device)
+        lse = torch.empty_like(nll)
         hit = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
         for start in range(0, len(targets), rows):
             chunk = slice(start, start + rows)
@@ -81,7 +82,8 @@ class _NextTokenLoss(torch.autograd.Function):
         return (nll + z_loss * lse.square()).sum(), nll, lse, hit
 
     @staticmethod
-    def backward(ctx, gradient, *_):  # type: ignore[override]
+    def backward(ctx, *grad_outputs):
+        gradient = grad_outputs[0]
         hidden_grad, head_grad = ctx.saved_tensors
         scaled = (
             None if g is None else g * gradient.to(g.dtype)
@@ -93,8 +95,8 @@ class _NextTokenLoss(torch.autograd.Function):
 def patch_targets(
     patches: Float[Tensor, "N P pixels"], *, eps: float = 1e-6
 ) -> Float[Tensor, "N P pixels"]:
-    """Each patch minus its own mean, over its own standard deviation (MAE,
-    arXiv:2111.06377, section 3); fp32.
+    """Pixels normalised by the mean and standard deviation of their patch (MAE,
+    arXiv:2111.06377, section 3), in fp32.
 
     `eps` is added to the variance, so a patch of one colour becomes zeros.
     """
@@ -108,13 +110,12 @@ def patch_regression_loss(
     targets: Float[Tensor, "N P pixels"],
     prefixes: Int[Tensor, " N"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The squared errors of all patches after each image's prefix, each a mean over
-    pixels; their sum and their number.
+    """The sum and the number of squared errors (means over pixels) of the patches after
+    each image's prefix.
 
-    Prediction i is of patch i + 1, in raster order; the last prediction made is of the
-    last patch.
+    Prediction i is of patch i + 1, in raster order.
     """
     errors = (predictions.float() - targets[:, 1:].float()).square().mean(-1)
-    place = torch.arange(1, targets.shape[1], device=targets.device)
-    loss_mask = place >= prefixes[:, None]
+    index = torch.arange(1, targets.shape[1], device=targets.device)
+    loss_mask = index >= prefixes[:, None]
     return (errors * loss_mask).sum(), loss_mask.sum().float()

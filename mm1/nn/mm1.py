@@ -16,12 +16,11 @@ from mm1.nn.vit import ViT
 
 
 class MM1(LanguageModel):
-    """A language model that reads pictures: each takes the places of its image tokens
-    in the stream.
+    """A language model whose image tokens are replaced by the features of images.
 
     tokens   <i> <i> <i> <i> a cat <end>           slots = [[0, 1, 2, 3]]
               ^   ^   ^   ^
-             connector(encoder(picture))
+             connector(encoder(image))
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -60,35 +59,35 @@ class MM1(LanguageModel):
         return {"encoder": encoder, "connector": connector, **super().flops(batch)}
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
-        """The tokens' embeddings, with those of the pictures in their slots.
+        """The tokens' embeddings, with those of the images in their slots.
 
-        A batch without pictures brings a blank image: it goes through encoder and
-        connector too and counts nothing. So every rank takes part in every exchange of
-        weights and gradients, and the encoder's gradient is exactly zero.
+        A batch without images carries a blank one, which also goes through encoder and
+        connector with a gradient of exactly zero: every rank takes part in every
+        collective.
 
         Raises:
-            ValueError: the batch has slots for more pictures than it brings, or of
-                another size than the connector's.
+            ValueError: the batch has slots for more images than it has, or of another
+                number of tokens than the connector's.
         """
         text = super().inputs(batch)
-        pictures = self.connector(self.encoder(batch.images))
-        num_slots, places = batch.slots.shape
-        num_images, num_tokens, _ = pictures.shape
+        features = self.connector(self.encoder(batch.images))
+        num_slots, slot_tokens = batch.slots.shape
+        num_images, num_tokens, _ = features.shape
         if num_slots == 0:
-            return text + 0 * pictures.sum().to(text.dtype)
-        if places != num_tokens:
+            return text + 0 * features.sum().to(text.dtype)
+        if slot_tokens != num_tokens:
             raise ValueError(
-                f"the batch has {places} image tokens for each picture, the connector"
+                f"the batch has {slot_tokens} image tokens per image, the connector"
                 f" gives {num_tokens}"
             )
         if num_slots > num_images:
             raise ValueError(
-                f"the batch has image tokens for {num_slots} pictures, but features of"
+                f"the batch has image tokens for {num_slots} images, but features of"
                 f" {num_images}"
             )
         return torch.index_copy(
             text,
             0,
             batch.slots.flatten(),
-            pictures[:num_slots].flatten(0, 1).to(text.dtype),
+            features[:num_slots].flatten(0, 1).to(text.dtype),
         )

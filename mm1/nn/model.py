@@ -1,8 +1,8 @@
-"""The role of a model in the loop: a batch goes in, losses come out.
+"""What the training loop needs of a model: a batch goes in, losses come out.
 
-Parallelism, recomputation and compilation reach a model only through `units()`: the
-modules, in the order of execution, that are sharded, recomputed or compiled one by one.
-Freezing, loading and timing reach it through `parts()`.
+Parallelism, activation checkpointing and compilation reach a model only through
+`units()`: the modules, in the order of execution, that are sharded, checkpointed or
+compiled one by one. Freezing, loading and timing use `parts()`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,34 +19,33 @@ from mm1.config import Configurable
 class Module(nn.Module, Configurable):
     """An `nn.Module` with a nested `Config`.
 
-    A module with tensors of its own sets them in `reset_parameters`, as torch's layers
-    do.
+    A module with parameters of its own initialises them in `reset_parameters`, as
+    torch's layers do.
     """
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of another such module, by their names below it, as they are for this
-        one.
+        """Convert another such module's state dict to this one's shapes and names.
 
-        The other one may have another patch grid, or a dense feed-forward where this
-        one has experts.
+        The other may have another patch grid, or a dense feed-forward where this one
+        has experts.
         """
         return state
 
 
 def adapt(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Another such module's weights made to fit: positions are interpolated, dense
-    feed-forwards become experts."""
+    """Fit another such module's state dict to this one: positions are interpolated,
+    dense feed-forwards become experts."""
     adapted = dict(state)
     for path, child in module.named_modules():
         if isinstance(child, Module):
             prefix = f"{path}." if path else ""
-            below = {
+            own = {
                 key.removeprefix(prefix): value
                 for key, value in adapted.items()
                 if key.startswith(prefix)
             }
-            changed = child.adapt_state(below)
-            for name in below.keys() - changed.keys():
+            changed = child.adapt_state(own)
+            for name in own.keys() - changed.keys():
                 del adapted[prefix + name]
             adapted |= {prefix + name: value for name, value in changed.items()}
     return adapted
@@ -67,8 +66,8 @@ class ImageInput(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MeanMetric:
-    """A figure to report: `total / count`, both summed over ranks and micro-batches
-    before the division."""
+    """A metric `total / count`; both are summed over ranks and micro-batches before the
+    division."""
 
     total: Float[Tensor, ""]
     count: Float[Tensor, ""]
@@ -76,16 +75,16 @@ class MeanMetric:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Losses:
-    """What one micro-batch gives.
+    """The losses of one micro-batch.
 
-    `objective` is a sum over this micro-batch's targets, not a mean: the loop divides
-    by the number of targets of all micro-batches and ranks, so that every target weighs
-    the same wherever it lies.
+    `objective` is a sum over the micro-batch's targets, not a mean: the loop divides it
+    by the number of targets of all micro-batches and ranks, so every target has the
+    same weight.
     """
 
     objective: Float[Tensor, ""]
     means: dict[str, MeanMetric] = field(default_factory=dict)
-    """Detached figures by name: `loss`, `loss/captions`, `accuracy`, `z_loss` ..."""
+    """Detached metrics by name: `loss`, `loss/captions`, `accuracy`, `z_loss` ..."""
 
 
 def _losses(tensors: Iterable[Any], means: Any) -> Losses:
@@ -93,14 +92,13 @@ def _losses(tensors: Iterable[Any], means: Any) -> Losses:
     return Losses(objective, means)
 
 
-# FSDP2 prepares the backward pass of the tensors in what `forward` returns, and torch
-# 2.11 looks into no dataclass.
+# FSDP2 hooks the backward pass of the tensors that `forward` returns; torch 2.11 finds
+# them in a dataclass only if it is a pytree node.
 register_pytree_node(Losses, lambda losses: ([losses.objective], losses.means), _losses)
 
 
 class Model(Module):
-    """Forward on a batch gives `Losses`; every stage trains such a model in the same
-    loop."""
+    """Maps a batch to `Losses`; the same loop trains every stage."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -116,19 +114,19 @@ class Model(Module):
         raise NotImplementedError
 
     def parts(self) -> dict[str, nn.Module]:
-        """The named parts that can be frozen, or started from another run's part of the
+        """The parts that can be frozen, or initialised from another run's part of the
         same name.
 
-        A part's name is its attribute's, so its weights are those that begin with it in
-        the state dict.
+        The name is that of the attribute, so it prefixes the part's weights in the
+        state dict.
         """
         raise NotImplementedError
 
     def units(self) -> Sequence[nn.Module]:
-        """Modules to shard, recompute and compile, in the order of execution."""
+        """Modules to shard, checkpoint and compile, in the order of execution."""
         raise NotImplementedError
 
     def flops(self, batch: Any) -> dict[str, int]:
-        """Floating-point operations of forward and backward for this batch, by part;
-        recomputation is not counted."""
+        """Floating-point operations of forward and backward for this batch, by part,
+        without recomputation."""
         raise NotImplementedError

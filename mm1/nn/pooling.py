@@ -1,4 +1,4 @@
-"""One feature for a whole image, by attention: the head of SigLIP's image tower
+"""Attention pooling to one feature per image: the head of SigLIP's image tower
 (arXiv:2303.15343)."""
 
 import torch
@@ -12,11 +12,11 @@ from mm1.nn.vit import ViT
 
 
 class AttentionPoolingHead(nn.Module):
-    """A learnt probe looks at all patches: x = attention(probe, patches), then x +
+    """A learnt probe attends to all patches: x = attention(probe, patches), then x +
     MLP(norm(x))."""
 
     def __init__(self, encoder: ViT.Config) -> None:
-        """Heads, width of the MLP, activation and eps are the encoder's."""
+        """Heads, MLP ratio, activation and eps are the encoder's."""
         super().__init__()
         dim = encoder.dim
         self.num_heads = encoder.num_heads
@@ -45,7 +45,7 @@ class AttentionPoolingHead(nn.Module):
         return x + self.feed_forward(self.norm(x))
 
     def flops(self, num_patches: int) -> int:
-        """Of forward and backward for one image."""
+        """Floating-point operations of forward and backward for one image."""
         dim = self.probe.numel()
         hidden_dim = self.feed_forward.up.out_features
         return 12 * dim * (num_patches * (dim + 1) + dim + hidden_dim)

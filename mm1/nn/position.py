@@ -1,5 +1,5 @@
-"""Where a token or patch is: rotary embedding for streams of tokens, tables over (rows,
-columns) for images."""
+"""Positions: rotary embeddings for streams of tokens, tables over (rows, columns) for
+image patches."""
 
 import math
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class RotaryEmbedding(NamedTuple):
-    """Cosines and sines of each token's angles, made once and used by every layer."""
+    """Cosines and sines of each token's angles, computed once for all layers."""
 
     cos: Float[Tensor, "T 1 d"]
     sin: Float[Tensor, "T 1 d"]
-    """Negative in the first half of the channels: see `apply_rotary`."""
+    """Negated in the first half of the channels, as `apply_rotary` needs it."""
 
 
 Llama3Scaling = tuple[float, float, float, int]
@@ -31,8 +31,8 @@ def rotary_embedding(
     dtype: torch.dtype,
     llama3_scaling: Llama3Scaling | None = None,
 ) -> RotaryEmbedding:
-    """RoPE's angles (Su et al. 2021, arXiv:2104.09864) for heads of width `dim`:
-    computed in fp32, kept in `dtype`."""
+    """RoPE (Su et al. 2021, arXiv:2104.09864) for heads of width `dim`, computed in
+    fp32 and returned in `dtype`."""
     frequencies = base ** (
         -torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
     )
@@ -49,12 +49,10 @@ def rotary_embedding(
 def llama3_frequencies(
     frequencies: Float[Tensor, " half"], scaling: Llama3Scaling
 ) -> Float[Tensor, " half"]:
-    """Speeds in radians a token, as Llama 3.1 slows them down for longer texts than it
-    was first trained on.
+    """Frequencies in radians per token, scaled for long contexts as in Llama 3.1.
 
-    What turns at least `high` times in the original length stays, what turns at most
-    `low` times is slowed by `factor`, and between the two the share of each goes
-    linearly with the number of turns.
+    Frequencies with at least `high` turns in the original length are kept, those with
+    at most `low` turns are divided by `factor`, with linear interpolation in between.
     """
     factor, low, high, original = scaling
     kept = ((frequencies * original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
@@ -64,18 +62,22 @@ def llama3_frequencies(
 def apply_rotary(
     x: Float[Tensor, "T heads d"], by: RotaryEmbedding
 ) -> Float[Tensor, "T heads d"]:
-    """Turns channel i together with channel i + d/2, the layout of published Llama and
-    Qwen weights."""
+    """Rotate channels i and i + d/2 together, the layout of published Llama and Qwen
+    weights."""
     first, second = x.chunk(2, -1)
     return torch.addcmul(x * by.cos, torch.cat((second, first), -1), by.sin)
 
 
 def sincos(grid: tuple[int, int], dim: int) -> Float[Tensor, "h w E"]:
-    """Fixed 2-D sines and cosines: half of the channels tell the row, half the column
-    (MAE, arXiv:2111.06377)."""
+    """Fixed 2-D sines and cosines: half of the channels for the row, half for the
+    column (MAE, arXiv:2111.06377).
+
+    Raises:
+        ValueError: `dim` is not a multiple of 4.
+    """
     if dim % 4:
         raise ValueError(
-            f"2-D sin-cos positions need a width that 4 divides, got {dim}"
+            f"2-D sin-cos positions need a width divisible by 4, got {dim}"
         )
     rows, columns = (_waves(torch.arange(size), dim // 2) for size in grid)
     h, w = grid
@@ -92,11 +94,10 @@ def _waves(positions: Int[Tensor, " n"], dim: int) -> Float[Tensor, "n dim"]:
 def interpolate(
     position: Float[Tensor, "old_h old_w E"], grid: tuple[int, int]
 ) -> Float[Tensor, "h w E"]:
-    """A table over one patch grid as a table over another, bicubic; the same tensor
-    where the grids are equal.
+    """Resample a position table to another patch grid, bicubic; the same tensor if the
+    grids are equal.
 
-    Antialiased, so that a smaller grid averages the entries it merges instead of
-    picking some of them.
+    Antialiased, so that a smaller grid averages the entries it merges.
     """
     if position.shape[:2] == grid:
         return position

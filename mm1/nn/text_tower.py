@@ -1,4 +1,4 @@
-"""The text side of contrastive pre-training: the towers of OpenAI's CLIP, open_clip and
+"""The text tower of contrastive pre-training, as in OpenAI's CLIP, open_clip and
 SigLIP."""
 
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mm1.config import ConfigError
-from mm1.nn.attention import FullAttention
-from mm1.nn.block import Activation, clip_block
+from mm1.nn.attention import Attention, FullAttention
+from mm1.nn.block import MLP, Activation, Block
 from mm1.nn.linear import Embedding, num_weights
 from mm1.nn.model import Module
 
 
 class TextTower(Module):
-    """A transformer over captions, read at one token.
+    """A transformer over captions whose feature is taken at one token.
 
                     CLIP, open_clip       SigLIP
     caption         a cat <end> . . .     a cat <end> <pad> <pad> <pad>
-    read at         the end token         the last place of the full length
-    a token sees    what precedes it      everything, the padding too
+    feature of      the end token         the last token of the full length
+    attention       causal                bidirectional, padding included
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -37,10 +37,10 @@ class TextTower(Module):
         norm_eps: float = 1e-5
         causal: bool = True
         read: Literal["end", "last"] = "end"
-        """At each caption's end token, or at the last place of a caption padded to
-        `max_length`."""
+        """The token whose feature is taken: each caption's end token, or the last token
+        of captions padded to `max_length`."""
         output_bias: bool = False
-        """In the map into the common space."""
+        """A bias in the projection to the shared space."""
 
         def build(self, *, vocab_size: int) -> "TextTower":
             return self.make(vocab_size=vocab_size)
@@ -56,40 +56,45 @@ class TextTower(Module):
         self.dim = c.dim
         self.embedding = Embedding(c.vocab_size or vocab_size, c.dim)
         self.position = nn.Parameter(torch.empty(c.max_length, c.dim))
-        hidden_dim = round(c.mlp_ratio * c.dim)
-        options = {"activation": c.activation, "norm_eps": c.norm_eps}
-        self.blocks = nn.ModuleList(
-            clip_block(c.dim, c.num_heads, hidden_dim, depth=c.depth, **options)
-            for _ in range(c.depth)
-        )
+        self.blocks = nn.ModuleList(self._block() for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
         self.reset_parameters()
+
+    def _block(self) -> Block:
+        c = self.config
+        hidden_dim = round(c.mlp_ratio * c.dim)
+        gain = (2 * c.depth) ** -0.5
+        return Block(
+            Attention(c.dim, num_heads=c.num_heads, bias=True, gain=gain),
+            MLP(c.dim, hidden_dim, activation=c.activation, gain=gain),
+            lambda: nn.LayerNorm(c.dim, eps=c.norm_eps),
+        )
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.position, std=0.01)
 
     @property
     def sees_padding(self) -> bool:
+        """Whether features depend on padding, so that every caption needs the full
+        length."""
         return self.config.read == "last" or not self.config.causal
 
     def forward(
         self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]
     ) -> Float[Tensor, "B E"]:
-        """The normed feature of the token that is read.
+        """One normed feature per caption.
 
         Raises:
-            ValueError: captions are longer than `max_length`, or not as long although
-                the tower looks at their padding.
+            ValueError: captions are longer than `max_length`, or shorter although the
+                tower sees padding.
         """
         num_captions, length = tokens.shape
-        most = self.config.max_length
-        if length > most or (self.sees_padding and length < most):
-            bound = (
-                f"padded to exactly {most}" if self.sees_padding else f"of up to {most}"
-            )
+        limit = self.config.max_length
+        if length > limit or (self.sees_padding and length < limit):
+            wanted = "exactly" if self.sees_padding else "at most"
             raise ValueError(
-                f"the text tower reads captions {bound} tokens, got {length};"
-                " loader.context sets it"
+                f"the text tower reads captions of {wanted} {limit} tokens, got"
+                f" {length}; set loader.context"
             )
         x = self.embedding(tokens) + self.position[:length]
         context = FullAttention(causal=self.config.causal)
@@ -103,8 +108,8 @@ class TextTower(Module):
         return self.norm(x[torch.arange(num_captions, device=x.device), read])
 
     def flops(self, num_captions: int, length: int) -> int:
-        """Operations of forward and backward; of causal attention, the half that is
-        computed in vain is not counted."""
+        """Floating-point operations of forward and backward, without the masked half of
+        causal attention."""
         pairs = length * (length + 1) // 2 if self.config.causal else length**2
         attention = 12 * num_captions * pairs * self.dim * len(self.blocks)
         return 6 * num_captions * length * num_weights(self.blocks) + attention

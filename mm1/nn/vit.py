@@ -1,5 +1,5 @@
-"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), with the options that
-published encoders need."""
+"""Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) with the options of
+published encoders."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,14 +17,13 @@ from mm1.nn.position import interpolate, sincos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of OpenAI's CLIP, in red, green, blue of 0..1."""
+"""OpenAI's CLIP: red, green, blue in 0..1."""
 
 
 class ViT(Module):
-    """Images -> one feature for each patch, row by row.
+    """Maps images to one feature per patch, row by row.
 
-    The stream inside is class token, registers, patches: whatever of the first two
-    there is.
+    Inside, the sequence is class token and registers, if any, then patches.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -36,7 +35,7 @@ class ViT(Module):
         dim: int = 1024
         num_heads: int = 16
         mlp_ratio: float = 4.0
-        """Width inside the feed-forward, as a multiple of `dim`."""
+        """Width inside the feed-forward as a multiple of `dim`."""
         feed_forward: Literal["mlp", "swiglu"] = "mlp"
         activation: Activation = "gelu"
         """Of the MLP."""
@@ -45,29 +44,28 @@ class ViT(Module):
         bias: bool = True
         """In attention and feed-forward."""
         patch_bias: bool = True
-        """In the map of patches; CLIP's has none."""
+        """A bias in the patch embedding; CLIP's has none."""
         patch_norm: bool = False
-        """A norm of the patches before positions are added, as in AIMv2."""
+        """Norm of the patches before positions are added, as in AIMv2."""
         pre_norm: bool = False
-        """A norm before the first block, as in CLIP."""
+        """Norm before the first block, as in CLIP."""
         layer_scale: float | None = None
-        """Where the blocks' layer scales start, as in DINOv2; None: no layer scales."""
+        """Initial value of LayerScale, as in DINOv2; None: no LayerScale."""
         class_token: bool = False
-        """One more token that looks at all patches; it is no part of the features for a
-        connector."""
+        """A token before the patches; a connector does not see it."""
         num_registers: int = 0
-        """Tokens without meaning, for the network's own use (Darcet et al. 2023,
-        arXiv:2309.16588); no features."""
+        """Register tokens (Darcet et al. 2023, arXiv:2309.16588); a connector does not
+        see them."""
         positions: Literal["learnt", "sincos", "fixed"] = "learnt"
-        """The table of positions starts at random, from 2-D sines and cosines, or stays
-        at these ("fixed")."""
+        """The position table is learnt from random values or from 2-D sines and
+        cosines, or stays at these ("fixed")."""
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
         resize: Literal["squash", "crop", "pad"] = "squash"
         """How pictures of another shape become `image_size` (see
         `mm1.data.image_processing`)."""
         interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-        """Of that resizing; antialiased."""
+        """Of that resizing, which is antialiased."""
 
         def build(self) -> "ViT":
             return self.make()
@@ -83,12 +81,11 @@ class ViT(Module):
             self.image_size, c.resize, c.interpolation, c.mean
         )
         if any(side % c.patch_size for side in self.image_size):
-            near = " and ".join(
-                _pixels(size) for size in _near(self.image_size, c.patch_size)
-            )
-            given = f"encoder.image_size of {_pixels(self.image_size)} pixels"
+            sizes = _sizes_that_tile(self.image_size, c.patch_size)
             raise ConfigError(
-                f"patches of {c.patch_size} pixels do not tile {given}; {near} would do"
+                f"patches of {c.patch_size} pixels do not tile encoder.image_size of"
+                f" {_pixels(self.image_size)} pixels; use"
+                f" {' or '.join(_pixels(size) for size in sizes)}"
             )
         self.grid = (
             self.image_size[0] // c.patch_size,
@@ -147,7 +144,7 @@ class ViT(Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches."""
+        """Class token and registers."""
         return int(self.config.class_token) + self.config.num_registers
 
     @property
@@ -155,18 +152,18 @@ class ViT(Module):
         return sum(p.numel() for p in self.parameters())
 
     def forward(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
-        """The normed features of the last layer.
+        """The normed features of the patches.
 
         Raises:
-            ValueError: the images are not of `image_size`.
+            ValueError: the images are not of size `image_size`.
         """
         return self.tokens(images)[:, self.num_prefix_tokens :]
 
     def tokens(
         self, images: UInt8[Tensor, "N 3 H W"], context: AttentionContext | None = None
     ) -> Float[Tensor, "N L E"]:
-        """The features of the whole stream; `context` says who sees whom (None:
-        everybody sees everything)."""
+        """The features of the whole sequence; `context` None is bidirectional
+        attention."""
         if images.shape[2:] != self.image_size:
             given = _pixels(images.shape[2:])
             expected = _pixels(self.image_size)
@@ -189,10 +186,10 @@ class ViT(Module):
         return self.norm(x)
 
     def patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P pixels"]:
-        """Normalised pixels, by channel, row and column within each patch: a flattened
-        convolution fits `patchify`.
+        """Normalised pixels of each patch, always in fp32.
 
-        In fp32, whatever is computed in.
+        Their order is channel, row, column, so that a patch convolution's flattened
+        weight fits `patchify`.
         """
         shift = self.get_buffer("shift").float()
         scale = self.get_buffer("scale").float()
@@ -210,10 +207,9 @@ class ViT(Module):
         }
 
     def flops(self) -> int:
-        """Operations of forward and backward for one image.
+        """Floating-point operations of forward and backward for one image.
 
-        6 for each weight and token, and 12 for each pair of tokens and channel of a
-        block's attention.
+        6 per weight and token, 12 per pair of tokens and channel of each attention.
         """
         num_tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
         return (
@@ -226,10 +222,9 @@ def _pixels(size: tuple[int, int] | torch.Size) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _near(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
-    """The next smaller and the next larger size that patches tile."""
+def _sizes_that_tile(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
+    """The next smaller and the next larger size."""
     h, w = size
-    step = patch
-    smaller = (max(h // step, 1) * step, max(w // step, 1) * step)
-    larger = (-(-h // step) * step, -(-w // step) * step)
+    smaller = (max(h // patch, 1) * patch, max(w // patch, 1) * patch)
+    larger = (-(-h // patch) * patch, -(-w // patch) * patch)
     return sorted({smaller, larger})

@@ -85,6 +85,6 @@ def test_images_of_more_sub_images_than_a_row_holds(tmp_path: Path) -> None:
 
 def test_an_image_size_that_is_no_multiple_of_the_patch() -> None:
     with pytest.raises(
-        ConfigError, match=r"encoder\.image_size of 670 x 670.*658 x 658 and 672 x 672"
+        ConfigError, match=r"encoder\.image_size of 670 x 670.*658 x 658 or 672 x 672"
     ):
         ViT.Config(image_size=670, patch_size=14).build()

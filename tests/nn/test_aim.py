@@ -139,9 +139,7 @@ def test_a_constant_predictor_loses_one_on_each_patch() -> None:
     assert total / count == pytest.approx(1, abs=1e-5)
 
 
-def test_only_predictions_behind_the_prefix_count_and_the_perfect_one_loses_nothing() -> (
-    None
-):
+def test_only_predictions_after_the_prefix_have_a_loss() -> None:
     targets = patch_targets(make().encoder.patches(images(1)))
     predictions = targets[:, 1:].clone()
     predictions[0, :8] += 5.0
@@ -235,7 +233,9 @@ def test_at_use_every_patch_sees_every_patch() -> None:
 
 
 def test_an_encoder_with_more_than_patches_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"class_token=False, num_registers=0"):
+    with pytest.raises(
+        ConfigError, match=r"class_token=False and encoder.num_registers=0"
+    ):
         make(replace(FIXED, class_token=True))
     with pytest.raises(ConfigError, match="gives 1 patch"):
         make(replace(FIXED, image_size=2))

@@ -147,7 +147,7 @@ def test_siglips_text_tower_looks_at_the_padding_and_wants_all_of_it() -> None:
     )
     assert not torch.allclose(given, other, atol=1e-3)
     with pytest.raises(
-        ValueError, match=r"padded to exactly 8 tokens, got 6; loader\.context"
+        ValueError, match=r"captions of exactly 8 tokens, got 6; set loader\.context"
     ):
         model.encode_texts(batch.tokens[:, :6], batch.lengths)
 
@@ -161,7 +161,7 @@ def test_a_vocabulary_of_its_own_holds_the_tokenizers() -> None:
 
 
 def test_names_both_lengths_when_a_caption_is_too_long() -> None:
-    with pytest.raises(ValueError, match="up to 9 tokens, got 10"):
+    with pytest.raises(ValueError, match="at most 9 tokens, got 10"):
         make().encode_texts(torch.ones(1, 10, dtype=torch.int64), torch.tensor([10]))
 
 

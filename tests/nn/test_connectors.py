@@ -242,7 +242,7 @@ def test_zero_is_one_token_for_each_patch(cls: type[Connector]) -> None:
 
 
 def shuffled(x: torch.Tensor, grid: Grid, side: int) -> torch.Tensor:
-    """Pixel shuffle, block by block: rows of blocks, then rows of patches in a block."""
+    """Pixel shuffle, block by block: first blocks by row, then patches by row."""
     h, w = grid
     return torch.stack(
         [

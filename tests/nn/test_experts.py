@@ -323,7 +323,7 @@ def test_the_objective_holds_the_routers_losses_as_means_over_tokens() -> None:
     batch = packed(LENGTHS)
     losses = model(batch)
     plain = sparse_model(balance_loss=0.0, router_z_loss=0.0, every=1)(batch)
-    _, routings = model.decoder.routed(
+    _, routings = model.decoder.forward_with_routing(
         model.inputs(batch),
         batch.positions,
         PackedAttention(batch.cu_seqlens, batch.max_seqlen),

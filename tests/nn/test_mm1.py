@@ -99,11 +99,11 @@ def test_names_both_counts_when_tokens_and_features_disagree() -> None:
     model = multimodal_model()
     batch = packed(LENGTHS, num_pictures=3)
     with pytest.raises(
-        ValueError, match="image tokens for 3 pictures, but features of 2"
+        ValueError, match="image tokens for 3 images, but features of 2"
     ):
         model(replace(batch, images=batch.images[:2]))
     with pytest.raises(
-        ValueError, match="3 image tokens for each picture, the connector gives 4"
+        ValueError, match="3 image tokens per image, the connector gives 4"
     ):
         model(replace(batch, slots=batch.slots[:, :3]))
 

@@ -48,7 +48,7 @@ def test_sincos_tells_rows_from_columns() -> None:
 
 
 def test_sincos_refuses_a_width_it_cannot_share() -> None:
-    with pytest.raises(ValueError, match="4 divides, got 6"):
+    with pytest.raises(ValueError, match="divisible by 4, got 6"):
         sincos((2, 2), 6)
 
 

@@ -122,8 +122,8 @@ def _stage(depth: int, input_dim: int, dim: int) -> nn.Sequential:
 
 
 def _multiplications(stage: nn.Sequential, num_positions: int) -> int:
-    """Multiplications of a stage: squeeze and excite run once per feature map, all other
-    weights at each of its positions."""
+    """Multiplications of a stage: squeeze and excite run once per feature map, all
+    other weights at each of its positions."""
     total = 0
     for name, weight in stage.named_parameters():
         if weight.ndim > 1:
