@@ -218,7 +218,9 @@ def _child(config: Configurable.Config, key: str, node: Any, depth: int) -> Any:
         return children[parts[depth]]
     missing = ".".join(parts[: depth + 1])
     if isinstance(node, dict):
-        raise ConfigError(f"no key {missing!r}{nearest(parts[depth], children)}")
+        remedy = f" ({missing}=NAME adds it)" if parts[depth + 1 :] else ""
+        near = nearest(parts[depth], children)
+        raise ConfigError(f"no key {missing!r}{remedy}{near}")
     if not (closest := _closest_keys(key, list(flatten(config)))):
         siblings = [".".join((*parts[:depth], child)) for child in children]
         names = difflib.get_close_matches(parts[depth], children, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Every study can be planned, and judges what it measures."""
+"""Every study can be planned and judges what it measures; what `mm1 list` says."""
 
 import math
 import sys

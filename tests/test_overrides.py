@@ -62,7 +62,7 @@ def test_an_assignment_changes_one_key(assignment: str, read) -> None:
         ("engine.pwer=7", "no key 'engine.pwer'; did you mean 'engine.power'[?]"),
         ("engin.power=7", "no key 'engin.power'; did you mean 'engine.power'[?]"),
         ("power=7", "did you mean .*'engine.power'.* or "),
-        ("spare.bak.power=3", "no key 'spare.bak'; known: front"),
+        ("spare.bak.power=3", r"no key 'spare.bak' \(spare.bak=NAME adds it\); known:"),
         ("x=3", "no key 'x'; known: engine, limit, name"),
         ("engine.power=fast", "engine.power must be int, not 'fast'"),
         ("limit=fast", r"limit must be int \| None, not 'fast'"),

@@ -2,7 +2,7 @@
 transformers on what comes out."""
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,27 +12,15 @@ from published import write_model
 from safetensors.torch import load_file
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from mm1 import cli, dist
+from mm1 import dist
 from mm1.nn.clip import CLIP, TextTower
 from mm1.nn.vit import ViT
 
-SMALL = [
-    "loader.sources={'captions': 'captions'}",
-    "loader.weights={'captions': 1.0}",
-    "loader.batch_size=2",
-    "loader.packing_window=4",
-    "loader.sequence_length=96",
-    "loader.max_images=4",
-    "model.encoder.image_size=24",
-    "steps=2",
-]
-
-
-def mm1(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mm1", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
+SMALL = """
+    loader.sources={'captions':'captions'} loader.weights={'captions':1.0}
+    loader.batch_size=2 loader.packing_window=4 loader.sequence_length=96
+    loader.max_images=4 model.encoder.image_size=24 steps=2
+"""
 
 
 def write_encoder_run(folder: Path) -> None:
@@ -46,72 +34,31 @@ def write_encoder_run(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_in_joined_and_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mm1: Callable[[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     write_model(Path("published"), "qwen3", spare_rows=1, begin=True)
     Path("raw").mkdir()
     raw_files.write_tar(Path("raw/a.tar"), raw_files.pairs(30))
-    assert mm1(monkeypatch, "import", "published", "--out", "runs/decoder") == 0
-    assert (
-        mm1(
-            monkeypatch,
-            "prepare",
-            "captions",
-            "raw",
-            "--out",
-            "captions",
-            "--tokenizer",
-            "runs/decoder",
-        )
-        == 0
-    )
+    assert mm1("import published --out runs/decoder") == 0
+    assert mm1("prepare captions raw --out captions --tokenizer runs/decoder") == 0
     write_encoder_run(Path("runs/encoder"))
-    origins = ["init.encoder=runs/encoder", "init.decoder=runs/decoder"]
-    assert (
-        mm1(
-            monkeypatch,
-            "train",
-            "pretrain_small",
-            *origins,
-            *SMALL,
-            "--out",
-            "runs/joint",
-        )
-        == 0
-    )
-    assert (
-        "init.decoder=runs/decoder brings its shape: model.decoder.depth 4 -> 3"
-        in capsys.readouterr().err
-    )
+    origins = "init.encoder=runs/encoder init.decoder=runs/decoder"
+    assert mm1(f"train pretrain_small {origins} {SMALL} --out runs/joint") == 0
+    shape = "init.decoder=runs/decoder brings its shape: model.decoder.depth 4 -> 3"
+    assert shape in capsys.readouterr().err
     assert json.loads(Path("runs/joint/summary.json").read_text())["finished"]
     weights = load_file("runs/joint/model.safetensors")
     assert weights["encoder.position"].shape == (6, 6, 24)
-    assert weights["decoder.embedding.weight"].shape == (
-        302,
-        48,
-    )  # a spare row and a new one: <pad> and <image>
+    # 300 words, a spare row and a new one: <pad> and <image>.
+    assert weights["decoder.embedding.weight"].shape == (302, 48)
 
-    assert mm1(monkeypatch, "export", "runs/decoder", "--out", "exported") == 0
+    assert mm1("export runs/decoder --out exported") == 0
     assert AutoModelForCausalLM.from_pretrained("exported").config.model_type == "qwen3"
-    contradiction = ["init.decoder=runs/decoder", "model.decoder.dim=64"]
-    assert (
-        mm1(
-            monkeypatch,
-            "train",
-            "pretrain_small",
-            *contradiction,
-            *SMALL,
-            "--out",
-            "runs/other",
-        )
-        == 2
-    )
-    assert (
-        "model.decoder.dim=64 contradicts init.decoder=runs/decoder"
-        in capsys.readouterr().err
-    )
-    assert mm1(monkeypatch, "import", "published", "--out", "runs/decoder") == 2
+    wrong = "init.decoder=runs/decoder model.decoder.dim=64"
+    assert mm1(f"train pretrain_small {wrong} {SMALL} --out runs/other") == 2
+    contradiction = "model.decoder.dim=64 contradicts init.decoder=runs/decoder"
+    assert contradiction in capsys.readouterr().err
+    assert mm1("import published --out runs/decoder") == 2
     assert (
         capsys.readouterr().err
         == "mm1: runs/decoder exists already; choose another folder, or delete it\n"
