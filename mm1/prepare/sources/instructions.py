@@ -135,12 +135,10 @@ def _turns(record: Any, suffix: str) -> Iterator[tuple[bool, str]]:
         raise Unusable(
             "no conversation", f"the record has {', '.join(record) or 'nothing'}"
         )
-    special_tokens = QUESTION_ROLES + ANSWER_ROLES
+    roles = QUESTION_ROLES + ANSWER_ROLES
     for turn in record[turns]:
-        if not isinstance(turn, dict) or turn.get(role) not in special_tokens:
-            raise Unusable(
-                "unknown speaker", f"{role!r} is none of {', '.join(special_tokens)}"
-            )
+        if not isinstance(turn, dict) or turn.get(role) not in roles:
+            raise Unusable("unknown speaker", f"{role!r} is none of {', '.join(roles)}")
         text = _text_of(turn.get(content))
         asks = turn[role] in QUESTION_ROLES
         if suffix and asks and turn[role] != SYSTEM:
