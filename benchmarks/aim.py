@@ -23,7 +23,7 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
 from mm1.infer.trained_model import TrainedModel
 from mm1.miniature.aim import miniature_aim
-from mm1.miniature.recipes import make_world
+from mm1.miniature.world.prepared import prepare_world
 from mm1.overrides import override
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    make_world(arguments.out / "world")
+    prepare_world(arguments.out / "world")
 
     columns: dict[str, list[dict[str, tuple[float, float]]]] = {
         "AIM": [],
@@ -85,7 +85,7 @@ def main() -> None:
         for name, config in recipe.benchmarks.items()
         if "attentive" not in name
     }
-    size = (recipe.model.encoder.image_size,) * 2  # type: ignore[attr-defined]
+    size = (recipe.model.encoder.image_size,) * 2
     words = Tokenizer.Config(
         path=str(arguments.out / "world" / "tokenizer.json")
     ).build()

@@ -208,6 +208,8 @@ def as_field(config_class: type, name: str, value: Any, key: str) -> Any:
         ConfigError: it is of another type; `key` is what the message calls the field.
     """
     hint = get_type_hints(config_class)[name]
+    if isinstance(hint, TypeVar):
+        hint = hint.__bound__ or object
     if is_bearable(value, hint):
         return value
     if isinstance(value, int) and not isinstance(value, bool):

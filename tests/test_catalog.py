@@ -91,7 +91,7 @@ def test_an_unknown_study_names_the_nearest(tmp_path: Path) -> None:
 
 MINE = """
 from mm1.recipes.pretrain import pretrain_small
-from mm1.recipes.tuning_ablations import resolution
+from mm1.recipes.finetune_ablations import resolution
 from mm1.study.study import Study
 from mm1.train.trainer import Trainer
 

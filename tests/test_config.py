@@ -116,3 +116,9 @@ def test_a_config_without_slots_is_refused() -> None:
             @dataclass
             class Config(Configurable.Config):
                 x: int = 1
+
+
+def test_a_trainer_takes_only_models_as_its_model() -> None:
+    """Its type is a variable, which stands for its bound."""
+    with pytest.raises(ConfigError, match=r"^model must be Config, not 3"):
+        configs.from_json({"class": "mm1.train.trainer:Trainer", "model": 3})

@@ -15,9 +15,9 @@ from mm1.config import ConfigError
 from mm1.recipes.sizes import (
     DECODERS,
     ENCODERS,
-    decoder,
+    decoder_config,
     decoder_size,
-    encoder,
+    encoder_config,
     law_peak_lr,
 )
 
@@ -76,7 +76,7 @@ def test_decoders_have_the_size_in_their_name(name: str) -> None:
     unit = {"M": 1e6, "B": 1e9}[name[-1]]
     assert decoder_size(name) == pytest.approx(float(name[:-1]) * unit, rel=0.05)
     with torch.device("meta"):
-        model = decoder(name).build(vocab_size=32_768)
+        model = decoder_config(name).build(vocab_size=32_768)
     blocks = sum(p.numel() for p in model.blocks.parameters())
     assert blocks == pytest.approx(decoder_size(name), rel=0.09)
 
@@ -90,7 +90,7 @@ def test_encoders_have_their_published_size(name: str, millions: float) -> None:
     out."""
     size = ENCODERS[name][3] * 16
     with torch.device("meta"):
-        model = encoder(name, size).build()
+        model = encoder_config(name, size).build()
     assert sum(p.numel() for p in model.blocks.parameters()) / 1e6 == pytest.approx(
         millions, rel=0.002
     )

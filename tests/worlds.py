@@ -22,6 +22,12 @@ from mm1.overrides import default_config
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
+from mm1.recipes.trainer_configs import (
+    AIMTrainerConfig,
+    CLIPTrainerConfig,
+    LanguageModelTrainerConfig,
+    MM1TrainerConfig,
+)
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -73,67 +79,77 @@ def decoder() -> Decoder.Config:
     return Decoder.Config(depth=2, dim=32, num_heads=2, hidden_dim=48)
 
 
-def pretrain(world: Path, **fields: Any) -> Trainer.Config:
-    settings: dict[str, Any] = {
+def settings(**fields: Any) -> dict[str, Any]:
+    """What every stage shares, unless `fields` say otherwise."""
+    return {
+        "optimizer": AdamW.Config(peak_lr=1e-2),
+        "scheduler": WarmupCosine.Config(warmup_steps=3),
         "steps": 12,
         "log_every": 2,
         "checkpoint_every": 5,
         "precision": "fp32",
     } | fields
+
+
+def packed(world: Path, **weights: float) -> PackedLoader.Config:
+    return PackedLoader.Config(
+        sources={name: str(world / name) for name in weights},
+        weights=weights,
+        batch_size=4,
+        micro_batch_size=2,
+        sequence_length=64,
+        max_images=6,
+        packing_window=10,
+    )
+
+
+def pretrain(world: Path, **fields: Any) -> MM1TrainerConfig:
     return Trainer.Config(
         model=MM1.Config(
             encoder=encoder(),
             connector=AveragePool.Config(num_tokens=4),
             decoder=decoder(),
         ),
-        loader=PackedLoader.Config(
-            sources={name: str(world / name) for name in WEIGHTS},
-            weights=dict(WEIGHTS),
-            batch_size=4,
-            micro_batch_size=2,
-            sequence_length=64,
-            max_images=6,
-            packing_window=10,
-        ),
-        optimizer=AdamW.Config(peak_lr=1e-2),
-        scheduler=WarmupCosine.Config(warmup_steps=3),
-        **settings,
+        loader=packed(world, **WEIGHTS),
+        **settings(**fields),
     )
 
 
-def sparse(world: Path, **fields: Any) -> Trainer.Config:
+def sparse(world: Path, **fields: Any) -> MM1TrainerConfig:
     """MM1 whose second of two blocks has three experts: a number that two ranks do not
     share evenly."""
-    run = pretrain(world, **fields)
-    run.model.decoder.experts = MoE.Config(num_experts=3, capacity_factor=1.0)  # type: ignore[attr-defined]
-    return run
+    config = pretrain(world, **fields)
+    config.model.decoder.experts = MoE.Config(num_experts=3, capacity_factor=1.0)
+    return config
 
 
-def text_only(world: Path, **fields: Any) -> Trainer.Config:
-    run = pretrain(world, **fields)
-    run.model = LanguageModel.Config(decoder=decoder())
-    run.loader.sources = {"text": str(world / "text")}
-    run.loader.weights = {"text": 1.0}  # type: ignore[attr-defined]
-    return run
+def text_only(world: Path, **fields: Any) -> LanguageModelTrainerConfig:
+    return Trainer.Config(
+        model=LanguageModel.Config(decoder=decoder()),
+        loader=packed(world, text=1.0),
+        **settings(**fields),
+    )
 
 
-def contrastive(world: Path, **fields: Any) -> Trainer.Config:
-    run = pretrain(world, **fields)
+def contrastive(world: Path, **fields: Any) -> CLIPTrainerConfig:
     text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
-    run.model = CLIP.Config(encoder=encoder(), text=text, dim=16)
-    run.loader = PairLoader.Config(
-        sources=(str(world / "captions"),), batch_size=8, context=12
+    return Trainer.Config(
+        model=CLIP.Config(encoder=encoder(), text=text, dim=16),
+        loader=PairLoader.Config(
+            sources=(str(world / "captions"),), batch_size=8, context=12
+        ),
+        **settings(**fields),
     )
-    return run
 
 
-def reconstructive(world: Path, **fields: Any) -> Trainer.Config:
-    run = pretrain(world, **fields)
+def reconstructive(world: Path, **fields: Any) -> AIMTrainerConfig:
     vit = replace(encoder(), positions="fixed", patch_norm=True, bias=False)
-    run.model = AIM.Config(encoder=vit, head_depth=1, head_dim=16)
-    run.loader = ImageLoader.Config(
-        sources=(str(world / "captions"), str(world / "pages")),
-        batch_size=8,
-        micro_batch_size=4,
+    return Trainer.Config(
+        model=AIM.Config(encoder=vit, head_depth=1, head_dim=16),
+        loader=ImageLoader.Config(
+            sources=(str(world / "captions"), str(world / "pages")),
+            batch_size=8,
+            micro_batch_size=4,
+        ),
+        **settings(**fields),
     )
-    return run

@@ -8,20 +8,20 @@ from mm1.loader.image_only import ImageLoader
 from mm1.miniature.classes import MiniatureClasses
 from mm1.miniature.recipes import DEMO
 from mm1.nn.aim import AIM
-from mm1.recipes.sizes import aim_encoder
+from mm1.recipes.sizes import aim_encoder_config
+from mm1.recipes.trainer_configs import AIMTrainerConfig
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 
-def miniature_aim(folder: str = DEMO) -> Trainer.Config:
-    """AIM in miniature: 8 x 8 patches of 4 pixels, on the pictures of the miniature
-    world.
+def miniature_aim(folder: str = DEMO) -> AIMTrainerConfig:
+    """AIM in miniature: 8 x 8 patches of 4 pixels, on images of the miniature world.
 
     Rate and steps are a first guess; `benchmarks/aim.py` probes what it learns.
     """
     encoder = replace(
-        aim_encoder("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4
+        aim_encoder_config("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4
     )
     return Trainer.Config(
         steps=500,

@@ -22,6 +22,7 @@ from mm1.files import read_object, write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check
 from mm1.miniature.report import write_report
+from mm1.miniature.world.prepared import prepare_world
 from mm1.report.packed_rows import packing_layout
 from mm1.runs import layout
 from mm1.runs.description import finished, read_config
@@ -40,7 +41,7 @@ def run_demo(folder: Path) -> int:
     learnt."""
     console = Console(stderr=True)
     began = time.monotonic()
-    miniature.make_world(folder / "world")
+    prepare_world(folder / "world")
     for name, recipe in STAGES.items():
         run = folder / name
         if finished(run):

@@ -1,5 +1,5 @@
-"""MM1's law of the peak learning rate, fitted anew to miniature runs: `mm1 study lr-law`
-and `lr-law-mm1`.
+"""MM1's law of the peak learning rate, fitted anew to miniature runs: `mm1 study
+lr-law` and `lr-law-mm1`.
 
 MM1 searched at 9M, 85M, 302M and 1.2B. Here the same is done at four sizes that two CPU
 cores can train; the line then predicts the rate of a fifth, larger one, which is
@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mm1.miniature.ablations import lean, small_vit, train_clip
-from mm1.miniature.recipes import make_world, miniature_decoder, miniature_pretrain
+from mm1.miniature.ablations import add_clip, small_vit, without_workers
+from mm1.miniature.recipes import miniature_decoder, miniature_pretrain
+from mm1.miniature.world.prepared import prepare_world
 from mm1.nn.decoder import Decoder
 from mm1.recipes.lr_law import describe_law
 from mm1.recipes.sizes import law_peak_lr
@@ -61,7 +62,7 @@ def language_model_search() -> LrSearch:
         "The learning rates of miniature language models",
         "Text of the miniature world, 120 steps of 16 sequences of 128 tokens. Only the"
         " width of the decoder varies. The objective is the validation loss.",
-        _language_model,
+        _add_language_model,
     )
 
 
@@ -72,7 +73,7 @@ def mm1_search() -> LrSearch:
         "45/45/10 of the miniature world, 100 steps of 8 sequences of 128 tokens. Only"
         " the width of the decoder varies, which starts from a language model of its"
         " size. The objective is the validation loss on captions, pages and text.",
-        _mm1,
+        _add_mm1,
     )
 
 
@@ -91,7 +92,7 @@ def _search(
         sizes=dict(small),
         larger=larger,
         guess=_guess,
-        prepare=lambda folder: make_world(folder / "world"),
+        prepare=lambda folder: prepare_world(folder / "world"),
     )
 
 
@@ -101,23 +102,24 @@ def _guess(size: float) -> float:
     return float(f"{1e-2 * (size / 5e4) ** -0.5:.2g}")
 
 
-def _language_model(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
-    run = lean(miniature_decoder(str(plan.folder)), seed)
+def _add_language_model(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
+    run = without_workers(miniature_decoder(str(plan.folder)), seed)
     run.steps = 120
     run.benchmarks = {}
-    run.model.decoder = _decoder(run.model.decoder, dim)  # type: ignore[attr-defined]
-    run.loader.batch_size = run.loader.micro_batch_size = 16  # type: ignore[attr-defined]
+    run.model.decoder = _decoder(run.model.decoder, dim)
+    run.loader.batch_size = 16
+    run.loader.micro_batch_size = 16
     run.optimizer.peak_lr = lr
     return plan.add("decoder", run)
 
 
-def _mm1(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
-    run = lean(miniature_pretrain(str(plan.folder)), seed)
+def _add_mm1(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
+    run = without_workers(miniature_pretrain(str(plan.folder)), seed)
     run.steps = 100
     run.benchmarks = {}
-    run.model.decoder = _decoder(run.model.decoder, dim)  # type: ignore[attr-defined]
-    decoder = _language_model(dim, plan, _guess(12.0 * DEPTH * dim**2), seed)
-    run.init = {"encoder": train_clip(plan, seed, small_vit()), "decoder": decoder}
+    run.model.decoder = _decoder(run.model.decoder, dim)
+    decoder = _add_language_model(dim, plan, _guess(12.0 * DEPTH * dim**2), seed)
+    run.init = {"encoder": add_clip(plan, seed, small_vit()), "decoder": decoder}
     run.optimizer.peak_lr = lr
     return plan.add("pretrain", run)
 

@@ -1,97 +1,48 @@
-"""All of MM1 in miniature, for two CPU cores: the stages of `mm1 demo`, each a recipe
-like any other.
+"""MM1 in miniature, for two CPU cores: the stages of `mm1 demo`, as ordinary recipes.
 
-What is small: pictures of 32 pixels (4 x 4 patches, 4 tokens each), a vocabulary of
-about 90 words, rows of 128 tokens. What is as in MM1: the parts, the mixture 45/45/10,
-packing with isolated documents, everything unfrozen, the schedule, a fine-tuning at a
-higher resolution with interpolated positions and sub-images. Compute is fp32, since
-many CPUs only emulate bf16.
+Small are the images (32 pixels, 4 x 4 patches, 4 tokens), the vocabulary (about 90
+words) and the sequences (128 tokens). As in MM1 are the parts, the mixture 45/45/10,
+packing with isolated documents, nothing frozen, the schedule, and fine-tuning at a
+higher resolution with interpolated positions and sub-images. Training is in fp32,
+because many CPUs only emulate bf16.
 """
 
-from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
-
-from mm1.data.document import Text
-from mm1.data.tokenizer import train_tokenizer
 from mm1.eval.evaluator import Evaluator
 from mm1.eval.zero_shot_classification import ZeroShotClassification
-from mm1.files import atomic_path
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
 from mm1.miniature.benchmarks import NEW_LABELS, Miniature
 from mm1.miniature.classes import MiniatureClasses
-from mm1.miniature.world.raw_files import Amounts, write_world
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
-from mm1.overrides import default_config
-from mm1.prepare.pipeline import prepare
-from mm1.prepare.preparation import Preparation
-from mm1.prepare.sources import Source
 from mm1.recipes.pretrain import MIXTURE
+from mm1.recipes.trainer_configs import (
+    CLIPTrainerConfig,
+    LanguageModelTrainerConfig,
+    MM1TrainerConfig,
+)
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
 DEMO = "runs/demo"
-SEED = 0
-VOCABULARY = 200
 UNNAMED = ("colour", "shape", "count", "digit")
-"""Tasks whose question does not say what is asked: the shots alone do. Pictures as in
-pre-training."""
+"""Tasks that only the shots tell, not the question; images as in pre-training."""
 NAMED = ("colour", "shape", "digit", "small digit")
-"""Tasks that are asked by name, on pictures with more in them than pre-training
-showed."""
+"""Tasks asked by name; the images show more than those of pre-training."""
 TEMPLATES = {
     "digit": ("digit {}",),
     "shape": ("{}",),
     "colour": ("{}",),
     "count": ("{}",),
 }
-"""Of zero-shot classification; captions have one to four such words in any order."""
+"""For zero-shot classification; captions have one to four such words in any order."""
 DIGIT = "digit, asked"
 SMALL = "small digit, asked"
-
-
-def make_world(folder: Path) -> None:
-    """The miniature world as raw files, and prepared; what is there already is left as
-    it is."""
-    raw = folder / "raw"
-    if not raw.exists():
-        with atomic_path(raw) as path:
-            write_world(path, SEED, Amounts())
-    tokenizer = folder / "tokenizer.json"
-    kinds = {
-        "captions": "captions",
-        "pages": "interleaved",
-        "text": "text",
-        "instructions": "instructions",
-    }
-    if not tokenizer.exists():
-        train_tokenizer(
-            _words(raw, kinds), tokenizer, kind="word", vocab_size=VOCABULARY
-        )
-    for name, kind in kinds.items():
-        config = Preparation.Config(
-            source=default_config(Source, kind), validation=0.03
-        )
-        prepare(config, [raw / name], folder / name, tokenizer)
-
-
-def _words(raw: Path, kinds: dict[str, str]) -> Iterator[str]:
-    """The texts of all kinds, read by the real readers: the vocabulary is closed."""
-    for name, kind in kinds.items():
-        source = default_config(Source, kind).build()
-        files = sorted(
-            path for pattern in source.PATTERNS for path in (raw / name).glob(pattern)
-        )
-        for record in chain.from_iterable(source.read(path) for path in files):
-            parts = source.document(record.data).parts
-            yield " ".join(part.content for part in parts if isinstance(part, Text))
 
 
 def _encoder(image_size: int) -> ViT.Config:
@@ -118,10 +69,10 @@ def _model(image_size: int) -> MM1.Config:
     )
 
 
-def miniature_encoder(folder: str = DEMO) -> Trainer.Config:
-    """The miniature's ViT, by contrast with captions.
+def miniature_encoder(folder: str = DEMO) -> CLIPTrainerConfig:
+    """The miniature's ViT, trained by contrast with captions.
 
-    Learning rate and steps are tuned by hand for the demo's time.
+    Learning rate and steps are tuned by hand to the demo's time.
     """
     return Trainer.Config(
         steps=180,
@@ -141,7 +92,7 @@ def miniature_encoder(folder: str = DEMO) -> Trainer.Config:
     )
 
 
-def miniature_decoder(folder: str = DEMO) -> Trainer.Config:
+def miniature_decoder(folder: str = DEMO) -> LanguageModelTrainerConfig:
     """The miniature's language model, on facts and lists of the world."""
     return Trainer.Config(
         steps=300,
@@ -163,12 +114,12 @@ def miniature_decoder(folder: str = DEMO) -> Trainer.Config:
     )
 
 
-def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
+def miniature_pretrain(folder: str = DEMO) -> MM1TrainerConfig:
     """Encoder, C-Abstractor and decoder together, on 45% pages, 45% captions, 10% text.
 
-    MM1's law gives a peak rate of 2.1e-3 for a decoder of this size, and 2e-3 is what
-    tuning by hand found; the encoder, which starts trained beside a random connector,
-    takes a fifth of it.
+    MM1's law gives a peak rate of 2.1e-3 for a decoder of this size, and tuning by hand
+    2e-3. The encoder learns at a fifth of that, because it is trained already and the
+    connector is not.
     """
     names = {"interleaved": "pages", "captions": "captions", "text": "text"}
     return Trainer.Config(
@@ -195,9 +146,8 @@ def miniature_pretrain(folder: str = DEMO) -> Trainer.Config:
     )
 
 
-def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
-    """The pre-trained model on instructions, at 48 pixels, large pictures as five
-    sub-images.
+def miniature_finetune(folder: str = DEMO) -> MM1TrainerConfig:
+    """The pre-trained model on instructions, at 48 pixels, large images in five views.
 
     Positions are interpolated from 4 x 4 to 6 x 6 patches. Rate and steps are tuned by
     hand.
@@ -228,8 +178,8 @@ def miniature_finetune(folder: str = DEMO) -> Trainer.Config:
 
 
 def _zero_shot() -> dict[str, Evaluator.Config]:
-    """Pictures as in pre-training, of scenes and scans that it has not seen, told apart
-    by the words of captions."""
+    """Classification by the words of captions, of images as in pre-training with unseen
+    scenes and scans."""
     return {
         f"{task}, zero-shot": ZeroShotClassification.Config(
             data=MiniatureClasses.Config(task=task, seed=1, num_test=200),
@@ -250,7 +200,7 @@ def _text_benchmarks() -> dict[str, Evaluator.Config]:
 
 
 def _benchmarks() -> dict[str, Evaluator.Config]:
-    """Before and after fine-tuning the same."""
+    """The same before and after fine-tuning."""
     benchmarks: dict[str, Evaluator.Config] = {}
     for task in UNNAMED:
         benchmarks[task] = Miniature.Config(

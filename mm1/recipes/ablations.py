@@ -1,23 +1,22 @@
-"""MM1's ablations (section 3) at full size, from `pretrain_ablation_base`; in miniature
-in `miniature_ablations`.
+"""MM1's ablations of pre-training (section 3) at full size, one study for each figure,
+from `pretrain_ablation_base`. Their miniatures are in `mm1/miniature/ablations.py`.
 
-A figure each. The rows start from runs that must be there: `runs/clip_l14_336` and so
-on, `runs/language_model_1b`, each trained by the recipe of that name or imported (`mm1
-import`), and the benchmarks need their files:
+The rows start from `runs/clip_l14_336`, `runs/language_model_1b` and so on, each
+trained by the recipe of that name or imported (`mm1 import`), and the benchmarks need
+their files:
 
-    mm1 study mixture --out runs/mixture --seeds 0 --launcher "srun --nodes 8
-    --gpus-per-node 8 ..." \\
+    mm1 study mixture --out runs/mixture --seeds 0 \\
+        --launcher "srun --nodes 8 --gpus-per-node 8 ..." \\
         pretrain:benchmarks.coco.annotations=data/coco/test.json ...
 
-The paper's numbers come from public notes on it (docs/paper.md), not from its text:
-they are second-hand.
+The paper's numbers are second-hand: they come from public notes on it (docs/paper.md).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mm1.eval.benchmarks.coco import Coco
 from mm1.eval.benchmarks.vqa import Vqa
-from mm1.loader.packed import PackedLoader
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.average_pool import AveragePool
@@ -25,14 +24,14 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.recipes import figures
 from mm1.recipes.figures import FEW, SECOND_HAND, TEXT, ZERO, Scale
 from mm1.recipes.pretrain import pretrain_ablation_base
-from mm1.recipes.sizes import aim_encoder, encoder
+from mm1.recipes.sizes import aim_encoder_config, encoder_config
+from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.runs.results import RunFolder
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Measure, Study, better, mean_score
-from mm1.train.trainer import Trainer
 
 SYNTHETIC = 0.07
-"""Of captions: VeCap's part in MM1's."""
+"""Share of the captions: VeCap's in MM1."""
 
 CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
     "average": lambda k: AveragePool.Config(num_tokens=k),
@@ -41,20 +40,20 @@ CONNECTORS: dict[str, Callable[[int], Connector.Config]] = {
 }
 
 
-def _base(plan: StudyPlan, seed: int, image_size: int) -> Trainer.Config:
-    run = pretrain_ablation_base()
-    run.seed = seed
-    run.shots = (0, 4, 8)
-    run.model.encoder.image_size = image_size  # type: ignore[attr-defined]
-    run.init = {
-        "encoder": f"runs/clip_l14_{image_size}",
-        "decoder": "runs/language_model_1b",
-    }
-    run.benchmarks = {"coco": Coco.Config(), "vqav2": Vqa.Config()}
-    return run
+def _base(plan: StudyPlan, seed: int, image_size: int) -> MM1TrainerConfig:
+    return replace(
+        pretrain_ablation_base(image_size),
+        seed=seed,
+        shots=(0, 4, 8),
+        init={
+            "encoder": f"runs/clip_l14_{image_size}",
+            "decoder": "runs/language_model_1b",
+        },
+        benchmarks={"coco": Coco.Config(), "vqav2": Vqa.Config()},
+    )
 
 
-def _minus_held_out_text(run: RunFolder) -> float | None:
+def _minus_text_loss(run: RunFolder) -> float | None:
     losses = run.curve("validation/text")
     return -losses[-1][1] if losses else None
 
@@ -71,8 +70,8 @@ FULL = Scale(
             about="mean of CIDEr and VQA accuracy",
         ),
         TEXT: Measure(
-            read=_minus_held_out_text,
-            about="minus the loss on held-out text",
+            read=_minus_text_loss,
+            about="minus the validation loss on text",
             percent=False,
         ),
     },
@@ -80,40 +79,39 @@ FULL = Scale(
     sizes=(224, 336),
     num_tokens=(64, 144),
     connectors=CONNECTORS,
-    fit=lambda run: None,
+    equalise=lambda run: None,
 )
 
 
 def mixture() -> Study:
     """Captions : interleaved pages, 100/0 to 0/100 (figure 5)."""
-    return figures.mixture(FULL)
+    return figures.mixture_study(FULL)
 
 
 def text() -> Study:
     """With and without text-only data (figure 5)."""
-    return figures.text(FULL)
+    return figures.text_study(FULL)
 
 
 def text_share() -> Study:
     """Images : text-only, 100/0 to 66/33 (figure 5)."""
-    return figures.text_share(FULL)
+    return figures.text_share_study(FULL)
 
 
 def synthetic_captions() -> Study:
     """With and without synthetic captions (figure 5)."""
 
-    def add(run: Trainer.Config) -> None:
-        loader: PackedLoader.Config = run.loader  # type: ignore[assignment]
-        loader.sources["synthetic"] = "data/synthetic"
-        share = loader.weights["captions"]
-        loader.weights |= {
+    def add(run: MM1TrainerConfig) -> None:
+        run.loader.sources["synthetic"] = "data/synthetic"
+        share = run.loader.weights["captions"]
+        run.loader.weights |= {
             "captions": (1 - SYNTHETIC) * share,
             "synthetic": SYNTHETIC * share,
         }
 
     return FULL.study(
         "Synthetic captions",
-        "With: 7% of the captions' tokens are of `data/synthetic`, prepared as"
+        "With: 7% of the captions' tokens come from `data/synthetic`, prepared as"
         " `synthetic_captions`. MM1's share, and its gains of 2.4 and 4 points in"
         " few-shot scores, are second-hand.",
         FULL.rows({"without": lambda run: None, "with": add}),
@@ -126,41 +124,41 @@ def synthetic_captions() -> Study:
 
 
 def isolation() -> Study:
-    """Packed documents that see one another, or not (section 3.3)."""
-    return figures.isolation(FULL)
+    """Attention across packed documents, or not (section 3.3)."""
+    return figures.isolation_study(FULL)
 
 
 def freezing() -> Study:
     """Encoder and decoder frozen, or not (section 3.3)."""
-    return figures.freezing(FULL)
+    return figures.freezing_study(FULL)
 
 
 def connector() -> Study:
     """Three connectors, 64 and 144 tokens, 224 and 336 px (figure 4)."""
-    return figures.connector(FULL)
+    return figures.connector_study(FULL)
 
 
 def encoder_loss() -> Study:
     """Encoders by contrast and by reconstruction, their sizes and resolutions (table
     1)."""
     encoders = {
-        "AIM 600M, 224 px": ("runs/aim_600m", aim_encoder("600M")),
-        "AIM 1B, 224 px": ("runs/aim_1b", aim_encoder("1B")),
-        "AIM 3B, 224 px": ("runs/aim_3b", aim_encoder("3B")),
-        "CLIP L, 224 px": ("runs/clip_l14_224", encoder("L/14", 224)),
-        "CLIP H, 224 px": ("runs/clip_h14_224", encoder("H/14", 224)),
-        "CLIP L, 336 px": ("runs/clip_l14_336", encoder("L/14", 336)),
-        "CLIP H, 378 px": ("runs/clip_h14_378", encoder("H/14", 378)),
-        "untrained L, 336 px": (None, encoder("L/14", 336)),
+        "AIM 600M, 224 px": ("runs/aim_600m", aim_encoder_config("600M")),
+        "AIM 1B, 224 px": ("runs/aim_1b", aim_encoder_config("1B")),
+        "AIM 3B, 224 px": ("runs/aim_3b", aim_encoder_config("3B")),
+        "CLIP L, 224 px": ("runs/clip_l14_224", encoder_config("L/14", 224)),
+        "CLIP H, 224 px": ("runs/clip_h14_224", encoder_config("H/14", 224)),
+        "CLIP L, 336 px": ("runs/clip_l14_336", encoder_config("L/14", 336)),
+        "CLIP H, 378 px": ("runs/clip_h14_378", encoder_config("H/14", 378)),
+        "untrained L, 336 px": (None, encoder_config("L/14", 336)),
     }
 
     def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         folders = {}
-        for row, (origin, config) in encoders.items():
+        for row, (start, config) in encoders.items():
             run = _base(plan, seed, 336)
-            run.model.encoder = config  # type: ignore[attr-defined]
+            run.model.encoder = config
             del run.init["encoder"]
-            run.init |= {"encoder": origin} if origin else {}
+            run.init |= {"encoder": start} if start else {}
             folders[row] = plan.add("pretrain", run)
         return folders
 
@@ -193,7 +191,7 @@ def encoder_loss() -> Study:
 
 
 def _table_1(column: int) -> dict[str, float]:
-    """0 and 4 shots."""
+    """Row -> score; column 0 is 0 shots, column 1 is 4 shots."""
     scores = {
         "AIM 600M, 224 px": (36.6, 56.6),
         "AIM 1B, 224 px": (37.9, 59.5),

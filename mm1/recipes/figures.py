@@ -1,7 +1,7 @@
-"""What MM1's figures vary, and the lessons they are to show: written once, for the full
-size and for the miniature.
+"""What MM1's figures vary and the lessons they should show, written once for the full
+size and the miniature.
 
-A `Scale` says what the variations are done to and what is measured. A lesson's test is
+A `Scale` says what the rows vary and what is measured. The test of each lesson is
 stated here, before any run.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mm1.nn.connectors import Connector
+from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Lesson, Measure, Study, better
-from mm1.train.trainer import Trainer
 
 ZERO = "0 shots"
 FEW = "4 shots"
@@ -24,35 +24,36 @@ SECOND_HAND = (
     " its own scale."
 )
 Rows = Callable[[StudyPlan, int], Mapping[str, str]]
+Edit = Callable[[MM1TrainerConfig], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """What the figures are drawn for."""
+    """The size at which the figures are reproduced."""
 
-    base: Callable[[StudyPlan, int, int], Trainer.Config]
-    """(plan, seed, image size) -> the run that rows change, with the runs it starts
-    from added to the plan."""
+    base: Callable[[StudyPlan, int, int], MM1TrainerConfig]
+    """(plan, seed, image size) -> the run that rows vary, after adding the runs that it
+    starts from to the plan."""
     measures: dict[str, Measure]
     """For ZERO, FEW and TEXT."""
     size: int
     """The base's image size in pixels."""
     sizes: tuple[int, ...]
-    """Image sizes at which connectors are compared, the lower first."""
+    """Image sizes at which connectors are compared, in increasing order."""
     num_tokens: tuple[int, int]
     connectors: Mapping[str, Callable[[int], Connector.Config]]
-    """Name -> a connector of so many tokens."""
-    fit: Callable[[Trainer.Config], None]
-    """Makes the data suit the comparison of connectors: a step holds as many images
-    whatever they take in tokens."""
-    tokens_by: dict[str, Measure] = field(default_factory=dict)
-    """What connectors are compared by in place of FEW."""
+    """Name -> a connector with that number of tokens."""
+    equalise: Callable[[MM1TrainerConfig], None]
+    """Adapts the data to compare connectors: a step holds about as many images, however
+    many tokens each takes."""
+    connector_measure: dict[str, Measure] = field(default_factory=dict)
+    """The measure to compare connectors by, if not FEW."""
     prepare: Callable[[Path], None] | None = None
 
-    def rows(self, edits: Mapping[str, Callable[[Trainer.Config], None]]) -> Rows:
-        """Rows that change the base in place."""
+    def rows(self, edits: Mapping[str, Edit]) -> Rows:
+        """Rows that each edit the base in place."""
 
-        def made(plan: StudyPlan, seed: int) -> dict[str, str]:
+        def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
             folders = {}
             for row, edit in edits.items():
                 run = self.base(plan, seed, self.size)
@@ -60,7 +61,7 @@ class Scale:
                 folders[row] = plan.add("pretrain", run)
             return folders
 
-        return made
+        return rows
 
     def study(
         self,
@@ -81,25 +82,27 @@ class Scale:
         )
 
 
-def weigh(
+def set_weights(
     captions: int | float, interleaved: int | float, text: int | float
-) -> Callable[[Trainer.Config], None]:
-    """Shares of the sources, in any unit. A share of nothing keeps the source's
-    held-out loss."""
+) -> Edit:
+    """Sets the weights of the sources, in any unit.
 
-    def edit(run: Trainer.Config) -> None:
+    A source of weight zero is still validated.
+    """
+
+    def edit(run: MM1TrainerConfig) -> None:
         total = captions + interleaved + text
         shares = {
             "interleaved": interleaved / total,
             "captions": captions / total,
             "text": text / total,
         }
-        run.loader.weights = shares  # type: ignore[attr-defined]
+        run.loader.weights = shares
 
     return edit
 
 
-def mixture(scale: Scale) -> Study:
+def mixture_study(scale: Scale) -> Study:
     """(c) Captions against interleaved pages."""
     rows = {
         "100/0": (100, 0),
@@ -110,10 +113,10 @@ def mixture(scale: Scale) -> Study:
     }
     return scale.study(
         "Captions : interleaved pages",
-        "Shares of tokens, without text-only data; what the rows start from is the"
-        " same. Only pages hold several pictures, so part of what they teach is the"
-        " very format of shots.",
-        scale.rows({row: weigh(*shares, 0) for row, shares in rows.items()}),
+        "Shares of tokens, without text-only data; all rows start from the same runs."
+        " Only pages hold several images, so part of what they teach is the format of"
+        " shots.",
+        scale.rows({row: set_weights(*shares, 0) for row, shares in rows.items()}),
         (
             better(
                 "Interleaved pages bring few-shot performance", FEW, "50/50", "100/0"
@@ -130,20 +133,19 @@ def mixture(scale: Scale) -> Study:
     )
 
 
-def text(scale: Scale) -> Study:
+def text_study(scale: Scale) -> Study:
     """(d) With and without text-only data."""
     return scale.study(
         "With and without text-only data",
-        "A tenth of the tokens is text where it is there; the rest keeps its"
-        " proportions.",
+        "With text, it is a tenth of the tokens; the rest keeps its proportions.",
         scale.rows(
             {
-                "captions": weigh(100, 0, 0),
-                "captions + text": weigh(90, 0, 10),
-                "interleaved": weigh(0, 100, 0),
-                "interleaved + text": weigh(0, 90, 10),
-                "both": weigh(50, 50, 0),
-                "both + text": weigh(45, 45, 10),
+                "captions": set_weights(100, 0, 0),
+                "captions + text": set_weights(90, 0, 10),
+                "interleaved": set_weights(0, 100, 0),
+                "interleaved + text": set_weights(0, 90, 10),
+                "both": set_weights(50, 50, 0),
+                "both + text": set_weights(45, 45, 10),
             }
         ),
         (
@@ -169,7 +171,7 @@ def text(scale: Scale) -> Study:
     )
 
 
-def text_share(scale: Scale) -> Study:
+def text_share_study(scale: Scale) -> Study:
     """(e) How much text-only data."""
     rows = {
         "100/0": (50, 50, 0),
@@ -179,8 +181,8 @@ def text_share(scale: Scale) -> Study:
     }
     return scale.study(
         "Images : text-only",
-        "Captions and pages share the first number evenly.",
-        scale.rows({row: weigh(*shares) for row, shares in rows.items()}),
+        "Captions and pages have equal shares of the first number.",
+        scale.rows({row: set_weights(*shares) for row, shares in rows.items()}),
         (
             better("A tenth of text keeps text performance", TEXT, "91/9", "100/0"),
             better("A third of text costs few-shot performance", FEW, "91/9", "66/33"),
@@ -188,17 +190,17 @@ def text_share(scale: Scale) -> Study:
     )
 
 
-def isolation(scale: Scale) -> Study:
-    """(g) Packed documents that do not see one another."""
+def isolation_study(scale: Scale) -> Study:
+    """(g) Attention across packed documents, or not."""
 
-    def share(run: Trainer.Config) -> None:
-        run.loader.isolate = False  # type: ignore[attr-defined]
+    def share(run: MM1TrainerConfig) -> None:
+        run.loader.isolate = False
 
     return scale.study(
         "Isolation of packed documents",
-        "The rows differ in the attention mask alone: positions restart with each"
-        " document in both, and no target changes. Benchmarks ask one document at a"
-        " time: that is how only the isolated row was trained.",
+        "The rows differ in the attention mask alone: in both, positions restart with"
+        " each document, and the targets are the same. Benchmarks prompt with a single"
+        " document, as in the training of the isolated row only.",
         scale.rows({"isolated": lambda _: None, "seeing one another": share}),
         (
             better(
@@ -217,10 +219,10 @@ def isolation(scale: Scale) -> Study:
     )
 
 
-def freezing(scale: Scale) -> Study:
+def freezing_study(scale: Scale) -> Study:
     """(h) Which parts learn."""
 
-    def freeze(*parts: str) -> Callable[[Trainer.Config], None]:
+    def freeze(*parts: str) -> Edit:
         return lambda run: setattr(run, "frozen", parts)
 
     frozen = {"encoder frozen": freeze("encoder"), "decoder frozen": freeze("decoder")}
@@ -236,7 +238,7 @@ def freezing(scale: Scale) -> Study:
     )
 
 
-def connector(scale: Scale) -> Study:
+def connector_study(scale: Scale) -> Study:
     """(b) Connector x tokens x resolution."""
     names = tuple(scale.connectors)
     few, many = scale.num_tokens
@@ -246,15 +248,15 @@ def connector(scale: Scale) -> Study:
         folders = {}
         for size, num_tokens, name in product(sizes, (few, many), names):
             run = scale.base(plan, seed, size)
-            run.model.connector = scale.connectors[name](num_tokens)  # type: ignore[attr-defined]
-            scale.fit(run)
-            folders[_corner(name, num_tokens, size)] = plan.add("pretrain", run)
+            run.model.connector = scale.connectors[name](num_tokens)
+            scale.equalise(run)
+            folders[_row(name, num_tokens, size)] = plan.add("pretrain", run)
         return folders
 
     tokens = _mean(names, (many,), sizes, 1.0) | _mean(names, (few,), sizes, -1.0)
     pairs = tuple(permutations(names, 2))
     kinds = [
-        _less(
+        _subtract(
             tokens,
             _mean((a,), (few, many), sizes, 1.0)
             | _mean((b,), (few, many), sizes, -1.0),
@@ -264,7 +266,7 @@ def connector(scale: Scale) -> Study:
     kind = "The number of tokens matters more than the kind of connector"
     more = f"({_tokens(many)}) - ({_tokens(few)})"
     kind_words = [f"(({a}) - ({b}))" for a, b in pairs]
-    by = next(iter(scale.tokens_by), FEW)
+    by = next(iter(scale.connector_measure), FEW)
     differences = tuple(f"({more}) - {k}" for k in kind_words)
     lessons = [
         Lesson(text="More tokens help", measure=by, contrasts=(tokens,), words=(more,)),
@@ -281,16 +283,16 @@ def connector(scale: Scale) -> Study:
             )
         )
     about = (
-        "Each step holds about as many images whatever they take in tokens. The"
-        " contrasts are of means over rows."
+        "Each step holds about as many images, however many tokens each takes. The"
+        " contrasts are between means over rows."
     )
-    measured = replace(scale, measures=scale.measures | scale.tokens_by)
+    measured = replace(scale, measures=scale.measures | scale.connector_measure)
     return measured.study(
         "Connector x tokens x resolution", about, rows, tuple(lessons)
     )
 
 
-def _corner(name: str, num_tokens: int, size: int) -> str:
+def _row(name: str, num_tokens: int, size: int) -> str:
     return f"{name}, {_tokens(num_tokens)}, {size} px"
 
 
@@ -304,14 +306,12 @@ def _mean(
     sizes: tuple[int, ...],
     weight: float,
 ) -> dict[str, float]:
-    """A contrast's terms: the mean over these corners, times a weight."""
-    corners = [
-        _corner(name, k, size) for name in names for k in tokens for size in sizes
-    ]
-    return dict.fromkeys(corners, weight / len(corners))
+    """The terms of a contrast: `weight` times the mean over these rows."""
+    rows = [_row(name, k, size) for name in names for k in tokens for size in sizes]
+    return dict.fromkeys(rows, weight / len(rows))
 
 
-def _less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    """a - b, without the terms that cancel."""
+def _subtract(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """a - b, without terms that cancel."""
     terms = {row: a.get(row, 0.0) - b.get(row, 0.0) for row in a | b}
     return {row: weight for row, weight in terms.items() if abs(weight) > 1e-9}

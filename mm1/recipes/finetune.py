@@ -1,21 +1,21 @@
 """Supervised fine-tuning of MM1 (section 5), and the two later stages of MM1.5
 (arXiv:2409.20566).
 
-Each starts from a finished run and learns from the answers of conversations alone (`mm1
+Each starts from a finished run and learns only the answers of conversations (`mm1
 prepare instructions`):
 
-    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN
-    loader.sources.instructions=DIR --out runs/sft
+    mm1 train sft_3b init.encoder=RUN init.connector=RUN init.decoder=RUN \\
+        loader.sources.instructions=DIR --out runs/sft
 
-The run that it starts from brings its shape along, so `mm15_sft` tunes a model of any
-size.
+The model takes the shape of the run that it starts from, so `mm15_sft` tunes a model of
+any size.
 
-Known from notes on the papers (docs/fine-tuning.md): steps, batch, row length,
-AdaFactor, peak rates, cosine, nothing frozen, tile sizes, and the shares of MM1.5.
-Everything else is our choice, and no model of these sizes has been trained with it:
-warm-up over 3% of the steps, a decay to 0, no weight decay, absolute rates, shares
-counted in documents, the rows of 4,096 tokens where pictures take up to ten views, and
-each picture cut into 2 x 2 whatever its size.
+Known from notes on the papers (docs/fine-tuning.md): steps, batch size, sequence
+length, AdaFactor, peak rates, cosine, nothing frozen, tile sizes, and MM1.5's mixture.
+The rest is our choice, and no model of these sizes has been trained with it: warm-up
+over 3% of the steps, decay to 0, no weight decay, absolute rates, shares counted in
+documents, sequences of 4,096 tokens where an image has up to ten views, and each image
+split into 2 x 2 tiles whatever its size.
 """
 
 from dataclasses import replace
@@ -29,9 +29,9 @@ from mm1.recipes.pretrain import (
     pretrain_30b,
     pretrain_small,
 )
+from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.train.optimizers.adafactor import AdaFactor
 from mm1.train.schedulers import WarmupCosine
-from mm1.train.trainer import Trainer
 
 PARTS = ("encoder", "connector", "decoder")
 INSTRUCTIONS = {"instructions": 1.0}
@@ -46,159 +46,177 @@ GROUPS = {
     "multi_image": 0.1,
     "text": 0.1,
 }
-"""MM1.5: single images 80% in six groups, several images 10%, text alone 10%."""
+"""MM1.5: single images 80% in six groups, multiple images 10%, text 10%."""
 
 OCR = ("pdfa", "idl", "rendered_text", "docstruct")
 
 
-def sft_small() -> Trainer.Config:
-    """Conversations for the model of `pretrain_small`, on a laptop: pictures of 192
+def sft_small() -> MM1TrainerConfig:
+    """Conversations for the model of `pretrain_small`, on a laptop: images of 192
     pixels and more in five views.
 
-    Hardware: 2 CPU cores, minutes. Steps and rate are a first choice that was tried
-        once (LOG.md).
+    Hardware: 2 CPU cores, minutes. Steps and rate are a first choice, tried once
+    (LOG.md).
     """
-    run = pretrain_small()
-    run.init = dict.fromkeys(PARTS, "runs/small")
-    run.steps = 200
-    run.checkpoint_every = 50
-    run.validate_every = 50
-    run.loader = PackedLoader.Config(
-        sources={"instructions": "data/instructions"},
-        weights=dict(INSTRUCTIONS),
-        weights_of="documents",
-        batch_size=2,
-        micro_batch_size=2,
-        sequence_length=1024,
-        max_images=40,
-        packing_window=64,
-        max_tiles=4,
+    return replace(
+        pretrain_small(),
+        init=dict.fromkeys(PARTS, "runs/small"),
+        steps=200,
+        checkpoint_every=50,
+        validate_every=50,
+        loader=PackedLoader.Config(
+            sources={"instructions": "data/instructions"},
+            weights=dict(INSTRUCTIONS),
+            weights_of="documents",
+            batch_size=2,
+            micro_batch_size=2,
+            sequence_length=1024,
+            max_images=40,
+            packing_window=64,
+            max_tiles=4,
+        ),
+        optimizer=AdaFactor.Config(
+            peak_lr=5e-4, weight_decay=0.0, lr_factors={"encoder": 0.3}
+        ),
+        scheduler=WarmupCosine.Config(warmup_steps=10, min_lr_ratio=0.0),
     )
-    run.optimizer = AdaFactor.Config(
-        peak_lr=5e-4, weight_decay=0.0, lr_factors={"encoder": 0.3}
-    )
-    run.scheduler = WarmupCosine.Config(warmup_steps=10, min_lr_ratio=0.0)
-    return run
 
 
-def sft_3b() -> Trainer.Config:
-    """MM1-3B-Chat at 378 px: 10k steps of 256 rows of 2,048 tokens, AdaFactor, peak
-    1e-5.
+def sft_3b(image_size: int = 378) -> MM1TrainerConfig:
+    """MM1-3B-Chat at 378 px: 10k steps of 256 sequences of 2,048 tokens, AdaFactor,
+    peak 1e-5.
 
-    A row holds several conversations. MM1's figures fit one in each (2.56M of 1.45M
-    examples, 1.77 epochs): watch the metric `epoch/instructions`, and give
-    `loader.batch_size=64` or fewer steps where it goes too far.
+    A sequence holds several conversations. MM1's figures fit one in each (2.56M of
+    1.45M examples, 1.77 epochs): watch the metric `epoch/instructions`, and set
+    `loader.batch_size=64` or fewer steps if there are too many epochs.
     """
-    return _tuned(pretrain_3b(), "runs/pretrain_3b")
+    return _sft(pretrain_3b(), "runs/pretrain_3b", image_size=image_size)
 
 
-def sft_7b() -> Trainer.Config:
+def sft_7b() -> MM1TrainerConfig:
     """MM1-7B-Chat at 378 px; otherwise `sft_3b`."""
-    return _tuned(pretrain_7b(), "runs/pretrain_7b")
+    return _sft(pretrain_7b(), "runs/pretrain_7b")
 
 
-def sft_30b() -> Trainer.Config:
+def sft_30b() -> MM1TrainerConfig:
     """MM1-30B-Chat at 378 px; otherwise `sft_3b`. The z-loss of its pre-training stays
     (our choice)."""
-    return _tuned(pretrain_30b(), "runs/pretrain_30b")
+    return _sft(pretrain_30b(), "runs/pretrain_30b")
 
 
-def sft_3b_moe() -> Trainer.Config:
+def sft_3b_moe() -> MM1TrainerConfig:
     """MM1-3B-MoE-Chat: `sft_3b` with 64 experts."""
-    return _tuned(pretrain_3b_moe(), "runs/pretrain_3b_moe")
+    return _sft(pretrain_3b_moe(), "runs/pretrain_3b_moe")
 
 
-def sft_7b_moe() -> Trainer.Config:
+def sft_7b_moe() -> MM1TrainerConfig:
     """MM1-7B-MoE-Chat: `sft_7b` with 32 experts."""
-    return _tuned(pretrain_7b_moe(), "runs/pretrain_7b_moe")
+    return _sft(pretrain_7b_moe(), "runs/pretrain_7b_moe")
 
 
-def sft_3b_1344() -> Trainer.Config:
-    """`sft_3b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+def sft_3b_1344(tile_size: int = 672) -> MM1TrainerConfig:
+    """`sft_3b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
     interpolated."""
-    return _finer(sft_3b())
+    start = "runs/pretrain_3b"
+    return _sft(pretrain_3b(), start, image_size=tile_size, num_tiles=4)
 
 
-def sft_7b_1344() -> Trainer.Config:
-    """`sft_7b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+def sft_7b_1344() -> MM1TrainerConfig:
+    """`sft_7b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
     interpolated."""
-    return _finer(sft_7b())
+    return _sft(pretrain_7b(), "runs/pretrain_7b", image_size=672, num_tiles=4)
 
 
-def sft_30b_1344() -> Trainer.Config:
-    """`sft_30b` at 1344 px: five views of 672 a picture, 720 tokens; positions are
+def sft_30b_1344() -> MM1TrainerConfig:
+    """`sft_30b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
     interpolated."""
-    return _finer(sft_30b())
+    return _sft(pretrain_30b(), "runs/pretrain_30b", image_size=672, num_tiles=4)
 
 
-def mm15_ocr() -> Trainer.Config:
-    """MM1.5's continual pre-training on text in pictures, at 1344 px, before
-    `mm15_sft`: at most 30k steps.
+def mm15_ocr() -> MM1TrainerConfig:
+    """MM1.5's continual pre-training on text in images, at 1344 px, before `mm15_sft`:
+    at most 30k steps.
 
-    Four sets in equal shares, prepared as captions: the picture, then its text.
+    Four sets in equal shares, prepared as captions: the image, then its text.
     """
-    run = _finer(sft_3b())
-    run.steps = 30_000
-    run.loader = replace(
-        run.loader,
-        sources={name: f"data/{name}" for name in OCR},
-        weights=dict.fromkeys(OCR, 1 / len(OCR)),
-        sequence_length=4096,
-        max_images=25,
+    run = sft_3b_1344()
+    steps = 30_000
+    return replace(
+        run,
+        steps=steps,
+        loader=replace(
+            run.loader,
+            sources={name: f"data/{name}" for name in OCR},
+            weights=dict.fromkeys(OCR, 1 / len(OCR)),
+            sequence_length=4096,
+            max_images=25,
+        ),
+        scheduler=_schedule(steps),
     )
-    _adafactor(run, peak_lr=1e-5)
-    return run
 
 
-def mm15_sft() -> Trainer.Config:
+def mm15_sft() -> MM1TrainerConfig:
     """MM1.5's fine-tuning: eight groups, peak 2e-5, 23k steps, 4 to 9 tiles of 672 px
-    by the picture's shape."""
-    run = _finer(sft_3b())
-    run.init = dict.fromkeys(PARTS, "runs/mm15_ocr")
-    run.steps = 23_000
-    run.loader = replace(
-        run.loader,
-        sources={name: f"data/{name}" for name in GROUPS},
-        weights=dict(GROUPS),
-        sequence_length=4096,
-        max_images=28,
-        resize="pad",
-        split="dynamic",
-        max_tiles=9,
-        index_tokens=True,
+    by the image's shape."""
+    run = sft_3b_1344()
+    steps = 23_000
+    return replace(
+        run,
+        init=dict.fromkeys(PARTS, "runs/mm15_ocr"),
+        steps=steps,
+        loader=replace(
+            run.loader,
+            sources={name: f"data/{name}" for name in GROUPS},
+            weights=dict(GROUPS),
+            sequence_length=4096,
+            max_images=28,
+            resize="pad",
+            split="dynamic",
+            max_tiles=9,
+            index_tokens=True,
+        ),
+        optimizer=AdaFactor.Config(peak_lr=2e-5, weight_decay=0.0),
+        scheduler=_schedule(steps),
     )
-    _adafactor(run, peak_lr=2e-5)
-    return run
 
 
-def _tuned(run: Trainer.Config, origin: str) -> Trainer.Config:
-    run.init = dict.fromkeys(PARTS, origin)
-    run.steps = 10_000
-    run.checkpoint_every = 500
-    run.validate_every = 1000
-    run.loader = PackedLoader.Config(
-        sources={"instructions": "data/instructions"},
-        weights=dict(INSTRUCTIONS),
-        weights_of="documents",
-        batch_size=256,
-        sequence_length=2048,
-        max_images=14,
-        packing_window=512,
-        workers=8,
+def _sft(
+    pretrained: MM1TrainerConfig,
+    start: str,
+    *,
+    image_size: int = 378,
+    num_tiles: int = 1,
+) -> MM1TrainerConfig:
+    """Fine-tunes the model of a pre-training from its finished run `start`.
+
+    With several tiles, `image_size` is that of a tile and of the overview.
+    """
+    steps = 10_000
+    vit = replace(pretrained.model.encoder, image_size=image_size)
+    return replace(
+        pretrained,
+        model=replace(pretrained.model, encoder=vit),
+        init=dict.fromkeys(PARTS, start),
+        steps=steps,
+        checkpoint_every=500,
+        validate_every=1000,
+        loader=PackedLoader.Config(
+            sources={"instructions": "data/instructions"},
+            weights=dict(INSTRUCTIONS),
+            weights_of="documents",
+            batch_size=256,
+            sequence_length=2048,
+            max_images=14,
+            packing_window=512,
+            min_tiles=num_tiles,
+            max_tiles=num_tiles,
+            workers=8,
+        ),
+        optimizer=AdaFactor.Config(peak_lr=1e-5, weight_decay=0.0),
+        scheduler=_schedule(steps),
     )
-    _adafactor(run, peak_lr=1e-5)
-    return run
 
 
-def _finer(run: Trainer.Config) -> Trainer.Config:
-    run.model.encoder.image_size = 672  # type: ignore[attr-defined]
-    run.loader.min_tiles = run.loader.max_tiles = 4  # type: ignore[attr-defined]
-    return run
-
-
-def _adafactor(run: Trainer.Config, *, peak_lr: float) -> None:
-    """MM1.5's optimizer and schedule: warm-up over 3% of the steps."""
-    run.optimizer = AdaFactor.Config(peak_lr=peak_lr, weight_decay=0.0)
-    run.scheduler = WarmupCosine.Config(
-        warmup_steps=run.steps * 3 // 100, min_lr_ratio=0.0
-    )
+def _schedule(steps: int) -> WarmupCosine.Config:
+    """Warm-up over 3% of the steps, then cosine to 0."""
+    return WarmupCosine.Config(warmup_steps=steps * 3 // 100, min_lr_ratio=0.0)

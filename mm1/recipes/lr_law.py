@@ -1,4 +1,4 @@
-"""MM1's law of the peak learning rate, and a law fitted to a file of points beside it."""
+"""MM1's law of the peak learning rate, beside a law fitted to a file of points."""
 
 import math
 from collections.abc import Sequence
@@ -63,4 +63,5 @@ def describe_rate(size: float, law: LrLaw | None = None) -> str:
             f"{ours.line[0]:.2e} to {ours.line[1]:.2e} for the line,"
             f" {ours.single[0]:.2e} to {ours.single[1]:.2e} for one size, 95%"
         )
-    return f"{size:.4g} parameters: peak rate {ours.lr:.2e} ({intervals}); {paper}; {decay}"
+    ours_lr = f"{ours.lr:.2e} ({intervals})"
+    return f"{size:.4g} parameters: peak rate {ours_lr}; {paper}; {decay}"

@@ -3,9 +3,9 @@
 
 The folders of prepared data are given on the command line:
 
-    mm1 train pretrain_small loader.sources.captions=data/captions
-    loader.sources.interleaved=data/pages \\
-        loader.sources.text=data/text --out runs/small
+    mm1 train pretrain_small loader.sources.captions=data/captions \\
+        loader.sources.interleaved=data/pages loader.sources.text=data/text \\
+        --out runs/small
 """
 
 from mm1.loader.packed import PackedLoader
@@ -13,7 +13,8 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.recipes.sizes import decoder, decoder_peak_lr, encoder
+from mm1.recipes.sizes import decoder_config, decoder_peak_lr, encoder_config
+from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -29,12 +30,12 @@ def _sources() -> dict[str, str]:
     }
 
 
-def pretrain_small() -> Trainer.Config:
-    """A first run on your own data, on a laptop: 96-pixel images, 9 tokens each, rows
-    of 2,048 tokens.
+def pretrain_small() -> MM1TrainerConfig:
+    """A first run on your own data, on a laptop: images of 96 pixels and 9 tokens,
+    sequences of 2,048 tokens.
 
-    Hardware: 2 CPU cores. The rate is tuned by hand, not by the law: the law's smallest
-        model is larger than this one, and trains a thousand times longer.
+    Hardware: 2 CPU cores. The rate is tuned by hand: the smallest model of the law is
+    larger than this one, and trains a thousand times longer.
     """
     return Trainer.Config(
         steps=300,
@@ -62,55 +63,53 @@ def pretrain_small() -> Trainer.Config:
     )
 
 
-def pretrain_ablation_base() -> Trainer.Config:
+def pretrain_ablation_base(image_size: int = 336) -> MM1TrainerConfig:
     """The base of MM1's ablations: ViT-L/14 at 336 px, C-Abstractor with 144 tokens,
     1.2B decoder."""
-    return _paper("1.2B", encoder("L/14", 336))
+    return _pretrain("1.2B", encoder_config("L/14", image_size))
 
 
-def pretrain_3b() -> Trainer.Config:
+def pretrain_3b() -> MM1TrainerConfig:
     """MM1-3B: ViT-H/14 at 378 px, 144 tokens an image, 2.9B decoder."""
-    return _paper("2.9B", encoder("H/14", 378))
+    return _pretrain("2.9B", encoder_config("H/14", 378))
 
 
-def pretrain_7b() -> Trainer.Config:
+def pretrain_7b() -> MM1TrainerConfig:
     """MM1-7B: ViT-H/14 at 378 px, 144 tokens an image, 6.4B decoder."""
-    return _paper("6.4B", encoder("H/14", 378))
+    return _pretrain("6.4B", encoder_config("H/14", 378))
 
 
-def pretrain_30b() -> Trainer.Config:
-    """MM1-30B: ViT-H/14 at 378 px, 144 tokens an image, 30B decoder; with z-loss, which
-    the paper has here alone."""
-    run = _paper("30B", encoder("H/14", 378))
-    run.model.z_loss = 1e-4  # type: ignore[attr-defined]
-    return run
+def pretrain_30b() -> MM1TrainerConfig:
+    """MM1-30B: ViT-H/14 at 378 px, 144 tokens an image, 30B decoder; with z-loss, as in
+    the paper for this size only."""
+    return _pretrain("30B", encoder_config("H/14", 378), z_loss=1e-4)
 
 
-def pretrain_3b_moe() -> Trainer.Config:
+def pretrain_3b_moe() -> MM1TrainerConfig:
     """MM1-3B-MoE: as MM1-3B, with 64 experts in every second block of the decoder."""
-    return _sparse("3B-MoE")
+    return _pretrain("3B-MoE", encoder_config("H/14", 378), log_every=100)
 
 
-def pretrain_7b_moe() -> Trainer.Config:
+def pretrain_7b_moe() -> MM1TrainerConfig:
     """MM1-7B-MoE: as MM1-7B, with 32 experts in every fourth block of the decoder."""
-    return _sparse("7B-MoE")
+    return _pretrain("7B-MoE", encoder_config("H/14", 378), log_every=100)
 
 
-def _sparse(size: str) -> Trainer.Config:
-    run = _paper(size, encoder("H/14", 378))
-    run.log_every = 100  # a line has a figure for each of some hundred experts
-    return run
+def _pretrain(
+    size: str, vit: ViT.Config, *, z_loss: float = 0.0, log_every: int = 10
+) -> MM1TrainerConfig:
+    """512 sequences of 4,096 tokens and at most 16 images a step, 200k steps, 2,000 of
+    warm-up, peak rate from the law.
 
-
-def _paper(size: str, vit: ViT.Config) -> Trainer.Config:
-    """512 rows of 4,096 tokens with at most 16 images, 200k steps, warm-up 2,000, peak
-    rate from the law."""
+    A mixture of experts logs a figure for each of some hundred experts: less often.
+    """
     return Trainer.Config(
         steps=200_000,
         model=MM1.Config(
             encoder=vit,
             connector=CAbstractor.Config(num_tokens=144),
-            decoder=decoder(size),
+            decoder=decoder_config(size),
+            z_loss=z_loss,
         ),
         loader=PackedLoader.Config(
             sources=_sources(),
@@ -125,6 +124,7 @@ def _paper(size: str, vit: ViT.Config) -> Trainer.Config:
         scheduler=WarmupCosine.Config(warmup_steps=2000),
         activation_checkpointing="full",
         compile=True,
+        log_every=log_every,
         checkpoint_every=1000,
         validate_every=5000,
     )

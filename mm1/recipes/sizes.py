@@ -1,8 +1,8 @@
-"""The ladder of sizes, and the law that sets the peak learning rate.
+"""The sizes of decoders and encoders, and the law that sets the peak learning rate.
 
-Shapes of the decoders are choices where MM1 is silent: 12 * depth * dim^2 gives the
-size in the name, and the shapes are those of Apple's public AXLearn models where it has
-one of the size (docs/paper.md says which).
+MM1 does not state the shapes of its decoders. Here 12 * depth * dim^2 gives the size in
+the name, and the shapes follow Apple's public AXLearn models where one of that size
+exists (see docs/paper.md).
 """
 
 import math
@@ -23,9 +23,9 @@ DECODERS = {
     "30B": (48, 7168, 56),
 }
 
-# name: (its dense decoder, experts, every how many-th block is sparse); two experts for
-# each token
-MIXTURES = {
+# name: (dense decoder, number of experts, interval of sparse blocks); each token is
+# routed to two experts
+MOE_DECODERS = {
     "3B-MoE": ("2.9B", 64, 2),
     "7B-MoE": ("6.4B", 32, 4),
 }
@@ -49,46 +49,45 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def law_peak_lr(num_params: float) -> float:
-    """MM1's fit over 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), N the
-    decoder's size without embeddings."""
+    """MM1's fit to 9M ... 1.2B (section 3.3): exp(-0.4214 ln N - 0.5535), with N the
+    size of the decoder without embeddings."""
     return math.exp(-0.4214 * math.log(num_params) - 0.5535)
 
 
 def decoder_size(name: str) -> float:
-    """The size that the law is asked with: 12 * depth * dim^2, of the dense decoder for
-    a mixture of experts."""
-    depth, dim, _ = DECODERS[MIXTURES[name][0] if name in MIXTURES else name]
+    """12 * depth * dim^2, the size that the law takes; for a mixture of experts that of
+    its dense decoder."""
+    depth, dim, _ = DECODERS[MOE_DECODERS[name][0] if name in MOE_DECODERS else name]
     return 12.0 * depth * dim**2
 
 
 def decoder_peak_lr(name: str) -> float:
-    """The law's rate, in three digits."""
+    """The law's rate with three digits."""
     return float(f"{law_peak_lr(decoder_size(name)):.3g}")
 
 
-def decoder(name: str) -> Decoder.Config:
-    """A decoder of the ladder, or one of experts.
-
-    Every query head has keys and values of its own; `num_kv_heads` groups them.
-    """
-    if name in MIXTURES:
-        dense, num_experts, every = MIXTURES[name]
+def decoder_config(name: str) -> Decoder.Config:
+    """A decoder of `DECODERS` or `MOE_DECODERS`, without grouped-query attention."""
+    if name in MOE_DECODERS:
+        dense, num_experts, every = MOE_DECODERS[name]
         return replace(
-            decoder(dense), experts=MoE.Config(num_experts=num_experts, every=every)
+            decoder_config(dense),
+            experts=MoE.Config(num_experts=num_experts, every=every),
         )
     depth, dim, heads = DECODERS[name]
     return Decoder.Config(depth=depth, dim=dim, num_heads=heads)
 
 
-def encoder(name: str, image_size: int) -> ViT.Config:
+def encoder_config(name: str, image_size: int) -> ViT.Config:
+    """An encoder of `ENCODERS`, for square images of `image_size` pixels."""
     depth, dim, heads, patch = ENCODERS[name]
     return ViT.Config(
         image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads
     )
 
 
-def aim_encoder(name: str, image_size: int = 224) -> ViT.Config:
-    """The encoders of AIM (arXiv:2401.08541, table 1): fixed positions, a norm of the
+def aim_encoder_config(name: str, image_size: int = 224) -> ViT.Config:
+    """An encoder of AIM (arXiv:2401.08541, table 1): fixed positions, normalised
     patches, hardly any biases."""
     depth, dim, heads = AIM_ENCODERS[name]
     return ViT.Config(

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, cast
 
 import torch
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
 )
+from typing_extensions import TypeVar
 
 from mm1 import config as configs
 from mm1 import dist
@@ -53,6 +54,16 @@ PATIENCE = 20
 """Updates in a row with a gradient that is not finite, after which the run stops."""
 
 
+# Covariant, so that a recipe's `Trainer.Config[MM1.Config, PackedLoader.Config]` goes
+# wherever a `Trainer.Config` does.
+ModelConfig = TypeVar(
+    "ModelConfig", bound=Model.Config, default=Model.Config, covariant=True
+)
+LoaderConfig = TypeVar(
+    "LoaderConfig", bound=Loader.Config, default=Loader.Config, covariant=True
+)
+
+
 class Interrupted(UserError):
     """The run was told to stop; it has saved a checkpoint and goes on from there with
     `--resume`."""
@@ -66,9 +77,10 @@ class Trainer(Configurable):
     """Builds everything once, then `fit`s."""
 
     @dataclass(kw_only=True, slots=True)
-    class Config(Configurable.Config):
-        model: Model.Config = field(default_factory=MM1.Config)
-        loader: Loader.Config = field(default_factory=PackedLoader.Config)
+    class Config(Configurable.Config, Generic[ModelConfig, LoaderConfig]):
+        # Type checkers allow no default for a field whose type is a variable.
+        model: ModelConfig = field(default_factory=cast(Any, MM1.Config))
+        loader: LoaderConfig = field(default_factory=cast(Any, PackedLoader.Config))
         optimizer: Optimizer.Config = field(default_factory=AdamW.Config)
         scheduler: Scheduler.Config = field(default_factory=WarmupCosine.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)

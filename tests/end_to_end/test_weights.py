@@ -28,7 +28,7 @@ def write_encoder_run(folder: Path) -> None:
     text = TextTower.Config(max_length=40, depth=1, dim=16, num_heads=2)
     clip = worlds.contrastive(folder, steps=1)
     clip.model = CLIP.Config(encoder=encoder, text=text, dim=16)
-    clip.loader.sources = ("captions",)  # type: ignore[attr-defined]
+    clip.loader.sources = ("captions",)
     clip.build(folder=folder).fit()
 
 

@@ -12,7 +12,7 @@ from mm1.data.document import Image, Text
 from mm1.miniature.world import examples as deal
 from mm1.miniature.world import questions, text
 from mm1.miniature.world import scenes as world
-from mm1.miniature.world.raw_files import Amounts, write_four, write_world
+from mm1.miniature.world.raw_files import Amounts, write_four_objects, write_world
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
@@ -116,7 +116,7 @@ def test_the_files_are_read_by_the_sources_of_real_data(tmp_path):
         seed=0,
         amounts=Amounts(captions=40, pages=8, texts=5, conversations=6),
     )
-    write_four(tmp_path / "four", seed=0, num=7)
+    write_four_objects(tmp_path / "four", seed=0, num=7)
     for source, folder, num in (
         (Captions, "captions", 40),
         (Captions, "four", 7),

@@ -16,10 +16,10 @@ from mm1.recipes.sizes import (
     AIM_ENCODERS,
     DECODERS,
     ENCODERS,
-    MIXTURES,
-    aim_encoder,
-    decoder,
-    encoder,
+    MOE_DECODERS,
+    aim_encoder_config,
+    decoder_config,
+    encoder_config,
 )
 
 TABLE = Path(__file__).parents[1] / "golden_params.txt"
@@ -33,10 +33,10 @@ def count(module: nn.Module) -> int:
 
 def idle(module: nn.Module) -> int:
     """Parameters of the experts that a token does not use."""
-    found = [m for m in module.modules() if isinstance(m, MoE)]
+    layers = [m for m in module.modules() if isinstance(m, MoE)]
     return sum(
         (m.config.num_experts - m.config.top_k) * 3 * m.dim * m.hidden_dim
-        for m in found
+        for m in layers
     )
 
 
@@ -47,8 +47,8 @@ def lines() -> Iterator[str]:
             f" words: + {VOCABULARY:,} x width)"
         )
         yield HEADER
-        for name in (*DECODERS, *MIXTURES):
-            built = decoder(name).build(vocab_size=VOCABULARY)
+        for name in (*DECODERS, *MOE_DECODERS):
+            built = decoder_config(name).build(vocab_size=VOCABULARY)
             total = count(built) - count(built.embedding)
             yield f"{name:10}{total:>17,}{total - idle(built):>25,}"
         yield (
@@ -56,10 +56,10 @@ def lines() -> Iterator[str]:
             " (L/14), 378 px (H/14)"
         )
         for name, size in zip(ENCODERS, (224, 224, 336, 378), strict=True):
-            yield f"{name:10}{count(encoder(name, size).build()):>17,}"
+            yield f"{name:10}{count(encoder_config(name, size).build()):>17,}"
         yield "encoders of AIM, at 224 px; their positions are fixed, and count"
         for name in AIM_ENCODERS:
-            yield f"AIM-{name:6}{count(aim_encoder(name).build()):>17,}"
+            yield f"AIM-{name:6}{count(aim_encoder_config(name).build()):>17,}"
 
 
 def test_every_preset_has_the_parameters_of_the_table(
@@ -81,7 +81,7 @@ def test_the_3b_mixture_holds_64_billion() -> None:
     by_hand = depth * 4 * dim**2 + (13 + 13 * experts) * 3 * dim * hidden
     assert by_hand == pytest.approx(64.78e9, rel=1e-4)
     with torch.device("meta"):
-        built = decoder("3B-MoE").build(vocab_size=8)
+        built = decoder_config("3B-MoE").build(vocab_size=8)
     blocks = sum(count(block) for block in built.blocks)
     # Routers and norms add the rest: 13 x 64 x 3,072 and 53 x 3,072.
     assert blocks == by_hand + 13 * experts * dim + 2 * depth * dim

@@ -4,6 +4,7 @@ that show no best rate."""
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def grid(
     ]
 
 
-def law_of(**settings: float) -> LrLaw:
+def law_of(**settings: Any) -> LrLaw:
     return fit_lr_law(
         [point for size in SIZES for point in grid(size, law_peak_lr(size), **settings)]
     )

@@ -9,6 +9,7 @@ import pytest
 
 from mm1.config import ConfigError, UserError
 from mm1.miniature.lr_law import language_model_search, mm1_search
+from mm1.nn.mm1 import MM1
 from mm1.recipes.lr_law import describe_law
 from mm1.study import runner
 from mm1.study.executors import LocalExecutor
@@ -22,7 +23,7 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
 def add_joint_run(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
-    config = Trainer.Config(seed=seed)
+    config = Trainer.Config(model=MM1.Config(), seed=seed)
     config.model.decoder.dim = dim
     config.optimizer.peak_lr = lr
     return plan.add("joint", config)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
 
 
 def config(
-    rate: float, init: Mapping[str, str] | None = None, **fields: int
+    rate: float, init: Mapping[str, str] | None = None, **fields: Any
 ) -> Trainer.Config:
     run = Trainer.Config(init=dict(init or {}), **fields)
     run.optimizer.peak_lr = rate

@@ -38,7 +38,7 @@ def multimodal(world: Path, aim: Path, image_size: int) -> Trainer.Config:
     config = pretrain(world, steps=2, init={"encoder": str(aim)})
     config.model.encoder = replace(
         reconstructive(world).model.encoder, image_size=image_size
-    )  # type: ignore[attr-defined]
+    )
     return config
 
 
@@ -115,7 +115,7 @@ def test_an_encoder_of_another_shape_is_refused(
     aim: Path, world: Path, tmp_path: Path
 ) -> None:
     config = multimodal(world, aim, 8)
-    config.model.encoder.patch_norm = False  # type: ignore[attr-defined]
+    config.model.encoder.patch_norm = False
     with pytest.raises(
         ConfigError,
         match=r"encoder of .*aim does not fit.*not known here \['patch_norm",

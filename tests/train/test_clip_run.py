@@ -80,6 +80,7 @@ def test_resolution_steps_lead_from_one_recipe_to_mm1s_encoder(
     """Same model but for its images; where it ends, a pre-training recipe can begin."""
     step: Any = recipe(f"clip_{finer}")
     assert set(step.init.values()) == {f"runs/clip_{coarse}"}
-    assert step.model.encoder == recipe(f"pretrain_{mm1}").model.encoder  # type: ignore[attr-defined]
+    pretraining: Any = recipe(f"pretrain_{mm1}")
+    assert step.model.encoder == pretraining.model.encoder
     step.model.encoder.image_size = 224
     assert step.model == recipe(f"clip_{coarse}").model

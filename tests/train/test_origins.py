@@ -52,17 +52,17 @@ def test_a_part_takes_the_shape_of_its_origin_and_what_changed_is_said(
 def test_the_size_of_pictures_is_the_recipes(tmp_path: Path) -> None:
     config = recipe("pretrain_small")
     adopt(config, {"encoder": joint(tmp_path)})
-    assert config.model.encoder == replace(worlds.encoder(), image_size=96)  # type: ignore[attr-defined]
+    assert config.model.encoder == replace(worlds.encoder(), image_size=96)
 
 
 def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(
     tmp_path: Path,
 ) -> None:
     config = recipe("pretrain_small")
-    config.model.decoder.experts = MoE.Config(num_experts=4, balance_loss=0.5)  # type: ignore[attr-defined]
+    config.model.decoder.experts = MoE.Config(num_experts=4, balance_loss=0.5)
     adopt(config, {"decoder": joint(tmp_path)})
     experts = MoE.Config(num_experts=4, balance_loss=0.5)
-    assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
+    assert config.model.decoder == replace(worlds.decoder(), experts=experts)
     adopt(
         config,
         {
@@ -73,7 +73,7 @@ def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(
         },
     )
     experts = MoE.Config(num_experts=8, every=1, balance_loss=0.5)
-    assert config.model.decoder == replace(worlds.decoder(), experts=experts)  # type: ignore[attr-defined]
+    assert config.model.decoder == replace(worlds.decoder(), experts=experts)
 
 
 def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
     ):
         adopt(config, {"encoder": origin, "decoder": origin}, wishes)
     adopt(config, {"encoder": origin}, wishes)
-    assert config.model.encoder.image_size == 24  # type: ignore[attr-defined]
+    assert config.model.encoder.image_size == 24
 
 
 def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def test_micro_batches_do_not_change_the_result(
     differs."""
     for micro_batch_size in (4, 1):
         config = pretrain(world)
-        assert config.loader.micro_batch_size == 2  # type: ignore[attr-defined]
-        config.loader.micro_batch_size = micro_batch_size  # type: ignore[attr-defined]
+        assert config.loader.micro_batch_size == 2
+        config.loader.micro_batch_size = micro_batch_size
         assert losses(fit(config, tmp_path / str(micro_batch_size))) == pytest.approx(
             losses(plain), rel=1e-5
         )
@@ -217,7 +217,7 @@ def test_parts_at_another_resolution_are_interpolated(
 ) -> None:
     clip = fit(contrastive(world, steps=1), tmp_path / "clip")
     config = pretrain(world, steps=1, init={"encoder": str(clip)})
-    config.model.encoder.image_size = 16  # type: ignore[attr-defined]
+    config.model.encoder.image_size = 16
     joint = load_file(fit(config, tmp_path / "joint") / "model.safetensors")
     assert joint["encoder.position"].shape == (4, 4, 16)
 
@@ -225,7 +225,7 @@ def test_parts_at_another_resolution_are_interpolated(
 def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
     lm = fit(text_only(world, steps=1), tmp_path / "lm")
     config = text_only(world)
-    config.model.decoder.dim = 64  # type: ignore[attr-defined]
+    config.model.decoder.dim = 64
     model = config.model.build(vocab_size=30)
     tokenizer = Tokenizer.Config(path=str(lm)).build()
     with pytest.raises(ConfigError, match=r"decoder.*does not fit.*blocks\.0"):
@@ -259,6 +259,6 @@ def test_rows_that_do_not_divide_are_an_error_before_training(
     world: Path, tmp_path: Path
 ) -> None:
     config = pretrain(world)
-    config.loader.micro_batch_size = 3  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 3
     with pytest.raises(ConfigError, match="does not divide"):
         fit(config, tmp_path / "run")

@@ -63,7 +63,7 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(
         vocab_size=load_model(tmp_path / "dense", torch.device("cpu"))[
             0
         ].decoder.vocab_size
-    )  # type: ignore[attr-defined]
+    )
     assert isinstance(model, MM1)
     tokenizer = Tokenizer.Config(path=str(tmp_path / "dense")).build()
     start_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
@@ -86,7 +86,7 @@ def test_experts_of_another_width_than_the_dense_run_are_refused(
 ) -> None:
     fit(text_only(world, steps=1), tmp_path / "dense")
     config = sparse(world, init={"decoder": str(tmp_path / "dense")})
-    config.model.decoder.experts.hidden_dim = 40  # type: ignore[attr-defined]
+    config.model.decoder.experts.hidden_dim = 40
     with pytest.raises(
         ConfigError,
         match=r"does not fit.*feed_forward\.gate_up: \(3, 96, 32\), not \(3, 80, 32\)",

@@ -87,8 +87,8 @@ def test_two_ranks_learn_what_one_learns_and_either_goes_on_from_the_other(
     One page in ten: some micro-batches have pictures on one rank and none on the other.
     """
     config = pretrain(world)
-    config.loader.weights = {"pages": 0.1, "captions": 0.0, "text": 0.9}  # type: ignore[attr-defined]
-    config.loader.micro_batch_size = 1  # type: ignore[attr-defined]
+    config.loader.weights = {"pages": 0.1, "captions": 0.0, "text": 0.9}
+    config.loader.micro_batch_size = 1
     one = train(config, tmp_path / "one", ranks=1)
     two = launch(config, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
@@ -145,7 +145,7 @@ def test_routers_on_two_ranks_do_what_they_do_on_one(
     """Losses of 12 steps, recomputed, with equal micro-batches: routers see what they
     would see on one rank."""
     config = sparse(world, activation_checkpointing="full")
-    config.loader.micro_batch_size = 1  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 1
     one, two = (train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     for name in ("router/balance", "router/dropped", "router/load/1/2"):
@@ -174,7 +174,7 @@ def test_pictures_are_foretold_on_two_ranks_as_on_one(
 ) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
-    config.loader.micro_batch_size = 2  # type: ignore[attr-defined]
+    config.loader.micro_batch_size = 2
     fit_without_draws(config, tmp_path / "one", False)
     on_ranks(2, fit_without_draws, config, tmp_path / "two", False)
     one, two = (losses(metrics(tmp_path / name)) for name in ("one", "two"))

@@ -4,7 +4,7 @@ captions/00000.tar ...       WebDataset as img2dataset writes it: 000000123.png,
 pages/00000.parquet ...      OBELICS' schema: images, texts, metadata, general_metadata
 text/text.jsonl              {"text": ...}
 instructions/llava.json      LLaVA's conversations; pictures in instructions/images/
-four/00000.tar ...           as captions, of pictures with four things; `write_four` alone writes them
+four/00000.tar ...           as captions, of pictures with four things; `write_four_objects` alone writes them
 """
 
 import io
@@ -45,7 +45,7 @@ def write_captions(folder: Path, seed: int, num: int) -> None:
     _write_pairs(folder, num, partial(deal.caption, seed))
 
 
-def write_four(folder: Path, seed: int, num: int) -> None:
+def write_four_objects(folder: Path, seed: int, num: int) -> None:
     _write_pairs(folder, num, partial(deal.four, seed))
 
 
