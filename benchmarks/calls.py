@@ -108,7 +108,7 @@ def main() -> None:
             str(scratch / "captions"),
         )
         step = command(
-            Calls(step="_update"),
+            Calls(step="_train_step"),
             "train",
             "miniature_pretrain",
             "steps=3",

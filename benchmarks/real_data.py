@@ -156,7 +156,8 @@ def balance(out: Path, steps: int) -> None:
             {
                 k: v
                 for k, v in line.items()
-                if k in ("documents", "cuts", "images") or k.startswith("tokens")
+                if k in ("documents", "continued_documents", "images")
+                or k.startswith("tokens")
             }
         )
     planned: Counter[str] = Counter()
@@ -165,7 +166,7 @@ def balance(out: Path, steps: int) -> None:
     for _ in range(steps):
         rows, after, _ = next(windows)
         for excerpt in (e for row in rows for e in row):
-            planned["documents" if excerpt.start == 0 else "cuts"] += 1
+            planned["documents" if excerpt.start == 0 else "continued_documents"] += 1
             planned["images"] += excerpt.images
             planned[f"tokens/{loader.names[excerpt.source]}"] += (
                 excerpt.stop - excerpt.start

@@ -48,7 +48,7 @@ from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import DocumentSegment
 from mm1.loader.workers import load_batches
 from mm1.overrides import override
-from mm1.train.metrics import matmul_ceiling
+from mm1.train.metrics import matmul_flops
 from mm1.train.parallel import checkpoint_activations, freeze, shard
 
 TABLE = 1 << 16  # document lengths come from a table of this many draws
@@ -316,7 +316,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     device = dist.start()
     began = time.perf_counter()
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    ceiling = matmul_ceiling(device, dtype)
+    ceiling = matmul_flops(device, dtype)
     scratch = Path("/tmp") if Path("/tmp").is_dir() else Path()
     tokenizer = plain_tokenizer(scratch, arguments.vocabulary)
     torch.manual_seed(0)

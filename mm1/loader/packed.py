@@ -255,21 +255,21 @@ class PackedLoader(Loader):
         return [[rows[i] for i in micro_batch] for micro_batch in chosen]
 
     def _counts(self, rows: list[Row]) -> dict[str, int]:
-        """Of a step over all ranks. A document counts where it begins; `cuts` are
+        """Of a step over all ranks. A document counts where it begins; `continued_documents` are
         segments that continue one."""
         counts = {
             "tokens": len(rows) * self.config.sequence_length,
-            "useful": 0,
+            "unpadded_tokens": 0,
             "documents": 0,
-            "cuts": 0,
+            "continued_documents": 0,
             "images": 0,
         }
         counts |= {f"tokens/{name}": 0 for name in self.names}
         for segment in (segment for row in rows for segment in row):
             num_tokens = segment.stop - segment.start
-            counts["useful"] += num_tokens
+            counts["unpadded_tokens"] += num_tokens
             counts[f"tokens/{self.names[segment.source]}"] += num_tokens
-            counts["documents" if segment.start == 0 else "cuts"] += 1
+            counts["documents" if segment.start == 0 else "continued_documents"] += 1
             counts["images"] += segment.images
         return counts
 
@@ -278,7 +278,9 @@ class PackedLoader(Loader):
             f"epoch/{name}": round(state.drawn[name] / max(1, source.num_documents), 4)
             for name, source in self.sources.items()
         }
-        return epochs | {f"skipped/{name}": state.skipped[name] for name in self.names}
+        return epochs | {
+            f"skipped_documents/{name}": state.skipped[name] for name in self.names
+        }
 
     def describe(self) -> dict[str, dict[str, int | float]]:
         weights = self.config.weights

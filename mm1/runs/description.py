@@ -1,9 +1,13 @@
-"""What a run folder says of its run: config.json, and summary.json at the end."""
+"""What a run folder says about its run: config.json and summary.json."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mm1 import config as configs
+from mm1 import dist
 from mm1.config import ConfigError, Configurable
 from mm1.files import read_object, write_json
 from mm1.runs.layout import CONFIG, SUMMARY
@@ -35,6 +39,22 @@ def read_config(run: Path) -> Any:
 
 def write_config(run: Path, config: Configurable.Config) -> None:
     write_json(run / CONFIG, configs.to_json(config))
+
+
+def describe_hardware(device: torch.device) -> dict[str, Any]:
+    """The part of summary.json about where a run was trained."""
+    return {
+        "world_size": dist.world_size(),
+        "hardware": (
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        ),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
 
 
 def finished(run: Path) -> bool:

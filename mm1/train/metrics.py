@@ -1,41 +1,34 @@
-"""What a run writes down while it trains.
+"""What a step reports: means of metrics, and throughput.
 
-    metrics.jsonl   what was learnt: losses, norms, rates, data seen. Reproducible to the byte.
-    speed.jsonl     what it cost: tokens and images per second, data wait, memory, FLOP utilisation.
-
-Figures stay on the device until a line is logged, so that a step never waits for the
-host.
+Figures stay on the device until they are logged, so that a step never waits for it.
 """
 
 import resource
 import time
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mm1 import dist
-from mm1.files import append_jsonl, read_jsonl, write_jsonl
 from mm1.nn.model import MeanMetric
-from mm1.runs.layout import METRICS, SPEED
 
 
 class Meter:
-    """Sums of what happened since the last line, on the device."""
+    """Sums of metrics since the last line, on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.sums: dict[tuple[str, ...], Tensor] = {}
-        """Figures that came together, and their totals and counts: one sum for hundreds
-        of them."""
+        """Names that came together -> their totals and counts: one addition for
+        hundreds of metrics."""
 
     def add(self, means: dict[str, MeanMetric]) -> None:
         names = tuple(means)
         columns = (
-            [getattr(mean, side).detach() for mean in means.values()]
-            for side in ("total", "count")
+            [getattr(mean, field).detach() for mean in means.values()]
+            for field in ("total", "count")
         )
         table = torch.stack([torch.stack(column) for column in columns], 1).to(
             self.device, torch.float64
@@ -43,7 +36,7 @@ class Meter:
         self.sums[names] = self.sums[names] + table if names in self.sums else table
 
     def state(self) -> dict[str, list[float]]:
-        """The sums over all ranks, for a checkpoint. Every rank must call it."""
+        """Sums over all ranks, for a checkpoint; every rank must call this."""
         own: dict[str, Tensor] = defaultdict(
             lambda: torch.zeros(2, device=self.device, dtype=torch.float64)
         )
@@ -63,8 +56,7 @@ class Meter:
             )
 
     def read(self) -> dict[str, float]:
-        """Means over all ranks since the last reading; clears the meter. Every rank
-        must call it."""
+        """Means over all ranks since the last call; every rank must call this."""
         state = self.state()
         self.sums.clear()
         return {
@@ -73,7 +65,7 @@ class Meter:
 
 
 def _names_of_all_ranks(names: list[str]) -> list[str]:
-    """All ranks' names, in one order: a rank may have met no document of some
+    """The names of all ranks, in one order: a rank may have had no document of some
     source."""
     if dist.world_size() == 1:
         return names
@@ -82,45 +74,58 @@ def _names_of_all_ranks(names: list[str]) -> list[str]:
     return sorted({name for each in gathered for name in each})
 
 
-class Speed:
-    """Wall time and work since the last line."""
+class Throughput:
+    """Time and work since the last line."""
 
-    def __init__(self, device: torch.device, ceiling: float) -> None:
+    def __init__(self, device: torch.device, peak_flops: float) -> None:
         self.device = device
-        self.ceiling = ceiling
+        self.peak_flops = peak_flops
         self.clear()
 
     def clear(self) -> None:
-        self.since = time.perf_counter()
-        self.wait = 0.0
-        self.flops = 0
-        self.useful = 0.0
-        self.images = 0.0
+        self.start: float = time.perf_counter()
+        self.data_seconds: float = 0.0
+        """Time the training waited for data."""
+        self.flops: int = 0
+        """Of this rank."""
+        self.tokens: float = 0.0
+        """Of all ranks, without padding."""
+        self.images: float = 0.0
+        """Of all ranks."""
 
     def read(self) -> dict[str, float]:
-        """Rates over all ranks; utilisation is model FLOPs (encoder counted,
-        recomputation not) over the ceiling."""
+        """Rates since the last call; `mfu` is model FLOPs (encoder included, recomputation
+        not) over those of a large matrix product."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        seconds = max(1e-9, time.perf_counter() - self.since)
+        seconds = max(1e-9, time.perf_counter() - self.start)
         line = {
             "seconds": seconds,
-            "tokens_per_second": self.useful / seconds,
+            "tokens_per_second": self.tokens / seconds,
             "images_per_second": self.images / seconds,
-            "data_wait": self.wait / seconds,
-            "memory_gb": memory,
-            "mfu": self.flops / seconds / self.ceiling,
+            "data_loading_fraction": self.data_seconds / seconds,
+            "max_memory_gib": memory,
+            "mfu": self.flops / seconds / self.peak_flops,
         }
         self.clear()
         return {name: float(f"{value:.4g}") for name, value in line.items()}
 
 
-def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product on this device, measured now: the ceiling that
-    utilisation is a share of."""
+def peak_flops(device: torch.device, precision: Literal["fp32", "bf16"]) -> float:
+    """FLOP/s of a large matrix product in this precision, measured now."""
+    if precision == "fp32":
+        return matmul_flops(device, torch.float32)
+    peak = matmul_flops(device, torch.bfloat16)
+    if device.type == "cpu" and peak < matmul_flops(device, torch.float32):
+        dist.say("this CPU only emulates bf16: precision=fp32 is faster here")
+    return peak
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product on this device: the best of some."""
     cuda = device.type == "cuda"
     size = 8192 if cuda else 512
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -133,53 +138,3 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
-
-
-class Log:
-    """The two files of a run, and the trackers that were asked for; rank 0 writes."""
-
-    def __init__(
-        self, folder: Path, *, keep_until: int, trackers: tuple[str, ...], name: str
-    ) -> None:
-        """Lines after step `keep_until` are dropped: they belong to steps that will be
-        done again."""
-        self.folder = folder
-        self.writes = dist.rank() == 0
-        self.trackers: list[Any] = []
-        if not self.writes:
-            return
-        for file in (METRICS, SPEED):
-            _truncate(folder / file, keep_until)
-        if "tensorboard" in trackers:
-            from torch.utils.tensorboard import SummaryWriter
-
-            board = SummaryWriter(str(folder / "tensorboard"))
-            self.trackers.append(
-                lambda step, values: [
-                    board.add_scalar(k, v, step) for k, v in values.items()
-                ]
-            )
-        if "wandb" in trackers:
-            import wandb  # type: ignore[import-not-found]
-
-            run = wandb.init(
-                project="mm1",
-                name=name,
-                dir=str(folder),
-                resume="allow",
-                id=name.replace("/", "-"),
-            )
-            self.trackers.append(lambda step, values: run.log(values, step=step))
-
-    def write(self, file: str, step: int, values: dict[str, float]) -> None:
-        if not self.writes:
-            return
-        append_jsonl(self.folder / file, {"step": step} | values)
-        for track in self.trackers:
-            track(step, values)
-
-
-def _truncate(path: Path, keep_until: int) -> None:
-    if path.exists():
-        lines = read_jsonl(path)
-        write_jsonl(path, (line for line in lines if line["step"] <= keep_until))

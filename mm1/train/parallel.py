@@ -1,5 +1,5 @@
-"""How a model is laid over the ranks: FSDP2, explicit dtypes, recomputation,
-compilation; all through `Model.units()`.
+"""How a model is parallelised: FSDP2 over all ranks, mixed precision, activation
+checkpointing and compilation, all through `Model.units()`.
 
 There is one code path: a single process is a mesh of one rank.
 """
@@ -35,8 +35,24 @@ ENTRY_POINTS = (
 """Methods besides `forward` that use sharded parameters."""
 
 
+def parallelize(
+    model: Model,
+    *,
+    device: torch.device,
+    precision: Literal["fp32", "bf16"],
+    activation_checkpointing: ActivationCheckpointing,
+    compile_units: bool,
+) -> None:
+    """Prepares a model for training, in place."""
+    checkpoint_activations(model.units(), activation_checkpointing)
+    if compile_units:
+        for unit in model.units():
+            unit.compile()
+    shard(model, device=device, precision=precision)
+
+
 def freeze(model: Model, frozen: Sequence[str]) -> None:
-    """Stops the named parts from learning."""
+    """Freezes the named parts."""
     parts = model.parts()
     for name in frozen:
         if name not in parts:
@@ -47,11 +63,8 @@ def freeze(model: Model, frozen: Sequence[str]) -> None:
 def checkpoint_activations(
     units: Sequence[nn.Module], mode: ActivationCheckpointing
 ) -> None:
-    """Activation checkpointing: a chosen unit keeps its input alone and computes the
-    rest again in the backward pass.
-
-    "selective" chooses every second unit, "full" all of them.
-    """
+    """Activation checkpointing: a unit keeps only its input, and recomputes the rest in
+    the backward pass; "selective" does so to every second unit, "full" to all."""
     every = {"none": 0, "selective": 2, "full": 1}[mode]
     for i, unit in enumerate(units):
         if every and i % every == every - 1:
@@ -64,16 +77,15 @@ def shard(
     """FSDP2 over all ranks: fp32 weights, gradients and reductions; compute in
     `precision`.
 
-    With several ranks each unit gathers its own weights just in time. A single rank has
-    nothing to gather: there the whole model is one group, which saves the bookkeeping.
+    Each unit gathers its weights just in time. A single rank has nothing to gather:
+    there the whole model is one group, which saves the bookkeeping.
     """
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    # A view as a unit's output is harmful only to those who write into it; nobody here
-    # does.
+    # A unit's output that is a view is harmful only if written to, which nothing does.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = dist.mesh(device)
     if dist.world_size() > 1:

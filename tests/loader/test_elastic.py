@@ -278,10 +278,10 @@ def test_pages_longer_than_a_row_are_cut_and_keep_the_images_of_their_tokens(
         )
     counts = sum((Counter(step.counts) for step in steps), Counter())
     assert counts["images"] >= 20
-    assert counts["cuts"] >= 20
+    assert counts["continued_documents"] >= 20
     rows, state = train_on(loader, None, 8, 1)
     check_each_token_once_per_epoch(loader, named(loader, rows), state)
-    assert steps[-1].gauges["skipped/pages"] == 0
+    assert steps[-1].gauges["skipped_documents/pages"] == 0
     validation = json.loads((world / "pages" / "manifest.json").read_text())["splits"][
         "validation"
     ]["images"]

@@ -91,7 +91,7 @@ def _speed(folder: Path, steps: int, tokens: float, images: float) -> None:
         "seconds": 4.1,
         "tokens_per_second": tokens,
         "images_per_second": images,
-        "data_wait": 0.02,
+        "data_loading_fraction": 0.02,
     }
     _lines(
         folder / "speed.jsonl", [{"step": s} | rates for s in range(10, steps + 1, 10)]

@@ -58,15 +58,15 @@ def test_learns_and_counts_images(aim: Path) -> None:
 def test_an_interrupted_run_draws_the_same_prefixes(
     aim: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = Trainer._update
+    train_step = Trainer._train_step
 
-    def ending(self: Trainer, data: StepBatches, speed: Any) -> None:
-        update(self, data, speed)
+    def ending(self: Trainer, data: StepBatches) -> None:
+        train_step(self, data)
         if self.step == 6:
             raise RuntimeError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", ending)
+        patch.setattr(Trainer, "_train_step", ending)
         with pytest.raises(RuntimeError, match="gone"):
             fit(reconstructive(world), tmp_path / "cut")
     cut = fit(reconstructive(world), tmp_path / "cut", resume=True)

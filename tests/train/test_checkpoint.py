@@ -9,7 +9,7 @@ def test_a_checkpoint_counts_before_the_next_one_is_made(tmp_path: Path) -> None
     run = text_only(make_world(tmp_path / "world"), steps=9).build(
         folder=tmp_path / "run"
     )
-    run._save()
+    run._save_checkpoint()
     assert run.checkpoints.steps() == []
     assert run.checkpoints.pending is not None
     run.checkpoints.pending[0].result()
@@ -25,7 +25,7 @@ def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(
     )
     for step in range(4):
         run.step = step
-        run._save()
+        run._save_checkpoint()
     run.checkpoints.finish()
     assert run.checkpoints.steps() == [2, 3]
     (tmp_path / "run" / "checkpoints" / "step-00000009.unfinished").mkdir()

@@ -72,7 +72,7 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
         plain = model(batch).means["loss"]
     torch.testing.assert_close(plain.total, mean.total, rtol=1e-5, atol=0.0)
 
-    save = Trainer._save
+    save = Trainer._save_checkpoint
 
     def gone(self: Trainer) -> None:
         save(self)
@@ -80,7 +80,7 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
         raise RuntimeError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", gone)
+        patch.setattr(Trainer, "_save_checkpoint", gone)
         with pytest.raises(RuntimeError, match="gone"):
             fit(adapted(world, tmp_path / "origin"), tmp_path / "cut")
     cut = fit(adapted(world, tmp_path / "origin"), tmp_path / "cut", resume=True)

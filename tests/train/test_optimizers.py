@@ -56,7 +56,7 @@ def losses(folder: Path) -> list[float]:
 def runs(kind: Any, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs: `whole`, and `cut`, killed after it had saved its first checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
-    save = Trainer._save
+    save = Trainer._save_checkpoint
 
     def killed(self: Trainer) -> None:
         save(self)
@@ -65,7 +65,7 @@ def runs(kind: Any, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     fit(configured(kind, world), folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_save", killed)
+        patch.setattr(Trainer, "_save_checkpoint", killed)
         with pytest.raises(RuntimeError, match="killed"):
             fit(configured(kind, world), folder / "cut")
     return folder

@@ -62,16 +62,16 @@ def whole(
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     """Makes the next run end in its `step`-th update: politely by a signal, or as `kill
     -9` does."""
-    update = Trainer._update
+    train_step = Trainer._train_step
 
-    def ending(self: Trainer, data: StepBatches, speed: Any) -> None:
-        update(self, data, speed)
+    def ending(self: Trainer, data: StepBatches) -> None:
+        train_step(self, data)
         if self.step + 1 == step:
             if how == "kill":
                 raise RuntimeError("gone")
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_update", ending)
+    monkeypatch.setattr(Trainer, "_train_step", ending)
 
 
 @pytest.mark.parametrize("make", [pretrain, text_only, contrastive, reconstructive])
@@ -103,10 +103,10 @@ def test_losses_and_tokens_are_logged_by_source(plain: Path) -> None:
         "loss/text",
         "tokens/pages",
         "epoch/text",
-        "skipped/pages",
+        "skipped_documents/pages",
     } <= last.keys()
     assert last["tokens"] == 2 * 4 * 64  # two steps since the line before
-    assert last["useful"] == sum(
+    assert last["unpadded_tokens"] == sum(
         last[f"tokens/{name}"] for name in ("pages", "captions", "text")
     )
 
