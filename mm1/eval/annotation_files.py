@@ -130,7 +130,8 @@ class BenchmarkImages:
     before the first question."""
 
     def __init__(self, name: str, field: str) -> None:
-        """
+        """Lists the folder.
+
         Args:
             name: the folder.
             field: the config field that names it, for messages.

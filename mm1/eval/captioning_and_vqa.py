@@ -58,7 +58,8 @@ class AnnotationBenchmark(Benchmark):
         self.config = config
 
     def records(self, split: Split) -> Sequence[Any]:
-        """
+        """The records of a split, from the annotation files.
+
         Raises:
             ConfigError, FileNotFoundError, ValueError: something is wrong with the
                 files; the message names file and record.

@@ -132,7 +132,11 @@ class Evaluator(Configurable):
         return sorted(order[: self.config.num_questions].tolist())
 
     def check(self, model: Model) -> None:
-        """Raises ConfigError if this kind of model cannot be evaluated."""
+        """Checks that this kind of model can be evaluated.
+
+        Raises:
+            ConfigError: it lacks a method of `needs`.
+        """
         for method, kind in self.needs.items():
             if not hasattr(model, method):
                 raise ConfigError(

@@ -39,7 +39,8 @@ class Rices:
     """Finds the train records whose images are most similar to a test record's."""
 
     def __init__(self, encoder: Callable[[], Encoder], version: str) -> None:
-        """
+        """Nothing is loaded yet.
+
         Args:
             encoder: loads the encoder; called when features are computed.
             version: a fingerprint of its weights.

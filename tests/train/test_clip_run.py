@@ -30,8 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_measured_and_a_second_one_goes_on_at_another_resolution(
     world: Path, tmp_path: Path, loss: str
 ) -> None:
-    exam = ZeroShotClassification.Config(data=MiniatureClasses.Config(num_test=6))
-    config: Any = contrastive(world, steps=2, benchmarks={"digit": exam})
+    benchmark = ZeroShotClassification.Config(data=MiniatureClasses.Config(num_test=6))
+    config: Any = contrastive(world, steps=2, benchmarks={"digit": benchmark})
     config.model.loss = loss
     config.build(folder=tmp_path / "first").fit()
     scores = json.loads((tmp_path / "first" / "scores.json").read_text())

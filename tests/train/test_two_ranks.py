@@ -125,10 +125,10 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw_files.jpeg(i))
-    exam = ZeroShotClassification.Config(
+    benchmark = ZeroShotClassification.Config(
         data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last")
     )
-    config = contrastive(world, benchmarks={"zoo": exam})
+    config = contrastive(world, benchmarks={"zoo": benchmark})
     runs = [train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
     predictions = [

@@ -86,7 +86,8 @@ class ScienceQA(Benchmark):
         self.ending = config.ending or default
 
     def records(self, split: Split) -> Sequence[Problem]:
-        """
+        """The records of a split, from the annotation files.
+
         Raises:
             ConfigError, FileNotFoundError, ValueError: something is wrong with the
                 files; the message names file and problem.

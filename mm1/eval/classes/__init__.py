@@ -45,7 +45,8 @@ class Classes(Configurable):
         raise NotImplementedError
 
     def labelled_image(self, record: Any) -> LabelledImage:
-        """
+        """The image and the label of a record.
+
         Raises:
             FileNotFoundError, ImageError: there is no usable image; the message names
                 the record.

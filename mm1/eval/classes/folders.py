@@ -36,9 +36,10 @@ class Folders(Classes):
 
     @cached_property
     def folders(self) -> list[str]:
-        """
+        """Names of the class folders of the test split.
+
         Raises:
-            ConfigError, FileNotFoundError: there are no class folders.
+            ConfigError, FileNotFoundError: there are none.
         """
         return self._folders("test")
 
