@@ -1,8 +1,8 @@
-"""The model card of an export, written from the run folder alone: what it was trained
+"""The model card of an export, written from the run folder: what the model was trained
 on, how, and how it scored.
 
-A card states what the folder proves. Where a run came from an import, its origin and
-licence stand in front.
+A card states only what the folder shows. If the run started from an import, its origin
+and licence come first.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ class Usage:
     what: str
     """The model in a sentence."""
     code: str
-    """Python that opens the folder and uses it; `FOLDER` stands for its place."""
+    """Python that opens the folder, named `FOLDER`, and uses it."""
     limits: Sequence[str]
     task: str
     """`pipeline_tag` of the hub."""
 
 
 def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
-    """`README.md` beside the exported weights."""
+    """Writes `README.md`."""
     summary = _json(run / SUMMARY)
     scores = _json(run / SCORES)
     origin = _origin(summary, config)
@@ -40,11 +40,7 @@ def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
         "---\n" + "".join(f"{key}: {value}\n" for key, value in head.items()) + "---",
         f"# {run.name}\n\n{usage.what} {_size(summary)}",
         f"## Use\n\n```python\n{usage.code.strip()}\n```",
-        (
-            f"## Origin\n\n{_table(('part', 'from', 'revision', 'licence'), _rows(origin))}"
-            if origin
-            else ""
-        ),
+        f"## Origin\n\n{_origin_table(origin)}" if origin else "",
         f"## Training\n\n{_training(summary, config)}",
         f"## Scores\n\n{_scores(scores)}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in usage.limits),
@@ -60,13 +56,15 @@ def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     return (
-        read_object(path, "delete it; the card goes without") if path.is_file() else {}
+        read_object(path, "delete it; the card can be written without it")
+        if path.is_file()
+        else {}
     )
 
 
 def _origin(summary: dict[str, Any], config: Any) -> dict[str, dict[str, Any]]:
-    """Part -> where its weights started from: this import, or the runs that the config
-    names."""
+    """Part -> where its weights come from: this import, or the runs that the config
+    starts from."""
     if "origin" in summary:
         return {"all": summary["origin"]}
     runs = {
@@ -76,11 +74,12 @@ def _origin(summary: dict[str, Any], config: Any) -> dict[str, dict[str, Any]]:
     return {part: origin for part, origin in runs.items() if origin}
 
 
-def _rows(origin: dict[str, dict[str, Any]]) -> list[tuple[Any, ...]]:
-    return [
+def _origin_table(origin: dict[str, dict[str, Any]]) -> str:
+    rows = [
         (part, o["name"], o["revision"] or "", o["licence"] or "not stated")
         for part, o in origin.items()
     ]
+    return _table(("part", "from", "revision", "licence"), rows)
 
 
 def _size(summary: dict[str, Any]) -> str:
@@ -113,13 +112,13 @@ def _scores(scores: dict[str, Any]) -> str:
     rows = [
         (
             name,
-            found["metric"],
+            result["metric"],
             _shots(shots, score),
             f"{score['score']:.3f} +- {score['stderr']:.3f}",
-            found.get("chance", ""),
+            result.get("chance", ""),
         )
-        for name, found in scores.items()
-        for shots, score in found["shots"].items()
+        for name, result in scores.items()
+        for shots, score in result["shots"].items()
     ]
     return (
         _table(("benchmark", "metric", "shots", "score", "chance"), rows)
@@ -129,12 +128,9 @@ def _scores(scores: dict[str, Any]) -> str:
 
 
 def _shots(number: str, score: dict[str, Any]) -> str:
-    """0 shots have two meanings, which belong to their number."""
-    return (
-        f"{number} ({score['zero_shot_prompt']})"
-        if "zero_shot_prompt" in score
-        else number
-    )
+    """The number; for 0 shots, what the prompt holds instead."""
+    prompt = score.get("zero_shot_prompt")
+    return number if prompt is None else f"{number} ({prompt})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -27,7 +27,7 @@ from mm1.data.tokenizer import (
 from mm1.export.card import Usage
 from mm1.export.encoders.links import with_prefixes
 from mm1.export.encoders.read import read_published_encoder
-from mm1.export.encoders.values import image_size
+from mm1.export.encoders.values import input_size
 from mm1.export.encoders.write import to_published_clip, to_published_encoder
 from mm1.export.fields import Fields
 from mm1.export.mapping import NOTHING, Link, check_export
@@ -214,7 +214,7 @@ def _own(folder: Path) -> Import | None:
         return None
     export = _to_export(model, None)
     check_unedited(folder, CONFIG, export.config)
-    pictures = to_preprocessor(model.encoder, image_size(model.encoder))
+    pictures = to_preprocessor(model.encoder, input_size(model.encoder))
     check_unedited(folder, PREPROCESSOR, pictures)
     family = export.config["model_type"]
     if isinstance(model, Features.Config):
@@ -304,7 +304,7 @@ def write_encoder(
         values["text_config"] |= {"vocab_size": num_rows} | token_ids(tokenizer)
     dtype = stored_dtype(export.links, weights)
     write_json(folder / CONFIG, values | {"dtype": dtype})
-    pictures = to_preprocessor(model.encoder, image_size(model.encoder))
+    pictures = to_preprocessor(model.encoder, input_size(model.encoder))
     write_json(folder / PREPROCESSOR, pictures)
     write_json(folder / OWN, own)
     write_tensors(folder, export.links, weights)

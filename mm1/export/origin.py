@@ -1,4 +1,4 @@
-"""Where a published model comes from: a folder here, or a repository of the Hugging
+"""Where a published model comes from: a local folder, or a repository on the Hugging
 Face hub."""
 
 import re
@@ -9,24 +9,24 @@ from mm1.config import UserError
 
 FILES = ("*.json", "*.safetensors", "README.md", "tokenizer.model")
 NOT = ("*/*", "consolidated*")
-"""Other formats of the same weights, which some repositories hold as well."""
+"""Other formats of the same weights, which some repositories also hold."""
 
 
 class Unreachable(UserError):
-    """Neither a folder nor something that the hub could give."""
+    """A model that is neither a local folder nor available from the hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     folder: Path
     name: str
-    """As it was asked for."""
+    """As the user gave it."""
     revision: str | None = None
     """The commit on the hub."""
 
     @property
     def licence(self) -> str | None:
-        """As the model card names it."""
+        """As the model card states it."""
         card = self.folder / "README.md"
         if not card.is_file():
             return None
@@ -35,26 +35,26 @@ class Origin:
             card.read_text(encoding="utf-8", errors="replace"),
             re.DOTALL,
         )
-        found = head and re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE)
-        return found[1] if found else None
+        licence = head and re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE)
+        return licence[1] if licence else None
 
     def describe(self) -> dict[str, str | None]:
         return {"name": self.name, "revision": self.revision, "licence": self.licence}
 
 
 def find_model(name: str, *, pickle: bool = False) -> Origin:
-    """A folder, or `owner/model` or `owner/model@revision` of the hub, whose files are
-    fetched into its own cache.
+    """A local folder, or `owner/model` or `owner/model@revision` on the hub, which is
+    downloaded into the hub's cache.
 
     Raises:
-        Unreachable: there is no such folder, and the hub does not give it.
+        Unreachable: there is no such folder, and no such model on the hub or no access.
     """
     if Path(name).is_dir():
         return Origin(Path(name), name)
     identifier, _, revision = name.partition("@")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", identifier):
         raise Unreachable(
-            f"no folder {name}; a model of the hub is named owner/model or"
+            f"no folder {name}; a model on the hub is named owner/model or"
             " owner/model@revision"
         )
     from huggingface_hub import snapshot_download
@@ -79,7 +79,7 @@ def find_model(name: str, *, pickle: bool = False) -> Origin:
         OSError,
     ) as error:
         raise Unreachable(
-            f"no folder {name} here, and the hub did not give it"
+            f"no folder {name}, and it could not be downloaded from the hub"
             f" ({type(error).__name__}). Is the name right, do you have access, is"
             " there a network? Otherwise download it elsewhere, copy it, and name its"
             " folder"

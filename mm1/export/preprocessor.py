@@ -1,14 +1,15 @@
-"""How published encoders want their pictures: transformers' `preprocessor_config.json`,
-open_clip's `preprocess_cfg`.
+"""How published encoders preprocess images: transformers' `preprocessor_config.json`
+and open_clip's `preprocess_cfg`.
 
-The options of `ViT.Config` that say it are `mean`, `std`, `resize` and `interpolation`.
-Two things here differ from what some of the files say and are told to the user as
-notes, never passed over in silence:
+In `ViT.Config` these are `mean`, `std`, `resize` and `interpolation`. Two things differ
+from what some files say; a note tells the user:
 
-- Our `crop` resizes the shorter side to the picture's size and cuts the centre out. Files that resize to more than they
-  cut out (DINOv2: 256, then 224) make the encoder see a little less of the picture.
-- The size of the pictures is that of the table of positions. A file may ask for another one (DINOv2: 224 pixels for a
-  table of 518); start from the run with `encoder.image_size=224` to have it.
+- Our `crop` resizes the shorter side to the encoder's size and crops at the centre.
+  Files that resize to more than they crop to (DINOv2: 256, then 224) let the encoder
+  see a little less of the image.
+- The images' size is that of the table of positions. A file may ask for another one
+  (DINOv2: 224 pixels for a table of 518); start from the run with
+  `encoder.image_size=224` to have it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,26 +25,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers for the interpolations that we have."""
+"""Pillow's numbers for our interpolations."""
 
 IDLE = """
-image_processor_type feature_extractor_type processor_class _processor_class _valid_processor_keys auto_map
-do_convert_rgb data_format input_data_format default_to_square device return_tensors disable_grouping
+image_processor_type feature_extractor_type processor_class _processor_class
+_valid_processor_keys auto_map do_convert_rgb data_format input_data_format
+default_to_square device return_tensors disable_grouping
 """
 """Keys that say nothing about pixels, or what is always so here (RGB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Options of `ViT.Config`, and what the user should know about them."""
+    """Options of `ViT.Config`, and notes for the user about them."""
 
     options: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
 def assumed(family: str) -> Preprocessing:
-    """What a family's published encoders were trained with, where a folder has no file
-    that says it."""
+    """What a family's published encoders were trained with, for a folder without such a
+    file."""
     mean, std, resize = {
         "clip": (CLIP_MEAN, CLIP_STD, "crop"),
         "siglip": (HALF, HALF, "squash"),
@@ -53,18 +55,18 @@ def assumed(family: str) -> Preprocessing:
     return Preprocessing(
         options,
         [
-            f"no preprocessor_config.json: taken to be resize={resize!r}, mean={mean},"
+            f"no preprocessor_config.json: assumed resize={resize!r}, mean={mean},"
             f" std={std}"
         ],
     )
 
 
-def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Preprocessing:
-    """From a transformers `preprocessor_config.json`; `image_size` (height, width) is
-    the encoder's.
+def from_preprocessor(options: Options, input_size: tuple[int, int]) -> Preprocessing:
+    """From transformers' `preprocessor_config.json`; `input_size` is the encoder's
+    (height, width).
 
     Raises:
-        ConfigError: pictures would be resized in a way that we do not have, or a key is
+        ConfigError: images are resized in a way that is not supported, or a key is
             unknown.
     """
     kind = (
@@ -88,7 +90,7 @@ def from_preprocessor(options: Options, image_size: tuple[int, int]) -> Preproce
     resize, size, notes = _resize(options, defaults)
     interpolation = _interpolation(options)
     options.finish(TEXT_KEYS, IDLE)
-    notes += [] if size == image_size else [_other_size(options, size, image_size)]
+    notes += [] if size == input_size else [_other_size(options, size, input_size)]
     return Preprocessing(_options(mean, std, resize, interpolation), notes)
 
 
@@ -113,7 +115,7 @@ def _interpolation(options: Options) -> str:
 
 
 def _defaults(options: Options, kind: str) -> dict[str, Any]:
-    """What transformers fills in for keys that the file leaves out."""
+    """Transformers' defaults for keys that the file lacks."""
     for ending in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         kind = kind.removesuffix(ending)
     if kind in ("CLIP", "Bit"):
@@ -140,15 +142,13 @@ def _defaults(options: Options, kind: str) -> dict[str, Any]:
 def _resize(
     options: Options, defaults: Mapping[str, Any]
 ) -> tuple[str, tuple[int, int], list[str]]:
-    """Our word for the way of resizing, the resulting (height, width) and notes."""
+    """How `ViT.Config` calls it, the resulting (height, width), and notes."""
     crops = options.take("do_center_crop", defaults["crop"])
     size = options.raw("size")
     crop = options.raw("crop_size")
     size = defaults["size"] if size is None else size
     crop = (crop or 224) if crops else None
-    if isinstance(
-        size, int
-    ):  # as transformers 4.20 wrote it: the shorter side where something is cut out
+    if isinstance(size, int):  # as transformers 4.20 wrote it
         size = {"shortest_edge": size} if crops else {"height": size, "width": size}
     if crop is not None:
         crop = (
@@ -167,20 +167,17 @@ def _resize(
         notes = []
         if min(crop) != edge:
             notes.append(
-                f"{options.origin} resizes to {edge} pixels before it cuts out"
-                f" {min(crop)}; here the picture is resized to what is cut out, so a"
-                " little more of it is seen"
+                f"{options.origin} resizes to {edge} pixels before it crops to"
+                f" {min(crop)}; here images are resized to the cropped size, so a"
+                " little more of them is seen"
             )
         return "crop", crop, notes
     words = f"with crop_size {crop}" if crop else "without a centre crop"
-    return options.refuse(
-        "size", size, f"{words} that gives no fixed size that we have"
-    )
+    return options.refuse("size", size, f"{words} that gives no fixed size")
 
 
-def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Preprocessing:
-    """From open_clip's `preprocess_cfg`; what is missing there is open_clip's own
-    default."""
+def from_preprocess_cfg(options: Options, input_size: tuple[int, int]) -> Preprocessing:
+    """From open_clip's `preprocess_cfg`; missing keys have open_clip's defaults."""
     options.only("mode", "RGB")
     mode = options.choice(
         "resize_mode",
@@ -195,35 +192,35 @@ def from_preprocess_cfg(options: Options, image_size: tuple[int, int]) -> Prepro
     size = options.raw("size")
     notes = []
     size = (
-        image_size
+        input_size
         if size is None
         else (size, size)
         if isinstance(size, int)
         else tuple(size[-2:])
     )
-    if size != image_size:
-        notes.append(_other_size(options, size, image_size))
+    if size != input_size:
+        notes.append(_other_size(options, size, input_size))
     if mode == "pad":
         notes.append(
-            f"{options.origin} pads pictures with {options.raw('fill_color') or 0},"
-            " ours with the mean colour"
+            f"{options.origin} pads images with {options.raw('fill_color') or 0}, here"
+            " they are padded with the mean colour"
         )
     options.finish(TEXT_KEYS, "fill_color")
     return Preprocessing(_options(mean, std, mode, interpolation), notes)
 
 
-def to_preprocessor(config: ViT.Config, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The `preprocessor_config.json` that says the same; CLIP's processor class can say
-    all that we have but `pad`.
+def to_preprocessor(config: ViT.Config, input_size: tuple[int, int]) -> dict[str, Any]:
+    """The equivalent `preprocessor_config.json`; CLIP's image processor can do
+    everything but `pad`.
 
     Raises:
-        ConfigError: the encoder wants padded pictures.
+        ConfigError: the encoder takes padded images.
     """
-    height, width = image_size
+    height, width = input_size
     if config.resize == "pad" or (config.resize == "crop" and height != width):
         raise ConfigError(
-            "no image processor of transformers resizes as encoder.resize ="
-            f" {config.resize!r} says"
+            "no image processor of transformers resizes like encoder.resize ="
+            f" {config.resize!r}"
         )
     whole = {"height": height, "width": width}
     return {
@@ -245,11 +242,11 @@ def to_preprocessor(config: ViT.Config, image_size: tuple[int, int]) -> dict[str
 
 
 def _other_size(
-    options: Options, size: tuple[int, int], image_size: tuple[int, int]
+    options: Options, size: tuple[int, int], input_size: tuple[int, int]
 ) -> str:
     return (
-        f"{options.origin} asks for pictures of {_pixels(size)}, the table of positions"
-        f" is for {_pixels(image_size)}"
+        f"{options.origin} asks for images of {_pixels(size)}, the table of positions"
+        f" is for {_pixels(input_size)}"
     )
 
 

@@ -1,9 +1,9 @@
-"""A published tokenizer and ours: its `tokenizer.json` as it is, its special tokens in a
-file beside it.
+"""A published tokenizer and ours: `tokenizer.json` is kept as it is, its special tokens
+are named in a file beside it.
 
-Those that it lacks (padding, places for images) become new special tokens. They take
-ids for which the model's table has rows already, where it is longer than the
-vocabulary; otherwise the table must grow.
+Those that it lacks (padding, places of images) become new special tokens. They take ids
+for which the model's table already has rows, if it is longer than the vocabulary;
+otherwise the table grows.
 """
 
 from collections.abc import Sequence
@@ -23,45 +23,44 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer as the run folder will hold it."""
+    """A tokenizer as a run folder holds it."""
 
     text: str
-    """Of `tokenizer.json`."""
+    """The content of `tokenizer.json`."""
     special_tokens: SpecialTokens
     num_new: int
     """Rows that the model's table lacks."""
 
 
 def import_vocabulary(folder: Path, ends: Sequence[int], num_rows: int) -> Vocabulary:
-    """The tokenizer in a published model's folder; `ends` are the ids that end a text
-    by the model's config.
+    """The tokenizer in a published model's folder.
+
+    `ends` are the ids that end a text according to the model's config.
 
     Raises:
         FileNotFoundError: there is no `tokenizer.json`.
-        ConfigError: nothing ends a text, or ids have no rows in the table of
-            `num_rows`.
+        ConfigError: no token ends a text, or ids are beyond the table's `num_rows`.
     """
     text = _read(folder)
     backend = Backend.from_str(text)
     backend.encode_special_tokens = True
     vocabulary = backend.get_vocab()
     if max(vocabulary.values()) >= num_rows:
-        most = (
-            f"ids up to {max(vocabulary.values())}, the model's table {num_rows} rows"
+        raise ConfigError(
+            f"{folder / TOKENIZER} has ids up to {max(vocabulary.values())}, the"
+            f" model's table {num_rows} rows: they belong to two models"
         )
-        raise ConfigError(f"{folder / TOKENIZER} has {most}: they belong to two models")
-    named = _named(folder)
+    names = _special_tokens(folder)
     begin = _begin(backend, folder)
-    end = _end(backend, named.get("eos_token"), ends, folder)
-    pad = named.get("pad_token")
+    end = _end(backend, names.get("eos_token"), ends, folder)
+    pad = names.get("pad_token")
     if pad not in vocabulary or pad in (begin, end) or _spelled(backend, pad):
         pad = _new(backend, PAD, "<|pad|>", "<|mm1_pad|>")
     image = _new(backend, IMAGE, "<|image|>", "<|mm1_image|>")
     missing = [token for token in (pad, image) if token not in vocabulary]
     if missing:
-        backend = Backend.from_str(
-            text
-        )  # without the switch above, which is not the file's
+        # Read anew: `encode_special_tokens` above would be written to the file.
+        backend = Backend.from_str(text)
         backend.add_special_tokens(
             [AddedToken(token, special=True, normalized=False) for token in missing]
         )
@@ -87,31 +86,31 @@ def _read(folder: Path) -> str:
         for p in folder.iterdir()
         if p.name in ("tokenizer.model", "vocab.json", "spiece.model")
     ]
+    only = f", only {', '.join(others)}" if others else ""
+    name = repr(str(folder))
     raise FileNotFoundError(
-        f"{folder} has no {TOKENIZER}"
-        + (f", only {', '.join(others)}" if others else "")
-        + ". With transformers and sentencepiece installed,"
-        f" `AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})`"
+        f"{folder} has no {TOKENIZER}{only}. With transformers and sentencepiece"
+        f" installed, `AutoTokenizer.from_pretrained({name}).save_pretrained({name})`"
         " makes one"
     )
 
 
-def _named(folder: Path) -> dict[str, str]:
+def _special_tokens(folder: Path) -> dict[str, str]:
     """`eos_token`, `pad_token` ... as the tokenizer's config names them."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
         if (folder / name).is_file():
-            found |= read_object(folder / name, ANEW)
+            options |= read_object(folder / name, ANEW)
     tokens = {
-        k: v.get("content") if isinstance(v, dict) else v
-        for k, v in found.items()
-        if k.endswith("_token")
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in options.items()
+        if key.endswith("_token")
     }
     return {key: value for key, value in tokens.items() if isinstance(value, str)}
 
 
 def _begin(backend: Backend, folder: Path) -> str | None:
-    """The token that the tokenizer itself puts before a text, if any."""
+    """The token that the tokenizer itself puts in front of a text, if any."""
     bare, whole = (
         backend.encode("a", add_special_tokens=special).ids for special in (False, True)
     )
@@ -121,14 +120,14 @@ def _begin(backend: Backend, folder: Path) -> str | None:
     if not starts or starts[0] > 1:
         num = len(whole) - len(bare)
         raise ConfigError(
-            f"{folder / TOKENIZER} puts {num} tokens around a text; only one before it"
-            " can be kept"
+            f"{folder / TOKENIZER} puts {num} tokens around a text; only one in front"
+            " of it is supported"
         )
     return backend.id_to_token(whole[0]) if starts[0] else None
 
 
 def _end(backend: Backend, named: str | None, ends: Sequence[int], folder: Path) -> str:
-    """The tokenizer's own where the model's config agrees, else the first of the
+    """The tokenizer's own if the model's config agrees, else the first of the
     model's."""
     own = None if named is None else backend.token_to_id(named)
     known = {
@@ -148,7 +147,7 @@ def _end(backend: Backend, named: str | None, ends: Sequence[int], folder: Path)
 
 
 def _spelled(backend: Backend, token: str | None) -> bool:
-    """Does text that spells the token become it?"""
+    """Whether text that spells the token is encoded as it."""
     return (
         token is not None
         and backend.token_to_id(token)
@@ -157,8 +156,8 @@ def _spelled(backend: Backend, token: str | None) -> bool:
 
 
 def _new(backend: Backend, *names: str) -> str:
-    """The first name that is no word of the vocabulary: the token is added, or was, as
-    a special one."""
+    """The first name that is not an ordinary word of the vocabulary: it is, or will be,
+    a special token."""
     return next(name for name in names if not _spelled(backend, name))
 
 
@@ -167,15 +166,16 @@ def export_vocabulary(tokenizer: Tokenizer, folder: Path, *, max_length: int) ->
     special tokens.
 
     Raises:
-        ConfigError: the tokenizer does not itself put before a text what documents
-            begin with in this run.
+        ConfigError: the tokenizer does not itself put the token in front of a text that
+            documents begin with in this run.
     """
     special_tokens = tokenizer.special_tokens
     puts = _begin(Backend.from_str(tokenizer.text), folder)
     if puts != special_tokens.begin:
         raise ConfigError(
-            f"documents begin with {special_tokens.begin} in this run, but its {TOKENIZER} puts"
-            f" {puts} before a text: give it a post_processor that does the same"
+            f"documents begin with {special_tokens.begin} in this run, but its"
+            f" {TOKENIZER} puts {puts} in front of a text: give it a post_processor"
+            " that does the same"
         )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,9 +1,8 @@
-"""Tensors in files: read one by one from safetensors in any number of shards, written
-one by one.
+"""Tensors in files, read and written one by one: safetensors in any number of shards.
 
 Nothing here holds a whole checkpoint: memory is that of the largest tensor, whatever
-the size of the model. Files that are pickles are refused unless asked for, and then
-read by torch's loader that runs no code (`weights_only=True`).
+the size of the model. Pickles are refused unless asked for, and then read by torch's
+loader that runs no code (`weights_only=True`).
 """
 
 import json
@@ -25,7 +24,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
 }
-"""By their names in a file; in a file, wider ones come first, so that every tensor is
+"""By their names in a file. Wider ones come first there, so that every tensor is
 aligned."""
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -51,15 +50,14 @@ class Layout(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Entry:
     layout: Layout | None
-    """None: of a type that no weight has. Old files carry counters and masks, which
+    """None: of a type that no weight has. Old files hold counters and masks, which
     matter only if they are used."""
     kind: str
     read: Callable[[], Tensor]
 
 
 class Weights:
-    """Named tensors of one file or of a folder's shards, read when they are asked
-    for."""
+    """Named tensors of one file or of a folder's shards, read when needed."""
 
     def __init__(self, path: Path, *, pickle: bool = False) -> None:
         """`path` is a file, or a folder with `model.safetensors`, its shards and their
@@ -87,7 +85,7 @@ class Weights:
         self.names = self.entries.keys()
 
     def layout(self, name: str) -> Layout:
-        """Raises ConfigError where the tensor holds no floating-point numbers."""
+        """Raises ConfigError if the tensor does not hold floating-point numbers."""
         entry = self.entries[name]
         if entry.layout is None:
             kinds = ", ".join(DTYPES)
@@ -103,11 +101,10 @@ class Weights:
         )
 
     def tensor(self, name: str) -> Tensor:
-        """Raises ConfigError where a number is not finite: such weights give nothing
-        but NaN."""
+        """Raises ConfigError if a number is not finite: such weights give only NaN."""
         tensor = self.entries[name].read()
-        # The extremes tell as much as all the numbers do, in a thirtieth of the time
-        # for bf16 on a CPU.
+        # Checking the extremes is as good as checking all numbers, in a thirtieth of
+        # the time for bf16 on a CPU.
         if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             bad = int((~tensor.isfinite()).sum())
             raise ConfigError(
@@ -120,45 +117,44 @@ class Weights:
 def _files(path: Path, *, pickle: bool) -> list[Path]:
     """The files of a checkpoint, in order."""
     if path.is_file():
-        found = [path]
+        files = [path]
     elif path.is_dir():
-        found = _shards(path, "model.safetensors") or sorted(path.glob("*.safetensors"))
-        found = (
-            found
+        files = (
+            _shards(path, "model.safetensors")
+            or sorted(path.glob("*.safetensors"))
             or _shards(path, "pytorch_model.bin")
-            or sorted({f for p in PICKLES for f in path.glob(p)})
+            or sorted({file for p in PICKLES for file in path.glob(p)})
         )
     else:
         raise FileNotFoundError(f"no file or folder {path}")
-    if not found:
+    if not files:
         raise FileNotFoundError(
             f"{path} has no weights: neither model.safetensors nor its shards"
         )
-    if pickles := [file.name for file in found if file.suffix != ".safetensors"]:
+    if pickles := [file.name for file in files if file.suffix != ".safetensors"]:
         if not pickle:
             raise ConfigError(
                 f"{path}: {pickles[0]} is a pickle, which may run code when it is read;"
                 " use safetensors, or add --pickle to read it with"
                 " torch.load(weights_only=True), which runs none"
             )
-    elif len(found) > 1 and not (path / "model.safetensors.index.json").is_file():
-        names = ", ".join(file.name for file in found)
+    elif len(files) > 1 and not (path / "model.safetensors.index.json").is_file():
+        names = ", ".join(file.name for file in files)
         raise ConfigError(
             f"{path} has several files of weights and no index: {names}; name one of"
             " them"
         )
-    return found
+    return files
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
-    """The one file of this name, or those of its index; nothing where there is
-    neither."""
+    """The one file of this name, or the shards in its index, if there are any."""
     index = folder / f"{name}.index.json"
     if not index.is_file():
         return [folder / name] if (folder / name).is_file() else []
-    found = read_object(index, ANEW)
+    stored = read_object(index, ANEW)
     try:
-        files = sorted(set(found["weight_map"].values()))
+        files = sorted(set(stored["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{index} is no index of shards: {error!r}; get it anew"
@@ -190,7 +186,7 @@ def _safetensors(path: Path) -> dict[str, _Entry]:
 
 
 def _unpickled(path: Path) -> dict[str, _Entry]:
-    """Tensors of a state dict, alone or under one of the usual keys."""
+    """Tensors of a state dict, by itself or under one of the usual keys."""
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged or unsafe file may fail in any way
@@ -217,21 +213,21 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
 
 
 def _scripted(path: Path, error: Exception) -> str:
-    """The remedy for an archive of TorchScript, as OpenAI's own CLIP files are."""
+    """The remedy for a TorchScript archive, such as OpenAI's own CLIP files."""
     if "TorchScript" not in str(error):
         return ""
+    state = f"dict(torch.jit.load({path.name!r}).state_dict())"
     return (
         "\nSuch an archive holds code. If you trust it:"
-        f" `safetensors.torch.save_file(dict(torch.jit.load({path.name!r}).state_dict()),"
-        " 'model.safetensors')`"
+        f" `safetensors.torch.save_file({state}, 'model.safetensors')`"
     )
 
 
 def write(
     path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """One safetensors file, laid out as the library lays it out, without its tensors
-    ever being together in memory."""
+    """Writes one safetensors file, laid out as the library lays it out, with only one
+    tensor in memory at a time."""
     with _Writer(path, layouts) as writer:
         for name, tensor in tensors:
             writer.put(name, tensor)
@@ -244,10 +240,10 @@ def write_sharded(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """`model.safetensors`, or shards of at most this size with their index, as the
-    Hugging Face libraries expect them.
+    """Writes `model.safetensors`, or shards of at most this size with their index, as
+    the Hugging Face libraries expect them.
 
-    `tensors` come in the order of `layouts`.
+    `tensors` are in the order of `layouts`.
     """
     shards = list(_cut(layouts, max_shard_bytes))
     names = [
@@ -284,8 +280,8 @@ def _cut(layouts: Mapping[str, Layout], most: int) -> Iterator[dict[str, Layout]
 
 
 class _Writer:
-    """The header first, which needs types and shapes alone; then every tensor to its
-    own place."""
+    """Writes the header first, which needs only types and shapes, then every tensor to
+    its place."""
 
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
         rank = list(DTYPES.values())

@@ -95,9 +95,9 @@ def test_what_pictures_are_resized_to_and_the_size_of_the_table_are_told_apart()
     """DINOv2: resized to 256, 224 cut out, for a table of 518."""
     keys = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     notes = from_preprocessor(Options(CROP | keys, HUB), (518, 518)).notes
-    assert "resizes to 256 pixels before it cuts out 224" in notes[0]
+    assert "resizes to 256 pixels before it crops to 224" in notes[0]
     assert (
-        "asks for pictures of 224 x 224 pixels, the table of positions is for 518 x 518"
+        "asks for images of 224 x 224 pixels, the table of positions is for 518 x 518"
         " pixels" in notes[1]
     )
 

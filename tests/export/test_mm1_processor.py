@@ -97,7 +97,7 @@ def test_the_chat_template_lays_out_as_our_instructions(
         parts = (
             Instructions.Config()
             .build()
-            .document({"record": {"messages": chat}, "pictures": [data] * num})
+            .document({"record": {"messages": chat}, "images": [data] * num})
             .parts
         )
         sized = tuple(
@@ -179,7 +179,7 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
                         for i, g in zip(document.images, sequence.grids, strict=True)
                     ]
                 )
-                assert torch.equal(found["pixel_values"], processor._normalised(views))
+                assert torch.equal(found["pixel_values"], processor._normalise(views))
 
 
 def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
@@ -207,7 +207,9 @@ def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     processor, _ = opened(tmp_path, loader())
     picture = exports.picture(1, tmp_path)
-    with pytest.raises(ValueError, match="2 of <image> in the text, but 1 pictures"):
+    with pytest.raises(
+        ValueError, match="the text has 2 times <image>, but there are 1 images"
+    ):
         processor(picture, "<image> and <image>")
     with pytest.raises(ValueError, match="not an image in a known format"):
         processor(BytesIO(b"nothing").getvalue(), "<image>")

@@ -309,6 +309,7 @@ def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         find_model("./nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UserError, match=r"no folder nobody/nothing@main here.*download it elsewhere"
+        UserError,
+        match=r"no folder nobody/nothing@main, and it could .*download it elsewhere",
     ):
         find_model("nobody/nothing@main")

@@ -35,7 +35,8 @@ OURS = {
 def our_name(name: str) -> str:
     if found := re.fullmatch(r"net\.([02])\.b(\d)\.(.+)\.(weight|bias)", name):
         stage, block, part, kind = found.groups()
-        return f"{'before' if stage == '0' else 'after'}.{int(block) - 1}.{OURS[part]}.{kind}"
+        ours = "before" if stage == "0" else "after"
+        return f"{ours}.{int(block) - 1}.{OURS[part]}.{kind}"
     return name.replace("readout", "output")
 
 

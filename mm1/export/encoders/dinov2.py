@@ -9,7 +9,7 @@ for 224 pixels, the table of positions is for 518.
 from typing import Any
 
 from mm1.export.encoders.links import (
-    Constant,
+    ConstantTensor,
     block_links,
     class_and_positions,
     layer_links,
@@ -142,7 +142,7 @@ def dinov2_links(config: ViT.Config) -> list[Link]:
 def dinov2_links_with_mask(config: ViT.Config) -> list[Link]:
     """Between our `encoder` and all tensors of theirs; the mask token is zero, as
     nothing is masked outside of pre-training."""
-    mask = Constant((), ("embeddings.mask_token",), (1, config.dim), 0.0)
+    mask = ConstantTensor((), ("embeddings.mask_token",), (1, config.dim), 0.0)
     return [*dinov2_links(config), mask]
 
 
@@ -179,5 +179,5 @@ def _block_links(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
 
 def _scale_link(config: ViT.Config, ours: str, theirs: str) -> Link:
     if config.layer_scale is None:
-        return Constant((), (f"{theirs}.lambda1",), (config.dim,), 1.0)
+        return ConstantTensor((), (f"{theirs}.lambda1",), (config.dim,), 1.0)
     return Link((f"{ours}.weight",), (f"{theirs}.lambda1",))

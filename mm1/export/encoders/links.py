@@ -32,7 +32,7 @@ def layer_links(ours: str, theirs: str, *, bias: bool = True) -> list[Link]:
 
 
 @dataclass(frozen=True, slots=True)
-class Constant(Link):
+class ConstantTensor(Link):
     """A tensor of theirs that we lack, because with this value it does nothing."""
 
     shape: Shape
@@ -102,7 +102,11 @@ def patchify_links(config: ViT.Config, theirs: str, *, bias: bool = True) -> lis
     links: list[Link] = [Reshaped(("patchify.weight",), (f"{theirs}.weight",), *shapes)]
     if config.patch_bias:
         return [*links, *same({"patchify.bias": f"{theirs}.bias"})]
-    return [*links, Constant((), (f"{theirs}.bias",), (dim,), 0.0)] if bias else links
+    return (
+        [*links, ConstantTensor((), (f"{theirs}.bias",), (dim,), 0.0)]
+        if bias
+        else links
+    )
 
 
 def linear_links(
@@ -118,7 +122,10 @@ def linear_links(
     if bias:
         return [*links, Rows((f"{ours}.bias",), biases, sizes)]
     zeros = zip(biases, sizes, strict=True)
-    return [*links, *(Constant((), (name,), (size,), 0.0) for name, size in zeros)]
+    return [
+        *links,
+        *(ConstantTensor((), (name,), (size,), 0.0) for name, size in zeros),
+    ]
 
 
 def stacked_rows(ours: str, theirs: Sequence[str], rows: int) -> Link:

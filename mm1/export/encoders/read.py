@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mm1.export.encoders import aim, clip, dinov2, open_clip
 from mm1.export.encoders.links import with_prefixes
-from mm1.export.encoders.values import covered_size, image_size
+from mm1.export.encoders.values import covered_size, input_size
 from mm1.export.mapping import Link
 from mm1.export.options import TEXT_KEYS, Options
 from mm1.export.preprocessor import assumed, from_preprocess_cfg, from_preprocessor
@@ -63,7 +63,7 @@ class EncoderFolder(NamedTuple):
         pictures = assumed(family)
         if (self.path / "preprocessor_config.json").is_file():
             stored = Options.read(self.path / "preprocessor_config.json")
-            pictures = from_preprocessor(stored, image_size(config))
+            pictures = from_preprocessor(stored, input_size(config))
         notes += pictures.notes
         return _covered(replace(config, **pictures.options), notes)
 
@@ -232,7 +232,7 @@ def _open_clip(source: EncoderFolder) -> PublishedEncoder:
     preprocessing = options.part("preprocess_cfg")
     options.finish()
     config = open_clip.from_open_clip(model, sigmoid="logit_bias" in names)
-    pictures = from_preprocess_cfg(preprocessing, image_size(config.encoder))
+    pictures = from_preprocess_cfg(preprocessing, input_size(config.encoder))
     config.encoder = _covered(replace(config.encoder, **pictures.options), notes)
     prefix = "text." if "text.ln_final.weight" in names else ""
     links = open_clip.open_clip_links(config, text=prefix)

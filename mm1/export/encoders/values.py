@@ -44,7 +44,7 @@ def from_side(options: Options, key: str, default: int) -> int:
 def to_image_side(encoder: Fields) -> int:
     """The side of square pictures."""
     encoder.take("image_size")
-    height, width = image_size(encoder.config)
+    height, width = input_size(encoder.config)
     if height != width:
         encoder.refuse("image_size", "which must be square")
     return height
@@ -59,7 +59,7 @@ def covered_size(size: int | tuple[int, int], patch: int) -> int | tuple[int, in
     return height // patch * patch, width // patch * patch
 
 
-def image_size(config: ViT.Config) -> tuple[int, int]:
+def input_size(config: ViT.Config) -> tuple[int, int]:
     """(height, width) in pixels."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else size
@@ -67,5 +67,5 @@ def image_size(config: ViT.Config) -> tuple[int, int]:
 
 def patch_grid(config: ViT.Config) -> tuple[int, int]:
     """(rows, columns) of patches."""
-    height, width = image_size(config)
+    height, width = input_size(config)
     return height // config.patch_size, width // config.patch_size

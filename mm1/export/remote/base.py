@@ -1,5 +1,9 @@
-"""What the files beside this one use of mm1: the base class of its modules, and the
-error for what a user can mend."""
+"""Stand-ins for what the other files here import from mm1, which is not installed where
+an export is opened.
+
+`UserError`, `ConfigError` and `Module` are on purpose named as the classes in
+`mm1.config` and `mm1.nn.model` that they replace.
+"""
 
 from dataclasses import dataclass
 
@@ -7,15 +11,15 @@ from torch import nn
 
 
 class UserError(Exception):
-    """What a user can mend."""
+    """An error that the user can correct."""
 
 
 class ConfigError(UserError, ValueError):
-    """Options that do not go together."""
+    """Options that contradict one another."""
 
 
 class Module(nn.Module):
-    """A module with its options."""
+    """A module with a nested `Config`."""
 
     @dataclass(kw_only=True, slots=True)
     class Config:

@@ -2,8 +2,8 @@
 arXiv:2403.09611, figure 3).
 
 Encoder and decoder are transformers' own classes, and this is its LLaVA with another
-connector between them, whose file lies beside this one. Each view of a picture takes
-the places of `connector["num_tokens"]` image tokens.
+connector between them, which has a file of its own. Each sub-image takes as many image
+tokens as the connector gives.
 """
 
 from typing import Any
@@ -28,20 +28,18 @@ class MM1Config(LlavaConfig):
     connector: dict[str, Any] | None = None
     """Options of the connector."""
     num_extra_tokens: int = 0
-    """Tokens of the encoder that stand before the patches: class token and
-    registers."""
+    """Tokens of the encoder before the patches: class token and registers."""
     norm_features: bool = False
-    """Is the encoder's last norm left to us? CLIP's class in transformers applies it to
-    the class token alone."""
+    """Whether the encoder's last norm is applied here: transformers' CLIP applies it to
+    the class token only."""
 
 
 class MM1Model(LlavaModel):
     config_class = MM1Config
 
     def __init__(self, config: Any) -> None:
-        LlavaPreTrainedModel.__init__(
-            self, config
-        )  # not LLaVA's own, which makes LLaVA's connector
+        # Not LLaVA's own `__init__`, which makes LLaVA's connector.
+        LlavaPreTrainedModel.__init__(self, config)
         vision = config.vision_config
         text = config.text_config
         self.vision_tower = AutoModel.from_config(vision)
@@ -58,15 +56,15 @@ class MM1Model(LlavaModel):
     def get_image_features(  # type: ignore[override]
         self, pixel_values: Tensor, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """`pooler_output`: the tokens [tokens, width] of each view [3, height,
-        width]."""
-        seen = self.vision_tower(pixel_values, return_dict=True)
-        patches = seen.last_hidden_state[:, self.config.num_extra_tokens :]
+        """`pooler_output` holds the tokens [tokens, width] of each sub-image [3,
+        height, width]."""
+        features = self.vision_tower(pixel_values, return_dict=True)
+        patches = features.last_hidden_state[:, self.config.num_extra_tokens :]
         if self.config.norm_features:
             patches = self.vision_tower.post_layernorm(patches)
         tokens: Any = list(self.connector(patches))
         return BaseModelOutputWithPooling(
-            last_hidden_state=seen.last_hidden_state, pooler_output=tokens
+            last_hidden_state=features.last_hidden_state, pooler_output=tokens
         )
 
 
@@ -82,8 +80,6 @@ class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
         self.post_init()
 
 
-# `transformers serve` loads and serves the kinds of models that this table names.
-served: Any = getattr(
-    modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {}
-)  # in versions that have it
+# The kinds of models that `transformers serve` serves, in versions with this table.
+served: Any = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})
 served["mm1"] = "MM1ForConditionalGeneration"

@@ -1,9 +1,9 @@
-"""Texts and pictures -> what MM1 reads, token for token and pixel for pixel as in its
+"""Texts and images -> the model's inputs, with the same tokens and pixels as in
 training.
 
-`<image>` in a text is the place of a picture, and `<end>` the end of an answer. In chat
-messages pictures are parts of their own, so there every text is taken for text,
-whatever it spells.
+`<image>` in a text is the place of an image, and `<end>` the end of an answer. In chat
+messages images are parts of their own, so there text is always plain text, even if it
+spells such a token.
 """
 
 import base64
@@ -23,8 +23,8 @@ from mm1.data.image_processing import ImageProcessor, decode_image, pil_to_tenso
 
 GUARD = "\ue000"
 BOUNDARY = "\ue001"
-"""Private characters: one inside what only looks like a control token, one between
-texts that are tokenised apart."""
+"""Private-use characters: one breaks up what only looks like a control token, one
+separates texts that are tokenised separately."""
 
 
 class MM1Processor(ProcessorMixin):
@@ -64,39 +64,36 @@ class MM1Processor(ProcessorMixin):
         """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [N, 3,
         height, width] of all sub-images.
 
-        A picture is a PIL image, the bytes of a file, its path, a URL, a data URL, or
-        an array [height, width, 3]. They come in the order of their marks in the texts;
-        lists of pictures for each text may be nested.
+        An image is a PIL image, the bytes of a file, its path, a URL, a data URL, or
+        an array [height, width, 3]. Images are in the order of their `<image>` tokens;
+        there may be a nested list for each text.
 
         Raises:
-            ValueError: there are more or fewer pictures than marks, or one cannot be
-                read.
+            ValueError: the numbers of images and of `<image>` tokens differ, or an
+                image cannot be read.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        pictures = [_pixels(picture) for picture in _flat(images)]
-        marks = [each.count(self.image_token) for each in texts]
-        if sum(marks) != len(pictures):
+        pixels = [_to_pixels(image) for image in _flatten(images)]
+        counts = [each.count(self.image_token) for each in texts]
+        if sum(counts) != len(pixels):
             raise ValueError(
-                f"{sum(marks)} of {self.image_token} in the text, but {len(pictures)}"
-                " pictures"
+                f"the text has {sum(counts)} times {self.image_token}, but there are"
+                f" {len(pixels)} images"
             )
-        waiting = iter(pictures)
+        remaining = iter(pixels)
         rows = []
         sub_images: list[Tensor] = []
-        for each, count in zip(texts, marks, strict=True):
-            tokens, own = self._document(
-                each, [next(waiting) for _ in range(count)], begin=add_special_tokens
-            )
+        for each, count in zip(texts, counts, strict=True):
+            own_pixels = [next(remaining) for _ in range(count)]
+            tokens, own = self._prompt(each, own_pixels, begin=add_special_tokens)
             rows.append(tokens)
             sub_images += own
-        found = self.tokenizer.pad(
+        padded = self.tokenizer.pad(
             {"input_ids": rows}, padding=padding, padding_side=padding_side
         )
-        data = dict(found) | (
-            {"pixel_values": self._normalised(torch.cat(sub_images))}
-            if sub_images
-            else {}
-        )
+        data = dict(padded)
+        if sub_images:
+            data["pixel_values"] = self._normalise(torch.cat(sub_images))
         return BatchFeature(data, tensor_type=return_tensors)
 
     def apply_chat_template(  # type: ignore[override]
@@ -129,19 +126,19 @@ class MM1Processor(ProcessorMixin):
             "boundary": BOUNDARY,
         } | kwargs
         texts = self.tokenizer.apply_chat_template(guarded, **options)
-        pictures = [
-            picture
+        images = [
+            image
             for each in conversations
             for message in each
-            for picture in _pictures(message)
+            for image in _images(message)
         ]
-        found = self(
-            pictures, texts, return_tensors=return_tensors, **(processor_kwargs or {})
+        batch = self(
+            images, texts, return_tensors=return_tensors, **(processor_kwargs or {})
         )
-        return found if return_dict else found["input_ids"]
+        return batch if return_dict else batch["input_ids"]
 
-    def _document(
-        self, text: str, pictures: list[Tensor], *, begin: bool
+    def _prompt(
+        self, text: str, images: list[Tensor], *, begin: bool
     ) -> tuple[list[int], list[Tensor]]:
         """Tokens and sub-images of one prompt."""
         options: Any = {
@@ -149,19 +146,19 @@ class MM1Processor(ProcessorMixin):
             for key, value in self.image_options.items()
         }
         image_processor = ImageProcessor(**options)
-        num = len(pictures)
+        num = len(images)
         grids = [
             image_processor.choose_grid(pixels.shape[2], pixels.shape[1], num, i)
-            for i, pixels in enumerate(pictures, 1)
+            for i, pixels in enumerate(images, 1)
         ]
-        waiting = iter(enumerate(grids, 1))
+        remaining = iter(enumerate(grids, 1))
         known = self._control_tokens()
         tokens: list[int] = []
         for piece in re.split(
             f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text
         ):
             if piece == self.image_token:
-                tokens += self._image_tokens(image_processor, *next(waiting))
+                tokens += self._image_tokens(image_processor, *next(remaining))
             else:
                 tokens += [known[piece]] if piece in known else self._plain(piece)
         first = self.tokenizer.bos_token_id
@@ -169,13 +166,13 @@ class MM1Processor(ProcessorMixin):
             tokens = [first, *tokens]
         return tokens, [
             image_processor(pixels, grid)
-            for pixels, grid in zip(pictures, grids, strict=True)
+            for pixels, grid in zip(images, grids, strict=True)
         ]
 
     def _image_tokens(
         self, image_processor: ImageProcessor, number: int, grid: tuple[int, int]
     ) -> list[int]:
-        """The tokens of a prompt's picture `number`, counted from 1."""
+        """The tokens of a prompt's image `number`, counted from 1."""
         sub_image = [
             self.tokenizer.convert_tokens_to_ids(self.image_token)
         ] * self.tokens_per_image
@@ -188,8 +185,7 @@ class MM1Processor(ProcessorMixin):
         return [token for before in index for token in (*before, *sub_image)]
 
     def _plain(self, text: str) -> list[int]:
-        """The tokens of a text that holds no control tokens, even where it spells
-        one."""
+        """The tokens of a text without control tokens, even if it spells one."""
         text = text.replace(GUARD, "").replace(BOUNDARY, "")
         return (
             self.tokenizer.encode(
@@ -207,12 +203,11 @@ class MM1Processor(ProcessorMixin):
         }
 
     def _guarded(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with control tokens broken up where they are spelled in its
-        texts."""
+        """The message with control tokens broken up that its texts spell."""
         names = re.compile("|".join(map(re.escape, self._control_tokens())))
 
         def guard(text: str) -> str:
-            return names.sub(lambda found: found[0][0] + GUARD + found[0][1:], text)
+            return names.sub(lambda match: match[0][0] + GUARD + match[0][1:], text)
 
         content = message["content"]
         if isinstance(content, str):
@@ -224,7 +219,7 @@ class MM1Processor(ProcessorMixin):
             ]
         }
 
-    def _normalised(self, sub_images: Tensor) -> Tensor:
+    def _normalise(self, sub_images: Tensor) -> Tensor:
         mean = torch.tensor(self.image_mean)
         std = torch.tensor(self.image_std)
         return torch.addcmul(
@@ -234,34 +229,34 @@ class MM1Processor(ProcessorMixin):
         )
 
 
-def _flat(images: Any) -> Iterator[Any]:
+def _flatten(images: Any) -> Iterator[Any]:
     if isinstance(images, (list, tuple)):
         for image in images:
-            yield from _flat(image)
+            yield from _flatten(image)
     elif images is not None:
         yield images
 
 
-def _pictures(message: dict[str, Any]) -> Iterator[Any]:
-    """Of the parts {"type": "image", "image" | "url" | "path" | "base64": ...}, or
-    OpenAI's "image_url"."""
+def _images(message: dict[str, Any]) -> Iterator[Any]:
+    """Those of the parts {"type": "image", "image" | "url" | "path" | "base64": ...},
+    or OpenAI's "image_url"."""
     for part in message["content"] if isinstance(message["content"], list) else ():
-        found = next(
+        image = next(
             (part[key] for key in ("image", "url", "path", "image_url") if key in part),
             None,
         )
         if part["type"] != "text" and "base64" in part:
             yield base64.b64decode(part["base64"])
-        elif part["type"] != "text" and found is not None:
-            yield found["url"] if isinstance(found, dict) else found
+        elif part["type"] != "text" and image is not None:
+            yield image["url"] if isinstance(image, dict) else image
 
 
-def _pixels(picture: Any) -> Tensor:
-    if isinstance(picture, Image.Image):
-        return pil_to_tensor(picture)
-    if isinstance(picture, np.ndarray):
-        return pil_to_tensor(Image.fromarray(picture))
-    return decode_image(picture if isinstance(picture, bytes) else _read(str(picture)))
+def _to_pixels(image: Any) -> Tensor:
+    if isinstance(image, Image.Image):
+        return pil_to_tensor(image)
+    if isinstance(image, np.ndarray):
+        return pil_to_tensor(Image.fromarray(image))
+    return decode_image(image if isinstance(image, bytes) else _read(str(image)))
 
 
 def _read(name: str) -> bytes:
