@@ -153,7 +153,7 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list
     for key, document in pairs:
         if len(document.images) != 1:
             raise ConfigError(
-                f"{key} is not a pair: it has {len(document.images)} pictures; filter"
+                f"{key} is not a pair: it has {len(document.images)} images; filter"
                 " prepared captions"
             )
     images = encoder.images([document.images[0] for _, document in pairs])

@@ -135,7 +135,7 @@ def caption_pairs(
     prompts = []
     for key, document in pairs:
         if not document.images:
-            raise ConfigError(f"{key} has no picture to describe")
+            raise ConfigError(f"{key} has no image to caption")
         prompts.append(Document((document.images[0], *suffix)))
     answers = predictor.generate(prompts, max_tokens=max_tokens, stop=("\n",))
     rows = []

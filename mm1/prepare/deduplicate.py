@@ -48,8 +48,8 @@ class Duplicates(Configurable):
         """Drop documents whose Jaccard similarity to a kept one is at least this: above
         0, up to 1."""
         near_words: int = 5
-        """Words in the n-grams that are compared; the similarity is the share of n-grams
-        that two texts have in common."""
+        """Words in the n-grams that are compared; the similarity is the share of
+        n-grams that two texts have in common."""
         near_hashes: int = 128
         """More are more accurate: the similarity is estimated to within
         1 / sqrt(near_hashes)."""
@@ -138,40 +138,32 @@ class Duplicates(Configurable):
         import pyarrow as pa
 
         table = pa.concat_tables(fingerprints)
-        removals = [Removals() for _ in fingerprints]
-        ends = np.cumsum([len(each) for each in fingerprints])
-        alive = np.ones(len(table), dtype=bool)
-
-        def drop(number: int, reason: str, detail: str) -> None:
-            file = int(np.searchsorted(ends, number, side="right"))
-            index = number - (int(ends[file - 1]) if file else 0)
-            removals[file].documents[index] = (reason, detail)
-            alive[number] = False
-
+        keys = table.column("key")
+        comparison = _Comparison([len(each) for each in fingerprints])
         if self.config.max_documents_of_image is not None:
             hashes, owners, frequent = self._frequent_images(table)
             if images_required:
                 for number in np.unique(owners[frequent]).tolist():
-                    drop(number, IMAGE_IN_MANY, "")
+                    comparison.drop(number, IMAGE_IN_MANY)
             else:
-                files = np.searchsorted(ends, owners[frequent], side="right").tolist()
-                for file, image in zip(files, hashes[frequent].tolist(), strict=True):
-                    removals[file].images.add(image)
+                comparison.drop_images(owners[frequent], hashes[frequent])
             left = np.bincount(owners[~frequent], minlength=len(table))
-            for number, why in _wrong_num_images(left, alive, check_num_images):
-                drop(number, why.reason, why.detail)
-        keys = table.column("key")
+            for number, why in _wrong_num_images(
+                left, comparison.alive, check_num_images
+            ):
+                comparison.drop(number, why.reason, why.detail)
         if self.config.exact:
             hashes = table.column("document").to_numpy()
-            for number, first in _copies(hashes, alive):
-                drop(number, "duplicate", f"of {keys[first]}")
+            for number, first in _copies(hashes, comparison.alive):
+                comparison.drop(number, "duplicate", f"of {keys[first]}")
         if self.config.near is not None:
+            signatures = table.column("signature")
             for number, first, similarity in self._near_copies(
-                table.column("signature"), alive
+                signatures, comparison.alive
             ):
                 detail = f"{similarity:.2f} like {keys[first]}"
-                drop(number, "near-duplicate", detail)
-        return removals
+                comparison.drop(number, "near-duplicate", detail)
+        return comparison.removals
 
     def _frequent_images(
         self, table: Any
@@ -213,6 +205,29 @@ class Duplicates(Configurable):
                 yield number, candidates[close[0]], float(similarity[close[0]])
             else:
                 index.insert(number, signature, check_duplication=False)
+
+
+class _Comparison:
+    """The documents of all files, numbered through, and what each file loses so far."""
+
+    def __init__(self, num_documents: Sequence[int]) -> None:
+        """`num_documents` is the number of documents of each file."""
+        self.ends: Int[np.ndarray, " files"] = np.cumsum(num_documents)
+        self.alive: Bool[np.ndarray, " documents"] = np.ones(sum(num_documents), bool)
+        self.removals = [Removals() for _ in num_documents]
+
+    def drop(self, number: int, reason: str, detail: str = "") -> None:
+        file = int(np.searchsorted(self.ends, number, side="right"))
+        index = number - (int(self.ends[file - 1]) if file else 0)
+        self.removals[file].documents[index] = (reason, detail)
+        self.alive[number] = False
+
+    def drop_images(
+        self, owners: Int[np.ndarray, " n"], hashes: UInt64[np.ndarray, " n"]
+    ) -> None:
+        files = np.searchsorted(self.ends, owners, side="right").tolist()
+        for file, image in zip(files, hashes.tolist(), strict=True):
+            self.removals[file].images.add(image)
 
 
 def _datasketch() -> Any:

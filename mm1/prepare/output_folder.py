@@ -117,7 +117,7 @@ class ConversionStats:
 
 
 class FileOutput:
-    """The shards, drops and counts of one file, in a folder laid out as the whole is."""
+    """Shards, drops and counts of one file, in a folder laid out as the whole is."""
 
     def __init__(self, folder: Path, job: Any, *, begin: bool, drops: str) -> None:
         """`drops` tells this list of drops from another one of the same file."""

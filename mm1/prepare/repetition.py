@@ -22,7 +22,7 @@ ALL_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def find_repetition(text: str) -> str:
-    """The first limit that the text exceeds, with its figure; empty if there is none."""
+    """The first limit that the text exceeds, with its figure; empty if none."""
     for what, mark in (("lines", "\n"), ("paragraphs", "\n\n")):
         pieces = [piece.strip() for piece in text.split(mark) if piece.strip()]
         counts = Counter(pieces)

@@ -121,7 +121,7 @@ def check_document(
                 raise
             number = len(lost) + sum(isinstance(p, Image) for p in parts) + 1
             gap = True
-            detail = f"picture {number}: {why.detail}".removesuffix(": ")
+            detail = f"image {number}: {why.detail}".removesuffix(": ")
             lost.append(Unusable(why.reason, detail))
     if not any(
         isinstance(part, Text) and part.loss and part.content.strip() for part in parts

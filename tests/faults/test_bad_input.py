@@ -1,5 +1,4 @@
-"""Bad raw data beyond the cases of `test_faults`: what needs more than one look at what
-came of it."""
+"""Bad raw data beyond the cases of `test_faults`: several properties at a time."""
 
 import contextlib
 import json
@@ -21,7 +20,7 @@ from mm1.prepare.sources import DOT, Unusable
 
 
 class Prepared:
-    """What came of preparing one raw file."""
+    """The outcome of preparing one raw file."""
 
     def __init__(self, kind: str, path: Path) -> None:
         out = path.parent / "out"
@@ -39,7 +38,7 @@ class Prepared:
 
     @property
     def drops(self) -> list[tuple[str, str]]:
-        """(key, reason) of each record that was left out."""
+        """(key, reason) of each dropped record."""
         return [
             (line["key"], line["reason"])
             for line in self.lines
@@ -50,7 +49,7 @@ class Prepared:
 # --- caption tars
 
 
-def test_a_tar_cut_anywhere_keeps_its_whole_samples(tmp_path: Path) -> None:
+def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "whole.tar", pairs(4)).read_bytes()
     end = (
         -(-len(whole.rstrip(b"\0")) // 512) * 512
@@ -69,7 +68,7 @@ def test_a_tar_cut_anywhere_keeps_its_whole_samples(tmp_path: Path) -> None:
         assert cut < end or len(result.texts) == 4
 
 
-# --- pictures
+# --- images
 
 
 def test_damaged_bytes_never_crash() -> None:
@@ -84,7 +83,7 @@ def test_damaged_bytes_never_crash() -> None:
                 assert verify.check_image(Image(bytes(data), 0, 0)).width > 0
 
 
-def test_a_turned_picture_is_measured_as_seen(tmp_path: Path) -> None:
+def test_size_is_measured_after_exif_rotation(tmp_path: Path) -> None:
     exif = Pillow.Exif()
     exif[image_processing.EXIF_ORIENTATION] = 6
     Pillow.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
@@ -95,7 +94,7 @@ def test_a_turned_picture_is_measured_as_seen(tmp_path: Path) -> None:
 # --- interleaved pages
 
 
-def test_a_page_outlives_its_pictures(tmp_path: Path) -> None:
+def test_a_page_is_kept_without_its_unusable_images(tmp_path: Path) -> None:
     page = {
         "images": [None, b"https://example.org/1.jpg", None, DOT, b"rubbish", None],
         "texts": ["one", None, "two", None, None, "three"],
@@ -107,14 +106,14 @@ def test_a_page_outlives_its_pictures(tmp_path: Path) -> None:
         "unreadable image": 1,
     }
     assert [
-        (line["key"], line["dropped"], line["detail"][:9]) for line in result.lines
+        (line["key"], line["dropped"], line["detail"][:7]) for line in result.lines
     ] == [
-        ("0", "image", "picture 1"),
-        ("0", "image", "picture 3"),
+        ("0", "image", "image 1"),
+        ("0", "image", "image 3"),
     ]
 
 
-def test_published_obelics_has_urls_for_pictures(tmp_path: Path) -> None:
+def test_published_obelics_has_urls_in_place_of_images(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,7 +132,7 @@ def test_published_obelics_has_urls_for_pictures(tmp_path: Path) -> None:
     )
 
 
-def test_text_that_the_tokenizer_drops_whole_is_no_text() -> None:
+def test_a_document_without_text_to_learn_is_dropped() -> None:
     with pytest.raises(Unusable, match="no text"):
         verify.check_document(
             Document((Image(DOT, 0, 0), Text("only a question?", loss=False))),

@@ -1,8 +1,7 @@
-"""Every fault of `cases`, met as a user would meet it. What came of it is a row of
-docs/faults.md, word by word.
+"""Every fault of `cases`, met the way a user would meet it; its outcome is a row of
+docs/faults.md, word for word.
 
-`python -m pytest tests/faults/test_faults.py -n 0 --update-golden` writes the page
-anew.
+`python -m pytest tests/faults/test_faults.py -n 0 --update-golden` rewrites the page.
 """
 
 import importlib
@@ -25,12 +24,14 @@ ALL: dict[tuple[str, str], Case] = {
     (area, name): c for area, file in AREAS.items() for name, c in file.CASES.items()
 }
 
-HEAD = """# What goes wrong, and what comes of it
+HEAD = """# Faults and their outcomes
 
-Each line is a test: something bad is made, met as a user would meet it, and what came of it is compared with this page,
-which the tests write (`python -m pytest tests/faults/test_faults.py -n 0 --update-golden`). A record that cannot be
-used is dropped alone, counted and listed with its file, key and reason in `drops.jsonl`; what a user has to mend is an
-error of one line. Nothing hangs, nothing is lost without a count.
+Each row is a test: a fault is created and met the way a user would meet it, and its
+outcome is compared with this page, which the tests write
+(`python -m pytest tests/faults/test_faults.py -n 0 --update-golden`). An unusable
+record is dropped on its own, counted, and listed with file, key and reason in
+`drops.jsonl`; what the user has to fix is an error of one line. Nothing hangs, and
+nothing is lost without being counted.
 """
 
 
@@ -46,7 +47,7 @@ def test_fault(
 ) -> None:
     outcome = ALL[area, name](tmp_path, monkeypatch)
     if request.config.getoption("--update-golden"):
-        found()[area, name] = outcome
+        outcomes()[area, name] = outcome
         write()
     assert outcome == written()[area, name]
 
@@ -57,12 +58,12 @@ def test_the_page_has_the_cases_and_no_others() -> None:
 
 
 @cache
-def found() -> dict[tuple[str, str], str]:
+def outcomes() -> dict[tuple[str, str], str]:
     return written() if PAGE.is_file() else {}
 
 
 def written() -> dict[tuple[str, str], str]:
-    """Case -> outcome, as the page has them."""
+    """(area, name) -> outcome, as on the page."""
     rows = {}
     area = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
@@ -77,10 +78,9 @@ def write() -> None:
     page = HEAD
     for area, file in AREAS.items():
         page += f"\n## {area.capitalize()}\n\n{(file.__doc__ or '').strip()}\n\n"
-        page += "| Fault | What comes of it |\n| --- | --- |\n"
-        outcomes = {name: found().get((area, name), "") for name in file.CASES}
-        for name, outcome in outcomes.items():
-            page += (
-                f"| {name} | {outcome.replace('|', '&#124;').replace('<', '&lt;')} |\n"
-            )
+        page += "| Fault | Outcome |\n| --- | --- |\n"
+        for name in file.CASES:
+            outcome = outcomes().get((area, name), "")
+            outcome = outcome.replace("|", "&#124;").replace("<", "&lt;")
+            page += f"| {name} | {outcome} |\n"
     PAGE.write_text(page, encoding="utf-8")

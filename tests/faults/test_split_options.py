@@ -75,8 +75,8 @@ def test_images_of_more_sub_images_than_a_row_holds(tmp_path: Path) -> None:
         tmp_path, loader={"split": "dynamic", "min_tiles": 4, "max_tiles": 16}
     )
     assert (
-        "17 sub-images with 144 tokens each, which do not fit a row of loader.max_images=16"
-        in said
+        "17 sub-images with 144 tokens each, which do not fit a row of"
+        " loader.max_images=16" in said
     )
     said = refused(tmp_path, loader={"max_tiles": 4, "sequence_length": 512})
     assert "5 sub-images with 144 tokens each" in said

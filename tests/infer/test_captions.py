@@ -1,5 +1,4 @@
-"""Prepared captions, looked at by a model: those that do not describe their picture go;
-all can be written anew."""
+"""Prepared captions filtered by CLIP score, and rewritten by a model."""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +44,7 @@ WORDS = [
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """Ten captions in two tars; the tokenizer is that of the tiny models."""
+    """Ten captions in two tars, with the tokenizer of the tiny models."""
     tiny.tokenizer(tmp_path)
     for tar in range(2):
         numbers = range(5 * tar, 5 * tar + 5)
@@ -88,7 +87,7 @@ class Oracle(Encoder):
 
 
 def captions(folder: Path) -> set[str]:
-    """The first words of all captions of a folder."""
+    """The first word of each caption of a folder."""
     found = set()
     for split in ("train", "validation"):
         if Shards.has_split(folder, split):
@@ -101,7 +100,9 @@ def captions(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("options", [{"keep": 0.3}, {"min_score": 0.65}])
-def test_the_best_stay(options: dict[str, Any], prepared: Path, tmp_path: Path) -> None:
+def test_the_best_pairs_are_kept(
+    options: dict[str, Any], prepared: Path, tmp_path: Path
+) -> None:
     encoder = clip(tmp_path)
     oracle = Oracle(encoder.model, encoder.renderer, encoder.device)
     manifest = filter_captions(
@@ -171,7 +172,7 @@ def test_scored_shards_are_not_scored_again(
     assert sum(asked) == 10 + asked[1]
 
 
-def test_what_cannot_be_filtered(prepared: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_filtered_is_an_error(prepared: Path, tmp_path: Path) -> None:
     encoder = clip(tmp_path)
     for wrong in ({}, {"keep": 0.5, "min_score": 0.1}, {"keep": 0.0}):
         with pytest.raises(ConfigError, match="either keep"):
@@ -197,7 +198,7 @@ def test_the_threshold_keeps_ties() -> None:
     ] == [pytest.approx(score) for score in (0.9, 0.5, 0.5, 0.1)]
 
 
-def test_captions_written_anew(prepared: Path, tmp_path: Path) -> None:
+def test_images_are_recaptioned(prepared: Path, tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     counts = recaption(
         predictor, prepared, tmp_path / "new", model="tiny", prompt=" cat", max_tokens=4

@@ -1,5 +1,5 @@
-"""Filters: each rule refuses what it says and nothing else; copies are found across
-files, and the first stays."""
+"""Filters: each rule refuses what it says and nothing else; of duplicates across files
+the first is kept."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def page(*parts: str | Image) -> Document:
 
 
 def reasons(rules: ImageRules.Config, *images: Image) -> list[str]:
-    """Why pictures of one page are left out."""
+    """Why images of one page are left out."""
     look = rules.build().for_one_document(verify.check_image)
     return [
         why.reason
@@ -78,14 +78,14 @@ def sized(width: int, height: int, url: str = "") -> Image:
         ),
     ],
 )
-def test_rules_for_pictures(
+def test_rules_for_images(
     rules: ImageRules.Config, kept: Image, left_out: Image, reason: str
 ) -> None:
     assert reasons(ImageRules.Config(), kept, left_out) == []
     assert reasons(rules, kept, left_out) == [reason]
 
 
-def test_a_picture_comes_once_in_a_page() -> None:
+def test_an_image_appears_once_on_a_page() -> None:
     one = sized(9, 9)
     other = sized(8, 9)
     assert (
@@ -143,8 +143,7 @@ def test_repetition(text: str, how: str) -> None:
 
 
 def test_words_of_long_repeats_count_once() -> None:
-    """60 different words, then 12 of them again: 12 of 72 words of 3 letters are 17% of
-    the characters."""
+    """60 words of equal length, then 12 of them again: 12 of 72 are 17%."""
     words = [f"{i:03}" for i in range(60)]
     assert (
         find_repetition(" ".join(words + words[:12]))
@@ -173,7 +172,7 @@ def dropped(out: Path) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def test_the_first_copy_stays(tokenizer: Path, tmp_path: Path) -> None:
+def test_the_first_copy_is_kept(tokenizer: Path, tmp_path: Path) -> None:
     files = [
         write_lines(
             tmp_path / "0.jsonl",
@@ -206,9 +205,9 @@ def test_the_first_copy_stays(tokenizer: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_that_are_everywhere(tokenizer: Path, tmp_path: Path) -> None:
-    """A picture on three of four pages goes; a page left without any goes with it, and
-    its text is no copy's first."""
+def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -> None:
+    """An image on three of four pages is removed; a page left without one is dropped,
+    and does not count as the first copy of its text."""
     logo = jpeg(0)
     cat = jpeg(1)
     dog = jpeg(2)
@@ -252,18 +251,18 @@ def test_pictures_that_are_everywhere(tokenizer: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_caption_goes_with_its_picture() -> None:
-    found = Duplicates.Config(max_documents_of_image=1).build()
+def test_a_caption_is_dropped_with_its_image() -> None:
+    duplicates = Duplicates.Config(max_documents_of_image=1).build()
     documents = [page(sized(9, 9), "a"), page(sized(9, 9), "b"), page(sized(8, 9), "c")]
-    verdict = judged(found, [documents])[0]
-    assert verdict.documents == {
+    removals = removals_of(duplicates, [documents])[0]
+    assert removals.documents == {
         0: ("image in many documents", ""),
         1: ("image in many documents", ""),
     }
-    assert not verdict.images
+    assert not removals.images
 
 
-def judged(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
+def removals_of(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
     import pyarrow as pa
 
     rows = [
@@ -277,9 +276,9 @@ def judged(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
     return duplicates.find_removals(tables, lambda count: None, images_required=True)
 
 
-def test_near_copies() -> None:
-    """Texts of 200 words: with one word changed 5 of 196 sequences are others, so 191
-    of 201 are in both: 0.95."""
+def test_near_duplicates() -> None:
+    """200 words with one changed: 5 of 196 n-grams differ; the similarity is 191 / 201,
+    or 0.95."""
     pytest.importorskip("datasketch", reason="pip install 'mm1[filters]'")
     draw = random.Random(0)
     texts = [[f"w{draw.randrange(5000)}" for _ in range(200)] for _ in range(30)]
@@ -288,23 +287,23 @@ def test_near_copies() -> None:
     files = [
         [page(" ".join(words)) for words in file] for file in (texts, [*near, *far])
     ]
-    verdicts = judged(Duplicates.Config(near=0.8).build(), files)
-    assert not verdicts[0].documents
-    assert sorted(verdicts[1].documents) == list(range(10))
-    assert all(verdicts[1].documents[i][1].endswith(f" like 0#{i}") for i in range(10))
-    assert judged(Duplicates.Config(near=0.8).build(), files) == verdicts
+    removals = removals_of(Duplicates.Config(near=0.8).build(), files)
+    assert not removals[0].documents
+    assert sorted(removals[1].documents) == list(range(10))
+    assert all(removals[1].documents[i][1].endswith(f" like 0#{i}") for i in range(10))
+    assert removals_of(Duplicates.Config(near=0.8).build(), files) == removals
 
 
-def test_near_copies_need_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_need_datasketch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasketch", None)
     with pytest.raises(UserError, match=r"mm1\[filters\]"):
         Duplicates.Config(near=0.8).build()
 
 
-# --- as options
+# --- options
 
 
-def test_options_that_cannot_be() -> None:
+def test_impossible_options_are_errors() -> None:
     with pytest.raises(ConfigError, match="no document has 3 to 2 images"):
         Filters.Config(min_images=3, max_images=2).build()
     with pytest.raises(ConfigError, match="similarity"):
@@ -345,7 +344,7 @@ def test_sets_of_filters() -> None:
     assert filters_named(None) == Filters.Config()
 
 
-def test_captions_of_one_picture_stay_together() -> None:
+def test_captions_of_one_image_stay_together() -> None:
     pictures = [sized(8 + i, 9) for i in range(40)]
     sides = [
         {is_validation(page(p, f"caption {i}"), 0.5, "image") for i in range(5)}

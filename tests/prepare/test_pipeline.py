@@ -1,5 +1,5 @@
-"""Preparing: the books balance, a folder with a manifest is whole, held-out texts are
-not trained on."""
+"""Preparing: counts add up, a folder with a manifest is complete, and validation texts
+are not in the training split."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Two tars: 7 whole samples, an empty caption and a sample without a picture."""
+    """Two tars: 7 complete samples, an empty caption and a sample without an image."""
     folder = tmp_path / "raw"
     folder.mkdir()
     write_tar(folder / "0.tar", pairs(4))
@@ -67,7 +67,7 @@ def drops(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
 
 
-def test_the_books_balance(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_the_counts_add_up(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     manifest = prepare(
         Preparation.Config(source=Captions.Config(), validation=0.4),
         [raw],
@@ -98,7 +98,7 @@ def test_the_books_balance(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
 
-def test_pictures_are_measured_and_kept_as_they_are(
+def test_images_are_measured_and_stored_unchanged(
     raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     prepare("captions", [raw / "0.tar"], tmp_path / "out", tokenizer)
@@ -128,10 +128,10 @@ def test_the_same_raw_files_give_the_same_bytes(
     )
 
 
-# --- what exists already
+# --- existing folders
 
 
-def test_a_finished_folder_is_left_as_it_is(
+def test_a_finished_folder_is_left_alone(
     raw: Path,
     tokenizer: Path,
     tmp_path: Path,
@@ -158,7 +158,7 @@ def test_a_finished_folder_is_left_as_it_is(
     assert "already prepared" in capsys.readouterr().err
 
 
-def test_a_folder_prepared_otherwise_is_refused(
+def test_a_folder_prepared_in_another_way_is_refused(
     raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     prepare("captions", [raw], tmp_path / "out", tokenizer)
@@ -183,7 +183,7 @@ def test_a_folder_prepared_otherwise_is_refused(
         prepare("captions", [raw], tmp_path / "out", tokenizer)
 
 
-def test_a_folder_with_other_things_is_not_touched(
+def test_a_folder_with_other_files_is_not_touched(
     raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -197,12 +197,12 @@ def test_a_folder_with_other_things_is_not_touched(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-def test_an_empty_folder_is_taken(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"] == 7
 
 
-def test_what_a_killed_run_left_is_begun_again(
+def test_unfinished_files_of_a_killed_run_are_prepared_again(
     raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     left = tmp_path / "out.unfinished" / "train"
@@ -216,14 +216,14 @@ def test_what_a_killed_run_left_is_begun_again(
     ]
 
 
-# --- held-out documents
+# --- the validation split
 
 
 def text(content: str) -> Document:
     return Document((Text(content),))
 
 
-def test_near_copies_stay_on_one_side() -> None:
+def test_copies_stay_in_one_split() -> None:
     for i in range(200):
         sides = {
             is_validation(text(c), 0.5)
@@ -232,19 +232,19 @@ def test_near_copies_stay_on_one_side() -> None:
         assert len(sides) == 1
 
 
-def test_the_share_is_about_what_was_asked_for() -> None:
+def test_the_share_is_about_as_requested() -> None:
     held = sum(is_validation(text(f"document {i}"), 0.1) for i in range(4000))
     assert 300 < held < 500
     assert not any(is_validation(text(f"document {i}"), 0.0) for i in range(100))
     assert {is_validation(text("!" * i), 0.5) for i in range(1, 30)} == {False, True}
 
 
-def test_a_larger_share_holds_the_smaller_one() -> None:
+def test_a_larger_share_contains_the_smaller_one() -> None:
     documents = [text(f"document {i}") for i in range(1000)]
     assert all(is_validation(d, 0.3) for d in documents if is_validation(d, 0.1))
 
 
-# --- what is asked for
+# --- config and sources
 
 
 def test_one_config_takes_all_overrides() -> None:
@@ -278,7 +278,7 @@ def test_one_config_takes_all_overrides() -> None:
         override(config, "source.feild=body")
 
 
-def test_kinds_are_the_files_of_sources() -> None:
+def test_sources_are_known_by_their_file_names() -> None:
     assert {"captions", "interleaved", "text", "instructions"} <= set(
         component_names(Source)
     )
@@ -323,7 +323,7 @@ def test_shares_are_below_one(raw: Path, tokenizer: Path, tmp_path: Path) -> Non
         )
 
 
-def test_nothing_usable_is_an_error_with_its_reasons(
+def test_no_usable_record_is_an_error_with_its_reasons(
     tokenizer: Path, tmp_path: Path
 ) -> None:
     write_lines(
@@ -349,7 +349,9 @@ def test_a_failing_source_names_the_record(
     assert error.value.__notes__ == [f"while reading {tmp_path / 'a.jsonl'}#1"]
 
 
-def test_all_kinds_reach_their_shards(tokenizer: Path, tmp_path: Path) -> None:
+def test_every_kind_of_document_reaches_the_shards(
+    tokenizer: Path, tmp_path: Path
+) -> None:
     (tmp_path / "p.jpg").write_bytes(jpeg())
     raw = {
         "interleaved": write_pages(
@@ -393,7 +395,7 @@ def test_all_kinds_reach_their_shards(tokenizer: Path, tmp_path: Path) -> None:
 def test_real_data_is_read_without_a_drop(
     kind: str, documents: int, images: int, tmp_path: Path
 ) -> None:
-    """The counts of the folder's README; every image decodes, every text is UTF-8."""
+    """The counts are those of the folder's README."""
     sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))
     train_tokenizer(sample, tmp_path / "t.json", vocab_size=1024)
     manifest = prepare(

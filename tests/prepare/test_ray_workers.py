@@ -1,5 +1,5 @@
-"""Preparing as Ray tasks, on a Ray of this machine: the same bytes; a task that dies or
-fails is named."""
+"""Preparing as Ray tasks on this machine: the same bytes; a task that dies or fails is
+an error that names its file."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Preparing that is interrupted: what is finished stays, the same command goes on,
-nobody is let in meanwhile."""
+"""Interrupted preparations: finished files are kept and the same command resumes."""
 
 import errno
 from pathlib import Path
@@ -40,7 +39,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 class Reading:
-    """`read_file` that notes what it reads and ends badly at one file."""
+    """`convert_file` that notes what it reads and fails at one file."""
 
     def __init__(self, at: str = "", end: BaseException | None = None) -> None:
         self.at = at
@@ -66,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     "filters",
     [Filters.Config(), Filters.Config(duplicates=Duplicates.Config(exact=True))],
 )
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     filters: Filters.Config,
     raw: Path,
     tokenizer: Path,
@@ -108,7 +107,7 @@ def test_the_same_command_goes_on(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw", "straight"]
 
 
-def test_without_a_finished_file_nothing_stays(
+def test_without_a_finished_file_nothing_is_kept(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "convert_file", Reading("0.tar", KeyboardInterrupt()))
@@ -117,21 +116,21 @@ def test_without_a_finished_file_nothing_stays(
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
 
 
-def test_an_interruption_while_sifting(
+def test_an_interrupted_rewrite_resumes(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
     write_tar(raw / "3.tar", pairs(2))
-    whole = module.rewrite_file
+    original = module.rewrite_file
     seen = []
 
-    def sift(job: Any, report: Any) -> Any:
+    def rewrite(job: Any, report: Any) -> Any:
         seen.append(job.number)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return whole(job, report)
+        return original(job, report)
 
-    monkeypatch.setattr(module, "rewrite_file", sift)
+    monkeypatch.setattr(module, "rewrite_file", rewrite)
     with pytest.raises(KeyboardInterrupt):
         prepare(
             Preparation.Config(source=Captions.Config(), filters=filters),
@@ -152,7 +151,7 @@ def test_an_interruption_while_sifting(
     assert manifest["drops"] == {"no caption": 1, "duplicate": 2}
 
 
-def test_another_plan_does_not_go_on(
+def test_another_plan_does_not_resume(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "convert_file", Reading("1.tar", KeyboardInterrupt()))

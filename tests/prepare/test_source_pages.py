@@ -25,9 +25,9 @@ from mm1.prepare.sources.mmc4 import MMC4
 
 
 def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
-    """Of each record the document's text and what its lost pictures were lost for, or
-    why there is no document."""
-    found: list[tuple[str, list[str]] | str] = []
+    """For each record the text and the reasons of lost images, or the reason why there
+    is no document."""
+    outcomes: list[tuple[str, list[str]] | str] = []
     for record in source.read(path):
         try:
             if isinstance(record.data, Unusable):
@@ -35,10 +35,10 @@ def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
             document, lost = verify.check_document(
                 source.document(record.data), images_required=source.IMAGES_REQUIRED
             )
-            found.append((document.text, [why.reason for why in lost]))
+            outcomes.append((document.text, [why.reason for why in lost]))
         except Unusable as why:
-            found.append(why.reason)
-    return found
+            outcomes.append(why.reason)
+    return outcomes
 
 
 # --- OBELICS
@@ -95,7 +95,7 @@ def info(
     } | fields
 
 
-def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
+def test_images_of_mmc4_are_put_at_their_sentences(tmp_path: Path) -> None:
     (tmp_path / "a_images").mkdir()
     (tmp_path / "a_images" / "b.jpg").write_bytes(jpeg())
     encoded = base64.b64encode(jpeg()).decode()
@@ -148,8 +148,7 @@ def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
     assert outcome(strict, tmp_path / "a.jsonl") == outcome(
         strict, tmp_path / "a.jsonl.gz"
     )
-    found = outcome(strict, tmp_path / "a.jsonl")
-    assert found == [
+    assert outcome(strict, tmp_path / "a.jsonl") == [
         ("One. Two.<image>Three.", wanted[1][1]) if page == wanted[1] else page
         for page in wanted
     ]
@@ -165,15 +164,18 @@ def test_pictures_of_mmc4_stand_by_their_sentences(tmp_path: Path) -> None:
 
 # --- HTML
 
-PAGE = """<!doctype html><html><head><title>T</title><style>p {}</style><meta charset=utf-8></head><body>
+PAGE = """<!doctype html><html><head><title>T</title><style>p {}</style>
+<meta charset=utf-8></head><body>
 <nav>Home <nav>x</nav> <b>About</b></nav><!-- <p>no --> <h1>Our  &lt;trip&gt;</h1>
-<p>To the <b>la</b>ke &amp; back.<br>It was<img alt="a > b" src='img/a%20b.jpg?w=3'> cold<script>a<b</p></script>.
+<p>To the <b>la</b>ke &amp; back.<br>It was<img alt="a > b"
+src='img/a%20b.jpg?w=3'> cold<script>a<b</p></script>.
 <table><tr><td>1<td>2</table><pre> x
    y</pre><svg/><form>Sign up <select><option>1</select></form>
-<ul><li>one<li>two</ul>1 < 2 <img src=""><IMG data-src=/0.jpg src=dot.gif></body></html>"""
+<ul><li>one<li>two</ul>1 < 2 <img src=""><IMG data-src=/0.jpg src=dot.gif></body>
+</html>"""
 
 
-def test_text_and_pictures_come_in_reading_order() -> None:
+def test_text_and_images_come_in_reading_order() -> None:
     assert HtmlReader().read(PAGE) == [
         "Our <trip>\n\nTo the lake & back.\nIt was",
         ImageSource("img/a%20b.jpg?w=3"),
@@ -182,7 +184,7 @@ def test_text_and_pictures_come_in_reading_order() -> None:
     ]
 
 
-def test_a_page_that_never_ends_is_read_in_one_pass() -> None:
+def test_unclosed_markup_is_read_in_one_pass() -> None:
     """The standard library's parser takes minutes for the first on Python 3.11.7."""
     for unending in ("<a ", "<a b='", "<!--", "<![CDATA[", "</a ", "<script>"):
         assert HtmlReader().read("<p>before</p>" + unending * 20_000) == ["before"]
@@ -190,7 +192,7 @@ def test_a_page_that_never_ends_is_read_in_one_pass() -> None:
         HtmlPages.Config().build().document({"html": f"&#{'1' * 5000};", "images": {}})
 
 
-def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_pages_with_its_images(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "sub" / "img").mkdir(parents=True)
     for name in ("sub/img/a b.jpg", "0.jpg", "../secret.jpg"):
@@ -223,7 +225,7 @@ def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
     source = HtmlPages.Config().build()
     assert source.find(site) == [site]
     assert [record.key for record in source.read(site)] == list(pages)[:-1]
-    first, *found = outcome(source, site)
+    first, *others = outcome(source, site)
     assert first == (
         (
             "Our <trip>\n\nTo the lake & back.\nIt was<image>cold.\n\n1 2\n\n x\n  "
@@ -238,7 +240,7 @@ def test_a_folder_of_pages_with_its_pictures(tmp_path: Path) -> None:
         "image is a URL",
     ]
     lost += ["missing image file"] * 2
-    assert found == [
+    assert others == [
         ("b<image><image>", lost),
         ("caf\u00e9 \u201cx\u201d", []),
         "not UTF-8",
@@ -362,7 +364,7 @@ def test_columns_of_any_local_data_set(
     ]
 
 
-def test_what_a_data_set_lacks_is_named(folders: Path, tmp_path: Path) -> None:
+def test_missing_columns_and_splits_are_named(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="no column 'captions'; did you mean 'caption'"
     ):
@@ -377,8 +379,8 @@ def test_what_a_data_set_lacks_is_named(folders: Path, tmp_path: Path) -> None:
 def test_a_name_on_the_hub_is_opened_by_the_same_call(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a network: the library is asked for the name, streamed, at the revision;
-    then the manifest tells it."""
+    """Without a network: `load_dataset` gets the name and the revision, which are then
+    in the manifest."""
     import datasets
 
     rows = datasets.Dataset.from_dict(

@@ -1,4 +1,4 @@
-"""Synthetic captions in place of a share of the own ones, joined by URL or key."""
+"""Synthetic captions replace a share of the originals, joined by URL or key."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def texts_of(source: Source, path: Path) -> list[str]:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
-    """80 samples found by URL; the last two have none."""
+    """80 samples with a URL each; the last two have none."""
     members = []
     for i in range(80):
         fields = (
@@ -97,7 +97,7 @@ def test_synthetic_captions_by_key_and_with_faults(
         )
 
 
-def test_what_was_joined_stands_in_the_manifest(
+def test_the_manifest_counts_what_was_joined(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(

@@ -1,4 +1,4 @@
-"""Tables and what they name: rows of every kind of file, pictures of one folder."""
+"""Tables and the images that they name: rows of every format, files of one folder."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def outcome(source: Source, path: Path) -> list[Document | str]:
-    """The document of each record, or the reason why there is none."""
+    """For each record its document, or the reason why there is none."""
     return [_outcome(source, record) for record in source.read(path)]
 
 
@@ -58,7 +58,7 @@ def _outcome(source: Source, record: Record) -> Document | str:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with `0.jpg` and `a/1.jpg`, and `secret.jpg` beside it."""
+    """A folder with `0.jpg` and `a/1.jpg`; `secret.jpg` is next to it."""
     folder = tmp_path / "pictures"
     (folder / "a").mkdir(parents=True)
     for name in ("0.jpg", "a/1.jpg", "../secret.jpg"):
@@ -69,7 +69,7 @@ def pictures(tmp_path: Path) -> Path:
 # --- tables
 
 
-def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path) -> None:
+def test_every_format_of_table_gives_the_same_rows(tmp_path: Path) -> None:
     wanted = [{"a": 'one, "two"\nthree', "b": "\u00e9"}, {"a": "four", "b": "five"}]
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in wanted)
     comma = '\ufeffb,a\n\u00e9,"one, ""two""\nthree"\n\nfive,four\n'.encode()
@@ -100,12 +100,12 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_a_compressed_file_that_breaks_off_keeps_its_whole_lines(
+def test_a_truncated_compressed_file_gives_its_complete_lines(
     tmp_path: Path,
 ) -> None:
     noise = (
         np.random.default_rng(0).bytes(200 * 2000).hex()
-    )  # so that half a file holds whole blocks
+    )  # enough for half a file to hold complete blocks
     texts = [noise[200 * i : 200 * (i + 1)] for i in range(2000)]
     lines = b"".join(b'{"text": "%s"}\n\n' % text.encode() for text in texts)
     whole = gzip.compress(lines), zst(tmp_path / "whole.zst", lines).read_bytes()
@@ -175,7 +175,7 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
 def test_captions_of_parquet_with_bytes_structs_and_nulls(
     tmp_path: Path, pictures: Path
 ) -> None:
-    """As img2dataset writes them (a picture that could not be fetched is null), and as
+    """As img2dataset writes them (an image that was not downloaded is null), and as
     Hugging Face does."""
     parquet(
         tmp_path / "a.parquet",
@@ -205,7 +205,7 @@ def test_captions_of_parquet_with_bytes_structs_and_nulls(
     assert record.data["image"] == raw_image(jpeg())
 
 
-# --- pictures of a folder
+# --- images of a folder
 
 
 def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None:
@@ -234,10 +234,10 @@ def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None
 
 
 def why(picture: Any) -> str:
-    return picture.why.reason if isinstance(picture, MissingImage) else "found"
+    return picture.why.reason if isinstance(picture, MissingImage) else "read"
 
 
-def test_what_is_no_picture_file_has_its_reason(
+def test_what_is_not_an_image_file_has_its_reason(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ImageFolder(pictures)
@@ -254,7 +254,7 @@ def test_what_is_no_picture_file_has_its_reason(
     assert why(folder.read("0.jpg")) == "file too large"
 
 
-def test_pictures_of_urls_are_found_by_the_stated_rule(
+def test_images_of_urls_are_looked_up_by_the_given_rule(
     pictures: Path, tmp_path: Path
 ) -> None:
     url = "https://x.org/p/0.jpg?w=9"

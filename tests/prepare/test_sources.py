@@ -1,4 +1,4 @@
-"""The contract of a data set, asked of every file in `mm1/prepare/sources`; then what
+"""The contract of a source, checked for every file in `mm1/prepare/sources`; then what
 each of them reads."""
 
 import contextlib
@@ -33,7 +33,7 @@ every_source = pytest.mark.parametrize(
     "cls", classes_in(Source, sources), ids=lambda c: c.__name__
 )
 
-RUBBISH = {
+GARBAGE = {
     "nothing": b"",
     "zeros": b"\0" * 2048,
     "bytes": bytes(range(256)) * 9,
@@ -60,7 +60,7 @@ def usable(source: Source, path: Path) -> list[Document]:
 
 
 @every_source
-def test_example_becomes_a_document_worth_learning(cls: type[Source]) -> None:
+def test_the_example_becomes_a_document_to_learn_from(cls: type[Source]) -> None:
     document = cls.Config().build().document(cls.EXAMPLE)
     verified, lost = verify.check_document(
         document, images_required=cls.IMAGES_REQUIRED
@@ -74,7 +74,7 @@ def test_example_becomes_a_document_worth_learning(cls: type[Source]) -> None:
 
 
 @every_source
-def test_same_record_same_document(cls: type[Source]) -> None:
+def test_the_same_record_gives_the_same_document(cls: type[Source]) -> None:
     one, two = (
         pickle.loads(pickle.dumps(cls.Config())).build().document(cls.EXAMPLE)
         for _ in range(2)
@@ -103,19 +103,19 @@ def test_missing_file_is_an_os_error(cls: type[Source], tmp_path: Path) -> None:
 
 
 @every_source
-@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH.keys())
-def test_rubbish_gives_documents_or_reasons_and_no_crash(
-    cls: type[Source], rubbish: bytes, tmp_path: Path
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_gives_documents_or_reasons(
+    cls: type[Source], garbage: bytes, tmp_path: Path
 ) -> None:
-    """What is rubbish to one format is text to another; nothing but `Unusable` may come
-    out beside documents."""
-    path = tmp_path / "rubbish"
-    path.write_bytes(rubbish)
+    """Garbage for one format is text for another; anything but documents and `Unusable`
+    is an error."""
+    path = tmp_path / "garbage"
+    path.write_bytes(garbage)
     source = cls.Config().build()
     try:
         records = list(source.read(path))
     except (ConfigError, OSError):
-        return  # that the file as a whole is none of this source's
+        return  # the file as a whole is refused
     for record in records:
         if not isinstance(record.data, Unusable):
             with contextlib.suppress(Unusable):
@@ -147,7 +147,7 @@ def test_goes_through_prepare(
 # --- captions
 
 
-def test_captions_are_pictures_with_their_text(tmp_path: Path) -> None:
+def test_captions_are_images_with_their_text(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", pairs(2))
     assert [r.key for r in Captions.Config().build().read(path)] == ["0000", "0001"]
     first, second = usable(Captions.Config().build(), path)
@@ -188,7 +188,7 @@ def test_captions_skip_other_members(tmp_path: Path) -> None:
     ]
 
 
-def test_samples_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_samples_of_the_same_name_stay_apart(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", pairs(1) + pairs(1))
     assert len(usable(Captions.Config().build(), path)) == 2
 
@@ -208,7 +208,7 @@ def test_pages_keep_their_order(tmp_path: Path) -> None:
     assert usable(Interleaved.Config().build(), path) == [expected]
 
 
-def test_texts_side_by_side_are_paragraphs() -> None:
+def test_consecutive_texts_are_paragraphs() -> None:
     page = {"images": [None, None, None, jpeg(1)], "texts": ["one", " ", "two", None]}
     assert Interleaved.Config().build().document(page).parts == (
         Text("one\n\ntwo"),
@@ -216,7 +216,7 @@ def test_texts_side_by_side_are_paragraphs() -> None:
     )
 
 
-def test_pictures_as_hugging_face_stores_them(tmp_path: Path) -> None:
+def test_images_as_hugging_face_stores_them(tmp_path: Path) -> None:
     page = {"images": [{"bytes": jpeg(1), "path": None}, None], "texts": [None, "one"]}
     pq.write_table(pa.Table.from_pylist([page]), tmp_path / "a.parquet")
     assert usable(Interleaved.Config().build(), tmp_path / "a.parquet") == [
@@ -224,7 +224,7 @@ def test_pictures_as_hugging_face_stores_them(tmp_path: Path) -> None:
     ]
 
 
-def test_missing_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path = write_pages(tmp_path / "a.parquet", [{"images": [None], "texts": ["one"]}])
     with pytest.raises(
         ConfigError, match=r"a\.parquet has no column 'text'; did you mean 'texts'"
@@ -252,7 +252,7 @@ def test_text_of_another_field() -> None:
     )
 
 
-def test_vocabulary_texts_come_from_lines_and_plain_files(tmp_path: Path) -> None:
+def test_tokenizer_texts_come_from_lines_and_plain_files(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"text": "one"}, b"broken", {"text": " "}])
     (tmp_path / "b.txt").write_text("two\nthree\n")
     assert list(read_texts([tmp_path])) == ["one", "two\n", "three\n"]
@@ -276,7 +276,7 @@ def answer(content: str) -> Text:
     return Text(content, end=True)
 
 
-def test_answers_alone_are_learnt_from(tmp_path: Path) -> None:
+def test_only_answers_have_loss(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "A cat.", image="0.jpg")
     record["conversations"] += chat("Sure?", " Yes.\n")["conversations"]
     (document,) = usable(Instructions.Config().build(), written(tmp_path, [record]))
@@ -290,7 +290,7 @@ def test_answers_alone_are_learnt_from(tmp_path: Path) -> None:
     assert document.parts == expected
 
 
-def test_pictures_stand_at_their_marks(tmp_path: Path) -> None:
+def test_images_replace_their_placeholders(tmp_path: Path) -> None:
     two = chat("Is <image> like <image>?", "No.", image=["0.jpg", "1.jpg"])
     unmarked = chat("What is it?", "A dog.", image="2.jpg")
     alone = chat("How are you?", "Well: <image> is a word here.")
@@ -309,7 +309,7 @@ def test_pictures_stand_at_their_marks(tmp_path: Path) -> None:
     assert third.images == ()
 
 
-def test_a_line_may_stand_behind_every_question(tmp_path: Path) -> None:
+def test_a_suffix_follows_every_question(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "Cat", image="0.jpg")
     record["conversations"] = [
         {"from": "system", "value": "Be brief."},
@@ -342,7 +342,7 @@ def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
     assert usable(Instructions.Config().build(), path) == [expected] * 2
 
 
-def test_pictures_may_lie_in_another_folder(tmp_path: Path) -> None:
+def test_images_may_be_in_another_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     written(tmp_path / "pictures", [])
     path = write_lines(
@@ -372,7 +372,7 @@ def test_a_list_is_read_piece_by_piece(
     assert [record.key for record in read] == [str(i) for i in range(9)]
 
 
-def test_a_picture_found_as_url_keeps_it() -> None:
+def test_an_image_given_as_url_keeps_it() -> None:
     assert raw_image("https://example.org/ä.jpg") == Image(
         "https://example.org/ä.jpg".encode(), 0, 0
     )

@@ -1,5 +1,5 @@
-"""Preparing in several processes: the same bytes as in one; a process that dies or
-fails is named, never waited for."""
+"""Preparing in several processes: the same bytes as in one; a process that dies, hangs
+or fails is an error that names its file."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from mm1.prepare.sources.text import Texts
 
 
 class Deadly(Texts):
-    """Kills its process, hangs or fails where a text asks for it."""
+    """Kills its process, hangs or fails when a text says so."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Texts.Config):
@@ -60,8 +60,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One function, because the first process takes seconds to start: equal bytes, then
-    every bad end."""
+    """Equal bytes, then every way to fail; one test, since the first process takes
+    seconds to start."""
     (raw := tmp_path / "raw").mkdir()
     train_tokenizer(
         ["picture number one two three"],

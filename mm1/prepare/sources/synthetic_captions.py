@@ -43,8 +43,8 @@ class SyntheticCaptions(Captions):
         table: str = ""
         """The table of synthetic captions."""
         key: str = "url"
-        """The column of the table, and the field of the json, that samples are looked up
-        by; `key` is the sample's own key."""
+        """The column of the table, and the field of the json, that samples are looked
+        up by; `key` is the sample's own key."""
         caption: str = "caption"
         """The column of the table that holds the synthetic caption."""
         share: float = 0.5

@@ -1,9 +1,9 @@
 """Faults by area: each file has a docstring, which heads its table in docs/faults.md,
 and `CASES`.
 
-A case makes something bad in an empty folder, meets it as a user would, and returns
-what came of it as one line. What is no error for a person, a hang or a loss that nobody
-counts fails the case (`prepared`, `refused`).
+A case creates a fault in an empty folder, meets it the way a user would, and returns
+the outcome as one line. A traceback, a hang or a loss that is not counted fails the
+case (`prepared`, `refused`).
 """
 
 import json
@@ -21,12 +21,12 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.pipeline import prepare
 
 Case = Callable[[Path, pytest.MonkeyPatch], str]
-"""(an empty folder, for setting limits) -> what came of it."""
+"""(an empty folder, for lowering limits) -> the outcome."""
 
 
 @cache
 def tokenizer(folder: Path) -> Path:
-    """A small one, made once for all cases, in the folder that holds theirs."""
+    """A small tokenizer, trained once for all cases, in the parent of their folders."""
     path = folder.parent / "tokenizer.json"
     if not path.is_file():
         train_tokenizer(["a text"], path, vocab_size=300)
@@ -34,8 +34,8 @@ def tokenizer(folder: Path) -> Path:
 
 
 def prepared(kind: str, path: Path) -> str:
-    """What came of preparing a raw file: what was kept, and each loss with its key and
-    reason; the books balance."""
+    """The outcome of preparing a raw file: what was kept, and each loss with its key
+    and reason; checks that the counts add up."""
     out = path.parent / "out"
     manifest = prepare(kind, [path], out, tokenizer(path.parent))
     lines = [
@@ -56,16 +56,16 @@ def prepared(kind: str, path: Path) -> str:
     return f"{manifest['documents']} of {manifest['records_in']} kept{''.join(losses)}"
 
 
-def refused(meet: Callable[[], Any], folder: Path) -> str:
-    """The message for a person that something bad is met with."""
+def refused(run: Callable[[], Any], folder: Path) -> str:
+    """The message of the error that the user gets."""
     with pytest.raises((UserError, OSError)) as error:
-        meet()
+        run()
     return f"error: {plain(str(error.value), folder)}"
 
 
 def plain(message: str, folder: Path) -> str:
-    """Without what differs from run to run: folders, numbers of processes, sizes of
-    files that hold paths."""
+    """The message without what differs between runs: folders, process ids, sizes of
+    files that contain paths."""
     for place in (folder, folder.parent):
         message = message.replace(f"{place}/", "").replace(str(place), ".")
     return re.sub(

@@ -14,7 +14,7 @@ from mm1.prepare.pipeline import find_files
 from mm1.prepare.sources.captions import Captions
 
 
-def cut(folder: Path, _: pytest.MonkeyPatch) -> str:
+def truncated(folder: Path, _: pytest.MonkeyPatch) -> str:
     path = write_tar(folder / "a.tar", pairs(4))
     path.write_bytes(path.read_bytes()[:5000])
     return prepared("captions", path)
@@ -50,13 +50,13 @@ def empty(folder: Path, _: pytest.MonkeyPatch) -> str:
     return refused(lambda: prepared("captions", folder / "a.tar"), folder)
 
 
-def nothing_in_it(folder: Path, _: pytest.MonkeyPatch) -> str:
+def no_members(folder: Path, _: pytest.MonkeyPatch) -> str:
     return refused(
         lambda: prepared("captions", write_tar(folder / "a.tar", [])), folder
     )
 
 
-def names_that_lead_out(folder: Path, _: pytest.MonkeyPatch) -> str:
+def names_outside(folder: Path, _: pytest.MonkeyPatch) -> str:
     members = [(f"../../{name}", data) for name, data in pairs(1)] + [
         (f"/tmp/{n}", d) for n, d in pairs(1, start=1)
     ]
@@ -77,7 +77,7 @@ def links_and_devices(folder: Path, _: pytest.MonkeyPatch) -> str:
             member.type = kind
             member.linkname = "/etc/passwd"
             tar.addfile(member)
-    return f"{prepared('captions', path)}; what is no file is passed over"
+    return f"{prepared('captions', path)}; members that are not files are skipped"
 
 
 def any_bytes_as_name(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -102,7 +102,7 @@ def other_members(folder: Path, _: pytest.MonkeyPatch) -> str:
     ]
     return (
         f"{prepared('captions', write_tar(folder / 'a.tar', members))}; other members"
-        " are passed over"
+        " are skipped"
     )
 
 
@@ -110,9 +110,8 @@ def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
     path = write_tar(folder / "a.tar", pairs(1))
     opened = io.open
 
-    def closed(
-        file: object, *arguments: object, **options: object
-    ) -> object:  # root may read everything
+    # Patched rather than chmod: root may read everything.
+    def closed(file: object, *arguments: object, **options: object) -> object:
         if os.fspath(file) == str(path):  # type: ignore[call-overload]
             raise PermissionError(13, "Permission denied", str(path))
         return opened(file, *arguments, **options)  # type: ignore[call-overload]
@@ -125,25 +124,25 @@ def no_file(folder: Path, _: pytest.MonkeyPatch) -> str:
     return refused(lambda: find_files(Captions, [folder / "nowhere.tar"]), folder)
 
 
-def no_file_of_the_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
+def no_matching_file(folder: Path, _: pytest.MonkeyPatch) -> str:
     (folder / "a.jpg").write_bytes(jpeg())
     return plain(refused(lambda: find_files(Captions, [folder]), folder), folder)
 
 
 CASES: dict[str, Case] = {
-    "cut in the middle": cut,
-    "without its end mark": no_end_mark,
+    "truncated in the middle": truncated,
+    "without its end marker": no_end_mark,
     "damaged header in the middle": damaged_header,
-    "HTML under the name of a tar": no_tar,
-    "gzipped, still called .tar": zipped,
-    "no bytes": empty,
-    "no members": nothing_in_it,
-    "names that lead out of the folder": names_that_lead_out,
+    "HTML named .tar": no_tar,
+    "gzipped, but named .tar": zipped,
+    "empty file": empty,
+    "no members": no_members,
+    "names outside the folder": names_outside,
     "links and devices": links_and_devices,
     "a name that is not UTF-8": any_bytes_as_name,
-    "two samples of one name": same_name_twice,
+    "two samples of the same name": same_name_twice,
     "members of other kinds": other_members,
     "no permission to read": no_permission,
     "no such file": no_file,
-    "a folder without tars": no_file_of_the_kind,
+    "a folder without tars": no_matching_file,
 }

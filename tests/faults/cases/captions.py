@@ -1,4 +1,4 @@
-"""Captions, in a tar or in a table, among good ones."""
+"""Captions in a tar or a table, among good ones."""
 
 from pathlib import Path
 
@@ -44,26 +44,26 @@ def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
         if isinstance(part, Text)
     ]
     assert all(special.isdisjoint(part.tokens or ()) for part in texts)
-    return f"{outcome}; they are text like any other, and no control tokens"
+    return f"{outcome}; they are plain text, not control tokens"
 
 
 CASES: dict[str, Case] = {
     "empty": in_tar(PICTURE, ("bad.txt", b"")),
-    "white space alone": in_tar(PICTURE, ("bad.txt", "\u3000 \n".encode())),
+    "only white space": in_tar(PICTURE, ("bad.txt", "\u3000 \n".encode())),
     "Latin-1, not UTF-8": in_tar(PICTURE, ("bad.txt", "caf\xe9".encode("latin-1"))),
     "NUL bytes": in_tar(PICTURE, ("bad.txt", b"a\0b")),
     "20,000 words": in_tar(PICTURE, ("bad.txt", b"word " * 20_000)),
     "special tokens, spelled out": control_tokens,
-    "a picture without caption": in_tar(PICTURE),
-    "a caption without picture": in_tar(("bad.txt", b"text")),
+    "an image without a caption": in_tar(PICTURE),
+    "a caption without an image": in_tar(("bad.txt", b"text")),
     "json without a caption": in_tar(PICTURE, ("bad.json", b"{}")),
     "broken json": in_tar(PICTURE, ("bad.json", b"{'a'")),
     "json nested 100,000 deep": in_tar(PICTURE, ("bad.json", b"[" * 100_000)),
-    "a number for a caption": in_tar(PICTURE, ("bad.json", b'{"caption": 3}')),
+    "a number as caption": in_tar(PICTURE, ("bad.json", b'{"caption": 3}')),
     "CSV: a field too few": of_csv("0.jpg"),
     "CSV: a field too many": of_csv("0.jpg,a,b"),
     "CSV: not UTF-8": of_csv("0.jpg,caf\udce9"),
     "CSV: missing image file": of_csv("nowhere.jpg,x"),
-    "CSV: a path out of the image folder": of_csv("../secret.jpg,x"),
+    "CSV: a path outside the image folder": of_csv("../secret.jpg,x"),
     "CSV: no such column": no_column,
 }

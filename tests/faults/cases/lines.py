@@ -1,4 +1,4 @@
-"""Texts in JSON lines, and conversations, among good ones."""
+"""Texts in JSON lines and conversations, among good ones."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def nothing_usable(folder: Path, _: pytest.MonkeyPatch) -> str:
     return refused(lambda: prepared("text", path), folder)
 
 
-def no_bytes(folder: Path, _: pytest.MonkeyPatch) -> str:
+def empty_file(folder: Path, _: pytest.MonkeyPatch) -> str:
     (folder / "a.jsonl").touch()
     return refused(lambda: prepared("text", folder / "a.jsonl"), folder)
 
@@ -63,49 +63,47 @@ def conversation(record: Any) -> Case:
     return case
 
 
-def list_cut(folder: Path, _: pytest.MonkeyPatch) -> str:
+def truncated_list(folder: Path, _: pytest.MonkeyPatch) -> str:
     (folder / "a.json").write_text(json.dumps([chat("Well?", "Good.")] * 3)[:-20])
     return prepared("instructions", folder / "a.json")
 
 
 CASES: dict[str, Case] = {
-    "a line that breaks off": line(b'{"text": "unfinished'),
+    "a truncated line": line(b'{"text": "unfinished'),
     "not UTF-8": line(b'{"text": "caf\xe9"}'),
     "half a surrogate pair": line(b'{"text": "\\ud83d"}'),
     "NUL": line(b'{"text": "a\\u0000b"}'),
-    "white space alone": line(b'{"text": " \\n"}'),
+    "only white space": line(b'{"text": " \\n"}'),
     "another field": line(b'{"content": "x"}'),
-    "a list in place of a text": line(b'{"text": ["x"]}'),
-    "no object": line(b'["text"]'),
+    "a list as text": line(b'{"text": ["x"]}'),
+    "not an object": line(b'["text"]'),
     "a line too long (limit lowered to 100 bytes)": too_long,
-    "gz that breaks off": zipped(lambda data: data[: len(data) // 2]),
-    "gz with damage inside": zipped(
+    "truncated gz": zipped(lambda data: data[: len(data) // 2]),
+    "damaged gz": zipped(
         lambda data: data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]
     ),
     "no usable line": nothing_usable,
-    "no line": no_bytes,
+    "empty file": empty_file,
     "conversation: missing image file": conversation(
         chat("<image>What?", "x", image="nowhere.jpg")
     ),
-    "conversation: a folder for an image": conversation(
+    "conversation: a folder as image": conversation(
         chat("<image>What?", "x", image=".")
     ),
-    "conversation: a text for an image": conversation(
+    "conversation: a text file as image": conversation(
         chat("<image>What?", "x", image="text.jpg")
     ),
-    "conversation: a path out of the folder": conversation(
+    "conversation: a path outside the folder": conversation(
         chat("<image>What?", "x", image="../secret.jpg")
     ),
     "conversation: a URL": conversation(
         chat("<image>What?", "x", image="https://example.org/1.jpg")
     ),
-    "conversation: a number for a path": conversation(
-        chat("<image>What?", "x", image=3)
-    ),
-    "conversation: two marks, one image": conversation(
+    "conversation: a number as path": conversation(chat("<image>What?", "x", image=3)),
+    "conversation: two placeholders, one image": conversation(
         chat("<image><image>What?", "x", image="dot.png")
     ),
-    "conversation: an image without mark": conversation(
+    "conversation: an image without placeholder": conversation(
         chat("What?", "x", image="dot.png")
     ),
     "conversation: an empty answer": conversation(chat("What?", " ")),
@@ -116,6 +114,6 @@ CASES: dict[str, Case] = {
     "conversation: an unknown speaker": conversation(
         {"conversations": [{"from": "parrot", "value": "What?"}]}
     ),
-    "conversation: no object": conversation(["What?", "x"]),
-    "conversations: a list that breaks off": list_cut,
+    "conversation: not an object": conversation(["What?", "x"]),
+    "conversations: a truncated list": truncated_list,
 }

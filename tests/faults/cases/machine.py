@@ -1,4 +1,4 @@
-"""The machine and its user, while `mm1 prepare` works on three tars."""
+"""The machine and its user, while `mm1 prepare` reads three tars."""
 
 import errno
 import fcntl
@@ -29,7 +29,7 @@ def raw(folder: Path) -> Path:
     return place
 
 
-def go_on(folder: Path) -> str:
+def resumed(folder: Path) -> str:
     return f"; the same command again: {prepared_all(folder)}"
 
 
@@ -43,7 +43,7 @@ def prepared_all(folder: Path) -> str:
 
 
 def at_file(number: int, happens: Callable[[ConvertJob], object]) -> Case:
-    """Something happens after a file was read, before that is noted."""
+    """Something happens after a file was read and before it is recorded as finished."""
 
     def case(folder: Path, patch: pytest.MonkeyPatch) -> str:
         raw(folder)
@@ -77,11 +77,11 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
     patch.setattr(shards._HashingFile, "__init__", begin)
     outcome = refused(lambda: prepared_all(folder), folder)
     patch.undo()
-    return scrubbed(outcome) + go_on(folder)
+    return scrubbed(outcome) + resumed(folder)
 
 
 def scrubbed(outcome: str) -> str:
-    """Without the random name of a folder of work."""
+    """The outcome without the random name of a folder."""
     before, _, after = outcome.partition("parts/00002-")
     return f"{before}parts/00002-N{after[after.index('/') :]}" if after else outcome
 
@@ -98,7 +98,8 @@ def read(job, report):
         os.kill(os.getpid(), signal.SIGKILL)
     return convert.convert_file(job, report)
 prepare.convert_file = read
-prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokenizer(folder))!r}))
+tokenizer = Path({str(tokenizer(folder))!r})
+prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), tokenizer)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -109,7 +110,7 @@ prepare.prepare("captions", [Path.cwd() / "raw"], Path("out"), Path({str(tokeniz
     )
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "out").exists()
-    return f"no folder `out`; what was finished stays aside{go_on(folder)}"
+    return f"no folder `out`; finished files are kept{resumed(folder)}"
 
 
 def interrupted(folder: Path, patch: pytest.MonkeyPatch) -> str:
@@ -123,7 +124,7 @@ def interrupted(folder: Path, patch: pytest.MonkeyPatch) -> str:
     with pytest.raises(KeyboardInterrupt):
         prepared_all(folder)
     patch.undo()
-    return f"stopped (exit code 130){go_on(folder)}"
+    return f"stopped (exit code 130){resumed(folder)}"
 
 
 def two_at_once(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -132,16 +133,15 @@ def two_at_once(folder: Path, _: pytest.MonkeyPatch) -> str:
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         outcome = refused(lambda: prepared_all(folder), folder)
-    return outcome + go_on(folder)
+    return outcome + resumed(folder)
 
 
 def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
     raw(folder)
     made = Path.mkdir
 
-    def closed(
-        self: Path, *arguments: Any, **options: Any
-    ) -> None:  # root may write everywhere
+    # Patched rather than chmod: root may write everywhere.
+    def closed(self: Path, *arguments: Any, **options: Any) -> None:
         if "out.unfinished" in str(self):
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
         made(self, *arguments, **options)
@@ -150,7 +150,7 @@ def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
     return refused(lambda: prepared_all(folder), folder)
 
 
-def into_other_things(folder: Path, _: pytest.MonkeyPatch) -> str:
+def into_foreign_folder(folder: Path, _: pytest.MonkeyPatch) -> str:
     raw(folder)
     (folder / "out").mkdir()
     (folder / "out" / "thesis.tex").touch()
@@ -177,7 +177,7 @@ def no_tokenizer(folder: Path, _: pytest.MonkeyPatch) -> str:
     )
 
 
-def unknown_kind(folder: Path, _: pytest.MonkeyPatch) -> str:
+def unknown_source(folder: Path, _: pytest.MonkeyPatch) -> str:
     return plain(refused(lambda: prepared("caption", raw(folder)), folder), folder)
 
 
@@ -192,9 +192,9 @@ CASES: dict[str, Case] = {
     ),
     "killed (`kill -9`)": killed,
     "Ctrl-C": interrupted,
-    "two at once into one folder": two_at_once,
-    "into a folder that holds something else": into_other_things,
+    "two at once into the same folder": two_at_once,
+    "into a folder that holds something else": into_foreign_folder,
     "the same command again": prepared_already,
     "no tokenizer": no_tokenizer,
-    "a kind of source that is not there": unknown_kind,
+    "an unknown source": unknown_source,
 }

@@ -1,4 +1,4 @@
-"""Interleaved pages (OBELICS' parquet, MMC4's lines), among good ones."""
+"""Interleaved pages (OBELICS's parquet, MMC4's lines, HTML), among good ones."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,11 @@ def table(**columns: Any) -> Case:
     return case
 
 
-def turned_down(case: Case) -> Case:
+def as_error(case: Case) -> Case:
     return lambda folder, patch: refused(lambda: case(folder, patch), folder)
 
 
-def cut(folder: Path, _: pytest.MonkeyPatch) -> str:
+def truncated(folder: Path, _: pytest.MonkeyPatch) -> str:
     path = write_pages(folder / "a.parquet", [GOOD] * 9)
     path.write_bytes(path.read_bytes()[:-50])
     return refused(lambda: prepared("interleaved", path), folder)
@@ -94,20 +94,20 @@ CASES: dict[str, Case] = {
     "empty lists": page([], []),
     "NUL in a text": page([None], ["a\0b"]),
     "text that is not UTF-8": not_utf8,
-    "a picture that is none": page([None, b"rubbish", None], ["one", None, "two"]),
-    "a URL for a picture, no folder to look in": page(
+    "bytes that are not an image": page([None, b"rubbish", None], ["one", None, "two"]),
+    "a URL as image, no folder to look it up in": page(
         [None, b"https://example.org/1.jpg"], ["one", None]
     ),
-    "lists of numbers for texts": turned_down(table(images=[[None]], texts=[[1]])),
-    "no column of texts": turned_down(table(images=[[None]], text=[["one"]])),
-    "parquet without its end": cut,
-    "parquet damaged inside": damaged_inside,
-    "MMC4: a picture that is not there": mmc4(
+    "lists of numbers as texts": as_error(table(images=[[None]], texts=[[1]])),
+    "no column of texts": as_error(table(images=[[None]], text=[["one"]])),
+    "truncated parquet": truncated,
+    "damaged parquet": damaged_inside,
+    "MMC4: a missing image": mmc4(
         image_info=[{"image_name": "1.jpg", "matched_text_index": 0}]
     ),
-    "MMC4: a picture at no sentence": mmc4(
+    "MMC4: an image for no sentence": mmc4(
         image_info=[{"image_name": "0.jpg", "matched_text_index": 7}]
     ),
-    "MMC4: a text for the list of sentences": mmc4(text_list=json.dumps(["good"])),
-    "HTML: scripts alone, never closed, Latin-1": html_without_words,
+    "MMC4: a text as list of sentences": mmc4(text_list=json.dumps(["good"])),
+    "HTML: only scripts, unclosed tags, Latin-1": html_without_words,
 }

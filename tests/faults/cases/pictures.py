@@ -1,5 +1,5 @@
-"""Pictures, each in a tar of captions between two good ones; a picture that is kept is
-shown as it was decoded."""
+"""Images, each in a tar of captions between two good ones; what is kept is described as
+decoded."""
 
 import io
 from pathlib import Path
@@ -56,9 +56,8 @@ def halves(
 
 def rotated() -> bytes:
     exif = Pillow.Exif()
-    exif[image_processing.EXIF_ORIENTATION] = (
-        6  # the camera was held on its side: to be turned a quarter clockwise
-    )
+    # The camera was held sideways: rotate by 90 degrees clockwise.
+    exif[image_processing.EXIF_ORIENTATION] = 6
     return saved(halves("RGB", "black", "white"), exif=exif)
 
 
@@ -97,15 +96,15 @@ CLEAR = (0, 0, 255, 0)
 
 CASES: dict[str, Case] = {
     "half a JPEG": in_tar(WHOLE[: len(WHOLE) // 2]),
-    "a JPEG's header alone": in_tar(WHOLE[:200]),
-    "a PNG cut short": in_tar(
+    "only the header of a JPEG": in_tar(WHOLE[:200]),
+    "a truncated PNG": in_tar(
         (png := jpeg(kind="PNG", size=(64, 64)))[: len(png) // 2], "png"
     ),
-    "a page of HTML in place of a picture": in_tar(b"<html>404</html>"),
+    "an HTML page as image": in_tar(b"<html>404</html>"),
     "an SVG": in_tar(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-    "no bytes": in_tar(b""),
-    "a URL in place of the bytes": in_tar(b"https://example.org/1.jpg"),
-    "PNG under the name of a JPEG": in_tar(saved(Pillow.new("RGB", (3, 2), "lime"))),
+    "empty file": in_tar(b""),
+    "a URL as image": in_tar(b"https://example.org/1.jpg"),
+    "PNG named .jpg": in_tar(saved(Pillow.new("RGB", (3, 2), "lime"))),
     "PNG with alpha (right half clear)": in_tar(
         saved(halves("RGBA", RED, CLEAR)), "png"
     ),
@@ -113,7 +112,7 @@ CASES: dict[str, Case] = {
     "palette": in_tar(palette(), "png"),
     "black and white, one bit": in_tar(saved(halves("1", 0, 1)), "png"),
     "CMYK JPEG": in_tar(saved(Pillow.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")),
-    "16 bits a channel": in_tar(deep(), "png"),
+    "16 bits per channel": in_tar(deep(), "png"),
     "rotated by EXIF": in_tar(rotated(), "png"),
     "animated GIF (its first frame is red)": in_tar(animated(), "webp"),
     "1 x 1": in_tar(saved(Pillow.new("RGB", (1, 1), "white"))),

@@ -1,4 +1,4 @@
-"""Prepared folders, while a loader opens them and while it has them in use."""
+"""Prepared folders that a loader opens, or has in use."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def reading(spoil: Callable[[Path], object], workers: int = 0) -> Case:
                 next(loader)
         except ConfigError as error:
             return f"error: {plain(str(error), folder)}"
-        return "the loader goes on with what it has open"
+        return "the loader keeps reading the file it has open"
 
     return case
 
@@ -135,10 +135,8 @@ CASES: dict[str, Case] = {
     ),
     "opened: another version's format": opening(edit(format=99)),
     "opened: tokenised otherwise": opening(edit(tokenizer="0123456789abcdef")),
-    "opened: a split that is not there": no_such_split,
-    "opened: a picture that was spoiled after it was prepared": opening(
-        spoil_a_picture
-    ),
+    "opened: an unknown split": no_such_split,
+    "opened: an image damaged after it was prepared": opening(spoil_a_picture),
     "in use: a shard is deleted": reading(lambda folder: shard(folder).unlink()),
     "in use: a shard is replaced": reading(replace_whole),
     "in use: a shard is only touched": reading(
