@@ -51,12 +51,12 @@ class RayJobs:
         self.is_ours: bool = not ray.is_initialized()
         try:
             if self.is_ours:
-                ray.init(
+                self.ray.init(
                     log_to_driver=False,
                     include_dashboard=False,
                     logging_level="warning",
                 )
-            self.task: Any = ray.remote(function).options(
+            self.task: Any = self.ray.remote(function).options(
                 max_retries=max_retries, **options or {}
             )
         # Ray raises bare Exceptions, for example when a raylet starts too late.
