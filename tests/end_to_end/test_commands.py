@@ -105,6 +105,14 @@ def test_recipes_are_listed_and_spelled_out(
         ),
         ("prepare caption x --out y --tokenizer z", "did you mean 'captions'"),
         (
+            "prepare text x --out y --tokenizer z source.feild=body",
+            "no key 'source.feild'; did you mean 'source.field'?",
+        ),
+        (
+            "prepare text x --out y --tokenizer z text.min_words=3",
+            "no key 'text.min_words'; did you mean 'filters.text.min_words'?",
+        ),
+        (
             "prepare text x --out y --tokenizer z filters=webtext",
             "no set of filters 'webtext'; did you mean 'web_text'?",
         ),
