@@ -126,7 +126,7 @@ def _pieces(
 ) -> tuple[ViewText | ViewImage, ...]:
     tokenizer = loader.renderer.tokenizer
     pieces = []
-    views = deque(_views(loader, sequence, start, stop))
+    sub_images = deque(_sub_images(loader, sequence, start, stop))
     tokens = sequence.tokens[start:stop].tolist()
     learn = sequence.loss_mask[start:stop].tolist()
     for (is_image, learnt), run in groupby(
@@ -138,7 +138,8 @@ def _pieces(
             pieces.append(ViewText(_readable(tokenizer, ids), learnt))
             continue
         shown = [
-            views.popleft() for _ in range(len(ids) // loader.renderer.tokens_per_image)
+            sub_images.popleft()
+            for _ in range(len(ids) // loader.renderer.tokens_per_image)
         ]
         # images may follow one another without text between them
         for _, group in groupby(shown, key=lambda pair: pair[0]):
@@ -146,7 +147,7 @@ def _pieces(
     return tuple(pieces)
 
 
-def _views(
+def _sub_images(
     loader: PackedLoader, sequence: RenderedDocument, start: int, stop: int
 ) -> Iterator[tuple[int, bytes]]:
     """(image number, PNG) of each sub-image of an excerpt, in the order of their
@@ -171,7 +172,7 @@ def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join(words)
 
 
-def _png(view: torch.Tensor) -> bytes:
+def _png(pixels: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
-    Pillow.fromarray(view.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    Pillow.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return buffer.getvalue()

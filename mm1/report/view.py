@@ -35,7 +35,7 @@ class ViewText:
 class ViewImage:
     """PNGs of the whole image and of its sub-images, resized to the model's input."""
 
-    views: tuple[bytes, ...]
+    sub_images: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ class ViewDocument:
     def num_images(self) -> int:
         """Including sub-images, as `max_images` counts them."""
         return sum(
-            len(piece.views) for piece in self.pieces if isinstance(piece, ViewImage)
+            len(piece.sub_images)
+            for piece in self.pieces
+            if isinstance(piece, ViewImage)
         )
 
 
@@ -229,8 +231,8 @@ def _document(document: ViewDocument, colour: str) -> Html:
 def _piece(piece: ViewText | ViewImage, number: int) -> Html:
     if isinstance(piece, ViewText):
         return tag("span", piece.text, class_="learnt" if piece.loss else "unlearnt")
-    views = (
-        thumbnail(view, f"part {number}, view {i}")
-        for i, view in enumerate(piece.views, 1)
+    thumbnails = (
+        thumbnail(image, f"part {number}, view {i}")
+        for i, image in enumerate(piece.sub_images, 1)
     )
-    return tag("span", *views, class_="views")
+    return tag("span", *thumbnails, class_="views")
