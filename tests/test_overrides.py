@@ -1,5 +1,6 @@
 """`a.b=value`, on the small classes of test_config and on real recipes."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,6 +20,7 @@ from mm1.eval.probe import Probe
 from mm1.loader.loader import Loader
 from mm1.loader.pairs import PairLoader
 from mm1.miniature.benchmarks import Miniature
+from mm1.nn import connectors
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.vit import ViT
@@ -195,3 +197,29 @@ def test_a_field_may_have_a_type_variable() -> None:
     assert ship.spare is None
     with pytest.raises(ConfigError, match="motor: no Engine 'None'"):
         override(ship, "motor=None")
+
+
+OWN = """
+from mm1.nn.connectors.average_pool import AveragePool
+
+class Mine(AveragePool):
+    '''Mine alone.'''
+
+class Other(AveragePool):
+    '''In the same file.'''
+"""
+
+
+def test_a_file_that_is_added_to_an_open_folder_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setattr(connectors, "__path__", [*connectors.__path__, str(tmp_path)])
+    run = recipe("pretrain_small")
+    override(run, "model.connector=other")
+    assert configs.path_of(run.model.connector) == "mm1.nn.connectors.own:Other"  # type: ignore[attr-defined]
+    assert {"Mine", "Other"} <= component_names(Connector).keys()
+    message = r"'own' is ambiguous; write mm1.nn.connectors.own:Mine or .*:Other"
+    with pytest.raises(ConfigError, match=message):
+        override(run, "model.connector=own")
+    sys.modules.pop("mm1.nn.connectors.own")
