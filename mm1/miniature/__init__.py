@@ -1,4 +1,4 @@
-"""MM1 in miniature: a world of small pictures and texts, and what is trained on it.
+"""MM1 in miniature: a world of small images and texts, and what is trained on it.
 
 Its handwritten digits come from scikit-learn: `pip install 'mm1[miniature]'`.
 """

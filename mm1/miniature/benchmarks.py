@@ -1,9 +1,8 @@
-"""Tasks of the miniature world, answered by one word (see
-`mm1.miniature.world.questions`).
+"""Tasks of the miniature world (`mm1.miniature.world.questions`), answered by one word.
 
-colour, shape, count, size, digit, word, relation, small digit     about a picture
-new labels    the demonstrations alone say what two made-up labels mean; they belong to their question
-fact, copy    text alone
+colour, shape, count, size, digit, word, relation, small digit    about an image
+new labels    only the shots, which belong to their question, tell what labels mean
+fact, copy    text only
 """
 
 from collections.abc import Sequence
@@ -20,12 +19,11 @@ from mm1.miniature.world.examples import TASKS
 
 NUM_RECORDS = 400
 """Questions of a split."""
-NO_PICTURE = {"fact": world.text_fact, "copy": world.text_copy}
+WITHOUT_IMAGE = {"fact": world.nth_fact, "copy": world.nth_copy}
 NEW_LABELS = "new labels"
 
-ask = lru_cache(maxsize=4_000)(
-    world.question
-)  # a demonstration is drawn once, not once for each of its questions
+# A demonstration is drawn once, not once for each of its questions.
+cached_question = lru_cache(maxsize=4_000)(world.nth_question)
 
 
 class Miniature(Benchmark):
@@ -38,9 +36,9 @@ class Miniature(Benchmark):
     class Config(Benchmark.Config):
         task: str = "colour"
         named: bool = True
-        """Does the question say what is asked? If not, the demonstrations alone do."""
+        """Whether the question tells the task; otherwise only the demonstrations do."""
         grid: Literal["near", "wide"] = "near"
-        """Size of the pictures."""
+        """Size of the images."""
         max_tokens: int = 1
         stop: tuple[str, ...] = ()
 
@@ -48,7 +46,7 @@ class Miniature(Benchmark):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        known = (*TASKS, *NO_PICTURE, NEW_LABELS)
+        known = (*TASKS, *WITHOUT_IMAGE, NEW_LABELS)
         if config.task not in known:
             raise ConfigError(
                 "the miniature world has no task"
@@ -74,13 +72,15 @@ class Miniature(Benchmark):
         split, n = record
         c = self.config
         if c.task == NEW_LABELS:
-            asked = world.new_labels(c.seed, n, 0)[0]
-        elif c.task in NO_PICTURE:
-            asked = NO_PICTURE[c.task](
+            asked = world.nth_new_labels(c.seed, n, 0)[0]
+        elif c.task in WITHOUT_IMAGE:
+            asked = WITHOUT_IMAGE[c.task](
                 c.seed, n if split == "test" else n + NUM_RECORDS
             )
         else:
-            asked = ask(c.seed, c.task, n, split, named=c.named, grid=c.grid)
+            asked = cached_question(
+                c.seed, c.task, n, split, named=c.named, grid=c.grid
+            )
         return _question(asked, str(n))
 
     def shot(self, record: tuple[Split, int]) -> Document:
@@ -93,7 +93,7 @@ class Miniature(Benchmark):
     ) -> list[Document]:
         if self.config.task != NEW_LABELS:
             return super().shots(question, number, num_shots, draw)
-        episode = world.new_labels(self.config.seed, number, num_shots)
+        episode = world.nth_new_labels(self.config.seed, number, num_shots)
         return [_shot(_question(each, question.id)) for each in episode[:num_shots]]
 
     def score(
@@ -105,16 +105,15 @@ class Miniature(Benchmark):
         ]
 
 
-def _question(asked: world.Question, name: str) -> Question:
-    shown = asked.picture
-    picture = () if shown is None else (Image(shown.png, shown.width, shown.width),)
+def _question(asked: world.WorldQuestion, name: str) -> Question:
+    shown = asked.image
+    image = () if shown is None else (Image(shown.png, shown.width, shown.width),)
     words = (Text(asked.prompt),) if asked.prompt else ()
-    return Question(Document((*picture, *words)), (asked.answer,), name)
+    return Question(Document((*image, *words)), (asked.answer,), name)
 
 
 def _shot(question: Question) -> Document:
-    """As pages have it: an answer follows its question after a space, and a picture at
-    once."""
+    """As in pages: a space before the answer of a question, none after an image."""
     follows_words = isinstance(question.prompt.parts[-1], Text)
     return question.prompt + Document(
         (Text(f" {question.answer}" if follows_words else question.answer),)

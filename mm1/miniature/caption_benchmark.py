@@ -1,9 +1,9 @@
-"""Captions of the miniature world's test pictures.
+"""Captions of the miniature world's test images.
 
-The score is the number of right words over that of the longer caption, the model's or
-the true one: a missing word costs as much as one too many. Their order does not matter,
-except for pictures of four things, where a word must be right at its place. What a
-model says that sees nothing is not known, so there is no level of chance.
+The score is the number of right words divided by the length of the longer caption, the
+model's or the true one: a missing word costs as much as an extra one. Their order does
+not matter, except for images of four objects, where a word must be at its position.
+There is no chance level, since nobody knows what a model says that sees nothing.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.miniature.world import questions as world
 
 NUM_RECORDS = 400
-"""Pictures of a split."""
+"""Images of a split."""
 
 
 class MiniatureCaptions(Benchmark):
@@ -30,9 +30,10 @@ class MiniatureCaptions(Benchmark):
     @dataclass(kw_only=True, slots=True)
     class Config(Benchmark.Config):
         four: bool = False
-        """Pictures of four things, described by eight words in reading order?"""
+        """Whether images show four objects, described by eight words in reading
+        order."""
         max_tokens: int = 6
-        """The longest captions have four words, of four things eight."""
+        """The longest captions have four words; those of four objects have eight."""
 
     config: Config
 
@@ -41,12 +42,12 @@ class MiniatureCaptions(Benchmark):
 
     def question(self, record: tuple[Split, int]) -> Question:
         split, n = record
-        asked = (world.four if self.config.four else world.description)(
-            self.config.seed, n, split
-        )
-        assert asked.picture is not None
-        picture = Image(asked.picture.png, asked.picture.width, asked.picture.width)
-        return Question(Document((picture,)), (asked.answer,), str(n))
+        asked = (
+            world.nth_four_description if self.config.four else world.nth_description
+        )(self.config.seed, n, split)
+        assert asked.image is not None
+        image = Image(asked.image.png, asked.image.width, asked.image.width)
+        return Question(Document((image,)), (asked.answer,), str(n))
 
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]

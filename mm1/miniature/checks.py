@@ -1,7 +1,6 @@
-"""What the demo must show, asked of its run folders. Nothing here is assumed: each
-check reads what was measured.
+"""What the demo must show, checked on what its runs measured.
 
-A difference counts where it exceeds two standard errors of it.
+A difference counts if it exceeds two of its standard errors.
 """
 
 from pathlib import Path
@@ -12,22 +11,22 @@ from mm1.miniature import recipes as miniature
 from mm1.runs import layout
 
 AIM = 0.7
-"""The share of unseen digits that we would like to be read; the check itself asks for
-well above chance."""
+"""The share of unseen digits that should be read; the check only asks for well above
+chance."""
 
 
-def check(folder: Path) -> list[dict[str, Any]]:
-    """`[{"name", "passed", "detail"}]` for a demo's folder."""
+def check_demo(folder: Path) -> list[dict[str, Any]]:
+    """Returns `[{"name", "passed", "detail"}]` for the folder of a demo."""
     before, after = (_scores(folder / name) for name in ("pretrain", "finetune"))
     without = _scores(folder / "finetune-without-tiles")
-    found = [
+    checks = [
         _loss_falls(folder, name)
         for name in ("encoder", "decoder", "pretrain", "finetune")
     ]
-    found += [_shots_help(before, task) for task in miniature.UNNAMED]
-    found.append(_digits(after))
+    checks += [_shots_help(before, task) for task in miniature.UNNAMED]
+    checks.append(_digits(after))
     small = miniature.SMALL
-    found.append(
+    checks.append(
         _better(
             f"{small}: fine-tuning at a higher resolution helps",
             before[small],
@@ -35,7 +34,7 @@ def check(folder: Path) -> list[dict[str, Any]]:
             "before",
         )
     )
-    found.append(
+    checks.append(
         _better(
             f"{small}: it is the sub-images that help",
             without[small],
@@ -43,7 +42,7 @@ def check(folder: Path) -> list[dict[str, Any]]:
             "without them",
         )
     )
-    return found
+    return checks
 
 
 def _scores(run: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -68,7 +67,7 @@ def _loss_falls(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
-    """At 4 shots, chosen beforehand: MM1's tables have 0, 4 and 8."""
+    """At 4 shots, chosen in advance: MM1's tables have 0, 4 and 8."""
     shots = scores[task]
     return _better(f"{task}: 4 shots beat none", shots, shots, "with none", two="4")
 
@@ -76,8 +75,8 @@ def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
 def _better(
     name: str, a: dict[str, Any], b: dict[str, Any], label: str, *, two: str = "0"
 ) -> dict[str, Any]:
-    """Is `b` at `two` shots above `a` at none, by more than two standard errors of the
-    difference?"""
+    """Checks that `b` at `two` shots exceeds `a` at none by more than two standard
+    errors of the difference."""
     low = a["0"]
     high = b[two]
     error = (low["stderr"] ** 2 + high["stderr"] ** 2) ** 0.5
@@ -90,7 +89,7 @@ def _better(
 
 
 def _digits(scores: dict[str, Any]) -> dict[str, Any]:
-    """Unseen handwriting, after fine-tuning, asked by name without shots."""
+    """Checks that unseen handwriting is read after fine-tuning, without shots."""
     digit = scores[miniature.DIGIT]
     result = digit["0"]
     chance = digit["chance"]

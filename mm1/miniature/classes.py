@@ -1,5 +1,4 @@
-"""Pictures of the miniature world, classified by one thing that can be asked about
-them."""
+"""Images of the miniature world, classified by the answers of a task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ class MiniatureClasses(Classes):
     class Config(Classes.Config):
         task: str = "digit"
         grid: Literal["near", "wide"] = "near"
-        """Size of the pictures; pre-training's are near."""
+        """Size of the images; pre-training's are near."""
         num_train: int = 400
         num_test: int = 400
         seed: int = 0
-        """Of the pictures; the pictures of `train` are none of `test`, nor is what they
-        show."""
+        """Of the images; `train` and `test` share neither images nor scenes."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -48,7 +46,7 @@ class MiniatureClasses(Classes):
     def labelled_image(self, record: tuple[Split, int]) -> LabelledImage:
         split, n = record
         c = self.config
-        asked = world.question(c.seed, c.task, n, split, named=False, grid=c.grid)
-        assert asked.picture is not None
-        image = Image(asked.picture.png, asked.picture.width, asked.picture.width)
+        asked = world.nth_question(c.seed, c.task, n, split, named=False, grid=c.grid)
+        assert asked.image is not None
+        image = Image(asked.image.png, asked.image.width, asked.image.width)
         return LabelledImage(image, self.names.index(asked.answer), f"{split} {n}")

@@ -1,5 +1,4 @@
-"""`mm1 demo`: all of MM1 in miniature, one stage after another, and a report. A second
-call goes on where it was.
+"""`mm1 demo`: all stages of MM1 in miniature, and a report. A second call resumes.
 
 world      the miniature world as raw files, prepared into shards
 encoder    a small ViT, by contrast with captions
@@ -20,7 +19,7 @@ from mm1 import dist
 from mm1.eval.evaluate import evaluate_run
 from mm1.files import read_object, write_json
 from mm1.miniature import recipes as miniature
-from mm1.miniature.checks import check
+from mm1.miniature.checks import check_demo
 from mm1.miniature.report import write_report
 from mm1.miniature.world.prepared import prepare_world
 from mm1.report.packed_rows import packing_layout
@@ -37,41 +36,39 @@ STAGES: dict[str, Callable[[str], Trainer.Config]] = {
 
 
 def run_demo(folder: Path) -> int:
-    """Runs what is not finished yet; 0 if every check passed, 1 if something was not
-    learnt."""
+    """Runs the stages that are not finished; returns 0 if all checks pass, else 1."""
     console = Console(stderr=True)
     began = time.monotonic()
     prepare_world(folder / "world")
     for name, recipe in STAGES.items():
         run = folder / name
         if finished(run):
-            console.print(f"[bold]{name}[/]  done before")
+            console.print(f"[bold]{name}[/]  finished before")
             continue
         started = time.monotonic()
         console.print(f"[bold]{name}[/]  {(recipe.__doc__ or '').splitlines()[0]}")
         config = recipe(str(folder))
         config.build(folder=run, resume=run.exists()).fit()
         console.print(f"[bold]{name}[/]  {time.monotonic() - started:.0f} s")
-    _ask_without_tiles(folder)
+    _evaluate_without_tiles(folder)
     for name in ("decoder", "pretrain", "finetune"):
         path = folder / name / layout.PACKING
         if not path.exists():
             write_json(path, packing_layout(read_config(folder / name)))
-    checks = check(folder)
+    checks = check_demo(folder)
     write_json(folder / "checks.json", checks)
     write_report(folder, folder / layout.REPORT)
     _print(folder, checks)
     console.print(
         f"{time.monotonic() - began:.0f} s in all; the report:"
-        f" [bold]{folder / 'report.html'}[/]"
+        f" [bold]{folder / layout.REPORT}[/]"
     )
     dist.stop()
     return 0 if all(c["passed"] for c in checks) else 1
 
 
-def _ask_without_tiles(folder: Path) -> None:
-    """The control: the same fine-tuned weights, which now see the overview of each
-    picture alone."""
+def _evaluate_without_tiles(folder: Path) -> None:
+    """The control: the same fine-tuned weights see only the overview of each image."""
     out = folder / "finetune-without-tiles"
     if (out / layout.SCORES).exists():
         return
@@ -84,7 +81,7 @@ def _ask_without_tiles(folder: Path) -> None:
 
 
 def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
-    """What the demo shows, on standard output."""
+    """Prints scores and checks on standard output."""
     stages = {"before": folder / "pretrain", "after": folder / "finetune"}
     scores = {
         name: read_object(run / layout.SCORES, "delete it, to ask its questions again")

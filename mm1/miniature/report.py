@@ -1,5 +1,5 @@
-"""The demo's report: what was trained, how it went, what it can do, and where it is
-wrong."""
+"""The demo's report: what was trained, the losses, the scores, and right and wrong
+answers."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ STAGES = {
         "Image encoder",
         (
             "A vision transformer and a text tower learn which caption goes with which"
-            " picture."
+            " image."
         ),
     ),
     "decoder": ("Language model", "A decoder learns from text alone."),
@@ -51,8 +51,7 @@ STAGES = {
 
 
 def write_report(demo_folder: Path, out: Path) -> None:
-    """Reads the runs in `demo_folder` and writes the page; what is missing there is
-    named on the page."""
+    """Writes the page of the runs in `demo_folder`, which names what is missing."""
     runs = {name: RunFolder(demo_folder / name) for name in STAGES}
     checks = read_json_if_any(demo_folder / "checks.json") or []
     names = [
@@ -86,7 +85,7 @@ def _head(runs: Mapping[str, RunFolder], checks: list[dict[str, Any]]) -> Html:
     lead = (
         "Every stage of MM1 at toy size: an image encoder, a language model, multimodal"
         " pre-training and fine-tuning, trained here from nothing and then asked"
-        " questions about pictures that they have never seen."
+        " questions about images that it has never seen."
     )
     passed = sum(bool(c.get("passed")) for c in checks)
     seconds = sum(run.seconds for run in runs.values())
@@ -101,7 +100,7 @@ def _head(runs: Mapping[str, RunFolder], checks: list[dict[str, Any]]) -> Html:
         (count(sum(model.values())) if model else NOTHING, "parameters"),
         (
             count(sum(r.worked("images_per_second") for r in runs.values())),
-            "pictures seen",
+            "images seen",
         ),
         (
             count(sum(r.worked("tokens_per_second") for r in runs.values())),
@@ -182,7 +181,7 @@ def _stage(run: RunFolder) -> Html:
         ),
         "Seen": " and ".join(
             f"{count(n)} {what}"
-            for n, what in ((tokens, "tokens"), (images, "pictures"))
+            for n, what in ((tokens, "tokens"), (images, "images"))
             if n
         ),
         "Loss": f"{loss[0][1]:.2f} → {loss[-1][1]:.2f}" if loss else None,
@@ -287,7 +286,7 @@ def _scores(runs: Mapping[str, RunFolder]) -> Html:
     ]
     names = list(dict.fromkeys(name for _, run, _ in asked for name in run.scores))
     note = (
-        "Shots are solved examples put in front of the question, picture and all. Bars"
+        "Shots are solved examples put before the question, with their images. Bars"
         " are one standard error; the dotted line is what guessing would score."
     )
     note += "".join(
@@ -365,7 +364,7 @@ def _text_only(decoder: RunFolder) -> Html:
     meaning = "".join(f"; 0 shots{meaning}" for meaning in _zero_shot([decoder]))
     title = tag(
         "h3",
-        f"Text alone, asked of the language model before it meets pictures{meaning}",
+        f"Text alone, asked of the language model before it sees images{meaning}",
     )
     return tag("div", title, table(head, rows, numbers=(2, 3, 4)), class_="below")
 

@@ -1,6 +1,5 @@
 """Recipes: functions that need no argument and return a complete `Trainer.Config`.
 
-A recipe's name is its function's; a variant is a function that takes another recipe's
-config and edits it. This is the only place in the project where a number of the MM1
-paper is written.
+The name of a recipe is that of its function; a variant calls the same builder with
+other arguments, or another recipe. Only these files contain numbers from the MM1 paper.
 """

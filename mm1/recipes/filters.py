@@ -1,5 +1,5 @@
-"""Sets of filters: `mm1 prepare ... filters=web_pages`, changed by further words such as
-`filters.images.min_side=200`."""
+"""Predefined filters: `mm1 prepare ... filters=web_pages`, changed by further overrides
+such as `filters.images.min_side=200`."""
 
 from mm1.config import ConfigError, nearest
 from mm1.prepare.deduplicate import Duplicates
@@ -7,11 +7,10 @@ from mm1.prepare.filters import Filters, ImageRules, TextRules
 
 
 def web_pages() -> Filters.Config:
-    """Interleaved pages as MM1's own were filtered (second-hand figures, see
-    docs/paper.md).
+    """Filters of MM1's interleaved pages (second-hand figures, see docs/paper.md).
 
-    Pages keep 1 to 30 pictures: none that is small, huge, long, a button, a copy inside
-    its page, or on over 10 pages.
+    A page keeps 1 to 30 images: none that is small, huge, elongated, a button, repeated
+    within the page, or on more than 10 pages.
     """
     return Filters.Config(
         images=ImageRules.Config(
@@ -28,8 +27,8 @@ def web_pages() -> Filters.Config:
 
 
 def web_text() -> Filters.Config:
-    """Text of the web by the limits of Gopher's data (Rae et al. 2021,
-    arXiv:2112.11446, table A1), without copies."""
+    """Filters of web text with the limits of Gopher's data (Rae et al. 2021,
+    arXiv:2112.11446, table A1), without duplicates."""
     return Filters.Config(
         text=TextRules.Config(
             min_words=50,
@@ -47,10 +46,8 @@ def web_text() -> Filters.Config:
 SETS = {"web_pages": web_pages, "web_text": web_text}
 
 
-def filters_named(name: str | None) -> Filters.Config:
-    """Raises ConfigError for a name that is none; without one nothing is left out."""
-    if name is None:
-        return Filters.Config()
+def filters_named(name: str) -> Filters.Config:
+    """Raises ConfigError if there is no such set; the message names the nearest."""
     if name not in SETS:
         raise ConfigError(f"no set of filters {name!r}{nearest(name, SETS)}")
     return SETS[name]()

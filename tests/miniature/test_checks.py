@@ -1,4 +1,4 @@
-"""The demo's checks read what was measured, and fail where it is not good enough."""
+"""The demo's checks read what was measured, and fail if it is not good enough."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mm1.miniature import recipes as miniature
-from mm1.miniature.checks import check
+from mm1.miniature.checks import check_demo
 
 
 def result(chance: float | None, **shots: float) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def write(folder: Path, stage: str, scores: dict[str, Any]) -> None:
 
 
 def failed(folder: Path) -> list[str]:
-    return [c["name"] for c in check(folder) if not c["passed"]]
+    return [c["name"] for c in check_demo(folder) if not c["passed"]]
 
 
 def test_a_demo_that_learnt_everything_passes(tmp_path: Path) -> None:
     assert failed(make(tmp_path)) == []
 
 
-def test_a_loss_that_does_not_fall_is_found(tmp_path: Path) -> None:
+def test_a_loss_that_does_not_fall_fails(tmp_path: Path) -> None:
     make(tmp_path)
     lines = "".join(json.dumps({"step": i, "loss": 3.0}) + "\n" for i in range(20))
     (tmp_path / "decoder" / "metrics.jsonl").write_text(lines)
@@ -86,7 +86,7 @@ def test_a_loss_that_does_not_fall_is_found(tmp_path: Path) -> None:
         ("pretrain", miniature.UNNAMED[0], 0.75, "beat none"),
     ],
 )
-def test_a_score_that_is_not_good_enough_is_found(
+def test_a_score_that_is_too_low_fails(
     stage: str, task: str, score: float, name: str, tmp_path: Path
 ) -> None:
     make(tmp_path)
@@ -94,4 +94,4 @@ def test_a_score_that_is_not_good_enough_is_found(
     scores = json.loads(path.read_text())
     scores[task]["shots"]["0"]["score"] = score
     path.write_text(json.dumps(scores))
-    assert any(name in found for found in failed(tmp_path))
+    assert any(name in check for check in failed(tmp_path))

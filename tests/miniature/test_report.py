@@ -84,7 +84,7 @@ def test_questions_show_right_and_wrong_answers_with_pictures(demo: Path) -> Non
     text = " ".join(tree.words)
     assert text.count(" · 0 shots (no demonstrations)") == text.count(" · 0 shots") > 0
     assert "guessing would score. 0 shots (no demonstrations)." in text
-    assert "before it meets pictures; 0 shots (no demonstrations)" in text
+    assert "before it sees images; 0 shots (no demonstrations)" in text
 
 
 def test_text_of_others_is_escaped(demo: Path) -> None:

@@ -341,7 +341,6 @@ def test_options_of_the_command(
 def test_sets_of_filters() -> None:
     assert filters_named("web_pages") == web_pages()
     assert filters_named("web_text") == web_text()
-    assert filters_named(None) == Filters.Config()
 
 
 def test_captions_of_one_image_stay_together() -> None:

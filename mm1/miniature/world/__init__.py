@@ -1,8 +1,9 @@
-"""A world small enough to be learnt in minutes, dealt in the formats of real data.
+"""A world small enough to learn in minutes, written in the formats of real data.
 
-world.py      scenes, and how they are drawn
-deal.py       the n-th picture, caption, page and conversation
-text.py       the n-th text without a picture
+scenes.py     scenes, and how they are drawn
+examples.py   the n-th image, caption, page and conversation
+text.py       the n-th text without an image
 questions.py  the n-th question of a test
-write.py      all of it as files
+raw_files.py  all of it as raw files
+prepared.py   all of it as prepared folders
 """

@@ -1,18 +1,20 @@
-"""The n-th picture, caption, page and conversation of the miniature world.
+"""The n-th image, caption, page and conversation of the miniature world.
 
-Each is a function of the seed and n alone. There is one row of pictures; captions and
-pages are about them, as several pages of the web show one picture:
+Each is a function of the seed and n alone. Captions and pages share one sequence of
+images, as several pages of the web show the same one:
 
-    picture      0  1  2  3  ...           the kinds of scenes follow one another in a fixed `CYCLE`
-    caption      0  1  2  3  ...           the n-th is about the n-th picture
-    page         0: pictures 7, 31, 2      any of the first `num_pictures`, of a kind that suits it
-    conversation 0: a picture of its own, wide or far
+    image         0  1  2  3  ...       the kinds of scenes repeat in a fixed `CYCLE`
+    caption       0  1  2  3  ...       the n-th is about the n-th image
+    page          0: images 7, 31, 2    any of the first `num_images` of a suitable kind
+    conversation  0: its own image, wide or far
 
-What a page may be:
+A page is one of
 
-    list        <image> red <image> blue <image> green           one attribute; only the pictures before say which one
-    questions   <image> what colour ? red <image> how many ? two
-    in order    <image> <image> first seven second two            the text refers to the pictures before it
+    list          <image> red <image> blue <image> green
+                  one attribute, which only the images before tell
+    questions     <image> what colour ? red <image> how many ? two
+    in order      <image> <image> first seven second two
+                  the text refers to the images before it
 """
 
 import io
@@ -44,32 +46,12 @@ from mm1.miniature.world.scenes import (
 )
 
 CYCLE = (
-    *(
-        "digit",
-        "objects",
-        "digit",
-        "word",
-        "digit",
-        "objects",
-        "digit",
-        "pair",
-        "digit",
-        "far digit",
-    ),
-    *(
-        "digit",
-        "objects",
-        "digit",
-        "word",
-        "digit",
-        "objects",
-        "digit",
-        "pair",
-        "objects",
-        "word",
-    ),
-)
-"""The kinds of 20 pictures in a row."""
+    "digit", "objects", "digit", "word", "digit",
+    "objects", "digit", "pair", "digit", "far digit",
+    "digit", "objects", "digit", "word", "digit",
+    "objects", "digit", "pair", "objects", "word",
+)  # fmt: skip
+"""The kinds of 20 images in a row."""
 
 STREAMS = (
     "picture",
@@ -84,20 +66,21 @@ STREAMS = (
     "described",
     "four",
 )
+"""Streams of random numbers: the index of each is part of its seed."""
 
 ORDINALS = ("first", "second", "third")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something that can be asked about a picture."""
+    """A question that can be asked about an image."""
 
     question: str
     answers: tuple[str, ...]
     kinds: tuple[str, ...]
-    """The scenes it can be asked about, by weight."""
+    """The kinds of scenes it can be asked about, repeated by weight."""
     share: float
-    """How often pages and conversations ask it."""
+    """How often pages and conversations ask it, relative to other tasks."""
 
 
 TASKS = {
@@ -112,11 +95,11 @@ TASKS = {
     "relation": Task("where is the {shape} ?", RELATIONS, ("pair",), 0.06),
     "small digit": Task("which digit ?", NUMBERS, ("far digit",), 0.0),
 }
-"""`relation` is never in lists: left of one thing is right of another."""
+"""`relation` is never in lists: left of one object is right of the other."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class WorldImage:
     scene: Scene
     grid: str
     """One of `GRIDS`."""
@@ -129,46 +112,50 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    picture: Picture
+    image: WorldImage
     text: str
     short: str
-    """Some of the words alone."""
+    """Some of its words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    picture: Picture
+    image: WorldImage
     turns: tuple[tuple[str, str], ...]
     """(question, answer)."""
 
 
 def generator(stream: str, seed: int, *numbers: int) -> np.random.Generator:
+    """The random numbers of one record of a stream."""
     return np.random.default_rng((seed, STREAMS.index(stream), *numbers))
 
 
 @lru_cache(maxsize=20_000)
-def picture(seed: int, n: int) -> Picture:
-    """The n-th training picture."""
-    return make_picture(
+def nth_image(seed: int, n: int) -> WorldImage:
+    """The n-th training image."""
+    return make_image(
         CYCLE[n % len(CYCLE)], "near", "train", generator("picture", seed, n)
     )
 
 
-def make_picture(
+def make_image(
     kind: str, grid: str, split: Split, rng: np.random.Generator
-) -> Picture:
-    """A picture of that kind of scene on that grid; a "far digit" is always far."""
+) -> WorldImage:
+    """An image of a kind of scene on a grid; a "far digit" is always far."""
     kind, grid = ("digit", "far") if kind == "far digit" else (kind, grid)
     scene = random_scene(kind, rng, split)
     file = io.BytesIO()
     draw(scene, GRIDS[grid], rng).save(file, "PNG", compress_level=1)
-    return Picture(scene, grid, file.getvalue())
+    return WorldImage(scene, grid, file.getvalue())
 
 
-def caption(seed: int, n: int) -> Caption:
-    """The words come in any order: so nothing but the pictures before it tells which
-    attribute a list is about."""
-    shown = picture(seed, n)
+def nth_caption(seed: int, n: int) -> Caption:
+    """The n-th caption, with its words in random order.
+
+    If they had an order, the place of a word in a list would tell its attribute, which
+    only the images before should.
+    """
+    shown = nth_image(seed, n)
     rng = generator("caption", seed, n)
     if isinstance(scene := shown.scene, Pair):
         first = f"{scene.colour} {scene.shape}"
@@ -186,24 +173,24 @@ def caption(seed: int, n: int) -> Caption:
     )
 
 
-def four(seed: int, n: int, split: Split = "train") -> Caption:
-    """Four things, each in its cell; the words are in reading order."""
-    shown = make_picture(
+def nth_four_objects(seed: int, n: int, split: Split = "train") -> Caption:
+    """The n-th image of four objects, captioned in reading order."""
+    shown = make_image(
         "four",
         "near",
         split,
         generator("four", seed, ("train", "test").index(split), n),
     )
     assert isinstance(shown.scene, Four)
-    things = [
+    objects = [
         f"{colour} {shape}"
         for colour, shape in zip(shown.scene.colours, shown.scene.shapes, strict=True)
     ]
-    return Caption(shown, " ".join(things), things[0])
+    return Caption(shown, " ".join(objects), objects[0])
 
 
 def words_of(scene: Objects | Word | Digit) -> tuple[str, ...]:
-    """What a caption says of it, in some order."""
+    """The words of its caption."""
     match scene:
         case Objects():
             return scene.count, scene.size, scene.colour, scene.shape
@@ -213,34 +200,36 @@ def words_of(scene: Objects | Word | Digit) -> tuple[str, ...]:
             return f"digit {scene.digit}", scene.colour
 
 
-def page(seed: int, n: int, num_pictures: int) -> tuple[Picture | str, ...]:
-    """Pictures and texts in reading order."""
+def nth_page(seed: int, n: int, num_images: int) -> tuple[WorldImage | str, ...]:
+    """Images and texts of the n-th page, in reading order."""
     rng = generator("page", seed, n)
     layout = rng.random()
     if layout < 0.55:
         task = _any_task(rng, lists=True)
         kind = one_of(TASKS[task].kinds, rng)
         shown = [
-            _any_picture(seed, kind, num_pictures, rng)
-            for _ in range(rng.integers(3, 9))
+            _any_image(seed, kind, num_images, rng) for _ in range(rng.integers(3, 9))
         ]
         return tuple(
-            part for each in shown for part in (each, answer(task, each.scene))
+            part for each in shown for part in (each, task_answer(task, each.scene))
         )
     if layout < 0.9:
-        parts: list[Picture | str] = []
+        parts: list[WorldImage | str] = []
         for _ in range(rng.integers(1, 5)):
             task = _any_task(rng)
-            each = _any_picture(seed, one_of(TASKS[task].kinds, rng), num_pictures, rng)
-            parts += [each, f"{ask(task, each.scene)} {answer(task, each.scene)}"]
+            each = _any_image(seed, one_of(TASKS[task].kinds, rng), num_images, rng)
+            parts += [
+                each,
+                f"{task_question(task, each.scene)} {task_answer(task, each.scene)}",
+            ]
         return tuple(parts)
     task = one_of(("colour", "digit"), rng)
     shown = [
-        _any_picture(seed, one_of(TASKS[task].kinds, rng), num_pictures, rng)
+        _any_image(seed, one_of(TASKS[task].kinds, rng), num_images, rng)
         for _ in range(rng.integers(2, 4))
     ]
     said = (
-        f"{ordinal} {answer(task, each.scene)}"
+        f"{ordinal} {task_answer(task, each.scene)}"
         for ordinal, each in zip(ORDINALS, shown, strict=False)
     )
     return (*shown, " ".join(said))
@@ -254,28 +243,30 @@ def _any_task(rng: np.random.Generator, *, lists: bool = False) -> str:
     ]
 
 
-def _any_picture(
-    seed: int, kind: str, num_pictures: int, rng: np.random.Generator
-) -> Picture:
-    places = [place for place, each in enumerate(CYCLE) if each == kind]
-    cycle = int(rng.integers(num_pictures // len(CYCLE)))
-    return picture(seed, cycle * len(CYCLE) + places[int(rng.integers(len(places)))])
+def _any_image(
+    seed: int, kind: str, num_images: int, rng: np.random.Generator
+) -> WorldImage:
+    positions = [i for i, each in enumerate(CYCLE) if each == kind]
+    cycle = int(rng.integers(num_images // len(CYCLE)))
+    return nth_image(
+        seed, cycle * len(CYCLE) + positions[int(rng.integers(len(positions)))]
+    )
 
 
-def ask(task: str, scene: Scene) -> str:
+def task_question(task: str, scene: Scene) -> str:
     return TASKS[task].question.format(shape=getattr(scene, "shape", ""))
 
 
-def answer(task: str, scene: Scene) -> str:
+def task_answer(task: str, scene: Scene) -> str:
     return getattr(scene, task.removeprefix("small "))
 
 
-def conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
-    """One or two questions about a wide picture, or one about a small digit in a far
-    picture."""
+def nth_conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
+    """One or two questions about a wide image, or one about a small digit in a far
+    image."""
     rng = generator("conversation", seed, n)
     first = "small digit" if rng.random() < small_share else _any_task(rng)
-    shown = make_picture(one_of(TASKS[first].kinds, rng), "wide", "train", rng)
+    shown = make_image(one_of(TASKS[first].kinds, rng), "wide", "train", rng)
     others = [task for task in TASKS if task != first and _suits(task, shown.scene)]
     tasks = (
         [first]
@@ -284,7 +275,10 @@ def conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
     )
     return Conversation(
         shown,
-        tuple((ask(task, shown.scene), answer(task, shown.scene)) for task in tasks),
+        tuple(
+            (task_question(task, shown.scene), task_answer(task, shown.scene))
+            for task in tasks
+        ),
     )
 
 

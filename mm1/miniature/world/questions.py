@@ -1,13 +1,12 @@
-"""The n-th question of a test, with the answer that is right; shots are questions of
-the split "train".
+"""The n-th question of a test, with its answer; shots come from the split "train".
 
-named        <image> what colour ? -> red             the question says what is asked
-unnamed      <image> -> red                           only the shots say it: without any there is no telling
-new labels   <image> -> cat                           only the shots say which colour is called "cat"
-description  <image> -> two large red ring            as captions have it, the words in any order
-four         <image> -> red ring blue cross ...       what is in each cell, in reading order
-fact         three plus four is -> seven              no picture
-copy         cat red dog two ... cat -> red           no picture
+named        <image> what colour ? -> red          the question tells the task
+unnamed      <image> -> red                        only the shots tell the task
+new labels   <image> -> cat                        only shots tell which colour is "cat"
+description  <image> -> two large red ring         the words of a caption, in any order
+four         <image> -> red ring blue cross ...    each cell's object, in reading order
+fact         three plus four is -> seven           without an image
+copy         cat red dog two ... cat -> red        without an image
 """
 
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ import numpy as np
 
 from mm1.miniature.world.examples import (
     TASKS,
-    Picture,
-    answer,
-    ask,
+    WorldImage,
     generator,
-    make_picture,
+    make_image,
+    nth_four_objects,
+    task_answer,
+    task_question,
     words_of,
 )
-from mm1.miniature.world.examples import four as caption_of_four
 from mm1.miniature.world.scenes import (
     COLOURS,
     WORDS,
@@ -40,13 +39,13 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    picture: Picture | None
+class WorldQuestion:
+    image: WorldImage | None
     prompt: str
     answer: str
 
 
-def question(
+def nth_question(
     seed: int,
     task: str,
     n: int,
@@ -54,36 +53,40 @@ def question(
     *,
     named: bool = True,
     grid: Literal["near", "wide"] = "near",
-) -> Question:
-    """The n-th question of one of `TASKS`. The task "small digit" shows far pictures
-    whatever the grid."""
+) -> WorldQuestion:
+    """The n-th question of one of `TASKS`; "small digit" shows far images on any
+    grid."""
     rng = generator("question", seed, list(TASKS).index(task), SPLITS.index(split), n)
-    shown = make_picture(one_of(TASKS[task].kinds, rng), grid, split, rng)
-    return Question(
-        shown, ask(task, shown.scene) if named else "", answer(task, shown.scene)
+    shown = make_image(one_of(TASKS[task].kinds, rng), grid, split, rng)
+    return WorldQuestion(
+        shown,
+        task_question(task, shown.scene) if named else "",
+        task_answer(task, shown.scene),
     )
 
 
-def description(seed: int, n: int, split: Split) -> Question:
-    """The n-th picture to be described in a caption's words: one thing or several
-    alike, a word or a digit."""
+def nth_description(seed: int, n: int, split: Split) -> WorldQuestion:
+    """The n-th image to describe in the words of a caption: objects, a word or a
+    digit."""
     rng = generator("described", seed, SPLITS.index(split), n)
-    shown = make_picture(
+    shown = make_image(
         one_of(("objects", "objects", "digit", "word"), rng), "near", split, rng
     )
     assert not isinstance(shown.scene, Pair | Four)
-    return Question(shown, "", " ".join(words_of(shown.scene)))
+    return WorldQuestion(shown, "", " ".join(words_of(shown.scene)))
 
 
-def four(seed: int, n: int, split: Split) -> Question:
-    """The n-th picture of four things, to be described in reading order."""
-    shown = caption_of_four(seed, n, split)
-    return Question(shown.picture, "", shown.text)
+def nth_four_description(seed: int, n: int, split: Split) -> WorldQuestion:
+    """The n-th image of four objects, to describe in reading order."""
+    caption = nth_four_objects(seed, n, split)
+    return WorldQuestion(caption.image, "", caption.text)
 
 
-def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:
-    """The n-th episode: shots, then the question. Two colours are called by two words,
-    at random in each episode."""
+def nth_new_labels(seed: int, n: int, num_shots: int) -> list[WorldQuestion]:
+    """The n-th episode: shots, then the question.
+
+    Each episode calls two random colours by two random words.
+    """
     rng = generator("new labels", seed, n)
     names = [WORDS[i] for i in rng.permutation(len(WORDS))[:2]]
     called = dict(
@@ -93,28 +96,30 @@ def new_labels(seed: int, n: int, num_shots: int) -> list[Question]:
             strict=True,
         )
     )
-    asked = _called(called, "test", rng)
-    return [*(_called(called, "train", rng) for _ in range(num_shots)), asked]
+    question = _called(called, "test", rng)
+    return [*(_called(called, "train", rng) for _ in range(num_shots)), question]
 
 
-def _called(called: dict[str, str], split: Split, rng: np.random.Generator) -> Question:
+def _called(
+    called: dict[str, str], split: Split, rng: np.random.Generator
+) -> WorldQuestion:
     while True:
-        shown = make_picture("objects", "near", split, rng)
+        shown = make_image("objects", "near", split, rng)
         assert isinstance(shown.scene, Objects)
         if name := called.get(shown.scene.colour):
-            return Question(shown, "", name)
+            return WorldQuestion(shown, "", name)
 
 
-def text_fact(seed: int, n: int) -> Question:
-    """A fact whose last word is left out."""
-    return Question(None, *fact(generator("fact", seed, n)))
+def nth_fact(seed: int, n: int) -> WorldQuestion:
+    """The n-th fact without its last word."""
+    return WorldQuestion(None, *fact(generator("fact", seed, n)))
 
 
-def text_copy(seed: int, n: int) -> Question:
-    """A list of four relabelled words that has shown each of them before, cut before
-    the last label."""
+def nth_copy(seed: int, n: int) -> WorldQuestion:
+    """The n-th list of four words with new meanings, cut before the last meaning, which
+    it has given before."""
     rng = generator("copy", seed, n)
     while True:
         words = relabelling(rng, num_pairs=4, length=13)
         if words[-2] in words[:-2:2]:
-            return Question(None, " ".join(words[:-1]), words[-1])
+            return WorldQuestion(None, " ".join(words[:-1]), words[-1])

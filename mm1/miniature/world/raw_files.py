@@ -1,10 +1,10 @@
-"""The miniature world as files, in the formats that real data comes in.
+"""The miniature world as raw files, in the formats of real data.
 
-captions/00000.tar ...       WebDataset as img2dataset writes it: 000000123.png, .txt, .json
-pages/00000.parquet ...      OBELICS' schema: images, texts, metadata, general_metadata
-text/text.jsonl              {"text": ...}
-instructions/llava.json      LLaVA's conversations; pictures in instructions/images/
-four/00000.tar ...           as captions, of pictures with four things; `write_four_objects` alone writes them
+captions/00000.tar ...     WebDataset as of img2dataset: 000000123.png, .txt, .json
+pages/00000.parquet ...    OBELICS' schema: images, texts, metadata, general_metadata
+text/text.jsonl            {"text": ...}
+instructions/llava.json    LLaVA's conversations; images in instructions/images/
+four/00000.tar ...         images of four objects, as captions (`write_four_objects`)
 """
 
 import io
@@ -16,11 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mm1.miniature.world import examples as deal
-from mm1.miniature.world import text
-from mm1.miniature.world.examples import Caption, Picture
+from mm1.miniature.world.examples import (
+    Caption,
+    WorldImage,
+    nth_caption,
+    nth_conversation,
+    nth_four_objects,
+    nth_page,
+)
+from mm1.miniature.world.text import nth_text
 
-RECORDS_A_FILE = 4_000
+RECORDS_PER_FILE = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,47 +40,48 @@ class Amounts:
 
 
 def write_world(folder: Path, seed: int, amounts: Amounts) -> None:
-    """All of it. The pictures of pages are those of the captions."""
+    """Writes all of it but the images of four objects. Pages show the images of the
+    captions."""
     write_captions(folder / "captions", seed, amounts.captions)
-    write_pages(folder / "pages", seed, amounts.pages, amounts.captions)
+    write_interleaved(folder / "pages", seed, amounts.pages, amounts.captions)
     write_texts(folder / "text", seed, amounts.texts)
     write_conversations(folder / "instructions", seed, amounts.conversations)
 
 
 def write_captions(folder: Path, seed: int, num: int) -> None:
-    _write_pairs(folder, num, partial(deal.caption, seed))
+    _write_pairs(folder, num, partial(nth_caption, seed))
 
 
 def write_four_objects(folder: Path, seed: int, num: int) -> None:
-    _write_pairs(folder, num, partial(deal.four, seed))
+    _write_pairs(folder, num, partial(nth_four_objects, seed))
 
 
 def _write_pairs(folder: Path, num: int, make: Callable[[int], Caption]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, num, RECORDS_A_FILE):
+    for start in range(0, num, RECORDS_PER_FILE):
         with tarfile.open(
-            folder / f"{start // RECORDS_A_FILE:05d}.tar",
+            folder / f"{start // RECORDS_PER_FILE:05d}.tar",
             "w",
             format=tarfile.USTAR_FORMAT,
         ) as tar:
-            for n in range(start, min(num, start + RECORDS_A_FILE)):
+            for n in range(start, min(num, start + RECORDS_PER_FILE)):
                 caption = make(n)
                 key = f"{n:09d}"
                 fields = {
                     "key": key,
                     "caption": caption.text,
                     "short": caption.short,
-                    **_about(caption.picture),
+                    **_metadata(caption.image),
                 }
-                _add(tar, f"{key}.png", caption.picture.png)
+                _add(tar, f"{key}.png", caption.image.png)
                 _add(tar, f"{key}.txt", caption.text.encode())
                 _add(tar, f"{key}.json", json.dumps(fields).encode())
 
 
-def _about(picture: Picture) -> dict[str, Any]:
-    kind = type(picture.scene).__name__.lower()
-    scene = {"kind": kind, "grid": picture.grid, **asdict(picture.scene)}
-    return {"width": picture.width, "height": picture.width, "scene": scene}
+def _metadata(image: WorldImage) -> dict[str, Any]:
+    kind = type(image.scene).__name__.lower()
+    scene = {"kind": kind, "grid": image.grid, **asdict(image.scene)}
+    return {"width": image.width, "height": image.width, "scene": scene}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -83,7 +90,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def write_pages(folder: Path, seed: int, num: int, num_pictures: int) -> None:
+def write_interleaved(folder: Path, seed: int, num: int, num_images: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -96,21 +103,21 @@ def write_pages(folder: Path, seed: int, num: int, num_pictures: int) -> None:
         ]
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, num, RECORDS_A_FILE):
-        numbers = range(start, min(num, start + RECORDS_A_FILE))
-        rows = [_row(n, deal.page(seed, n, num_pictures)) for n in numbers]
-        path = folder / f"{start // RECORDS_A_FILE:05d}.parquet"
+    for start in range(0, num, RECORDS_PER_FILE):
+        numbers = range(start, min(num, start + RECORDS_PER_FILE))
+        rows = [_row(n, nth_page(seed, n, num_images)) for n in numbers]
+        path = folder / f"{start // RECORDS_PER_FILE:05d}.parquet"
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema), path, compression="NONE"
         )
 
 
-def _row(n: int, page: tuple[Picture | str, ...]) -> dict[str, Any]:
+def _row(n: int, page: tuple[WorldImage | str, ...]) -> dict[str, Any]:
     return {
-        "images": [part.png if isinstance(part, Picture) else None for part in page],
-        "texts": [None if isinstance(part, Picture) else part for part in page],
+        "images": [part.png if isinstance(part, WorldImage) else None for part in page],
+        "texts": [None if isinstance(part, WorldImage) else part for part in page],
         "metadata": json.dumps(
-            [_about(part) if isinstance(part, Picture) else None for part in page]
+            [_metadata(part) if isinstance(part, WorldImage) else None for part in page]
         ),
         "general_metadata": json.dumps({"url": f"miniature://page/{n}"}),
     }
@@ -118,7 +125,7 @@ def _row(n: int, page: tuple[Picture | str, ...]) -> dict[str, Any]:
 
 def write_texts(folder: Path, seed: int, num: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"text": text.text(seed, n)}) + "\n" for n in range(num))
+    lines = (json.dumps({"text": nth_text(seed, n)}) + "\n" for n in range(num))
     (folder / "text.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
@@ -126,14 +133,14 @@ def write_conversations(folder: Path, seed: int, num: int) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for n in range(num):
-        conversation = deal.conversation(seed, n)
+        conversation = nth_conversation(seed, n)
         name = f"images/{n:09d}.png"
-        (folder / name).write_bytes(conversation.picture.png)
+        (folder / name).write_bytes(conversation.image.png)
         turns: list[dict[str, str]] = []
         for question, answer in conversation.turns:
-            mark = "" if turns else "<image>\n"
+            placeholder = "" if turns else "<image>\n"
             turns += [
-                {"from": "human", "value": mark + question},
+                {"from": "human", "value": placeholder + question},
                 {"from": "gpt", "value": answer},
             ]
         records.append({"id": f"{n:09d}", "image": name, "conversations": turns})

@@ -1,25 +1,26 @@
 """What there is to see in the miniature world, and how it is drawn.
 
-A picture shows one kind of thing, on a dark square of cells (`Four`: one thing in each
-cell of a near picture):
+An image shows one scene on a dark square of cells:
 
-    Objects   1 to 4 alike:          Pair   two, one beside       Word   printed       Digit   handwritten
-              "two large red ring"          or above the other    in capitals          (scikit-learn's scans)
-    +----+----+                      +----+----+                  +---------+          +----+----+
-    | O  |    |                      | O  | #  |                  |  C A T  |          |    |  7 |
-    +----+----+                      +----+----+                  +---------+          +----+----+
-    |    |  O |                      |    |    |                  |         |          |    |    |
-    +----+----+                      +----+----+                  +---------+          +----+----+
+    Objects              Pair           Word           Digit
+    1 to 4 alike:        two, next to   printed in     handwritten:
+    two large red ring   each other     capitals       scikit-learn's scans
+    +----+----+          +----+----+    +---------+    +----+----+
+    | O  |    |          | O  | #  |    |  C A T  |    |    |  7 |
+    +----+----+          +----+----+    +---------+    +----+----+
+    |    |  O |          |    |    |    |         |    |    |    |
+    +----+----+          +----+----+    +---------+    +----+----+
 
-A cell is the room that one thing takes up, and the more cells a picture has, the
-smaller is what it shows:
+    Four     one object in each of 2 x 2 cells
 
-    near   2 x 2    48 px    what pre-training looks at
-    wide   3 x 3    72 px    legible at a finer resolution than pre-training's
-    far    6 x 6   144 px    legible only if its quarters are looked at one by one: each holds 3 x 3 cells
+The more cells an image has, the smaller is what it shows:
 
-Test scenes never occur in training: their combinations of attributes are kept apart
-(`held_out`), and so are the scans.
+    near   2 x 2    48 px    as in pre-training
+    wide   3 x 3    72 px    legible at a higher resolution than pre-training's
+    far    6 x 6   144 px    legible only in its quarters, of 3 x 3 cells each
+
+Test scenes never occur in training: their combinations of attributes are reserved for
+tests (`is_test_scene`), and so are the scans.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from PIL import ImageDraw
 
 Split: TypeAlias = Literal["train", "test"]
 Rgb: TypeAlias = tuple[int, int, int]
-Place: TypeAlias = tuple[int | float, int | float]
+Position: TypeAlias = tuple[int | float, int | float]
 """Row and column, in cells."""
 
 COLOURS: dict[str, Rgb] = {
@@ -67,22 +68,22 @@ GRIDS = {"near": 2, "wide": 3, "far": 6}
 CELL = 24
 """Pixels a side of a cell."""
 TILE = 3
-"""Cells a side of what is looked at by itself in a far picture. Nothing stands across
-its border."""
+"""Cells a side of a tile of a far image; nothing crosses the border of a tile."""
 WIDTHS = {"small": (9, 11), "large": (18, 20)}
 PAIR_WIDTHS = (17, 19)
 DIGIT_WIDTHS = (20, 22)
 LETTER_PIXEL = 4
 NUM_TRAIN_SCANS = 1297
-"""scikit-learn's 1,797 scans of digits name no writers. The last 500 are for tests:
-digits never seen in training."""
+"""Of scikit-learn's 1,797 scans of digits; the other 500 are for tests. The writers are
+not known."""
 
 FONT = {
-    "a": "010101111101101", "b": "110101110101110", "c": "011100100100011", "d": "110101101101110",
-    "e": "111100110100111", "f": "111100110100100", "g": "011100101101011", "k": "101101110101101",
-    "m": "101111111101101", "n": "110101101101101", "o": "010101101101010", "p": "110101110100100",
-    "s": "011100010001110", "t": "111010010010010", "u": "101101101101111", "x": "101101010101101",
-    "y": "101101010010010",
+    "a": "010101111101101", "b": "110101110101110", "c": "011100100100011",
+    "d": "110101101101110", "e": "111100110100111", "f": "111100110100100",
+    "g": "011100101101011", "k": "101101110101101", "m": "101111111101101",
+    "n": "110101101101101", "o": "010101101101010", "p": "110101110100100",
+    "s": "011100010001110", "t": "111010010010010", "u": "101101101101111",
+    "x": "101101010101101", "y": "101101010010010",
 }  # fmt: skip
 """Letters as 5 rows of 3 pixels."""
 
@@ -97,7 +98,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The first object stands `relation` of the second."""
+    """The first object is `relation` (left, above ...) of the second."""
 
     colour: str
     shape: str
@@ -117,12 +118,12 @@ class Digit:
     digit: str
     colour: str
     scan: int
-    """Which of scikit-learn's scans."""
+    """Index of the scan in scikit-learn's digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Four:
-    """One thing in each cell of a near picture, in reading order."""
+    """One object in each cell of a near image, in reading order."""
 
     colours: tuple[str, ...]
     shapes: tuple[str, ...]
@@ -131,9 +132,11 @@ class Four:
 Scene: TypeAlias = Objects | Pair | Word | Digit | Four
 
 
-def held_out(scene: Scene) -> bool:
-    """Is this combination kept for tests? About a fifth is, such that every attribute's
-    values occur on both sides."""
+def is_test_scene(scene: Scene) -> bool:
+    """Whether this combination of attributes is reserved for tests.
+
+    About a fifth are, chosen so that every value of an attribute occurs in both splits.
+    """
     if isinstance(scene, Four):
         colours = sum(
             (cell + 1) * list(COLOURS).index(colour)
@@ -157,25 +160,24 @@ def held_out(scene: Scene) -> bool:
 
 
 def draw(scene: Scene, grid: int, rng: np.random.Generator) -> Pillow.Image:
-    """The scene on `grid` x `grid` cells; places, shades and angles are `rng`'s."""
+    """Draws the scene on `grid` x `grid` cells, with random positions, shades and
+    angles."""
     shade = int(rng.integers(12, 44))
-    picture = Pillow.new("RGB", (grid * CELL, grid * CELL), (shade, shade, shade + 6))
+    image = Pillow.new("RGB", (grid * CELL, grid * CELL), (shade, shade, shade + 6))
     if isinstance(scene, Four):
         for cell, (colour, shape) in enumerate(
             zip(scene.colours, scene.shapes, strict=True)
         ):
             stencil = _stencil(shape, int(rng.integers(*PAIR_WIDTHS, endpoint=True)))
-            _paste(
-                picture, stencil, _ink(colour, rng), divmod(cell, GRIDS["near"]), rng
-            )
-        return picture
+            _paste(image, stencil, _ink(colour, rng), divmod(cell, GRIDS["near"]), rng)
+        return image
     ink = _ink(scene.colour, rng)
     match scene:
         case Objects():
             width = int(rng.integers(*WIDTHS[scene.size], endpoint=True))
             for cell in rng.permutation(grid * grid)[: COUNTS.index(scene.count) + 1]:
                 _paste(
-                    picture,
+                    image,
                     _stencil(scene.shape, width),
                     ink,
                     divmod(int(cell), grid),
@@ -184,22 +186,22 @@ def draw(scene: Scene, grid: int, rng: np.random.Generator) -> Pillow.Image:
         case Pair():
             first, second = _pair_cells(scene.relation, grid, rng)
             width = int(rng.integers(*PAIR_WIDTHS, endpoint=True))
-            _paste(picture, _stencil(scene.shape, width), ink, first, rng)
+            _paste(image, _stencil(scene.shape, width), ink, first, rng)
             _paste(
-                picture,
+                image,
                 _stencil(scene.other_shape, width),
                 _ink(scene.other_colour, rng),
                 second,
                 rng,
             )
         case Word():
-            place = int(rng.integers(grid)), int(rng.integers(grid - 1))
-            _paste(picture, _printed(scene.word), ink, place, rng)
+            position = int(rng.integers(grid)), int(rng.integers(grid - 1))
+            _paste(image, _printed(scene.word), ink, position, rng)
         case Digit():
             _paste(
-                picture, _written(scene.scan, rng), ink, _digit_place(grid, rng), rng
+                image, _written(scene.scan, rng), ink, _digit_position(grid, rng), rng
             )
-    return picture
+    return image
 
 
 def _ink(colour: str, rng: np.random.Generator) -> Rgb:
@@ -211,22 +213,20 @@ def _ink(colour: str, rng: np.random.Generator) -> Rgb:
 
 
 def _paste(
-    picture: Pillow.Image,
+    image: Pillow.Image,
     stencil: Pillow.Image,
     ink: Rgb,
-    place: Place,
+    position: Position,
     rng: np.random.Generator,
 ) -> None:
-    """Where there is room around the stencil, it lies anywhere in the middle of it."""
+    """Pastes the stencil at `position`, shifted at random within its cells."""
     width, height = (-(-side // CELL) * CELL for side in stencil.size)
     across, down = rng.uniform(0.2, 0.8, size=2) * (
         width - stencil.width,
         height - stencil.height,
     )
-    row, column = place
-    picture.paste(
-        ink, (round(column * CELL + across), round(row * CELL + down)), stencil
-    )
+    row, column = position
+    image.paste(ink, (round(column * CELL + across), round(row * CELL + down)), stencil)
 
 
 def _pair_cells(
@@ -243,8 +243,8 @@ def _pair_cells(
     return (one, other) if relation in ("left", "above") else (other, one)
 
 
-def _digit_place(grid: int, rng: np.random.Generator) -> Place:
-    """Any cell, or half-way between cells, but not across the border of a tile."""
+def _digit_position(grid: int, rng: np.random.Generator) -> Position:
+    """Any cell, or halfway between cells, but not across the border of a tile."""
     tile = min(grid, TILE)
     row, column = (
         tile * int(rng.integers(grid // tile)) + int(rng.integers(2 * tile - 1)) / 2
@@ -255,8 +255,8 @@ def _digit_place(grid: int, rng: np.random.Generator) -> Place:
 
 @cache
 def _stencil(shape: str, width: int) -> Pillow.Image:
-    """A shape, white on black, with smooth edges."""
-    side = 4 * width  # drawn large, then reduced
+    """A shape, white on black, antialiased."""
+    side = 4 * width  # drawn large, then downsampled
     stencil = Pillow.new("L", (side, side))
     pen = ImageDraw.Draw(stencil)
     end = side - 1
@@ -302,9 +302,8 @@ def _written(scan: int, rng: np.random.Generator) -> Pillow.Image:
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """Handwritten digits as 8 x 8 grey levels, with their values."""
-    from sklearn.datasets import (
-        load_digits,
-    )  # an optional dependency, and slow to import
+    # Optional, and slow to import.
+    from sklearn.datasets import load_digits
 
     pixels, values = load_digits(return_X_y=True)
     return (np.asarray(pixels).reshape(-1, 8, 8) * 255 / 16).astype(
@@ -313,11 +312,10 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
-    """A scene of that kind ("objects", "pair", "word", "digit" or "four") that belongs
-    to that split."""
+    """A scene of a kind ("objects", "pair", "word", "digit" or "four") from a split."""
     while True:
         scene = _any_scene(kind, rng, split)
-        if held_out(scene) == (split == "test"):
+        if is_test_scene(scene) == (split == "test"):
             return scene
 
 
@@ -340,17 +338,16 @@ def _any_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
         case "word":
             return Word(one_of(WORDS, rng), colour)
         case "digit":
-            value = int(
-                rng.integers(10)
-            )  # the scan second, so that all ten are alike often
+            # The value first, so that all ten are equally frequent.
+            value = int(rng.integers(10))
             scans = _scans_of(value, split)
             return Digit(NUMBERS[value], colour, int(scans[rng.integers(len(scans))]))
         case "four":
-            things = [
+            objects = [
                 (one_of(tuple(COLOURS), rng), one_of(SHAPES, rng)) for _ in range(4)
             ]
-            return Four(*zip(*things, strict=True))
-    raise ValueError(f"no kind of scene is called {kind!r}")
+            return Four(*zip(*objects, strict=True))
+    raise ValueError(f"there is no kind of scene {kind!r}")
 
 
 @cache

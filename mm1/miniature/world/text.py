@@ -1,26 +1,25 @@
-"""What is written about the miniature world without a picture: facts, and lists in
-which words get new meanings."""
+"""Texts of the miniature world without an image: facts, and lists that give words new
+meanings."""
 
 import numpy as np
 
 from mm1.miniature.world.examples import generator
 from mm1.miniature.world.scenes import COLOURS, NUMBERS, RELATIONS, SHAPES, WORDS
 
-MIXTURES = {
+MIXED_COLOURS = {
     ("red", "white"): "pink",
     ("blue", "yellow"): "green",
     ("red", "yellow"): "orange",
     ("red", "blue"): "purple",
     ("black", "white"): "grey",
 }
-"""What two paints give."""
+"""The colours that two paints give."""
 LABELS = (*COLOURS, *SHAPES, *NUMBERS, *WORDS, *RELATIONS)
-"""What text-only lists give new meanings to."""
+"""The words that lists give new meanings to, and their new meanings."""
 
 
-def text(seed: int, n: int) -> str:
-    """Facts about the world, or a list in which words get new meanings: `cat red dog
-    two cat red ...`."""
+def nth_text(seed: int, n: int) -> str:
+    """Facts, or a list that gives words new meanings: `cat red dog two cat red ...`."""
     rng = generator("text", seed, n)
     if rng.random() < 0.4:
         return " ".join(" ".join(fact(rng)) for _ in range(rng.integers(1, 5)))
@@ -32,6 +31,7 @@ def text(seed: int, n: int) -> str:
 
 
 def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[str]:
+    """A list of `length` words, each followed by its new meaning, from `num_pairs`."""
     words = rng.permutation(len(LABELS))[: 2 * num_pairs]
     in_turn = rng.random() < 0.5
     items = [
@@ -42,7 +42,7 @@ def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[s
 
 
 def fact(rng: np.random.Generator) -> tuple[str, str]:
-    """All but the last word, and the last word, which follows from the others."""
+    """A fact without its last word, and that word, which follows from the rest."""
     match rng.integers(4):
         case 0:
             a, b = rng.integers(0, 5, size=2)
@@ -52,9 +52,9 @@ def fact(rng: np.random.Generator) -> tuple[str, str]:
             b = int(rng.integers(0, a + 1))
             return f"{NUMBERS[a]} minus {NUMBERS[b]} is", NUMBERS[a - b]
         case 2:
-            colours = list(MIXTURES)[int(rng.integers(len(MIXTURES)))]
+            colours = list(MIXED_COLOURS)[int(rng.integers(len(MIXED_COLOURS)))]
             a, b = colours if rng.random() < 0.5 else colours[::-1]
-            return f"{a} and {b} makes", MIXTURES[colours]
+            return f"{a} and {b} makes", MIXED_COLOURS[colours]
         case _:
             a, b = rng.permutation(10)[:2]
             which, number = (
