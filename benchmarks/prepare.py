@@ -1,10 +1,10 @@
-"""Preparing captions with 1, 2 ... processes, by turns in one run: documents a second,
-and whether the bytes are equal.
+"""Documents a second of preparing captions with 1, 2 ... processes, alternating in one
+run, and whether the bytes are equal.
 
     python benchmarks/prepare.py --workers 1 2
 
-Eight tars of 150 pairs of 384 x 288 pixels are made first; decoding their JPEGs is
-nearly all of the work.
+Eight tars of 150 pairs of 384 x 288 pixels are generated first; decoding their JPEGs
+is nearly all of the work.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PAIRS = 150
 
 
 def jpeg(seed: int) -> bytes:
-    """Coarse noise made smooth, which is as large as a photograph: some 30 kB."""
+    """Smoothed coarse noise, about as large as a photograph: some 30 kB."""
     coarse = np.random.default_rng(seed).integers(0, 256, (36, 48, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(
@@ -60,7 +60,7 @@ def content(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -72,11 +72,10 @@ def main() -> None:
         )
         seconds: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
         contents = set()
-        for _ in range(
-            arguments.turns + 1
-        ):  # the first turn starts the server of processes and is left out
+        # The first round starts the server of processes and is left out.
+        for _ in range(arguments.rounds + 1):
             for workers in arguments.workers:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 prepare(
                     "captions",
                     [folder / "raw"],
@@ -84,7 +83,7 @@ def main() -> None:
                     folder / "tokenizer.json",
                     workers=workers,
                 )
-                seconds[workers].append(time.perf_counter() - begun)
+                seconds[workers].append(time.perf_counter() - start)
                 contents.add(content(folder / "out"))
                 shutil.rmtree(folder / "out")
         for workers, taken in seconds.items():
@@ -93,7 +92,7 @@ def main() -> None:
                 f"{TARS * PAIRS / each:,.0f}"
                 for each in sorted(taken[1:], reverse=True)
             )
-            print(f"{workers} at a time: {rate:,.0f} documents/s (turns: {spread})")
+            print(f"{workers} processes: {rate:,.0f} documents/s (rounds: {spread})")
         print("equal bytes" if len(contents) == 1 else "DIFFERENT BYTES")
 
 

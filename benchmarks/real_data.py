@@ -1,17 +1,17 @@
-"""Real data of every kind at once: prepared, trained on, interrupted, resumed on more
-processes, accounted for.
+"""Real data of every kind: prepare, train, interrupt, resume on more processes, and
+check the counts.
 
     python benchmarks/real_data.py DATA --out runs/real [--steps 500]
 
 DATA holds captions/*.tar, interleaved/*.parquet, interleaved/mmc4_layout.jsonl beside
 mmc4_images/, text/*.jsonl and instructions/*.json(l). Every step is a command that a
 user would give. The run is interrupted by Ctrl-C (SIGINT) at a third and at two thirds,
-and goes on with two processes, then with three. Then the books are balanced:
+and resumes with two processes, then with three. Then the counts are checked:
 
     prepare   records read = documents + drops, for each folder
-    train     documents, tokens of each source and images that the three runs logged = those of the plan from step 0 to
-              the end, made at one go; and no document was seen more often than its
-              source has begun epochs
+    train     documents, tokens of each source and images logged by the three runs =
+              those planned from step 0 to the end in one go; no document was seen more
+              often than epochs of its source were begun
 """
 
 import argparse
@@ -95,8 +95,7 @@ def prepare(data: Path, out: Path) -> None:
 
 
 def train(out: Path, processes: int, stop_at: int | None, recipe: list[str]) -> int:
-    """Runs `mm1 train`, with Ctrl-C once so many steps are logged; returns the step it
-    stands at."""
+    """Run `mm1 train`, with Ctrl-C after `stop_at` steps; return the last step."""
     run = out / "run"
     resume = [] if processes == 1 else ["--resume"]
     launcher = (
@@ -120,21 +119,21 @@ def train(out: Path, processes: int, stop_at: int | None, recipe: list[str]) -> 
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     while process.poll() is None:
         time.sleep(0.2)
-        if stop_at and standing(run) >= stop_at:
+        if stop_at and last_step(run) >= stop_at:
             os.killpg(process.pid, signal.SIGINT)
             process.wait(timeout=120)
     if stop_at is None and process.returncode:
         raise SystemExit(f"training ended with {process.returncode}")
-    return standing(run)
+    return last_step(run)
 
 
-def standing(run: Path) -> int:
+def last_step(run: Path) -> int:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def balance(out: Path, steps: int) -> None:
+def check_counts(out: Path, steps: int) -> None:
     for name in KINDS:
         manifest = read_manifest(out / name)
         documents = manifest["documents"]
@@ -174,7 +173,7 @@ def balance(out: Path, steps: int) -> None:
             covered[excerpt.source, excerpt.document] += excerpt.stop - excerpt.start
     planned["tokens"] = steps * config.loader.batch_size * config.loader.sequence_length
     assert logged == planned, (logged, planned)
-    print(f"logged by {PROCESSES} processes = planned at one go: {dict(logged)}")
+    print(f"logged by {PROCESSES} processes = planned in one go: {dict(logged)}")
     for s, (name, source) in enumerate(loader.sources.items()):
         epochs = {
             d: n / int(source.num_tokens[d])
@@ -183,8 +182,11 @@ def balance(out: Path, steps: int) -> None:
         }
         most = after.drawn[name] // source.num_documents + 1
         assert max(epochs.values()) <= most, name
-        print(f"{name}: {after.drawn[name] / source.num_documents:.2f} epochs drawn, {len(epochs):,} documents seen, "
-              f"none more than {max(epochs.values()):.2f} times; {after.skipped[name]} skipped")  # fmt: skip
+        print(
+            f"{name}: {after.drawn[name] / source.num_documents:.2f} epochs drawn,"
+            f" {len(epochs):,} documents seen, none more than"
+            f" {max(epochs.values()):.2f} times; {after.skipped[name]} skipped"
+        )
 
 
 def main() -> None:
@@ -216,7 +218,7 @@ def main() -> None:
             flush=True,
         )
     mm1("view", out / "run", "--out", out / "rows.html")
-    balance(out, steps)
+    check_counts(out, steps)
 
 
 if __name__ == "__main__":
