@@ -467,10 +467,8 @@ def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
         "time by part": ", ".join(f"{n} {v:.0%}" for n, v in result["shares"].items()),
         "loss of the last micro-batch": f"{result['loss']:.3f}",
     }
-    head = (
-        f"### {arguments.recipe}"
-        f" {' '.join(arguments.overrides)}{' --text-only' if arguments.text_only else ''}"
-    )
+    only_text = " --text-only" if arguments.text_only else ""
+    head = f"### {arguments.recipe} {' '.join(arguments.overrides)}{only_text}"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     where = f"{time.strftime('%Y-%m-%d')}, {result['device']}, {versions}"
     command = f"`python benchmarks/step.py {' '.join(sys.argv[1:])}`"

@@ -26,7 +26,7 @@ from mm1.runs.description import read_config
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
 from mm1.train.optimizers import Optimizer
-from mm1.train.origins import adopt
+from mm1.train.origins import adopt_architectures
 from mm1.train.schedulers import Scheduler
 from mm1.train.trainer import Trainer
 
@@ -158,7 +158,7 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
         for part, origin in config.init.items()
         if before.get(part) != origin
     }
-    adopt(config, changed, overrides)
+    adopt_architectures(config, changed, overrides)
     return config
 
 

@@ -156,14 +156,16 @@ def _train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.catalog import run_config
     from mm1.runs.layout import checkpoint_steps
-    from mm1.train.origins import say_kept
+    from mm1.train.origins import say_config_differences
 
     try:
         resumes = arguments.resume and checkpoint_steps(arguments.out)
         name = str(arguments.out) if resumes else arguments.name
         config = run_config(name, arguments.overrides)
         if resumes:
-            say_kept(arguments.out, arguments.name, run_config(arguments.name))
+            say_config_differences(
+                arguments.out, arguments.name, run_config(arguments.name)
+            )
         config.build(folder=arguments.out, resume=arguments.resume).fit()
     finally:
         dist.stop()

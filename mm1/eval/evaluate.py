@@ -26,8 +26,7 @@ from mm1.files import read_jsonl, read_object, write_json, write_jsonl
 from mm1.infer.trained_model import TrainedModel
 from mm1.progress import ProgressBar
 from mm1.runs.layout import SCORES, predictions_path
-from mm1.runs.weights import load_model
-from mm1.runs.weights import version as weights_version
+from mm1.runs.weights import load_model, weights_fingerprint
 
 NUM_WITH_IMAGES = 12
 """Questions of each benchmark whose images are written, for reports."""
@@ -78,7 +77,7 @@ def evaluate_run(
         benchmarks,
         config.shots,
         out or folder,
-        version=weights_version(folder),
+        version=weights_fingerprint(folder),
     )
 
 

@@ -21,7 +21,7 @@ from mm1.data.document import Image
 from mm1.infer.encoder import Encoder
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.runs.description import read_config
-from mm1.runs.weights import load_model, version
+from mm1.runs.weights import load_model, weights_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def open_rices(folder: Path) -> Rices:
             f"retrieval={folder} is a run of {owner.__name__}, which has no image"
             " features: name a run of CLIP or AIM, or an imported encoder"
         )
-    return Rices(partial(_load_encoder, folder), version(folder))
+    return Rices(partial(_load_encoder, folder), weights_fingerprint(folder))
 
 
 def _load_encoder(folder: Path) -> Encoder:

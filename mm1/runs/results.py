@@ -1,5 +1,4 @@
-"""A run folder as a report reads it: whatever is there; what is missing is empty, never
-an error."""
+"""A run folder as reports read it: what is missing is empty, never an error."""
 
 import json
 import math
@@ -13,7 +12,7 @@ from mm1.runs import layout
 
 
 def read_json_if_any(path: Path) -> Any:
-    """None where the file is missing or is not JSON."""
+    """None if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -22,7 +21,7 @@ def read_json_if_any(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run; read when they are first asked for."""
+    """The files of one run, read on first use."""
 
     path: Path
 
@@ -57,12 +56,12 @@ class RunFolder:
         return read_jsonl(self.path / layout.SPEED)
 
     def curve(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) wherever a line holds a finite value of `key`."""
+        """(step, value) of every line that has a finite value of `key`."""
         lines = [line for line in self.metrics if _has(line, "step", key)]
         return [(float(line["step"]), float(line[key])) for line in lines]
 
     def sources(self, kind: str = "loss") -> list[str]:
-        """The names that `loss/<name>` (or `tokens/<name>`) is logged for."""
+        """Sources that `loss/SOURCE` (or `tokens/SOURCE`) is logged for."""
         keys = {
             key for line in self.metrics for key in line if key.startswith(f"{kind}/")
         }
@@ -70,14 +69,13 @@ class RunFolder:
 
     @property
     def seconds(self) -> float:
-        """Time spent in training steps."""
+        """Training time."""
         return math.fsum(
             line["seconds"] for line in self.speed if _has(line, "seconds")
         )
 
     def worked(self, rate: str) -> float:
-        """A rate (`tokens_per_second`) times the time it held, summed: what the whole
-        run got through."""
+        """The whole run's work: a rate (`tokens_per_second`) integrated over time."""
         return math.fsum(
             line["seconds"] * line[rate]
             for line in self.speed
@@ -85,7 +83,7 @@ class RunFolder:
         )
 
     def setting(self, *keys: str) -> Any:
-        """A value deep in the config, None where a key on the way is missing."""
+        """A nested value of the config, None if a key is missing."""
         value: Any = self.config
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -108,8 +106,8 @@ class RunFolder:
         return read_jsonl(layout.predictions_path(self.path, benchmark, shots))
 
     def picture(self, relative: str) -> bytes | None:
-        """A picture that a prediction names; None where it is missing or would lie
-        outside of the folder."""
+        """An image that a prediction names; None if it is missing or outside the
+        folder."""
         path = (self.path / relative).resolve()
         if not path.is_relative_to(self.path.resolve()) or not path.is_file():
             return None
@@ -117,7 +115,7 @@ class RunFolder:
 
 
 def _has(line: dict[str, Any], *keys: str) -> bool:
-    """Does it hold finite numbers under all of these keys?"""
+    """Are there finite numbers under all of these keys?"""
     values = [line.get(key) for key in keys]
     return all(
         isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)

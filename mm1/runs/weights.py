@@ -1,4 +1,4 @@
-"""A run's weights: written, fingerprinted, taken over by another run, loaded."""
+"""A run's weights: writing, loading, and starting another run's part from them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,8 +32,7 @@ def weights_path(folder: Path) -> Path:
 
 
 def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
-    """One file of whole tensors; those that share memory are stored once, under their
-    first name."""
+    """Writes unsharded tensors to one file; tied ones once, under their first name."""
     seen: dict[int, str] = {}
     unique = {}
     for name, tensor in state.items():
@@ -43,20 +42,20 @@ def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
         save_file(unique, path, metadata={"format": "pt"})
 
 
-def version(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """A fingerprint of the weights: predictions made with others are not reused."""
     return hashlib.blake2b(weights_path(folder).read_bytes(), digest_size=8).hexdigest()
 
 
-def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
-    """Gives `model`'s part the weights of the same part of a finished run.
+def load_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
+    """Loads a part's weights from the same part of a finished run.
 
-    Weights made for another patch grid are interpolated, a dense decoder becomes one of
-    experts (see `adapt`).
+    Position embeddings of another patch grid are interpolated, a dense decoder is
+    upcycled to experts (see `adapt`).
 
     Raises:
-        ConfigError: the part does not exist here or there, its table is of another
-            tokenizer than this, or tensors do not fit; all of them are named.
+        ConfigError: either model lacks the part, its embeddings are of another
+            tokenizer, or tensors do not fit; all of them are named.
     """
     parts = model.parts()
     if part not in parts:
@@ -93,8 +92,7 @@ def start_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -
 
 
 def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where a table of tokens would stand for the words of another
-    vocabulary."""
+    """Raises ConfigError if token embeddings would be used with another vocabulary."""
     theirs = Tokenizer.Config(path=str(folder)).build().fingerprint
     if theirs != tokenizer.fingerprint:
         raise ConfigError(
@@ -107,11 +105,9 @@ def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
 def load_model(
     folder: Path, device: torch.device, *, config: Any = None
 ) -> tuple[Model, Renderer, Any]:
-    """A finished run's model in the precision it computes in, its renderer and its
-    config.
+    """A finished run's model in the precision it computes in, its renderer and config.
 
-    A `config` given takes the place of the folder's own: for another precision, or
-    other sub-images.
+    A `config` replaces the folder's: for another precision, or other sub-images.
     """
     config = config or read_config(folder)
     tokenizer = Tokenizer.Config(path=str(folder)).build()
@@ -135,10 +131,10 @@ def load_model(
 
 
 def load_trained(folder: Path) -> tuple[TrainedModel, str]:
-    """A finished run's model on this process's device, and a name that tells its
-    weights from others."""
+    """A finished run's model on this process's device, and a name that identifies its
+    weights."""
     model, renderer, _ = load_model(folder, device := dist.start())
     return (
         TrainedModel(model, renderer, device),
-        f"{folder.resolve().name} {version(folder)}",
+        f"{folder.resolve().name} {weights_fingerprint(folder)}",
     )

@@ -20,7 +20,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError, nearest
 from mm1.files import read_jsonl
 from mm1.overrides import override
-from mm1.train.origins import adopt
+from mm1.train.origins import adopt_architectures
 from mm1.train.trainer import Trainer
 
 DIVERGED_CODE = 3
@@ -58,7 +58,7 @@ class StudyPlan:
             for part, origin in config.init.items()
             if before.get(part) != origin
         }
-        adopt(config, changed, own)
+        adopt_architectures(config, changed, own)
         content = configs.to_text(config).replace(str(self.folder), "")
         name = f"{stage}-{hashlib.blake2b(content.encode(), digest_size=5).hexdigest()}"
         folder = str(self.folder / "runs" / name)

@@ -1,9 +1,9 @@
-"""Checkpoints: model, optimiser and progress in one folder, written aside and renamed
-when whole.
+"""Checkpoints: model, optimizer and progress in one folder, written aside and renamed
+when complete.
 
-`torch.distributed.checkpoint` writes each rank's shards while training goes on, and
-loads them on another number of ranks. Nothing is pickled by us, and nothing is
-unpickled without `weights_only`.
+`torch.distributed.checkpoint` writes each rank's shards while training continues, and
+loads them on any number of ranks. We pickle nothing, and unpickle nothing without
+`weights_only`.
 
     checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
 """
@@ -29,7 +29,7 @@ from mm1.runs.layout import checkpoint_path, checkpoint_steps
 from mm1.train.optimizers import Optimizer
 
 PROGRESS = "progress.json"
-"""Of a checkpoint: its step, the loader's position, sums since the last line."""
+"""The step, the loader's state, and sums since the last line of metrics."""
 
 
 class Checkpoints:
@@ -38,20 +38,20 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        # Writing goes on in a thread beside training: its exchanges must not meet those
-        # of the training.
+        # Checkpoints are written in a thread, whose collectives must not mix with those
+        # of training.
         self.group: Any = torch.distributed.new_group(backend="gloo")
         self.pending: tuple[Future, Path] | None = None
 
     def steps(self) -> list[int]:
-        """Steps with a whole checkpoint, in order."""
+        """Steps with a complete checkpoint, in order."""
         return checkpoint_steps(self.folder)
 
     def save(
         self, step: int, model: Model, optimizer: Optimizer, progress: dict[str, Any]
     ) -> None:
-        """Starts writing; the checkpoint counts once `settle` or `finish` has found it
-        whole."""
+        """Starts writing; the checkpoint counts once `settle` or `finish` has seen that
+        it is complete."""
         self.finish()
         path = checkpoint_path(self.folder, step)
         temporary = unfinished_path(path)
@@ -59,20 +59,20 @@ class Checkpoints:
             remove(temporary)
             temporary.mkdir(parents=True)
             write_json(temporary / PROGRESS, progress)
-        dist.barrier()  # no rank writes before the folder is there
+        dist.barrier()  # no rank writes before the folder exists
         future = dcp.async_save(
             _state(model, optimizer), checkpoint_id=temporary, process_group=self.group
         )
         self.pending = (future, path)  # type: ignore[assignment]
 
     def settle(self) -> None:
-        """Makes the checkpoint count if all ranks have written it, without waiting.
-        Every rank must call it."""
+        """Makes the checkpoint count if all ranks have written it, without waiting;
+        every rank must call this."""
         if self.pending is not None and dist.all_true(self.pending[0].done()):
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the checkpoint being written, renames it and removes the oldest
+        """Waits for the checkpoint being written, renames it and deletes the oldest
         beyond `keep`."""
         if self.pending is None:
             return
@@ -88,8 +88,8 @@ class Checkpoints:
         dist.barrier()
 
     def load(self, step: int, model: Model, optimizer: Optimizer) -> dict[str, Any]:
-        """Restores model and optimiser in place and returns the progress; any number of
-        ranks may do it."""
+        """Restores model and optimizer in place, on any number of ranks; returns the
+        progress."""
         state = _state(model, optimizer)
         path = checkpoint_path(self.folder, step)
         dcp.load(state, checkpoint_id=path)
@@ -97,7 +97,7 @@ class Checkpoints:
         set_optimizer_state_dict(model, optimizer.optimizers, state["optimizer"])
         return read_object(
             path / PROGRESS,
-            "delete this checkpoint, to go on from the one before",
+            "delete this checkpoint to resume from the one before",
         )
 
 

@@ -1,9 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), by peft: fine-tuning with
 little memory.
 
-Beside each chosen linear map stands the product of two thin matrices, the second of
-which starts at zero. They alone are trained, and at the end they are added to the
-weights, so that a finished run is a plain model again.
+For each chosen linear layer only the product of two thin matrices is trained, and
+merged into its weights at the end, so a finished run is a plain model again.
 """
 
 from collections.abc import Mapping
@@ -21,19 +20,19 @@ BASE = ".base_layer"
 
 
 class Lora(Configurable):
-    """Which maps have adapters, and how large they are."""
+    """Which linear layers have adapters, and of what rank."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
         rank: int = 16
         alpha: float = 32.0
-        """What the adapters give is multiplied by alpha / rank."""
+        """The adapters' output is multiplied by alpha / rank."""
         parts: tuple[str, ...] = ("decoder",)
-        """Parts whose own weights are frozen and have adapters instead; the others
-        learn as ever."""
+        """Parts whose weights are frozen and have adapters instead; the others are
+        trained as usual."""
         targets: tuple[str, ...] = ("qkv", "out", "gate_up", "down")
-        """Linear maps by the last part of their names: here all those of a decoder's
-        dense blocks."""
+        """Linear layers by the last part of their names; here all those of a
+        decoder's dense blocks."""
 
         def build(self) -> "Lora":
             return self.make()
@@ -45,7 +44,8 @@ class Lora(Configurable):
         """Freezes the parts and gives them adapters.
 
         Raises:
-            ConfigError: peft is missing, or there is no such part or no such map in it.
+            ConfigError: peft is missing, or there is no such part or no such layer in
+                it.
         """
         try:
             from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]
@@ -73,8 +73,7 @@ class Lora(Configurable):
             )
 
     def merged(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Whole tensors under the names of a plain model, adapters added to the weights
-        beside which they stand."""
+        """The state dict of a plain model, adapters merged into the weights."""
         plain = {
             n.replace(BASE, ""): t
             for n, t in state.items()

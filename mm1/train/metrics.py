@@ -94,8 +94,8 @@ class Throughput:
         """Of all ranks."""
 
     def read(self) -> dict[str, float]:
-        """Rates since the last call; `mfu` is model FLOPs (encoder included, recomputation
-        not) over those of a large matrix product."""
+        """Rates since the last call; `mfu` is model FLOPs (with the encoder's, without
+        recomputation) over those of a large matrix product."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30

@@ -1,7 +1,7 @@
-"""What a run takes over: the shapes of parts that start from other runs, and its own
-config where it goes on.
+"""What a run inherits: the architecture of parts that start from other runs (its
+origins), and its own config when it is resumed.
 
-A recipe need not be of the shape of its origins: parts bring their architecture along.
+A recipe need not match its origins: a part brings its architecture along.
 """
 
 import copy
@@ -17,21 +17,24 @@ from mm1.runs.description import read_config
 
 LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
 CHOICES = LOSSES | {"image_size"}
-"""What a recipe decides about a part whatever its origin: positions are interpolated,
-losses are training's."""
-MOST_NAMED = 6
-"""Settings in one line of talk."""
+"""What the recipe decides about a part whatever its origin: positions are interpolated,
+and losses belong to training."""
+MAX_SETTINGS = 6
+"""Listed in one message."""
 
 
-def adopt(
+def adopt_architectures(
     config: Any, origins: Mapping[str, Path], assignments: Sequence[str] = ()
 ) -> None:
-    """Gives the parts of a run's config the shape of the same parts of other runs, and
-    says aloud what that changes.
+    """Gives parts of a run's config the architecture they have in other runs, and
+    prints what that changes.
 
-    A decoder with experts stays one where its origin has none: it is up-cycled.
-    `assignments` are those of the command
-    line: nobody's explicit wish is overruled.
+    A decoder with experts keeps them if its origin has none: it is upcycled.
+
+    Args:
+        config: the run's, edited in place.
+        origins: part -> run folder.
+        assignments: those of the command line, which are never overruled.
 
     Raises:
         ConfigError: an assignment contradicts the origin of its part.
@@ -46,9 +49,7 @@ def adopt(
             isinstance(own, Configurable.Config)
             and isinstance(its, Configurable.Config)
         ):
-            # no part that has a shape of its own: weights either fit or are named when
-            # they are loaded
-            continue
+            continue  # loading the weights will tell whether they fit
         taken = _taken(own, its)
         changes = {
             f"model.{part}.{key}": values
@@ -56,20 +57,20 @@ def adopt(
         }
         for assignment in assignments:
             if (key := assignment.partition("=")[0]) in changes:
-                there = f"init.{part}={folder}, where it is {changes[key][1]}"
                 raise ConfigError(
-                    f"{assignment} contradicts {there}: leave out one of them"
+                    f"{assignment} contradicts init.{part}={folder}, where it is"
+                    f" {changes[key][1]}: leave out one of them"
                 )
         setattr(config.model, part, taken)
         if changes:
-            said = ", ".join(
+            listed = ", ".join(
                 f"{key} {mine} -> {theirs}" for key, (mine, theirs) in changes.items()
             )
-            say(f"init.{part}={folder} brings its shape: {said}")
+            say(f"init.{part}={folder} brings its architecture: {listed}")
 
 
 def _taken(own: Any, its: Any) -> Any:
-    """`its` config with what is `own`'s to choose."""
+    """The origin's config with the `CHOICES` of our own."""
     taken = copy.deepcopy(its)
     if type(own) is not type(its):
         return taken
@@ -85,35 +86,34 @@ def _taken(own: Any, its: Any) -> Any:
     return taken
 
 
-def say_kept(folder: Path, name: str, recipe: Any) -> None:
-    """Says aloud in what a run that goes on differs from the recipe (or config) of that
-    name: it keeps its own."""
+def say_config_differences(folder: Path, name: str, recipe: Any) -> None:
+    """Prints where the config of a resumed run, which it keeps, differs from the recipe
+    of that name."""
     kept = [
         f"{key}={own}"
         for key, (_, own) in configs.differences(recipe, read_config(folder)).items()
     ]
     if kept:
-        more = f", and {len(kept) - MOST_NAMED} more" if len(kept) > MOST_NAMED else ""
+        more = (
+            f", and {len(kept) - MAX_SETTINGS} more" if len(kept) > MAX_SETTINGS else ""
+        )
         say(
-            f"{folder} goes on with its own config; unlike {name}:"
-            f" {', '.join(kept[:MOST_NAMED])}{more}"
+            f"{folder} resumes with its own config, unlike {name}:"
+            f" {', '.join(kept[:MAX_SETTINGS])}{more}"
         )
 
 
-def check_kept(folder: Path, config: Any) -> None:
-    """Raises ConfigError where a run would go on with another model than its
-    checkpoints are of."""
+def check_resumable(folder: Path, config: Any) -> None:
+    """Raises ConfigError if the config has another model or optimizer than the run's
+    checkpoints."""
     for key, (was, now) in configs.differences(read_config(folder), config).items():
         kept = key.startswith(("model.", "lora", "frozen")) or key in (
             "model",
             "optimizer",
         )
         if kept and key.rpartition(".")[2] not in LOSSES:
-            remedy = (
-                "leave it as it is, or start another run from this one's weights with"
-                " init.PART"
-            )
             raise ConfigError(
-                f"{folder} cannot go on with {key} {now}: its checkpoints are of {was};"
-                f" {remedy}"
+                f"{folder} cannot resume with {key} {now}: its checkpoints have {was};"
+                " leave it as it is, or start another run from this one's weights with"
+                " init.PART"
             )

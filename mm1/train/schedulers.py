@@ -77,7 +77,7 @@ class WarmupStableDecay(Scheduler):
         return 1 - (1 - c.min_lr_ratio) * falling
 
 
-class Constant(Scheduler):
+class WarmupConstant(Scheduler):
     """The peak to the end."""
 
     def decay(self, progress: float) -> float:

@@ -6,13 +6,17 @@ from types import FrameType
 from typing import Any
 
 from mm1 import dist
+from mm1.config import UserError
+
+
+class Interrupted(UserError):
+    """A signal stopped the run, which has saved a checkpoint to resume from."""
 
 
 class GracefulShutdown:
-    """Handles SIGINT and SIGTERM inside a `with` block; a second signal ends the process
-    at once.
+    """Notes SIGINT and SIGTERM inside a `with` block; a second one ends the process.
 
-    Signals reach the main thread alone: in another one nothing is handled.
+    Signals reach only the main thread: in others nothing is handled.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from mm1 import config as configs
 from mm1 import dist
 from mm1.batch import move
-from mm1.config import Configurable, UserError
+from mm1.config import Configurable
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.eval.evaluate import evaluate
@@ -32,20 +32,17 @@ from mm1.progress import ProgressBar
 from mm1.runs.description import describe_hardware, write_config
 from mm1.runs.layout import CONFIG, SUMMARY
 from mm1.runs.metrics_log import MetricsLog
-from mm1.runs.weights import start_part, version, write_weights
+from mm1.runs.weights import load_part, weights_fingerprint, write_weights
 from mm1.train.checkpoint import Checkpoints
+from mm1.train.divergence import DivergenceCheck
 from mm1.train.lora import Lora
 from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
-from mm1.train.origins import check_kept
+from mm1.train.origins import check_resumable
 from mm1.train.parallel import ActivationCheckpointing, freeze, parallelize
 from mm1.train.schedulers import Scheduler, WarmupCosine
-from mm1.train.shutdown import GracefulShutdown
-
-MAX_SKIPPED_UPDATES = 20
-"""Updates in a row with a non-finite gradient after which a run stops."""
-
+from mm1.train.shutdown import GracefulShutdown, Interrupted
 
 # Covariant, so that a recipe's `Trainer.Config[MM1.Config, PackedLoader.Config]` goes
 # wherever a `Trainer.Config` does.
@@ -55,14 +52,6 @@ ModelConfig = TypeVar(
 LoaderConfig = TypeVar(
     "LoaderConfig", bound=Loader.Config, default=Loader.Config, covariant=True
 )
-
-
-class Interrupted(UserError):
-    """A signal stopped the run, which has saved a checkpoint to resume from."""
-
-
-class Diverged(UserError):
-    """The gradient stayed non-finite."""
 
 
 class Trainer(Configurable):
@@ -146,8 +135,7 @@ class Trainer(Configurable):
         self.meter = Meter(self.device)
         self.counts: Counter[str] = Counter()
         """Of the data since the last line of metrics."""
-        self.skipped_updates: int = 0
-        """In a row."""
+        self.divergence = DivergenceCheck()
         if saved_steps:
             self._load_checkpoint(saved_steps[-1])
         self.log = MetricsLog(folder, resume_step=self.step, trackers=config.trackers)
@@ -165,7 +153,7 @@ class Trainer(Configurable):
                 " another folder"
             )
         if resume and self.checkpoints.steps():
-            check_kept(self.folder, self.config)
+            check_resumable(self.folder, self.config)
         dist.barrier()
         if dist.rank() == 0:
             write_config(self.folder, self.config)
@@ -175,7 +163,7 @@ class Trainer(Configurable):
         with self.device:
             model = self.config.model.build(vocab_size=self.tokenizer.vocab_size)
         for part, origin in init.items():
-            start_part(model, part, Path(origin), tokenizer=self.tokenizer)
+            load_part(model, part, Path(origin), tokenizer=self.tokenizer)
         if self.lora:
             self.lora.inject(model)
         freeze(model, self.config.frozen)
@@ -205,7 +193,7 @@ class Trainer(Configurable):
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been
                 saved.
-            Diverged: the gradient stayed non-finite for `MAX_SKIPPED_UPDATES` updates.
+            Diverged: the gradient stayed non-finite (see `DivergenceCheck`).
         """
         c = self.config
         steps = self.loader.steps(
@@ -281,15 +269,9 @@ class Trainer(Configurable):
     def _log(self, data: StepBatches, bar: ProgressBar) -> None:
         """Writes and shows metrics since the last line."""
         metrics = self.meter.read()
-        if metrics["skipped_updates"] == 1.0:
-            self.skipped_updates += self.config.log_every
-        else:
-            self.skipped_updates = 0
-        if self.skipped_updates >= MAX_SKIPPED_UPDATES:
-            raise Diverged(
-                f"step {self.step}: no finite gradient for {self.skipped_updates}"
-                " steps; lower optimizer.peak_lr"
-            )
+        self.divergence.update(
+            self.step, self.config.log_every, metrics["skipped_updates"]
+        )
         lr = self.scheduler.learning_rate(self.step - 1)
         self.log.write_metrics(
             self.step, metrics | {"lr": lr} | self.counts | data.gauges
@@ -345,7 +327,7 @@ class Trainer(Configurable):
                 self.benchmarks,
                 self.config.shots,
                 self.folder,
-                version=version(self.folder),
+                version=weights_fingerprint(self.folder),
             )
         self._write_summary(finished=True)
 

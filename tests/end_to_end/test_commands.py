@@ -65,12 +65,12 @@ def test_from_raw_files_to_a_trained_run_and_its_pages(
     assert mm1(f"train pretrain_small {SMALL} --out runs/first") == 2
     assert "--resume" in capsys.readouterr().err
     assert mm1("train pretrain_small --out runs/first --resume") == 0
-    kept = "runs/first goes on with its own config; unlike pretrain_small: "
+    kept = "runs/first resumes with its own config, unlike pretrain_small: "
     assert kept in capsys.readouterr().err
     config = Path("runs/first/config.json").read_text()
     other = "model.decoder.dim=64 --out runs/first --resume"
     assert mm1(f"train pretrain_small {other}") == 2
-    refused = "cannot go on with model.decoder.dim 64: its checkpoints are of 32"
+    refused = "cannot resume with model.decoder.dim 64: its checkpoints have 32"
     assert refused in capsys.readouterr().err
     assert Path("runs/first/config.json").read_text() == config
     assert mm1("eval runs/first") == 2

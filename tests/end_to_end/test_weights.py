@@ -44,7 +44,9 @@ def test_in_joined_and_out(
     write_encoder_run(Path("runs/encoder"))
     origins = "init.encoder=runs/encoder init.decoder=runs/decoder"
     assert mm1(f"train pretrain_small {origins} {SMALL} --out runs/joint") == 0
-    shape = "init.decoder=runs/decoder brings its shape: model.decoder.depth 4 -> 3"
+    shape = (
+        "init.decoder=runs/decoder brings its architecture: model.decoder.depth 4 -> 3"
+    )
     assert shape in capsys.readouterr().err
     assert json.loads(Path("runs/joint/summary.json").read_text())["finished"]
     weights = load_file("runs/joint/model.safetensors")

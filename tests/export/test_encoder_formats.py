@@ -33,7 +33,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.runs.description import read_config
-from mm1.runs.weights import start_part
+from mm1.runs.weights import load_part
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)
 TEXT = TextTower.Config(max_length=8, depth=1, dim=16, num_heads=2)
@@ -304,7 +304,7 @@ def test_the_encoder_of_a_larger_model_by_itself(config: Any, tmp_path: Path) ->
     export_run(tmp_path / "run", tmp_path / "out", part="encoder")
     import_model(str(tmp_path / "out"), tmp_path / "alone")
     other = Features.Config(encoder=config.encoder).build()
-    start_part(other, "encoder", tmp_path / "alone", tokenizer=tokenizer(tmp_path))
+    load_part(other, "encoder", tmp_path / "alone", tokenizer=tokenizer(tmp_path))
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(other.encoder.state_dict()[name], tensor), name
 

@@ -37,7 +37,7 @@ from mm1.export.export_run import export_run
 from mm1.export.import_model import import_model
 from mm1.nn.features import Features
 from mm1.runs.description import read_config
-from mm1.runs.weights import load_model, start_part
+from mm1.runs.weights import load_model, load_part
 
 CLOSE = {"atol": 2e-5, "rtol": 0.0}
 """Features of unit size after 2 or 3 blocks, whose sums run in another order there.
@@ -246,7 +246,7 @@ def test_other_resolutions_are_those_of_the_class_that_antialiases_as_we_do(
             )
         )
         other = model.build()
-        start_part(other, "encoder", tmp_path / "run", tokenizer=tokenizer(tmp_path))
+        load_part(other, "encoder", tmp_path / "run", tokenizer=tokenizer(tmp_path))
         images = pictures(height, width)
         expected = theirs(normed(images, other.encoder)).last_hidden_state
         torch.testing.assert_close(other.encoder.tokens(images), expected, **CLOSE)

@@ -95,10 +95,9 @@ def test_its_state_is_saved_and_resumed_to_the_bit(
 def test_two_ranks_resume_as_one_does(
     kind: Any, world: Path, runs: Path, tmp_path: Path
 ) -> None:
-    """Weights after three steps on two gloo ranks, from one rank's checkpoint; sums over
-    ranks are taken in another order.
+    """Weights after three steps on two gloo ranks, from one rank's checkpoint.
 
-    Worst measured: AdamW equal, AdaFactor 1.2e-7, Muon 7.7e-6 (it orthogonalises in
+    Sums over ranks are taken in another order. Worst measured: AdamW equal, AdaFactor 1.2e-7, Muon 7.7e-6 (it orthogonalises in
     bf16). Keys' biases change nothing that is computed: their gradients are rounding
     alone, which optimizers blow up.
     """

@@ -14,7 +14,11 @@ from mm1.files import write_json
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.overrides import override
-from mm1.train.origins import adopt, check_kept, say_kept
+from mm1.train.origins import (
+    adopt_architectures,
+    check_resumable,
+    say_config_differences,
+)
 from mm1.train.trainer import Trainer
 
 
@@ -40,18 +44,18 @@ def test_a_part_takes_the_shape_of_its_origin_and_what_changed_is_said(
     origin = joint(tmp_path, qk_norm="head")
     assert isinstance(config.model, MM1.Config)
     connector = config.model.connector
-    adopt(config, {"decoder": origin})
+    adopt_architectures(config, {"decoder": origin})
     assert config.model.decoder == replace(worlds.decoder(), qk_norm="head")
     assert config.model.connector == connector
     said = capsys.readouterr().err
-    assert f"init.decoder={origin} brings its shape:" in said
+    assert f"init.decoder={origin} brings its architecture:" in said
     assert "model.decoder.dim 256 -> 32" in said
     assert "model.decoder.qk_norm None -> head" in said
 
 
 def test_the_size_of_pictures_is_the_recipes(tmp_path: Path) -> None:
     config = recipe("pretrain_small")
-    adopt(config, {"encoder": joint(tmp_path)})
+    adopt_architectures(config, {"encoder": joint(tmp_path)})
     assert config.model.encoder == replace(worlds.encoder(), image_size=96)
 
 
@@ -60,10 +64,10 @@ def test_experts_stay_where_the_origin_is_dense_and_losses_are_the_recipes(
 ) -> None:
     config = recipe("pretrain_small")
     config.model.decoder.experts = MoE.Config(num_experts=4, balance_loss=0.5)
-    adopt(config, {"decoder": joint(tmp_path)})
+    adopt_architectures(config, {"decoder": joint(tmp_path)})
     experts = MoE.Config(num_experts=4, balance_loss=0.5)
     assert config.model.decoder == replace(worlds.decoder(), experts=experts)
-    adopt(
+    adopt_architectures(
         config,
         {
             "decoder": joint(
@@ -92,8 +96,8 @@ def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
             rf"model.decoder.dim=64 contradicts init.decoder={origin}, where it is 32"
         ),
     ):
-        adopt(config, {"encoder": origin, "decoder": origin}, wishes)
-    adopt(config, {"encoder": origin}, wishes)
+        adopt_architectures(config, {"encoder": origin, "decoder": origin}, wishes)
+    adopt_architectures(config, {"encoder": origin}, wishes)
     assert config.model.encoder.image_size == 24
 
 
@@ -119,13 +123,17 @@ def test_a_run_that_goes_on_says_what_it_keeps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = recipe("pretrain_small")
-    say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
+    say_config_differences(
+        write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small")
+    )
     assert capsys.readouterr().err == ""
     for wish in ("steps=3", "seed=4"):
         override(config, wish)
-    say_kept(write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small"))
+    say_config_differences(
+        write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small")
+    )
     assert capsys.readouterr().err.endswith(
-        "goes on with its own config; unlike pretrain_small: steps=3, seed=4\n"
+        "resumes with its own config, unlike pretrain_small: steps=3, seed=4\n"
     )
 
 
@@ -141,12 +149,12 @@ def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> Non
     config = recipe("pretrain_small")
     write_config(tmp_path, config)
     override(config, "steps=3")
-    check_kept(tmp_path, config)
+    check_resumable(tmp_path, config)
     override(config, wish)
     with pytest.raises(
         ConfigError,
         match=(
-            rf"cannot go on with {wish.partition('=')[0]} \S+.*: its checkpoints are of"
+            rf"cannot resume with {wish.partition('=')[0]} \S+.*: its checkpoints have"
         ),
     ):
-        check_kept(tmp_path, config)
+        check_resumable(tmp_path, config)

@@ -15,8 +15,10 @@ from worlds import contrastive, make_world, pretrain, reconstructive, text_only
 from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.loader.loader import StepBatches
-from mm1.runs.weights import load_model, start_part
-from mm1.train.trainer import Diverged, Interrupted, Trainer
+from mm1.runs.weights import load_model, load_part
+from mm1.train.divergence import Diverged
+from mm1.train.shutdown import Interrupted
+from mm1.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +231,11 @@ def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
     model = config.model.build(vocab_size=30)
     tokenizer = Tokenizer.Config(path=str(lm)).build()
     with pytest.raises(ConfigError, match=r"decoder.*does not fit.*blocks\.0"):
-        start_part(model, "decoder", lm, tokenizer=tokenizer)
+        load_part(model, "decoder", lm, tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="did you mean 'decoder'"):
-        start_part(model, "decodr", lm, tokenizer=tokenizer)
+        load_part(model, "decodr", lm, tokenizer=tokenizer)
     with pytest.raises(FileNotFoundError, match="not finished"):
-        start_part(model, "decoder", tmp_path, tokenizer=tokenizer)
+        load_part(model, "decoder", tmp_path, tokenizer=tokenizer)
     other = train_tokenizer(
         ["other words"], tmp_path / "tokenizer.json", vocab_size=300
     )
@@ -241,7 +243,7 @@ def test_a_part_that_does_not_fit_is_named(world: Path, tmp_path: Path) -> None:
         ConfigError,
         match=f"was trained with the tokenizer .* prepare them with --tokenizer {lm}",
     ):
-        start_part(model, "decoder", lm, tokenizer=other)
+        load_part(model, "decoder", lm, tokenizer=other)
 
 
 def test_a_run_that_stays_broken_stops(

@@ -7,8 +7,8 @@ import pytest
 
 from mm1.train import schedulers
 from mm1.train.schedulers import (
-    Constant,
     Scheduler,
+    WarmupConstant,
     WarmupCosine,
     WarmupStableDecay,
 )
@@ -79,4 +79,4 @@ def test_stable_decay_is_constant_and_then_linear() -> None:
 
 
 def test_constant_stays_at_the_peak() -> None:
-    assert at(Constant.Config(warmup_steps=WARMUP), 4, 50, 104) == [1.0, 1.0, 1.0]
+    assert at(WarmupConstant.Config(warmup_steps=WARMUP), 4, 50, 104) == [1.0, 1.0, 1.0]

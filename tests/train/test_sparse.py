@@ -13,7 +13,7 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
-from mm1.runs.weights import load_model, start_part
+from mm1.runs.weights import load_model, load_part
 from mm1.train.trainer import Trainer
 
 
@@ -66,7 +66,7 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(
     )
     assert isinstance(model, MM1)
     tokenizer = Tokenizer.Config(path=str(tmp_path / "dense")).build()
-    start_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
+    load_part(model, "decoder", tmp_path / "dense", tokenizer=tokenizer)
     origin = load_file(tmp_path / "dense" / "model.safetensors")
     experts = model.decoder.blocks[1].feed_forward
     assert isinstance(experts, MoE)
