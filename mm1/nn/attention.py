@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mm1.nn.grouping import Grouping, pad, unpad
+from mm1.nn.grouping import Grouping
 from mm1.nn.linear import Linear
 from mm1.nn.position import RotaryEmbedding, apply_rotary
 
@@ -202,7 +202,14 @@ class PackedAttention(AttentionContext):
     ) -> Float[Tensor, "T heads d"]:
         if q.is_cuda and q.dtype != torch.float32:
             return self._variable_length(q, k, v)
-        return self._grouped(q, k, v)
+        # Documents of similar length as padded batches; causality hides the padding.
+        if self.grouping is None:
+            # Copies lengths to the host: free on the CPU, one sync for fp32 on CUDA.
+            self.grouping = Grouping(
+                self.cu_seqlens, num_heads=q.shape[1], num_kv_heads=k.shape[1]
+            )
+        groups = zip(*(self.grouping.pad(x) for x in (q, k, v)), strict=True)
+        return self.grouping.unpad([_causal(*qkv) for qkv in groups])
 
     def _variable_length(
         self,
@@ -224,27 +231,6 @@ class PackedAttention(AttentionContext):
             q, k, v, ends, ends, max_seqlen, max_seqlen, window_size=(-1, 0)
         )
         return cast(Tensor, out)  # a tuple only on request
-
-    def _grouped(
-        self,
-        q: Float[Tensor, "T heads d"],
-        k: Float[Tensor, "T kv_heads d"],
-        v: Float[Tensor, "T kv_heads d"],
-    ) -> Float[Tensor, "T heads d"]:
-        """Documents of similar length as padded batches; causality hides the padding at
-        their ends."""
-        if self.grouping is None:
-            # Copies lengths to the host: free on the CPU, one sync for fp32 on CUDA.
-            self.grouping = Grouping(
-                self.cu_seqlens, num_heads=q.shape[1], num_kv_heads=k.shape[1]
-            )
-        groups = (self.grouping.split(pad(x, self.grouping)) for x in (q, k, v))
-        return unpad(
-            torch.cat(
-                [_causal(*qkv).flatten(0, 1) for qkv in zip(*groups, strict=True)]
-            ),
-            self.grouping,
-        )
 
 
 def _causal(

@@ -182,8 +182,7 @@ class LanguageModel(Model):
     def forward(self, batch: PackedBatch) -> Losses:
         """Next-token losses over all targets and by source, with every source named
         even if it has no target here."""
-        targets = _target_positions(batch)
-        loss, routings = self._next_token(batch, targets)
+        loss, targets, routings = self._next_token(batch)
         count = torch.ones_like(loss.nll)
         means = {
             "loss": MeanMetric(loss.nll.sum(), count.sum()),
@@ -213,8 +212,7 @@ class LanguageModel(Model):
     ) -> tuple[Float[Tensor, " T"], Bool[Tensor, " T"]]:
         """The log-likelihood of each target in nats and whether it is the most likely
         token; 0 and true where there is no target."""
-        targets = _target_positions(batch)
-        loss, _ = self._next_token(batch, targets)
+        loss, targets, _ = self._next_token(batch)
         nats = loss.nll.new_zeros(len(batch.tokens)).index_copy(0, targets, -loss.nll)
         return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(
             0, targets, loss.hit
@@ -246,24 +244,21 @@ class LanguageModel(Model):
         return (hidden @ self.decoder.head.T).float()
 
     def _next_token(
-        self, batch: PackedBatch, positions: Int[Tensor, " n"]
-    ) -> tuple[NextTokenLoss, dict[int, Routing]]:
+        self, batch: PackedBatch
+    ) -> tuple[NextTokenLoss, Int[Tensor, " n"], dict[int, Routing]]:
+        """The losses of the targets, their positions and what the routers did."""
         valid = batch.sources != NO_SOURCE if batch.num_padding else None
         context = PackedAttention(batch.cu_seqlens, batch.max_seqlen)
         hidden, routings = self.decoder.forward_with_routing(
             self.inputs(batch), batch.positions, context, valid
         )
-        hidden = hidden.index_select(0, positions)
-        targets = batch.targets[positions]
-        return (
-            next_token_loss(hidden, self.decoder.head, targets, z_loss=self.z_loss),
-            routings,
+        # The batch knows the number of targets, so this needs no device sync.
+        order = torch.argsort((batch.targets == IGNORE).byte(), stable=True)
+        positions = order[: batch.num_targets]
+        loss = next_token_loss(
+            hidden.index_select(0, positions),
+            self.decoder.head,
+            batch.targets[positions],
+            z_loss=self.z_loss,
         )
-
-
-def _target_positions(batch: PackedBatch) -> Int[Tensor, " n"]:
-    """Positions with a target, in order. The batch knows their number, so this needs no
-    device sync."""
-    return torch.argsort((batch.targets == IGNORE).byte(), stable=True)[
-        : batch.num_targets
-    ]
+        return loss, positions, routings

@@ -59,13 +59,20 @@ class Grouping:
             self.num_places, device=device
         )[is_used]
 
-    def split(self, x: Float[Tensor, "places d"]) -> list[Float[Tensor, "n L d"]]:
-        """One padded batch per group."""
-        parts = x.split([rows * length for rows, length in self.shapes])
+    def pad(self, x: Float[Tensor, "T any_heads d"]) -> list[Float[Tensor, "_ _ d"]]:
+        """One padded batch per group of queries, or of keys or values, which are
+        repeated for the queries that share them."""
+        parts = _Pad.apply(x, self).split(
+            [rows * length for rows, length in self.shapes]
+        )
         return [
             part.view(*shape, -1)
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
+
+    def unpad(self, groups: list[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "T heads d"]:
+        """Restore the packed stream."""
+        return _Unpad.apply(torch.cat([x.flatten(0, 1) for x in groups]), self)
 
 
 def _rounded(lengths: Int[Tensor, " S"]) -> Int[Tensor, " S"]:
@@ -112,18 +119,3 @@ class _Unpad(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[2])
         padded = rows.new_zeros(ctx.grouping.num_places, rows.shape[1])
         return padded.index_copy_(0, ctx.grouping.places, rows), None
-
-
-def pad(
-    x: Float[Tensor, "T any_heads d"], grouping: Grouping
-) -> Float[Tensor, "places d"]:
-    """Lay out queries, or keys and values, which are repeated for the queries that
-    share them."""
-    return _Pad.apply(x, grouping)
-
-
-def unpad(
-    x: Float[Tensor, "places d"], grouping: Grouping
-) -> Float[Tensor, "T heads d"]:
-    """Restore the packed stream."""
-    return _Unpad.apply(x, grouping)

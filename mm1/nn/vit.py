@@ -62,7 +62,7 @@ class ViT(Module):
         mean: tuple[float, float, float] = CLIP_MEAN
         std: tuple[float, float, float] = CLIP_STD
         resize: Literal["squash", "crop", "pad"] = "squash"
-        """How pictures of another shape become `image_size` (see
+        """how images of another shape become `image_size` (see
         `mm1.data.image_processing`)."""
         interpolation: Literal["bicubic", "bilinear"] = "bicubic"
         """Of that resizing, which is antialiased."""

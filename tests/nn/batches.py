@@ -53,8 +53,8 @@ def packed(
     image_size: tuple[int, int] = IMAGE_SIZE,
     seed: int = 0,
 ) -> PackedBatch:
-    """Random documents of these lengths; each of the first `num_pictures` starts with a
-    picture's image tokens."""
+    """Random documents of these lengths; each of the first `num_pictures` starts with
+    the tokens of an image."""
     draw = torch.Generator().manual_seed(seed)
     starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     tokens = torch.randint(VOCABULARY, (starts[-1],), generator=draw)
@@ -86,7 +86,7 @@ def packed(
 
 
 def alone(batch: PackedBatch, document: int) -> PackedBatch:
-    """One document of a packed batch, with its picture if it has one."""
+    """One document of a packed batch, with its image if it has one."""
     start, stop = batch.cu_seqlens[document : document + 2].tolist()
     has_picture = document < len(batch.slots)
     targets = batch.targets[start:stop]
@@ -120,7 +120,7 @@ def hidden(model: LanguageModel, batch: PackedBatch) -> Tensor:
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:
-    """Parameters that a backward pass has not reached, or reached with zeros alone."""
+    """Parameters whose gradient is missing or all zeros."""
     return [
         name
         for name, p in module.named_parameters()

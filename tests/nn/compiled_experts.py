@@ -1,5 +1,4 @@
-"""Run by `test_experts.py` in a process of its own: compiled experts against plain
-ones."""
+"""Compiled experts against uncompiled ones; `test_experts.py` runs it as a process."""
 
 import torch
 

@@ -1,5 +1,4 @@
-"""Attention masks in dense form: the reference that kernels are tested against, never
-used in training.
+"""Dense attention masks: the reference for the kernels.
 
 Rows are queries, columns are keys, `x` is True: the query sees the key.
 """

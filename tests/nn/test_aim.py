@@ -1,4 +1,4 @@
-"""AIM: who sees whom, what is learnt, and that figures do not depend on how images are
+"""AIM: attention masks, losses, and metrics that do not depend on how images are
 batched."""
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ def images(num: int = 3, seed: int = 1) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(
         256, (num, 3, *FIXED.image_size), dtype=torch.uint8, generator=draw
-    )  # type: ignore[misc]
+    )
 
 
 def qkv(num: int = 3, length: int = 5, device: str = "cpu") -> list[Tensor]:
@@ -85,8 +85,8 @@ def test_the_gpu_agrees_with_the_cpu(length: int) -> None:
 def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(
     prefix: int,
 ) -> None:
-    """By gradient: the prediction of the next patch behind patch i, with respect to
-    every patch's embedding."""
+    """By gradient: the prediction after patch i, with respect to every patch's
+    embedding."""
     model = make()
     embeddings = model.encoder.patchify.register_forward_hook(
         lambda _, __, out: seen.append(out) or None
@@ -104,8 +104,8 @@ def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(
 
 
 def test_no_prediction_that_counts_has_seen_its_target() -> None:
-    """The last patch of the prefix is the first whose prediction counts: it sees the
-    prefix alone."""
+    """The last patch of the prefix is the first with a loss: it sees only the
+    prefix."""
     for prefix in range(1, PLACES):
         shown = masks.prefix_mask(PLACES, prefix)
         loss_mask = torch.arange(1, PLACES) >= prefix
@@ -188,8 +188,7 @@ def test_prefixes_are_drawn_from_the_steps_seed_and_reach_both_ends() -> None:
 
 
 def test_evaluation_draws_nothing_and_does_not_depend_on_the_batch() -> None:
-    """Worst difference measured between one batch and images by themselves: 2e-7
-    relative."""
+    """Worst difference measured between one batch and single images: 2e-7 relative."""
     model = make().eval()
     several = images(6)
     assert (

@@ -1,4 +1,4 @@
-"""Every context gives what the dense mask gives."""
+"""Every attention context equals attention with the dense mask."""
 
 import pytest
 import torch
@@ -141,7 +141,7 @@ def test_biases_of_queries_keys_and_values_alone() -> None:
 
 
 class Keeper(FullAttention):
-    """Remembers what it is asked."""
+    """Keeps its inputs."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.seen = (q, k, v)

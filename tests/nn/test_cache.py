@@ -1,4 +1,4 @@
-"""Reading token by token from the cache gives what reading all at once gives."""
+"""Decoding with the cache equals recomputing everything."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ PROMPTS = (5, 1, 9)
 
 
 def logits(model: LanguageModel, documents: list[torch.Tensor]) -> torch.Tensor:
-    """Of what follows each document, all tokens read at once."""
+    """Logits of the token after each document, without a cache."""
     batch = replace(packed([len(d) for d in documents]), tokens=torch.cat(documents))
     return (hidden(model, batch) @ model.decoder.head.T)[batch.cu_seqlens[1:] - 1]
 

@@ -52,8 +52,8 @@ def pairs(num: int = 4) -> PairBatch:
     ],
 )
 def test_every_parameter_learns(options: dict[str, Any]) -> None:
-    """A class token or registers that are not read learn through the patches, which see
-    them."""
+    """Class token and registers that are not pooled learn through the patches, which
+    see them."""
     model = make(**options)
     losses = model(pairs())
     losses.objective.backward()
@@ -96,8 +96,7 @@ def test_what_follows_a_captions_end_is_never_looked_at() -> None:
 
 
 def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
-    """A plain clamp has no gradient beyond the bound: the temperature would stay there
-    for good."""
+    """A plain clamp has no gradient beyond the bound, so the scale would be stuck."""
     model = make()
     log_scale = model.projection.log_scale
     torch.nn.init.constant_(log_scale, 10.0)
@@ -120,8 +119,8 @@ def test_the_sigmoid_starts_as_siglip_does() -> None:
 
 
 def test_pooling_reads_the_tokens_that_it_names() -> None:
-    """The stream is class token, two registers, patches; the map into the common space
-    is left out (`dim=None`)."""
+    """The sequence is class token, two registers, patches; `dim=None` leaves out the
+    projection."""
     encoder = replace(ENCODER, class_token=True, num_registers=2)
     images = pairs().images
     for pooling, start, stop in (("class", 0, 1), (None, 0, 1), ("mean", 3, None)):

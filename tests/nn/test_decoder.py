@@ -102,8 +102,8 @@ def test_log_probs_are_those_of_the_targets() -> None:
     expected = -F.cross_entropy(
         logits, batch.targets, ignore_index=IGNORE, reduction="none"
     )
-    found, hits = model.log_probs(batch)
-    torch.testing.assert_close(found, expected)
+    log_probs, hits = model.log_probs(batch)
+    torch.testing.assert_close(log_probs, expected)
     assert torch.equal(
         hits, (logits.argmax(-1) == batch.targets) | (batch.targets == IGNORE)
     )
@@ -193,11 +193,11 @@ def test_norms_stand_before_or_behind_attention_and_feed_forward(
     x = torch.randn(6, 24)
     context = PackedAttention(torch.tensor([0, 6], dtype=torch.int32), 6)
     for name in ("attention", "feed_forward"):  # a norm of weight 0 gives 0
-        torch.nn.init.zeros_(block.get_submodule(f"{name}_norm").weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(block.get_submodule(f"{name}_norm").weight)
     assert torch.equal(
         block(x, context), x
     )  # post: nothing is added; pre: the maps read zeros
-    torch.nn.init.zeros_(block.get_submodule("attention.out").weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(block.get_submodule("attention.out").weight)
     torch.nn.init.ones_(block.feed_forward_norm.weight)
     added = block(x, context) - x
     if placement == "pre":

@@ -124,7 +124,7 @@ def test_memory_behind_the_groups_is_never_read(
             return x.index_fill(0, torch.arange(start, len(x)), torch.nan)
 
         @staticmethod
-        def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
             return (
                 slope.index_fill(0, torch.arange(ctx.start, len(slope)), torch.nan),
                 None,
@@ -132,7 +132,7 @@ def test_memory_behind_the_groups_is_never_read(
 
     def grouped_mm(x: Tensor, weight: Tensor, *, offs: Tensor) -> Tensor:
         stop = int(offs[-1])
-        x = Unwritten.apply(x, stop)  # type: ignore[assignment]
+        x = Unwritten.apply(x, stop)
         rows = x[:stop].split(offs.diff(prepend=offs.new_zeros(1)).tolist())
         products = torch.cat(
             [
@@ -140,7 +140,7 @@ def test_memory_behind_the_groups_is_never_read(
                 x.new_zeros(len(x) - stop, weight.shape[2]),
             ]
         )
-        return Unwritten.apply(products, stop)  # type: ignore[return-value]
+        return Unwritten.apply(products, stop)
 
     monkeypatch.setattr(F, "grouped_mm", grouped_mm)
     module = experts(capacity_factor=1.0)
@@ -292,7 +292,7 @@ def test_every_nth_block_is_sparse_the_dense_first(
 
 
 def test_weights_have_the_agreed_names_and_shapes() -> None:
-    state = decoder().build(vocab_size=8).blocks[1].feed_forward.state_dict()  # type: ignore[union-attr]
+    state = decoder().build(vocab_size=8).blocks[1].feed_forward.state_dict()
     shapes = {name: tuple(t.shape) for name, t in state.items()}
     assert shapes == {
         "router.weight": (4, 24),
@@ -489,7 +489,7 @@ def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> N
     sparse = LanguageModel.Config(decoder=decoder(every=every, top_k=top_k)).build(
         vocab_size=VOCABULARY
     )
-    router = sparse.decoder.blocks[1].feed_forward.router.weight.clone()  # type: ignore[union-attr]
+    router = sparse.decoder.blocks[1].feed_forward.router.weight.clone()
     state = adapt(sparse, tree_map(torch.clone, dense.state_dict()))
     sparse.load_state_dict(state)
     # Equal experts with weights that sum to 1 up to rounding; states of unit size,
@@ -497,7 +497,7 @@ def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> N
     torch.testing.assert_close(
         hidden(sparse, batch), hidden(dense, batch), atol=1e-5, rtol=0
     )
-    assert torch.equal(sparse.decoder.blocks[1].feed_forward.router.weight, router)  # type: ignore[union-attr]
+    assert torch.equal(sparse.decoder.blocks[1].feed_forward.router.weight, router)
 
 
 def test_sparse_weights_pass_adaptation_as_they_are() -> None:
