@@ -1,5 +1,5 @@
-"""Small MM1 runs with random weights, and what they say: what the tests of exports
-compare with."""
+"""Small runs with random weights and their outputs, with which the tests compare
+exports."""
 
 import io
 import json
@@ -61,8 +61,8 @@ def make_run(
     kind: str = "bpe",
     seed: int = 0,
 ) -> Trainer.Config:
-    """A finished run with weights from a seed, shaken so that its answers depend on
-    what it is asked."""
+    """A finished run with weights from a seed, perturbed so that its answers depend on
+    the prompt."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (
         foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
@@ -111,8 +111,8 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
 
 
 def foreign_tokenizer(folder: Path) -> Tokenizer:
-    """As imports bring them: a token to begin with, an end of another name, rows
-    without a token."""
+    """As imports have it: a begin token, an end token of another name, rows without a
+    token."""
     tiny.tokenizer(folder)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens(["<s>", "</s>"])
@@ -127,7 +127,7 @@ def foreign_tokenizer(folder: Path) -> Tokenizer:
 
 
 def picture(number: int, folder: Path, kind: str = "PNG") -> Path:
-    """A smooth picture with some noise, in a file."""
+    """A file with a smooth image and some noise."""
     width, height = SIDES[number % len(SIDES)]
     generator = torch.Generator().manual_seed(number)
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
@@ -214,7 +214,7 @@ def export(
 
 
 def ask(folder: Path, python: Path) -> dict[str, Any]:
-    """What `open_export.py` says of the export, by another Python, in `out`."""
+    """The answers of `open_export.py`, run by another Python, written to `out`."""
     (folder / "out").mkdir()
     paths = [folder / "hf", request(folder), folder / "out"]
     places = {
@@ -231,7 +231,7 @@ def ask(folder: Path, python: Path) -> dict[str, Any]:
 
 
 def compare(folder: Path) -> None:
-    """Tokens, pixels, logits and answers that lie in `out` with those of the run."""
+    """Compares tokens, pixels, logits and answers in `out` with those of the run."""
     asked = predictor(folder / "run")
     said = json.loads((folder / "out" / "answers.json").read_text())
     found = load_file(folder / "out" / "tensors.safetensors")
@@ -275,8 +275,7 @@ def request(folder: Path) -> Path:
 def modules(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The code of exports lands in a folder of this session, not in the user's
-    cache."""
+    """Keeps the code of exports in this session's folder, not in the user's cache."""
     folder = tmp_path_factory.getbasetemp() / "modules"
     monkeypatch.setattr(
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder)

@@ -1,5 +1,5 @@
-"""Opens an exported folder as a user does who has no mm1, and writes down what it says.
-Runs alone, in any environment:
+"""Opens an exported folder as a user without mm1 does, and writes its outputs. Runs
+by itself, in any environment:
 
     python -I open_export.py EXPORT REQUEST.json OUT
 
@@ -16,7 +16,7 @@ ABSENT = ("mm1", "jaxtyping", "beartype", "torchvision")
 
 
 class Absent:
-    """Finds nothing of these, though they may be installed."""
+    """Hides these modules even if they are installed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in ABSENT[:3]:

@@ -1,4 +1,4 @@
-"""Published encoders that are damaged, or have what ours have not: an error names the
+"""Published encoders that are damaged, or have what ours lack: an error names the
 tensor or the option."""
 
 import json
@@ -161,8 +161,7 @@ def test_options_of_open_clip(
 
 
 def test_pickles_are_read_only_if_asked_for(tmp_path: Path) -> None:
-    """As DFN's weights come: two pickles, of which open_clip's own belongs to its
-    config."""
+    """DFN publishes two pickles, of which open_clip's own belongs to its config."""
     folder = tmp_path / "published"
     state = write_open_clip(folder)
     torch.save(state, folder / "open_clip_pytorch_model.bin")
@@ -193,8 +192,8 @@ def test_archives_of_torchscript_are_refused_with_the_remedy(tmp_path: Path) -> 
 
 
 def test_openai_s_weights_without_a_config(tmp_path: Path) -> None:
-    """Their shape is read off their tensors; heads are 64 wide, so the towers here
-    are."""
+    """Their shape is inferred from their tensors; heads are 64 wide, so the towers are
+    too."""
     folder = tmp_path / "published"
     state = {name: widened(tensor) for name, tensor in write_open_clip(folder).items()}
     (folder / "open_clip_config.json").unlink()

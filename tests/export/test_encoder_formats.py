@@ -1,5 +1,5 @@
-"""Image encoders in and out: pictures, shapes that fit no published class, folders that
-are wrong."""
+"""Image encoders in and out: preprocessing, shapes that fit no published class, edited
+folders."""
 
 import json
 from dataclasses import replace
@@ -62,7 +62,7 @@ MEANS = {"mean": (0.1, 0.4, 0.6), "std": (0.2, 0.3, 0.25)}
         (
             {"size": {"height": 12, "width": 12}},
             {"resize": "squash"},
-        ),  # what is cut out then is all of it
+        ),  # where all of it is cropped to
         (
             {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True},
             {"resize": "crop"},
@@ -197,8 +197,8 @@ CLIP_SHAPE = {"class_token": True, "pre_norm": True, "patch_bias": False}
 def test_the_shapes_of_our_encoders_have_a_class(
     options: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    """Opened there, with the same features; and back bit for bit, what ours lacks left
-    out again."""
+    """Opened by transformers, with the same features; restored bit by bit without what
+    ours lacks."""
     model = write_run(
         Features.Config(encoder=replace(PLAIN, **options)), tmp_path / "run"
     )
@@ -310,7 +310,7 @@ def test_the_encoder_of_a_larger_model_by_itself(config: Any, tmp_path: Path) ->
 
 
 def test_a_clip_of_ours_comes_back_as_it_was(tmp_path: Path) -> None:
-    """Its tokenizer puts no end token behind a text by itself; the export's does."""
+    """Its tokenizer does not put an end token after a text; the export's does."""
     write_run(
         CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT),
         tmp_path / "run",

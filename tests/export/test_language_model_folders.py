@@ -1,5 +1,5 @@
-"""What an import keeps and an export states: types, shards, tables, configs as
-published, cards; what it refuses."""
+"""Folders of language models: types, shards, tables and origins of imports, cards and
+refusals of exports."""
 
 import json
 from dataclasses import replace

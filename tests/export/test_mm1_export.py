@@ -1,5 +1,5 @@
-"""An exported MM1 run, opened by transformers, is the run: tokens, pixels, logits and
-answers."""
+"""An exported MM1 run, opened by transformers, gives the run's tokens, pixels, logits
+and answers."""
 
 import json
 import sys

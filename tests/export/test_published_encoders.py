@@ -115,8 +115,7 @@ DFN = {
 
 
 class Nameless(Weights):
-    """The names in a checkpoint decide little: what stands before them, and whose they
-    are."""
+    """Weights with these names alone, which decide the prefix and the family."""
 
     def __init__(self, *names: str) -> None:
         self.names = dict.fromkeys(names).keys()  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The files that travel with an export: those of mm1 do the same where mm1 is not."""
+"""The Python files of an export: mm1's do the same where mm1 is not installed."""
 
 import importlib
 import inspect

@@ -1,5 +1,5 @@
-"""Published tokenizers in a run folder: which tokens play which part, where new ones
-go, and that text stays text."""
+"""Published tokenizers in a run folder: their special tokens, where new ones go, and
+that text remains text."""
 
 import json
 from pathlib import Path

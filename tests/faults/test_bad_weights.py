@@ -1,5 +1,5 @@
-"""Bad published models: each fault is named, with the tensor or option and the remedy,
-and leaves nothing behind."""
+"""Bad published models: the error names the fault, with the tensor or option and the
+remedy, and nothing is left behind."""
 
 import json
 import pickle

@@ -84,8 +84,8 @@ ALONE = {
 
 
 def randomised(model: nn.Module) -> Any:
-    """Every weight away from where it starts: a bias left out, or two tensors swapped,
-    must show."""
+    """Moves every weight away from its initial value, so that a missing bias or swapped
+    tensors show."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         with torch.no_grad():
@@ -143,7 +143,7 @@ def pictures(height: int = 12, width: int = 12) -> Tensor:
 
 
 def normed(images: Tensor, encoder: Any) -> Tensor:
-    """What transformers wants: pixels from 0 to 1, normalised."""
+    """Input for transformers: normalised pixels in 0..1."""
     mean, std = (
         torch.tensor(x)[:, None, None]
         for x in (encoder.config.mean, encoder.config.std)
@@ -152,8 +152,8 @@ def normed(images: Tensor, encoder: Any) -> Tensor:
 
 
 def captions(end: int) -> tuple[Tensor, Tensor]:
-    """Of 8, 4 and 2 tokens, the last of each the end token, which also pads what
-    follows."""
+    """Captions of 8, 4 and 2 tokens that end in the end token, which is also the
+    padding."""
     tokens = torch.full((3, 8), end)
     lengths = torch.tensor([8, 4, 2])
     for row, length in zip(tokens, lengths, strict=True):

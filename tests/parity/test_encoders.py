@@ -1,5 +1,5 @@
-"""Published image encoders: the same features here as there, out again, and in again
-bit for bit; tiny ones, fp32."""
+"""Published image encoders, tiny and in fp32: imported with equal features, exported,
+and imported again bit for bit."""
 
 import json
 from dataclasses import replace
@@ -137,8 +137,7 @@ def test_old_configs_of_clip_call_the_end_token_2_whatever_it_is(
 
 @torch.no_grad()
 def test_padding_is_to_a_tower_that_sees_it_what_it_was(tmp_path: Path) -> None:
-    """SigLIP pads with its end token; ours has a token of its own for that, which must
-    look the same."""
+    """SigLIP pads with its end token; our padding token must look the same to it."""
     theirs = write_two_towers(tmp_path / "published", "siglip")
     model = imported(tmp_path / "published", tmp_path / "run")
     tokenizer = Tokenizer.Config(path=str(tmp_path / "run")).build()
@@ -235,8 +234,8 @@ def test_pixels_that_no_patch_covers_are_left_out(tmp_path: Path) -> None:
 def test_other_resolutions_are_those_of_the_class_that_antialiases_as_we_do(
     tmp_path: Path,
 ) -> None:
-    """Of transformers' classes that is DINOv2 with registers alone; the others shrink
-    and grow without antialiasing."""
+    """Of transformers' classes only DINOv2 with registers does; the others interpolate
+    without antialiasing."""
     theirs = write_alone(tmp_path / "published", "Dinov2WithRegistersModel")
     imported(tmp_path / "published", tmp_path / "run")
     for height, width in ((20, 8), (8, 8)):
@@ -280,7 +279,7 @@ def test_processors_give_the_pixels_that_ours_are(
 
 
 def test_the_exported_tokenizer_ends_captions(tmp_path: Path) -> None:
-    """One that puts nothing around a text by itself, as ours do."""
+    """Even if it puts nothing around a text by itself, like ours."""
     write_two_towers(tmp_path / "published", "siglip")
     imported(tmp_path / "published", tmp_path / "run")
     exported(tmp_path / "run", tmp_path / "out")

@@ -1,5 +1,5 @@
-"""Every family of language models, tiny and random: in, out and in again, against
-transformers' own classes."""
+"""Every family of language models, tiny and random: imported, exported and imported
+again, against transformers' own classes."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,7 @@ CPU = torch.device("cpu")
 
 
 def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
-    """Of each text, as packed documents of one row; of the ids that tokens stand
-    for."""
+    """Of each text, as packed documents of one row."""
     model, renderer, _ = load_model(run, CPU)
     sequences = [renderer(Document((Text(text),)), end=False) for text in texts]
     batch = collate([[RenderedSegment.whole(s) for s in sequences]], renderer)
@@ -44,7 +43,7 @@ def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def assert_same_logits(run: Path, theirs: Any, tokenizer: Any) -> None:
-    """Of the tokens that both have: an import may have added some."""
+    """Only of the tokens that both have: an import may have added some."""
     rows = theirs.get_input_embeddings().num_embeddings
     for text, ours in zip(TEXTS, logits(run, TEXTS), strict=True):
         ids = tokenizer(text, split_special_tokens=True, return_tensors="pt")[
