@@ -37,7 +37,7 @@ class ConvertJob:
 def convert_file(job: ConvertJob, report: Report) -> tuple[Path, ConversionStats]:
     """Write the shards and drops of one raw file; return their folder and the counts.
 
-    With duplicates to be found, documents go to `PENDING`, beside their fingerprints.
+    If duplicates are to be found, documents go to `PENDING`, with their fingerprints.
     """
     preparation = job.preparation.build()
     duplicates = preparation.filters.duplicates

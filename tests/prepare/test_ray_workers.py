@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from raw_files import pairs, write_lines, write_tar
-from test_workers_prepare import Deadly, contents
+from test_process_pool import Deadly, contents
 
 from mm1.config import UserError
 from mm1.data.tokenizer import train_tokenizer
