@@ -255,8 +255,8 @@ class PackedLoader(Loader):
         return [[rows[i] for i in micro_batch] for micro_batch in chosen]
 
     def _counts(self, rows: list[Row]) -> dict[str, int]:
-        """Of a step over all ranks. A document counts where it begins; `continued_documents` are
-        segments that continue one."""
+        """Of a step over all ranks. A document counts where it begins; segments that
+        continue one count as `continued_documents`."""
         counts = {
             "tokens": len(rows) * self.config.sequence_length,
             "unpadded_tokens": 0,
