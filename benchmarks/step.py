@@ -431,8 +431,7 @@ def _dearest(one_step: Callable[[], Any], device: torch.device) -> str:
     with profile(activities=activities, record_shapes=True) as profiler:
         one_step()
     by = f"self_{device.type}_time_total"
-    found = profiler.key_averages(group_by_input_shape=True)
-    return found.table(
+    return profiler.key_averages(group_by_input_shape=True).table(
         sort_by=by, row_limit=15, max_src_column_width=10, max_name_column_width=50
     )
 

@@ -97,9 +97,9 @@ def test_two_ranks_resume_as_one_does(
 ) -> None:
     """Weights after three steps on two gloo ranks, from one rank's checkpoint.
 
-    Sums over ranks are taken in another order. Worst measured: AdamW equal, AdaFactor 1.2e-7, Muon 7.7e-6 (it orthogonalises in
-    bf16). Keys' biases change nothing that is computed: their gradients are rounding
-    alone, which optimizers blow up.
+    Sums over ranks are taken in another order. Worst measured: AdamW equal, AdaFactor
+    1.2e-7, Muon 7.7e-6 (it orthogonalises in bf16). Biases of keys cancel out: their
+    gradients are rounding errors, which optimizers amplify.
     """
     tolerance = 2e-5 if kind is Muon else 1e-6
     cut = Path(shutil.copytree(runs / "cut", tmp_path / "cut"))

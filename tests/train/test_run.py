@@ -125,7 +125,7 @@ LONG = pytest.mark.long
         pytest.param(12, "kill", marks=LONG),
     ],
 )
-def test_an_interrupted_run_ends_as_if_nothing_had_been(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     whole: tuple[Any, Path],
     step: int,
     how: str,
@@ -176,7 +176,7 @@ def test_micro_batches_do_not_change_the_result(
         )
 
 
-def test_recomputation_does_not_change_the_result(
+def test_activation_checkpointing_does_not_change_the_result(
     plain: Path, world: Path, tmp_path: Path
 ) -> None:
     for mode in ("full", "selective"):

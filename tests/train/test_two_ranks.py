@@ -169,9 +169,7 @@ def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> Non
 
 
 @pytest.mark.long
-def test_pictures_are_foretold_on_two_ranks_as_on_one(
-    world: Path, tmp_path: Path
-) -> None:
+def test_image_regression_on_two_ranks_equals_one(world: Path, tmp_path: Path) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
     config.loader.micro_batch_size = 2
