@@ -85,7 +85,9 @@ def command(calls: Calls, *words: str) -> Calls:
 def import_all() -> None:
     """What runs when a module is imported is no part of a call."""
     for module in pkgutil.walk_packages(mm1.__path__, "mm1."):
-        if not module.name.startswith(("mm1.harness.l", "mm1.export.remote.")):
+        if not module.name.startswith(
+            ("mm1.harness.l", "mm1.export.remote.", "mm1.cli.__main__")
+        ):
             importlib.import_module(module.name)
 
 
@@ -107,12 +109,23 @@ def main() -> None:
             "--out",
             str(scratch / "captions"),
         )
+        sources = [
+            f"loader.sources.{name}={world / folder}"
+            for name, folder in (
+                ("interleaved", "pages"),
+                ("captions", "captions"),
+                ("text", "text"),
+            )
+        ]
         step = command(
             Calls(step="_train_step"),
             "train",
             "miniature_pretrain",
             "steps=3",
             "loader.workers=0",
+            *sources,
+            f"init.encoder={demo / 'encoder'}",
+            f"init.decoder={demo / 'decoder'}",
             "--out",
             str(scratch / "run"),
         )
