@@ -21,6 +21,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/structure.py --check
 
 install: .venv/installed
 

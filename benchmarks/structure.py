@@ -26,6 +26,7 @@ LOOP = ("train/trainer.py", "fit")
 """The training loop may be longer than other functions."""
 
 EXCEPTIONS: dict[str, str] = {
+    "UserError": "export/remote/base.py stands in for mm1.config in exported models",
     "ConfigError": "export/remote/base.py stands in for mm1.config in exported models",
     "Module": "export/remote/base.py stands in for mm1.nn.model in exported models",
 }

@@ -89,8 +89,15 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
         if not issubclass(component, role):
             raise ConfigError(f"{prefix}{name} is no {role.__name__}")
         return component
-    matches = [each for each in _components(role) if name in _short_names(each)]
-    if not matches:
+    for package in _packages(role):
+        matches = [
+            each
+            for each in _components(role, package)
+            if name in _short_names(each)
+        ]
+        if matches:
+            break
+    else:
         known = nearest(name, component_names(role))
         raise ConfigError(f"{prefix}no {role.__name__} {name!r}{known}")
     if len(matches) > 1:
@@ -101,7 +108,9 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
 
 def component_names(role: type[Role]) -> dict[str, type[Role]]:
     """Every class that plays a role, by its short name."""
-    components = list(_components(role))
+    components = [
+        each for package in _packages(role) for each in _components(role, package)
+    ]
     firsts = [_short_names(each)[0] for each in components]
     return {
         first if firsts.count(first) == 1 else each.__name__: each
@@ -109,9 +118,18 @@ def component_names(role: type[Role]) -> dict[str, type[Role]]:
     }
 
 
-def _components(role: type[Role]) -> Iterator[type[Role]]:
-    """The classes of a role's package that implement it."""
-    for module in _modules(role):
+def _packages(role: type[Configurable]) -> list[str]:
+    """The package that defines a role, then the miniature: it is imported only for what
+    the other does not have."""
+    own = importlib.import_module(role.__module__)
+    is_package = hasattr(own, "__path__")
+    folder = role.__module__ if is_package else role.__module__.rpartition(".")[0]
+    return list(dict.fromkeys((folder or role.__module__, MINIATURE)))
+
+
+def _components(role: type[Role], package: str) -> Iterator[type[Role]]:
+    """The classes of a package that implement a role."""
+    for module in _modules(package):
         for each in vars(module).values():
             if (
                 isinstance(each, type)
@@ -123,17 +141,12 @@ def _components(role: type[Role]) -> Iterator[type[Role]]:
                 yield each
 
 
-def _modules(role: type[Configurable]) -> Iterator[ModuleType]:
-    """The files of the package that defines a role, and of the miniature."""
-    own = importlib.import_module(role.__module__)
-    is_package = hasattr(own, "__path__")
-    package = role.__module__ if is_package else role.__module__.rpartition(".")[0]
-    if is_package or not package:
-        yield own
-    for folder in dict.fromkeys(filter(None, (package, MINIATURE))):
-        path = importlib.import_module(folder).__path__
-        for file in pkgutil.walk_packages(path, f"{folder}."):
-            yield importlib.import_module(file.name)
+def _modules(package: str) -> Iterator[ModuleType]:
+    """A package and its files."""
+    own = importlib.import_module(package)
+    yield own
+    for file in pkgutil.walk_packages(getattr(own, "__path__", ()), f"{package}."):
+        yield importlib.import_module(file.name)
 
 
 def _is_abstract(component: type) -> bool:
