@@ -91,9 +91,7 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
         return component
     for package in _packages(role):
         matches = [
-            each
-            for each in _components(role, package)
-            if name in _short_names(each)
+            each for each in _components(role, package) if name in _short_names(each)
         ]
         if matches:
             break
