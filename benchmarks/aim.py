@@ -38,10 +38,12 @@ def probe_scores(folder: Path) -> dict[str, tuple[float, float]]:
     """Probe -> accuracy and its standard error over test images."""
     scores = json.loads((folder / "scores.json").read_text())
     results = {
-        name: next(iter(result["shots"].values())) for name, result in scores.items()
+        name: next(iter(result["shots"].values()))
+        for name, result in scores.items()
     }
     return {
-        name: (result["score"], result["stderr"]) for name, result in results.items()
+        name: (result["score"], result["stderr"])
+        for name, result in results.items()
     }
 
 
@@ -59,7 +61,8 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("runs/aim"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -77,7 +80,12 @@ def main() -> None:
         for name, more in (("AIM", []), ("untrained", ["steps=0"])):
             folder = arguments.out / f"{name.lower()}-{seed}"
             columns[name].append(
-                run(folder, str(arguments.out), seed, [*arguments.overrides, *more])
+                run(
+                    folder,
+                    str(arguments.out),
+                    seed,
+                    [*arguments.overrides, *more],
+                )
             )
     recipe = miniature_aim()
     probes = {
@@ -107,7 +115,9 @@ def main() -> None:
             )
             cells.append(f"{values.mean():.3f}{error}")
         cells.append(
-            "{:.3f} +- {:.3f}".format(*of_pixels[probe]) if probe in of_pixels else ""
+            "{:.3f} +- {:.3f}".format(*of_pixels[probe])
+            if probe in of_pixels
+            else ""
         )
         print(f"| {probe} | {' | '.join(cells)} |")
 

@@ -44,9 +44,15 @@ class Calls:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(ROOT):
             return
-        if self.step and code.co_name == self.step and "/train/" in code.co_filename:
+        if (
+            self.step
+            and code.co_name == self.step
+            and "/train/" in code.co_filename
+        ):
             self.steps += 1
-        function = code.co_flags & inspect.CO_OPTIMIZED and code.co_name[0] != "<"
+        function = (
+            code.co_flags & inspect.CO_OPTIMIZED and code.co_name[0] != "<"
+        )
         if function and (not self.step or self.steps == 2):
             self.seen.add(code)
 
@@ -92,7 +98,9 @@ def import_all() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Files and functions of one call.")
+    parser = argparse.ArgumentParser(
+        description="Files and functions of one call."
+    )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     demo = parser.parse_args().demo
     world = demo / "world"

@@ -51,7 +51,9 @@ def a_step(run: Trainer.Config, model: Model) -> Any:
         return SimpleNamespace(images=range(loader.batch_size), tokens=tokens)
     tokens = loader.batch_size * loader.sequence_length
     each = getattr(run.model, "connector", None)
-    images = round(loader.batch_size * loader.max_images * FILLED) if each else 0
+    images = (
+        round(loader.batch_size * loader.max_images * FILLED) if each else 0
+    )
     text = tokens - images * (each.num_tokens if each else 0)
     return SimpleNamespace(
         tokens=range(tokens),
@@ -89,7 +91,9 @@ def of_studies(hours_of: Callable[[int], float], share: float) -> None:
             continue
         plan = StudyPlan(Path("runs"))
         study().rows(plan, 0)
-        total = sum(step_flops(run)[1] * run.steps for run in plan.runs.values())
+        total = sum(
+            step_flops(run)[1] * run.steps for run in plan.runs.values()
+        )
         print(
             f"| `{name}` | {len(plan.runs) * SEEDS} | {hours_of(total) * SEEDS:,.0f} |"
         )
@@ -106,10 +110,15 @@ def main() -> None:
     ]
     parser.add_argument("recipes", nargs="*", default=names)
     parser.add_argument(
-        "--studies", action="store_true", help="the ablations, in place of recipes"
+        "--studies",
+        action="store_true",
+        help="the ablations, in place of recipes",
     )
     parser.add_argument(
-        "--peak", type=float, default=989e12, help="operations a second of one GPU"
+        "--peak",
+        type=float,
+        default=989e12,
+        help="operations a second of one GPU",
     )
     parser.add_argument("--share", type=float, default=0.4)
     options = parser.parse_args()

@@ -47,7 +47,9 @@ def predictor(folder: Path) -> Predictor:
         connector=AveragePool.Config(num_tokens=TOKENS_PER_IMAGE),
         decoder=Decoder.Config(depth=4, dim=256, num_heads=8, num_kv_heads=4),
     ).build(vocab_size=tokenizer.vocab_size)
-    renderer = Renderer(tokenizer, ImageProcessor((SIZE, SIZE)), TOKENS_PER_IMAGE)
+    renderer = Renderer(
+        tokenizer, ImageProcessor((SIZE, SIZE)), TOKENS_PER_IMAGE
+    )
     return Predictor(model.eval(), renderer, torch.device("cpu"))
 
 
@@ -66,7 +68,8 @@ def noise_image(number: int) -> Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--questions", type=int, default=32)
@@ -93,7 +96,9 @@ def main() -> None:
                 prompts, max_tokens=MAX_TOKENS, share_prefix=share_prefix
             )
             times[share_prefix].append(time.process_time() - start)
-    separate, shared = (statistics.median(times[each]) for each in (False, True))
+    separate, shared = (
+        statistics.median(times[each]) for each in (False, True)
+    )
     lengths = [
         len(model.renderer(document, end=False).tokens)
         for document in (prompts[0], asked[0])
@@ -103,8 +108,8 @@ def main() -> None:
         f" tokens, {lengths[1]} of them the question"
     )
     print(
-        f"read with each question / read once: {separate / shared:.1f} times the CPU time"
-        f" (median of {ROUNDS} rounds each)"
+        f"read with each question / read once: {separate / shared:.1f} times the CPU"
+        f" time (median of {ROUNDS} rounds each)"
     )
     ratios = sorted(a / b for a in times[False] for b in times[True])
     same = answers[True] == answers[False]

@@ -33,7 +33,9 @@ MAX_TOKENS = 48
 
 
 def train(origin: Path, instructions: Path, out: Path, steps: int) -> None:
-    parts = [f"init.{part}={origin}" for part in ("encoder", "connector", "decoder")]
+    parts = [
+        f"init.{part}={origin}" for part in ("encoder", "connector", "decoder")
+    ]
     words = [
         "sft_small",
         *parts,
@@ -58,7 +60,11 @@ def asked_of_pictures(captions: Path) -> list[tuple[str, Document, str]]:
         image = document.images[0]
         caption = document.parts[-1].content  # type: ignore[union-attr]
         found += [
-            (key, Document((image, Text(q + "\n", loss=False))), f"caption: {caption}")
+            (
+                key,
+                Document((image, Text(q + "\n", loss=False))),
+                f"caption: {caption}",
+            )
             for q in QUESTIONS
         ]
     return found
@@ -76,14 +82,19 @@ def asked_of_turns(instructions: Path) -> list[tuple[str, Document, str]]:
             if isinstance(part, Text) and part.loss
         )
         found.append(
-            (key, Document(document.parts[:first]), document.parts[first].content)
+            (
+                key,
+                Document(document.parts[:first]),
+                document.parts[first].content,
+            )
         )  # type: ignore[union-attr]
     return found[:NUM_TURNS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("real", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/sft"))
@@ -92,7 +103,9 @@ def main() -> None:
     real = arguments.real
     out = arguments.out
     train(real / "run", real / "instructions", out, arguments.steps)
-    asked = asked_of_pictures(real / "captions") + asked_of_turns(real / "instructions")
+    asked = asked_of_pictures(real / "captions") + asked_of_turns(
+        real / "instructions"
+    )
     answers = []
     for folder in (real / "run", out):
         model, renderer, _ = load_model(folder, torch.device("cpu"))
@@ -102,7 +115,10 @@ def main() -> None:
                 [prompt for _, prompt, _ in asked], max_tokens=MAX_TOKENS
             )
         )
-    rows = ["| picture | question | before | after | true |", "|---|---|---|---|---|"]
+    rows = [
+        "| picture | question | before | after | true |",
+        "|---|---|---|---|---|",
+    ]
     for (key, prompt, true), before, after in zip(asked, *answers, strict=True):
         cells = (
             " ".join(cell.replace("|", "/").split())

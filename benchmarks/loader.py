@@ -10,7 +10,7 @@ them. The loops decode and resize the very pictures of these steps, from memory,
 many processes as there are workers; their speed is the sum of each process's own, so
 that none waits for another.
 
-    Pillow    Image.open(...).convert("RGB").resize(..., BICUBIC), as anybody would write it
+    Pillow    Image.open(...).convert("RGB").resize(..., BICUBIC), the plain way
     own       what the loader calls for each picture (`mm1.data.image_processing`)
 
 The sides take many short turns, since a machine's speed changes from second to second.
@@ -77,7 +77,11 @@ def loop(job: tuple[str, list[Image], ImageProcessor]) -> Side:
     used = time.process_time()
     for picture in pictures:
         function(picture, processor)
-    return len(pictures), time.perf_counter() - began, time.process_time() - used
+    return (
+        len(pictures),
+        time.perf_counter() - began,
+        time.process_time() - used,
+    )
 
 
 class Consumer:
@@ -90,13 +94,16 @@ class Consumer:
         self.taken = 0
         self.take(4)
         self.workers = [
-            child.pid for child in set(multiprocessing.active_children()) - others
+            child.pid
+            for child in set(multiprocessing.active_children()) - others
         ]
 
     def take(self, num_steps: int) -> int:
         """Pictures of so many steps."""
         self.taken += num_steps
-        return sum(step.counts["images"] for step in islice(self.steps, num_steps))
+        return sum(
+            step.counts["images"] for step in islice(self.steps, num_steps)
+        )
 
     def round(self, num_steps: int) -> Side:
         self.take(
@@ -173,16 +180,22 @@ def compare(name: str, loader: Any, options: argparse.Namespace) -> str:
     cpu = np.array(
         [
             [
-                1e3 * sum(cpu for *_, cpu in side) / sum(done for done, *_ in side)
+                1e3
+                * sum(cpu for *_, cpu in side)
+                / sum(done for done, *_ in side)
                 for side in sides
             ]
             for sides in rounds
         ]
     )
     shares = [
-        f"{share:.0%}" for share in np.median(speeds[:, -1:] / speeds[:, :-1], axis=0)
+        f"{share:.0%}"
+        for share in np.median(speeds[:, -1:] / speeds[:, :-1], axis=0)
     ]
-    held = [f"{m:,.0f}" for m in consumer.memory[:: max(1, len(consumer.memory) // 4)]]
+    held = [
+        f"{m:,.0f}"
+        for m in consumer.memory[:: max(1, len(consumer.memory) // 4)]
+    ]
     columns = [f"{speed:,.0f}" for speed in np.median(speeds, axis=0)] + shares
     columns += [f"{each:.2f}" for each in np.median(cpu, axis=0)] + [
         f"{np.median(cpu[:, 1] / cpu[:, 2]):.0%}"
@@ -197,16 +210,21 @@ def pictures_of(
     if isinstance(loader, PairLoader):
         batch = loader.config.batch_size
         shards = next(iter(loader.sources.values())).shards
-        for number in loader.items(np.arange(begin * batch, end * batch)).tolist():
+        for number in loader.items(
+            np.arange(begin * batch, end * batch)
+        ).tolist():
             yield shards.document(number).images[0]
         return
     for rows, _, _ in islice(loader.plan_steps(None), begin, end):
         for e in (e for row in rows for e in row if e.images):
             sequence = loader.renderer(
-                loader.sources[loader.names[e.source]].shards.document(e.document)
+                loader.sources[loader.names[e.source]].shards.document(
+                    e.document
+                )
             )
             yield from (
-                image for _, image, _ in sequence.images_between(e.start, e.stop)
+                image
+                for _, image, _ in sequence.images_between(e.start, e.stop)
             )
 
 
@@ -242,15 +260,23 @@ def main() -> None:
         f"{options.workers} workers, {options.rounds} rounds of {options.steps} steps a"
         " side\n"
     )
-    print("| | pictures/s: Pillow | own | loader | loader/Pillow | loader/own ", end="")
-    print("| CPU ms a picture: Pillow | own | loader | own/loader | MiB, by round |")
+    print(
+        "| | pictures/s: Pillow | own | loader | loader/Pillow | loader/own ",
+        end="",
+    )
+    print(
+        "| CPU ms a picture: Pillow | own | loader | own/loader | MiB, by round |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for size in options.sizes:
         renderer = Renderer(
             tokenizer, ImageProcessor((size, size)), tokens_per_image=144
         )
         packed = PackedLoader.Config(
-            sources=folders, weights=weights, packing_window=64, workers=options.workers
+            sources=folders,
+            weights=weights,
+            packing_window=64,
+            workers=options.workers,
         )
         packed.batch_size = packed.micro_batch_size = 4
         print(
@@ -263,11 +289,15 @@ def main() -> None:
         )
         if "captions" in folders:
             pairs = PairLoader.Config(
-                sources=(folders["captions"],), batch_size=64, workers=options.workers
+                sources=(folders["captions"],),
+                batch_size=64,
+                workers=options.workers,
             )
             print(
                 compare(
-                    f"pairs, {size} px", pairs.build(renderer=renderer, seed=0), options
+                    f"pairs, {size} px",
+                    pairs.build(renderer=renderer, seed=0),
+                    options,
                 ),
                 flush=True,
             )

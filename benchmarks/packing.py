@@ -10,11 +10,11 @@ out, and it says so.
 MM1 states no length distributions, only that its own 500M interleaved documents hold 1B
 images and 500B text tokens (2 images and 1,000 tokens each). The rest is assumed. 144
 tokens an image, 45% interleaved / 45% captions / 10% text by tokens, rows of 4,096
-tokens and at most 16 images:
+tokens and at most 16 images; lengths of text are lognormal:
 
-    captions     1 image;                                 text lognormal, median 20 tokens, sigma 0.6, 3 to 300
-    interleaved  1 + geometric images, mean 2.3;          text lognormal, mean 1,000 tokens, sigma 0.9, 20 or more
-    text         none;                                    text lognormal, mean 1,100 tokens, sigma 1.1, 10 or more
+    captions     1 image;                     median 20 tokens, sigma 0.6, 3 to 300
+    interleaved  1 + geometric, mean 2.3;     mean 1,000 tokens, sigma 0.9, 20 or more
+    text         none;                        mean 1,100 tokens, sigma 1.1, 10 or more
 
 All packers get the same documents: those that one run of the mixture drew, in a
 shuffled order. Documents longer than a row are cut beforehand, as the mixture cuts
@@ -76,7 +76,9 @@ def mm1_like(num_documents: int, seed: int) -> dict[str, Drawn]:
     """The three kinds, `num_documents` of each."""
     rng = np.random.default_rng(seed)
 
-    def text(mean_of_log: float, sigma: float, low: int, high: int) -> np.ndarray:
+    def text(
+        mean_of_log: float, sigma: float, low: int, high: int
+    ) -> np.ndarray:
         return (
             rng.lognormal(mean_of_log, sigma, num_documents)
             .astype(np.int64)
@@ -88,16 +90,21 @@ def mm1_like(num_documents: int, seed: int) -> dict[str, Drawn]:
     one = np.ones_like(images)
     return {
         "interleaved": Drawn(
-            images * TOKENS_PER_IMAGE + text(np.log(1000) - 0.9**2 / 2, 0.9, 20, 10**6),
+            images * TOKENS_PER_IMAGE
+            + text(np.log(1000) - 0.9**2 / 2, 0.9, 20, 10**6),
             images,
         ),
-        "captions": Drawn(one * TOKENS_PER_IMAGE + text(np.log(20), 0.6, 3, 300), one),
+        "captions": Drawn(
+            one * TOKENS_PER_IMAGE + text(np.log(20), 0.6, 3, 300), one
+        ),
         "text": Drawn(text(np.log(1100) - 1.1**2 / 2, 1.1, 10, 10**6), none),
     }
 
 
 def timed(pack: Callable[[Documents, int], list[Documents]]) -> Packer:
-    def packer(documents: Documents, num_rows: int) -> tuple[list[Documents], float]:
+    def packer(
+        documents: Documents, num_rows: int
+    ) -> tuple[list[Documents], float]:
         began = time.process_time()
         rows = pack(documents, num_rows)
         return rows, time.process_time() - began
@@ -126,7 +133,9 @@ def in_order(documents: Documents, _: int) -> list[Documents]:
     return rows
 
 
-def first_fit_decreasing(documents: Documents, num_rows: int) -> list[Documents]:
+def first_fit_decreasing(
+    documents: Documents, num_rows: int
+) -> list[Documents]:
     """Longest first, each in the first row it fits, opening rows as they are needed."""
     return [
         row
@@ -159,7 +168,9 @@ def at_a_time(documents: Documents, num_rows: int) -> list[Documents]:
     ]
 
 
-def _greedy(documents: Documents, more: int, *, lightest: bool) -> list[Documents]:
+def _greedy(
+    documents: Documents, more: int, *, lightest: bool
+) -> list[Documents]:
     num_rows = (
         -(-sum(tokens for tokens, _ in documents) // SEQUENCE_LENGTH) + more
         if lightest
@@ -196,11 +207,15 @@ def grain_packers() -> dict[str, Packer]:
     try:
         import grain
     except ImportError:
-        print("grain is not installed: its packers are left out (pip install grain)\n")
+        print(
+            "grain is not installed: its packers are left out (pip install grain)\n"
+        )
         return {}
 
     def packer(kind: type) -> Packer:
-        def pack(documents: Documents, num_rows: int) -> tuple[list[Documents], float]:
+        def pack(
+            documents: Documents, num_rows: int
+        ) -> tuple[list[Documents], float]:
             parent = grain.MapDataset.source(documents).map(
                 lambda d: {
                     "tokens": np.ones(d[0], dtype=np.int32),
@@ -222,15 +237,20 @@ def grain_packers() -> dict[str, Packer]:
             )
             seconds = time.process_time() - began - alone
             return [
-                [(int(row["tokens"].sum()), int(row["images"].sum()))] for row in packed
+                [(int(row["tokens"].sum()), int(row["images"].sum()))]
+                for row in packed
             ], seconds
 
         return pack
 
     experimental = grain.experimental
     return {
-        "grain FirstFitPackIterDataset": packer(experimental.FirstFitPackIterDataset),
-        "grain BestFitPackIterDataset": packer(experimental.BestFitPackIterDataset),
+        "grain FirstFitPackIterDataset": packer(
+            experimental.FirstFitPackIterDataset
+        ),
+        "grain BestFitPackIterDataset": packer(
+            experimental.BestFitPackIterDataset
+        ),
     }
 
 
@@ -264,7 +284,9 @@ def mix(mixture: Mixture, num_windows: int) -> tuple[list[Row], float]:
             f"| {name} | {want:.2%} | {got:.3%} | {got - want:+.3%} | {drawn:,} |"
             f" {cut_at:,} | {skipped:,} |"
         )
-    print(f"\n{len(state.carried)} segments are carried after the last window.\n")
+    print(
+        f"\n{len(state.carried)} segments are carried after the last window.\n"
+    )
     return rows, seconds
 
 
@@ -314,7 +336,10 @@ def spreads(
             for rank in range(RANKS)
         )
         counts = np.array(
-            [[sum(step[i] for i in hand) for hand in of_rank] for of_rank in hands]
+            [
+                [sum(step[i] for i in hand) for hand in of_rank]
+                for of_rank in hands
+            ]
         )
         at_once += (np.ptp(counts, axis=0) / counts.mean()).tolist()
         in_all.append(np.ptp(counts.sum(1)) / counts.sum(1).mean())
@@ -324,7 +349,9 @@ def spreads(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Packing, mixing and dealing.")
     parser.add_argument("--windows", type=int, default=10)
-    parser.add_argument("--rows", type=int, default=512, help="rows in a window")
+    parser.add_argument(
+        "--rows", type=int, default=512, help="rows in a window"
+    )
     options = parser.parse_args()
     machine = platform.processor() or platform.machine()
     print(
@@ -337,13 +364,17 @@ def main() -> None:
     )
 
     # Enough documents of each kind that none comes twice.
-    sources = mm1_like(num_documents=options.windows * options.rows * 12, seed=0)
+    sources = mm1_like(
+        num_documents=options.windows * options.rows * 12, seed=0
+    )
     caps = {
         "sequence_length": SEQUENCE_LENGTH,
         "max_images": MAX_IMAGES,
         "packing_window": options.rows,
     }
-    rows, seconds = mix(Mixture(sources, WEIGHTS, **caps, seed=0), options.windows)
+    rows, seconds = mix(
+        Mixture(sources, WEIGHTS, **caps, seed=0), options.windows
+    )
     documents = documents_of(rows)
     packers = {
         "padding, a document a row": timed(padding),
@@ -360,7 +391,10 @@ def main() -> None:
         report(name, packed, len(documents), taken)
     pieces = [[(e.stop - e.start, e.images) for e in row] for row in rows]
     report(
-        "**mm1**, which also draws, mixes and shuffles", pieces, len(documents), seconds
+        "**mm1**, which also draws, mixes and shuffles",
+        pieces,
+        len(documents),
+        seconds,
     )
     floor = sum(tokens for tokens, _ in documents) / SEQUENCE_LENGTH
     print(f"\nWithout a gap the tokens fill {floor:,.1f} rows.")

@@ -29,7 +29,9 @@ PAIRS = 150
 
 def jpeg(seed: int) -> bytes:
     """Smoothed coarse noise, about as large as a photograph: some 30 kB."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (36, 48, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (36, 48, 3), dtype=np.uint8
+    )
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((384, 288), Image.Resampling.BICUBIC).save(
         buffer, "JPEG", quality=90
@@ -54,7 +56,9 @@ def write_tars(folder: Path) -> None:
 
 def content(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 def main() -> None:
@@ -70,7 +74,9 @@ def main() -> None:
             folder / "tokenizer.json",
             vocab_size=300,
         )
-        seconds: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
+        seconds: dict[int, list[float]] = {
+            workers: [] for workers in arguments.workers
+        }
         contents = set()
         # The first round starts the server of processes and is left out.
         for _ in range(arguments.rounds + 1):
@@ -92,7 +98,9 @@ def main() -> None:
                 f"{TARS * PAIRS / each:,.0f}"
                 for each in sorted(taken[1:], reverse=True)
             )
-            print(f"{workers} processes: {rate:,.0f} documents/s (rounds: {spread})")
+            print(
+                f"{workers} processes: {rate:,.0f} documents/s (rounds: {spread})"
+            )
         print("equal bytes" if len(contents) == 1 else "DIFFERENT BYTES")
 
 

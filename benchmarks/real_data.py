@@ -50,7 +50,11 @@ WEIGHTS = {
     "instructions": 0.1,
 }
 SMALL = [
-    *("model.encoder.image_size=48", "model.encoder.depth=2", "model.encoder.dim=96"),
+    *(
+        "model.encoder.image_size=48",
+        "model.encoder.depth=2",
+        "model.encoder.dim=96",
+    ),
     *("model.connector.num_tokens=4", "model.connector.dim=64"),
     *("model.decoder.depth=2", "model.decoder.dim=128"),
     *(
@@ -67,7 +71,9 @@ PROCESSES = (1, 2, 3)
 
 def mm1(*words: str | Path) -> None:
     print("$ mm1", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "mm1.cli", *map(str, words)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "mm1.cli", *map(str, words)], check=True
+    )
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -94,12 +100,19 @@ def prepare(data: Path, out: Path) -> None:
         mm1("prepare", kind, *inputs, *where, "--workers", "2", *words)
 
 
-def train(out: Path, processes: int, stop_at: int | None, recipe: list[str]) -> int:
+def train(
+    out: Path, processes: int, stop_at: int | None, recipe: list[str]
+) -> int:
     """Run `mm1 train`, with Ctrl-C after `stop_at` steps; return the last step."""
     run = out / "run"
     resume = [] if processes == 1 else ["--resume"]
     launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+        ]
         if processes > 1
         else []
     )
@@ -165,15 +178,23 @@ def check_counts(out: Path, steps: int) -> None:
     for _ in range(steps):
         rows, after, _ = next(windows)
         for excerpt in (e for row in rows for e in row):
-            planned["documents" if excerpt.start == 0 else "continued_documents"] += 1
+            planned[
+                "documents" if excerpt.start == 0 else "continued_documents"
+            ] += 1
             planned["images"] += excerpt.images
             planned[f"tokens/{loader.names[excerpt.source]}"] += (
                 excerpt.stop - excerpt.start
             )
-            covered[excerpt.source, excerpt.document] += excerpt.stop - excerpt.start
-    planned["tokens"] = steps * config.loader.batch_size * config.loader.sequence_length
+            covered[excerpt.source, excerpt.document] += (
+                excerpt.stop - excerpt.start
+            )
+    planned["tokens"] = (
+        steps * config.loader.batch_size * config.loader.sequence_length
+    )
     assert logged == planned, (logged, planned)
-    print(f"logged by {PROCESSES} processes = planned in one go: {dict(logged)}")
+    print(
+        f"logged by {PROCESSES} processes = planned in one go: {dict(logged)}"
+    )
     for s, (name, source) in enumerate(loader.sources.items()):
         epochs = {
             d: n / int(source.num_tokens[d])
@@ -191,7 +212,8 @@ def check_counts(out: Path, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/real"))

@@ -67,12 +67,18 @@ class Synthetic:
     themselves."""
 
     def __init__(
-        self, kind: str, tokens_per_image: int, sequence_length: int, vocabulary: int
+        self,
+        kind: str,
+        tokens_per_image: int,
+        sequence_length: int,
+        vocabulary: int,
     ) -> None:
         self.vocabulary = vocabulary
         median, sigma, more = KINDS[kind]
         rng = np.random.default_rng(
-            int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=4).digest())
+            int.from_bytes(
+                hashlib.blake2b(kind.encode(), digest_size=4).digest()
+            )
         )
         text = (
             np.exp(rng.normal(np.log(median), sigma, TABLE))
@@ -85,13 +91,16 @@ class Synthetic:
             else 1 + rng.poisson(more, TABLE).clip(0, 15)
         )
         limit = sequence_length - self.pictures * tokens_per_image
-        self.text = text if more is None else np.minimum(text, limit.clip(4, None))
+        self.text = (
+            text if more is None else np.minimum(text, limit.clip(4, None))
+        )
         self.num_documents = 2_000_000_000
         self.tokens_per_image = tokens_per_image
 
     def tokens(self, ids: np.ndarray) -> np.ndarray:
         return (
-            self.text[ids % TABLE] + self.pictures[ids % TABLE] * self.tokens_per_image
+            self.text[ids % TABLE]
+            + self.pictures[ids % TABLE] * self.tokens_per_image
         )
 
     def images(self, ids: np.ndarray) -> np.ndarray:
@@ -103,7 +112,11 @@ class Synthetic:
     def document(self, number: int, pool: list[Image]) -> Document:
         n = int(self.text[number % TABLE]) - 1
         k = int(self.pictures[number % TABLE])
-        ids = np.random.default_rng(number).integers(8, self.vocabulary, n).tolist()
+        ids = (
+            np.random.default_rng(number)
+            .integers(8, self.vocabulary, n)
+            .tolist()
+        )
         cuts = np.linspace(0, n, k + 1).astype(int) if k else [0, n]
         parts: list[Any] = []
         for i in range(len(cuts) - 1):
@@ -118,7 +131,9 @@ def pictures(count: int, side: int) -> list[Image]:
     made = []
     for i in range(count):
         rng = np.random.default_rng(i)
-        small = Pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        small = Pillow.fromarray(
+            rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        )
         coarse = small.resize((side, side), Pillow.Resampling.BICUBIC)
         noisy = np.asarray(coarse, np.int16) + rng.normal(
             0, 12, (side, side, 3)
@@ -155,7 +170,9 @@ class RowDataset(torch.utils.data.Dataset):
         self.pool = pool
         self.sequence_length = sequence_length
 
-    def __getitem__(self, rows: list[tuple[DocumentSegment, ...]]) -> PackedBatch:
+    def __getitem__(
+        self, rows: list[tuple[DocumentSegment, ...]]
+    ) -> PackedBatch:
         spans = [
             [
                 RenderedSegment(
@@ -169,17 +186,27 @@ class RowDataset(torch.utils.data.Dataset):
             ]
             for row in rows
         ]
-        return collate(spans, self.renderer, sequence_length=self.sequence_length)
+        return collate(
+            spans, self.renderer, sequence_length=self.sequence_length
+        )
 
 
 def batches(
-    config: Any, model: Any, tokenizer: Tokenizer, *, workers: int, text_only: bool
+    config: Any,
+    model: Any,
+    tokenizer: Tokenizer,
+    *,
+    workers: int,
+    text_only: bool,
 ) -> Iterator[PackedBatch]:
     loader = config.loader
     weights = {"text": 1.0} if text_only else WEIGHTS
     sources = {
         kind: Synthetic(
-            kind, model.tokens_per_image, loader.sequence_length, tokenizer.vocab_size
+            kind,
+            model.tokens_per_image,
+            loader.sequence_length,
+            tokenizer.vocab_size,
         )
         for kind in weights
     }
@@ -207,7 +234,10 @@ def batches(
     return load_batches(
         plan(),
         RowDataset(
-            renderer, list(sources.values()), pictures(64, side), loader.sequence_length
+            renderer,
+            list(sources.values()),
+            pictures(64, side),
+            loader.sequence_length,
         ),
         workers=workers,
     )
@@ -253,7 +283,9 @@ def watch(model: Any, clock: Clock) -> None:
             )
 
 
-def _watched(name: str, call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+def _watched(
+    name: str, call: Callable[..., Any], clock: Clock
+) -> Callable[..., Any]:
     def watched(x: torch.Tensor, *more: Any) -> Any:
         clock.mark("loss")
         if x.requires_grad and name != "encoder":
@@ -265,7 +297,9 @@ def _watched(name: str, call: Callable[..., Any], clock: Clock) -> Callable[...,
         first = output[0] if isinstance(output, tuple) else output
         if first.requires_grad:
             first.register_hook(
-                lambda _: clock.mark("loss" if name == "decoder" else "connector")
+                lambda _: clock.mark(
+                    "loss" if name == "decoder" else "connector"
+                )
             )
         return output
 
@@ -274,7 +308,8 @@ def _watched(name: str, call: Callable[..., Any], clock: Clock) -> Callable[...,
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
@@ -335,7 +370,9 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     watch(model, clock)
     shard(model, device=device, precision=config.precision)
     optimizer = config.optimizer.build(model=model)
-    scheduler = config.scheduler.build(peak_lr=config.optimizer.peak_lr, steps=1000)
+    scheduler = config.scheduler.build(
+        peak_lr=config.optimizer.peak_lr, steps=1000
+    )
     loader = batches(
         config,
         model,
@@ -360,7 +397,9 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
             clock.mark("data")
             losses = model(batch)
             clock.mark("loss")
-            (losses.objective / max(1, batch.num_targets * accumulate)).backward()
+            (
+                losses.objective / max(1, batch.num_targets * accumulate)
+            ).backward()
             clock.mark(
                 "encoder"
                 if "encoder" in params and "encoder" not in config.frozen
@@ -432,7 +471,10 @@ def _dearest(one_step: Callable[[], Any], device: torch.device) -> str:
         one_step()
     by = f"self_{device.type}_time_total"
     return profiler.key_averages(group_by_input_shape=True).table(
-        sort_by=by, row_limit=15, max_src_column_width=10, max_name_column_width=50
+        sort_by=by,
+        row_limit=15,
+        max_src_column_width=10,
+        max_name_column_width=50,
     )
 
 
@@ -463,7 +505,9 @@ def report(arguments: argparse.Namespace, result: dict[str, Any]) -> str:
         "ceiling, measured": f"{result['ceiling'] / 1e12:.3f} T",
         "FLOP utilisation": f"{rate / result['ceiling']:.1%}",
         "peak memory": f"{result['memory'] / 2**30:.1f} GiB",
-        "time by part": ", ".join(f"{n} {v:.0%}" for n, v in result["shares"].items()),
+        "time by part": ", ".join(
+            f"{n} {v:.0%}" for n, v in result["shares"].items()
+        ),
         "loss of the last micro-batch": f"{result['loss']:.3f}",
     }
     only_text = " --text-only" if arguments.text_only else ""

@@ -58,7 +58,9 @@ def could_be_apart(node: ast.AST) -> bool:
 
 def _places(node: ast.AST) -> set[str]:
     """Names and attributes in it, as they are written."""
-    inner = (n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute))
+    inner = (
+        n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute)
+    )
     return {ast.unparse(n) for n in inner} - {"self"}
 
 
@@ -85,7 +87,11 @@ class Structure:
         return homes
 
     def shared_names(self) -> dict[str, set[str]]:
-        return {name: homes for name, homes in self.names().items() if len(homes) > 1}
+        return {
+            name: homes
+            for name, homes in self.names().items()
+            if len(homes) > 1
+        }
 
     def folders(self) -> Counter[str]:
         """Lines of the files that lie directly in each folder."""
@@ -95,7 +101,9 @@ class Structure:
         return counter
 
     def tuple_assignments(self) -> int:
-        nodes = (node for tree in self.trees.values() for node in ast.walk(tree))
+        nodes = (
+            node for tree in self.trees.values() for node in ast.walk(tree)
+        )
         return sum(map(several_at_once, nodes))
 
     def over_budget(self) -> Iterator[str]:
@@ -132,7 +140,8 @@ class Structure:
                 f"| lines, files | {lines:,}, {len(self.trees)} |",
                 f"| public names defined in two files or more | {shared} of {names},"
                 f" {shared / names:.1%} |",
-                f"| largest folder's share of lines | mm1/{folder}, {most / lines:.1%} |",
+                "| largest folder's share of lines |"
+                f" mm1/{folder}, {most / lines:.1%} |",
                 f"| statements in 100 lines | {100 * number / lines:.1f} |",
                 "| tuple assignments in 1,000 lines |"
                 f" {1000 * self.tuple_assignments() / lines:.1f} |",
@@ -142,7 +151,9 @@ class Structure:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Budgets of the code.")
-    parser.add_argument("--check", action="store_true", help="name what is over")
+    parser.add_argument(
+        "--check", action="store_true", help="name what is over"
+    )
     parser.add_argument("--package", type=Path, default=PACKAGE)
     options = parser.parse_args()
     structure = Structure(options.package)

@@ -15,7 +15,14 @@ from typing import Any, get_origin
 import torch
 
 from mm1 import miniature, recipes
-from mm1.config import ConfigError, Configurable, flatten, nearest, path_of, to_text
+from mm1.config import (
+    ConfigError,
+    Configurable,
+    flatten,
+    nearest,
+    path_of,
+    to_text,
+)
 from mm1.eval.classes import Classes
 from mm1.eval.evaluator import Evaluator
 from mm1.miniature.lr_law import LR_STUDIES
@@ -50,8 +57,14 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any], inspect.Signature]]:
         for module in pkgutil.iter_modules(package.__path__):
             file = importlib.import_module(f"{package.__name__}.{module.name}")
             for name, function in inspect.getmembers(file, inspect.isfunction):
-                if function.__module__ == file.__name__ and not name.startswith("_"):
-                    yield name, function, inspect.signature(function, eval_str=True)
+                if function.__module__ == file.__name__ and not name.startswith(
+                    "_"
+                ):
+                    yield (
+                        name,
+                        function,
+                        inspect.signature(function, eval_str=True),
+                    )
 
 
 def _returning(result: type) -> dict[str, Callable[[], Any]]:
@@ -70,17 +83,24 @@ def _returns(signature: inspect.Signature) -> Any:
 
 def _needed(signature: inspect.Signature) -> list[str]:
     """The parameters without a default."""
-    return [p.name for p in signature.parameters.values() if p.default is p.empty]
+    return [
+        p.name for p in signature.parameters.values() if p.default is p.empty
+    ]
 
 
-def _unknown(kind: str, result: type, name: str, known: Iterable[str]) -> ConfigError:
+def _unknown(
+    kind: str, result: type, name: str, known: Iterable[str]
+) -> ConfigError:
     """The error for a name that is no recipe or study.
 
     If a function of that name exists, the message says what it lacks; otherwise it
     names the nearest one.
     """
     for other, function, signature in _functions():
-        if other != name or _returns(signature) not in (result, signature.empty):
+        if other != name or _returns(signature) not in (
+            result,
+            signature.empty,
+        ):
             continue
         missing = []
         if _returns(signature) is not result:
@@ -132,7 +152,9 @@ def studies_named(names: Sequence[str]) -> dict[str, Study]:
     """The ablations of these names; `lessons` stands for several."""
     known = all_studies()
     single = [
-        each for name in names for each in (LESSONS if name == "lessons" else [name])
+        each
+        for name in names
+        for each in (LESSONS if name == "lessons" else [name])
     ]
     return {name: known[name]() for name in single}
 
@@ -149,7 +171,9 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
     is_path = path.is_dir() or path.suffix == ".json"
     config = read_config(path) if is_path else recipe(name)
     if not isinstance(config, Trainer.Config):
-        raise ConfigError(f"{name} is the config of a {path_of(config)}, not of a run")
+        raise ConfigError(
+            f"{name} is the config of a {path_of(config)}, not of a run"
+        )
     before = dict(config.init)
     for assignment in overrides:
         override(config, assignment)
@@ -203,15 +227,21 @@ def entries(group: str, *, sizes: bool = False) -> list[Entry]:
         ]
         lessons = f"MM1's lessons in miniature: {', '.join(LESSONS)}."
         named = {"lessons": lessons} | LR_STUDIES
-        return studies + [Entry(name, summary) for name, summary in named.items()]
+        return studies + [
+            Entry(name, summary) for name, summary in named.items()
+        ]
     components = component_names(ROLES[group])
     return [_component_entry(name, each) for name, each in components.items()]
 
 
-def _recipe_entry(name: str, function: Recipe, counted: dict[str, str] | None) -> Entry:
+def _recipe_entry(
+    name: str, function: Recipe, counted: dict[str, str] | None
+) -> Entry:
     """`counted` caches the sizes of models; without it they are not counted."""
     config = function()
-    hardware = re.findall(r"Hardware: ([^.]*)\.", inspect.getdoc(function) or "")
+    hardware = re.findall(
+        r"Hardware: ([^.]*)\.", inspect.getdoc(function) or ""
+    )
     size = ""
     if counted is not None:
         model = to_text(config.model)
@@ -220,14 +250,22 @@ def _recipe_entry(name: str, function: Recipe, counted: dict[str, str] | None) -
     return Entry(name, _summary(function), needs, size)
 
 
-def _study_entry(name: str, function: Callable[[], Study], sizes: bool) -> Entry:
+def _study_entry(
+    name: str, function: Callable[[], Study], sizes: bool
+) -> Entry:
     if not sizes:
-        return Entry(name, _summary(function), _phrase("needs", *_extras(function)))
+        return Entry(
+            name, _summary(function), _phrase("needs", *_extras(function))
+        )
     plan = StudyPlan(Path("OUT"))
     function().rows(plan, 0)
-    folders = [each for config in plan.runs.values() for each in _folders(config)]
+    folders = [
+        each for config in plan.runs.values() for each in _folders(config)
+    ]
     outside = [
-        each for each in dict.fromkeys(folders) if Path("OUT") not in Path(each).parents
+        each
+        for each in dict.fromkeys(folders)
+        if Path("OUT") not in Path(each).parents
     ]
     needs = _phrase("needs", *outside, *_extras(function))
     return Entry(name, _summary(function), needs, f"{len(plan.runs)} runs")
@@ -241,8 +279,11 @@ def _component_entry(name: str, component: type[Configurable]) -> Entry:
     general = {
         field
         for base in component.__mro__
-        if hasattr(sys.modules[base.__module__], "__path__") and base is not component
-        for field in getattr(getattr(base, "Config", None), "__annotations__", ())
+        if hasattr(sys.modules[base.__module__], "__path__")
+        and base is not component
+        for field in getattr(
+            getattr(base, "Config", None), "__annotations__", ()
+        )
     }
     empty = [
         key
@@ -266,15 +307,23 @@ def _folders(config: Trainer.Config) -> list[str]:
 
 def _summary(named: Any) -> str:
     """The first paragraph of a docstring: its own, or that of its file."""
-    about = vars(named).get("__doc__") if isinstance(named, type) else named.__doc__
+    about = (
+        vars(named).get("__doc__") if isinstance(named, type) else named.__doc__
+    )
     about = about or sys.modules[named.__module__].__doc__ or ""
     return " ".join(about.partition("\n\n")[0].split())
 
 
 def _extras(named: Any) -> list[str]:
     """The optional dependencies that the docstrings around it name, as `mm1[x]`."""
-    *packages, _ = itertools.accumulate(named.__module__.split("."), "{}.{}".format)
-    abouts = [named, sys.modules[named.__module__], *map(sys.modules.get, packages)]
+    *packages, _ = itertools.accumulate(
+        named.__module__.split("."), "{}.{}".format
+    )
+    abouts = [
+        named,
+        sys.modules[named.__module__],
+        *map(sys.modules.get, packages),
+    ]
     return sorted(
         {e for a in abouts for e in re.findall(r"mm1\[\w+\]", a.__doc__ or "")}
     )

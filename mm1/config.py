@@ -21,7 +21,15 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from beartype.door import is_bearable
 
@@ -109,7 +117,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Configurable.Config):
         leaves = {prefix: path_of(value)} if prefix else {}
         for f in fields(value):
-            leaves |= flatten(getattr(value, f.name), f"{prefix}.{f.name}".lstrip("."))
+            leaves |= flatten(
+                getattr(value, f.name), f"{prefix}.{f.name}".lstrip(".")
+            )
         return leaves
     if isinstance(value, dict) and value:
         return {
@@ -131,7 +141,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def to_text(config: Configurable.Config) -> str:
     """The whole config, one line for each leaf: what `mm1 show` prints and the golden
     tests compare."""
-    return "".join(f"{key} = {value!r}\n" for key, value in flatten(config).items())
+    return "".join(
+        f"{key} = {value!r}\n" for key, value in flatten(config).items()
+    )
 
 
 def differences(
@@ -181,7 +193,9 @@ def from_json(value: Any) -> Any:
             if f.default is f.default_factory is MISSING
         } - kwargs.keys()
         if needed:
-            raise ConfigError(f"{value['class']} needs {', '.join(sorted(needed))}")
+            raise ConfigError(
+                f"{value['class']} needs {', '.join(sorted(needed))}"
+            )
         return config_class(**kwargs)
     if isinstance(value, dict):
         return {k: from_json(v) for k, v in value.items()}
@@ -193,7 +207,9 @@ def from_json(value: Any) -> Any:
 def field_types(config_class: type, name: str) -> tuple[Any, ...]:
     """The alternatives of a field's annotation, type variables as their bounds."""
     hint = get_type_hints(config_class)[name]
-    alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    alternatives = (
+        get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    )
     return tuple(
         (kind.__bound__ or object) if isinstance(kind, TypeVar) else kind
         for kind in alternatives
@@ -224,4 +240,6 @@ def as_field(config_class: type, name: str, value: Any, key: str) -> Any:
     if is_bearable(value, hint):
         return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise ConfigError(f"{key} must be {wanted.replace('typing.', '')}, not {value!r}")
+    raise ConfigError(
+        f"{key} must be {wanted.replace('typing.', '')}, not {value!r}"
+    )

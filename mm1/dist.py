@@ -53,7 +53,9 @@ def world_size() -> int:
 
 def mesh(device: torch.device) -> DeviceMesh:
     """A mesh with one axis, `data`, over all ranks."""
-    return init_device_mesh(device.type, (world_size(),), mesh_dim_names=("data",))
+    return init_device_mesh(
+        device.type, (world_size(),), mesh_dim_names=("data",)
+    )
 
 
 def say(*words: object) -> None:
@@ -112,6 +114,8 @@ class _AllGather(torch.autograd.Function):
         return own
 
 
-def all_gather_with_grad(local: Float[Tensor, "B E"]) -> Float[Tensor, "all_B E"]:
+def all_gather_with_grad(
+    local: Float[Tensor, "B E"],
+) -> Float[Tensor, "all_B E"]:
     """`all_gather` with gradients, which flow back to the rank that a row came from."""
     return local if world_size() == 1 else _AllGather.apply(local)  # type: ignore[no-any-return]

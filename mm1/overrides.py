@@ -49,7 +49,9 @@ def override(config: Configurable.Config, assignment: str) -> None:
     """
     key, equals, text = assignment.partition("=")
     if not equals:
-        raise ConfigError(f"{assignment!r} is not an assignment; write key=value")
+        raise ConfigError(
+            f"{assignment!r} is not an assignment; write key=value"
+        )
     *parents, name = key.split(".")
     holder: Any = config
     types: tuple[Any, ...] = ()
@@ -73,7 +75,9 @@ def override(config: Configurable.Config, assignment: str) -> None:
 def default_config(role: type[Role], name: str, key: str = "") -> Any:
     """The config of a component with its default options; see `find_component`."""
     component = find_component(role, name, key)
-    return from_json({"class": f"{component.__module__}:{component.__qualname__}"})
+    return from_json(
+        {"class": f"{component.__module__}:{component.__qualname__}"}
+    )
 
 
 def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
@@ -91,7 +95,9 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
         return component
     for package in _packages(role):
         matches = [
-            each for each in _components(role, package) if name in _short_names(each)
+            each
+            for each in _components(role, package)
+            if name in _short_names(each)
         ]
         if matches:
             break
@@ -99,7 +105,9 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
         known = nearest(name, component_names(role))
         raise ConfigError(f"{prefix}no {role.__name__} {name!r}{known}")
     if len(matches) > 1:
-        paths = " or ".join(f"{each.__module__}:{each.__name__}" for each in matches)
+        paths = " or ".join(
+            f"{each.__module__}:{each.__name__}" for each in matches
+        )
         raise ConfigError(f"{prefix}{name!r} is ambiguous; write {paths}")
     return matches[0]
 
@@ -107,7 +115,9 @@ def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:
 def component_names(role: type[Role]) -> dict[str, type[Role]]:
     """Every class that plays a role, by its short name."""
     components = [
-        each for package in _packages(role) for each in _components(role, package)
+        each
+        for package in _packages(role)
+        for each in _components(role, package)
     ]
     firsts = [_short_names(each)[0] for each in components]
     return {
@@ -121,7 +131,9 @@ def _packages(role: type[Configurable]) -> list[str]:
     the other does not have."""
     own = importlib.import_module(role.__module__)
     is_package = hasattr(own, "__path__")
-    folder = role.__module__ if is_package else role.__module__.rpartition(".")[0]
+    folder = (
+        role.__module__ if is_package else role.__module__.rpartition(".")[0]
+    )
     return list(dict.fromkeys((folder or role.__module__, MINIATURE)))
 
 
@@ -143,7 +155,9 @@ def _modules(package: str) -> Iterator[ModuleType]:
     """A package and its files."""
     own = importlib.import_module(package)
     yield own
-    for file in pkgutil.walk_packages(getattr(own, "__path__", ()), f"{package}."):
+    for file in pkgutil.walk_packages(
+        getattr(own, "__path__", ()), f"{package}."
+    ):
         yield importlib.import_module(file.name)
 
 
@@ -154,7 +168,9 @@ def _is_abstract(component: type) -> bool:
         getattr(inspect.unwrap(member), "__code__", None)
         for _, member in inspect.getmembers(component, inspect.isfunction)
     )
-    return any(code and code.co_names == ("NotImplementedError",) for code in codes)
+    return any(
+        code and code.co_names == ("NotImplementedError",) for code in codes
+    )
 
 
 def _short_names(component: type) -> list[str]:
@@ -170,7 +186,9 @@ def _short_names(component: type) -> list[str]:
 
 def _types_of(holder: Any, name: str) -> tuple[Any, ...]:
     """The alternatives of a field's type; nothing for what is no field."""
-    if not isinstance(holder, Configurable.Config) or name not in _children(holder):
+    if not isinstance(holder, Configurable.Config) or name not in _children(
+        holder
+    ):
         return ()
     return field_types(type(holder), name)
 
@@ -234,10 +252,14 @@ def _child(config: Configurable.Config, key: str, node: Any, depth: int) -> Any:
         raise ConfigError(f"no key {missing!r}{remedy}{near}")
     if not (closest := _closest_keys(key, list(flatten(config)))):
         siblings = [".".join((*parts[:depth], child)) for child in children]
-        names = difflib.get_close_matches(parts[depth], children, n=1, cutoff=0.5)
+        names = difflib.get_close_matches(
+            parts[depth], children, n=1, cutoff=0.5
+        )
         closest = [key for key in siblings if key.rpartition(".")[2] in names]
     if not closest:
-        raise ConfigError(f"no key {missing!r}{nearest(parts[depth], children)}")
+        raise ConfigError(
+            f"no key {missing!r}{nearest(parts[depth], children)}"
+        )
     *others, last = map(repr, closest)
     options = f"{', '.join(others)} or {last}" if others else last
     raise ConfigError(f"no key {key!r}; did you mean {options}?")

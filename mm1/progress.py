@@ -51,7 +51,9 @@ class ProgressBar:
             disable=not self.is_terminal or dist.rank() != 0,
             transient=transient,
         )
-        self.task = self.bar.add_task(description, total=max(total, 1e-9), details="")
+        self.task = self.bar.add_task(
+            description, total=max(total, 1e-9), details=""
+        )
         self.bar.update(self.task, completed=completed)
 
     def __enter__(self) -> "ProgressBar":

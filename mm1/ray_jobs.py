@@ -46,7 +46,9 @@ class RayJobs:
         try:
             import ray  # type: ignore[import-not-found]
         except ImportError as error:
-            raise UserError("--on ray needs Ray: pip install 'mm1[ray]'") from error
+            raise UserError(
+                "--on ray needs Ray: pip install 'mm1[ray]'"
+            ) from error
         self.ray: Any = ray
         self.is_ours: bool = not ray.is_initialized()
         try:
@@ -69,7 +71,9 @@ class RayJobs:
     def wait(self, jobs: Sequence[RayJob], timeout: float) -> list[RayJob]:
         """Wait up to `timeout` seconds for one job; return those that are done."""
         by_reference = {job.reference: job for job in jobs}
-        ready, _ = self.ray.wait(list(by_reference), num_returns=1, timeout=timeout)
+        ready, _ = self.ray.wait(
+            list(by_reference), num_returns=1, timeout=timeout
+        )
         return [by_reference[reference] for reference in ready]
 
     def shut_down(self) -> None:

@@ -40,7 +40,9 @@ def classes_in(role: type, *packages: ModuleType) -> list[Any]:
         c
         for m in modules
         for c in vars(m).values()
-        if isinstance(c, type) and issubclass(c, role) and c.__module__ == m.__name__
+        if isinstance(c, type)
+        and issubclass(c, role)
+        and c.__module__ == m.__name__
     ]
 
 

@@ -125,7 +125,9 @@ def write_model(
     have no token."""
     num_tokens = write_tokenizer(folder, begin=begin)
     config_class, own = FAMILIES[family]
-    eos = Backend.from_file(str(folder / "tokenizer.json")).token_to_id("<|endoftext|>")
+    eos = Backend.from_file(str(folder / "tokenizer.json")).token_to_id(
+        "<|endoftext|>"
+    )
     config = config_class(
         **SHAPE
         | own
@@ -134,13 +136,16 @@ def write_model(
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    with (
-        torch.no_grad()
-    ):  # far from initialisation: norms and biases count, and logits differ clearly
+    # far from initialisation: norms and biases count, and logits differ clearly
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(
                 torch.randn_like(parameter)
-                * (0.2 if parameter.ndim == 1 else 3 / parameter.shape[-1] ** 0.5)
+                * (
+                    0.2
+                    if parameter.ndim == 1
+                    else 3 / parameter.shape[-1] ** 0.5
+                )
             )
             if parameter.ndim == 1:
                 parameter.add_(1.0)

@@ -14,7 +14,9 @@ from mm1 import dist
 PATIENCE = 240  # seconds, so that a hang is a failure
 
 
-def on_ranks(number: int, function: Callable[..., Any], *arguments: Any) -> None:
+def on_ranks(
+    number: int, function: Callable[..., Any], *arguments: Any
+) -> None:
     """Calls the function once on each of so many ranks; fails where one of them
     does."""
     with socket.socket() as free:
@@ -22,7 +24,9 @@ def on_ranks(number: int, function: Callable[..., Any], *arguments: Any) -> None
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
     ranks = [
-        context.Process(target=_rank, args=(n, number, port, function, arguments))
+        context.Process(
+            target=_rank, args=(n, number, port, function, arguments)
+        )
         for n in range(number)
     ]
     for rank in ranks:

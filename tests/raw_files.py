@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image as Pillow
 
 
-def jpeg(seed: int = 0, size: tuple[int, int] = (12, 9), kind: str = "JPEG") -> bytes:
+def jpeg(
+    seed: int = 0, size: tuple[int, int] = (12, 9), kind: str = "JPEG"
+) -> bytes:
     """A picture of noise, `size` = (width, height)."""
     noise = np.random.default_rng(seed).integers(
         0, 256, (size[1], size[0], 3), dtype=np.uint8
@@ -51,13 +53,17 @@ def write_pages(path: Path, pages: Sequence[Mapping[str, Any]]) -> Path:
     schema = pa.schema(
         {"images": pa.list_(pa.binary()), "texts": pa.list_(pa.string())}
     )
-    pq.write_table(pa.Table.from_pylist(list(pages), schema), path, row_group_size=3)
+    pq.write_table(
+        pa.Table.from_pylist(list(pages), schema), path, row_group_size=3
+    )
     return path
 
 
 def write_lines(path: Path, records: Iterable[Any]) -> Path:
     """JSON lines; bytes are written as they are."""
-    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
+    lines = [
+        r if isinstance(r, bytes) else json.dumps(r).encode() for r in records
+    ]
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
 

@@ -38,7 +38,11 @@ def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest() -> None:
     }
     assert (batch.num_pairs, batch.source_names) == (10, ("text",))
     assert (
-        len(move(ImageBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), "meta").images)
+        len(
+            move(
+                ImageBatch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)), "meta"
+            ).images
+        )
         == 2
     )
 

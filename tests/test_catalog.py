@@ -10,7 +10,14 @@ import pytest
 
 from mm1 import config as configs
 from mm1 import recipes
-from mm1.catalog import LESSONS, ROLES, all_recipes, all_studies, entries, recipe
+from mm1.catalog import (
+    LESSONS,
+    ROLES,
+    all_recipes,
+    all_studies,
+    entries,
+    recipe,
+)
 from mm1.cli.list import GROUPS, print_entries
 from mm1.cli.study import study_by_name
 from mm1.config import ConfigError
@@ -126,13 +133,16 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 @pytest.mark.usefixtures("own_file")
-def test_what_a_function_lacks_to_be_a_recipe_is_said(name: str, missing: str) -> None:
+def test_what_a_function_lacks_to_be_a_recipe_is_said(
+    name: str, missing: str
+) -> None:
     assert "my_complete_recipe" in all_recipes()
     assert name not in all_recipes()
     with pytest.raises(ConfigError) as error:
         recipe(name)
     assert (
-        str(error.value) == f"{name} in mm1/recipes/mine.py is no recipe yet: {missing}"
+        str(error.value)
+        == f"{name} in mm1/recipes/mine.py is no recipe yet: {missing}"
     )
 
 
@@ -144,7 +154,9 @@ def test_what_a_function_lacks_to_be_a_study_is_said(tmp_path: Path) -> None:
         study_by_name(["my_study"], tmp_path / "out", seeds=(0,))
 
 
-def test_a_function_that_returns_something_else_is_not_taken_for_a_recipe() -> None:
+def test_a_function_that_returns_something_else_is_not_taken_for_a_recipe() -> (
+    None
+):
     with pytest.raises(ConfigError, match="no recipe 'filters_named'"):
         recipe("filters_named")
 
@@ -158,21 +170,29 @@ def test_the_list_has_every_group_and_says_what_each_is() -> None:
         assert not any(entry.size for entry in listed)
 
 
-def test_sizes_are_parameters_without_the_vocabulary_and_runs_of_a_seed() -> None:
+def test_sizes_are_parameters_without_the_vocabulary_and_runs_of_a_seed() -> (
+    None
+):
     """10,230,016 parameters of the 9M decoder: golden_params.txt."""
     recipes = {entry.name: entry for entry in entries("recipes", sizes=True)}
     assert recipes["language_model_9m"].size == "10.2M"
     assert recipes["sft_3b"].size == recipes["pretrain_3b"].size == "3.61B"
-    assert recipes["sft_3b"].needs == "needs data/instructions, runs/pretrain_3b"
+    assert (
+        recipes["sft_3b"].needs == "needs data/instructions, runs/pretrain_3b"
+    )
     studies = {entry.name: entry for entry in entries("studies", sizes=True)}
     assert studies["mixture"].size == "5 runs"
-    assert studies["mixture"].needs.startswith("needs data/interleaved, data/captions")
+    assert studies["mixture"].needs.startswith(
+        "needs data/interleaved, data/captions"
+    )
     assert studies["miniature_mixture"].needs == "needs mm1[miniature]"
 
 
 def test_needs_come_from_configs_and_docstrings() -> None:
     benchmarks = {entry.name: entry.needs for entry in entries("benchmarks")}
-    assert benchmarks["coco"].startswith("options annotations, images, train_annot")
+    assert benchmarks["coco"].startswith(
+        "options annotations, images, train_annot"
+    )
     assert "retrieval" not in benchmarks["coco"]
     assert benchmarks["probe"] == "options data.test, data.train, data.names"
     assert benchmarks["miniature"] == "needs mm1[miniature]"

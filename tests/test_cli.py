@@ -54,7 +54,8 @@ def test_options_keep_their_values_with_an_equals_sign(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = (
-        "mm1 study mixture pretrain:steps=9 --ask gpus=8 --out x --jobs 2 log_every=1"
+        "mm1 study mixture pretrain:steps=9 --ask gpus=8 --out x --jobs 2"
+        " log_every=1"
     )
     monkeypatch.setattr("sys.argv", command.split())
     arguments = cli.parse_arguments()
@@ -74,7 +75,9 @@ def test_options_keep_their_values_with_an_equals_sign(
     ],
 )
 def test_what_is_neither_is_named(
-    wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wrong: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["mm1", *wrong.split()])
     with pytest.raises(SystemExit):
@@ -121,7 +124,9 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_wrong_key_leads_to_the_right_one_in_a_shell(tmp_path: Path) -> None:
-    done = run("train", "pretrain_small", "batch_size=4", "--out", tmp_path / "run")
+    done = run(
+        "train", "pretrain_small", "batch_size=4", "--out", tmp_path / "run"
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     message = "mm1: no key 'batch_size'; did you mean 'loader.batch_size'?\n"
@@ -130,7 +135,9 @@ def test_a_wrong_key_leads_to_the_right_one_in_a_shell(tmp_path: Path) -> None:
 
 
 def test_diff_says_what_overrides_change_in_a_shell() -> None:
-    done = run("diff", "miniature_pretrain", "model.connector=average_pool", "steps=5")
+    done = run(
+        "diff", "miniature_pretrain", "model.connector=average_pool", "steps=5"
+    )
     assert done.returncode == 0
     changed = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert changed.pop("steps").endswith(" -> 5")
@@ -146,7 +153,14 @@ def test_the_list_has_a_line_for_everything_that_has_a_name() -> None:
     lines = done.stdout.splitlines()
     heads = [line for line in lines if not line.startswith("  ")]
     assert [head.split()[0] for head in heads] == list(GROUPS)
-    for name in ("pretrain_small", "mixture", "lessons", "captions", "coco", "muon"):
+    for name in (
+        "pretrain_small",
+        "mixture",
+        "lessons",
+        "captions",
+        "coco",
+        "muon",
+    ):
         assert sum(line.split()[0] == name for line in lines) == 1, name
     small = next(line for line in lines if line.split()[0] == "pretrain_small")
     assert small.endswith(

@@ -35,7 +35,9 @@ from mm1.runs.description import finished, read_config
         ("[1]", "x.json holds a list, not an object: get it anew"),
     ],
 )
-def test_a_damaged_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(
+    content: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
@@ -91,7 +93,9 @@ def test_a_file_or_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert [each.name for each in path.iterdir()] == ["file"]
 
 
-def test_an_error_leaves_neither_a_file_nor_a_temporary_one(tmp_path: Path) -> None:
+def test_an_error_leaves_neither_a_file_nor_a_temporary_one(
+    tmp_path: Path,
+) -> None:
     def write_half(make: Callable[[Path], object]) -> None:
         with atomic_path(tmp_path / "x") as temporary:
             make(temporary)
@@ -103,7 +107,9 @@ def test_an_error_leaves_neither_a_file_nor_a_temporary_one(tmp_path: Path) -> N
         assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_are_written_appended_and_read_but_for_a_half_one(tmp_path: Path) -> None:
+def test_lines_are_written_appended_and_read_but_for_a_half_one(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "x.jsonl"
     assert read_jsonl(path) == []
     write_jsonl(path, [{"a": 0.1}, {"ü": None}])

@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    command = [
+        str(Path(sys.executable).with_name("lint-imports")),
+        "--no-cache",
+    ]
     return subprocess.run(
         command,
         cwd=folder,
@@ -23,7 +26,9 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_planted_upward_import_is_found(tmp_path: Path) -> None:
     shutil.copytree(
-        ROOT / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "mm1",
+        tmp_path / "mm1",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert lint(tmp_path).returncode == 0

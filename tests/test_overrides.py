@@ -42,7 +42,10 @@ from mm1.train.schedulers import Scheduler, WarmupCosine
         ("sizes=[4,5]", lambda c: c.sizes == (4, 5)),
         ("limit=9", lambda c: c.limit == 9),
         ("limit=None", lambda c: c.limit is None),
-        ("origins.encoder=runs/clip", lambda c: c.origins == {"encoder": "runs/clip"}),
+        (
+            "origins.encoder=runs/clip",
+            lambda c: c.origins == {"encoder": "runs/clip"},
+        ),
         ("engine=test_config:Turbine", lambda c: c.engine.owner is Turbine),
         ("engine=turbine", lambda c: c.engine.owner is Turbine),
         ("engine=Turbine", lambda c: c.engine.owner is Turbine),
@@ -61,10 +64,19 @@ def test_an_assignment_changes_one_key(assignment: str, read) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("engine.pwer=7", "no key 'engine.pwer'; did you mean 'engine.power'[?]"),
-        ("engin.power=7", "no key 'engin.power'; did you mean 'engine.power'[?]"),
+        (
+            "engine.pwer=7",
+            "no key 'engine.pwer'; did you mean 'engine.power'[?]",
+        ),
+        (
+            "engin.power=7",
+            "no key 'engin.power'; did you mean 'engine.power'[?]",
+        ),
         ("power=7", "did you mean .*'engine.power'.* or "),
-        ("spare.bak.power=3", r"no key 'spare.bak' \(spare.bak=NAME adds it\); known:"),
+        (
+            "spare.bak.power=3",
+            r"no key 'spare.bak' \(spare.bak=NAME adds it\); known:",
+        ),
         ("x=3", "no key 'x'; known: engine, limit, name"),
         ("engine.power=fast", "engine.power must be int, not 'fast'"),
         ("limit=fast", r"limit must be int \| None, not 'fast'"),
@@ -76,7 +88,9 @@ def test_an_assignment_changes_one_key(assignment: str, read) -> None:
         ("engine=turbin", "engine: no Engine 'turbin'; did you mean 'turbine'"),
     ],
 )
-def test_mistakes_name_the_key_and_the_nearest(assignment: str, message: str) -> None:
+def test_mistakes_name_the_key_and_the_nearest(
+    assignment: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         override(car(), assignment)
 
@@ -137,8 +151,16 @@ def test_short_names_are_those_of_files_and_classes(
 @pytest.mark.parametrize(
     ("role", "name", "message"),
     [
-        (Connector, "averge_pool", "no Connector 'averge_pool'; did you mean 'average"),
-        (Connector, "coco", "no Connector 'coco'; known: attention_pool, average_pool"),
+        (
+            Connector,
+            "averge_pool",
+            "no Connector 'averge_pool'; did you mean 'average",
+        ),
+        (
+            Connector,
+            "coco",
+            "no Connector 'coco'; known: attention_pool, average_pool",
+        ),
         (Connector, "Connector", "no Connector 'Connector'"),
         (Connector, "mm1.nn.vit:ViT", "mm1.nn.vit:ViT is no Connector"),
         (Evaluator, "folders", "no Evaluator 'folders'"),
@@ -156,10 +178,16 @@ def test_only_what_implements_a_role_has_a_short_name() -> None:
     files = {path.stem for path in Path(sources.__path__[0]).glob("[!_]*.py")}
     assert set(component_names(Source)) == files
     benchmarks = component_names(Evaluator)
-    assert {"coco", "vqa", "probe", "zero_shot_classification", "miniature"} <= set(
+    assert {
+        "coco",
+        "vqa",
+        "probe",
+        "zero_shot_classification",
+        "miniature",
+    } <= set(benchmarks)
+    assert not {"evaluator", "benchmark", "annotated", "captions"} & set(
         benchmarks
     )
-    assert not {"evaluator", "benchmark", "annotated", "captions"} & set(benchmarks)
 
 
 def test_a_short_name_is_stored_in_full() -> None:
@@ -214,12 +242,16 @@ def test_a_file_that_is_added_to_an_open_folder_has_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.setattr(connectors, "__path__", [*connectors.__path__, str(tmp_path)])
+    monkeypatch.setattr(
+        connectors, "__path__", [*connectors.__path__, str(tmp_path)]
+    )
     run = recipe("pretrain_small")
     override(run, "model.connector=other")
     assert configs.path_of(run.model.connector) == "mm1.nn.connectors.own:Other"  # type: ignore[attr-defined]
     assert {"Mine", "Other"} <= component_names(Connector).keys()
-    message = r"'own' is ambiguous; write mm1.nn.connectors.own:Mine or .*:Other"
+    message = (
+        r"'own' is ambiguous; write mm1.nn.connectors.own:Mine or .*:Other"
+    )
     with pytest.raises(ConfigError, match=message):
         override(run, "model.connector=own")
     sys.modules.pop("mm1.nn.connectors.own")

@@ -63,7 +63,9 @@ def test_a_recipe_that_is_not_there_names_the_nearest() -> None:
         recipe("pretrain_3")
 
 
-@pytest.mark.parametrize(("size", "rate"), [(3e9, 6e-5), (7e9, 4e-5), (30e9, 2e-5)])
+@pytest.mark.parametrize(
+    ("size", "rate"), [(3e9, 6e-5), (7e9, 4e-5), (30e9, 2e-5)]
+)
 def test_the_law_gives_the_papers_rates(size: float, rate: float) -> None:
     """MM1's peaks for its three sizes, which the paper rounds to one digit."""
     assert float(f"{law_peak_lr(size):.0e}") == rate
@@ -74,7 +76,9 @@ def test_decoders_have_the_size_in_their_name(name: str) -> None:
     """Rounding the feed-forward up to a multiple of 256 adds most where it is narrow:
     8.4% for 9M."""
     unit = {"M": 1e6, "B": 1e9}[name[-1]]
-    assert decoder_size(name) == pytest.approx(float(name[:-1]) * unit, rel=0.05)
+    assert decoder_size(name) == pytest.approx(
+        float(name[:-1]) * unit, rel=0.05
+    )
     with torch.device("meta"):
         model = decoder_config(name).build(vocab_size=32_768)
     blocks = sum(p.numel() for p in model.blocks.parameters())
@@ -91,6 +95,6 @@ def test_encoders_have_their_published_size(name: str, millions: float) -> None:
     size = ENCODERS[name][3] * 16
     with torch.device("meta"):
         model = encoder_config(name, size).build()
-    assert sum(p.numel() for p in model.blocks.parameters()) / 1e6 == pytest.approx(
-        millions, rel=0.002
-    )
+    assert sum(
+        p.numel() for p in model.blocks.parameters()
+    ) / 1e6 == pytest.approx(millions, rel=0.002)

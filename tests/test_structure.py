@@ -10,7 +10,13 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "structure.py"
 
 
 def check(package: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--check", "--package", str(package)]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--check",
+        "--package",
+        str(package),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -18,8 +24,14 @@ LONG = "def long():\n" + "    x = 1\n" * 31
 FIT = "def fit():\n" + "    x = 1\n" * 60
 
 PLANTED = {
-    "a function of 31 statements": ({"a.py": LONG}, "a.py:1 long: 31 statements"),
-    "a file of 221 statements": ({"a.py": "x = 1\n" * 221}, "a.py: 221 statements"),
+    "a function of 31 statements": (
+        {"a.py": LONG},
+        "a.py:1 long: 31 statements",
+    ),
+    "a file of 221 statements": (
+        {"a.py": "x = 1\n" * 221},
+        "a.py: 221 statements",
+    ),
     "a file of 401 lines": ({"a.py": "\n" * 401}, "a.py: 401 lines"),
     "two assignments": ({"a.py": "x, y = 1, 2\n"}, "a.py:1: several things"),
     "attributes": (

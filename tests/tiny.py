@@ -23,16 +23,25 @@ WORDS = "red green blue cat dog sun two three question answer"
 def tokenizer(folder: Path, kind: str = "bpe") -> Tokenizer:
     words = [f" {word}" for word in WORDS.split()] + [WORDS]
     size = {"bpe": 280, "word": 40}[kind]
-    return train_tokenizer(words, folder / "tokenizer.json", vocab_size=size, kind=kind)  # type: ignore[arg-type]
+    return train_tokenizer(
+        words, folder / "tokenizer.json", vocab_size=size, kind=kind
+    )  # type: ignore[arg-type]
 
 
 def mm1(vocab_size: int, *, seed: int = 0) -> MM1:
     torch.manual_seed(seed)
     config = MM1.Config(
-        encoder=ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2),
+        encoder=ViT.Config(
+            image_size=8, patch_size=4, depth=1, dim=16, num_heads=2
+        ),
         connector=AveragePool.Config(num_tokens=4),
         decoder=Decoder.Config(
-            depth=2, dim=32, num_heads=4, num_kv_heads=2, hidden_dim=48, tied=False
+            depth=2,
+            dim=32,
+            num_heads=4,
+            num_kv_heads=2,
+            hidden_dim=48,
+            tied=False,
         ),
     )
     model = config.build(vocab_size=vocab_size)
@@ -45,7 +54,11 @@ def mm1(vocab_size: int, *, seed: int = 0) -> MM1:
 
 
 def predictor(
-    folder: Path, *, kind: str = "bpe", seed: int = 0, tokens_per_batch: int = 16_384
+    folder: Path,
+    *,
+    kind: str = "bpe",
+    seed: int = 0,
+    tokens_per_batch: int = 16_384,
 ) -> Predictor:
     made = tokenizer(folder, kind)
     model = mm1(made.vocab_size, seed=seed)
@@ -73,7 +86,9 @@ def prompts(count: int) -> list[Document]:
     words = WORDS.split()
     made = []
     for i in range(count):
-        parts: list[Text | Image] = [Text(" ".join(words[: i % 7 + 1]), loss=False)]
+        parts: list[Text | Image] = [
+            Text(" ".join(words[: i % 7 + 1]), loss=False)
+        ]
         for j in range(i % 3):
             parts += [
                 picture(10 * i + j),

@@ -50,10 +50,14 @@ def make_world(folder: Path) -> Path:
     raw_files.write_pages(raw / "a.parquet", pages)
     raw_files.write_lines(
         raw / "a.jsonl",
-        [{"text": f"text number {i} " + "of many words " * (i % 9)} for i in range(50)],
+        [
+            {"text": f"text number {i} " + "of many words " * (i % 9)}
+            for i in range(50)
+        ],
     )
     words = [
-        f"picture number {i} page shows at last text of many words" for i in range(60)
+        f"picture number {i} page shows at last text of many words"
+        for i in range(60)
     ]
     tokenizer = folder / "tokenizer.json"
     train_tokenizer(words, tokenizer, kind="word", vocab_size=100)
@@ -63,7 +67,9 @@ def make_world(folder: Path) -> Path:
         ("text", "text", "a.jsonl"),
     ):
         prepare(
-            Preparation.Config(source=default_config(Source, kind), validation=0.2),
+            Preparation.Config(
+                source=default_config(Source, kind), validation=0.2
+            ),
             [raw / file],
             folder / name,
             tokenizer,
@@ -119,7 +125,9 @@ def sparse(world: Path, **fields: Any) -> MM1TrainerConfig:
     """MM1 whose second of two blocks has three experts: a number that two ranks do not
     share evenly."""
     config = pretrain(world, **fields)
-    config.model.decoder.experts = MoE.Config(num_experts=3, capacity_factor=1.0)
+    config.model.decoder.experts = MoE.Config(
+        num_experts=3, capacity_factor=1.0
+    )
     return config
 
 

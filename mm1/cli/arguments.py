@@ -36,7 +36,9 @@ def add_out(
 ) -> None:
     """The option `--out`, without which a command does not start."""
     options = {"required": True} | options
-    parser.add_argument("--out", type=Path, metavar=metavar, help=help, **options)
+    parser.add_argument(
+        "--out", type=Path, metavar=metavar, help=help, **options
+    )
 
 
 def is_override(word: str) -> bool:

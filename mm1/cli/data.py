@@ -112,7 +112,10 @@ def _add_filter_captions(commands: "Commands") -> None:
         help="a CLIP: a finished run, or an imported model",
     )
     parser.add_argument(
-        "prepared", type=Path, metavar="PREPARED", help="a folder of prepared captions"
+        "prepared",
+        type=Path,
+        metavar="PREPARED",
+        help="a folder of prepared captions",
     )
     add_out(parser, "DIR", "the folder to write")
     parser.add_argument(
@@ -150,9 +153,14 @@ def _add_recaption(commands: "Commands") -> None:
         help="a model that generates text: a finished run, or an imported model",
     )
     parser.add_argument(
-        "prepared", type=Path, metavar="PREPARED", help="a folder of prepared captions"
+        "prepared",
+        type=Path,
+        metavar="PREPARED",
+        help="a folder of prepared captions",
     )
-    add_out(parser, "DIR", "folder for parquet files with file, key and caption")
+    add_out(
+        parser, "DIR", "folder for parquet files with file, key and caption"
+    )
     parser.add_argument(
         "--prompt",
         default="",
@@ -173,9 +181,13 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
     from mm1.prepare.sources.text import read_texts
 
     made = train_tokenizer(
-        read_texts(arguments.paths), arguments.out, vocab_size=arguments.vocab_size
+        read_texts(arguments.paths),
+        arguments.out,
+        vocab_size=arguments.vocab_size,
     )
-    print(f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
+    print(
+        f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}"
+    )
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -54,7 +54,9 @@ def add_run_commands(commands: "Commands") -> None:
         " them.",
     )
     parser.add_argument("name", metavar="NAME", help=CONFIG)
-    add_overrides(parser, "keys to change, such as loader.sources.text=data/text")
+    add_overrides(
+        parser, "keys to change, such as loader.sources.text=data/text"
+    )
     add_out(parser, "FILE", "the page to write")
     parser.add_argument(
         "--rows",
@@ -75,7 +77,8 @@ def add_run_commands(commands: "Commands") -> None:
     add_overrides(
         parser,
         "keys to change, such as optimizer.peak_lr=1e-3 or"
-        " model.connector=average_pool; `mm1 show` prints all keys, `mm1 list` all components",
+        " model.connector=average_pool; `mm1 show` prints all keys, `mm1 list` all"
+        " components",
     )
     add_out(parser, "DIR", "the run folder")
     parser.add_argument(
@@ -134,7 +137,8 @@ def _diff(arguments: argparse.Namespace) -> None:
     names = arguments.names
     if len(names) > 2 or (len(names) == 1 and not arguments.overrides):
         raise ConfigError(
-            "diff takes two configs, or one and overrides, not " + " ".join(names)
+            "diff takes two configs, or one and overrides, not "
+            + " ".join(names)
         )
     old = run_config(names[0])
     new = run_config(names[-1], arguments.overrides)
@@ -148,7 +152,9 @@ def _view(arguments: argparse.Namespace) -> None:
     from mm1.report.view import write_view
 
     config = run_config(arguments.name, arguments.overrides)
-    write_view(view_rows(config, arguments.rows), arguments.out, title=arguments.name)
+    write_view(
+        view_rows(config, arguments.rows), arguments.out, title=arguments.name
+    )
     print(arguments.out)
 
 

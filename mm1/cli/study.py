@@ -23,9 +23,15 @@ def add_study_command(commands: "Commands") -> None:
         "Finished runs are not trained again.",
     )
     add = parser.add_argument
-    add("names", nargs="+", metavar="NAME", help="one or more of `mm1 list studies`")
+    add(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="one or more of `mm1 list studies`",
+    )
     add_overrides(
-        parser, "keys to change in all runs; STAGE:a.b=value in those of one stage"
+        parser,
+        "keys to change in all runs; STAGE:a.b=value in those of one stage",
     )
     add_out(parser, "DIR", "folder for runs and pages", required=False)
     add(
@@ -83,7 +89,9 @@ def add_study_command(commands: "Commands") -> None:
 
 
 def _study(arguments: argparse.Namespace) -> int | None:
-    kwargs = {key: value for key, value in vars(arguments).items() if key != "command"}
+    kwargs = {
+        key: value for key, value in vars(arguments).items() if key != "command"
+    }
     return study_by_name(**kwargs)
 
 
@@ -117,7 +125,9 @@ def study_by_name(
         return print_lr_law(fit, predict)
     check_studies(names)
     if out is None:
-        raise ConfigError("a study needs --out, the folder for its runs and its page")
+        raise ConfigError(
+            "a study needs --out, the folder for its runs and its page"
+        )
     executor = _executor(on, ask, out, jobs, shlex.split(launcher))
     if set(names) & LR_STUDIES.keys():
         if len(names) > 1:
@@ -141,7 +151,11 @@ def study_by_name(
 
 
 def _executor(
-    on: str, ask: Sequence[str], out: Path, jobs: int | None, launcher: Sequence[str]
+    on: str,
+    ask: Sequence[str],
+    out: Path,
+    jobs: int | None,
+    launcher: Sequence[str],
 ) -> "Executor":
     """Raises ConfigError for resources that are not NAME=VALUE, or asked of this
     machine, which grants none."""
@@ -153,7 +167,9 @@ def _executor(
             f"--ask {ask[0]} needs --on slurm or ray; runs on this machine share it"
         )
     if wrong := [each for each in ask if "=" not in each]:
-        raise ConfigError(f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8")
+        raise ConfigError(
+            f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8"
+        )
     resources = {
         name: _json_or_text(value)
         for name, _, value in (each.partition("=") for each in ask)

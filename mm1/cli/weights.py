@@ -40,7 +40,9 @@ def add_weights_commands(commands: "Commands") -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     add_out(parser, "DIR", "the folder to write")
     parser.add_argument(
-        "--part", choices=["encoder"], help="only the image encoder of a larger model"
+        "--part",
+        choices=["encoder"],
+        help="only the image encoder of a larger model",
     )
 
 

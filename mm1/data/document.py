@@ -58,5 +58,6 @@ class Document:
         """The text with `<image>` for each image: for people and logs, never for the
         model."""
         return "".join(
-            part.content if isinstance(part, Text) else "<image>" for part in self.parts
+            part.content if isinstance(part, Text) else "<image>"
+            for part in self.parts
         )

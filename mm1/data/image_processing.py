@@ -69,7 +69,11 @@ def image_size(data: bytes) -> tuple[int, int]:
     """
     image = _open(data)
     transposed = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if transposed else (image.width, image.height)
+    return (
+        (image.height, image.width)
+        if transposed
+        else (image.width, image.height)
+    )
 
 
 def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
@@ -117,7 +121,12 @@ def _open(data: bytes) -> Pillow.Image:
             image = Pillow.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError("not an image in a known format") from error
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Pillow.DecompressionBombError,
+    ) as error:
         raise ImageError(f"unreadable image: {error}") from error
     width, height = image.size
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
@@ -131,7 +140,9 @@ def _to_rgb(image: Pillow.Image) -> Pillow.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
         values /= 256 if values.max() > 255 else 1
-        return Pillow.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Pillow.fromarray(values.clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")
@@ -149,9 +160,9 @@ def resize(
         return pixels.contiguous()
     # strides that torch recognises as channels-last
     channels_last = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(channels_last, size=size, mode=interpolation, antialias=True)[
-        0
-    ]
+    return F.interpolate(
+        channels_last, size=size, mode=interpolation, antialias=True
+    )[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +197,10 @@ class ImageProcessor:
         if self.max_tiles == 1:
             return 1, 1
         rows, columns = self.choose_grids(
-            *(np.array([value]) for value in (width, height, num_images, number))
+            *(
+                np.array([value])
+                for value in (width, height, num_images, number)
+            )
         )
         return int(rows[0]), int(columns[0])
 
@@ -214,7 +228,9 @@ class ImageProcessor:
         return np.where(whole, 1, rows), np.where(whole, 1, columns)
 
     def _square_side(
-        self, width: Int[np.ndarray, " images"], height: Int[np.ndarray, " images"]
+        self,
+        width: Int[np.ndarray, " images"],
+        height: Int[np.ndarray, " images"],
     ) -> Int[np.ndarray, " images"]:
         """The largest n of n x n tiles that does not enlarge the image, within the
         limits."""
@@ -242,7 +258,9 @@ class ImageProcessor:
         return [(rows, columns) for rows, columns in grids if rows == columns]
 
     def _best_grids(
-        self, width: Int[np.ndarray, " images"], height: Int[np.ndarray, " images"]
+        self,
+        width: Int[np.ndarray, " images"],
+        height: Int[np.ndarray, " images"],
     ) -> tuple[Int[np.ndarray, " images"], Int[np.ndarray, " images"]]:
         """MM1.5's rule in integers, so that it gives the same result on any machine.
 
@@ -259,7 +277,9 @@ class ImageProcessor:
             # this and all that follows is scaled by `area`
             scale = np.minimum(rows * h * width, columns * w * height)
             empty = rows * columns * h * w * area - scale**2
-            cost = np.where(scale >= area, empty, np.iinfo(np.int64).max - 1 - scale)
+            cost = np.where(
+                scale >= area, empty, np.iinfo(np.int64).max - 1 - scale
+            )
             better = cost < lowest
             lowest = np.where(better, cost, lowest)
             best_rows = np.where(better, rows, best_rows)
@@ -267,7 +287,9 @@ class ImageProcessor:
         return best_rows, best_columns
 
     def num_sub_images(
-        self, rows: Int[np.ndarray, " images"], columns: Int[np.ndarray, " images"]
+        self,
+        rows: Int[np.ndarray, " images"],
+        columns: Int[np.ndarray, " images"],
     ) -> Int[np.ndarray, " images"]:
         """Sub-images of images with these grids; the length of `positions`."""
         return np.where(rows * columns == 1, 1, rows * columns + 1)
@@ -290,7 +312,9 @@ class ImageProcessor:
         return f"({number},{position[0]},{position[1]})"
 
     def __call__(
-        self, pixels: UInt8[Tensor, "3 height width"], grid: tuple[int, int] = (1, 1)
+        self,
+        pixels: UInt8[Tensor, "3 height width"],
+        grid: tuple[int, int] = (1, 1),
     ) -> UInt8[Tensor, "sub_images 3 H W"]:
         """The sub-images in the order of `positions`."""
         overview = self.fit(pixels, self.size)[None]

@@ -66,7 +66,9 @@ class Renderer:
     """None: the model has no image encoder, and documents with images are errors."""
     tokens_per_image: int = 0
 
-    def __call__(self, document: Document, *, end: bool = True) -> RenderedDocument:
+    def __call__(
+        self, document: Document, *, end: bool = True
+    ) -> RenderedDocument:
         """`end=False` leaves the document open for the model to continue: a prompt."""
         # ids, and whether they are targets
         pieces: list[tuple[Sequence[int] | Int[np.ndarray, " n"], bool]] = []
@@ -87,9 +89,14 @@ class Renderer:
         last = document.parts[-1] if document.parts else None
         if end and not (isinstance(last, Text) and last.end):
             pieces.append(
-                ([self.tokenizer.end], last.loss if isinstance(last, Text) else True)
+                (
+                    [self.tokenizer.end],
+                    last.loss if isinstance(last, Text) else True,
+                )
             )
-        return RenderedDocument(*_concatenate(pieces), images, grids, tuple(spans))
+        return RenderedDocument(
+            *_concatenate(pieces), images, grids, tuple(spans)
+        )
 
     def text_tokens(self, part: Text) -> Sequence[int]:
         ids = (
@@ -122,7 +129,9 @@ class Renderer:
         assert self.image_processor is not None
         positions = self.image_processor.positions(grid)
         if not self.image_processor.index_tokens:
-            return np.full(len(positions) * self.tokens_per_image, self.tokenizer.image)
+            return np.full(
+                len(positions) * self.tokens_per_image, self.tokenizer.image
+            )
         sub_image = [self.tokenizer.image] * self.tokens_per_image
         return np.array(
             [
@@ -201,7 +210,9 @@ class Renderer:
         for code in kinds.tolist():
             image, row = divmod(code // base, base)
             positions = self.image_processor.positions((row, code % base))
-            lengths.append(sum(len(self._index_tokens(image, p)) for p in positions))
+            lengths.append(
+                sum(len(self._index_tokens(image, p)) for p in positions)
+            )
         return np.array(lengths, dtype=np.int64)[kind]
 
 

@@ -108,13 +108,18 @@ class Tokenizer(Configurable):
         covered = (
             parsed
             if self.special_tokens == SpecialTokens()
-            else {"tokenizer": parsed, "special_tokens": asdict(self.special_tokens)}
+            else {
+                "tokenizer": parsed,
+                "special_tokens": asdict(self.special_tokens),
+            }
         )
         self.fingerprint = hashlib.sha256(
             json.dumps(covered, sort_keys=True).encode()
         ).hexdigest()[:16]
 
-    def _look_up_special_tokens(self, vocabulary: dict[str, int], origin: str) -> None:
+    def _look_up_special_tokens(
+        self, vocabulary: dict[str, int], origin: str
+    ) -> None:
         """Raises ConfigError if a special token is missing, two are the same, or
         `vocab_size` is too small."""
         special_tokens = self.special_tokens
@@ -136,14 +141,21 @@ class Tokenizer(Configurable):
             raise ConfigError(
                 f"{origin} lacks the special tokens {', '.join(missing)}: {names}"
             )
-        if len({special_tokens.pad, special_tokens.end, special_tokens.image}) < 3:
+        if (
+            len({special_tokens.pad, special_tokens.end, special_tokens.image})
+            < 3
+        ):
             raise ConfigError(
                 f"{origin}: pad, end and image must be three tokens, not"
                 f" {', '.join(tokens[:3])}"
             )
-        self.pad, self.end, self.image = (vocabulary[token] for token in tokens[:3])
+        self.pad, self.end, self.image = (
+            vocabulary[token] for token in tokens[:3]
+        )
         self.begin = (
-            None if special_tokens.begin is None else vocabulary[special_tokens.begin]
+            None
+            if special_tokens.begin is None
+            else vocabulary[special_tokens.begin]
         )
         self.special_ids = {vocabulary[token] for token in tokens}
         self.num_tokens = max(vocabulary.values()) + 1
@@ -169,7 +181,9 @@ class Tokenizer(Configurable):
         )
 
     def encode_batch(self, contents: Sequence[str]) -> list[list[int]]:
-        encoded = self.backend.encode_batch(list(contents), add_special_tokens=False)
+        encoded = self.backend.encode_batch(
+            list(contents), add_special_tokens=False
+        )
         return [
             self._without_special(content, e.ids)
             for content, e in zip(contents, encoded, strict=True)
@@ -193,7 +207,8 @@ class Tokenizer(Configurable):
             key=len,
         )
         split_points = "|".join(
-            f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in spelled
+            f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})"
+            for token in spelled
         )
         return [
             i

@@ -49,7 +49,9 @@ def read_annotations(
     return path, data
 
 
-def read_annotation_lines(name: str, field: str) -> tuple[Path, list[dict[str, Any]]]:
+def read_annotation_lines(
+    name: str, field: str
+) -> tuple[Path, list[dict[str, Any]]]:
     """The path and the records of a file with one JSON object on each line.
 
     Raises:
@@ -66,7 +68,9 @@ def read_annotation_lines(name: str, field: str) -> tuple[Path, list[dict[str, A
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+            raise ValueError(
+                f"{path}: line {number} is not JSON: {error}"
+            ) from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number} is not an object")
         records.append(record)

@@ -23,13 +23,19 @@ from typing import Any, ClassVar
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
-from mm1.eval.annotation_files import BenchmarkImages, read_annotations, read_image
+from mm1.eval.annotation_files import (
+    BenchmarkImages,
+    read_annotations,
+    read_image,
+)
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.eval.cider import cider
 from mm1.eval.metrics import vqa_accuracy
 
 CAPTION_PROMPT = "A photo of"
-CAPTION_PROMPT_IN_CHAT = "Provide a one-sentence caption for the provided image."
+CAPTION_PROMPT_IN_CHAT = (
+    "Provide a one-sentence caption for the provided image."
+)
 VQA_PROMPT = "Question: {} Short answer:"
 VQA_PROMPT_IN_CHAT = "{}\nAnswer the question using a single word or phrase."
 
@@ -105,7 +111,10 @@ class CaptionBenchmark(AnnotationBenchmark):
     EXAMPLE = CaptionedImage(
         "391895",
         PIXEL,
-        ("A man with a red helmet on a dirt road.", "A man rides a small moped."),
+        (
+            "A man with a red helmet on a dirt road.",
+            "A man rides a small moped.",
+        ),
     )
 
     metric = "CIDEr"
@@ -123,7 +132,9 @@ class CaptionBenchmark(AnnotationBenchmark):
     def question(self, record: CaptionedImage) -> Question:
         image = read_image(record.image, f"image {record.id}")
         return Question(
-            Document((image, Text(self.instruction))), record.captions, record.id
+            Document((image, Text(self.instruction))),
+            record.captions,
+            record.id,
         )
 
     def score(
@@ -179,4 +190,7 @@ class VQABenchmark(AnnotationBenchmark):
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
     ) -> Sequence[float]:
-        return [vqa_accuracy(*pair) for pair in zip(predictions, answers, strict=True)]
+        return [
+            vqa_accuracy(*pair)
+            for pair in zip(predictions, answers, strict=True)
+        ]

@@ -23,7 +23,9 @@ SCALE = 10.0
 
 # Tokens that are removed. Brackets and doubled marks are not (`-lrb-`, `!!`): the
 # reference looks for upper-case `-LRB-` among lower-case tokens, and for single marks.
-_REMOVED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", ";"])
+_REMOVED = frozenset(
+    ["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", ";"]
+)
 
 _CHARACTERS = str.maketrans(
     {
@@ -166,10 +168,17 @@ def _cosines(
     num_kinds = int(ngram.max(initial=0)) + 1
     entries, counts = np.unique(caption * num_kinds + ngram, return_counts=True)
     caption, ngram = np.divmod(entries, num_kinds)
-    first = np.searchsorted(caption, num_images)  # first entry of the references
+    first = np.searchsorted(
+        caption, num_images
+    )  # first entry of the references
     keys = image[caption] * num_kinds + ngram
-    frequency = np.bincount(np.unique(keys[first:]) % num_kinds, minlength=num_kinds)
-    weights = counts * (math.log(num_images) - np.log(np.maximum(frequency, 1)))[ngram]
+    frequency = np.bincount(
+        np.unique(keys[first:]) % num_kinds, minlength=num_kinds
+    )
+    weights = (
+        counts
+        * (math.log(num_images) - np.log(np.maximum(frequency, 1)))[ngram]
+    )
     norms = np.sqrt(np.bincount(caption, weights**2, minlength=len(image)))
 
     # The candidate's entry for each entry of a reference; the appended one, of weight
@@ -180,14 +189,17 @@ def _cosines(
     own = np.where(own_keys[place] == keys[first:], own_weights[place], 0.0)
     products = np.minimum(own, weights[first:]) * weights[first:]
     dots = np.bincount(
-        caption[first:] - num_images, products, minlength=len(image) - num_images
+        caption[first:] - num_images,
+        products,
+        minlength=len(image) - num_images,
     )
     scale = norms[image[num_images:]] * norms[num_images:]
     return np.divide(dots, scale, out=np.zeros(len(scale)), where=scale > 0)
 
 
 def cider_of_tokens(
-    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+    candidates: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
 ) -> tuple[float, _Floats]:
     """`cider` for tokenised captions: a list of tokens for each."""
     _check(len(candidates), references)
@@ -195,7 +207,10 @@ def cider_of_tokens(
     num_references = [len(captions) for captions in references]
     captions = [*candidates, *chain.from_iterable(references)]
     image = np.concatenate(
-        [np.arange(num_images), np.repeat(np.arange(num_images), num_references)]
+        [
+            np.arange(num_images),
+            np.repeat(np.arange(num_images), num_references),
+        ]
     )
     length = np.array([len(caption) for caption in captions])
     caption = np.repeat(np.arange(len(captions)), length)
@@ -215,10 +230,14 @@ def cider_of_tokens(
         )
         begin = caption[: len(ngram)]
         end = caption[n - 1 :]
-        cosines += _cosines(ngram[begin == end], begin[begin == end], image, num_images)
+        cosines += _cosines(
+            ngram[begin == end], begin[begin == end], image, num_images
+        )
     difference = length[num_images:] - length[image[num_images:]]
     similarity = cosines / MAX_NGRAM * np.exp(-(difference**2) / (2 * SIGMA**2))
-    scores = SCALE * np.bincount(image[num_images:], similarity) / num_references
+    scores = (
+        SCALE * np.bincount(image[num_images:], similarity) / num_references
+    )
     return float(scores.mean()), scores
 
 
@@ -242,5 +261,8 @@ def cider(
     _check(len(candidates), references)
     return cider_of_tokens(
         [ptb_tokenize(caption) for caption in candidates],
-        [[ptb_tokenize(caption) for caption in captions] for captions in references],
+        [
+            [ptb_tokenize(caption) for caption in captions]
+            for captions in references
+        ],
     )

@@ -71,7 +71,9 @@ def evaluate_run(
     benchmarks = {
         name: replace(config.benchmarks[name], **own).build() for name in chosen
     }
-    model, renderer, _ = load_model(folder, device := dist.start(), config=config)
+    model, renderer, _ = load_model(
+        folder, device := dist.start(), config=config
+    )
     return evaluate(
         TrainedModel(model, renderer, device),
         benchmarks,
@@ -160,7 +162,9 @@ def format_score(metric: str, score: Mapping[str, Any]) -> str:
         if "spread" in score
         else ""
     )
-    meaning = f" ({score['zero_shot_prompt']})" if "zero_shot_prompt" in score else ""
+    meaning = (
+        f" ({score['zero_shot_prompt']})" if "zero_shot_prompt" in score else ""
+    )
     return f"{metric} {score['score']:.3f} +- {score['stderr']:.3f}{spread}{meaning}"
 
 
@@ -194,7 +198,10 @@ def _draws(
                 ),
             )
             lines = benchmark.evaluate(
-                trained, num_shots, lambda n: bar.advance(n * dist.world_size()), draw
+                trained,
+                num_shots,
+                lambda n: bar.advance(n * dist.world_size()),
+                draw,
             )
             _write_predictions(path, lines, benchmark, num_shots, draw)
             draws.append(lines)
@@ -203,7 +210,11 @@ def _draws(
 
 
 def _write_predictions(
-    path: Path, lines: list[Line], evaluator: Evaluator, num_shots: int, draw: int
+    path: Path,
+    lines: list[Line],
+    evaluator: Evaluator,
+    num_shots: int,
+    draw: int,
 ) -> None:
     """Writes the lines on rank 0, and for the first draw the images of the first
     prompts, which are added to their lines as `pictures`."""
@@ -213,7 +224,9 @@ def _write_predictions(
         for number, line in zip(
             evaluator.chosen[:NUM_WITH_IMAGES], lines, strict=False
         ):
-            line["pictures"] = _write_images(evaluator, number, num_shots, line, path)
+            line["pictures"] = _write_images(
+                evaluator, number, num_shots, line, path
+            )
     write_jsonl(path, lines)
 
 
@@ -229,7 +242,9 @@ def _write_images(
         scale = min(1.0, LONGEST_SIDE / max(image.width, image.height))
         height = max(1, round(image.height * scale))
         width = max(1, round(image.width * scale))
-        pixels = resize(decode_image(image.data), (height, width)).permute(1, 2, 0)
+        pixels = resize(decode_image(image.data), (height, width)).permute(
+            1, 2, 0
+        )
         Pillow.fromarray(pixels.numpy()).save(file)
         files.append(file.relative_to(path.parent.parent).as_posix())
     return files
@@ -239,10 +254,14 @@ def _known_scores(path: Path, version: str) -> dict[str, Any]:
     """The scores in the file that were made with these weights."""
     if not path.is_file():
         return {}
-    scores = read_object(path, "delete it, and the benchmarks will be run again")
+    scores = read_object(
+        path, "delete it, and the benchmarks will be run again"
+    )
     for result in scores.values():
         result["shots"] = {
-            k: v for k, v in result["shots"].items() if v.get("version") == version
+            k: v
+            for k, v in result["shots"].items()
+            if v.get("version") == version
         }
     return {name: result for name, result in scores.items() if result["shots"]}
 
@@ -257,7 +276,11 @@ def _settings(
     train = _fingerprint(benchmark.train) if uses_train else ""
     return {
         k: _fingerprint(
-            [benchmark.settings(k), test, train if benchmark.uses_train(k) else ""]
+            [
+                benchmark.settings(k),
+                test,
+                train if benchmark.uses_train(k) else "",
+            ]
         )
         for k in shots
     }
@@ -283,7 +306,8 @@ def _result(
     }
     extra = [benchmark.extra_metrics(lines) for lines in draws]
     result |= {
-        name: float(np.mean([metrics[name] for metrics in extra])) for name in extra[0]
+        name: float(np.mean([metrics[name] for metrics in extra]))
+        for name in extra[0]
     }
     result["draws"] = means.tolist()
     if len(draws) > 1:

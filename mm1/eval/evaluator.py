@@ -107,7 +107,9 @@ class Evaluator(Configurable):
         """The images in the prompt of a test record, for reports."""
         raise NotImplementedError
 
-    def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
+    def prepare(
+        self, num_shots: int, advance: Callable[[int, int], object]
+    ) -> None:
         """Runs on all ranks before the first evaluation at this number of shots.
 
         `advance` is called with how many items are done and how many there are.
@@ -128,7 +130,9 @@ class Evaluator(Configurable):
     @cached_property
     def chosen(self) -> list[int]:
         """Indices of the test records that are evaluated, ascending."""
-        order = np.random.default_rng(self.config.seed).permutation(len(self.test))
+        order = np.random.default_rng(self.config.seed).permutation(
+            len(self.test)
+        )
         return sorted(order[: self.config.num_questions].tolist())
 
     def check(self, model: Model) -> None:

@@ -54,7 +54,9 @@ _CORRECTED = {
     for form in _CONTRACTIONS.split()
     for place, mark in enumerate(form)
     if mark == "'"
-} | {"somebody'd": "somebodyd"}  # the reference has this pair the wrong way round
+} | {
+    "somebody'd": "somebodyd"
+}  # the reference has this pair the wrong way round
 
 
 def _one_line(answer: str) -> str:
@@ -72,7 +74,9 @@ def vqa_normalise(answer: str) -> str:
     answer = text = _one_line(answer)
     has_digit_comma = _DIGIT_COMMA_DIGIT.search(answer) is not None
     for mark in _PUNCTUATION:
-        deleted = has_digit_comma or f"{mark} " in answer or f" {mark}" in answer
+        deleted = (
+            has_digit_comma or f"{mark} " in answer or f" {mark}" in answer
+        )
         text = text.replace(mark, "" if deleted else " ")
     text = _FULL_STOP.sub("", text, count=_MAX_FULL_STOPS)
     words = (_DIGITS.get(word, word) for word in text.lower().split())
@@ -118,7 +122,9 @@ def percentage(scores: Sequence[float]) -> float:
     return round(100 * sum(scores) / len(scores), 2)
 
 
-def exact_match(answer: str, truths: Sequence[str], *, normalise: bool = True) -> float:
+def exact_match(
+    answer: str, truths: Sequence[str], *, normalise: bool = True
+) -> float:
     """1 if the answer equals one of the truths, else 0; an empty answer scores 0.
 
     The name and the best-of-all-truths rule are SQuAD's (Rajpurkar et al. 2016,

@@ -61,7 +61,9 @@ class Probe(Evaluator):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         if not config.penalties:
-            raise ConfigError("penalties is empty: give one, as penalties=[0.01]")
+            raise ConfigError(
+                "penalties is empty: give one, as penalties=[0.01]"
+            )
         self.data = config.data.build()
 
     def shot_counts(self, shots: Sequence[int]) -> Sequence[int]:
@@ -91,7 +93,9 @@ class Probe(Evaluator):
         encoder = Encoder.of(trained)
         names = self.data.names
         device = trained.device
-        features, labels, _ = self._features(encoder, self.train, lambda _: None)
+        features, labels, _ = self._features(
+            encoder, self.train, lambda _: None
+        )
         probe = fit_with_best_penalty(
             features.to(device),
             labels.to(device),
@@ -105,7 +109,8 @@ class Probe(Evaluator):
         )
         with torch.no_grad():
             guesses = [
-                probe(part.to(device)).argmax(-1) for part in features.split(1024)
+                probe(part.to(device)).argmax(-1)
+                for part in features.split(1024)
             ]
         return [
             {
@@ -121,7 +126,10 @@ class Probe(Evaluator):
         ]
 
     def _features(
-        self, encoder: Encoder, records: Sequence, advance: Callable[[int], object]
+        self,
+        encoder: Encoder,
+        records: Sequence,
+        advance: Callable[[int], object],
     ) -> tuple[Float[Tensor, "n P E"], Int[Tensor, " n"], list[str]]:
         """Features, labels and ids of all ranks' records; for a linear probe P is 1,
         the mean over patches."""
@@ -130,8 +138,12 @@ class Probe(Evaluator):
             batch = [self.data.labelled_image(record) for record in part]
             batches = encoder.patches([labelled.image for labelled in batch])
             if self.config.kind == "linear":
-                batches = (features.mean(1, keepdim=True) for features in batches)
-            features = [row for batch_features in batches for row in batch_features]
+                batches = (
+                    features.mean(1, keepdim=True) for features in batches
+                )
+            features = [
+                row for batch_features in batches for row in batch_features
+            ]
             rows += [
                 (row, labelled.label, labelled.id)
                 for row, labelled in zip(features, batch, strict=True)
@@ -166,7 +178,9 @@ class Classifier(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(num_classes, device=device))
 
-    def forward(self, features: Float[Tensor, "n P E"]) -> Float[Tensor, "n classes"]:
+    def forward(
+        self, features: Float[Tensor, "n P E"]
+    ) -> Float[Tensor, "n classes"]:
         x = (features - self.mean) * self.scale
         if self.query is None:
             return F.linear(x.mean(1), self.weight, self.bias)
@@ -185,9 +199,9 @@ def fit_with_best_penalty(
 ) -> Classifier:
     """A classifier fitted to all features, with the penalty that is best on a held-out
     fifth."""
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels))).to(
-        labels.device
-    )
+    order = torch.from_numpy(
+        np.random.default_rng(seed).permutation(len(labels))
+    ).to(labels.device)
     held_out = order[: len(order) // 5]
     rest = order[len(order) // 5 :]
 

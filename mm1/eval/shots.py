@@ -54,7 +54,9 @@ def _gives_away(shot: Document, prompt: Document) -> bool:
 
 
 def without_images(shot: Document) -> Document:
-    return Document(tuple(part for part in shot.parts if isinstance(part, Text)))
+    return Document(
+        tuple(part for part in shot.parts if isinstance(part, Text))
+    )
 
 
 def user_turn(prompt: Document) -> Document:

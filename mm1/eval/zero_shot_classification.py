@@ -80,9 +80,14 @@ class ZeroShotClassification(Evaluator):
         lines: list[Line] = []
         classes = self._class_features(encoder)
         for numbers in split_over_ranks(self.chosen):
-            batch = [self.data.labelled_image(self.test[number]) for number in numbers]
+            batch = [
+                self.data.labelled_image(self.test[number])
+                for number in numbers
+            ]
             features = encoder.images([labelled.image for labelled in batch])
-            ranking = (features @ classes.T).argsort(-1, descending=True).tolist()
+            ranking = (
+                (features @ classes.T).argsort(-1, descending=True).tolist()
+            )
             for labelled, nearest in zip(batch, ranking, strict=True):
                 line = {
                     "id": labelled.id,
@@ -108,7 +113,9 @@ class ZeroShotClassification(Evaluator):
         means = []
         for names in split_over_ranks(self.data.names):
             texts = [
-                template.replace("{}", name) for name in names for template in templates
+                template.replace("{}", name)
+                for name in names
+                for template in templates
             ]
             features = encoder.texts(texts)
             by_name = features.unflatten(0, (len(names), len(templates)))

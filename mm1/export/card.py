@@ -37,7 +37,9 @@ def write_card(run: Path, config: Any, folder: Path, usage: Usage) -> None:
     if licence := {o["licence"] for o in origin.values() if o.get("licence")}:
         head["license"] = licence.pop() if len(licence) == 1 else "other"
     sections = [
-        "---\n" + "".join(f"{key}: {value}\n" for key, value in head.items()) + "---",
+        "---\n"
+        + "".join(f"{key}: {value}\n" for key, value in head.items())
+        + "---",
         f"# {run.name}\n\n{usage.what} {_size(summary)}",
         f"## Use\n\n```python\n{usage.code.strip()}\n```",
         f"## Origin\n\n{_origin_table(origin)}" if origin else "",
@@ -84,7 +86,8 @@ def _origin_table(origin: dict[str, dict[str, Any]]) -> str:
 
 def _size(summary: dict[str, Any]) -> str:
     parts = ", ".join(
-        f"{count:,} in the {part}" for part, count in summary.get("params", {}).items()
+        f"{count:,} in the {part}"
+        for part, count in summary.get("params", {}).items()
     )
     return f"Parameters: {parts}." if parts else ""
 
@@ -93,10 +96,15 @@ def _training(summary: dict[str, Any], config: Any) -> str:
     data = summary.get("data") or {}
     if not data:
         return "Not trained here: the weights are as they were imported."
-    columns = list(dict.fromkeys(key for facts in data.values() for key in facts))
+    columns = list(
+        dict.fromkeys(key for facts in data.values() for key in facts)
+    )
     table = _table(
         ("source", *columns),
-        [(name, *(facts.get(c, "") for c in columns)) for name, facts in data.items()],
+        [
+            (name, *(facts.get(c, "") for c in columns))
+            for name, facts in data.items()
+        ],
     )
     hardware = (
         f"{summary.get('world_size', 1)} x"

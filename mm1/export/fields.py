@@ -94,7 +94,9 @@ class Fields:
     def finish(self, format_name: str) -> None:
         """Raises ConfigError that names all misfits, where there are any."""
         if misfits := self.misfits():
-            raise ConfigError(f"{format_name} has no room for {', '.join(misfits)}")
+            raise ConfigError(
+                f"{format_name} has no room for {', '.join(misfits)}"
+            )
 
     def _path(self, name: str) -> str:
         return f"{self.path}.{name}".lstrip(".")

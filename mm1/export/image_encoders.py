@@ -88,7 +88,9 @@ def read_encoder(folder: Path, weights: Weights) -> Import | None:
     if isinstance(model, CLIP.Config):
         text = model.text
         assert text.vocab_size is not None
-        vocabulary = import_vocabulary(folder, published.end_ids, text.vocab_size)
+        vocabulary = import_vocabulary(
+            folder, published.end_ids, text.vocab_size
+        )
         # The tokenizer knows the vocabulary's size.
         model = replace(model, text=replace(text, vocab_size=None))
         num_rows = text.vocab_size + vocabulary.num_new
@@ -97,7 +99,9 @@ def read_encoder(folder: Path, weights: Weights) -> Import | None:
         vocabulary = _no_text()
         num_rows = 0
         loader = PairLoader.Config()
-    links = [_with_new_rows(link, folder, vocabulary) for link in published.links]
+    links = [
+        _with_new_rows(link, folder, vocabulary) for link in published.links
+    ]
     return Import(
         published.family,
         model,
@@ -181,7 +185,9 @@ def _to_export(model: Any, part: str | None) -> EncoderExport:
         part = "encoder"
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, ViT.Config) or part != "encoder":
-        what = configs.path_of(model) + ("" if part is None else f", part {part!r}")
+        what = configs.path_of(model) + (
+            "" if part is None else f", part {part!r}"
+        )
         raise ConfigError(
             f"{what}: cannot be exported; language models, CLIPs and image encoders"
             " (--part encoder) can"
@@ -331,7 +337,9 @@ def _write_vocabulary(
         if special_tokens.begin is not None and tokenizer.begin is not None:
             begin = [(special_tokens.begin, tokenizer.begin)]
         backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
-            single=" ".join([*(name for name, _ in begin), "$A", special_tokens.end]),
+            single=" ".join(
+                [*(name for name, _ in begin), "$A", special_tokens.end]
+            ),
             special_tokens=[*begin, (special_tokens.end, tokenizer.end)],
         )
         backend.save(str(folder / TOKENIZER))

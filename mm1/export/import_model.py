@@ -29,7 +29,9 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
     origin = find_model(name, pickle=pickle)
     with new_folder(out) as folder:
         weights = encoder_weights(origin.folder, pickle=pickle)
-        model = read_multimodal(origin.folder) or read_encoder(origin.folder, weights)
+        model = read_multimodal(origin.folder) or read_encoder(
+            origin.folder, weights
+        )
         model = model or _language_model(origin.folder, weights)
         write_run(folder, model, weights, origin)
     for note in model.notes:

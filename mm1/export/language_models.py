@@ -169,7 +169,10 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     values |= ids | {"dtype": stored_dtype(links, weights)}
     write_json(folder / CONFIG, values)
     # Image places, padding and ids without a token are never generated, as in a run.
-    generation = {"do_sample": False, "suppress_tokens": tokenizer.suppress_tokens}
+    generation = {
+        "do_sample": False,
+        "suppress_tokens": tokenizer.suppress_tokens,
+    }
     write_json(folder / "generation_config.json", ids | generation)
     export_vocabulary(tokenizer, folder, max_length=max_length)
     own = {

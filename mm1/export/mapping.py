@@ -131,7 +131,9 @@ def check_import(
             mistake.
     """
     ours = _linked(links, model)
-    missing, extra, wrong = _differences(theirs_of(links, ours), weights, unused)
+    missing, extra, wrong = _differences(
+        theirs_of(links, ours), weights, unused
+    )
     faults = []
     if missing:
         faults.append(f"missing {_some(missing)} (is the download complete?)")
@@ -183,7 +185,8 @@ def _linked(links: Sequence[Link], model: nn.Module) -> dict[str, Tensor]:
             " every tensor of the model needs one link (see mm1/export/mapping.py)"
         )
     return {
-        name: torch.empty(tensor.shape, device="meta") for name, tensor in ours.items()
+        name: torch.empty(tensor.shape, device="meta")
+        for name, tensor in ours.items()
     }
 
 
@@ -201,7 +204,8 @@ def _differences(
         f"{name} is {list(weights.layout(name).shape)}, the config asks for"
         f" {list(tensor.shape)}"
         for name, tensor in expected.items()
-        if name in weights.names and weights.layout(name).shape != tuple(tensor.shape)
+        if name in weights.names
+        and weights.layout(name).shape != tuple(tensor.shape)
     ]
     return missing, extra, wrong
 
@@ -211,7 +215,9 @@ def _some(names: list[str], most: int = 6) -> str:
     return (", ".join(names[:most]) or "nothing") + more
 
 
-def theirs_of(links: Sequence[Link], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def theirs_of(
+    links: Sequence[Link], ours: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """All of theirs from all of ours: for meta tensors, or small models."""
     theirs = {}
     for link in links:
@@ -222,20 +228,28 @@ def theirs_of(links: Sequence[Link], ours: Mapping[str, Tensor]) -> dict[str, Te
 
 def ours_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
     """Types and shapes of what `joined` will give."""
-    return {name: Layout.of(tensor) for name, tensor in _joined(links, weights.meta)}
+    return {
+        name: Layout.of(tensor) for name, tensor in _joined(links, weights.meta)
+    }
 
 
 def theirs_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
     """Types and shapes of what `parted` will give."""
-    return {name: Layout.of(tensor) for name, tensor in _parted(links, weights.meta)}
+    return {
+        name: Layout.of(tensor) for name, tensor in _parted(links, weights.meta)
+    }
 
 
-def joined(links: Sequence[Link], weights: Weights) -> Iterator[tuple[str, Tensor]]:
+def joined(
+    links: Sequence[Link], weights: Weights
+) -> Iterator[tuple[str, Tensor]]:
     """Ours from their `weights`; only one link's tensors are in memory at a time."""
     return _joined(links, weights.tensor)
 
 
-def parted(links: Sequence[Link], weights: Weights) -> Iterator[tuple[str, Tensor]]:
+def parted(
+    links: Sequence[Link], weights: Weights
+) -> Iterator[tuple[str, Tensor]]:
     """Theirs from our `weights`; only one link's tensors are in memory at a time."""
     return _parted(links, weights.tensor)
 

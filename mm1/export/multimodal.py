@@ -138,7 +138,9 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
     own = {
         "model": configs.to_json(config.model),
         "special_tokens": json.loads(tokenizer.special_tokens.to_json()),
-        "image_options": {name: getattr(config.loader, name) for name in IMAGE_OPTIONS},
+        "image_options": {
+            name: getattr(config.loader, name) for name in IMAGE_OPTIONS
+        },
     }
     write_json(folder / OWN, own)
     write_tensors(folder, links, weights)
@@ -176,7 +178,9 @@ def read_multimodal(folder: Path) -> Import | None:
         SpecialTokens(**own["special_tokens"]),
         0,
     )
-    loader = PackedLoader.Config(sequence_length=max_length, **own["image_options"])
+    loader = PackedLoader.Config(
+        sequence_length=max_length, **own["image_options"]
+    )
     links = mm1_links(model, config, family)
     return Import(MODEL_TYPE, config, vocabulary, num_rows, links, loader)
 
@@ -216,7 +220,9 @@ def to_mm1_config(
     text = to_decoder_config(model.decoder, family, max_length=max_length)
     for part in (text, vision):
         del part["architectures"]
-    connector = _to_connector(fields.within("connector", config.connector.owner))
+    connector = _to_connector(
+        fields.within("connector", config.connector.owner)
+    )
     fields.finish("MM1ForConditionalGeneration")
     return {
         "architectures": ["MM1ForConditionalGeneration"],
@@ -239,13 +245,20 @@ def _to_connector(connector: Fields) -> dict[str, Any]:
     for name in [*connector.left]:
         value = connector.take(name)
         if isinstance(value, Configurable.Config):
-            connector.refuse(name, "a config, which the export would read as a dict")
+            connector.refuse(
+                name, "a config, which the export would read as a dict"
+            )
         values[name] = configs.to_json(value)
     return values
 
 
 def write_processor(
-    model: MM1, config: Any, tokenizer: Tokenizer, folder: Path, *, max_length: int
+    model: MM1,
+    config: Any,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    max_length: int,
 ) -> None:
     """Writes tokenizer and chat template, and how images are preprocessed."""
     export_vocabulary(tokenizer, folder, max_length=max_length)
@@ -256,12 +269,22 @@ def write_processor(
         "extra_special_tokens": {"image_token": special_tokens.image},
     }
     write_json(path, read_object(path, ANEW) | more)
-    template = (files("mm1.export.remote") / TEMPLATE).read_text(encoding="utf-8")
-    tokens = (special_tokens.image, special_tokens.end, special_tokens.begin or "")
+    template = (files("mm1.export.remote") / TEMPLATE).read_text(
+        encoding="utf-8"
+    )
+    tokens = (
+        special_tokens.image,
+        special_tokens.end,
+        special_tokens.begin or "",
+    )
     own = ", ".join(json.dumps(token, ensure_ascii=False) for token in tokens)
-    (folder / TEMPLATE).write_text(template.replace(OUR_TOKENS, own), encoding="utf-8")
+    (folder / TEMPLATE).write_text(
+        template.replace(OUR_TOKENS, own), encoding="utf-8"
+    )
     encoder = config.model.encoder
-    image_processor = make_renderer(model, tokenizer, config.loader).image_processor
+    image_processor = make_renderer(
+        model, tokenizer, config.loader
+    ).image_processor
     assert image_processor is not None
     images = {
         "image_options": asdict(image_processor),

@@ -77,7 +77,8 @@ class Options:
             )
         values = read_object(path, ANEW)
         return cls(
-            {key: value for key, value in values.items() if key != without}, path
+            {key: value for key, value in values.items() if key != without},
+            path,
         )
 
     def need(self, key: str, kind: type[T]) -> T:
@@ -91,7 +92,11 @@ class Options:
     def take(self, key: str, default: T) -> T:
         """A value of the default's type; null and absent mean the default."""
         value = self.left.pop(key, None)
-        return default if value is None else self._checked(key, value, type(default))
+        return (
+            default
+            if value is None
+            else self._checked(key, value, type(default))
+        )
 
     def raw(self, key: str) -> Any:
         """The value as it stands; None if there is none."""
@@ -118,7 +123,10 @@ class Options:
         return known[value]
 
     def only(
-        self, key: str, *supported: Any, remedy: str = "such models cannot be imported"
+        self,
+        key: str,
+        *supported: Any,
+        remedy: str = "such models cannot be imported",
     ) -> None:
         """Checks that a key is absent, null or one of the supported values.
 
@@ -134,9 +142,15 @@ class Options:
         raise ConfigError(f"{self.origin}: {key} is {json.dumps(value)}; {why}")
 
     def _checked(self, key: str, value: Any, kind: type[T]) -> T:
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if (
+            kind is float
+            and isinstance(value, int)
+            and not isinstance(value, bool)
+        ):
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, kind) or (
+            kind is int and isinstance(value, bool)
+        ):
             raise ConfigError(
                 f"{self.origin}: {key} is {json.dumps(value)}, not {kind.__name__}"
             )

@@ -35,11 +35,17 @@ class Origin:
             card.read_text(encoding="utf-8", errors="replace"),
             re.DOTALL,
         )
-        licence = head and re.search(r"^license:\s*(\S+)", head[1], re.MULTILINE)
+        licence = head and re.search(
+            r"^license:\s*(\S+)", head[1], re.MULTILINE
+        )
         return licence[1] if licence else None
 
     def describe(self) -> dict[str, str | None]:
-        return {"name": self.name, "revision": self.revision, "licence": self.licence}
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "licence": self.licence,
+        }
 
 
 def find_model(name: str, *, pickle: bool = False) -> Origin:

@@ -51,7 +51,12 @@ def assumed(family: str) -> Preprocessing:
         "siglip": (HALF, HALF, "squash"),
         "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "crop"),
     }[family]
-    options = {"mean": mean, "std": std, "resize": resize, "interpolation": "bicubic"}
+    options = {
+        "mean": mean,
+        "std": std,
+        "resize": resize,
+        "interpolation": "bicubic",
+    }
     return Preprocessing(
         options,
         [
@@ -61,7 +66,9 @@ def assumed(family: str) -> Preprocessing:
     )
 
 
-def from_preprocessor(options: Options, input_size: tuple[int, int]) -> Preprocessing:
+def from_preprocessor(
+    options: Options, input_size: tuple[int, int]
+) -> Preprocessing:
     """From transformers' `preprocessor_config.json`; `input_size` is the encoder's
     (height, width).
 
@@ -82,7 +89,8 @@ def from_preprocessor(options: Options, input_size: tuple[int, int]) -> Preproce
     if abs(scale * 255 - 1) > 1e-4:
         options.refuse("rescale_factor", scale, "only 1 / 255 is supported")
     mean, std = (
-        options.take(f"image_{name}", list(defaults[name])) for name in ("mean", "std")
+        options.take(f"image_{name}", list(defaults[name]))
+        for name in ("mean", "std")
     )
     if not options.take("do_normalize", True):
         mean = [0.0] * 3
@@ -90,7 +98,9 @@ def from_preprocessor(options: Options, input_size: tuple[int, int]) -> Preproce
     resize, size, notes = _resize(options, defaults)
     interpolation = _interpolation(options)
     options.finish(TEXT_KEYS, IDLE)
-    notes += [] if size == input_size else [_other_size(options, size, input_size)]
+    notes += (
+        [] if size == input_size else [_other_size(options, size, input_size)]
+    )
     return Preprocessing(_options(mean, std, resize, interpolation), notes)
 
 
@@ -109,7 +119,9 @@ def _interpolation(options: Options) -> str:
     number = options.take("resample", 3)
     if number not in RESAMPLE:
         options.refuse(
-            "resample", number, "only 2 (bilinear) and 3 (bicubic) are supported"
+            "resample",
+            number,
+            "only 2 (bilinear) and 3 (bicubic) are supported",
         )
     return RESAMPLE[number]
 
@@ -149,10 +161,16 @@ def _resize(
     size = defaults["size"] if size is None else size
     crop = (crop or 224) if crops else None
     if isinstance(size, int):  # as transformers 4.20 wrote it
-        size = {"shortest_edge": size} if crops else {"height": size, "width": size}
+        size = (
+            {"shortest_edge": size}
+            if crops
+            else {"height": size, "width": size}
+        )
     if crop is not None:
         crop = (
-            (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+            (crop, crop)
+            if isinstance(crop, int)
+            else (crop["height"], crop["width"])
         )
     if set(size) == {"height", "width"}:
         whole = (size["height"], size["width"])
@@ -176,7 +194,9 @@ def _resize(
     return options.refuse("size", size, f"{words} that gives no fixed size")
 
 
-def from_preprocess_cfg(options: Options, input_size: tuple[int, int]) -> Preprocessing:
+def from_preprocess_cfg(
+    options: Options, input_size: tuple[int, int]
+) -> Preprocessing:
     """From open_clip's `preprocess_cfg`; missing keys have open_clip's defaults."""
     options.only("mode", "RGB")
     mode = options.choice(
@@ -209,7 +229,9 @@ def from_preprocess_cfg(options: Options, input_size: tuple[int, int]) -> Prepro
     return Preprocessing(_options(mean, std, mode, interpolation), notes)
 
 
-def to_preprocessor(config: ViT.Config, input_size: tuple[int, int]) -> dict[str, Any]:
+def to_preprocessor(
+    config: ViT.Config, input_size: tuple[int, int]
+) -> dict[str, Any]:
     """The equivalent `preprocessor_config.json`; CLIP's image processor can do
     everything but `pad`.
 
@@ -227,7 +249,9 @@ def to_preprocessor(config: ViT.Config, input_size: tuple[int, int]) -> dict[str
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": whole if config.resize == "squash" else {"shortest_edge": height},
+        "size": whole
+        if config.resize == "squash"
+        else {"shortest_edge": height},
         "resample": {name: number for number, name in RESAMPLE.items()}[
             config.interpolation
         ],

@@ -36,7 +36,9 @@ def stored_dtype(links: Sequence[Link], weights: Weights) -> str:
     return str(first.dtype).removeprefix("torch.")
 
 
-def write_tensors(folder: Path, links: Sequence[Link], weights: Weights) -> None:
+def write_tensors(
+    folder: Path, links: Sequence[Link], weights: Weights
+) -> None:
     """Writes a run's weights under their published names."""
     layouts = theirs_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
@@ -52,7 +54,9 @@ def check_unedited(folder: Path, name: str, written: dict[str, Any]) -> None:
         ConfigError: it differs; the keys are named.
     """
     stored = read_object(folder / name, ANEW)
-    edited = [key for key in written if not _holds(stored.get(key), written[key])]
+    edited = [
+        key for key in written if not _holds(stored.get(key), written[key])
+    ]
     if edited:
         raise ConfigError(
             f"{folder / OWN} and {name} differ in {', '.join(edited)}: delete {OWN} to"

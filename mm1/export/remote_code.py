@@ -44,10 +44,13 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
     module, _, name = configs.path_of(connector).partition(":")
     own = module.rpartition(".")[2]
     taken = {*WRITTEN, *NEIGHBOURS.values()}
-    neighbours = NEIGHBOURS | {module: f"{own}_connector" if own in taken else own}
+    neighbours = NEIGHBOURS | {
+        module: f"{own}_connector" if own in taken else own
+    }
     folder = files("mm1.export.remote")
     contents = {
-        file: (folder / f"{file}.py").read_text(encoding="utf-8") for file in WRITTEN
+        file: (folder / f"{file}.py").read_text(encoding="utf-8")
+        for file in WRITTEN
     }
     # modeling_mm1.py is written with one connector; the run's own takes its place.
     modeling = contents["modeling_mm1"].replace(CAbstractor.__module__, module)
@@ -60,7 +63,9 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
     connector_module = inspect.getmodule(connector.owner)
     for source in (image_processing, position, connectors, connector_module):
         assert source is not None
-        text = _without_mm1(inspect.getsource(source), neighbours, source.__name__)
+        text = _without_mm1(
+            inspect.getsource(source), neighbours, source.__name__
+        )
         code[f"{neighbours[source.__name__]}.py"] = _unevaluated(text)
     return code
 
@@ -96,7 +101,11 @@ def _unevaluated(text: str) -> str:
     """The text with annotations that are not evaluated; the import that says so has to
     come right after the docstring."""
     first = ast.parse(text).body[0]
-    docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = isinstance(first, ast.Expr) and isinstance(
+        first.value, ast.Constant
+    )
     at = (first.end_lineno or 0) if docstring else 0
     lines = text.splitlines(keepends=True)
-    return "".join([*lines[:at], "\nfrom __future__ import annotations\n", *lines[at:]])
+    return "".join(
+        [*lines[:at], "\nfrom __future__ import annotations\n", *lines[at:]]
+    )

@@ -46,7 +46,9 @@ class Import:
     """What the user should know about it."""
 
 
-def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) -> None:
+def write_run(
+    folder: Path, source: Import, weights: Weights, origin: Origin
+) -> None:
     """Writes the run folder.
 
     Raises:
@@ -69,13 +71,17 @@ def write_run(folder: Path, source: Import, weights: Weights, origin: Origin) ->
         model=source.model,
         loader=source.loader,
         steps=0,
-        precision="bf16" if dtypes & {torch.bfloat16, torch.float16} else "fp32",
+        precision="bf16"
+        if dtypes & {torch.bfloat16, torch.float16}
+        else "fp32",
     )
     write_config(folder, config)
     special_tokens = source.vocabulary.special_tokens
     (folder / TOKENIZER).write_text(source.vocabulary.text, encoding="utf-8")
     if special_tokens != SpecialTokens():
-        (folder / SPECIAL_TOKENS).write_text(special_tokens.to_json(), encoding="utf-8")
+        (folder / SPECIAL_TOKENS).write_text(
+            special_tokens.to_json(), encoding="utf-8"
+        )
     params = {
         name: sum(p.numel() for p in part.parameters())
         for name, part in model.parts().items()

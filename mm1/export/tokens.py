@@ -32,7 +32,9 @@ class Vocabulary:
     """Rows that the model's table lacks."""
 
 
-def import_vocabulary(folder: Path, ends: Sequence[int], num_rows: int) -> Vocabulary:
+def import_vocabulary(
+    folder: Path, ends: Sequence[int], num_rows: int
+) -> Vocabulary:
     """The tokenizer in a published model's folder.
 
     `ends` are the ids that end a text according to the model's config.
@@ -62,7 +64,10 @@ def import_vocabulary(folder: Path, ends: Sequence[int], num_rows: int) -> Vocab
         # Read anew: `encode_special_tokens` above would be written to the file.
         backend = Backend.from_str(text)
         backend.add_special_tokens(
-            [AddedToken(token, special=True, normalized=False) for token in missing]
+            [
+                AddedToken(token, special=True, normalized=False)
+                for token in missing
+            ]
         )
         text = backend.to_str(pretty=True)
     num_tokens = max(backend.get_vocab().values()) + 1
@@ -106,16 +111,21 @@ def _special_tokens(folder: Path) -> dict[str, str]:
         for key, value in options.items()
         if key.endswith("_token")
     }
-    return {key: value for key, value in tokens.items() if isinstance(value, str)}
+    return {
+        key: value for key, value in tokens.items() if isinstance(value, str)
+    }
 
 
 def _begin(backend: Backend, folder: Path) -> str | None:
     """The token that the tokenizer itself puts in front of a text, if any."""
     bare, whole = (
-        backend.encode("a", add_special_tokens=special).ids for special in (False, True)
+        backend.encode("a", add_special_tokens=special).ids
+        for special in (False, True)
     )
     starts = [
-        i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare
+        i
+        for i in range(len(whole) - len(bare) + 1)
+        if whole[i : i + len(bare)] == bare
     ]
     if not starts or starts[0] > 1:
         num = len(whole) - len(bare)
@@ -126,7 +136,9 @@ def _begin(backend: Backend, folder: Path) -> str | None:
     return backend.id_to_token(whole[0]) if starts[0] else None
 
 
-def _end(backend: Backend, named: str | None, ends: Sequence[int], folder: Path) -> str:
+def _end(
+    backend: Backend, named: str | None, ends: Sequence[int], folder: Path
+) -> str:
     """The tokenizer's own if the model's config agrees, else the first of the
     model's."""
     own = None if named is None else backend.token_to_id(named)
@@ -161,7 +173,9 @@ def _new(backend: Backend, *names: str) -> str:
     return next(name for name in names if not _spelled(backend, name))
 
 
-def export_vocabulary(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
+def export_vocabulary(
+    tokenizer: Tokenizer, folder: Path, *, max_length: int
+) -> None:
     """Writes what `AutoTokenizer` opens: the file as it is, and the names of its
     special tokens.
 

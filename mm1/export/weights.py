@@ -97,7 +97,9 @@ class Weights:
 
     def meta(self, name: str) -> Tensor:
         return torch.empty(
-            self.layout(name).shape, dtype=self.layout(name).dtype, device="meta"
+            self.layout(name).shape,
+            dtype=self.layout(name).dtype,
+            device="meta",
         )
 
     def tensor(self, name: str) -> Tensor:
@@ -105,7 +107,10 @@ class Weights:
         tensor = self.entries[name].read()
         # Checking the extremes is as good as checking all numbers, in a thirtieth of
         # the time for bf16 on a CPU.
-        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        if (
+            tensor.numel()
+            and not torch.stack(tensor.aminmax()).isfinite().all()
+        ):
             bad = int((~tensor.isfinite()).sum())
             raise ConfigError(
                 f"{self.origin}: {bad:,} numbers of {name} are NaN or infinite; get the"
@@ -131,14 +136,18 @@ def _files(path: Path, *, pickle: bool) -> list[Path]:
         raise FileNotFoundError(
             f"{path} has no weights: neither model.safetensors nor its shards"
         )
-    if pickles := [file.name for file in files if file.suffix != ".safetensors"]:
+    if pickles := [
+        file.name for file in files if file.suffix != ".safetensors"
+    ]:
         if not pickle:
             raise ConfigError(
                 f"{path}: {pickles[0]} is a pickle, which may run code when it is read;"
                 " use safetensors, or add --pickle to read it with"
                 " torch.load(weights_only=True), which runs none"
             )
-    elif len(files) > 1 and not (path / "model.safetensors.index.json").is_file():
+    elif (
+        len(files) > 1 and not (path / "model.safetensors.index.json").is_file()
+    ):
         names = ", ".join(file.name for file in files)
         raise ConfigError(
             f"{path} has several files of weights and no index: {names}; name one of"
@@ -179,16 +188,22 @@ def _safetensors(path: Path) -> dict[str, _Entry]:
         part = file.get_slice(name)
         kind = part.get_dtype()
         layout = (
-            Layout(DTYPES[kind], tuple(part.get_shape())) if kind in DTYPES else None
+            Layout(DTYPES[kind], tuple(part.get_shape()))
+            if kind in DTYPES
+            else None
         )
-        entries[name] = _Entry(layout, kind, lambda name=name: file.get_tensor(name))
+        entries[name] = _Entry(
+            layout, kind, lambda name=name: file.get_tensor(name)
+        )
     return entries
 
 
 def _unpickled(path: Path) -> dict[str, _Entry]:
     """Tensors of a state dict, by itself or under one of the usual keys."""
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state: Any = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
     except Exception as error:  # a damaged or unsafe file may fail in any way
         raise ConfigError(
             f"{path} cannot be read with weights_only=True:"
@@ -206,7 +221,9 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
         raise ConfigError(f"{path} holds no state dict (names and tensors)")
     return {
         name: _Entry(
-            Layout.of(t) if t.dtype in NAMES else None, str(t.dtype), lambda t=t: t
+            Layout.of(t) if t.dtype in NAMES else None,
+            str(t.dtype),
+            lambda t=t: t,
         )
         for name, t in state.items()
     }
@@ -224,7 +241,9 @@ def _scripted(path: Path, error: Exception) -> str:
 
 
 def write(
-    path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]
+    path: Path,
+    layouts: Mapping[str, Layout],
+    tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
     """Writes one safetensors file, laid out as the library lays it out, with only one
     tensor in memory at a time."""
@@ -247,7 +266,8 @@ def write_sharded(
     """
     shards = list(_cut(layouts, max_shard_bytes))
     names = [
-        f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        for i in range(len(shards))
     ]
     stream = iter(tensors)
     for file, shard in zip(
@@ -265,12 +285,15 @@ def write_sharded(
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _cut(layouts: Mapping[str, Layout], most: int) -> Iterator[dict[str, Layout]]:
+def _cut(
+    layouts: Mapping[str, Layout], most: int
+) -> Iterator[dict[str, Layout]]:
     shard: dict[str, Layout] = {}
     for name, layout in layouts.items():
         if (
             shard
-            and sum(other.num_bytes for other in shard.values()) + layout.num_bytes
+            and sum(other.num_bytes for other in shard.values())
+            + layout.num_bytes
             > most
         ):
             yield shard
@@ -286,7 +309,8 @@ class _Writer:
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
         rank = list(DTYPES.values())
         ordered = sorted(
-            layouts.items(), key=lambda item: (rank.index(item[1].dtype), item[0])
+            layouts.items(),
+            key=lambda item: (rank.index(item[1].dtype), item[0]),
         )
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
@@ -298,12 +322,15 @@ class _Writer:
                 "shape": list(layout.shape),
                 "data_offsets": [begin, end],
             }
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(
+            header, separators=(",", ":"), ensure_ascii=False
+        ).encode()
         text += b" " * (-len(text) % 8)
         self.layouts = layouts
         self.missing = set(layouts)
         self.places = {
-            name: 8 + len(text) + header[name]["data_offsets"][0] for name in layouts
+            name: 8 + len(text) + header[name]["data_offsets"][0]
+            for name in layouts
         }
         self.file = path.open("wb")
         self.file.write(len(text).to_bytes(8, "little") + text)

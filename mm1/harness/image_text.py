@@ -17,7 +17,10 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image
 from mm1.harness.limits import Limits, answer_within_limits, sequence_length
 from mm1.infer.predictor import Predictor
-from mm1.prepare.sources.instructions import IMAGE_PLACEHOLDER, parse_conversation
+from mm1.prepare.sources.instructions import (
+    IMAGE_PLACEHOLDER,
+    parse_conversation,
+)
 from mm1.runs.weights import load_model
 
 
@@ -34,7 +37,9 @@ def user_prompt(text: str, images: Sequence[Image]) -> Document:
         {"role": "user", "content": content},
         {"role": "assistant", "content": "here"},
     ]
-    return Document(parse_conversation({"messages": turns}, list(images)).parts[:-1])
+    return Document(
+        parse_conversation({"messages": turns}, list(images)).parts[:-1]
+    )
 
 
 def lossless_image(image: Any) -> Image:
@@ -84,12 +89,16 @@ class ImageTextModel:
         model, renderer, config = load_model(Path(run), place)
         max_length = sequence_length(run, config)
         return cls(
-            Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch),
+            Predictor(
+                model, renderer, place, tokens_per_batch=tokens_per_batch
+            ),
             max_length,
         )
 
     def generate(
-        self, questions: Sequence[tuple[str, Sequence[Any]]], limits: Sequence[Limits]
+        self,
+        questions: Sequence[tuple[str, Sequence[Any]]],
+        limits: Sequence[Limits],
     ) -> list[str]:
         """The greedy answer to each question."""
         documents = [
@@ -98,7 +107,9 @@ class ImageTextModel:
         ]
         return answer_within_limits(documents, limits, self._answer)
 
-    def _answer(self, documents: Sequence[Document], limits: Limits) -> list[str]:
+    def _answer(
+        self, documents: Sequence[Document], limits: Limits
+    ) -> list[str]:
         max_tokens, stop = limits
         return self.predictor.generate(
             documents, max_tokens=min(max_tokens, self.max_length), stop=stop

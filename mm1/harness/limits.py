@@ -15,7 +15,12 @@ from mm1.data.document import Document
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.loader.packed import PackedLoader
 
-LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+LENGTH_NAMES = (
+    "max_gen_toks",
+    "max_new_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+)
 """What tasks call the length of an answer; the first one present counts."""
 DEFAULT_LENGTH = 256
 """For tasks that set no length, as in lm-eval's own models."""
@@ -52,7 +57,9 @@ def generation_limits(options: Mapping[str, Any]) -> Limits:
         )
     until = options.get("until") or ()
     stop = (until,) if isinstance(until, str) else tuple(until)
-    lengths = [options[name] for name in LENGTH_NAMES if options.get(name) is not None]
+    lengths = [
+        options[name] for name in LENGTH_NAMES if options.get(name) is not None
+    ]
     max_tokens = int(lengths[0]) if lengths else DEFAULT_LENGTH
     return max_tokens, tuple(mark for mark in stop if mark)
 
@@ -76,7 +83,9 @@ def answer_within_limits(
 
 
 def map_over_ranks(
-    items: Sequence[Item], compute: Callable[[Sequence[Item]], list[Result]], what: str
+    items: Sequence[Item],
+    compute: Callable[[Sequence[Item]], list[Result]],
+    what: str,
 ) -> list[Result]:
     """Every rank passes all items, computes its share and returns all results; `what`
     labels the progress bar."""
@@ -88,4 +97,6 @@ def map_over_ranks(
         transient=True,
         disable=quiet,
     )
-    return gather_from_ranks([result for part in parts for result in compute(part)])
+    return gather_from_ranks(
+        [result for part in parts for result in compute(part)]
+    )

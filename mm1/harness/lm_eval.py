@@ -46,11 +46,18 @@ class LMEvalModel(LM):
     ) -> None:
         super().__init__()
         self.model = TextModel.load(
-            run, device=device, max_length=max_length, tokens_per_batch=tokens_per_batch
+            run,
+            device=device,
+            max_length=max_length,
+            tokens_per_batch=tokens_per_batch,
         )
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        return self.model.log_likelihoods([request.args for request in requests])
+    def loglikelihood(
+        self, requests: Sequence[Any]
+    ) -> list[tuple[float, bool]]:
+        return self.model.log_likelihoods(
+            [request.args for request in requests]
+        )
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         return self.model.rolling_log_likelihoods(

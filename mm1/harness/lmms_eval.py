@@ -68,7 +68,9 @@ class LmmsEvalModel(lmms):
             answers += self.model.generate(questions, limits)
         return answers
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: Sequence[Any]
+    ) -> list[tuple[float, bool]]:
         raise NotImplementedError(
             "lmms-eval 0.7.3 turns log-likelihoods into text and cannot score them: use"
             " generation tasks"
@@ -77,5 +79,7 @@ class LmmsEvalModel(lmms):
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         raise NotImplementedError("mm1 supports single-round tasks only")
 
-    def _images(self, to_visual: Any, number: int, task: str, split: str) -> list[Any]:
+    def _images(
+        self, to_visual: Any, number: int, task: str, split: str
+    ) -> list[Any]:
         return list(to_visual(self.task_dict[task][split][number]) or [])

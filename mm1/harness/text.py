@@ -94,7 +94,9 @@ class TextModel:
         model, renderer, config = load_model(Path(run), place)
         longest = sequence_length(run, config)
         return cls(
-            Predictor(model, renderer, place, tokens_per_batch=tokens_per_batch),
+            Predictor(
+                model, renderer, place, tokens_per_batch=tokens_per_batch
+            ),
             max_length or longest,
         )
 
@@ -113,7 +115,9 @@ class TextModel:
         documents = []
         num_truncated = 0
         for context, continuation in pairs:
-            before, scored = tokenize_pair(self.tokenizer, context, continuation)
+            before, scored = tokenize_pair(
+                self.tokenizer, context, continuation
+            )
             if len(scored) > self.max_length:
                 raise ConfigError(
                     f"a continuation has {len(scored)} tokens, more than max_length="
@@ -123,7 +127,9 @@ class TextModel:
             num_truncated += over > 0
             documents.append(_document(before[over:], scored))
         self._warn_truncated(num_truncated, len(documents))
-        return map_over_ranks(documents, self.predictor.score, "log-likelihoods")
+        return map_over_ranks(
+            documents, self.predictor.score, "log-likelihoods"
+        )
 
     def rolling_log_likelihoods(self, texts: Sequence[str]) -> list[float]:
         """The log-likelihood in nats of each whole text, in windows where it is long
@@ -144,7 +150,9 @@ class TextModel:
             nats[number] += score
         return nats
 
-    def generate(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    def generate(
+        self, requests: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> list[str]:
         """The greedy answer to each context under its task's `generation_kwargs`.
 
         Raises:
@@ -167,7 +175,9 @@ class TextModel:
         self._warn_truncated(num_truncated, len(requests))
         return answer_within_limits(documents, limits, self._answer)
 
-    def _answer(self, documents: Sequence[Document], limits: Limits) -> list[str]:
+    def _answer(
+        self, documents: Sequence[Document], limits: Limits
+    ) -> list[str]:
         max_tokens, stop = limits
         return map_over_ranks(
             documents,
@@ -185,5 +195,8 @@ class TextModel:
 
 def _document(context: Sequence[int], scored: Sequence[int]) -> Document:
     return Document(
-        (Text("", loss=False, tokens=tuple(context)), Text("", tokens=tuple(scored)))
+        (
+            Text("", loss=False, tokens=tuple(context)),
+            Text("", tokens=tuple(scored)),
+        )
     )

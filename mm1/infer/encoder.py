@@ -25,7 +25,9 @@ class Encoder(TrainedModel):
     and at least one of them must pass something.
     """
 
-    def patches(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "n P E"]]:
+    def patches(
+        self, images: Sequence[Image]
+    ) -> Iterator[Float[Tensor, "n P E"]]:
         """Patch features, batch by batch: what a probe is trained on.
 
         Raises:
@@ -80,7 +82,9 @@ class Encoder(TrainedModel):
     def _encode(
         self, images: Sequence[Image], encode: Callable[..., Tensor]
     ) -> Iterator[Tensor]:
-        for members in in_step(chunked(images, IMAGES_PER_BATCH[self.device.type])):
+        for members in in_step(
+            chunked(images, IMAGES_PER_BATCH[self.device.type])
+        ):
             # as a decorator, no_grad would not reach into a generator that the shape
             # checks have wrapped
             with torch.no_grad():
@@ -94,4 +98,6 @@ class Encoder(TrainedModel):
             return torch.zeros(
                 1, 3, *self.renderer.image_processor.size, dtype=torch.uint8
             )
-        return torch.stack([self.renderer.sub_images(image)[0] for image in images])
+        return torch.stack(
+            [self.renderer.sub_images(image)[0] for image in images]
+        )

@@ -113,7 +113,9 @@ def filter_captions(
         stats = process_files(output, "score", score, jobs, sizes)
         scores = [np.load(scores_path(output.path, job.number)) for job in jobs]
         threshold = _threshold(np.concatenate(scores), keep, min_score)
-        write_removals(output.path, [_low_scores(each, threshold) for each in scores])
+        write_removals(
+            output.path, [_low_scores(each, threshold) for each in scores]
+        )
         stats += process_files(
             output, "rewrite", rewrite_file, jobs, sizes, workers=workers
         )
@@ -136,19 +138,25 @@ def score_shard(
             scores += score_pairs(encoder, pairs)
             output.stats.records_in = len(scores)
             report(len(scores), 0)
-        (path := scores_path(output.folder, job.number)).parent.mkdir(parents=True)
+        (path := scores_path(output.folder, job.number)).parent.mkdir(
+            parents=True
+        )
         np.save(path, np.array(scores, dtype=np.float32))
     return output.folder, output.stats
 
 
-def read_batches(shard: Path, size: int) -> Iterator[list[tuple[str, Document]]]:
+def read_batches(
+    shard: Path, size: int
+) -> Iterator[list[tuple[str, Document]]]:
     """Up to `size` (key, document) pairs of a shard at a time."""
     documents = read_documents(shard)
     while batch := list(islice(documents, size)):
         yield batch
 
 
-def score_pairs(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list[float]:
+def score_pairs(
+    encoder: Encoder, pairs: Sequence[tuple[str, Document]]
+) -> list[float]:
     """The cosine of each image with its caption."""
     for key, document in pairs:
         if len(document.images) != 1:
@@ -158,13 +166,18 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[str, Document]]) -> list
             )
     images = encoder.images([document.images[0] for _, document in pairs])
     texts = encoder.texts(
-        [document.text.replace("<image>", "", 1).strip() for _, document in pairs]
+        [
+            document.text.replace("<image>", "", 1).strip()
+            for _, document in pairs
+        ]
     )
     return (images * texts).sum(-1).tolist()
 
 
 def _threshold(
-    scores: Float[np.ndarray, " pairs"], keep: float | None, min_score: float | None
+    scores: Float[np.ndarray, " pairs"],
+    keep: float | None,
+    min_score: float | None,
 ) -> float:
     """The lowest score that is kept; pairs that tie with it are all kept."""
     if keep is None:
@@ -172,6 +185,10 @@ def _threshold(
     return float(np.sort(scores)[::-1][max(0, round(keep * len(scores)) - 1)])
 
 
-def _low_scores(scores: Float[np.ndarray, " pairs"], threshold: float) -> Removals:
+def _low_scores(
+    scores: Float[np.ndarray, " pairs"], threshold: float
+) -> Removals:
     low = np.flatnonzero(scores < threshold).tolist()
-    return Removals(documents={n: ("low CLIP score", f"{scores[n]:.4f}") for n in low})
+    return Removals(
+        documents={n: ("low CLIP score", f"{scores[n]:.4f}") for n in low}
+    )

@@ -21,7 +21,9 @@ class _Answer:
     text: str = ""
     done: bool = False
 
-    def add(self, token: int, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def add(
+        self, token: int, tokenizer: Tokenizer, stop: Sequence[str]
+    ) -> None:
         if self.done:
             return
         if token == tokenizer.end:

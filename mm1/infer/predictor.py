@@ -53,7 +53,9 @@ class Predictor(TrainedModel):
             )
         super().__init__(model, renderer, device)
         self.model: LanguageModel = model
-        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH[device.type]
+        self.tokens_per_batch = (
+            tokens_per_batch or TOKENS_PER_BATCH[device.type]
+        )
 
     def generate(
         self,
@@ -74,8 +76,12 @@ class Predictor(TrainedModel):
             ImageError: an image cannot be decoded.
         """
         prompts = [self.renderer(document, end=False) for document in documents]
-        if empty := [i for i, prompt in enumerate(prompts) if not len(prompt.tokens)]:
-            raise ValueError(f"document {empty[0]} is empty: there is no prompt")
+        if empty := [
+            i for i, prompt in enumerate(prompts) if not len(prompt.tokens)
+        ]:
+            raise ValueError(
+                f"document {empty[0]} is empty: there is no prompt"
+            )
         answers = [""] * len(prompts)
         begin = common_prefix_length(prompts) if share_prefix else 0
         prefix = self._read(prompts, begin) if share_prefix else None
@@ -106,7 +112,9 @@ class Predictor(TrainedModel):
     def score(self, documents: Sequence[Document]) -> list[tuple[float, bool]]:
         """(`log_likelihood`, whether greedy decoding would give these tokens) of each
         document."""
-        sequences = [self.renderer(document, end=False) for document in documents]
+        sequences = [
+            self.renderer(document, end=False) for document in documents
+        ]
         scores = [(0.0, True)] * len(sequences)
         for members in in_step(self._batches(sequences, 0)):
             nats, greedy = self._score(self._collate(sequences, members))
@@ -197,12 +205,18 @@ def common_prefix_length(sequences: Sequence[RenderedDocument]) -> int:
         same = first.tokens[:shared] == other.tokens[:shared]
         shared = shared if same.all() else int(same.argmin())
         for one, two in zip_longest(_images(first), _images(other)):
-            if one is not None and one[0] < shared and (one != two or one[1] > shared):
+            if (
+                one is not None
+                and one[0] < shared
+                and (one != two or one[1] > shared)
+            ):
                 shared = one[0]
     return shared
 
 
-def _images(sequence: RenderedDocument) -> Iterator[tuple[int, int, Image, Grid]]:
+def _images(
+    sequence: RenderedDocument,
+) -> Iterator[tuple[int, int, Image, Grid]]:
     """(first token, token after the last, image, grid) of each image."""
     for (begin, end), image, grid in zip(
         sequence.image_spans, sequence.images, sequence.grids, strict=True

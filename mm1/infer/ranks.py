@@ -16,7 +16,10 @@ ITEMS_PER_CHUNK = 512
 
 def chunked(items: Sequence[Item], size: int) -> list[list[Item]]:
     """Lists of `size` items, the last one shorter."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+    return [
+        list(items[start : start + size])
+        for start in range(0, len(items), size)
+    ]
 
 
 def split_over_ranks(

@@ -76,7 +76,9 @@ def recaption(
         "captions_of": model,
         "prompt": prompt,
         "max_tokens": max_tokens,
-        "inputs": [{"file": str(prepared / each["file"]), **each} for each in shards],
+        "inputs": [
+            {"file": str(prepared / each["file"]), **each} for each in shards
+        ],
     }
     with open_output_folder(out, plan) as output:
         jobs = [
@@ -97,7 +99,9 @@ def recaption(
         "captions": sum(each.records_in for each in stats),
         "empty": sum(each.noted["empty"] for each in stats),
     }
-    say(f"{out}: {counts['captions']:,} captions, {counts['empty']:,} of them empty")
+    say(
+        f"{out}: {counts['captions']:,} captions, {counts['empty']:,} of them empty"
+    )
     return counts
 
 
@@ -141,5 +145,7 @@ def caption_pairs(
     rows = []
     for (key, _), answer in zip(pairs, answers, strict=True):
         file, _, record = key.rpartition("#")
-        rows.append({"file": file, "key": Path(record).name, "caption": answer.strip()})
+        rows.append(
+            {"file": file, "key": Path(record).name, "caption": answer.strip()}
+        )
     return rows

@@ -17,7 +17,9 @@ class TrainedModel:
     """Subclasses add what a caller wants from the model: `Predictor` text, `Encoder`
     features."""
 
-    def __init__(self, model: Model, renderer: Renderer, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, renderer: Renderer, device: torch.device
+    ) -> None:
         self.model = model
         self.renderer = renderer
         self.device = device
@@ -53,4 +55,6 @@ def make_renderer(
         interpolation=image_input.interpolation,
         fill=(red, green, blue),
     )
-    return Renderer(tokenizer, loader.image_processor(whole), model.tokens_per_image)
+    return Renderer(
+        tokenizer, loader.image_processor(whole), model.tokens_per_image
+    )

@@ -67,7 +67,8 @@ class PackedDataset(Dataset):
             Shards(Path(folder), self.split) for folder in self.folders
         ]
         return collate(
-            [[self._render(segment) for segment in row] for row in rows] or [[]],
+            [[self._render(segment) for segment in row] for row in rows]
+            or [[]],
             self.renderer,
             sequence_length=self.sequence_length,
             source_names=self.names,
@@ -107,7 +108,10 @@ def collate(
         ImageError: an image cannot be decoded; the message names the document.
     """
     stream = _lay_out(
-        rows, renderer.tokenizer.pad, sequence_length=sequence_length, isolate=isolate
+        rows,
+        renderer.tokenizer.pad,
+        sequence_length=sequence_length,
+        isolate=isolate,
     )
     k = renderer.tokens_per_image
     sizes = np.diff(stream.cu_seqlens)
@@ -169,8 +173,12 @@ def _lay_out(
     sequence_length: int | None,
     isolate: bool,
 ) -> _TokenStream:
-    lengths = [sum(segment.stop - segment.start for segment in row) for row in rows]
-    total = sum(lengths) if sequence_length is None else sequence_length * len(rows)
+    lengths = [
+        sum(segment.stop - segment.start for segment in row) for row in rows
+    ]
+    total = (
+        sum(lengths) if sequence_length is None else sequence_length * len(rows)
+    )
     stream = _TokenStream(total, pad)
     for row, length in zip(rows, lengths, strict=True):
         first = len(stream.cu_seqlens)
@@ -193,9 +201,13 @@ def _images(
     images = [
         (segment, *numbered)
         for segment in segments
-        for numbered in segment.rendered.images_between(segment.start, segment.stop)
+        for numbered in segment.rendered.images_between(
+            segment.start, segment.stop
+        )
     ]
-    num_sub_images = [len(processor.positions(grid)) for _, _, _, grid in images]
+    num_sub_images = [
+        len(processor.positions(grid)) for _, _, _, grid in images
+    ]
     pixels = empty_images(max(1, sum(num_sub_images)), processor.size)
     if not images:
         return pixels.zero_()

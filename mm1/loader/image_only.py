@@ -31,7 +31,9 @@ class ImageLoader(ShuffledLoader):
         return ImageDataset(self.renderer, self.config.sources, split)
 
     def micro_batch_size(self, world_size: int) -> int:
-        return self.config.micro_batch_size or super().micro_batch_size(world_size)
+        return self.config.micro_batch_size or super().micro_batch_size(
+            world_size
+        )
 
     def validation(self, *, rank: int, world_size: int) -> Iterator[ImageBatch]:
         """The remainder that does not divide over the ranks is left out."""

@@ -81,12 +81,16 @@ class Mixture:
         return self._settings_from(state.rows)
 
     def _settings_from(self, row: int) -> WindowSettings:
-        weights = self.schedule[max(start for start in self.schedule if start <= row)]
+        weights = self.schedule[
+            max(start for start in self.schedule if start <= row)
+        ]
         total = sum(weights.values())
         until_next = [start - row for start in self.schedule if start > row]
         return WindowSettings(
             weights={
-                name: weight / total for name, weight in weights.items() if weight > 0
+                name: weight / total
+                for name, weight in weights.items()
+                if weight > 0
             },
             weights_of=self.weights_of,
             num_rows=min([self.packing_window, *until_next]),
@@ -114,8 +118,10 @@ class Mixture:
             state.drawn,
             self._deficit(state, settings),
             settings,
-            max_tokens=num_rows * settings.sequence_length - int(carried.tokens.sum()),
-            max_images=num_rows * settings.max_images - int(carried.images.sum()),
+            max_tokens=num_rows * settings.sequence_length
+            - int(carried.tokens.sum()),
+            max_images=num_rows * settings.max_images
+            - int(carried.images.sum()),
         )
         pool = SegmentTable.concatenate([carried, fresh])
         packed = pack_documents(
@@ -163,13 +169,17 @@ class Mixture:
         }
         return replace(state, **columns)
 
-    def _carried(self, state: MixtureState, settings: WindowSettings) -> SegmentTable:
+    def _carried(
+        self, state: MixtureState, settings: WindowSettings
+    ) -> SegmentTable:
         """The segments that earlier windows left over."""
         segments = [
             (self.names.index(name), -1, document, start, stop, images)
             for name, document, start, stop, images in state.carried
         ]
-        carried = SegmentTable(*np.array(segments, dtype=np.int64).reshape(-1, 6).T)
+        carried = SegmentTable(
+            *np.array(segments, dtype=np.int64).reshape(-1, 6).T
+        )
         misfits = np.flatnonzero(
             never_fits(
                 carried.tokens,

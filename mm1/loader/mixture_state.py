@@ -106,4 +106,6 @@ class Window:
             for segment in row
         ]
         rows = self.after.rows - len(self.rows) + num_rows
-        return replace(self.after, rows=rows, carried=[*self.after.carried, *unused])
+        return replace(
+            self.after, rows=rows, carried=[*self.after.carried, *unused]
+        )

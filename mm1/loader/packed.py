@@ -106,7 +106,9 @@ class PackedLoader(Loader):
                 )
             return next(iter(self.sources.values()))
 
-    def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
+    def __init__(
+        self, config: Config, *, renderer: Renderer, seed: int
+    ) -> None:
         self.config = config
         self.renderer = renderer
         self._check_images_fit()
@@ -143,7 +145,9 @@ class PackedLoader(Loader):
         if processor is None:
             return
         num_tokens = self.renderer.tokens_per_image
-        most = max(len(processor.positions(grid)) for grid in processor.allowed_grids())
+        most = max(
+            len(processor.positions(grid)) for grid in processor.allowed_grids()
+        )
         if most > c.max_images or most * num_tokens > c.sequence_length:
             raise ConfigError(
                 f"loader.max_tiles={c.max_tiles} gives up to {most} sub-images with"
@@ -152,7 +156,9 @@ class PackedLoader(Loader):
                 f" loader.sequence_length={c.sequence_length}"
             )
 
-    def _dataset(self, folders: dict[str, str], split: str = "train") -> PackedDataset:
+    def _dataset(
+        self, folders: dict[str, str], split: str = "train"
+    ) -> PackedDataset:
         return PackedDataset(
             self.renderer,
             folders,
@@ -196,7 +202,9 @@ class PackedLoader(Loader):
     ) -> Iterator[tuple[list[Row], MixtureState, dict[str, Any]]]:
         """Endless (rows of a step over all ranks, mixture after their window, loader's
         state after the step)."""
-        mixture, used = self._resume(state) if state else (self.mixture.start(), 0)
+        mixture, used = (
+            self._resume(state) if state else (self.mixture.start(), 0)
+        )
         rows: list[Row] = []
         while True:
             settings = self.mixture.settings(mixture)
@@ -207,7 +215,9 @@ class PackedLoader(Loader):
                 "data": self.data,
             }
             while used < len(window.rows):
-                taken = window.rows[used : used + self.config.batch_size - len(rows)]
+                taken = window.rows[
+                    used : used + self.config.batch_size - len(rows)
+                ]
                 rows = rows + taken
                 used = used + len(taken)
                 if len(rows) == self.config.batch_size:
@@ -229,7 +239,9 @@ class PackedLoader(Loader):
         for name, then in data.items():
             now = self.data.get(name, then)
             if changed := {
-                key: (then[key], now[key]) for key in then if then[key] != now[key]
+                key: (then[key], now[key])
+                for key in then
+                if then[key] != now[key]
             }:
                 raise ConfigError(
                     f"loader.sources.{name} is not what it was when the run stopped"
@@ -269,17 +281,22 @@ class PackedLoader(Loader):
             num_tokens = segment.stop - segment.start
             counts["unpadded_tokens"] += num_tokens
             counts[f"tokens/{self.names[segment.source]}"] += num_tokens
-            counts["documents" if segment.start == 0 else "continued_documents"] += 1
+            counts[
+                "documents" if segment.start == 0 else "continued_documents"
+            ] += 1
             counts["images"] += segment.images
         return counts
 
     def _gauges(self, state: MixtureState) -> dict[str, int | float]:
         epochs = {
-            f"epoch/{name}": round(state.drawn[name] / max(1, source.num_documents), 4)
+            f"epoch/{name}": round(
+                state.drawn[name] / max(1, source.num_documents), 4
+            )
             for name, source in self.sources.items()
         }
         return epochs | {
-            f"skipped_documents/{name}": state.skipped[name] for name in self.names
+            f"skipped_documents/{name}": state.skipped[name]
+            for name in self.names
         }
 
     def describe(self) -> dict[str, dict[str, int | float]]:
@@ -289,7 +306,9 @@ class PackedLoader(Loader):
             for name, source in self.sources.items()
         }
 
-    def validation(self, *, rank: int, world_size: int) -> Iterator[PackedBatch]:
+    def validation(
+        self, *, rank: int, world_size: int
+    ) -> Iterator[PackedBatch]:
         """Source by source; a batch holds `micro_batch_size` rows of one source."""
         for name, folder in self.config.sources.items():
             if not Shards.has_split(Path(folder), "validation"):
@@ -314,12 +333,18 @@ class PackedLoader(Loader):
         misfit = never_fits(source.num_tokens, source.num_images, **limits)
         segments = []
         for d, whole in enumerate(
-            zip(source.num_tokens.tolist(), source.num_images.tolist(), strict=True)
+            zip(
+                source.num_tokens.tolist(),
+                source.num_images.tolist(),
+                strict=True,
+            )
         ):
             if not misfit[d]:
                 parts = [(0, *whole)]
             elif self.mixture.max_images:
-                parts = split_document(whole[0], source.image_spans(d), **limits)
+                parts = split_document(
+                    whole[0], source.image_spans(d), **limits
+                )
             else:
                 parts = []
             segments += [DocumentSegment(0, d, *part) for part in parts]
@@ -336,7 +361,8 @@ class PackedLoader(Loader):
             ]
         return [
             tuple(
-                segments[s.document]._replace(start=s.start, stop=s.stop) for s in row
+                segments[s.document]._replace(start=s.start, stop=s.stop)
+                for s in row
             )
             for row in rows
         ]

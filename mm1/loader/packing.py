@@ -95,7 +95,11 @@ def split_document(
             begin = start
             images = 0
         images += more
-    return [*segments, (begin, num_tokens, images)] if begin < num_tokens else segments
+    return (
+        [*segments, (begin, num_tokens, images)]
+        if begin < num_tokens
+        else segments
+    )
 
 
 def pack_documents(
@@ -144,7 +148,9 @@ def pack_documents(
     for d in np.flatnonzero(num_images > 0).tolist():
         (rows[row_of[d]] if row_of[d] >= 0 else left_over).append(whole[d])
     texts = [whole[d] for d in np.flatnonzero(num_images == 0).tolist()]
-    left_over += _fill_with_texts(texts, rows, free_tokens.tolist(), min_segment)
+    left_over += _fill_with_texts(
+        texts, rows, free_tokens.tolist(), min_segment
+    )
     return PackingPlan([tuple(row) for row in rows], left_over)
 
 
@@ -227,7 +233,9 @@ def _fill_with_texts(
             taken = _tokens_that_fit(text, free, min_segment)
             if not taken:
                 break
-            row.append(PackedSegment(text.document, text.start, text.start + taken))
+            row.append(
+                PackedSegment(text.document, text.start, text.start + taken)
+            )
             free -= taken
             if text.start + taken == text.stop:
                 del queue[chosen]
@@ -239,7 +247,9 @@ def _fill_with_texts(
     return list(queue)
 
 
-def _choose_text(queue: deque[PackedSegment], free: int, min_segment: int) -> int:
+def _choose_text(
+    queue: deque[PackedSegment], free: int, min_segment: int
+) -> int:
     """Index of the text that goes into `free` tokens: the first if it fits whole or
     fills them, else the one that fills most."""
     first = queue[0]
@@ -249,7 +259,8 @@ def _choose_text(queue: deque[PackedSegment], free: int, min_segment: int) -> in
     ):
         return 0
     filled = [
-        _tokens_that_fit(text, free, min_segment) for text in islice(queue, LOOK_AHEAD)
+        _tokens_that_fit(text, free, min_segment)
+        for text in islice(queue, LOOK_AHEAD)
     ]
     return filled.index(max(filled))
 
@@ -265,7 +276,10 @@ def _tokens_that_fit(text: PackedSegment, free: int, min_segment: int) -> int:
 
 
 def balance_rows(
-    images: list[int], num_micro_batches: int, rank: int = 0, world_size: int = 1
+    images: list[int],
+    num_micro_batches: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> list[list[int]]:
     """Distributes rows over the micro-batches of all ranks and returns this rank's,
     rows named by their index in `images` (the images in each row).

@@ -53,7 +53,11 @@ class PairDataset(ShuffledDataset):
     """Batches of pairs, one per document."""
 
     def __init__(
-        self, renderer: Renderer, sources: tuple[str, ...], split: str, context: int
+        self,
+        renderer: Renderer,
+        sources: tuple[str, ...],
+        split: str,
+        context: int,
     ) -> None:
         super().__init__(renderer, sources, split)
         self.context = context
@@ -79,7 +83,9 @@ class PairDataset(ShuffledDataset):
                 for token in self.renderer.text_tokens(part)
             ]
             captions.append(caption_tokens(tokens, tokenizer, self.context))
-            text_hash = hashlib.blake2b(repr(captions[-1]).encode(), digest_size=7)
+            text_hash = hashlib.blake2b(
+                repr(captions[-1]).encode(), digest_size=7
+            )
             caption_ids.append(int.from_bytes(text_hash.digest()))
         padded, lengths = pad_captions(captions, tokenizer, self.context)
         return PairBatch(

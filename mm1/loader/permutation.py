@@ -24,7 +24,8 @@ def permute(
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     round_keys = np.frombuffer(
-        hashlib.blake2b(key.encode(), digest_size=8 * ROUNDS).digest(), dtype="<u8"
+        hashlib.blake2b(key.encode(), digest_size=8 * ROUNDS).digest(),
+        dtype="<u8",
     )
     values = _feistel(places.astype(np.uint64), half, round_keys)
     while len(outside := np.flatnonzero(values >= size)):
@@ -32,7 +33,9 @@ def permute(
     return values.astype(np.int64)
 
 
-def _feistel(values: np.ndarray, half: np.uint64, round_keys: np.ndarray) -> np.ndarray:
+def _feistel(
+    values: np.ndarray, half: np.uint64, round_keys: np.ndarray
+) -> np.ndarray:
     """Permutes 0 .. 4^half - 1 (uint64): each round mixes one half of the bits with a
     hash of the other."""
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -42,6 +45,8 @@ def _feistel(values: np.ndarray, half: np.uint64, round_keys: np.ndarray) -> np.
         mixed = (right + round_key) * np.uint64(
             0xBF58476D1CE4E5B9
         )  # multipliers and shifts of SplitMix64
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(
+            0x94D049BB133111EB
+        )
         left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & mask)
     return (left << half) | right

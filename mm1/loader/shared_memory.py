@@ -51,7 +51,9 @@ class SharedTensor:
         # from_numpy makes a new storage on the same memory, so that its lifetime shows
         # when the tensor is freed
         flat = torch.from_numpy(pool.received[self.block_id])
-        pool.lent.append((self.block_id, StorageWeakRef(flat.untyped_storage())))
+        pool.lent.append(
+            (self.block_id, StorageWeakRef(flat.untyped_storage()))
+        )
         return flat.as_strided(self.shape, self.strides)
 
 
@@ -77,7 +79,10 @@ class SharedMemoryPool:
         """A free block of at least `size` bytes, in a worker."""
         for number in range(BLOCKS_PER_WORKER):
             if not self.in_use[worker, number]:
-                if number not in self.blocks or self.blocks[number].nbytes() < size:
+                if (
+                    number not in self.blocks
+                    or self.blocks[number].nbytes() < size
+                ):
                     self.blocks[number] = torch.UntypedStorage._new_shared(size)
                     self.sent.discard(number)
                 self.in_use[worker, number] = 1
@@ -114,7 +119,9 @@ class SharedMemoryPool:
                 self.lent.append((block_id, storage))
 
 
-def empty_images(num_images: int, size: tuple[int, int]) -> UInt8[Tensor, "N 3 H W"]:
+def empty_images(
+    num_images: int, size: tuple[int, int]
+) -> UInt8[Tensor, "N 3 H W"]:
     """Uninitialised images of `size` (height, width); in a worker they lie in shared
     memory, so that pixels are written once.
 

@@ -51,7 +51,9 @@ class ShuffledLoader(Loader):
                 )
             return self.sources[0]
 
-    def __init__(self, config: Config, *, renderer: Renderer, seed: int) -> None:
+    def __init__(
+        self, config: Config, *, renderer: Renderer, seed: int
+    ) -> None:
         if renderer.image_processor is None:
             raise ConfigError(
                 f"the loader of {self.ITEMS} needs a model with an image encoder"
@@ -60,7 +62,8 @@ class ShuffledLoader(Loader):
         self.renderer = renderer
         self.seed = seed
         self.sources = {
-            folder: DocumentLengths(folder, renderer) for folder in config.sources
+            folder: DocumentLengths(folder, renderer)
+            for folder in config.sources
         }
         self.size = len(self.dataset("train"))
 
@@ -100,7 +103,9 @@ class ShuffledLoader(Loader):
             while True:
                 items = self.items(np.arange(position, position + batch))
                 mine = items[rank::world_size].tolist()
-                yield from (mine[i : i + micro] for i in range(0, len(mine), micro))
+                yield from (
+                    mine[i : i + micro] for i in range(0, len(mine), micro)
+                )
                 position += batch
 
         batches = load_batches(
@@ -147,7 +152,9 @@ class ShuffledDataset(Dataset):
         self.renderer = renderer
         self.split = split
         self.folders = [
-            Path(folder) for folder in sources if Shards.has_split(Path(folder), split)
+            Path(folder)
+            for folder in sources
+            if Shards.has_split(Path(folder), split)
         ]
         self.shards: list[Shards] = []
 

@@ -116,8 +116,9 @@ class SourceStreams:
         """
         # By this time the sources together give `max_tokens` or more if weights count
         # tokens; otherwise it is a first guess.
-        horizon = max_tokens * settings.amount_per_row / settings.sequence_length - sum(
-            deficit[name] for name in settings.weights
+        horizon = (
+            max_tokens * settings.amount_per_row / settings.sequence_length
+            - sum(deficit[name] for name in settings.weights)
         )
         while True:
             merged = self._merge(drawn, deficit, settings, horizon)
@@ -161,7 +162,9 @@ class SourceStreams:
             due.append((given_before - deficit[name]) / weight)
         time = np.concatenate(due)
         order = np.argsort(time, kind="stable")
-        return SegmentTable.concatenate(streams).select(order[time[order] < horizon])
+        return SegmentTable.concatenate(streams).select(
+            order[time[order] < horizon]
+        )
 
     def _read(
         self, name: str, position: int, settings: WindowSettings, budget: float
@@ -177,12 +180,19 @@ class SourceStreams:
             epoch, first = divmod(position, size)
             count = min(CHUNK, size - first)
             ids = permute(
-                np.arange(first, first + count), size, f"{self.seed}/{name}/{epoch}"
+                np.arange(first, first + count),
+                size,
+                f"{self.seed}/{name}/{epoch}",
             )
             zeros = np.zeros_like(ids)
             positions = np.arange(position, position + count)
             documents = SegmentTable(
-                zeros + s, positions, ids, zeros, source.tokens(ids), source.images(ids)
+                zeros + s,
+                positions,
+                ids,
+                zeros,
+                source.tokens(ids),
+                source.images(ids),
             )
             fitting = _fit_rows(documents, source, settings)
             misfits = 0 if len(fitting.source) else misfits + count
@@ -206,7 +216,9 @@ def _fit_rows(
     where that is impossible."""
     sequence_length = settings.sequence_length
     max_images = settings.max_images
-    misfit = never_fits(documents.stop, documents.images, sequence_length, max_images)
+    misfit = never_fits(
+        documents.stop, documents.images, sequence_length, max_images
+    )
     if not misfit.any():
         return documents
     segments = [

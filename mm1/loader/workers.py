@@ -46,7 +46,9 @@ def load_batches(
     pool = SharedMemoryPool(workers)
     context = multiprocessing.get_context("forkserver") if workers else None
     if context is not None:
-        context.set_forkserver_preload([__name__, type(dataset).__module__, *PRELOAD])
+        context.set_forkserver_preload(
+            [__name__, type(dataset).__module__, *PRELOAD]
+        )
     loader = DataLoader(
         _WorkerDataset(dataset, pool),
         sampler=plan,
@@ -97,7 +99,9 @@ class _Message:
     def encode(cls, batch: Any) -> "_Message | UserError":
         if isinstance(batch, UserError):
             return batch
-        values = {f.name: _encode(getattr(batch, f.name)) for f in fields(batch)}
+        values = {
+            f.name: _encode(getattr(batch, f.name)) for f in fields(batch)
+        }
         return cls(type(batch), values)
 
     def decode(self) -> Batch:

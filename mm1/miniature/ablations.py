@@ -145,7 +145,9 @@ def _with_four_objects(run: MM1TrainerConfig) -> None:
     """
     run.steps = 2 * STEPS
     loader = run.loader
-    loader.sources[FOUR] = str(Path(loader.sources["captions"]).with_name("four"))
+    loader.sources[FOUR] = str(
+        Path(loader.sources["captions"]).with_name("four")
+    )
     share = loader.weights["captions"] / 2
     loader.weights |= {"captions": share, FOUR: share}
     run.benchmarks[FOUR] = MiniatureCaptions.Config(
@@ -177,12 +179,17 @@ MINIATURE = Scale(
     num_tokens=(1, 4),
     connectors=CONNECTORS
     | {
-        "attention": lambda k: AttentionPool.Config(num_tokens=k, dim=128, num_heads=4),
-        "C-Abstractor": lambda k: CAbstractor.Config(num_tokens=k, dim=128, depth=1),
+        "attention": lambda k: AttentionPool.Config(
+            num_tokens=k, dim=128, num_heads=4
+        ),
+        "C-Abstractor": lambda k: CAbstractor.Config(
+            num_tokens=k, dim=128, depth=1
+        ),
     },
     connector_measure={
         FOUR: Measure(
-            read=mean_score((FOUR,), 0), about="right words at the right position"
+            read=mean_score((FOUR,), 0),
+            about="right words at the right position",
         )
     },
     equalise=_with_four_objects,

@@ -21,7 +21,11 @@ def miniature_aim(folder: str = DEMO) -> AIMTrainerConfig:
     Rate and steps are a first guess; `benchmarks/aim.py` probes what it learns.
     """
     encoder = replace(
-        aim_encoder_config("600M", 32), patch_size=4, depth=4, dim=128, num_heads=4
+        aim_encoder_config("600M", 32),
+        patch_size=4,
+        depth=4,
+        dim=128,
+        num_heads=4,
     )
     return Trainer.Config(
         steps=500,
@@ -40,7 +44,9 @@ def miniature_aim(folder: str = DEMO) -> AIMTrainerConfig:
 def _probes() -> dict[str, Evaluator.Config]:
     probes: dict[str, Evaluator.Config] = {}
     for task in ("digit", "shape", "colour", "count"):
-        data = MiniatureClasses.Config(task=task, num_train=1000, num_test=1000, seed=1)
+        data = MiniatureClasses.Config(
+            task=task, num_train=1000, num_test=1000, seed=1
+        )
         probes[task] = Probe.Config(data=data)
         probes[f"{task}, attentive"] = Probe.Config(data=data, kind="attentive")
     return probes

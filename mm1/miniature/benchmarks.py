@@ -56,10 +56,13 @@ class Miniature(Benchmark):
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
             self.chance = 1 / 2
-            if config.draws > 1 or config.retrieval or config.same_shots or config.chat:
-                words = (
-                    "draws, retrieval, same_shots and chat do not go together with it"
-                )
+            if (
+                config.draws > 1
+                or config.retrieval
+                or config.same_shots
+                or config.chat
+            ):
+                words = "draws, retrieval, same_shots and chat do not go together with it"
                 raise ConfigError(
                     f"the demonstrations of {NEW_LABELS!r} belong to their question:"
                     f" {words}"
@@ -85,7 +88,9 @@ class Miniature(Benchmark):
 
     def shot(self, record: tuple[Split, int]) -> Document:
         return (
-            super().shot(record) if self.config.chat else _shot(self.question(record))
+            super().shot(record)
+            if self.config.chat
+            else _shot(self.question(record))
         )
 
     def shots(
@@ -94,7 +99,9 @@ class Miniature(Benchmark):
         if self.config.task != NEW_LABELS:
             return super().shots(question, number, num_shots, draw)
         episode = world.nth_new_labels(self.config.seed, number, num_shots)
-        return [_shot(_question(each, question.id)) for each in episode[:num_shots]]
+        return [
+            _shot(_question(each, question.id)) for each in episode[:num_shots]
+        ]
 
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
@@ -107,7 +114,9 @@ class Miniature(Benchmark):
 
 def _question(asked: world.WorldQuestion, name: str) -> Question:
     shown = asked.image
-    image = () if shown is None else (Image(shown.png, shown.width, shown.width),)
+    image = (
+        () if shown is None else (Image(shown.png, shown.width, shown.width),)
+    )
     words = (Text(asked.prompt),) if asked.prompt else ()
     return Question(Document((*image, *words)), (asked.answer,), name)
 

@@ -43,7 +43,9 @@ class MiniatureCaptions(Benchmark):
     def question(self, record: tuple[Split, int]) -> Question:
         split, n = record
         asked = (
-            world.nth_four_description if self.config.four else world.nth_description
+            world.nth_four_description
+            if self.config.four
+            else world.nth_description
         )(self.config.seed, n, split)
         assert asked.image is not None
         image = Image(asked.image.png, asked.image.width, asked.image.width)
@@ -54,7 +56,8 @@ class MiniatureCaptions(Benchmark):
     ) -> Sequence[float]:
         right = _in_place if self.config.four else _overlap
         return [
-            right(said, *true) for said, true in zip(predictions, answers, strict=True)
+            right(said, *true)
+            for said, true in zip(predictions, answers, strict=True)
         ]
 
 

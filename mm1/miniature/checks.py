@@ -17,7 +17,9 @@ chance."""
 
 def check_demo(folder: Path) -> list[dict[str, Any]]:
     """Returns `[{"name", "passed", "detail"}]` for the folder of a demo."""
-    before, after = (_scores(folder / name) for name in ("pretrain", "finetune"))
+    before, after = (
+        _scores(folder / name) for name in ("pretrain", "finetune")
+    )
     without = _scores(folder / "finetune-without-tiles")
     checks = [
         _loss_falls(folder, name)
@@ -46,7 +48,9 @@ def check_demo(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scores(run: Path) -> dict[str, dict[str, dict[str, float]]]:
-    stored = read_object(run / layout.SCORES, "delete it, to ask its questions again")
+    stored = read_object(
+        run / layout.SCORES, "delete it, to ask its questions again"
+    )
     return {
         name: result["shots"] | {"chance": result["chance"]}
         for name, result in stored.items()
@@ -69,11 +73,18 @@ def _loss_falls(folder: Path, stage: str) -> dict[str, Any]:
 def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
     """At 4 shots, chosen in advance: MM1's tables have 0, 4 and 8."""
     shots = scores[task]
-    return _better(f"{task}: 4 shots beat none", shots, shots, "with none", two="4")
+    return _better(
+        f"{task}: 4 shots beat none", shots, shots, "with none", two="4"
+    )
 
 
 def _better(
-    name: str, a: dict[str, Any], b: dict[str, Any], label: str, *, two: str = "0"
+    name: str,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    label: str,
+    *,
+    two: str = "0",
 ) -> dict[str, Any]:
     """Checks that `b` at `two` shots exceeds `a` at none by more than two standard
     errors of the difference."""

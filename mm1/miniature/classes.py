@@ -39,14 +39,20 @@ class MiniatureClasses(Classes):
         return [
             (split, n)
             for n in range(
-                self.config.num_test if split == "test" else self.config.num_train
+                self.config.num_test
+                if split == "test"
+                else self.config.num_train
             )
         ]
 
     def labelled_image(self, record: tuple[Split, int]) -> LabelledImage:
         split, n = record
         c = self.config
-        asked = world.nth_question(c.seed, c.task, n, split, named=False, grid=c.grid)
+        asked = world.nth_question(
+            c.seed, c.task, n, split, named=False, grid=c.grid
+        )
         assert asked.image is not None
         image = Image(asked.image.png, asked.image.width, asked.image.width)
-        return LabelledImage(image, self.names.index(asked.answer), f"{split} {n}")
+        return LabelledImage(
+            image, self.names.index(asked.answer), f"{split} {n}"
+        )

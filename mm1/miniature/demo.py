@@ -46,7 +46,9 @@ def run_demo(folder: Path) -> int:
             console.print(f"[bold]{name}[/]  finished before")
             continue
         started = time.monotonic()
-        console.print(f"[bold]{name}[/]  {(recipe.__doc__ or '').splitlines()[0]}")
+        console.print(
+            f"[bold]{name}[/]  {(recipe.__doc__ or '').splitlines()[0]}"
+        )
         config = recipe(str(folder))
         config.build(folder=run, resume=run.exists()).fit()
         console.print(f"[bold]{name}[/]  {time.monotonic() - started:.0f} s")
@@ -84,7 +86,9 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """Prints scores and checks on standard output."""
     stages = {"before": folder / "pretrain", "after": folder / "finetune"}
     scores = {
-        name: read_object(run / layout.SCORES, "delete it, to ask its questions again")
+        name: read_object(
+            run / layout.SCORES, "delete it, to ask its questions again"
+        )
         for name, run in stages.items()
     }
     shots = list(
@@ -102,7 +106,9 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
         for known in task["shots"].values()
     ]
     meanings = dict.fromkeys(
-        known["zero_shot_prompt"] for known in results if "zero_shot_prompt" in known
+        known["zero_shot_prompt"]
+        for known in results
+        if "zero_shot_prompt" in known
     )
     table = Table(
         "task",
@@ -123,7 +129,9 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
             for k in shots
         ]
         table.add_row(
-            task, "" if known["chance"] is None else f"{known['chance']:.2f}", *cells
+            task,
+            "" if known["chance"] is None else f"{known['chance']:.2f}",
+            *cells,
         )
     console = Console(width=110)
     console.print(table)

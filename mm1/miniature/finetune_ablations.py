@@ -21,7 +21,10 @@ ASKED = tuple(f"{task}, asked" for task in NAMED if f"{task}, asked" != SMALL)
 
 
 def _finetuned(
-    plan: StudyPlan, pretrained: MM1TrainerConfig, image_size: int, max_tiles: int
+    plan: StudyPlan,
+    pretrained: MM1TrainerConfig,
+    image_size: int,
+    max_tiles: int,
 ) -> str:
     """Adds a pre-training and its fine-tuning at an image size and with sub-images."""
     start = plan.add("pretrain", pretrained)
@@ -57,7 +60,12 @@ def miniature_resolution() -> Study:
                 "48 px",
             ),
             ("More pixels help small detail", "small digits", "48 px", "32 px"),
-            ("More pixels help what is large enough, too", "asked", "48 px", "32 px"),
+            (
+                "More pixels help what is large enough, too",
+                "asked",
+                "48 px",
+                "32 px",
+            ),
         ),
     )
 
@@ -113,7 +121,9 @@ def _finetune_study(
                 read=mean_score(ASKED, 0),
                 about="exact match, mean of colour, shape and digit, asked by name",
             ),
-            "small digits": Measure(read=mean_score((SMALL,), 0), about="exact match"),
+            "small digits": Measure(
+                read=mean_score((SMALL,), 0), about="exact match"
+            ),
         },
         lessons=tuple(better(*lesson) for lesson in lessons),
         prepare=prepare_folder,

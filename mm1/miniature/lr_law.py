@@ -83,7 +83,9 @@ def _search(
     about: str,
     add_run: Callable[[int, StudyPlan, float, int], str],
 ) -> LrSearch:
-    sizes = {12.0 * DEPTH * dim**2: partial(add_run, dim) for dim in (*DIMS, LARGER)}
+    sizes = {
+        12.0 * DEPTH * dim**2: partial(add_run, dim) for dim in (*DIMS, LARGER)
+    }
     *small, larger = sizes.items()
     return LrSearch(
         name=name,
@@ -118,8 +120,13 @@ def _add_mm1(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
     run.steps = 100
     run.benchmarks = {}
     run.model.decoder = _decoder(run.model.decoder, dim)
-    decoder = _add_language_model(dim, plan, _guess(12.0 * DEPTH * dim**2), seed)
-    run.init = {"encoder": add_clip(plan, seed, small_vit()), "decoder": decoder}
+    decoder = _add_language_model(
+        dim, plan, _guess(12.0 * DEPTH * dim**2), seed
+    )
+    run.init = {
+        "encoder": add_clip(plan, seed, small_vit()),
+        "decoder": decoder,
+    }
     run.optimizer.peak_lr = lr
     return plan.add("pretrain", run)
 

@@ -58,7 +58,12 @@ def _encoder(image_size: int) -> ViT.Config:
 
 def _decoder() -> Decoder.Config:
     return Decoder.Config(
-        depth=3, dim=128, num_heads=4, hidden_dim=352, rope_base=1e3, qk_norm="head"
+        depth=3,
+        dim=128,
+        num_heads=4,
+        hidden_dim=352,
+        rope_base=1e3,
+        qk_norm="head",
     )
 
 
@@ -82,7 +87,10 @@ def miniature_encoder(folder: str = DEMO) -> CLIPTrainerConfig:
             dim=64,
         ),
         loader=PairLoader.Config(
-            sources=(f"{folder}/world/captions",), batch_size=128, context=8, workers=1
+            sources=(f"{folder}/world/captions",),
+            batch_size=128,
+            context=8,
+            workers=1,
         ),
         optimizer=AdamW.Config(peak_lr=2e-3),
         scheduler=WarmupCosine.Config(warmup_steps=30),
@@ -127,7 +135,9 @@ def miniature_pretrain(folder: str = DEMO) -> MM1TrainerConfig:
         model=_model(32),
         init={"encoder": f"{folder}/encoder", "decoder": f"{folder}/decoder"},
         loader=PackedLoader.Config(
-            sources={name: f"{folder}/world/{kind}" for name, kind in names.items()},
+            sources={
+                name: f"{folder}/world/{kind}" for name, kind in names.items()
+            },
             weights=dict(MIXTURE),
             batch_size=8,
             micro_batch_size=8,
@@ -156,7 +166,9 @@ def miniature_finetune(folder: str = DEMO) -> MM1TrainerConfig:
     return Trainer.Config(
         steps=110,
         model=_model(48),
-        init=dict.fromkeys(("encoder", "connector", "decoder"), f"{folder}/pretrain"),
+        init=dict.fromkeys(
+            ("encoder", "connector", "decoder"), f"{folder}/pretrain"
+        ),
         loader=PackedLoader.Config(
             sources={"instructions": f"{folder}/world/instructions"},
             weights={"instructions": 1.0},

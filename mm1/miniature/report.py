@@ -1,12 +1,24 @@
 """The demo's report: what was trained, the losses, the scores, and right and wrong
 answers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mm1.report.charts import NARROW, WIDE, Axis, Frame, Series, axis, line_chart, tones
-from mm1.report.data_sections import mixture_section, packed_sources, packing_section
+from mm1.miniature.score_sections import scores_section
+from mm1.report.charts import (
+    WIDE,
+    Frame,
+    Series,
+    axis,
+    line_chart,
+    tones,
+)
+from mm1.report.data_sections import (
+    mixture_section,
+    packed_sources,
+    packing_section,
+)
 from mm1.report.page import (
     NOTHING,
     Html,
@@ -62,12 +74,14 @@ def write_report(demo_folder: Path, out: Path) -> None:
     ]
     names += [name for run in runs.values() for name in packed_sources(run)]
     tone = tones(list(dict.fromkeys(names)))
-    multimodal = {STAGES[name][0]: runs[name] for name in ("pretrain", "finetune")}
+    multimodal = {
+        STAGES[name][0]: runs[name] for name in ("pretrain", "finetune")
+    }
     parts = {
         "checks": _checks(checks),
         "stages": _stages(runs),
         "losses": _losses(runs, tone),
-        "scores": _scores(runs),
+        "scores": scores_section(runs),
         "mixture": mixture_section(multimodal, tone),
         "packing": packing_section(multimodal, tone),
         "questions": questions_section(runs["pretrain"], runs["finetune"]),
@@ -76,7 +90,11 @@ def write_report(demo_folder: Path, out: Path) -> None:
         "nav", *(tag("a", name.capitalize(), href=f"#{name}") for name in parts)
     )
     page_text = html_page(
-        "MM1 in miniature", _head(runs, checks), links, *parts.values(), _foot(runs)
+        "MM1 in miniature",
+        _head(runs, checks),
+        links,
+        *parts.values(),
+        _foot(runs),
     )
     out.write_text(page_text, encoding="utf-8")
 
@@ -120,19 +138,26 @@ def _checks(checks: list[dict[str, Any]]) -> Html:
     if not checks:
         return section(
             "Checks",
-            missing("checks.json is missing: the demo has not come to its end."),
+            missing(
+                "checks.json is missing: the demo has not come to its end."
+            ),
             anchor="checks",
         )
     rows = [
         (
-            badge("passed", "good") if c.get("passed") else badge("failed", "bad"),
+            badge("passed", "good")
+            if c.get("passed")
+            else badge("failed", "bad"),
             c.get("name", ""),
             c.get("detail", ""),
         )
         for c in checks
     ]
     return section(
-        "Checks", table(("", "Check", "Numbers"), rows), note=note, anchor="checks"
+        "Checks",
+        table(("", "Check", "Numbers"), rows),
+        note=note,
+        anchor="checks",
     )
 
 
@@ -172,7 +197,10 @@ def _stage(run: RunFolder) -> Html:
         ),
         "Pictures": _resolution(run),
         "Data": _listed(
-            {source: _read(run, source, facts) for source, facts in data.items()}
+            {
+                source: _read(run, source, facts)
+                for source, facts in data.items()
+            }
         ),
         "Steps": (
             f"{run.summary.get('steps', NOTHING)} in {duration(run.seconds)}"
@@ -194,7 +222,9 @@ def _stage(run: RunFolder) -> Html:
         for cell in (tag("dt", name), tag("dd", fact))
     )
     unfinished = (
-        None if run.summary.get("finished") else join(" ", badge("not finished", "bad"))
+        None
+        if run.summary.get("finished")
+        else join(" ", badge("not finished", "bad"))
     )
     head = (tag("h3", title, unfinished), tag("p", story, class_="note"))
     return card(*head, tag("dl", *cells, class_="facts"))
@@ -213,13 +243,18 @@ def _stage_of(origin: str) -> str:
 
 def _resolution(run: RunFolder) -> str | None:
     size, patch = (
-        run.setting("model", "encoder", key) for key in ("image_size", "patch_size")
+        run.setting("model", "encoder", key)
+        for key in ("image_size", "patch_size")
     )
     tiles = run.setting("loader", "max_tiles") or 1
     if not size:
         return None
     cut = f", large ones also in up to {tiles} sub-images" if tiles > 1 else ""
-    shown = " x ".join(map(str, size)) if isinstance(size, list) else f"{size} x {size}"
+    shown = (
+        " x ".join(map(str, size))
+        if isinstance(size, list)
+        else f"{size} x {size}"
+    )
     return f"{shown} pixels, patches of {patch}{cut}"
 
 
@@ -252,7 +287,10 @@ def _loss(run: RunFolder, tone: Mapping[str, str]) -> Html:
         else []
     )
     series = []
-    for end, name, colour in [*keys, ("", "all" if keys else "training", "tone-0")]:
+    for end, name, colour in [
+        *keys,
+        ("", "all" if keys else "training", "tone-0"),
+    ]:
         points = run.curve(f"loss{end}")
         held = run.curve(f"validation{end}")
         key = f"{name} {points[-1][1]:.2f}" if points else name
@@ -261,7 +299,9 @@ def _loss(run: RunFolder, tone: Mapping[str, str]) -> Html:
             series.append(Series(name, points, colour, key, strong=not end))
         if held:
             series.append(
-                Series(f"{name}, held out", held, colour, dashed=True, dots=True)
+                Series(
+                    f"{name}, held out", held, colour, dashed=True, dots=True
+                )
             )
     title = STAGES[run.name][0]
     if not series:
@@ -279,107 +319,17 @@ def _loss(run: RunFolder, tone: Mapping[str, str]) -> Html:
     return line_chart(title, series, Frame(steps, losses, WIDE))
 
 
-def _scores(runs: Mapping[str, RunFolder]) -> Html:
-    asked = [
-        ("before fine-tuning", runs["pretrain"], "tone-2"),
-        ("after fine-tuning", runs["finetune"], "tone-1"),
-    ]
-    names = list(dict.fromkeys(name for _, run, _ in asked for name in run.scores))
-    note = (
-        "Shots are solved examples put before the question, with their images. Bars"
-        " are one standard error; the dotted line is what guessing would score."
-    )
-    note += "".join(
-        f" 0 shots{meaning}." for meaning in _zero_shot(run for _, run, _ in asked)
-    )
-    gone = [
-        missing(f"{r.name}/scores.json is missing: no scores {when}.")
-        for when, r, _ in asked
-        if not r.scores
-    ]
-    charts = [_score(name, asked) for name in names]
-    alone = _text_only(runs["decoder"])
-    parts = (card_grid(*charts, tight=True) if charts else None, *gone, alone)
-    return section("Scores by number of shots", *parts, note=note, anchor="scores")
-
-
-def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
-    """What 0 shots mean in these runs; different meanings in the order of the
-    benchmarks."""
-    return list(
-        dict.fromkeys(
-            filter(
-                None,
-                (run.zero_shot_prompt(name) for run in runs for name in run.scores),
-            )
-        )
-    )
-
-
-def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
-    series = []
-    facts = {}
-    for when, run, colour in asked:
-        shots = run.shots(name)
-        facts = run.scores.get(name) or facts
-        if shots:
-            points = [(float(k), float(s["score"])) for k, s in shots.items()]
-            errors = [float(s.get("stderr") or 0.0) for s in shots.values()]
-            series.append(
-                Series(
-                    when, points, colour, when, errors=errors, strong=True, dots=True
-                )
-            )
-    if not series:
-        return card(
-            tag("p", "No number of shots has been scored.", class_="note"), title=name
-        )
-    chance = facts.get("chance")
-    metric = str(facts.get("metric", "score"))
-    places = sorted({x for each in series for x, _ in each.points})
-    shots_axis = Axis(min(places) - 0.4, max(places) + 0.4, places, "shots")
-    if "cider" in metric.lower():  # the one metric that is no share
-        scores = axis([0.0, *(y for each in series for _, y in each.points)], metric)
-    else:
-        scores = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), metric, percent=True)
-    guide = None if chance is None else ("chance", float(chance))
-    return line_chart(
-        name,
-        series,
-        Frame(shots_axis, scores, NARROW),
-        aside=f" · {metric}",
-        guide=guide,
-    )
-
-
-def _text_only(decoder: RunFolder) -> Html:
-    if not decoder.scores:
-        return missing("decoder/scores.json is missing: no text-only score.")
-    rows = [
-        (name, facts.get("metric", ""), k, _percent(s), s.get("num_questions", NOTHING))
-        for name, facts in decoder.scores.items()
-        for k, s in decoder.shots(name).items()
-    ]
-    head = ("Task", "Metric", "Shots", "Score", "Questions")
-    meaning = "".join(f"; 0 shots{meaning}" for meaning in _zero_shot([decoder]))
-    title = tag(
-        "h3",
-        f"Text alone, asked of the language model before it sees images{meaning}",
-    )
-    return tag("div", title, table(head, rows, numbers=(2, 3, 4)), class_="below")
-
-
-def _percent(score: Mapping[str, Any]) -> str:
-    return f"{score['score']:.1%} ± {score.get('stderr') or 0.0:.1%}"
-
-
 def _foot(runs: Mapping[str, RunFolder]) -> Html:
     facts = next(
-        (run.summary for run in reversed(list(runs.values())) if run.summary), {}
+        (run.summary for run in reversed(list(runs.values())) if run.summary),
+        {},
     )
     known = [
-        f"{name} {version}" for name, version in (facts.get("versions") or {}).items()
+        f"{name} {version}"
+        for name, version in (facts.get("versions") or {}).items()
     ]
     known += [str(facts["hardware"])] if "hardware" in facts else []
-    known += [plural(facts["world_size"], "rank")] if "world_size" in facts else []
+    known += (
+        [plural(facts["world_size"], "rank")] if "world_size" in facts else []
+    )
     return tag("footer", " · ".join(known))

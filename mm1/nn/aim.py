@@ -37,7 +37,9 @@ class HeadBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, 4 * dim, activation="gelu", gain=gain, bias=False)
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    def forward(
+        self, x: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch D"]:
         return x + self.mlp(self.norm(x))
 
 
@@ -50,17 +52,26 @@ class PixelHead(Module):
     """
 
     def __init__(
-        self, input_dim: int, num_pixels: int, *, depth: int, dim: int, norm_eps: float
+        self,
+        input_dim: int,
+        num_pixels: int,
+        *,
+        depth: int,
+        dim: int,
+        norm_eps: float,
     ) -> None:
         super().__init__()
         self.input = Linear(input_dim, dim)
         self.blocks = nn.ModuleList(
-            HeadBlock(dim, norm_eps=norm_eps, gain=depth**-0.5) for _ in range(depth)
+            HeadBlock(dim, norm_eps=norm_eps, gain=depth**-0.5)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.output = Linear(dim, num_pixels)
 
-    def forward(self, x: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch pixels"]:
+    def forward(
+        self, x: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch pixels"]:
         x = self.input(x)
         for block in self.blocks:
             x = block(x)
@@ -128,10 +139,13 @@ class AIM(Model):
         prefixes = self.prefixes(batch.images)
         predictions = self.predict(batch.images, prefixes)
         total, count = patch_regression_loss(
-            predictions, patch_targets(self.encoder.patches(batch.images)), prefixes
+            predictions,
+            patch_targets(self.encoder.patches(batch.images)),
+            prefixes,
         )
         return Losses(
-            total / (self.num_patches / 2), {"loss": MeanMetric(total.detach(), count)}
+            total / (self.num_patches / 2),
+            {"loss": MeanMetric(total.detach(), count)},
         )
 
     def encode_patches(
@@ -161,4 +175,6 @@ class AIM(Model):
         features = self.encoder.tokens(
             images, PrefixAttention(prefixes, self.num_patches)
         )
-        return self.head((features + self.encoder.position.flatten(0, 1))[:, :-1])
+        return self.head(
+            (features + self.encoder.position.flatten(0, 1))[:, :-1]
+        )

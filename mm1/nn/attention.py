@@ -82,14 +82,17 @@ class Attention(nn.Module):
             )
         self.heads = (num_heads, num_kv_heads, num_kv_heads)
         self.head_dim = head_dim
-        self.qkv = Linear(dim, sum(self.heads) * head_dim, bias=bias or qkv_bias)
+        self.qkv = Linear(
+            dim, sum(self.heads) * head_dim, bias=bias or qkv_bias
+        )
         self.qk_norm = qk_norm
         widths = [
             heads * head_dim if qk_norm == "full" else head_dim
             for heads in self.heads[:2]
         ]
         self.q_norm, self.k_norm = (
-            nn.RMSNorm(width, eps=norm_eps) if qk_norm else None for width in widths
+            nn.RMSNorm(width, eps=norm_eps) if qk_norm else None
+            for width in widths
         )
         self.out = Linear(num_heads * head_dim, dim, bias=bias, gain=gain)
 
@@ -99,7 +102,9 @@ class Attention(nn.Module):
         context: AttentionContext,
         rotary: RotaryEmbedding | None = None,
     ) -> Float[Tensor, "*batch D"]:
-        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, -2)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, -2)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             if self.qk_norm == "full":
                 q = self.q_norm(q.flatten(-2)).unflatten(-1, q.shape[-2:])
@@ -133,7 +138,10 @@ class FullAttention(AttentionContext):
                 q, k, v, is_causal=self.causal
             ).transpose(1, 2)
         mixed = eager_attention(
-            q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), causal=self.causal
+            q.flatten(0, 1),
+            k.flatten(0, 1),
+            v.flatten(0, 1),
+            causal=self.causal,
         )
         return mixed.unflatten(0, q.shape[:2]).transpose(1, 2)
 
@@ -183,7 +191,9 @@ class PackedAttention(AttentionContext):
     the square of their sum.
     """
 
-    def __init__(self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int) -> None:
+    def __init__(
+        self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
+    ) -> None:
         """`max_seqlen` is an upper bound of the document lengths."""
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
@@ -192,7 +202,9 @@ class PackedAttention(AttentionContext):
             # Round up, with empty documents, so that compiled blocks see few sizes.
             self.max_seqlen = _power_of_two(max_seqlen)
             missing = _power_of_two(len(cu_seqlens)) - len(cu_seqlens)
-            self.cu_seqlens = torch.cat((cu_seqlens, cu_seqlens[-1:].expand(missing)))
+            self.cu_seqlens = torch.cat(
+                (cu_seqlens, cu_seqlens[-1:].expand(missing))
+            )
 
     def attend(
         self,
@@ -222,7 +234,9 @@ class PackedAttention(AttentionContext):
         from torch.nn.attention.varlen import varlen_attn
 
         share = q.shape[1] // k.shape[1]
-        if share > 1:  # torch 2.11's kernel needs as many key heads as query heads
+        if (
+            share > 1
+        ):  # torch 2.11's kernel needs as many key heads as query heads
             k = k.repeat_interleave(share, 1)
             v = v.repeat_interleave(share, 1)
         ends = self.cu_seqlens
@@ -234,7 +248,9 @@ class PackedAttention(AttentionContext):
 
 
 def _causal(
-    q: Float[Tensor, "n L d"], k: Float[Tensor, "n L d"], v: Float[Tensor, "n L d"]
+    q: Float[Tensor, "n L d"],
+    k: Float[Tensor, "n L d"],
+    v: Float[Tensor, "n L d"],
 ) -> Float[Tensor, "n L d"]:
     if q.is_cuda or q.shape[1] > EAGER_MAX_LENGTH:
         return F.scaled_dot_product_attention(
@@ -258,7 +274,9 @@ def eager_attention(
     k = k.float().transpose(1, 2)
     v = v.float()
     if causal:
-        unseen = torch.full((length, length), -torch.inf, device=q.device).triu(1)
+        unseen = torch.full((length, length), -torch.inf, device=q.device).triu(
+            1
+        )
         scores = torch.baddbmm(unseen, q, k, alpha=scale)
     else:
         scores = torch.baddbmm(q.new_empty(1), q, k, beta=0, alpha=scale)

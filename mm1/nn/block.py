@@ -73,7 +73,9 @@ class Block(AttentionBlock):
             return x + self.feed_forward_scale(
                 self.feed_forward_norm(self.feed_forward(x))
             )
-        return x + self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x)))
+        return x + self.feed_forward_scale(
+            self.feed_forward(self.feed_forward_norm(x))
+        )
 
 
 class LayerScale(nn.Module):
@@ -89,7 +91,9 @@ class LayerScale(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.constant_(self.weight, self.start)
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    def forward(
+        self, x: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch D"]:
         return x * self.weight
 
 
@@ -104,7 +108,9 @@ class SwiGLU(nn.Module):
         self.gate_up = Linear(dim, 2 * hidden_dim, bias=bias)
         self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    def forward(
+        self, x: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch D"]:
         gate, up = self.gate_up(x).chunk(2, -1)
         return self.down(F.silu(gate) * up)
 
@@ -126,7 +132,9 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    def forward(
+        self, x: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch D"]:
         return self.down(self.activation(self.up(x)))
 
 

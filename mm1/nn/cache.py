@@ -33,7 +33,9 @@ class KVCache:
         self.num_prompts = num_prompts
         self.max_length = max_length
         self.bound = 0
-        self.lengths: Int[Tensor, " B"] = torch.zeros(num_prompts, dtype=torch.int64)
+        self.lengths: Int[Tensor, " B"] = torch.zeros(
+            num_prompts, dtype=torch.int64
+        )
         self.keys: dict[int, Float[Tensor, "B L kv_heads d"]] = {}
         self.values: dict[int, Float[Tensor, "B L kv_heads d"]] = {}
 
@@ -73,7 +75,9 @@ class KVCache:
             ValueError: the cache is full.
         """
         if self.bound >= self.max_length:
-            raise ValueError(f"the cache of {self.max_length} tokens a prompt is full")
+            raise ValueError(
+                f"the cache of {self.max_length} tokens a prompt is full"
+            )
         return DecodeAttention(self)
 
     def advance(self) -> None:
@@ -96,7 +100,8 @@ class PrefillAttention(AttentionContext):
         )
         starts = cu_seqlens[: cache.num_prompts].long()
         self.offset: Int[Tensor, " kept"] = (
-            torch.arange(len(self.prompt), device=prompts.device) - starts[self.prompt]
+            torch.arange(len(self.prompt), device=prompts.device)
+            - starts[self.prompt]
         )
 
     def for_layer(self, layer: int) -> "PrefillAttention":
@@ -114,7 +119,9 @@ class PrefillAttention(AttentionContext):
             memory[self.layer] = new.new_zeros(
                 cache.num_prompts, cache.max_length, *new.shape[1:]
             )
-            memory[self.layer][self.prompt, self.offset] = new[: len(self.prompt)]
+            memory[self.layer][self.prompt, self.offset] = new[
+                : len(self.prompt)
+            ]
         if cache.prefix is None:
             return self.packed.attend(q, k, v)
         size = cache.bound
@@ -140,7 +147,9 @@ class DecodeAttention(AttentionContext):
         self.size = cache.bound + 1
         index = torch.arange(self.size, device=cache.lengths.device)
         self.seen = (index <= cache.lengths[:, None])[:, None, None]
-        self.prompts = torch.arange(cache.num_prompts, device=cache.lengths.device)
+        self.prompts = torch.arange(
+            cache.num_prompts, device=cache.lengths.device
+        )
 
     def for_layer(self, layer: int) -> "DecodeAttention":
         self.layer = layer

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from mm1 import dist
 from mm1.batch import PairBatch
 from mm1.config import ConfigError
-from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
+from mm1.nn.contrastive import (
+    sigmoid_contrastive_loss,
+    softmax_contrastive_loss,
+)
 from mm1.nn.linear import Linear, num_weights
 from mm1.nn.model import Losses, MeanMetric, Model
 from mm1.nn.pooling import AttentionPoolingHead
@@ -113,11 +116,17 @@ class CLIP(Model):
         self.encoder = c.encoder.build()
         self.text = c.text.build(vocab_size=vocab_size)
         self.pooling = (
-            AttentionPoolingHead(c.encoder) if c.pooling == "attention" else None
+            AttentionPoolingHead(c.encoder)
+            if c.pooling == "attention"
+            else None
         )
         text_bias = c.text.output_bias
         self.projection = Projection(
-            self.encoder.dim, self.text.dim, c.dim, text_bias=text_bias, loss=c.loss
+            self.encoder.dim,
+            self.text.dim,
+            c.dim,
+            text_bias=text_bias,
+            loss=c.loss,
         )
         self.image_input = self.encoder.image_input
 
@@ -165,10 +174,15 @@ class CLIP(Model):
         means = {"loss": objective, "accuracy": hits, "scale": scale[0] * count}
         return Losses(
             objective,
-            {name: MeanMetric(total.detach(), count) for name, total in means.items()},
+            {
+                name: MeanMetric(total.detach(), count)
+                for name, total in means.items()
+            },
         )
 
-    def encode_images(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
+    def encode_images(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N E"]:
         """Features of unit length; their dot products with texts' are similarities."""
         return self._images(images)
 
@@ -192,7 +206,10 @@ class CLIP(Model):
         patches = tokens[:, self.encoder.num_prefix_tokens :]
         if self.pooling is not None:
             pooled = self.pooling(patches)
-        elif self.encoder.class_token is not None and self.config.pooling != "mean":
+        elif (
+            self.encoder.class_token is not None
+            and self.config.pooling != "mean"
+        ):
             pooled = tokens[:, 0]
         else:
             pooled = patches.mean(1)
@@ -201,4 +218,6 @@ class CLIP(Model):
     def _texts(
         self, tokens: Int[Tensor, "B L"], lengths: Int[Tensor, " B"]
     ) -> Float[Tensor, "B E"]:
-        return F.normalize(self.projection.text(self.text(tokens, lengths)), dim=-1)
+        return F.normalize(
+            self.projection.text(self.text(tokens, lengths)), dim=-1
+        )

@@ -120,7 +120,9 @@ def _contrast(
     learns = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (mine, others, *factors)
     )
-    return _Contrast.apply(mine, others, *factors, ids, all_ids, row_loss, rows, learns)
+    return _Contrast.apply(
+        mine, others, *factors, ids, all_ids, row_loss, rows, learns
+    )
 
 
 class _Contrast(torch.autograd.Function):
@@ -128,12 +130,16 @@ class _Contrast(torch.autograd.Function):
     scales them."""
 
     @staticmethod
-    def forward(ctx, mine, others, scale, bias, ids, all_ids, row_loss, rows, learns):
+    def forward(
+        ctx, mine, others, scale, bias, ids, all_ids, row_loss, rows, learns
+    ):
         own = (
             dist.rank() * len(mine)
             + torch.arange(len(mine), device=mine.device)[:, None]
         )
-        total, hits, scale_grad, bias_grad = (mine.new_zeros(()) for _ in range(4))
+        total, hits, scale_grad, bias_grad = (
+            mine.new_zeros(()) for _ in range(4)
+        )
         mine_grad, others_grad = (
             torch.zeros_like(x if learns else x[:0]) for x in (mine, others)
         )

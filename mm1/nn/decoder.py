@@ -10,7 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
-from mm1.nn.attention import Attention, AttentionContext, PackedAttention, QKNorm
+from mm1.nn.attention import (
+    Attention,
+    AttentionContext,
+    PackedAttention,
+    QKNorm,
+)
 from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import KVCache
 from mm1.nn.experts import MoE, MoEBlock, Routing, router_losses
@@ -64,7 +69,9 @@ class Decoder(Module):
         self.vocab_size = vocab_size
         self.head_dim = config.head_dim or config.dim // config.num_heads
         self.embedding = Embedding(vocab_size, config.dim)
-        self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.depth))
+        self.blocks = nn.ModuleList(
+            self._block(layer) for layer in range(config.depth)
+        )
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.output = None if config.tied else Linear(config.dim, vocab_size)
 
@@ -84,8 +91,12 @@ class Decoder(Module):
         hidden_dim = c.hidden_dim or -(-8 * c.dim // (3 * 256)) * 256
         norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
         if c.experts is not None and (layer + 1) % c.experts.every == 0:
-            experts = c.experts.build(dim=c.dim, hidden_dim=hidden_dim, gain=gain)
-            return MoEBlock(attention, experts, norm, norm_placement=c.norm_placement)
+            experts = c.experts.build(
+                dim=c.dim, hidden_dim=hidden_dim, gain=gain
+            )
+            return MoEBlock(
+                attention, experts, norm, norm_placement=c.norm_placement
+            )
         return Block(
             attention,
             SwiGLU(c.dim, hidden_dim, gain=gain),
@@ -95,7 +106,9 @@ class Decoder(Module):
 
     @property
     def head(self) -> Float[Tensor, "V D"]:
-        return self.embedding.weight if self.output is None else self.output.weight
+        return (
+            self.embedding.weight if self.output is None else self.output.weight
+        )
 
     def embed(self, tokens: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
         return self.embedding(tokens)
@@ -128,24 +141,36 @@ class Decoder(Module):
         routings: dict[int, Routing] = {}
         for layer, block in enumerate(self.blocks):
             if isinstance(block, MoEBlock):
-                x, routings[layer] = block(x, context.for_layer(layer), rotary, valid)
+                x, routings[layer] = block(
+                    x, context.for_layer(layer), rotary, valid
+                )
             else:
                 x = block(x, context.for_layer(layer), rotary)
         return self.norm(x), routings
 
-    def flops(self, *, num_tokens: int, num_pairs: int, num_targets: int) -> int:
+    def flops(
+        self, *, num_tokens: int, num_pairs: int, num_targets: int
+    ) -> int:
         """Floating-point operations of forward and backward.
 
         6 per weight and token (of the output map: per target; of experts: only those a
         token uses), 12 per query-key pair and channel of each attention.
         """
         attention = (
-            12 * num_pairs * self.config.num_heads * self.head_dim * self.config.depth
+            12
+            * num_pairs
+            * self.config.num_heads
+            * self.head_dim
+            * self.config.depth
         )
         active = num_weights(self.blocks) + sum(
             m.num_active for m in self.modules() if isinstance(m, MoE)
         )
-        return 6 * num_tokens * active + attention + 6 * num_targets * self.head.numel()
+        return (
+            6 * num_tokens * active
+            + attention
+            + 6 * num_targets * self.head.numel()
+        )
 
 
 class LanguageModel(Model):
@@ -173,7 +198,9 @@ class LanguageModel(Model):
 
     def flops(self, batch: PackedBatch) -> dict[str, int]:
         sizes = {"num_pairs": batch.num_pairs, "num_targets": batch.num_targets}
-        return {"decoder": self.decoder.flops(num_tokens=len(batch.tokens), **sizes)}
+        return {
+            "decoder": self.decoder.flops(num_tokens=len(batch.tokens), **sizes)
+        }
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """What the decoder reads; here the embeddings of the tokens."""
@@ -196,7 +223,9 @@ class LanguageModel(Model):
         # Masked sums instead of a scatter, so that runs repeat bit for bit.
         for number, name in enumerate(batch.source_names):
             own = (sources == number).float()
-            means[f"loss/{name}"] = MeanMetric((own * loss.nll).sum(), own.sum())
+            means[f"loss/{name}"] = MeanMetric(
+                (own * loss.nll).sum(), own.sum()
+            )
         objective = loss.objective
         experts = self.decoder.config.experts
         if experts is not None and routings:
@@ -213,7 +242,9 @@ class LanguageModel(Model):
         """The log-likelihood of each target in nats and whether it is the most likely
         token; 0 and true where there is no target."""
         loss, targets, _ = self._next_token(batch)
-        nats = loss.nll.new_zeros(len(batch.tokens)).index_copy(0, targets, -loss.nll)
+        nats = loss.nll.new_zeros(len(batch.tokens)).index_copy(
+            0, targets, -loss.nll
+        )
         return nats, torch.ones_like(nats, dtype=torch.bool).index_copy(
             0, targets, loss.hit
         )
@@ -225,7 +256,9 @@ class LanguageModel(Model):
         not the prefix."""
         return KVCache(num_prompts, max_length, prefix)
 
-    def prefill(self, batch: PackedBatch, cache: KVCache) -> Float[Tensor, "B V"]:
+    def prefill(
+        self, batch: PackedBatch, cache: KVCache
+    ) -> Float[Tensor, "B V"]:
         """Read the prompts, the first B documents of the batch, into the cache; returns
         the logits of the token after each."""
         context = cache.prefill(batch.cu_seqlens, batch.max_seqlen)
@@ -235,10 +268,14 @@ class LanguageModel(Model):
         last = batch.cu_seqlens[1 : cache.num_prompts + 1] - 1
         return (hidden[last] @ self.decoder.head.T).float()
 
-    def step(self, tokens: Int[Tensor, " B"], cache: KVCache) -> Float[Tensor, "B V"]:
+    def step(
+        self, tokens: Int[Tensor, " B"], cache: KVCache
+    ) -> Float[Tensor, "B V"]:
         """Read one more token of every prompt; returns the logits of the next."""
         hidden = self.decoder(
-            self.decoder.embed(tokens), cache.lengths + cache.offset, cache.step()
+            self.decoder.embed(tokens),
+            cache.lengths + cache.offset,
+            cache.step(),
         )
         cache.advance()
         return (hidden @ self.decoder.head.T).float()

@@ -98,7 +98,9 @@ class MoE(Module):
         self.gate_up = nn.Parameter(
             torch.empty(config.num_experts, 2 * hidden_dim, dim)
         )
-        self.down = nn.Parameter(torch.empty(config.num_experts, dim, hidden_dim))
+        self.down = nn.Parameter(
+            torch.empty(config.num_experts, dim, hidden_dim)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -120,7 +122,9 @@ class MoE(Module):
         if self.config.renormalise:
             gates = gates / gates.sum(-1, keepdim=True)
         assignments = self._sort_by_expert(experts, valid)
-        out = self._compute(x, assignments).unflatten(0, (self.config.top_k, -1))
+        out = self._compute(x, assignments).unflatten(
+            0, (self.config.top_k, -1)
+        )
         mixed = (out * gates.T[..., None]).sum(0).to(x.dtype)
         return mixed, self._routing(
             logits, probabilities, experts[:, 0], valid, assignments
@@ -134,26 +138,34 @@ class MoE(Module):
         factor = self.config.capacity_factor if self.training else None
         chosen = experts.T.flatten()
         if valid is not None:
-            chosen = chosen.masked_fill(~valid.repeat(self.config.top_k), nowhere)
+            chosen = chosen.masked_fill(
+                ~valid.repeat(self.config.top_k), nowhere
+            )
         by_expert, order = chosen.sort(stable=True)
         ends = self._ends(by_expert)
         load = ends.diff(prepend=ends.new_zeros(1)).float()
         dropped = load.new_zeros(())
         if factor is not None:
-            capacity = max(1, int(len(experts) * factor / self.config.num_experts))
+            capacity = max(
+                1, int(len(experts) * factor / self.config.num_experts)
+            )
             dropped = (load - capacity).clamp(min=0).sum()
             place = (
                 torch.arange(len(by_expert), device=ends.device)
                 - F.pad(ends, (1, 0))[by_expert]
             )
-            by_expert, again = by_expert.masked_fill(place >= capacity, nowhere).sort(
-                stable=True
-            )
+            by_expert, again = by_expert.masked_fill(
+                place >= capacity, nowhere
+            ).sort(stable=True)
             order = order[again]
             ends = self._ends(by_expert)
         everywhere = valid is None and factor is None
         return _Assignments(
-            order, ends, None if everywhere else by_expert == nowhere, load, dropped
+            order,
+            ends,
+            None if everywhere else by_expert == nowhere,
+            load,
+            dropped,
         )
 
     def _ends(self, by_expert: Int[Tensor, " n"]) -> Int[Tensor, " experts"]:
@@ -183,11 +195,15 @@ class MoE(Module):
         valid: Bool[Tensor, " T"] | None,
         assignments: "_Assignments",
     ) -> Routing:
-        weights = logits.new_ones(len(logits)) if valid is None else valid.float()
+        weights = (
+            logits.new_ones(len(logits)) if valid is None else valid.float()
+        )
         num_tokens = weights.sum()
         share = weights / num_tokens.clamp(min=1)
         density = share @ F.one_hot(first, self.config.num_experts).float()
-        balance = self.config.num_experts * (density * (share @ probabilities)).sum()
+        balance = (
+            self.config.num_experts * (density * (share @ probabilities)).sum()
+        )
         log_sum_exp = logits.logsumexp(-1)
         with torch.no_grad():
             entropy = weights @ (log_sum_exp - (probabilities * logits).sum(-1))
@@ -261,7 +277,9 @@ class MoEBlock(AttentionBlock):
         x = self.attend(x, context, rotary)
         if self.norm_placement == "post":
             out, routing = self.feed_forward(x, valid)
-            return x + self.feed_forward_scale(self.feed_forward_norm(out)), routing
+            return x + self.feed_forward_scale(
+                self.feed_forward_norm(out)
+            ), routing
         out, routing = self.feed_forward(self.feed_forward_norm(x), valid)
         return x + self.feed_forward_scale(out), routing
 
@@ -287,7 +305,9 @@ def router_losses(
     means = {
         "router/balance": MeanMetric(balance.detach() @ tokens, tokens.sum()),
         "router/z": MeanMetric(z.detach() @ tokens, tokens.sum()),
-        "router/dropped": MeanMetric(dropped.sum(), config.top_k * tokens.sum()),
+        "router/dropped": MeanMetric(
+            dropped.sum(), config.top_k * tokens.sum()
+        ),
     }
     for layer, routing in routings.items():
         means[f"router/entropy/{layer}"] = MeanMetric(
@@ -300,6 +320,8 @@ def router_losses(
             )
     return (
         num_targets
-        * (config.balance_loss * balance.sum() + config.router_z_loss * z.sum()),
+        * (
+            config.balance_loss * balance.sum() + config.router_z_loss * z.sum()
+        ),
         means,
     )

@@ -20,7 +20,11 @@ class Grouping:
     """The gathers from a packed stream to padded batches and back."""
 
     def __init__(
-        self, cu_seqlens: Int[Tensor, " ends"], *, num_heads: int, num_kv_heads: int
+        self,
+        cu_seqlens: Int[Tensor, " ends"],
+        *,
+        num_heads: int,
+        num_kv_heads: int,
     ) -> None:
         device = cu_seqlens.device
         real = cu_seqlens.diff() > 0
@@ -38,7 +42,9 @@ class Grouping:
             token = starts[rounded == length, None, None] + step.minimum(last)
             queries.append((token * num_heads + heads).flatten())
             keys.append(
-                (token * num_kv_heads + heads // (num_heads // num_kv_heads)).flatten()
+                (
+                    token * num_kv_heads + heads // (num_heads // num_kv_heads)
+                ).flatten()
             )
             used.append((step <= last).expand(-1, num_heads, -1).flatten())
             shapes.append((len(token) * num_heads, length))
@@ -59,7 +65,9 @@ class Grouping:
             self.num_places, device=device
         )[is_used]
 
-    def pad(self, x: Float[Tensor, "T any_heads d"]) -> list[Float[Tensor, "_ _ d"]]:
+    def pad(
+        self, x: Float[Tensor, "T any_heads d"]
+    ) -> list[Float[Tensor, "_ _ d"]]:
         """One padded batch per group of queries, or of keys or values, which are
         repeated for the queries that share them."""
         parts = _Pad.apply(x, self).split(
@@ -70,7 +78,9 @@ class Grouping:
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
-    def unpad(self, groups: list[Float[Tensor, "_ _ d"]]) -> Float[Tensor, "T heads d"]:
+    def unpad(
+        self, groups: list[Float[Tensor, "_ _ d"]]
+    ) -> Float[Tensor, "T heads d"]:
         """Restore the packed stream."""
         return _Unpad.apply(torch.cat([x.flatten(0, 1) for x in groups]), self)
 
@@ -90,7 +100,11 @@ class _Pad(torch.autograd.Function):
     def forward(ctx, x: Tensor, grouping: Grouping) -> Tensor:
         ctx.grouping = grouping
         ctx.shape = x.shape
-        rows = grouping.queries if x.shape[1] == grouping.num_heads else grouping.keys
+        rows = (
+            grouping.queries
+            if x.shape[1] == grouping.num_heads
+            else grouping.keys
+        )
         return x.reshape(-1, x.shape[2]).index_select(0, rows)
 
     @staticmethod

@@ -12,7 +12,12 @@ class Linear(nn.Linear):
     """
 
     def __init__(
-        self, input_dim: int, output_dim: int, *, bias: bool = False, gain: float = 1.0
+        self,
+        input_dim: int,
+        output_dim: int,
+        *,
+        bias: bool = False,
+        gain: float = 1.0,
     ) -> None:
         self.gain = gain
         super().__init__(input_dim, output_dim, bias=bias)
@@ -34,4 +39,6 @@ class Embedding(nn.Embedding):
 def num_weights(module: nn.Module) -> int:
     """The number of weights in linear maps: a token costs 2 operations per weight
     forward, 4 backward."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+    return sum(
+        m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear)
+    )

@@ -39,7 +39,9 @@ def next_token_loss(
     that are not targets.
     """
     rows = max(1, logits_per_chunk // len(head))
-    learns = [x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)]
+    learns = [
+        x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)
+    ]
     return NextTokenLoss(
         *_NextTokenLoss.apply(hidden, head, targets, z_loss, rows, learns)
     )
@@ -49,7 +51,9 @@ class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, targets, z_loss, rows, learns):
         hidden_grad = torch.empty_like(hidden) if learns[0] else None
-        head_grad = torch.zeros_like(head, dtype=torch.float32) if learns[1] else None
+        head_grad = (
+            torch.zeros_like(head, dtype=torch.float32) if learns[1] else None
+        )
         nll = torch.empty(len(targets), device=hidden.device)
         lse = torch.empty_like(nll)
         hit = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)

@@ -56,7 +56,11 @@ class MM1(LanguageModel):
         num_images = len(batch.images)
         encoder = num_images * self.encoder.flops()
         connector = num_images * self.connector.flops()
-        return {"encoder": encoder, "connector": connector, **super().flops(batch)}
+        return {
+            "encoder": encoder,
+            "connector": connector,
+            **super().flops(batch),
+        }
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """The tokens' embeddings, with those of the images in their slots.

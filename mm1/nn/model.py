@@ -94,7 +94,9 @@ def _losses(tensors: Iterable[Any], means: Any) -> Losses:
 
 # FSDP2 hooks the backward pass of the tensors that `forward` returns; torch 2.11 finds
 # them in a dataclass only if it is a pytree node.
-register_pytree_node(Losses, lambda losses: ([losses.objective], losses.means), _losses)
+register_pytree_node(
+    Losses, lambda losses: ([losses.objective], losses.means), _losses
+)
 
 
 class Model(Module):

@@ -26,7 +26,10 @@ class AttentionPoolingHead(nn.Module):
         self.out = Linear(dim, dim, bias=True)
         self.norm = nn.LayerNorm(dim, eps=encoder.norm_eps)
         self.feed_forward = MLP(
-            dim, round(encoder.mlp_ratio * dim), activation=encoder.activation, gain=1.0
+            dim,
+            round(encoder.mlp_ratio * dim),
+            activation=encoder.activation,
+            gain=1.0,
         )
         self.reset_parameters()
 
@@ -40,7 +43,9 @@ class AttentionPoolingHead(nn.Module):
             for t in (q, *self.key_value(patches).chunk(2, -1))
         )
         x = self.out(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)[:, 0]
+            F.scaled_dot_product_attention(q, k, v)
+            .transpose(1, 2)
+            .flatten(2)[:, 0]
         )
         return x + self.feed_forward(self.norm(x))
 

@@ -34,7 +34,8 @@ def rotary_embedding(
     """RoPE (Su et al. 2021, arXiv:2104.09864) for heads of width `dim`, computed in
     fp32 and returned in `dtype`."""
     frequencies = base ** (
-        -torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
+        -torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32)
+        / dim
     )
     if llama3_scaling is not None:
         frequencies = llama3_frequencies(frequencies, llama3_scaling)
@@ -42,7 +43,8 @@ def rotary_embedding(
     cos = angles.cos()
     sin = angles.sin()
     return RotaryEmbedding(
-        torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+        torch.cat((cos, cos), -1).to(dtype),
+        torch.cat((-sin, sin), -1).to(dtype),
     )
 
 
@@ -55,7 +57,9 @@ def llama3_frequencies(
     at most `low` turns are divided by `factor`, with linear interpolation in between.
     """
     factor, low, high, original = scaling
-    kept = ((frequencies * original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    kept = (
+        (frequencies * original / (2 * math.pi) - low) / (high - low)
+    ).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / factor)
 
 
@@ -87,7 +91,9 @@ def sincos(grid: tuple[int, int], dim: int) -> Float[Tensor, "h w E"]:
 
 
 def _waves(positions: Int[Tensor, " n"], dim: int) -> Float[Tensor, "n dim"]:
-    angles = positions[:, None] * 10_000.0 ** (-torch.arange(dim // 2) / (dim // 2))
+    angles = positions[:, None] * 10_000.0 ** (
+        -torch.arange(dim // 2) / (dim // 2)
+    )
     return torch.cat((angles.sin(), angles.cos()), -1)
 
 
@@ -102,5 +108,7 @@ def interpolate(
     if position.shape[:2] == grid:
         return position
     channels_first = position.float().permute(2, 0, 1)[None]
-    resized = F.interpolate(channels_first, size=grid, mode="bicubic", antialias=True)
+    resized = F.interpolate(
+        channels_first, size=grid, mode="bicubic", antialias=True
+    )
     return resized[0].permute(1, 2, 0).contiguous().to(position.dtype)

@@ -96,7 +96,9 @@ class ViT(Module):
         self.position = nn.Parameter(
             torch.empty(*self.grid, c.dim), requires_grad=c.positions != "fixed"
         )
-        self.class_token = nn.Parameter(torch.empty(c.dim)) if c.class_token else None
+        self.class_token = (
+            nn.Parameter(torch.empty(c.dim)) if c.class_token else None
+        )
         self.registers = (
             nn.Parameter(torch.empty(c.num_registers, c.dim))
             if c.num_registers
@@ -117,15 +119,23 @@ class ViT(Module):
         c = self.config
         gain = (2 * self.config.depth) ** -0.5
         hidden_dim = round(self.config.mlp_ratio * self.dim)
-        attention = Attention(c.dim, num_heads=c.num_heads, bias=c.bias, gain=gain)
+        attention = Attention(
+            c.dim, num_heads=c.num_heads, bias=c.bias, gain=gain
+        )
         if c.feed_forward == "mlp":
             feed_forward = MLP(
-                c.dim, hidden_dim, activation=c.activation, gain=gain, bias=c.bias
+                c.dim,
+                hidden_dim,
+                activation=c.activation,
+                gain=gain,
+                bias=c.bias,
             )
         else:
             feed_forward = SwiGLU(c.dim, hidden_dim, gain=gain, bias=c.bias)
         start = c.layer_scale
-        scale = nn.Identity if start is None else lambda: LayerScale(c.dim, start)
+        scale = (
+            nn.Identity if start is None else lambda: LayerScale(c.dim, start)
+        )
         return Block(attention, feed_forward, self._norm, scale)
 
     def reset_parameters(self) -> None:
@@ -151,7 +161,9 @@ class ViT(Module):
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P E"]:
+    def forward(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N P E"]:
         """The normed features of the patches.
 
         Raises:
@@ -160,7 +172,9 @@ class ViT(Module):
         return self.tokens(images)[:, self.num_prefix_tokens :]
 
     def tokens(
-        self, images: UInt8[Tensor, "N 3 H W"], context: AttentionContext | None = None
+        self,
+        images: UInt8[Tensor, "N 3 H W"],
+        context: AttentionContext | None = None,
     ) -> Float[Tensor, "N L E"]:
         """The features of the whole sequence; `context` None is bidirectional
         attention."""
@@ -185,7 +199,9 @@ class ViT(Module):
             x = block(x, context)
         return self.norm(x)
 
-    def patches(self, images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N P pixels"]:
+    def patches(
+        self, images: UInt8[Tensor, "N 3 H W"]
+    ) -> Float[Tensor, "N P pixels"]:
         """Normalised pixels of each patch, always in fp32.
 
         Their order is channel, row, column, so that a patch convolution's flattened
@@ -222,7 +238,9 @@ def _pixels(size: tuple[int, int] | torch.Size) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _sizes_that_tile(size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
+def _sizes_that_tile(
+    size: tuple[int, int], patch: int
+) -> list[tuple[int, int]]:
     """The next smaller and the next larger size."""
     h, w = size
     smaller = (max(h // patch, 1) * patch, max(w // patch, 1) * patch)

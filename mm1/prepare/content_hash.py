@@ -17,7 +17,9 @@ ValidationBy = Literal["text", "image"]
 def normalized_words(document: Document) -> str:
     """All its text in lower case, words separated by one space; the text itself if it
     has no words."""
-    text = "\0".join(part.content for part in document.parts if isinstance(part, Text))
+    text = "\0".join(
+        part.content for part in document.parts if isinstance(part, Text)
+    )
     folded = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"[\W_]+", " ", folded).strip() or text
 
@@ -33,11 +35,15 @@ def image_hash(image: Image) -> int:
 
 def document_hash(document: Document) -> int:
     """The hash of its words and its images, in their order."""
-    images = b"".join(image_hash(image).to_bytes(8) for image in document.images)
+    images = b"".join(
+        image_hash(image).to_bytes(8) for image in document.images
+    )
     return hash64(images + normalized_words(document).encode())
 
 
-def is_validation(document: Document, share: float, by: ValidationBy = "text") -> bool:
+def is_validation(
+    document: Document, share: float, by: ValidationBy = "text"
+) -> bool:
     """Whether a document belongs to the validation split, by a hash of its content.
 
     With `text`, copies of a text stay together; with `image`, documents with the same

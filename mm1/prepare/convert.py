@@ -34,7 +34,9 @@ class ConvertJob:
     preparation: Preparation.Config
 
 
-def convert_file(job: ConvertJob, report: Report) -> tuple[Path, ConversionStats]:
+def convert_file(
+    job: ConvertJob, report: Report
+) -> tuple[Path, ConversionStats]:
     """Write the shards and drops of one raw file; return their folder and the counts.
 
     If duplicates are to be found, documents go to `PENDING`, with their fingerprints.
@@ -48,7 +50,9 @@ def convert_file(job: ConvertJob, report: Report) -> tuple[Path, ConversionStats
             output.stats.records_in += 1
             report(output.stats.records_in, output.stats.drops.total())
             try:
-                document, lost = preparation.document(record, job.file, tokenizer)
+                document, lost = preparation.document(
+                    record, job.file, tokenizer
+                )
             except Unusable as why:
                 output.drop("record", record.key, why)
                 continue
@@ -83,7 +87,10 @@ def _write_fingerprints(
 
     path.parent.mkdir(parents=True)
     schema = duplicates.schema()
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_stream(file, schema) as stream,
+    ):
         stream.write_table(pa.Table.from_pylist(rows, schema))
 
 

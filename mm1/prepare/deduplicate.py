@@ -78,7 +78,11 @@ class Duplicates(Configurable):
     def enabled(self) -> bool:
         """Whether documents have to be compared across files."""
         c = self.config
-        return c.exact or c.near is not None or c.max_documents_of_image is not None
+        return (
+            c.exact
+            or c.near is not None
+            or c.max_documents_of_image is not None
+        )
 
     def fingerprint(self, key: str, document: Document) -> dict[str, Any]:
         """What the comparison needs of a document: a row of `schema`."""
@@ -117,7 +121,8 @@ class Duplicates(Configurable):
     def _signature(self, words: Sequence[str]) -> Any:
         n = min(self.config.near_words, len(words))
         ngrams = {
-            " ".join(words[i : i + n]).encode() for i in range(len(words) - n + 1)
+            " ".join(words[i : i + n]).encode()
+            for i in range(len(words) - n + 1)
         }
         signature = self.empty.copy()  # type: ignore[union-attr]
         signature.update_batch(sorted(ngrams))
@@ -167,7 +172,9 @@ class Duplicates(Configurable):
 
     def _frequent_images(
         self, table: Any
-    ) -> tuple[UInt64[np.ndarray, " n"], Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    ) -> tuple[
+        UInt64[np.ndarray, " n"], Int[np.ndarray, " n"], Bool[np.ndarray, " n"]
+    ]:
         """Of every image: its hash, the number of its document, and whether it is in
         too many documents."""
         import pyarrow.compute as pc
@@ -194,7 +201,9 @@ class Duplicates(Configurable):
         size = self.config.near_hashes
         index = library.MinHashLSH(threshold=threshold, num_perm=size)
         chunks = [chunk.flatten().to_numpy() for chunk in signatures.chunks]
-        values = np.concatenate(chunks or [np.empty(0, np.uint32)]).reshape(-1, size)
+        values = np.concatenate(chunks or [np.empty(0, np.uint32)]).reshape(
+            -1, size
+        )
         for number in np.flatnonzero(alive).tolist():
             signature = library.LeanMinHash(
                 seed=1, hashvalues=values[number], scheme=SCHEME
@@ -213,7 +222,9 @@ class _Comparison:
     def __init__(self, num_documents: Sequence[int]) -> None:
         """`num_documents` is the number of documents of each file."""
         self.ends: Int[np.ndarray, " files"] = np.cumsum(num_documents)
-        self.alive: Bool[np.ndarray, " documents"] = np.ones(sum(num_documents), bool)
+        self.alive: Bool[np.ndarray, " documents"] = np.ones(
+            sum(num_documents), bool
+        )
         self.removals = [Removals() for _ in num_documents]
 
     def drop(self, number: int, reason: str, detail: str = "") -> None:
@@ -241,14 +252,19 @@ def _datasketch() -> Any:
 
 
 def _copies(
-    hashes: UInt64[np.ndarray, " documents"], alive: Bool[np.ndarray, " documents"]
+    hashes: UInt64[np.ndarray, " documents"],
+    alive: Bool[np.ndarray, " documents"],
 ) -> list[tuple[int, int]]:
     """(number, number of the first one with the same hash) of each later copy."""
     numbers = np.flatnonzero(alive)
-    _, first, which = np.unique(hashes[numbers], return_index=True, return_inverse=True)
+    _, first, which = np.unique(
+        hashes[numbers], return_index=True, return_inverse=True
+    )
     firsts = numbers[first][which]
     later = firsts != numbers
-    return list(zip(numbers[later].tolist(), firsts[later].tolist(), strict=True))
+    return list(
+        zip(numbers[later].tolist(), firsts[later].tolist(), strict=True)
+    )
 
 
 def _wrong_num_images(

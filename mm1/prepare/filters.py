@@ -64,7 +64,9 @@ class ImageRules(Configurable):
                     )
         if self.config.once and image.data:
             if (known := image_hash(image)) in seen:
-                raise Unusable("repeated image", "it is in the document already")
+                raise Unusable(
+                    "repeated image", "it is in the document already"
+                )
             seen.add(known)
 
     def _check_size(self, image: Image) -> None:
@@ -74,7 +76,10 @@ class ImageRules(Configurable):
             raise Unusable("image too small", size)
         if self.config.max_side is not None and long > self.config.max_side:
             raise Unusable("image too large", size)
-        if self.config.max_aspect is not None and long > self.config.max_aspect * short:
+        if (
+            self.config.max_aspect is not None
+            and long > self.config.max_aspect * short
+        ):
             raise Unusable("image too long", size)
 
 
@@ -120,12 +125,18 @@ class TextRules(Configurable):
             c.max_word_length is not None and length > c.max_word_length
         ):
             raise Unusable("word length", f"{length:.1f} letters on average")
-        symbols = (text.count("#") + text.count("...") + text.count("…")) / len(words)
+        symbols = (text.count("#") + text.count("...") + text.count("…")) / len(
+            words
+        )
         if c.max_symbols is not None and symbols > c.max_symbols:
             raise Unusable("too many symbols", f"{symbols:.2f} for each word")
-        alphabetic = sum(any(map(str.isalpha, word)) for word in words) / len(words)
+        alphabetic = sum(any(map(str.isalpha, word)) for word in words) / len(
+            words
+        )
         if alphabetic < c.min_alphabetic:
-            raise Unusable("too few letters", f"{alphabetic:.0%} of the words have any")
+            raise Unusable(
+                "too few letters", f"{alphabetic:.0%} of the words have any"
+            )
         if c.repetition and (how := find_repetition(text)):
             raise Unusable("repetitive text", how)
 
@@ -146,7 +157,10 @@ class Filters(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        if config.max_images is not None and config.max_images < config.min_images:
+        if (
+            config.max_images is not None
+            and config.max_images < config.min_images
+        ):
             raise ConfigError(
                 f"no document has {config.min_images} to {config.max_images} images"
             )
@@ -167,5 +181,8 @@ class Filters(Configurable):
     def check_num_images(self, count: int) -> None:
         if count < self.config.min_images:
             raise Unusable("too few images", f"{count} left")
-        if self.config.max_images is not None and count > self.config.max_images:
+        if (
+            self.config.max_images is not None
+            and count > self.config.max_images
+        ):
             raise Unusable("too many images", f"{count:,}")

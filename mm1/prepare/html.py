@@ -17,7 +17,16 @@ TAG = re.compile(
 ATTRIBUTE = re.compile(
     r"""([^\s=>"'/]++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'>]++))?+"""
 )
-RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
+RAW = (
+    "script",
+    "style",
+    "textarea",
+    "title",
+    "xmp",
+    "iframe",
+    "noembed",
+    "noframes",
+)
 """Their content is not HTML, and is dropped."""
 DROPPED = re.compile(
     "aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|"
@@ -84,7 +93,9 @@ class HtmlReader:
         name = tag[2].lower()
         self._tag(name, tag[1] == "/", tag[3])
         if name in RAW and not tag[1]:
-            end = re.compile(rf"</{name}[\s/>]", re.IGNORECASE).search(html, tag.end())
+            end = re.compile(rf"</{name}[\s/>]", re.IGNORECASE).search(
+                html, tag.end()
+            )
             return end.start() if end else -1
         return tag.end()
 

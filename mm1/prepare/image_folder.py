@@ -85,7 +85,9 @@ class ImageFolder:
 
     def _name_of_url(self, url: str) -> str:
         if self.urls == "sha256":
-            return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+            return hashlib.sha256(
+                url.encode("utf-8", "surrogatepass")
+            ).hexdigest()
         if self.urls == "basename":
             try:
                 return PurePosixPath(unquote(urlsplit(url).path)).name
@@ -116,7 +118,8 @@ class ImageFolder:
         )
         if path.split(os.sep)[0] == os.pardir:
             raise Unusable(
-                "path out of the image folder", f"{name!r} is not in {self.folder}"
+                "path out of the image folder",
+                f"{name!r} is not in {self.folder}",
             )
         return path
 
@@ -125,10 +128,13 @@ class ImageFolder:
             file = self.folder / self._relative(name)
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise Unusable("unreadable image file", f"{name} is not a regular file")
+                raise Unusable(
+                    "unreadable image file", f"{name} is not a regular file"
+                )
             if status.st_size > verify.MAX_BYTES:
                 raise Unusable(
-                    "file too large", f"{file}; the limit is {verify.MAX_BYTES:,} bytes"
+                    "file too large",
+                    f"{file}; the limit is {verify.MAX_BYTES:,} bytes",
                 )
             return file.read_bytes()
         except Unusable:
@@ -161,7 +167,9 @@ class ImageFolderSource(Source):
     def image_folder(self, file: Path) -> ImageFolder:
         """The images of the records in a file, or in a folder that is read as one."""
         default = file if file.is_dir() else file.parent
-        return ImageFolder(Path(self.config.folder or default), self.config.urls)
+        return ImageFolder(
+            Path(self.config.folder or default), self.config.urls
+        )
 
 
 def is_url(value: str) -> bool:

@@ -119,7 +119,9 @@ class ConversionStats:
 class FileOutput:
     """Shards, drops and counts of one file, in a folder laid out as the whole is."""
 
-    def __init__(self, folder: Path, job: Any, *, begin: bool, drops: str) -> None:
+    def __init__(
+        self, folder: Path, job: Any, *, begin: bool, drops: str
+    ) -> None:
         """`drops` tells this list of drops from another one of the same file."""
         self.folder = folder
         self.job = job
@@ -138,12 +140,16 @@ class FileOutput:
         row = self.writers[split].add(key, document)
         if split in SPLITS:
             self.stats.counts[split] += Counter(
-                documents=1, tokens=row["num_text_tokens"], images=row["num_images"]
+                documents=1,
+                tokens=row["num_text_tokens"],
+                images=row["num_images"],
             )
 
     def drop(self, kind: str, key: str, why: Unusable) -> None:
         """Count and list a dropped "record" or "image"."""
-        drops = self.stats.drops if kind == "record" else self.stats.images_dropped
+        drops = (
+            self.stats.drops if kind == "record" else self.stats.images_dropped
+        )
         drops[why.reason] += 1
         line = {
             "file": str(self.job.file),
@@ -169,7 +175,9 @@ class FileOutput:
 
 
 @contextmanager
-def file_output(job: Any, *, begin: bool, drops: str = "") -> Iterator[FileOutput]:
+def file_output(
+    job: Any, *, begin: bool, drops: str = ""
+) -> Iterator[FileOutput]:
     """The output of one attempt at a file; its folder is removed on any error."""
     parts = job.folder / SCRATCH / "parts"
     parts.mkdir(parents=True, exist_ok=True)
@@ -220,14 +228,17 @@ class OutputFolder:
         parts = (self.scratch / "drops").glob("*.jsonl")
         with (self.path / "drops.jsonl").open("wb") as whole:
             for part in sorted(
-                parts, key=lambda path: (int(path.name.partition(".")[0]), path.name)
+                parts,
+                key=lambda path: (int(path.name.partition(".")[0]), path.name),
             ):
                 with part.open("rb") as lines:
                     shutil.copyfileobj(lines, whole)
 
 
 @contextmanager
-def open_output_folder(out: Path, plan: dict[str, Any]) -> Iterator[OutputFolder]:
+def open_output_folder(
+    out: Path, plan: dict[str, Any]
+) -> Iterator[OutputFolder]:
     """The folder `<out>.unfinished`, new or as an earlier attempt at the same plan left
     it; renamed to `out` at the end.
 
@@ -262,7 +273,9 @@ def _refuse_foreign_files(path: Path) -> None:
     if not path.exists():
         return
     names = [each.name for each in path.iterdir()]
-    if foreign := sorted(name for name in names if not OWN_FILES.fullmatch(name)):
+    if foreign := sorted(
+        name for name in names if not OWN_FILES.fullmatch(name)
+    ):
         raise ConfigError(
             f"{path} is in the way and holds other files ({', '.join(foreign)}): move"
             " it"
@@ -281,7 +294,8 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
                 " folder"
             ) from error
         was_moved = (
-            not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino
+            not path.exists()
+            or path.stat().st_ino != os.fstat(lock.fileno()).st_ino
         )
         if was_moved or (out.exists() and any(out.iterdir())):
             raise ConfigError(
@@ -296,7 +310,9 @@ def _resume_or_clear(output: OutputFolder, plan: dict[str, Any]) -> None:
     before = read_object(path, REMEDY) if path.is_file() else None
     if before != plan and (count := output.num_finished):
         changed = [
-            key for key in plan if before is None or before.get(key) != plan[key]
+            key
+            for key in plan
+            if before is None or before.get(key) != plan[key]
         ]
         raise ConfigError(
             f"{output.path} holds {count:,} finished files of another preparation"

@@ -86,7 +86,8 @@ def prepare(
             "preparation": config,
         }
         jobs = [
-            ConvertJob(number=n, file=file, **facts) for n, file in enumerate(files)
+            ConvertJob(number=n, file=file, **facts)
+            for n, file in enumerate(files)
         ]
         stats = process_files(
             output,
@@ -103,12 +104,21 @@ def prepare(
                 _find_removals(output, len(files), preparation)
             rewrites = [
                 RewriteJob(
-                    number=n, file=file, shards=pending_shards(output.path, n), **facts
+                    number=n,
+                    file=file,
+                    shards=pending_shards(output.path, n),
+                    **facts,
                 )
                 for n, file in enumerate(files)
             ]
             stats += process_files(
-                output, "rewrite", rewrite_file, rewrites, sizes, workers=workers, on=on
+                output,
+                "rewrite",
+                rewrite_file,
+                rewrites,
+                sizes,
+                workers=workers,
+                on=on,
             )
         manifest = write_manifest(output, plan, stats)
     say(summary(out, manifest))
@@ -117,7 +127,9 @@ def prepare(
 
 def find_files(source: type[Source], paths: Sequence[Path]) -> list[Path]:
     """The files to read, in order, each once; see `Source.find`."""
-    return list(dict.fromkeys(file for path in paths for file in source.find(path)))
+    return list(
+        dict.fromkeys(file for path in paths for file in source.find(path))
+    )
 
 
 def _plan(
@@ -143,8 +155,13 @@ def _find_removals(
     import pyarrow as pa
 
     say(f"comparing the documents of {num_files:,} files")
-    paths = [fingerprints_path(output.path, number) for number in range(num_files)]
-    tables = [pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths]
+    paths = [
+        fingerprints_path(output.path, number) for number in range(num_files)
+    ]
+    tables = [
+        pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        for path in paths
+    ]
     removals = preparation.filters.duplicates.find_removals(
         tables,
         preparation.filters.check_num_images,
@@ -181,8 +198,12 @@ def read_finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
                 old = configs.to_json(configs.from_json(old))
         if key == "inputs":
             # The raw files may have moved.
-            old = [{**each, "file": Path(each["file"]).name} for each in old or []]
-            value = [{**each, "file": Path(each["file"]).name} for each in value]
+            old = [
+                {**each, "file": Path(each["file"]).name} for each in old or []
+            ]
+            value = [
+                {**each, "file": Path(each["file"]).name} for each in value
+            ]
         if old != value:
             what = (
                 "other or changed raw files"
@@ -229,7 +250,9 @@ def write_manifest(
 
 def _reasons(drops: dict[str, int]) -> str:
     counts = Counter(drops).most_common()
-    return ", ".join(f"{n:,} {reason}" for reason, n in counts) or "there are none"
+    return (
+        ", ".join(f"{n:,} {reason}" for reason, n in counts) or "there are none"
+    )
 
 
 def summary(out: Path, manifest: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ class Preparation(Configurable):
 
     def split(self, document: Document) -> str:
         config = self.config
-        return SPLITS[is_validation(document, config.validation, config.validation_by)]
+        return SPLITS[
+            is_validation(document, config.validation, config.validation_by)
+        ]
 
 
 def tokenize(document: Document, tokenizer: Tokenizer) -> Document:
@@ -89,6 +91,8 @@ def tokenize(document: Document, tokenizer: Tokenizer) -> Document:
         )
         for part in document.parts
     ]
-    if not any(part.tokens and part.loss for part in parts if isinstance(part, Text)):
+    if not any(
+        part.tokens and part.loss for part in parts if isinstance(part, Text)
+    ):
         raise Unusable("no text", "the tokenizer returns no tokens")
     return Document(tuple(parts))

@@ -71,14 +71,20 @@ def process_files(
                     for shard in pending_shards(output.path, job.number):
                         shard.unlink()
                 dropped = stats.drops.total()
-                records = max(stats.records_in, stats.total("documents") + dropped)
+                records = max(
+                    stats.records_in, stats.total("documents") + dropped
+                )
                 display.finish(job.number, records, dropped)
                 finished[job.number] = stats
     return [finished[job.number] for job in jobs]
 
 
 def _results(
-    function: FileFunction, jobs: Sequence[Any], workers: int, on: Executor, show: Any
+    function: FileFunction,
+    jobs: Sequence[Any],
+    workers: int,
+    on: Executor,
+    show: Any,
 ) -> Generator[Any]:
     if on == "ray":
         from mm1.prepare.ray_workers import in_ray_tasks

@@ -152,7 +152,9 @@ def in_processes(
 
 def _start(context: Any, function: FileFunction) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+    process = context.Process(
+        target=_serve, args=(function, theirs), daemon=True
+    )
     process.start()
     # Now the process alone holds its end: when it dies, we read the end of the file.
     theirs.close()

@@ -53,7 +53,9 @@ class Display:
     def bytes_read(self) -> float:
         """Of this attempt: of the finished files, and what is estimated of the others,
         nothing before the first file is finished."""
-        whole = float(sum(self.sizes[number] for number in self.finished) - self.before)
+        whole = float(
+            sum(self.sizes[number] for number in self.finished) - self.before
+        )
         bytes_per_record = whole / self.records if self.records else 0.0
         return whole + sum(
             min(records * bytes_per_record, self.sizes[number])
@@ -62,8 +64,12 @@ class Display:
 
     def details(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
-        records = self.records + sum(records for records, _ in self.open.values())
-        dropped = self.dropped + sum(dropped for _, dropped in self.open.values())
+        records = self.records + sum(
+            records for records, _ in self.open.values()
+        )
+        dropped = self.dropped + sum(
+            dropped for _, dropped in self.open.values()
+        )
         return (
             f"{len(self.finished)}/{len(self.sizes)} files, {records:,} records,"
             f" {dropped:,} dropped, {records / seconds:,.0f}/s"

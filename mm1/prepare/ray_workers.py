@@ -11,7 +11,12 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from mm1.config import UserError
-from mm1.prepare.process_pool import FileFunction, FileJob, WorkerDied, WorkerFailed
+from mm1.prepare.process_pool import (
+    FileFunction,
+    FileJob,
+    WorkerDied,
+    WorkerFailed,
+)
 from mm1.ray_jobs import RayJob, RayJobs
 
 ATTEMPTS = 3

@@ -40,7 +40,8 @@ def find_repetition(text: str) -> str:
     for n, limit in ALL_REPEATED.items():
         if (share := _in_repeats(words, n) / total) > limit:
             return (
-                f"{share:.0%} of the characters are in repeated sequences of {n} words"
+                f"{share:.0%} of the characters are in repeated sequences of"
+                f" {n} words"
             )
     return ""
 
@@ -53,7 +54,9 @@ def _most_frequent(words: Sequence[str], n: int) -> int:
     """Characters in all places of the most frequent n-gram; 0 if none is repeated."""
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
     sequence, count = max(
-        counts.items(), key=lambda item: (item[1], _letters(item[0])), default=((), 0)
+        counts.items(),
+        key=lambda item: (item[1], _letters(item[0])),
+        default=((), 0),
     )
     return count * _letters(sequence) if count > 1 else 0
 
@@ -63,7 +66,9 @@ def _in_repeats(words: Sequence[str], n: int) -> int:
     seen: set[tuple[str, ...]] = set()
     covered = 0
     count = 0
-    for start, sequence in enumerate(zip(*(words[i:] for i in range(n)), strict=False)):
+    for start, sequence in enumerate(
+        zip(*(words[i:] for i in range(n)), strict=False)
+    ):
         if sequence in seen:
             first = max(start, covered)
             count += _letters(words[first : start + n])

@@ -11,7 +11,12 @@ from mm1.files import read_object, write_text
 from mm1.prepare.content_hash import image_hash
 from mm1.prepare.convert import PENDING, document_key, load_tokenizer
 from mm1.prepare.deduplicate import IMAGE_IN_MANY, Removals
-from mm1.prepare.output_folder import REMEDY, SCRATCH, ConversionStats, file_output
+from mm1.prepare.output_folder import (
+    REMEDY,
+    SCRATCH,
+    ConversionStats,
+    file_output,
+)
 from mm1.prepare.preparation import Preparation, tokenize
 from mm1.prepare.process_pool import Report
 from mm1.prepare.sources import Unusable
@@ -51,7 +56,9 @@ def write_removals(folder: Path, removals: Sequence[Removals]) -> None:
         write_text(removals_path(folder, number), json.dumps(content))
 
 
-def rewrite_file(job: RewriteJob, report: Report) -> tuple[Path, ConversionStats]:
+def rewrite_file(
+    job: RewriteJob, report: Report
+) -> tuple[Path, ConversionStats]:
     """Write the shards of the documents that are kept, and the drops; return their
     folder and the counts.
 
@@ -71,7 +78,9 @@ def rewrite_file(job: RewriteJob, report: Report) -> tuple[Path, ConversionStats
     with file_output(
         job, begin=tokenizer.begin is not None, drops=".rewritten"
     ) as output:
-        documents = (pair for shard in job.shards for pair in read_documents(shard))
+        documents = (
+            pair for shard in job.shards for pair in read_documents(shard)
+        )
         for number, (key, document) in enumerate(documents):
             report(number + 1, output.stats.drops.total())
             record = key.removeprefix(prefix)

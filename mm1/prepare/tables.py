@@ -42,14 +42,18 @@ def open_decompressed(path: Path) -> Iterator[IO[bytes]]:
         if codec := CODECS.get(path.suffix):
             import pyarrow as pa
 
-            yield io.BufferedReader(pa.CompressedInputStream(file, codec), BUFFER)  # type: ignore[type-var]
+            yield io.BufferedReader(
+                pa.CompressedInputStream(file, codec), BUFFER
+            )  # type: ignore[type-var]
         else:
             yield file
 
 
 def table_suffix(path: Path) -> str:
     """The suffix that says what a file is: `.jsonl` for `a.jsonl.zst`."""
-    return Path(path.stem if path.suffix in CODECS else path.name).suffix.lower()
+    return Path(
+        path.stem if path.suffix in CODECS else path.name
+    ).suffix.lower()
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[Record]:
@@ -168,14 +172,18 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     with path.open("rb") as file:
         try:
             # Pre-buffering would hold all images of a row group in memory.
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            parquet = pq.ParquetFile(
+                file, pre_buffer=False, buffer_size=1 << 20
+            )
         except (pa.ArrowException, OSError) as error:
             yield Record("", Unusable("not a parquet file", str(error)))
             return
         _require_columns(path, columns, parquet.schema_arrow.names)
         try:
             for batch in parquet.iter_batches(
-                batch_size=PARQUET_BATCH, columns=list(columns), use_threads=False
+                batch_size=PARQUET_BATCH,
+                columns=list(columns),
+                use_threads=False,
             ):
                 for row in range(batch.num_rows):
                     yield Record(str(number), _parse_row(batch.slice(row, 1)))
@@ -202,7 +210,9 @@ def _parse_row(batch: Any) -> Any:
         return Unusable("not UTF-8", str(error))
 
 
-def _require_columns(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
+def _require_columns(
+    path: Path, columns: Sequence[str], known: Sequence[str]
+) -> None:
     for column in columns:
         if column not in known:
             raise ConfigError(
@@ -228,7 +238,9 @@ def load_mapping(path: Path, key: str, value: str) -> dict[str, str]:
         )
     mapping: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for record in (each for part in parts for each in read_table(part, [key, value])):
+    for record in (
+        each for part in parts for each in read_table(part, [key, value])
+    ):
         if isinstance(record.data, Unusable):
             left_out[record.data.reason] += 1
             continue
@@ -239,7 +251,9 @@ def load_mapping(path: Path, key: str, value: str) -> dict[str, str]:
         else:
             left_out[f"without {key} or {value}"] += 1
     if left_out:
-        counts = [f"{count:,} {reason}" for reason, count in left_out.most_common()]
+        counts = [
+            f"{count:,} {reason}" for reason, count in left_out.most_common()
+        ]
         say(f"{path}: rows left out: {', '.join(counts)}")
     if not mapping:
         raise ConfigError(

@@ -44,16 +44,22 @@ def check_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise Unusable(
             f"no {what}",
-            "" if value is None else f"it is a {type(value).__name__}, not a text",
+            ""
+            if value is None
+            else f"it is a {type(value).__name__}, not a text",
         )
     if not value.strip():
         raise Unusable(f"empty {what}")
     if "\0" in value:
-        raise Unusable("NUL in text", f"character {value.index(chr(0))} of the {what}")
+        raise Unusable(
+            "NUL in text", f"character {value.index(chr(0))} of the {what}"
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise Unusable("not UTF-8", f"character {error.start} of the {what}") from error
+        raise Unusable(
+            "not UTF-8", f"character {error.start} of the {what}"
+        ) from error
     return value
 
 
@@ -90,7 +96,10 @@ def check_image(image: Image) -> Image:
 
 
 def check_document(
-    document: Document, *, images_required: bool, check: ImageCheck = check_image
+    document: Document,
+    *,
+    images_required: bool,
+    check: ImageCheck = check_image,
 ) -> tuple[Document, list[Unusable]]:
     """The document with its images checked, and why some of them were left out.
 
@@ -110,7 +119,9 @@ def check_document(
                 check_text(part.content, "text")
             after_gap = gap and parts and isinstance(parts[-1], Text)
             parts.append(
-                replace(part, content=PARAGRAPH + part.content) if after_gap else part
+                replace(part, content=PARAGRAPH + part.content)
+                if after_gap
+                else part
             )
             gap = False
             continue
@@ -124,7 +135,8 @@ def check_document(
             detail = f"image {number}: {why.detail}".removesuffix(": ")
             lost.append(Unusable(why.reason, detail))
     if not any(
-        isinstance(part, Text) and part.loss and part.content.strip() for part in parts
+        isinstance(part, Text) and part.loss and part.content.strip()
+        for part in parts
     ):
         raise Unusable("no text")
     return replace(document, parts=tuple(parts)), lost

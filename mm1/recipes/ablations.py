@@ -117,7 +117,10 @@ def synthetic_captions() -> Study:
         FULL.rows({"without": lambda run: None, "with": add}),
         (
             better(
-                "Synthetic captions bring few-shot performance", FEW, "with", "without"
+                "Synthetic captions bring few-shot performance",
+                FEW,
+                "with",
+                "without",
             ),
         ),
     )
@@ -182,7 +185,10 @@ def encoder_loss() -> Study:
                 "CLIP H, 224 px",
             ),
             better(
-                "A trained encoder helps", FEW, "CLIP L, 336 px", "untrained L, 336 px"
+                "A trained encoder helps",
+                FEW,
+                "CLIP L, 336 px",
+                "untrained L, 336 px",
             ),
         ),
         paper={ZERO: _table_1(0), FEW: _table_1(1)},

@@ -36,7 +36,10 @@ def _aim(size: str, *, steps: int) -> AIMTrainerConfig:
         steps=steps,
         model=AIM.Config(encoder=aim_encoder_config(size)),
         loader=ImageLoader.Config(
-            sources=("data/captions",), batch_size=4096, micro_batch_size=64, workers=8
+            sources=("data/captions",),
+            batch_size=4096,
+            micro_batch_size=64,
+            workers=8,
         ),
         optimizer=AdamW.Config(peak_lr=1e-3, weight_decay=0.05),
         scheduler=WarmupCosine.Config(warmup_steps=30_000, min_lr_ratio=0.0),

@@ -159,7 +159,9 @@ def _clip(
             sources=("data/captions",), batch_size=batch_size, workers=8
         ),
         optimizer=replace(optimizer, weight_decay=0.2),
-        scheduler=WarmupCosine.Config(warmup_steps=warmup_steps, min_lr_ratio=0.0),
+        scheduler=WarmupCosine.Config(
+            warmup_steps=warmup_steps, min_lr_ratio=0.0
+        ),
         activation_checkpointing="full",
         compile=True,
         validate_every=5000,

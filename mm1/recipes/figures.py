@@ -116,12 +116,19 @@ def mixture_study(scale: Scale) -> Study:
         "Shares of tokens, without text-only data; all rows start from the same runs."
         " Only pages hold several images, so part of what they teach is the format of"
         " shots.",
-        scale.rows({row: set_weights(*shares, 0) for row, shares in rows.items()}),
+        scale.rows(
+            {row: set_weights(*shares, 0) for row, shares in rows.items()}
+        ),
         (
             better(
-                "Interleaved pages bring few-shot performance", FEW, "50/50", "100/0"
+                "Interleaved pages bring few-shot performance",
+                FEW,
+                "50/50",
+                "100/0",
             ),
-            better("Captions bring zero-shot performance", ZERO, "50/50", "0/100"),
+            better(
+                "Captions bring zero-shot performance", ZERO, "50/50", "0/100"
+            ),
             better("Interleaved pages help text", TEXT, "0/100", "100/0"),
         ),
         paper={
@@ -184,8 +191,15 @@ def text_share_study(scale: Scale) -> Study:
         "Captions and pages have equal shares of the first number.",
         scale.rows({row: set_weights(*shares) for row, shares in rows.items()}),
         (
-            better("A tenth of text keeps text performance", TEXT, "91/9", "100/0"),
-            better("A third of text costs few-shot performance", FEW, "91/9", "66/33"),
+            better(
+                "A tenth of text keeps text performance", TEXT, "91/9", "100/0"
+            ),
+            better(
+                "A third of text costs few-shot performance",
+                FEW,
+                "91/9",
+                "66/33",
+            ),
         ),
     )
 
@@ -225,15 +239,22 @@ def freezing_study(scale: Scale) -> Study:
     def freeze(*parts: str) -> Edit:
         return lambda run: setattr(run, "frozen", parts)
 
-    frozen = {"encoder frozen": freeze("encoder"), "decoder frozen": freeze("decoder")}
+    frozen = {
+        "encoder frozen": freeze("encoder"),
+        "decoder frozen": freeze("decoder"),
+    }
     both = {"both frozen": freeze("encoder", "decoder")}
     return scale.study(
         "Frozen or not",
         "The connector learns in every row.",
         scale.rows({"all learn": lambda _: None} | frozen | both),
         (
-            better("Training the encoder helps", FEW, "all learn", "encoder frozen"),
-            better("Training the decoder helps", FEW, "all learn", "decoder frozen"),
+            better(
+                "Training the encoder helps", FEW, "all learn", "encoder frozen"
+            ),
+            better(
+                "Training the decoder helps", FEW, "all learn", "decoder frozen"
+            ),
         ),
     )
 
@@ -253,7 +274,9 @@ def connector_study(scale: Scale) -> Study:
             folders[_row(name, num_tokens, size)] = plan.add("pretrain", run)
         return folders
 
-    tokens = _mean(names, (many,), sizes, 1.0) | _mean(names, (few,), sizes, -1.0)
+    tokens = _mean(names, (many,), sizes, 1.0) | _mean(
+        names, (few,), sizes, -1.0
+    )
     pairs = tuple(permutations(names, 2))
     kinds = [
         _subtract(
@@ -269,8 +292,15 @@ def connector_study(scale: Scale) -> Study:
     by = next(iter(scale.connector_measure), FEW)
     differences = tuple(f"({more}) - {k}" for k in kind_words)
     lessons = [
-        Lesson(text="More tokens help", measure=by, contrasts=(tokens,), words=(more,)),
-        Lesson(text=kind, measure=by, contrasts=tuple(kinds), words=differences),
+        Lesson(
+            text="More tokens help",
+            measure=by,
+            contrasts=(tokens,),
+            words=(more,),
+        ),
+        Lesson(
+            text=kind, measure=by, contrasts=tuple(kinds), words=differences
+        ),
     ]
     if len(sizes) == 2:
         pixels = _mean(names, (few, many), sizes[1:], 1.0) | _mean(
@@ -279,7 +309,10 @@ def connector_study(scale: Scale) -> Study:
         words = (f"({sizes[1]} px) - ({sizes[0]} px)",)
         lessons.append(
             Lesson(
-                text="More pixels help", measure=FEW, contrasts=(pixels,), words=words
+                text="More pixels help",
+                measure=FEW,
+                contrasts=(pixels,),
+                words=words,
             )
         )
     about = (
@@ -307,7 +340,9 @@ def _mean(
     weight: float,
 ) -> dict[str, float]:
     """The terms of a contrast: `weight` times the mean over these rows."""
-    rows = [_row(name, k, size) for name in names for k in tokens for size in sizes]
+    rows = [
+        _row(name, k, size) for name in names for k in tokens for size in sizes
+    ]
     return dict.fromkeys(rows, weight / len(rows))
 
 

@@ -130,7 +130,9 @@ def sft_7b_1344() -> MM1TrainerConfig:
 def sft_30b_1344() -> MM1TrainerConfig:
     """`sft_30b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
     interpolated."""
-    return _sft(pretrain_30b(), "runs/pretrain_30b", image_size=672, num_tiles=4)
+    return _sft(
+        pretrain_30b(), "runs/pretrain_30b", image_size=672, num_tiles=4
+    )
 
 
 def mm15_ocr() -> MM1TrainerConfig:

@@ -23,8 +23,12 @@ from mm1.study.study import Measure, Study, better, mean_score
 DETAIL = "text in pictures"
 GENERAL = "general"
 MEASURES = {
-    DETAIL: Measure(read=mean_score(("textvqa",), 0), about="VQA accuracy of TextVQA"),
-    GENERAL: Measure(read=mean_score(("vqav2",), 0), about="VQA accuracy of VQA v2"),
+    DETAIL: Measure(
+        read=mean_score(("textvqa",), 0), about="VQA accuracy of TextVQA"
+    ),
+    GENERAL: Measure(
+        read=mean_score(("vqav2",), 0), about="VQA accuracy of VQA v2"
+    ),
 }
 
 
@@ -57,7 +61,9 @@ def resolution() -> Study:
     }
 
     def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
-        return {row: _finetuned(plan, run, seed) for row, run in recipes.items()}
+        return {
+            row: _finetuned(plan, run, seed) for row, run in recipes.items()
+        }
 
     return Study(
         title="Resolution of fine-tuning",
@@ -70,10 +76,16 @@ def resolution() -> Study:
         lessons=(
             better("More pixels help to read text", DETAIL, "672 px", "378 px"),
             better(
-                "Sub-images help to read text", DETAIL, "1344 px, sub-images", "672 px"
+                "Sub-images help to read text",
+                DETAIL,
+                "1344 px, sub-images",
+                "672 px",
             ),
             better(
-                "More pixels help with whole pictures, too", GENERAL, "672 px", "378 px"
+                "More pixels help with whole pictures, too",
+                GENERAL,
+                "672 px",
+                "378 px",
             ),
         ),
     )
@@ -88,7 +100,9 @@ def steps() -> Study:
         for number in lengths:
             pretrained = replace(pretrain_3b(), steps=number, seed=seed)
             start = plan.add("pretrain", pretrained)
-            folders[f"{number:,} steps"] = _finetuned(plan, sft_3b(), seed, start)
+            folders[f"{number:,} steps"] = _finetuned(
+                plan, sft_3b(), seed, start
+            )
         return folders
 
     low, middle, high = (f"{number:,} steps" for number in lengths)

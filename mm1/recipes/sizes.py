@@ -57,7 +57,9 @@ def law_peak_lr(num_params: float) -> float:
 def decoder_size(name: str) -> float:
     """12 * depth * dim^2, the size that the law takes; for a mixture of experts that of
     its dense decoder."""
-    depth, dim, _ = DECODERS[MOE_DECODERS[name][0] if name in MOE_DECODERS else name]
+    depth, dim, _ = DECODERS[
+        MOE_DECODERS[name][0] if name in MOE_DECODERS else name
+    ]
     return 12.0 * depth * dim**2
 
 
@@ -82,7 +84,11 @@ def encoder_config(name: str, image_size: int) -> ViT.Config:
     """An encoder of `ENCODERS`, for square images of `image_size` pixels."""
     depth, dim, heads, patch = ENCODERS[name]
     return ViT.Config(
-        image_size=image_size, patch_size=patch, depth=depth, dim=dim, num_heads=heads
+        image_size=image_size,
+        patch_size=patch,
+        depth=depth,
+        dim=dim,
+        num_heads=heads,
     )
 
 

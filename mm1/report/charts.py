@@ -1,4 +1,4 @@
-"""Charts as inline SVG and plain boxes; colours come from the page's style sheet, so
+"""Charts as inline SVG; colours come from the page's style sheet, so
 they follow light and dark mode."""
 
 import math
@@ -55,7 +55,9 @@ class Axis:
 
     def share(self, value: float) -> float:
         return (
-            (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+            (value - self.low) / (self.high - self.low)
+            if self.high > self.low
+            else 0.5
         )
 
 
@@ -73,7 +75,9 @@ def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return Axis(low, high, [round(i * step, 10) for i in range(first, last + 1)], label)
+    return Axis(
+        low, high, [round(i * step, 10) for i in range(first, last + 1)], label
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,13 @@ def line_chart(
         name, level = guide
         parts.append(frame.level(level, "guide"))
         parts.append(
-            tag("text", name, x=frame.right, y=frame.down(level) - 4, text_anchor="end")
+            tag(
+                "text",
+                name,
+                x=frame.right,
+                y=frame.down(level) - 4,
+                text_anchor="end",
+            )
         )
     parts += [_curve(each, frame) for each in series]
     drawn = tag(
@@ -151,9 +161,17 @@ def _axes(frame: Frame) -> list[Html]:
         )
     for tick in frame.x.ticks:
         at = frame.across(tick)
-        parts.append(tag("line", x1=at, x2=at, y1=FLOOR, y2=FLOOR + 4, class_="axis"))
         parts.append(
-            tag("text", frame.x.text(tick), x=at, y=FLOOR + 16, text_anchor="middle")
+            tag("line", x1=at, x2=at, y1=FLOOR, y2=FLOOR + 4, class_="axis")
+        )
+        parts.append(
+            tag(
+                "text",
+                frame.x.text(tick),
+                x=at,
+                y=FLOOR + 16,
+                text_anchor="middle",
+            )
         )
     parts.append(
         tag("line", x1=LEFT, x2=frame.right, y1=FLOOR, y2=FLOOR, class_="axis")
@@ -181,7 +199,11 @@ def _curve(series: Series, frame: Frame) -> Html:
     places = [(frame.across(a), frame.down(b)) for a, b in kept]
     look = "curve" + " dashed" * series.dashed + " strong" * series.strong
     parts = [
-        tag("polyline", points=" ".join(f"{a},{b}" for a, b in places), class_=look)
+        tag(
+            "polyline",
+            points=" ".join(f"{a},{b}" for a, b in places),
+            class_=look,
+        )
     ]
     for (a, b), error in zip(series.points, series.errors, strict=False):
         low = frame.down(max(frame.y.low, b - error))
@@ -198,7 +220,9 @@ def _curve(series: Series, frame: Frame) -> Html:
         )
     if series.dots or len(kept) == 1:
         shape = "dot hollow" if series.dashed else "dot"
-        parts += [tag("circle", cx=a, cy=b, r=3.4, class_=shape) for a, b in places]
+        parts += [
+            tag("circle", cx=a, cy=b, r=3.4, class_=shape) for a, b in places
+        ]
     for i, ((x, y), (a, b)) in enumerate(zip(kept, places, strict=True)):
         error = (
             f" ± {series.errors[i] * 100:.1f}"
@@ -216,7 +240,12 @@ def _curve(series: Series, frame: Frame) -> Html:
 
 def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
     """(name, tone, kind) with kind line, dashed, block or pad."""
-    marks = {"line": "", "dashed": "dashed", "block": "block", "pad": "block pad"}
+    marks = {
+        "line": "",
+        "dashed": "dashed",
+        "block": "block",
+        "pad": "block pad",
+    }
     items = [
         tag("li", tag("i", class_=f"{marks[kind]} {tone}".strip()), name)
         for name, tone, kind in keys
@@ -238,7 +267,12 @@ class Dot:
 
 
 def dot_chart(
-    title: str, dots: Sequence[Dot], x: Axis, *, width: int = WIDE, aside: str = ""
+    title: str,
+    dots: Sequence[Dot],
+    x: Axis,
+    *,
+    width: int = WIDE,
+    aside: str = "",
 ) -> Html:
     """Lines with a mean, an error bar and single values each; hovering shows the
     numbers."""
@@ -267,7 +301,8 @@ def dot_chart(
         )
     )
     parts += [
-        _dot(dot, x, across, left, TOP + step * (i + 0.5)) for i, dot in enumerate(dots)
+        _dot(dot, x, across, left, TOP + step * (i + 0.5))
+        for i, dot in enumerate(dots)
     ]
     drawn = tag(
         "svg",
@@ -317,54 +352,6 @@ def _dot(
         tag("circle", hover, cx=at, cy=y, r=9, class_="hit"),
     )
     return tag("g", name, *marks, class_="tone-1")
-
-
-@dataclass(frozen=True, slots=True)
-class BarSegment:
-    """A part of a bar: its share of the bar's length, and its text on hover."""
-
-    share: float
-    tone: str
-    hover: str
-    text: str = ""
-    light: bool = False
-    padding: bool = False
-
-
-def bar(segments: Sequence[BarSegment]) -> Html:
-    """Boxes side by side; not SVG, so that a narrow page narrows the bar and not its
-    text."""
-    boxes = []
-    for segment in segments:
-        look = segment.tone + " light" * segment.light
-        look = "pad" if segment.padding else look
-        inside = tag("span", segment.text) if segment.text else None
-        boxes.append(
-            tag(
-                "i",
-                inside,
-                class_=look,
-                style=f"width:{segment.share * 100:.3f}%",
-                title=segment.hover,
-            )
-        )
-    return tag("div", *boxes, class_="bar")
-
-
-def bars(
-    lines: Sequence[tuple[Html | str, Sequence[BarSegment], str]], *, thin: bool = False
-) -> Html:
-    """Lines of (label before the bar, its segments, label after it)."""
-    cells = [
-        cell
-        for before, segments, after in lines
-        for cell in (
-            tag("span", before, class_="label"),
-            bar(segments),
-            tag("span", after, class_="end"),
-        )
-    ]
-    return tag("div", *cells, class_="bars rows" if thin else "bars")
 
 
 def tones(names: Sequence[str]) -> dict[str, str]:

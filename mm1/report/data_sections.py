@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from mm1.report.charts import BarSegment, bars, legend
+from mm1.report.bars import BarSegment, bars
+from mm1.report.charts import legend
 from mm1.report.page import Html, card, missing, plural, section, tag
 from mm1.runs.results import RunFolder
 
@@ -11,11 +12,15 @@ def packed_sources(run: RunFolder) -> list[str]:
     """The sources in a run's packing.json."""
     pieces = [piece for row in run.packing.get("rows", []) for piece in row]
     return list(
-        dict.fromkeys(piece["source"] for piece in pieces if not piece.get("padding"))
+        dict.fromkeys(
+            piece["source"] for piece in pieces if not piece.get("padding")
+        )
     )
 
 
-def mixture_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
+def mixture_section(
+    runs: Mapping[str, RunFolder], tone: Mapping[str, str]
+) -> Html:
     note = "Shares of tokens: what the recipe asks for, and what the logged steps held."
     lines = []
     for title, run in runs.items():
@@ -38,10 +43,14 @@ def mixture_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> H
             anchor="mixture",
         )
     keys = legend([(name, colour, "block") for name, colour in tone.items()])
-    return section("Mixture", card(bars(lines), keys), note=note, anchor="mixture")
+    return section(
+        "Mixture", card(bars(lines), keys), note=note, anchor="mixture"
+    )
 
 
-def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[BarSegment]:
+def _shares(
+    amounts: Mapping[str, float], tone: Mapping[str, str]
+) -> list[BarSegment]:
     total = sum(amounts.values())
     return [
         BarSegment(
@@ -55,7 +64,9 @@ def _shares(amounts: Mapping[str, float], tone: Mapping[str, str]) -> list[BarSe
     ]
 
 
-def packing_section(runs: Mapping[str, RunFolder], tone: Mapping[str, str]) -> Html:
+def packing_section(
+    runs: Mapping[str, RunFolder], tone: Mapping[str, str]
+) -> Html:
     note = (
         "Each line is a row that the model computes at once, each box a document in it."
         " Documents of a row never see one another. Hatched: padding."
@@ -106,7 +117,9 @@ def _rows(title: str, run: RunFolder, tone: Mapping[str, str]) -> Html:
                 )
             )
             shown |= {} if padding else {source: tone.get(source, "tone-0")}
-        lines.append((f"{number}", pieces, f"{sum(p.get('images', 0) for p in row)}"))
+        lines.append(
+            (f"{number}", pieces, f"{sum(p.get('images', 0) for p in row)}")
+        )
     keys = legend(
         [
             *((name, colour, "block") for name, colour in shown.items()),

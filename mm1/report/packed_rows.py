@@ -42,7 +42,9 @@ def open_loader(config: Trainer.Config) -> PackedLoader:
     )
 
 
-def packing_layout(config: Trainer.Config, num_rows: int = 24) -> dict[str, Any]:
+def packing_layout(
+    config: Trainer.Config, num_rows: int = 24
+) -> dict[str, Any]:
     """The content of packing.json: which document is where in the first rows."""
     loader = open_loader(config)
     return {
@@ -70,7 +72,8 @@ def _first_rows(
 ) -> list[tuple[DocumentSegment, ...]]:
     return list(
         islice(
-            (row for rows, _, _ in loader.plan_steps(None) for row in rows), num_rows
+            (row for rows, _, _ in loader.plan_steps(None) for row in rows),
+            num_rows,
         )
     )
 

@@ -35,7 +35,9 @@ class Html(str):
 Child = str | int | float | None
 
 
-def tag(name: str, *children: Child, **attributes: str | int | float | None) -> Html:
+def tag(
+    name: str, *children: Child, **attributes: str | int | float | None
+) -> Html:
     """An element. `class_` becomes class and `stroke_width` stroke-width; attributes
     that are None are left out."""
     shown = "".join(
@@ -50,7 +52,11 @@ def join(*children: Child) -> Html:
     """Children one after another; plain text among them is escaped."""
     return Html(
         "".join(
-            c if isinstance(c, Html) else "" if c is None else html.escape(str(c))
+            c
+            if isinstance(c, Html)
+            else ""
+            if c is None
+            else html.escape(str(c))
             for c in children
         )
     )
@@ -64,9 +70,8 @@ def html_page(title: str, *children: Child) -> str:
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>"
     )
     body = tag("body", tag("main", *children))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n{body}\n</html>\n'
-    )
+    page = f'<html lang="en">\n<head>\n{head}\n</head>\n{body}\n</html>'
+    return f"<!DOCTYPE html>\n{page}\n"
 
 
 def section(
@@ -120,13 +125,20 @@ def table(
     def line(cells: Sequence[Child], element: str) -> Html:
         return tag(
             "tr",
-            *(tag(element, cell, class_=kind.get(i)) for i, cell in enumerate(cells)),
+            *(
+                tag(element, cell, class_=kind.get(i))
+                for i, cell in enumerate(cells)
+            ),
         )
 
     body = tag("tbody", *(line(row, "td") for row in rows))
     return tag(
         "div",
-        tag("div", tag("table", tag("thead", line(head, "th")), body), class_="scroll"),
+        tag(
+            "div",
+            tag("table", tag("thead", line(head, "th")), body),
+            class_="scroll",
+        ),
         class_="card",
     )
 
@@ -146,8 +158,16 @@ def thumbnail(data: bytes | None, name: str) -> Html:
                 picture.convert("RGB").save(smaller, "JPEG", quality=85)
                 data = smaller.getvalue()
                 kind = "image/jpeg"
-    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return tag("span", "picture cannot be read", class_="thumb lost", title=name)
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):
+        return tag(
+            "span", "picture cannot be read", class_="thumb lost", title=name
+        )
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     # Tiny images are enlarged without smoothing, to show how little the model sees.
     look = "thumb small" if longest < 72 else "thumb"

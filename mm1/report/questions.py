@@ -57,7 +57,9 @@ def questions_section(before: RunFolder, after: RunFolder) -> Html:
         )
         return section("Questions and answers", what, anchor="questions")
     cards = card_grid(*(_question(each) for each in chosen))
-    return section("Questions and answers", cards, note=note, anchor="questions")
+    return section(
+        "Questions and answers", cards, note=note, anchor="questions"
+    )
 
 
 def _choose(run: RunFolder, before: RunFolder | None) -> list[AnsweredQuestion]:
@@ -73,9 +75,15 @@ def _choose(run: RunFolder, before: RunFolder | None) -> list[AnsweredQuestion]:
             if before
             else {}
         )
-        lines = [line for line in run.predictions(benchmark, k) if line.get("pictures")]
+        lines = [
+            line
+            for line in run.predictions(benchmark, k)
+            if line.get("pictures")
+        ]
         asked = [
-            AnsweredQuestion(run, benchmark, k, line, earlier.get(line.get("id")))
+            AnsweredQuestion(
+                run, benchmark, k, line, earlier.get(line.get("id"))
+            )
             for line in lines
         ]
         right = [a for a in asked if a.right]
@@ -91,7 +99,9 @@ def _question(asked: AnsweredQuestion) -> Html:
     title = tag(
         "h3",
         asked.benchmark,
-        tag("span", f" · {plural(asked.shots, 'shot')}{meaning}", class_="note"),
+        tag(
+            "span", f" · {plural(asked.shots, 'shot')}{meaning}", class_="note"
+        ),
     )
     truth = line.get("answers") or []
     answers: list[tuple[str, str, str | None]] = [
@@ -140,16 +150,22 @@ def _prompt(asked: AnsweredQuestion) -> Html:
     size = each if each and not rest else 1
     cells = list(zip_longest(pictures, after))
     groups = [cells[i : i + size] for i in range(0, len(cells), size)]
-    boxes = [tag("div", tag("p", opening), class_="shot words")] if opening else []
+    boxes = (
+        [tag("div", tag("p", opening), class_="shot words")] if opening else []
+    )
     for i, group in enumerate(groups):
         inside = []
         for j, (picture, text) in enumerate(group):
             name = f"picture {i * size + j + 1}"
             inside.append(
-                thumbnail(asked.run.picture(str(picture)) if picture else None, name)
+                thumbnail(
+                    asked.run.picture(str(picture)) if picture else None, name
+                )
             )
             if text and text.strip():
                 inside.append(tag("p", text.strip()))
         last = i == len(groups) - 1
-        boxes.append(tag("div", *inside, class_="shot asked" if last else "shot"))
+        boxes.append(
+            tag("div", *inside, class_="shot asked" if last else "shot")
+        )
     return tag("div", *boxes, class_="prompt")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1.report.charts import BarSegment, bar, bars, legend, tones
+from mm1.report.bars import BarSegment, bar, bars
+from mm1.report.charts import legend, tones
 from mm1.report.page import (
     Html,
     card,
@@ -95,7 +96,9 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
     if not rows:
         raise ValueError("no rows to show")
     sources = list(
-        dict.fromkeys(document.source for row in rows for document in row.documents)
+        dict.fromkeys(
+            document.source for row in rows for document in row.documents
+        )
     )
     tone = tones(sources)
     lead = (
@@ -103,7 +106,10 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
         " another."
     )
     header = tag(
-        "header", tag("h1", title), tag("p", lead, class_="lead"), _figures(rows)
+        "header",
+        tag("h1", title),
+        tag("p", lead, class_="lead"),
+        _figures(rows),
     )
     overview = section(
         "All rows",
@@ -164,7 +170,9 @@ def _pieces(row: ViewRow, tone: dict[str, str]) -> list[BarSegment]:
             f" {plural(document.num_images, 'image')}"
         )
         share = document.num_tokens / row.sequence_length
-        pieces.append(BarSegment(share, tone[document.source], hover, light=i % 2 == 1))
+        pieces.append(
+            BarSegment(share, tone[document.source], hover, light=i % 2 == 1)
+        )
     padding = row.sequence_length - row.num_tokens
     if padding:
         pieces.append(
@@ -189,10 +197,14 @@ def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
     header = tag(
         "header", tag("h2", f"Row {number}"), tag("span", facts, class_="note")
     )
-    shown = [_document(document, tone[document.source]) for document in row.documents]
+    shown = [
+        _document(document, tone[document.source]) for document in row.documents
+    ]
     if padding:
         shown.append(
-            tag("div", f"{padding} tokens of padding", class_="document padding")
+            tag(
+                "div", f"{padding} tokens of padding", class_="document padding"
+            )
         )
     return tag(
         "section",
@@ -223,14 +235,19 @@ def _document(document: ViewDocument, colour: str) -> Html:
     )
     body = tag(
         "div",
-        *(_piece(piece, number) for number, piece in enumerate(document.pieces, 1)),
+        *(
+            _piece(piece, number)
+            for number, piece in enumerate(document.pieces, 1)
+        ),
     )
     return tag("article", head, body, class_=f"card document {colour}")
 
 
 def _piece(piece: ViewText | ViewImage, number: int) -> Html:
     if isinstance(piece, ViewText):
-        return tag("span", piece.text, class_="learnt" if piece.loss else "unlearnt")
+        return tag(
+            "span", piece.text, class_="learnt" if piece.loss else "unlearnt"
+        )
     thumbnails = (
         thumbnail(image, f"part {number}, view {i}")
         for i, image in enumerate(piece.sub_images, 1)

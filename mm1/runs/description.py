@@ -30,7 +30,9 @@ def read_config(run: Path) -> Any:
     remedy = "mend it, or take it from a copy of the run"
     stored = read_object(path, remedy)
     if "class" not in stored:
-        raise ConfigError(f"{path} holds no config, it has no 'class': {remedy}")
+        raise ConfigError(
+            f"{path} holds no config, it has no 'class': {remedy}"
+        )
     try:
         return configs.from_json(stored)
     except ConfigError as error:

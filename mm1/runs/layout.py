@@ -27,7 +27,9 @@ PACKING = "packing.json"
 REPORT = "report.html"
 
 
-def predictions_path(run: Path, benchmark: str, num_shots: int, draw: int = 0) -> Path:
+def predictions_path(
+    run: Path, benchmark: str, num_shots: int, draw: int = 0
+) -> Path:
     """`draw` counts from 0."""
     suffix = f"-draw{draw + 1}" if draw else ""
     return run / PREDICTIONS / f"{benchmark}-{num_shots}shot{suffix}.jsonl"

@@ -63,7 +63,10 @@ class RunFolder:
     def sources(self, kind: str = "loss") -> list[str]:
         """Sources that `loss/SOURCE` (or `tokens/SOURCE`) is logged for."""
         keys = {
-            key for line in self.metrics for key in line if key.startswith(f"{kind}/")
+            key
+            for line in self.metrics
+            for key in line
+            if key.startswith(f"{kind}/")
         }
         return sorted(key.removeprefix(f"{kind}/") for key in keys)
 
@@ -93,7 +96,9 @@ class RunFolder:
         """Number of shots -> score, stderr, num_questions; in order."""
         shots = (self.scores.get(benchmark) or {}).get("shots") or {}
         return {
-            int(k): shots[k] for k in sorted(shots, key=int) if _has(shots[k], "score")
+            int(k): shots[k]
+            for k in sorted(shots, key=int)
+            if _has(shots[k], "score")
         }
 
     def zero_shot_prompt(self, benchmark: str) -> str:
@@ -118,6 +123,8 @@ def _has(line: dict[str, Any], *keys: str) -> bool:
     """Are there finite numbers under all of these keys?"""
     values = [line.get(key) for key in keys]
     return all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+        isinstance(v, (int, float))
+        and not isinstance(v, bool)
+        and math.isfinite(v)
         for v in values
     )

@@ -44,10 +44,14 @@ def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
 
 def weights_fingerprint(folder: Path) -> str:
     """A fingerprint of the weights: predictions made with others are not reused."""
-    return hashlib.blake2b(weights_path(folder).read_bytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(
+        weights_path(folder).read_bytes(), digest_size=8
+    ).hexdigest()
 
 
-def load_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) -> None:
+def load_part(
+    model: Model, part: str, folder: Path, *, tokenizer: Tokenizer
+) -> None:
     """Loads a part's weights from the same part of a finished run.
 
     Position embeddings of another patch grid are interpolated, a dense decoder is
@@ -62,11 +66,15 @@ def load_part(model: Model, part: str, folder: Path, *, tokenizer: Tokenizer) ->
         raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
     prefix = f"{part}."
     weights = weights_path(folder)
-    if any(isinstance(module, nn.Embedding) for module in parts[part].modules()):
+    if any(
+        isinstance(module, nn.Embedding) for module in parts[part].modules()
+    ):
         _check_tokenizer(part, folder, tokenizer)
     with safe_open(weights, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
-        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        state = {
+            name.removeprefix(prefix): file.get_tensor(name) for name in names
+        }
     if not state:
         raise ConfigError(f"{folder} has no part {part!r}")
     wanted = parts[part].state_dict()
@@ -115,9 +123,9 @@ def load_model(
     missing, unexpected = model.load_state_dict(
         load_file(weights_path(folder)), strict=False
     )
-    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
-        n for n, _ in model.named_parameters()
-    }
+    shared = {
+        name for name, _ in model.named_parameters(remove_duplicate=False)
+    } - {n for n, _ in model.named_parameters()}
     if unexpected or set(missing) - shared:
         raise ConfigError(
             f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}"

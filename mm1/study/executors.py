@@ -71,7 +71,11 @@ class RunCommand:
                     f"{self.folder} is being trained by an earlier call; wait for it,"
                     " or stop it"
                 ) from None
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            streams = {
+                "stdin": subprocess.DEVNULL,
+                "stdout": log,
+                "stderr": log,
+            }
             environment = os.environ | self.environment
             # In a session of its own: Ctrl-C in a terminal reaches this process alone,
             # which then stops the runs one by one.
@@ -116,7 +120,9 @@ class RunCommand:
 def _interrupts_deferred() -> Iterator[None]:
     """Raises KeyboardInterrupt at the end if SIGINT arrived within."""
     received: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    before = signal.signal(
+        signal.SIGINT, lambda number, _: received.append(number)
+    )
     try:
         yield
     finally:
@@ -128,7 +134,9 @@ def _interrupts_deferred() -> Iterator[None]:
 class Executor:
     """Starts the commands of runs."""
 
-    def __init__(self, jobs: int | None = None, launcher: Sequence[str] = ()) -> None:
+    def __init__(
+        self, jobs: int | None = None, launcher: Sequence[str] = ()
+    ) -> None:
         """`jobs` is the number of runs at a time; None: as many as can be started."""
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
@@ -144,11 +152,15 @@ class LocalExecutor(Executor):
     `jobs` defaults to one for each core.
     """
 
-    def __init__(self, jobs: int | None = None, launcher: Sequence[str] = ()) -> None:
+    def __init__(
+        self, jobs: int | None = None, launcher: Sequence[str] = ()
+    ) -> None:
         cores = len(os.sched_getaffinity(0))
         super().__init__(jobs or cores, launcher)
         if not launcher:
-            self.environment["OMP_NUM_THREADS"] = str(max(1, cores // (jobs or cores)))
+            self.environment["OMP_NUM_THREADS"] = str(
+                max(1, cores // (jobs or cores))
+            )
 
     def start(self, command: RunCommand) -> RunProcess:
         return command.start()
@@ -181,7 +193,9 @@ class SlurmExecutor(Executor):
             ) from error
         super().__init__(jobs, launcher)
         parameters = parameters or {}
-        if any(parameters.get(name, 1) != 1 for name in ("nodes", "tasks_per_node")):
+        if any(
+            parameters.get(name, 1) != 1 for name in ("nodes", "tasks_per_node")
+        ):
             raise UserError(
                 "--on slurm: a job is one task on one node; for runs over several nodes"
                 ' leave --on out, and give --launcher "srun --nodes N ... torchrun'
@@ -189,7 +203,9 @@ class SlurmExecutor(Executor):
             )
         try:
             self.executor = submitit.AutoExecutor(
-                folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS}
+                folder,
+                cluster=cluster,
+                **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS},
             )
             self.executor.update_parameters(**parameters)
         except (
@@ -236,7 +252,9 @@ class _SlurmRun:
 
     def _code(self) -> int:
         error = self.job.exception()
-        return self.job.result() if error is None else _failed(self.command, error)
+        return (
+            self.job.result() if error is None else _failed(self.command, error)
+        )
 
 
 class RayExecutor(Executor):

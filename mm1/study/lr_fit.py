@@ -111,11 +111,15 @@ class LrLaw:
             return Prediction(math.exp(log_lr), None, None)
         variance = float(x @ np.array(self.covariance) @ x)
         line, single = (
-            self.quantile * math.sqrt(v) for v in (variance, variance + self.scatter)
+            self.quantile * math.sqrt(v)
+            for v in (variance, variance + self.scatter)
         )
         return Prediction(
             math.exp(log_lr),
-            *((math.exp(log_lr - h), math.exp(log_lr + h)) for h in (line, single)),
+            *(
+                (math.exp(log_lr - h), math.exp(log_lr + h))
+                for h in (line, single)
+            ),
         )
 
 
@@ -136,11 +140,15 @@ def fit_lr_law(points: Sequence[Point]) -> LrLaw:
             f"a line needs two sizes, there {'is one' if sizes else 'are none'}; three"
             " give it an interval"
         )
-    optima = tuple(best_rate([p for p in points if p.params == size]) for size in sizes)
+    optima = tuple(
+        best_rate([p for p in points if p.params == size]) for size in sizes
+    )
     x = np.array([[math.log(o.params), 1.0] for o in optima])
     y = np.array([math.log(o.lr) for o in optima])
     weighted = all(o.error for o in optima)
-    weights = np.array([o.error**-2 if o.error and weighted else 1.0 for o in optima])
+    weights = np.array(
+        [o.error**-2 if o.error and weighted else 1.0 for o in optima]
+    )
     inverse = np.linalg.inv(x.T @ (weights[:, None] * x))
     slope, intercept = (inverse @ (x.T @ (weights * y))).tolist()
     dof = len(sizes) - 2
@@ -201,7 +209,8 @@ def _means(points: Sequence[Point]) -> dict[float, float]:
     """
     rates = sorted({point.lr for point in points})
     return {
-        rate: float(np.mean([p.cost for p in points if p.lr == rate])) for rate in rates
+        rate: float(np.mean([p.cost for p in points if p.lr == rate]))
+        for rate in rates
     }
 
 
@@ -229,7 +238,11 @@ def _parabola(points: Sequence[Point], centre: float, size: str) -> Optimum:
         error = math.sqrt(float(gradient @ covariance @ gradient))
     lr = centre * math.exp(-c1 / (2 * c2))
     return Optimum(
-        points[0].params, lr, error, (float(solution[2:].mean()), c1, c2), centre
+        points[0].params,
+        lr,
+        error,
+        (float(solution[2:].mean()), c1, c2),
+        centre,
     )
 
 

@@ -40,7 +40,11 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
     law = result.law
     larger = result.larger
     body = (
-        tag("header", tag("h1", search.title), tag("p", search.about, class_="lead")),
+        tag(
+            "header",
+            tag("h1", search.title),
+            tag("p", search.about, class_="lead"),
+        ),
         section(
             "The line",
             tag("p", check_prediction(law, larger)),
@@ -50,7 +54,10 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
         section(
             "Each size",
             card_grid(
-                *(_losses(result.points, each) for each in (*law.optima, larger))
+                *(
+                    _losses(result.points, each)
+                    for each in (*law.optima, larger)
+                )
             ),
             note=LOSSES_NOTE,
         ),
@@ -124,7 +131,11 @@ def _rows(law: LrLaw, larger: Optimum, paper: RateLaw) -> list[tuple[str, ...]]:
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return NOTHING if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+    return (
+        NOTHING
+        if interval is None
+        else f"{interval[0]:.3g} to {interval[1]:.3g}"
+    )
 
 
 def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
@@ -134,7 +145,9 @@ def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
     predicted = [law.predict(10**x) for x in xs]
 
     def curve(rates: Sequence[float]) -> list[tuple[float, float]]:
-        return [(x, math.log10(rate)) for x, rate in zip(xs, rates, strict=True)]
+        return [
+            (x, math.log10(rate)) for x, rate in zip(xs, rates, strict=True)
+        ]
 
     ours = curve([each.lr for each in predicted])
     series = [Series("our line", ours, "tone-1", "our line", strong=True)]
@@ -171,12 +184,16 @@ def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
 def _marks(key: str, optimum: Optimum, tone: str) -> Series:
     error = () if optimum.error is None else (optimum.error / math.log(10),)
     point = (math.log10(optimum.params), math.log10(optimum.lr))
-    return Series(f"{optimum.lr:.3g}", [point], tone, key, errors=error, dots=True)
+    return Series(
+        f"{optimum.lr:.3g}", [point], tone, key, errors=error, dots=True
+    )
 
 
 def _losses(points: Sequence[Point], best: Optimum) -> Html:
     """A chart of losses, not of their logarithms."""
-    own = [p for p in points if p.params == best.params and math.isfinite(p.cost)]
+    own = [
+        p for p in points if p.params == best.params and math.isfinite(p.cost)
+    ]
     rates = sorted({p.lr for p in own})
     losses = [[math.exp(p.cost) for p in own if p.lr == rate] for rate in rates]
     means = [
@@ -187,12 +204,20 @@ def _losses(points: Sequence[Point], best: Optimum) -> Html:
     c0, c1, c2 = best.curve
     near = np.linspace(-math.log(2), math.log(2), 20)
     parabola = [
-        (math.log10(best.centre) + x / math.log(10), math.exp(c0 + c1 * x + c2 * x * x))
+        (
+            math.log10(best.centre) + x / math.log(10),
+            math.exp(c0 + c1 * x + c2 * x * x),
+        )
         for x in near.tolist()
     ]
     series = [
         Series(
-            "loss", means, "tone-1", f"best {best.lr:.3g}", errors=spread, dots=True
+            "loss",
+            means,
+            "tone-1",
+            f"best {best.lr:.3g}",
+            errors=spread,
+            dots=True,
         ),
         Series("parabola", parabola, "tone-5", dashed=True),
     ]

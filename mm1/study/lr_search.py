@@ -16,7 +16,14 @@ from mm1.config import UserError
 from mm1.dist import say
 from mm1.runs.results import RunFolder
 from mm1.study.executors import Executor
-from mm1.study.lr_fit import EdgeError, LrLaw, Optimum, Point, best_rate, fit_lr_law
+from mm1.study.lr_fit import (
+    EdgeError,
+    LrLaw,
+    Optimum,
+    Point,
+    best_rate,
+    fit_lr_law,
+)
 from mm1.study.plan import StudyPlan
 from mm1.study.runner import Runner, RunState
 
@@ -56,7 +63,11 @@ class LrSearchResult:
 
 
 def run_lr_search(
-    search: LrSearch, plan: StudyPlan, *, seeds: Sequence[int], executor: Executor
+    search: LrSearch,
+    plan: StudyPlan,
+    *,
+    seeds: Sequence[int],
+    executor: Executor,
 ) -> LrSearchResult:
     """Trains, extends grids whose best rate lies at an edge, and fits the law.
 
@@ -98,8 +109,12 @@ def run_lr_search(
             say(f"{edge}: adding one")
             own = rates[edge.params]
             own.append(max(own) * STEP if edge.higher else min(own) / STEP)
-    law = fit_lr_law([point for point in points if point.params in search.sizes])
-    larger = best_rate([point for point in points if point.params == search.larger[0]])
+    law = fit_lr_law(
+        [point for point in points if point.params in search.sizes]
+    )
+    larger = best_rate(
+        [point for point in points if point.params == search.larger[0]]
+    )
     return LrSearchResult(search, points, law, larger)
 
 
@@ -112,7 +127,11 @@ def _edge(points: Sequence[Point]) -> EdgeError | None:
 
 
 def _point(
-    size: float, lr: float, seed: int, folder: str, states: Mapping[str, RunState]
+    size: float,
+    lr: float,
+    seed: int,
+    folder: str,
+    states: Mapping[str, RunState],
 ) -> Point:
     """Raises UserError if the run has neither finished nor diverged."""
     if states[folder] == "diverged":
@@ -135,7 +154,9 @@ def write_points(points: Sequence[Point], path: Path) -> None:
                 (
                     f"{p.params:.6g}",
                     f"{p.lr:.6g}",
-                    f"{math.exp(p.cost):.6g}" if p.cost < math.inf else "diverged",
+                    f"{math.exp(p.cost):.6g}"
+                    if p.cost < math.inf
+                    else "diverged",
                     p.seed,
                 )
             )

@@ -47,7 +47,9 @@ LESSON_COLUMNS = (
 COST_COLUMNS = ("Stage", "Runs", "Mean time", "Time in all")
 
 
-def write_study_pages(title: str, results: Sequence[Results], plan: StudyPlan) -> None:
+def write_study_pages(
+    title: str, results: Sequence[Results], plan: StudyPlan
+) -> None:
     """Writes report.html and report.md into the plan's folder."""
     body = (
         _head(title, results, plan),
@@ -55,7 +57,9 @@ def write_study_pages(title: str, results: Sequence[Results], plan: StudyPlan) -
         _cost_section(plan),
         _foot(plan),
     )
-    (plan.folder / "report.html").write_text(html_page(title, *body), encoding="utf-8")
+    (plan.folder / "report.html").write_text(
+        html_page(title, *body), encoding="utf-8"
+    )
     (plan.folder / "report.md").write_text(
         _markdown(title, results, plan), encoding="utf-8"
     )
@@ -63,7 +67,9 @@ def write_study_pages(title: str, results: Sequence[Results], plan: StudyPlan) -
 
 def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
     verdicts = [judged.verdict for each in results for judged in each.lessons]
-    states = {run: state for each in results for run, state in each.states.items()}
+    states = {
+        run: state for each in results for run, state in each.states.items()
+    }
     done = sum(state == "finished" for state in states.values())
     pairs = [(verdicts.count(verdict), verdict) for verdict in KINDS]
     pairs += [
@@ -71,7 +77,8 @@ def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
         (duration(sum(map(wall_seconds, plan.runs))), "of processes"),
     ]
     links = tag(
-        "nav", *(tag("a", each.study.title, href=f"#{each.name}") for each in results)
+        "nav",
+        *(tag("a", each.study.title, href=f"#{each.name}") for each in results),
     )
     return tag(
         "header",
@@ -94,18 +101,33 @@ def _study(results: Results, plan: StudyPlan) -> Html:
         table(LESSON_COLUMNS, lessons, numbers=(4,)) if lessons else None,
         tag(
             "div",
-            card_grid(*(_chart(results, measure) for measure in study.measures)),
+            card_grid(
+                *(_chart(results, measure) for measure in study.measures)
+            ),
             class_="below",
         ),
-        tag("div", table(_columns(results), rows, numbers=numbers), class_="below"),
-        *(tag("div", missing(text), class_="below") for text in _unfinished(results)),
+        tag(
+            "div",
+            table(_columns(results), rows, numbers=numbers),
+            class_="below",
+        ),
+        *(
+            tag("div", missing(text), class_="below")
+            for text in _unfinished(results)
+        ),
     )
     source = (
-        tag("p", f"In brackets the paper's: {study.paper_source}", class_="note below")
+        tag(
+            "p",
+            f"In brackets the paper's: {study.paper_source}",
+            class_="note below",
+        )
         if study.paper
         else None
     )
-    return section(study.title, *parts, source, note=study.about, anchor=results.name)
+    return section(
+        study.title, *parts, source, note=study.about, anchor=results.name
+    )
 
 
 def _lines(text: str) -> Html:
@@ -119,7 +141,9 @@ def _chart(results: Results, measure: str) -> Html:
         states = sorted(set(results.unfinished(row).values()))
         values = tuple(results.values[measure][row].values())
         mean, half = (spread.mean, spread.half) if spread else (None, None)
-        dots.append(Dot(row, mean, half, values, ", ".join(states) or "not measured"))
+        dots.append(
+            Dot(row, mean, half, values, ", ".join(states) or "not measured")
+        )
     known = [value for dot in dots for value in dot.values] or [0.0, 1.0]
     about = results.study.measures[measure]
     return dot_chart(
@@ -139,7 +163,11 @@ def _lessons(results: Results) -> list[tuple[str, ...]]:
         words = lesson.words or map(contrast_text, lesson.contrasts)
         for contrast, each in zip(words, judged.estimates, strict=True):
             rows.append(
-                (*head, contrast, _number(each, lesson.measure, results, sign="+"))
+                (
+                    *head,
+                    contrast,
+                    _number(each, lesson.measure, results, sign="+"),
+                )
             )
             head = ("", "", "")
     return rows
@@ -161,7 +189,9 @@ def _number(
 ) -> str:
     if value is None:
         return NOTHING
-    unit, kind = (100, ".1f") if results.study.measures[measure].percent else (1, ".4g")
+    unit, kind = (
+        (100, ".1f") if results.study.measures[measure].percent else (1, ".4g")
+    )
     spread = (
         " (one seed)"
         if value.half is None
@@ -171,7 +201,12 @@ def _number(
 
 
 def _columns(results: Results) -> tuple[str, ...]:
-    return ("Row", "What differs from the first", *results.study.measures, "Seeds")
+    return (
+        "Row",
+        "What differs from the first",
+        *results.study.measures,
+        "Seeds",
+    )
 
 
 def _rows(results: Results, plan: StudyPlan) -> list[tuple[str, ...]]:
@@ -179,7 +214,9 @@ def _rows(results: Results, plan: StudyPlan) -> list[tuple[str, ...]]:
     rows = []
     for row, runs in results.rows.items():
         seed = next(iter(runs))
-        changes = "" if runs is first else _changes(plan, first[seed], runs[seed])
+        changes = (
+            "" if runs is first else _changes(plan, first[seed], runs[seed])
+        )
         cells = []
         for measure in results.study.measures:
             number = _number(results.spread(measure, row), measure, results)
@@ -215,7 +252,11 @@ def _short(value: object) -> str:
 def _unfinished(results: Results) -> list[str]:
     return [
         f"{row}, seed {seed}: {state}"
-        + (f"; see {results.rows[row][seed]}/log.txt" if state == "failed" else "")
+        + (
+            f"; see {results.rows[row][seed]}/log.txt"
+            if state == "failed"
+            else ""
+        )
         for row in results.rows
         for seed, state in results.unfinished(row).items()
     ]
@@ -226,7 +267,12 @@ def _costs(plan: StudyPlan) -> list[tuple[str, ...]]:
     for run in plan.runs:
         stages.setdefault(plan.stages[run], []).append(wall_seconds(run))
     return [
-        (stage, str(len(each)), duration(sum(each) / len(each)), duration(sum(each)))
+        (
+            stage,
+            str(len(each)),
+            duration(sum(each) / len(each)),
+            duration(sum(each)),
+        )
         for stage, each in stages.items()
     ]
 
@@ -267,7 +313,11 @@ def _markdown(title: str, results: Sequence[Results], plan: StudyPlan) -> str:
     lines = [f"# {title}", "", LEAD, ""]
     for each in results:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
-        lines += [*_table(LESSON_COLUMNS, _lessons(each)), ""] if each.lessons else []
+        lines += (
+            [*_table(LESSON_COLUMNS, _lessons(each)), ""]
+            if each.lessons
+            else []
+        )
         lines += [*_table(_columns(each), _rows(each, plan)), ""]
         lines += [
             f"{name}: {measure.about}  "

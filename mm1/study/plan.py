@@ -50,7 +50,9 @@ class StudyPlan:
         """
         config = copy.deepcopy(config)
         before = dict(config.init)
-        own = [text for chosen, text in self.overrides if chosen in (None, stage)]
+        own = [
+            text for chosen, text in self.overrides if chosen in (None, stage)
+        ]
         for assignment in own:
             override(config, assignment)
         changed = {

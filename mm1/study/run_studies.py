@@ -38,7 +38,8 @@ def run_studies(
             prepare(folder)
     states = Runner(plan, executor).run()
     results = [
-        collect(name, study, rows[name], states) for name, study in studies.items()
+        collect(name, study, rows[name], states)
+        for name, study in studies.items()
     ]
     write_results(results, folder / "results.json")
     write_study_pages(title, results, plan)

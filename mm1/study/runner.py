@@ -76,8 +76,12 @@ class Runner:
         try:
             with self.bar:
                 while self._start():
-                    done = sum(state != "waiting" for state in self.states.values())
-                    self.bar.update(task, completed=done, description=self._left())
+                    done = sum(
+                        state != "waiting" for state in self.states.values()
+                    )
+                    self.bar.update(
+                        task, completed=done, description=self._left()
+                    )
                     time.sleep(POLL_SECONDS)
                     self._collect()
         finally:
@@ -90,7 +94,9 @@ class Runner:
         for folder, state in self.states.items():
             if state != "waiting" or folder in self.children:
                 continue
-            origins = [self.states[origin] for origin in self.plan.origins(folder)]
+            origins = [
+                self.states[origin] for origin in self.plan.origins(folder)
+            ]
             if any(state not in ("waiting", "finished") for state in origins):
                 self.states[folder] = "not run"
             elif "waiting" not in origins and len(self.children) < self.jobs:
@@ -142,17 +148,21 @@ class Runner:
             f" {self.states[folder]} after {seconds:.0f} s"
         )
         if self.states[folder] == "failed":
-            words += (
-                f"; {folder}/log.txt ends with: {_last_line(Path(folder) / 'log.txt')}"
-            )
+            last = _last_line(Path(folder) / "log.txt")
+            words += f"; {folder}/log.txt ends with: {last}"
         self.bar.console.print(
-            f"{words}{self._left()}", markup=False, highlight=False, soft_wrap=True
+            f"{words}{self._left()}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
     def _left(self) -> str:
         """The time left, estimated from finished runs of the same stage."""
         waiting = [
-            folder for folder, state in self.states.items() if state == "waiting"
+            folder
+            for folder, state in self.states.items()
+            if state == "waiting"
         ]
         if not self.took or not waiting:
             return ""
@@ -160,11 +170,17 @@ class Runner:
         for folder, seconds in self.took.items():
             by_stage.setdefault(self.plan.stages[folder], []).append(seconds)
         overall = sum(self.took.values()) / len(self.took)
-        means = {stage: sum(each) / len(each) for stage, each in by_stage.items()}
-        total = sum(means.get(self.plan.stages[folder], overall) for folder in waiting)
+        means = {
+            stage: sum(each) / len(each) for stage, each in by_stage.items()
+        }
+        total = sum(
+            means.get(self.plan.stages[folder], overall) for folder in waiting
+        )
         now = time.monotonic()
         spent = sum(now - child.started for child in self.children.values())
-        return f"; about {max(0.0, total - spent) / 60 / self.jobs:.0f} min left"
+        return (
+            f"; about {max(0.0, total - spent) / 60 / self.jobs:.0f} min left"
+        )
 
     def _stop(self) -> None:
         """Asks every run to stop and waits until each has saved a checkpoint."""
@@ -199,4 +215,6 @@ def _log_attempt(folder: str, seconds: float, code: int) -> None:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip()), "nothing"
+    )

@@ -52,7 +52,9 @@ class Lesson:
 
 def better(text: str, measure: str, row: str, than: str) -> Lesson:
     """A lesson that one row is better than another."""
-    return Lesson(text=text, measure=measure, contrasts=({row: 1.0, than: -1.0},))
+    return Lesson(
+        text=text, measure=measure, contrasts=({row: 1.0, than: -1.0},)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,9 @@ def collect(
         for row in labels
     }
     values = {
-        measure: {row: _read(reader, folders, states) for row, folders in runs.items()}
+        measure: {
+            row: _read(reader, folders, states) for row, folders in runs.items()
+        }
         for measure, reader in study.measures.items()
     }
     lessons = tuple(
@@ -145,7 +149,9 @@ def judge_lesson(
     lesson: Lesson, values: Mapping[str, Mapping[int, float]]
 ) -> JudgedLesson:
     """Applies the test of one lesson to `values`, row -> seed -> value."""
-    contrasts = [contrast_values(contrast, values) for contrast in lesson.contrasts]
+    contrasts = [
+        contrast_values(contrast, values) for contrast in lesson.contrasts
+    ]
     estimates = tuple(estimate(each) if each else None for each in contrasts)
     # Bonferroni: any one contrast below zero is enough to reject the lesson.
     level = 1 - (1 - LEVEL) / len(contrasts)
@@ -185,7 +191,11 @@ def write_results(results: Sequence[Results], path: Path) -> None:
                     "contrasts": judged.lesson.contrasts,
                     "estimates": [
                         each
-                        and {"mean": each.mean, "half": each.half, "seeds": each.num}
+                        and {
+                            "mean": each.mean,
+                            "half": each.half,
+                            "seeds": each.num,
+                        }
                         for each in judged.estimates
                     ],
                     "verdict": judged.verdict,

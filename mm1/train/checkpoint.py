@@ -48,7 +48,11 @@ class Checkpoints:
         return checkpoint_steps(self.folder)
 
     def save(
-        self, step: int, model: Model, optimizer: Optimizer, progress: dict[str, Any]
+        self,
+        step: int,
+        model: Model,
+        optimizer: Optimizer,
+        progress: dict[str, Any],
     ) -> None:
         """Starts writing; the checkpoint counts once `settle` or `finish` has seen that
         it is complete."""
@@ -61,7 +65,9 @@ class Checkpoints:
             write_json(temporary / PROGRESS, progress)
         dist.barrier()  # no rank writes before the folder exists
         future = dcp.async_save(
-            _state(model, optimizer), checkpoint_id=temporary, process_group=self.group
+            _state(model, optimizer),
+            checkpoint_id=temporary,
+            process_group=self.group,
         )
         self.pending = (future, path)  # type: ignore[assignment]
 
@@ -87,14 +93,18 @@ class Checkpoints:
                 remove(checkpoint_path(self.folder, step))
         dist.barrier()
 
-    def load(self, step: int, model: Model, optimizer: Optimizer) -> dict[str, Any]:
+    def load(
+        self, step: int, model: Model, optimizer: Optimizer
+    ) -> dict[str, Any]:
         """Restores model and optimizer in place, on any number of ranks; returns the
         progress."""
         state = _state(model, optimizer)
         path = checkpoint_path(self.folder, step)
         dcp.load(state, checkpoint_id=path)
         set_model_state_dict(model, state["model"])
-        set_optimizer_state_dict(model, optimizer.optimizers, state["optimizer"])
+        set_optimizer_state_dict(
+            model, optimizer.optimizers, state["optimizer"]
+        )
         return read_object(
             path / PROGRESS,
             "delete this checkpoint to resume from the one before",

@@ -22,7 +22,9 @@ class DivergenceCheck:
         Raises:
             Diverged: none was done for `MAX_SKIPPED_STEPS`.
         """
-        self.skipped_steps = self.skipped_steps + num_steps if skipped == 1.0 else 0
+        self.skipped_steps = (
+            self.skipped_steps + num_steps if skipped == 1.0 else 0
+        )
         if self.skipped_steps >= MAX_SKIPPED_STEPS:
             raise Diverged(
                 f"step {step}: no finite gradient for {self.skipped_steps} steps;"

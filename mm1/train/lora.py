@@ -50,7 +50,9 @@ class Lora(Configurable):
         try:
             from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]
         except ImportError as error:
-            raise ConfigError("lora needs peft: pip install 'mm1[lora]'") from error
+            raise ConfigError(
+                "lora needs peft: pip install 'mm1[lora]'"
+            ) from error
         c = self.config
         parts = model.parts()
         for name in c.parts:
@@ -58,7 +60,10 @@ class Lora(Configurable):
                 raise ConfigError(
                     f"lora.parts names the part {name!r}{nearest(name, parts)}"
                 )
-            own = {path.rpartition(".")[2] for path, _ in parts[name].named_modules()}
+            own = {
+                path.rpartition(".")[2]
+                for path, _ in parts[name].named_modules()
+            }
             if missing := [target for target in c.targets if target not in own]:
                 raise ConfigError(
                     f"lora.targets names {missing[0]!r}, which {name}"

@@ -33,7 +33,9 @@ class Meter:
         table = torch.stack([torch.stack(column) for column in columns], 1).to(
             self.device, torch.float64
         )
-        self.sums[names] = self.sums[names] + table if names in self.sums else table
+        self.sums[names] = (
+            self.sums[names] + table if names in self.sums else table
+        )
 
     def state(self) -> dict[str, list[float]]:
         """Sums over all ranks, for a checkpoint; every rank must call this."""
@@ -60,7 +62,9 @@ class Meter:
         state = self.state()
         self.sums.clear()
         return {
-            name: total / count for name, (total, count) in state.items() if count > 0
+            name: total / count
+            for name, (total, count) in state.items()
+            if count > 0
         }
 
 
@@ -114,7 +118,9 @@ class Throughput:
         return {name: float(f"{value:.4g}") for name, value in line.items()}
 
 
-def peak_flops(device: torch.device, precision: Literal["fp32", "bf16"]) -> float:
+def peak_flops(
+    device: torch.device, precision: Literal["fp32", "bf16"]
+) -> float:
     """FLOP/s of a large matrix product in this precision, measured now."""
     if precision == "fp32":
         return matmul_flops(device, torch.float32)

@@ -64,7 +64,8 @@ def adopt_architectures(
         setattr(config.model, part, taken)
         if changes:
             listed = ", ".join(
-                f"{key} {mine} -> {theirs}" for key, (mine, theirs) in changes.items()
+                f"{key} {mine} -> {theirs}"
+                for key, (mine, theirs) in changes.items()
             )
             say(f"init.{part}={folder} brings its architecture: {listed}")
 
@@ -91,11 +92,15 @@ def say_config_differences(folder: Path, name: str, recipe: Any) -> None:
     of that name."""
     kept = [
         f"{key}={own}"
-        for key, (_, own) in configs.differences(recipe, read_config(folder)).items()
+        for key, (_, own) in configs.differences(
+            recipe, read_config(folder)
+        ).items()
     ]
     if kept:
         more = (
-            f", and {len(kept) - MAX_SETTINGS} more" if len(kept) > MAX_SETTINGS else ""
+            f", and {len(kept) - MAX_SETTINGS} more"
+            if len(kept) > MAX_SETTINGS
+            else ""
         )
         say(
             f"{folder} resumes with its own config, unlike {name}:"
@@ -106,7 +111,9 @@ def say_config_differences(folder: Path, name: str, recipe: Any) -> None:
 def check_resumable(folder: Path, config: Any) -> None:
     """Raises ConfigError if the config has another model or optimizer than the run's
     checkpoints."""
-    for key, (was, now) in configs.differences(read_config(folder), config).items():
+    for key, (was, now) in configs.differences(
+        read_config(folder), config
+    ).items():
         kept = key.startswith(("model.", "lora", "frozen")) or key in (
             "model",
             "optimizer",

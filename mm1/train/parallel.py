@@ -56,7 +56,9 @@ def freeze(model: Model, frozen: Sequence[str]) -> None:
     parts = model.parts()
     for name in frozen:
         if name not in parts:
-            raise ConfigError(f"frozen names the part {name!r}{nearest(name, parts)}")
+            raise ConfigError(
+                f"frozen names the part {name!r}{nearest(name, parts)}"
+            )
         parts[name].requires_grad_(False)
 
 
@@ -68,7 +70,9 @@ def checkpoint_activations(
     every = {"none": 0, "selective": 2, "full": 1}[mode]
     for i, unit in enumerate(units):
         if every and i % every == every - 1:
-            unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+            unit.forward = partial(
+                checkpoint, unit.forward, use_reentrant=False
+            )
 
 
 def shard(
@@ -92,7 +96,10 @@ def shard(
         for unit in model.units():
             fully_shard(unit, mesh=mesh, mp_policy=policy)
     fully_shard(
-        model, mesh=mesh, mp_policy=policy, reshard_after_forward=dist.world_size() > 1
+        model,
+        mesh=mesh,
+        mp_policy=policy,
+        reshard_after_forward=dist.world_size() > 1,
     )
     for name in ENTRY_POINTS:
         if hasattr(model, name):

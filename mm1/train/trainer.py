@@ -61,7 +61,9 @@ class Trainer(Configurable):
     class Config(Configurable.Config, Generic[ModelConfig, LoaderConfig]):
         # Type checkers allow no default for a field whose type is a variable.
         model: ModelConfig = field(default_factory=cast(Any, MM1.Config))
-        loader: LoaderConfig = field(default_factory=cast(Any, PackedLoader.Config))
+        loader: LoaderConfig = field(
+            default_factory=cast(Any, PackedLoader.Config)
+        )
         optimizer: Optimizer.Config = field(default_factory=AdamW.Config)
         scheduler: Scheduler.Config = field(default_factory=WarmupCosine.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)
@@ -107,7 +109,9 @@ class Trainer(Configurable):
             else config.tokenizer.path or config.loader.tokenizer()
         ).build()
         self.lora: Lora | None = config.lora.build() if config.lora else None
-        self.model: Model = self._build_model({} if saved_steps else config.init)
+        self.model: Model = self._build_model(
+            {} if saved_steps else config.init
+        )
         self.params: dict[str, int] = {
             name: sum(p.numel() for p in part.parameters())
             for name, part in self.model.parts().items()
@@ -138,7 +142,9 @@ class Trainer(Configurable):
         self.divergence = DivergenceCheck()
         if saved_steps:
             self._load_checkpoint(saved_steps[-1])
-        self.log = MetricsLog(folder, resume_step=self.step, trackers=config.trackers)
+        self.log = MetricsLog(
+            folder, resume_step=self.step, trackers=config.trackers
+        )
         self.throughput = Throughput(
             self.device, peak_flops(self.device, config.precision)
         )
@@ -161,7 +167,9 @@ class Trainer(Configurable):
     def _build_model(self, init: dict[str, str]) -> Model:
         torch.manual_seed(self.config.seed)
         with self.device:
-            model = self.config.model.build(vocab_size=self.tokenizer.vocab_size)
+            model = self.config.model.build(
+                vocab_size=self.tokenizer.vocab_size
+            )
         for part, origin in init.items():
             load_part(model, part, Path(origin), tokenizer=self.tokenizer)
         if self.lora:
@@ -173,7 +181,8 @@ class Trainer(Configurable):
         """Reads their records before training, so that a missing file does not show
         only after it."""
         benchmarks = {
-            name: config.build() for name, config in self.config.benchmarks.items()
+            name: config.build()
+            for name, config in self.config.benchmarks.items()
         }
         for benchmark in benchmarks.values():
             benchmark.check(self.model)
@@ -219,7 +228,9 @@ class Trainer(Configurable):
                 if is_logged:
                     self._log(data, bar)
                     self.checkpoints.settle()
-                if is_last or (c.validate_every and self.step % c.validate_every == 0):
+                if is_last or (
+                    c.validate_every and self.step % c.validate_every == 0
+                ):
                     self.log.write_metrics(self.step, self.validate())
                     self.throughput.clear()
                 # Asking other ranks costs a synchronisation: they ask where they log.
@@ -251,10 +262,14 @@ class Trainer(Configurable):
         scale = dist.world_size() / num_targets.clamp(min=1.0)
         for batch in data.micro_batches:
             losses = self.model(move(batch, self.device, non_blocking=True))
-            (losses.objective * scale.to(self.device, non_blocking=True)).backward()
+            (
+                losses.objective * scale.to(self.device, non_blocking=True)
+            ).backward()
             self.meter.add(losses.means)
             self.throughput.flops += sum(self.model.flops(batch).values())
-        norm, skipped = self.optimizer.step(self.scheduler.learning_rate(self.step))
+        norm, skipped = self.optimizer.step(
+            self.scheduler.learning_rate(self.step)
+        )
         one = torch.ones_like(norm)
         self.meter.add(
             {
@@ -279,7 +294,9 @@ class Trainer(Configurable):
         self.counts.clear()
         speed = self.throughput.read()
         self.log.write_speed(self.step, speed)
-        details = f"step {self.step}/{self.config.steps}  loss {metrics['loss']:.3f}"
+        details = (
+            f"step {self.step}/{self.config.steps}  loss {metrics['loss']:.3f}"
+        )
         for work in ("tokens", "images"):
             if rate := speed[f"{work}_per_second"]:
                 details += f"  {rate:,.0f} {work}/s"
@@ -315,10 +332,13 @@ class Trainer(Configurable):
         """Writes the weights, runs the benchmarks, and marks the run as finished."""
         self.checkpoints.finish()
         state = get_model_state_dict(
-            self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+            self.model,
+            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
         )
         if dist.rank() == 0:
-            write_weights(self.folder, self.lora.merged(state) if self.lora else state)
+            write_weights(
+                self.folder, self.lora.merged(state) if self.lora else state
+            )
         dist.barrier()  # the other ranks read the weights for their fingerprint
         if self.config.benchmarks:
             self.model.eval()

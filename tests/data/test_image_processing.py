@@ -73,7 +73,9 @@ def test_transparency_is_laid_on_white() -> None:
     assert (decode_image(buffer.getvalue()) == 255).all()
 
 
-def test_a_rotated_photo_is_upright_and_its_size_is_known_from_the_header() -> None:
+def test_a_rotated_photo_is_upright_and_its_size_is_known_from_the_header() -> (
+    None
+):
     exif = Pillow.Exif()
     exif[0x0112] = 6
     rotated = picture(10, 4, kind="JPEG", exif=exif)
@@ -101,14 +103,20 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     header = b"IHDR" + struct.pack(">II", 12_000, 12_000) + small[24:29]
     with pytest.raises(ImageError, match="12000 x 12000 pixels; the limit"):
         image_size(
-            small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+            small[:12]
+            + header
+            + struct.pack(">I", zlib.crc32(header))
+            + small[33:]
         )
 
 
 def test_resizing_is_pillows_to_one_grey_level() -> None:
     source = picture(96, 64)
     ours = (
-        resize(decode_image(source.data), (24, 32)).permute(1, 2, 0).numpy().astype(int)
+        resize(decode_image(source.data), (24, 32))
+        .permute(1, 2, 0)
+        .numpy()
+        .astype(int)
     )
     image = Pillow.open(io.BytesIO(source.data)).resize(
         (32, 24), Pillow.Resampling.BICUBIC
@@ -167,7 +175,8 @@ def test_any_size_fits_any_target(mode: str, height: int, width: int) -> None:
 def test_square_puts_the_overview_first_then_tiles_in_row_major_order() -> None:
     processor = ImageProcessor((4, 4), max_tiles=4)
     assert [
-        processor.choose_grid(w, h)[0] for w, h in [(7, 8), (8, 8), (80, 80), (8, 4)]
+        processor.choose_grid(w, h)[0]
+        for w, h in [(7, 8), (8, 8), (80, 80), (8, 4)]
     ] == [
         1,
         2,
@@ -176,7 +185,13 @@ def test_square_puts_the_overview_first_then_tiles_in_row_major_order() -> None:
     ]
     whole = ramp(8, 8)
     sub_images = processor(whole, (2, 2))
-    assert processor.positions((2, 2)) == [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert processor.positions((2, 2)) == [
+        (0, 0),
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+    ]
     assert torch.equal(sub_images[0], resize(whole, (4, 4)))
     assert torch.equal(sub_images[2], whole[:, :4, 4:])
     assert torch.equal(sub_images[3], whole[:, 4:, :4])
@@ -188,7 +203,9 @@ def test_large_images_of_mm1_are_five_sub_images(side: int, size: int) -> None:
     """MM1, section 5.1: 5 sub-images, 720 tokens at 144 each."""
     processor = ImageProcessor((size, size), max_tiles=4)
     assert len(processor.positions(processor.choose_grid(side, side))) == 5
-    assert processor(torch.zeros(3, side, side, dtype=torch.uint8), (2, 2)).shape == (
+    assert processor(
+        torch.zeros(3, side, side, dtype=torch.uint8), (2, 2)
+    ).shape == (
         5,
         3,
         size,
@@ -230,7 +247,10 @@ def test_the_grid_follows_the_aspect_ratio() -> None:
         (3000, 1000): (2, 4),
         (6048, 672): (1, 9),
         (672, 672): (2, 2),  # 3 x 3 leaves nothing empty either: fewest tiles
-        (9000, 9000): (3, 3),  # no grid is large enough: the one that shrinks it least
+        (9000, 9000): (
+            3,
+            3,
+        ),  # no grid is large enough: the one that shrinks it least
     }
     assert {size: MM15.choose_grid(*size) for size in expected} == expected
 
@@ -246,7 +266,9 @@ def reference_grid(
             if tiles % rows:
                 continue
             columns = tiles // rows
-            scale = min(Fraction(rows * h, height), Fraction(columns * w, width))
+            scale = min(
+                Fraction(rows * h, height), Fraction(columns * w, width)
+            )
             padding = rows * h * columns * w - scale**2 * height * width
             best.append(
                 (
@@ -258,20 +280,26 @@ def reference_grid(
 
 
 def test_grids_of_many_images_match_the_reference() -> None:
-    processor = ImageProcessor((6, 8), split="dynamic", min_tiles=2, max_tiles=9)
+    processor = ImageProcessor(
+        (6, 8), split="dynamic", min_tiles=2, max_tiles=9
+    )
     sizes = [(w, h) for w in range(1, 25) for h in range(1, 19)] + [
         (1, 10**8),
         (9_999, 10_000),
     ]
     width, height = np.array(sizes).T
-    rows, columns = processor.choose_grids(width, height, *[np.ones_like(width)] * 2)
+    rows, columns = processor.choose_grids(
+        width, height, *[np.ones_like(width)] * 2
+    )
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [
         reference_grid(w, h, processor) for w, h in sizes
     ]
 
 
 def test_dynamic_puts_the_overview_last_and_small_images_have_none() -> None:
-    processor = ImageProcessor((4, 4), split="dynamic", min_tiles=1, max_tiles=4)
+    processor = ImageProcessor(
+        (4, 4), split="dynamic", min_tiles=1, max_tiles=4
+    )
     assert processor.choose_grid(4, 4) == (1, 1)
     assert processor.positions((1, 1)) == [(0, 0)]
     whole = ramp(4, 8)
@@ -298,7 +326,9 @@ def test_split_last_splits_only_the_last_images(split: str) -> None:
     processor = ImageProcessor(
         (4, 4), split=split, min_tiles=4, max_tiles=4, split_last=2
     )  # type: ignore[arg-type]
-    assert [processor.choose_grid(8, 8, 9, number) for number in (1, 7, 8, 9)] == [
+    assert [
+        processor.choose_grid(8, 8, 9, number) for number in (1, 7, 8, 9)
+    ] == [
         (1, 1),
         (1, 1),
         (2, 2),

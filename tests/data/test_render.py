@@ -46,8 +46,12 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
 
 
 def test_byte_pairs_encode_any_text(tmp_path: Path) -> None:
-    made = train_tokenizer(["plain"], tmp_path / "tokenizer.json", vocab_size=300)
-    assert made.decode(made.encode("naïve 漢字 🦊\x00\n")) == "naïve 漢字 🦊\x00\n"
+    made = train_tokenizer(
+        ["plain"], tmp_path / "tokenizer.json", vocab_size=300
+    )
+    assert (
+        made.decode(made.encode("naïve 漢字 🦊\x00\n")) == "naïve 漢字 🦊\x00\n"
+    )
 
 
 def test_a_tokenizer_without_special_tokens_is_refused(
@@ -65,7 +69,9 @@ def test_a_tokenizer_without_special_tokens_is_refused(
 # --- documents
 
 
-def test_the_layout_of_a_document(renderer: Renderer, tokenizer: Tokenizer) -> None:
+def test_the_layout_of_a_document(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
     sequence = renderer(Document((picture(), Text("a cat"))))
     image = tokenizer.image
     a, cat = tokenizer.encode("a cat")
@@ -79,7 +85,10 @@ def test_questions_are_not_targets_and_answers_have_their_own_end(
     asked = Document((Text("two", loss=False), Text("dogs", end=True)))
     assert renderer(asked).loss_mask.tolist() == [False, True, True]
     assert renderer(asked).tokens.tolist()[-1] == tokenizer.end
-    assert len(renderer(Document((Text("two", loss=False),)), end=False).tokens) == 1
+    assert (
+        len(renderer(Document((Text("two", loss=False),)), end=False).tokens)
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,9 +107,9 @@ def test_lengths_from_token_counts_are_those_rendered(
         for p in document.parts
         if isinstance(p, Text)
     ]
-    assert len(renderer(document).tokens) == text_length(document, counts) + 2 * len(
-        document.images
-    )
+    assert len(renderer(document).tokens) == text_length(
+        document, counts
+    ) + 2 * len(document.images)
 
 
 def test_an_image_for_a_model_without_an_encoder_is_an_error(
@@ -149,7 +158,13 @@ def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
         for isolate in (True, False)
     )
     assert apart.cu_seqlens.tolist() == [0, 3, 6, 8, 10, 16]
-    assert together.cu_seqlens.tolist() == [0, 6, 8, 10, 16]  # padding stays by itself
+    assert together.cu_seqlens.tolist() == [
+        0,
+        6,
+        8,
+        10,
+        16,
+    ]  # padding stays by itself
     assert (together.max_seqlen, together.num_pairs) == (6, 21 + 3 + 3 + 21)
     for name in ("tokens", "targets", "positions", "sources"):
         assert torch.equal(getattr(apart, name), getattr(together, name))
@@ -166,7 +181,14 @@ def test_cutting_a_document_loses_no_target(
     )
     a, cat, two, dogs = tokenizer.encode("a cat two dogs")
     del a
-    assert batch.targets.tolist() == [cat, two, IGNORE, dogs, tokenizer.end, IGNORE]
+    assert batch.targets.tolist() == [
+        cat,
+        two,
+        IGNORE,
+        dogs,
+        tokenizer.end,
+        IGNORE,
+    ]
 
 
 def test_a_batch_without_images_has_a_blank_one_without_slots(
@@ -183,4 +205,6 @@ def test_a_batch_without_images_has_a_blank_one_without_slots(
 def test_a_damaged_image_is_named_with_its_document(renderer: Renderer) -> None:
     broken = Document((Image(b"nothing", 4, 4), Text("sit")))
     with pytest.raises(ImageError, match=r"page 7, image 1: .*not an image"):
-        collate([[RenderedSegment(renderer(broken), 0, 4, key="page 7")]], renderer)
+        collate(
+            [[RenderedSegment(renderer(broken), 0, 4, key="page 7")]], renderer
+        )

@@ -72,7 +72,10 @@ def test_documents_survive_the_round_trip(
     assert np.diff(read.image_offsets).tolist() == [
         len(document.images) for document in documents
     ]
-    assert (read.text_tokens.dtype, read.image_widths.dtype) == (np.int32, np.int32)
+    assert (read.text_tokens.dtype, read.image_widths.dtype) == (
+        np.int32,
+        np.int32,
+    )
 
 
 def test_several_shards_are_numbered_consecutively(
@@ -82,7 +85,10 @@ def test_several_shards_are_numbered_consecutively(
     monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
     documents = [
         Document(
-            (Text(f"text {i}", tokens=array("i", [i])), Image(bytes(100), i + 1, 2))
+            (
+                Text(f"text {i}", tokens=array("i", [i])),
+                Image(bytes(100), i + 1, 2),
+            )
         )
         for i in range(50)
     ]
@@ -98,7 +104,11 @@ def test_datasets_opens_a_shard(tmp_path: Path) -> None:
 
     write(
         tmp_path,
-        [Document((Text("one", tokens=(1, 2), end=True), Image(b"jpeg", 3, 4)))],
+        [
+            Document(
+                (Text("one", tokens=(1, 2), end=True), Image(b"jpeg", 3, 4))
+            )
+        ],
     )
     row = Dataset.from_file(str(tmp_path / "train" / "00000-000.arrow"))[0]
     assert (row["texts"], row["tokens"], row["images"]) == (
@@ -117,7 +127,9 @@ def test_datasets_opens_a_shard(tmp_path: Path) -> None:
 def prepared(tmp_path: Path) -> Path:
     write_tar(tmp_path / "a.tar", pairs(5))
     train_tokenizer(["picture number 1"], tmp_path / "t.json", vocab_size=300)
-    prepare("captions", [tmp_path / "a.tar"], tmp_path / "out", tmp_path / "t.json")
+    prepare(
+        "captions", [tmp_path / "a.tar"], tmp_path / "out", tmp_path / "t.json"
+    )
     return tmp_path / "out"
 
 
@@ -126,7 +138,11 @@ def test_stored_lengths_are_those_of_rendering(prepared: Path) -> None:
     render = Renderer(Tokenizer.Config(path=str(prepared)).build(), None)
     for i in range(len(read)):
         texts = Document(
-            tuple(part for part in read.document(i).parts if isinstance(part, Text))
+            tuple(
+                part
+                for part in read.document(i).parts
+                if isinstance(part, Text)
+            )
         )
         assert len(render(texts).tokens) == read.text_tokens[i]
         assert list(texts.parts[0].tokens) == render.tokenizer.encode(
@@ -136,7 +152,9 @@ def test_stored_lengths_are_those_of_rendering(prepared: Path) -> None:
 
 def test_another_tokenizer_is_refused(prepared: Path) -> None:
     read = Shards(prepared)
-    read.check_tokenizer(Tokenizer.Config(path=str(prepared)).build().fingerprint)
+    read.check_tokenizer(
+        Tokenizer.Config(path=str(prepared)).build().fingerprint
+    )
     with pytest.raises(ConfigError, match="tokenised with"):
         read.check_tokenizer("0123456789abcdef")
 
@@ -144,9 +162,13 @@ def test_another_tokenizer_is_refused(prepared: Path) -> None:
 def test_an_empty_split_is_refused(prepared: Path) -> None:
     assert Shards.has_split(prepared, "train")
     assert not Shards.has_split(prepared, "validation")
-    with pytest.raises(ConfigError, match="no documents in its split 'validation'"):
+    with pytest.raises(
+        ConfigError, match="no documents in its split 'validation'"
+    ):
         Shards(prepared, "validation")
-    with pytest.raises(ConfigError, match="no split 'trian'; did you mean 'train'"):
+    with pytest.raises(
+        ConfigError, match="no split 'trian'; did you mean 'train'"
+    ):
         Shards(prepared, "trian")
 
 

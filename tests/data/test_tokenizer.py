@@ -32,7 +32,9 @@ def renamed(folder: Path) -> Tokenizer:
     made = train_tokenizer(
         ["a cat sits on a mat"] * 3, folder / "tokenizer.json", vocab_size=300
     )
-    text = made.text.replace('"<end>"', '"<|eot|>"').replace('"<pad>"', '"[PAD]"')
+    text = made.text.replace('"<end>"', '"<|eot|>"').replace(
+        '"<pad>"', '"[PAD]"'
+    )
     (folder / "tokenizer.json").write_text(text)
     special_tokens = {
         "pad": "[PAD]",
@@ -53,7 +55,11 @@ def test_special_tokens_are_read_from_the_file(tmp_path: Path) -> None:
         "<image>",
     ]
     assert (made.vocab_size, made.begin) == (320, made.end)
-    assert made.suppress_tokens == [made.pad, made.image, *range(made.num_tokens, 320)]
+    assert made.suppress_tokens == [
+        made.pad,
+        made.image,
+        *range(made.num_tokens, 320),
+    ]
     assert not {made.end, made.pad, made.image} & set(
         made.encode("<|eot|>[PAD]<image>")
     )
@@ -96,8 +102,15 @@ def test_every_document_begins_with_the_begin_token_which_is_no_target(
     renderer = Renderer(made, None)
     whole = renderer(Document((Text("a cat"),)))
     prompt = renderer(Document((Text("a cat"),)), end=False)
-    assert whole.tokens.tolist() == [made.begin, *made.encode("a cat"), made.end]
-    assert whole.loss_mask.tolist() == [False, *[True] * (len(whole.tokens) - 1)]
+    assert whole.tokens.tolist() == [
+        made.begin,
+        *made.encode("a cat"),
+        made.end,
+    ]
+    assert whole.loss_mask.tolist() == [
+        False,
+        *[True] * (len(whole.tokens) - 1),
+    ]
     assert prompt.tokens.tolist() == [made.begin, *made.encode("a cat")]
 
 
@@ -107,7 +120,10 @@ def test_prepared_lengths_include_the_begin_token(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", [{"text": "a cat"}, {"text": "a mat on a mat"}]
     )
     prepare(
-        "text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "tokenizer.json"
+        "text",
+        [tmp_path / "a.jsonl"],
+        tmp_path / "out",
+        tmp_path / "tokenizer.json",
     )
     shards = Shards(tmp_path / "out")
     renderer = Renderer(made, None)

@@ -10,7 +10,9 @@ from mm1 import cli
 
 
 @pytest.fixture
-def mm1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], int]:
+def mm1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[str], int]:
     """Runs the words of a command and returns its exit code."""
     monkeypatch.chdir(tmp_path)
 

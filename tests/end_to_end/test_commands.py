@@ -28,7 +28,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     raw_files.write_tar(folder / "captions" / "a.tar", raw_files.pairs(40))
     pages = [
-        {"images": [None, raw_files.jpeg(i)], "texts": [f"this is page {i}", None]}
+        {
+            "images": [None, raw_files.jpeg(i)],
+            "texts": [f"this is page {i}", None],
+        }
         for i in range(30)
     ]
     raw_files.write_pages(folder / "pages" / "a.parquet", pages)
@@ -46,8 +49,13 @@ def test_from_raw_files_to_a_trained_run_and_its_pages(
     assert mm1(f"tokenizer {raw}/text {tokenizer}") == 0
     how = "--tokenizer data/tokenizer.json --validation 0.1"
     assert mm1(f"prepare text {raw}/text --out data/text {how}") == 0
-    assert mm1(f"prepare captions {raw}/captions --out data/captions {how}") == 0
-    assert mm1(f"prepare interleaved {raw}/pages --out data/interleaved {how}") == 0
+    assert (
+        mm1(f"prepare captions {raw}/captions --out data/captions {how}") == 0
+    )
+    assert (
+        mm1(f"prepare interleaved {raw}/pages --out data/interleaved {how}")
+        == 0
+    )
     assert mm1(f"view pretrain_small {SMALL} --out rows.html") == 0
     assert "picture number" in Path("rows.html").read_text()
 

@@ -24,7 +24,9 @@ SMALL = """
 
 
 def write_encoder_run(folder: Path) -> None:
-    encoder = ViT.Config(image_size=16, patch_size=4, depth=1, dim=24, num_heads=2)
+    encoder = ViT.Config(
+        image_size=16, patch_size=4, depth=1, dim=24, num_heads=2
+    )
     text = TextTower.Config(max_length=40, depth=1, dim=16, num_heads=2)
     clip = worlds.contrastive(folder, steps=1)
     clip.model = CLIP.Config(encoder=encoder, text=text, dim=16)
@@ -40,12 +42,15 @@ def test_in_joined_and_out(
     Path("raw").mkdir()
     raw_files.write_tar(Path("raw/a.tar"), raw_files.pairs(30))
     assert mm1("import published --out runs/decoder") == 0
-    assert mm1("prepare captions raw --out captions --tokenizer runs/decoder") == 0
+    assert (
+        mm1("prepare captions raw --out captions --tokenizer runs/decoder") == 0
+    )
     write_encoder_run(Path("runs/encoder"))
     origins = "init.encoder=runs/encoder init.decoder=runs/decoder"
     assert mm1(f"train pretrain_small {origins} {SMALL} --out runs/joint") == 0
     shape = (
-        "init.decoder=runs/decoder brings its architecture: model.decoder.depth 4 -> 3"
+        "init.decoder=runs/decoder brings its architecture:"
+        " model.decoder.depth 4 -> 3"
     )
     assert shape in capsys.readouterr().err
     assert json.loads(Path("runs/joint/summary.json").read_text())["finished"]
@@ -55,7 +60,10 @@ def test_in_joined_and_out(
     assert weights["decoder.embedding.weight"].shape == (302, 48)
 
     assert mm1("export runs/decoder --out exported") == 0
-    assert AutoModelForCausalLM.from_pretrained("exported").config.model_type == "qwen3"
+    assert (
+        AutoModelForCausalLM.from_pretrained("exported").config.model_type
+        == "qwen3"
+    )
     wrong = "init.decoder=runs/decoder model.decoder.dim=64"
     assert mm1(f"train pretrain_small {wrong} {SMALL} --out runs/other") == 2
     contradiction = "model.decoder.dim=64 contradicts init.decoder=runs/decoder"

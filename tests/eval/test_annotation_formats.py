@@ -18,13 +18,15 @@ from mm1.eval.benchmarks.vqa import Vqa
 REAL = (
     Path(
         os.environ.get(
-            "MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real"
+            "MM1_REAL_DATA",
+            Path(__file__).parents[2].parent / "shared" / "real",
         )
     )
     / "metrics"
 )
 real_data = pytest.mark.skipif(
-    not REAL.is_dir(), reason=f"no real annotations at {REAL}; set MM1_REAL_DATA"
+    not REAL.is_dir(),
+    reason=f"no real annotations at {REAL}; set MM1_REAL_DATA",
 )
 
 
@@ -43,8 +45,14 @@ def pictures(folder: Path, names: list[str]) -> str:
 
 
 COCO: dict[str, Any] = {
-    "info": {"description": "COCO 2014 Dataset", "version": "1.0", "year": 2014},
-    "licenses": [{"id": 3, "name": "Attribution-NonCommercial-NoDerivs License"}],
+    "info": {
+        "description": "COCO 2014 Dataset",
+        "version": "1.0",
+        "year": 2014,
+    },
+    "licenses": [
+        {"id": 3, "name": "Attribution-NonCommercial-NoDerivs License"}
+    ],
     "images": [
         {
             "license": 3,
@@ -149,10 +157,13 @@ def vqa(tmp_path: Path) -> Vqa.Config:
         questions=write(tmp_path / "questions.json", QUESTIONS),
         annotations=write(tmp_path / "annotations.json", ANNOTATIONS),
         images=pictures(
-            tmp_path / "vqa", [f"COCO_val2014_{n:012d}.jpg" for n in (262148, 393225)]
+            tmp_path / "vqa",
+            [f"COCO_val2014_{n:012d}.jpg" for n in (262148, 393225)],
         ),
         train_questions=write(tmp_path / "train_questions.json", QUESTIONS),
-        train_annotations=write(tmp_path / "train_annotations.json", ANNOTATIONS),
+        train_annotations=write(
+            tmp_path / "train_annotations.json", ANNOTATIONS
+        ),
     )
 
 
@@ -164,9 +175,14 @@ def one_shot(benchmark: Benchmark, number: int) -> str:
 def test_coco_is_read(coco: Coco.Config) -> None:
     benchmark = coco.build()
     first, second = (benchmark.question(record) for record in benchmark.test)
-    assert (first.id, len(first.answers), len(second.answers)) == ("391895", 2, 1)
+    assert (first.id, len(first.answers), len(second.answers)) == (
+        "391895",
+        2,
+        1,
+    )
     assert (
-        first.answers[1] == "Man riding a motor bike on a dirt road on the countryside."
+        first.answers[1]
+        == "Man riding a motor bike on a dirt road on the countryside."
     )
     assert first.prompt.images == (tiny.picture(0),)
     assert (
@@ -175,7 +191,9 @@ def test_coco_is_read(coco: Coco.Config) -> None:
     )
     truths = [first.answer, second.answer]
     assert min(benchmark.score(truths, [first.answers, second.answers])) > 1
-    assert list(benchmark.score(truths[::-1], [first.answers, second.answers])) < [
+    assert list(
+        benchmark.score(truths[::-1], [first.answers, second.answers])
+    ) < [
         0.5,
         0.5,
     ]
@@ -194,7 +212,9 @@ def test_vqa_is_read(vqa: Vqa.Config) -> None:
         == questions[1].prompt.images
         != questions[2].prompt.images
     )
-    asked = "<image>Question: What website copyrighted the picture? Short answer:"
+    asked = (
+        "<image>Question: What website copyrighted the picture? Short answer:"
+    )
     for number in (0, 1):  # the only demonstration with another image
         assert (
             one_shot(benchmark, number)
@@ -227,16 +247,20 @@ def test_a_missing_image_is_named_with_its_question(
         _ = vqa.build().test
     (Path(coco.images) / "COCO_val2014_000000522418.jpg").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"image 522418: no image at .*000000522418\.jpg"
+        FileNotFoundError,
+        match=r"image 522418: no image at .*000000522418\.jpg",
     ):
         _ = coco.build().test
 
 
 def test_a_damaged_image_is_named_with_its_question(vqa: Vqa.Config) -> None:
     benchmark = vqa.build()
-    (Path(vqa.images) / "COCO_val2014_000000393225.jpg").write_bytes(b"not a picture")
+    (Path(vqa.images) / "COCO_val2014_000000393225.jpg").write_bytes(
+        b"not a picture"
+    )
     with pytest.raises(
-        ImageError, match=r"question 393225001: .*000000393225\.jpg: not an image"
+        ImageError,
+        match=r"question 393225001: .*000000393225\.jpg: not an image",
     ):
         benchmark.question(benchmark.test[2])
 
@@ -244,9 +268,13 @@ def test_a_damaged_image_is_named_with_its_question(vqa: Vqa.Config) -> None:
 def test_records_that_occur_twice_are_refused(
     coco: Coco.Config, vqa: Vqa.Config
 ) -> None:
-    with pytest.raises(ValueError, match=r"captions\.json: id 391895 occurs twice"):
+    with pytest.raises(
+        ValueError, match=r"captions\.json: id 391895 occurs twice"
+    ):
         _ = edited(
-            coco, "annotations", lambda data: data["images"].append(data["images"][0])
+            coco,
+            "annotations",
+            lambda data: data["images"].append(data["images"][0]),
         ).test
     with pytest.raises(
         ValueError, match=r"questions\.json: question_id 262148001 occurs twice"
@@ -262,24 +290,34 @@ def test_questions_without_answers_are_refused(
     coco: Coco.Config, vqa: Vqa.Config
 ) -> None:
     with pytest.raises(ValueError, match="image 522418 has no caption"):
-        _ = edited(coco, "annotations", lambda data: data["annotations"].pop(1)).test
+        _ = edited(
+            coco, "annotations", lambda data: data["annotations"].pop(1)
+        ).test
     with pytest.raises(ValueError, match="question 262148001 has no answer"):
         _ = edited(
             vqa,
             "annotations",
             lambda data: data["annotations"][1].update(answers=ten(" ", "")),
         ).test
-    with pytest.raises(ValueError, match="has no answers to question 262148001"):
-        _ = edited(vqa, "annotations", lambda data: data["annotations"].pop(1)).test
+    with pytest.raises(
+        ValueError, match="has no answers to question 262148001"
+    ):
+        _ = edited(
+            vqa, "annotations", lambda data: data["annotations"].pop(1)
+        ).test
 
 
-def test_broken_and_missing_files_are_named(coco: Coco.Config, vqa: Vqa.Config) -> None:
+def test_broken_and_missing_files_are_named(
+    coco: Coco.Config, vqa: Vqa.Config
+) -> None:
     with pytest.raises(ConfigError, match="annotations is empty"):
         _ = Coco.Config().build().test
     with pytest.raises(ConfigError, match="train_annotations is empty"):
         _ = Vqa.Config().build().train
     with pytest.raises(ValueError, match=r"captions\.json lacks annotations"):
-        _ = edited(coco, "annotations", lambda data: data.pop("annotations")).test
+        _ = edited(
+            coco, "annotations", lambda data: data.pop("annotations")
+        ).test
     write(Path(coco.annotations), '{"images": [')
     with pytest.raises(ValueError, match=r"captions\.json is not valid JSON"):
         _ = coco.build().test
@@ -308,12 +346,17 @@ def test_real_vqa_annotations_give_the_known_accuracy(tmp_path: Path) -> None:
         images=str(tmp_path / "pictures"),
     )
     benchmark = config.build()
-    results = json.loads((REAL / "vqa" / "results_first_annotator.json").read_text())
+    results = json.loads(
+        (REAL / "vqa" / "results_first_annotator.json").read_text()
+    )
     said = {str(result["question_id"]): result["answer"] for result in results}
     scores = benchmark.score(
-        [said[r.id] for r in benchmark.test], [r.answers for r in benchmark.test]
+        [said[r.id] for r in benchmark.test],
+        [r.answers for r in benchmark.test],
     )
-    known = json.loads((REAL / "vqa" / "per_question_first_annotator.json").read_text())
+    known = json.loads(
+        (REAL / "vqa" / "per_question_first_annotator.json").read_text()
+    )
     assert len(scores) == len(known) == 800
     # The reference rounds the accuracy of each question to 0.01%.
     for record, score in zip(benchmark.test, scores, strict=True):

@@ -22,7 +22,10 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
-from mm1.prepare.sources.instructions import IMAGE_PLACEHOLDER, parse_conversation
+from mm1.prepare.sources.instructions import (
+    IMAGE_PLACEHOLDER,
+    parse_conversation,
+)
 
 
 def every_benchmark() -> list[type[Benchmark]]:
@@ -42,13 +45,17 @@ def benchmark(cls: type[Benchmark]) -> Benchmark:
 def test_every_file_holds_one() -> None:
     files = {m.name for m in pkgutil.iter_modules(benchmarks.__path__)}
     assert {
-        cls.__module__.rpartition(".")[2] for cls in classes_in(Benchmark, benchmarks)
+        cls.__module__.rpartition(".")[2]
+        for cls in classes_in(Benchmark, benchmarks)
     } == files
 
 
 def test_its_config_is_text_and_back(cls: type[Benchmark]) -> None:
     config = cls.Config(num_questions=3, stop=("\n", "."))
-    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    assert (
+        configs.from_json(json.loads(json.dumps(configs.to_json(config))))
+        == config
+    )
     assert pickle.loads(pickle.dumps(config)) == config
 
 
@@ -56,7 +63,10 @@ def test_it_has_a_metric_and_a_docstring(benchmark: Benchmark) -> None:
     assert benchmark.metric
     assert benchmark.chance is None or 0 <= benchmark.chance < 1
     assert benchmark.config.max_tokens > 0
-    assert inspect.getdoc(type(benchmark)) or inspect.getmodule(type(benchmark)).__doc__  # type: ignore[union-attr]
+    assert (
+        inspect.getdoc(type(benchmark))
+        or inspect.getmodule(type(benchmark)).__doc__
+    )  # type: ignore[union-attr]
 
 
 def test_the_example_is_a_question(benchmark: Benchmark) -> None:
@@ -83,7 +93,9 @@ def test_a_prompt_ends_where_an_answer_can_begin(benchmark: Benchmark) -> None:
     )
 
 
-def test_a_shot_is_the_question_with_an_answer_that_stops(benchmark: Benchmark) -> None:
+def test_a_shot_is_the_question_with_an_answer_that_stops(
+    benchmark: Benchmark,
+) -> None:
     """Cut at the stop string, as in generation, a shot's answer is the right one."""
     question = benchmark.question(benchmark.EXAMPLE)
     shot = benchmark.shot(benchmark.EXAMPLE)
@@ -177,7 +189,9 @@ class Cats(Benchmark):
 def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     shutil.copytree(
-        root / "mm1", tmp_path / "mm1", ignore=shutil.ignore_patterns("__pycache__")
+        root / "mm1",
+        tmp_path / "mm1",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     for name in (
         "pyproject.toml",
@@ -226,12 +240,16 @@ class Colours(Benchmark):
     def question(self, record: int) -> benchmarks.Question:
         image = Image(f"picture {record}".encode(), 1, 1)
         return benchmarks.Question(
-            Document((image, Text("colour?"))), (f"colour {record}",), str(record)
+            Document((image, Text("colour?"))),
+            (f"colour {record}",),
+            str(record),
         )
 
 
 def shots(colours: Benchmark, number: int, num_shots: int) -> list[Document]:
-    return colours.shots(colours.question(colours.test[number]), number, num_shots)
+    return colours.shots(
+        colours.question(colours.test[number]), number, num_shots
+    )
 
 
 def test_fewer_shots_begin_more_shots() -> None:
@@ -252,13 +270,18 @@ def test_each_draw_has_other_demonstrations() -> None:
     question = colours.question(colours.test[4])
     first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
     assert (first, second != first) == (shots(colours, 4, 8), True)
-    with pytest.raises(configs.ConfigError, match="draws=0: it must be at least 1"):
+    with pytest.raises(
+        configs.ConfigError, match="draws=0: it must be at least 1"
+    ):
         Colours.Config(draws=0).build()
 
 
 def test_all_questions_share_shots_that_do_not_give_them_away() -> None:
     colours = Colours.Config(same_shots=True, draws=2).build()
-    texts = [[shot.text for shot in shots(colours, number, 8)] for number in range(20)]
+    texts = [
+        [shot.text for shot in shots(colours, number, 8)]
+        for number in range(20)
+    ]
     usual = max(texts, key=texts.count)
     given_away = [number for number in range(20) if texts[number] != usual]
     assert 0 < len(given_away) < 4
@@ -267,7 +290,9 @@ def test_all_questions_share_shots_that_do_not_give_them_away() -> None:
         assert [text for text in usual if text != own] == texts[number][:7]
         assert own in usual
     question = colours.question(colours.test[4])
-    assert colours.shots(question, 4, 8, draw=1) != colours.shots(question, 4, 8)
+    assert colours.shots(question, 4, 8, draw=1) != colours.shots(
+        question, 4, 8
+    )
     with pytest.raises(
         configs.ConfigError,
         match="same_shots=True with retrieval=runs/clip: retrieved shots differ",
@@ -294,12 +319,19 @@ def test_the_image_of_a_question_is_never_in_a_demonstration() -> None:
 def test_fewer_questions_are_a_subset_of_more_with_the_same_shots() -> None:
     few, more = (Colours.Config(num_questions=n).build() for n in (5, 12))
     assert len(few.chosen) == 5
-    assert set(few.chosen) < set(more.chosen) < set(Colours.Config().build().chosen)
+    assert (
+        set(few.chosen)
+        < set(more.chosen)
+        < set(Colours.Config().build().chosen)
+    )
     assert few.chosen == sorted(few.chosen)
     assert shots(few, few.chosen[0], 4) == shots(more, few.chosen[0], 4)
 
 
 def test_a_demonstration_shows_the_most_frequent_answer() -> None:
     ask = Document((Text("?"),))
-    assert benchmarks.Question(ask, ("b", "a", " ", " ", " ", "a"), "1").answer == "a"
+    assert (
+        benchmarks.Question(ask, ("b", "a", " ", " ", " ", "a"), "1").answer
+        == "a"
+    )
     assert benchmarks.Question(ask, ("b", "a"), "1").answer == "b"

@@ -40,7 +40,10 @@ def test_every_file_holds_one() -> None:
 
 def test_its_config_is_text_and_back(cls: type[Classes]) -> None:
     config = cls.Config()
-    assert configs.from_json(json.loads(json.dumps(configs.to_json(config)))) == config
+    assert (
+        configs.from_json(json.loads(json.dumps(configs.to_json(config))))
+        == config
+    )
     assert pickle.loads(pickle.dumps(config)) == config
 
 
@@ -100,21 +103,28 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     def records(test: Path) -> None:
         Folders.Config(test=str(test)).build().records("test")
 
-    with pytest.raises(ConfigError, match=r"data\.test is empty: name a folder"):
+    with pytest.raises(
+        ConfigError, match=r"data\.test is empty: name a folder"
+    ):
         Folders.Config().build().records("test")
     with pytest.raises(
         FileNotFoundError, match=r"data\.test: there is no folder .*/zo$"
     ):
         records(tmp_path / "zo")
-    with pytest.raises(ConfigError, match="holds 0 folders; at least two classes"):
+    with pytest.raises(
+        ConfigError, match="holds 0 folders; at least two classes"
+    ):
         records(root / "ant")
     for name in ("a", "b"):
         (tmp_path / "empty" / name).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"no folder of .*empty holds an image"):
+    with pytest.raises(
+        ConfigError, match=r"no folder of .*empty holds an image"
+    ):
         records(tmp_path / "empty")
     both = Folders.Config(test=str(root), train=str(tmp_path / "empty")).build()
     with pytest.raises(
-        ConfigError, match=r"data\.train and data\.test differ in the classes a, ant"
+        ConfigError,
+        match=r"data\.train and data\.test differ in the classes a, ant",
     ):
         both.records("train")
     (root / "bee" / "00.jpg").write_bytes(b"not an image")
@@ -124,13 +134,19 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
 
 
 def test_the_classes_of_a_miniature_task_are_its_answers() -> None:
-    data = MiniatureClasses.Config(task="shape", num_test=9, num_train=5).build()
+    data = MiniatureClasses.Config(
+        task="shape", num_test=9, num_train=5
+    ).build()
     assert list(data.names) == ["circle", "square", "triangle", "cross", "ring"]
     test, train = (
         [data.labelled_image(r) for r in data.records(split)]
         for split in ("test", "train")
     )
     assert (len(test), len(train)) == (9, 5)
-    assert not {each.image.data for each in test} & {each.image.data for each in train}
-    with pytest.raises(ConfigError, match="no task 'shapes'; did you mean 'shape'"):
+    assert not {each.image.data for each in test} & {
+        each.image.data for each in train
+    }
+    with pytest.raises(
+        ConfigError, match="no task 'shapes'; did you mean 'shape'"
+    ):
         MiniatureClasses.Config(task="shapes").build()

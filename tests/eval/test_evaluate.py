@@ -35,17 +35,26 @@ class Numbers(Benchmark):
     config: Config
 
     def records(self, split: Split) -> list[int]:
-        return list(range(100, 130)) if split == "train" else list(range(NUM_QUESTIONS))
+        return (
+            list(range(100, 130))
+            if split == "train"
+            else list(range(NUM_QUESTIONS))
+        )
 
     def question(self, record: int) -> Question:
         parts = (
             tiny.picture(record, side=400 if record == 0 else 8),
             Text(" question"),
         )
-        return Question(Document(parts), (f"{record % 2}", "cat"), f"number/{record}")
+        return Question(
+            Document(parts), (f"{record % 2}", "cat"), f"number/{record}"
+        )
 
     def score(self, predictions: Any, answers: Any) -> list[float]:
-        return [exact_match(*pair) for pair in zip(predictions, answers, strict=True)]
+        return [
+            exact_match(*pair)
+            for pair in zip(predictions, answers, strict=True)
+        ]
 
 
 class Oracle(Predictor):
@@ -79,9 +88,15 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> None:
+def test_predictions_and_scores_are_written(
+    tmp_path: Path, oracle: Oracle
+) -> None:
     scores = evaluate(
-        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+        oracle,
+        {"numbers": Numbers.Config().build()},
+        (0, 2),
+        tmp_path,
+        version="v1",
     )
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
     result = scores["numbers"]
@@ -93,7 +108,9 @@ def test_predictions_and_scores_are_written(tmp_path: Path, oracle: Oracle) -> N
     share = 7 / 13
     for shots in result["shots"].values():
         assert shots["score"] == pytest.approx(share)
-        assert shots["stderr"] == pytest.approx((share * (1 - share) / 13) ** 0.5)
+        assert shots["stderr"] == pytest.approx(
+            (share * (1 - share) / 13) ** 0.5
+        )
         assert shots["num_questions"] == 13
     first, second, *rest = lines(tmp_path, "numbers-2shot.jsonl")
     assert first["id"] == "number/0"
@@ -112,7 +129,11 @@ def test_images_of_the_first_questions_are_written(
     tmp_path: Path, oracle: Oracle
 ) -> None:
     evaluate(
-        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+        oracle,
+        {"numbers": Numbers.Config().build()},
+        (0, 2),
+        tmp_path,
+        version="v1",
     )
     written = lines(tmp_path, "numbers-2shot.jsonl")
     assert written[0]["pictures"] == [
@@ -133,11 +154,19 @@ def test_images_of_the_first_questions_are_written(
 
 def test_results_are_reused(tmp_path: Path, oracle: Oracle) -> None:
     first = evaluate(
-        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+        oracle,
+        {"numbers": Numbers.Config().build()},
+        (0, 2),
+        tmp_path,
+        version="v1",
     )
     before = (tmp_path / "scores.json").read_bytes()
     evaluate(
-        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+        oracle,
+        {"numbers": Numbers.Config().build()},
+        (0, 2),
+        tmp_path,
+        version="v1",
     )
     assert oracle.calls == 2
     assert (tmp_path / "scores.json").read_bytes() == before
@@ -156,7 +185,11 @@ def test_results_are_reused(tmp_path: Path, oracle: Oracle) -> None:
     )
     assert oracle.calls == 3
     evaluate(
-        oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v1"
+        oracle,
+        {"other": Numbers.Config(first=1).build()},
+        (0,),
+        tmp_path,
+        version="v1",
     )
     both = evaluate(
         oracle,
@@ -169,7 +202,11 @@ def test_results_are_reused(tmp_path: Path, oracle: Oracle) -> None:
     assert list(both) == ["numbers", "other"]
     assert list(both["numbers"]["shots"]) == ["0", "2"]
     last = evaluate(
-        oracle, {"other": Numbers.Config(first=1).build()}, (0,), tmp_path, version="v2"
+        oracle,
+        {"other": Numbers.Config(first=1).build()},
+        (0,),
+        tmp_path,
+        version="v2",
     )
     assert oracle.calls == 6  # other weights: nothing is reused
     assert {name: list(result["shots"]) for name, result in last.items()} == {
@@ -245,9 +282,16 @@ def test_the_zero_shot_prompt_is_named_and_part_of_the_settings(
     tmp_path: Path, oracle: Oracle
 ) -> None:
     scores = evaluate(
-        oracle, {"numbers": Numbers.Config().build()}, (0, 2), tmp_path, version="v1"
+        oracle,
+        {"numbers": Numbers.Config().build()},
+        (0, 2),
+        tmp_path,
+        version="v1",
     )
-    assert scores["numbers"]["shots"]["0"]["zero_shot_prompt"] == "no demonstrations"
+    assert (
+        scores["numbers"]["shots"]["0"]["zero_shot_prompt"]
+        == "no demonstrations"
+    )
     assert "zero_shot_prompt" not in scores["numbers"]["shots"]["2"]
     config = Numbers.Config(zero_shot_prompt="text_only")
     scores = evaluate(
@@ -260,7 +304,9 @@ def test_the_zero_shot_prompt_is_named_and_part_of_the_settings(
     )
     assert second.endswith("2 shots  exact match 0.538 +- 0.138")
     line = lines(tmp_path, "numbers-0shot.jsonl")[0]
-    assert re.fullmatch(r"( question (0|1|cat)\n){2}<image> question", line["prompt"])
+    assert re.fullmatch(
+        r"( question (0|1|cat)\n){2}<image> question", line["prompt"]
+    )
     assert len(line["pictures"]) == 1
 
 
@@ -276,7 +322,8 @@ def test_answers_after_shared_shots_are_those_of_each_prompt_alone(
     benchmark = Overlapping.Config(same_shots=True).build()
     predictor = tiny.predictor(tmp_path)
     prompts = [
-        benchmark.question_and_prompt(number, 3, 0)[1] for number in benchmark.chosen
+        benchmark.question_and_prompt(number, 3, 0)[1]
+        for number in benchmark.chosen
     ]
     assert 1 < len({prompt.parts[:-2] for prompt in prompts}) <= 4
     alone = [
@@ -284,7 +331,8 @@ def test_answers_after_shared_shots_are_those_of_each_prompt_alone(
         for prompt in prompts
     ]
     assert [
-        line["prediction"] for line in benchmark.evaluate(predictor, 3, lambda _: None)
+        line["prediction"]
+        for line in benchmark.evaluate(predictor, 3, lambda _: None)
     ] == alone
 
 
@@ -295,7 +343,11 @@ def test_zero_shots_need_no_train_split(tmp_path: Path, oracle: Oracle) -> None:
             return super().records(split)
 
     scores = evaluate(
-        oracle, {"test_only": TestOnly.Config().build()}, (0,), tmp_path, version="v1"
+        oracle,
+        {"test_only": TestOnly.Config().build()},
+        (0,),
+        tmp_path,
+        version="v1",
     )
     assert list(scores["test_only"]["shots"]) == ["0"]
 

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from mm1.eval.cider import cider, cider_of_tokens, ptb_tokenize
-from mm1.eval.metrics import exact_match, percentage, vqa_accuracy, vqa_normalise
+from mm1.eval.metrics import (
+    exact_match,
+    percentage,
+    vqa_accuracy,
+    vqa_normalise,
+)
 
 REAL = Path(
     os.environ.get(
@@ -61,7 +66,9 @@ def test_vqa_normalise(answer: str, normal: str) -> None:
     ("num_equal", "accuracy"),
     [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0), (10, 1.0)],
 )
-def test_vqa_accuracy_counts_the_other_nine(num_equal: int, accuracy: float) -> None:
+def test_vqa_accuracy_counts_the_other_nine(
+    num_equal: int, accuracy: float
+) -> None:
     others = [f"other {index}" for index in range(10 - num_equal)]
     assert vqa_accuracy("cat", ["cat"] * num_equal + others) == pytest.approx(
         accuracy, abs=1e-15
@@ -89,7 +96,11 @@ def test_percentage() -> None:
 @real_data
 def test_vqa_normalise_equals_reference_on_all_pairs() -> None:
     pairs = read("vqa/normaliser_pairs.json")
-    assert len(pairs) == read("expected.json")["vqa"]["normaliser"]["count"] == 1582
+    assert (
+        len(pairs)
+        == read("expected.json")["vqa"]["normaliser"]["count"]
+        == 1582
+    )
     assert [pair for pair in pairs if vqa_normalise(pair[0]) != pair[1]] == []
 
 
@@ -111,7 +122,10 @@ def test_vqa_accuracy_equals_reference(name: str) -> None:
         for result in read(f"vqa/{expected['results']}")
     }
     scores: dict[int, float] = {}
-    groups: dict[str, dict[str, list[float]]] = {"answer_type": {}, "question_type": {}}
+    groups: dict[str, dict[str, list[float]]] = {
+        "answer_type": {},
+        "question_type": {},
+    }
     for question in read("vqa/annotations.json")["annotations"]:
         key = question["question_id"]
         scores[key] = vqa_accuracy(
@@ -125,9 +139,9 @@ def test_vqa_accuracy_equals_reference(name: str) -> None:
             value: percentage(of_value) for value, of_value in group.items()
         } == expected[f"per_{kind}"]
     if (REAL / "metrics" / "vqa" / f"per_question_{name}.json").is_file():
-        assert {str(key): percentage([score]) for key, score in scores.items()} == read(
-            f"vqa/per_question_{name}.json"
-        )
+        assert {
+            str(key): percentage([score]) for key, score in scores.items()
+        } == read(f"vqa/per_question_{name}.json")
 
 
 # ------------------------------------------------------------------ exact match
@@ -152,23 +166,35 @@ def test_exact_match() -> None:
     [
         ("", ""),
         ("A man, a plan; a canal!", "a man a plan a canal"),
-        ("a \u201cquoted\u201d 'word' \u2013 and so on...", "a quoted word and so on"),
+        (
+            "a \u201cquoted\u201d 'word' \u2013 and so on...",
+            "a quoted word and so on",
+        ),
         (
             "The dog's toys aren't the dogs' food, can't it be?",
             "the dog 's toys are n't the dogs food ca n't it be",
         ),
         ("I\u2019m sure they'll cannot", "i 'm sure they 'll can not"),
-        ("a city- and state-designated T-shirt", "a city and state-designated t-shirt"),
+        (
+            "a city- and state-designated T-shirt",
+            "a city and state-designated t-shirt",
+        ),
         ("cloud--wreathed", "cloud wreathed"),
         (
             "food (fork/knife) [sic] {x}",
             "food -lrb- fork/knife -rrb- -lsb- sic -rsb- -lcb- x -rcb-",
         ),
-        ("black/red/pink/grey and w/ cheese", "black/red/pink / grey and w / cheese"),
+        (
+            "black/red/pink/grey and w/ cheese",
+            "black/red/pink / grey and w / cheese",
+        ),
         ("St. Stephen's at 11th St.", "st. stephen 's at 11th st."),
         ("No. 5 is a no. at all", "no. 5 is a no at all"),
         ("U.S. flag, a T.V on at 5:30 p.m.", "u.s. flag a t.v on at 5:30 p.m."),
-        ("J. Smith has plan B. The end, plan B.", "j. smith has plan b the end plan b"),
+        (
+            "J. Smith has plan B. The end, plan B.",
+            "j. smith has plan b the end plan b",
+        ),
         ("a fork.A pipe", "a fork.a pipe"),
         ("$5.00 for 1,000 or 25% of #1", "$ 5.00 for 1,000 or 25 % of # 1"),
         (
@@ -191,7 +217,8 @@ def test_tokens_equal_reference_on_every_caption(name: str) -> None:
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     results, references = coco_captions(f"results_{name}.json", 500)
     assert {
-        key: [" ".join(ptb_tokenize(caption))] for key, caption in results.items()
+        key: [" ".join(ptb_tokenize(caption))]
+        for key, caption in results.items()
     } == tokenised["results"]
     ours = {
         key: [" ".join(ptb_tokenize(caption)) for caption in captions]
@@ -213,7 +240,9 @@ def coco_captions(
     references: dict[str, list[str]] = {key: [] for key in results}
     for annotation in read(f"{folder}/captions_refs.json")["annotations"]:
         if str(annotation["image_id"]) in references:
-            references[str(annotation["image_id"])].append(annotation["caption"])
+            references[str(annotation["image_id"])].append(
+                annotation["caption"]
+            )
     return results, references
 
 
@@ -238,7 +267,9 @@ def test_cider_by_hand() -> None:
 
 
 def test_cider_averages_over_references_and_ignores_common_words() -> None:
-    _, scores = cider(["a dog", "a cat"], [["a dog", "some thing"], ["a cat", "a cat"]])
+    _, scores = cider(
+        ["a dog", "a cat"], [["a dog", "some thing"], ["a cat", "a cat"]]
+    )
     # `a` occurs with both images and weighs 0; unigrams and bigrams match, there are no
     # longer ones.
     assert scores == pytest.approx([10 * 2 / 4 / 2, 10 * 2 / 4], abs=1e-12)
@@ -253,7 +284,9 @@ def test_cider_of_empty_and_of_single() -> None:
 
 
 def test_cider_rejects_unusable_input() -> None:
-    with pytest.raises(ValueError, match="2 candidates, but references for 1 images"):
+    with pytest.raises(
+        ValueError, match="2 candidates, but references for 1 images"
+    ):
         cider(["a", "b"], [["a"]])
     with pytest.raises(ValueError, match="image 1 has no references"):
         cider(["a", "b"], [["a"], []])
@@ -272,11 +305,13 @@ def test_cider_of_reference_tokens(name: str) -> None:
     keys = list(tokenised["results"])
     candidates = [tokenised["results"][key][0].split() for key in keys]
     corpus, scores = cider_of_tokens(
-        candidates, [[c.split() for c in tokenised["references"][key]] for key in keys]
+        candidates,
+        [[c.split() for c in tokenised["references"][key]] for key in keys],
     )
     per_image = read(f"coco_magic/per_image_{name}_first_500.json")
     assert corpus == pytest.approx(
-        read("expected.json")["coco_magic"][name]["first_500"]["CIDEr"], abs=5.1e-11
+        read("expected.json")["coco_magic"][name]["first_500"]["CIDEr"],
+        abs=5.1e-11,
     )
     assert scores == pytest.approx(
         [per_image[key]["CIDEr"] for key in keys], abs=5.1e-9
@@ -298,9 +333,13 @@ def test_cider_of_raw_captions(
 ) -> None:
     """Our own tokens give the reference's scores to the last stored digit; worst 5.0e-9
     an image, 2.6e-11 the mean."""
-    results, references = coco_captions(f"results_{name}.json", num_images, folder)
+    results, references = coco_captions(
+        f"results_{name}.json", num_images, folder
+    )
     assert len(results) == num_images
-    corpus, scores = cider(list(results.values()), [references[key] for key in results])
+    corpus, scores = cider(
+        list(results.values()), [references[key] for key in results]
+    )
     assert corpus == pytest.approx(
         read("expected.json")[folder][name][subset]["CIDEr"], abs=5.1e-11
     )

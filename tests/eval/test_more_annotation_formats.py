@@ -18,7 +18,9 @@ from mm1.eval.benchmarks.vizwiz import VizWiz
 from mm1.eval.captioning_and_vqa import AnnotationBenchmark
 
 
-def captions_of(image: str, number: int, *captions: str) -> list[dict[str, Any]]:
+def captions_of(
+    image: str, number: int, *captions: str
+) -> list[dict[str, Any]]:
     """TextCaps has an entry for each caption."""
     return [
         {
@@ -36,7 +38,9 @@ def captions_of(image: str, number: int, *captions: str) -> list[dict[str, Any]]
 
 
 def sure(*answers: str) -> list[dict[str, str]]:
-    return [{"answer": answer, "answer_confidence": "yes"} for answer in answers]
+    return [
+        {"answer": answer, "answer_confidence": "yes"} for answer in answers
+    ]
 
 
 FILES: dict[type[AnnotationBenchmark], Any] = {
@@ -80,7 +84,9 @@ FILES: dict[type[AnnotationBenchmark], Any] = {
                 "Five Listerine bottles on a shelf",
                 "Many bottles of  Listerine",
             ),
-            *captions_of("08b87b4a", 105, "A dictionary is open at the word gob"),
+            *captions_of(
+                "08b87b4a", 105, "A dictionary is open at the word gob"
+            ),
         ],
     },
     TextVqa: {
@@ -161,7 +167,9 @@ PICTURES = {
 
 
 def built(
-    cls: type[AnnotationBenchmark], folder: Path, change: Any = lambda data: None
+    cls: type[AnnotationBenchmark],
+    folder: Path,
+    change: Any = lambda data: None,
 ) -> Benchmark:
     """The benchmark on its two records, after a change to the file."""
     data = json.loads(json.dumps(FILES[cls]))
@@ -172,12 +180,17 @@ def built(
         (folder / "pictures" / name).write_bytes(tiny.picture(number).data)
     file = str(folder / "val.json")
     return cls.Config(
-        annotations=file, images=str(folder / "pictures"), train_annotations=file
+        annotations=file,
+        images=str(folder / "pictures"),
+        train_annotations=file,
     ).build()
 
 
 ANSWERS = {  # the answer in the demonstration of each record
-    NoCaps: ("A baby is standing in front of a house.", "A walrus lies on the ice."),
+    NoCaps: (
+        "A baby is standing in front of a house.",
+        "A walrus lies on the ice.",
+    ),
     TextCaps: (
         "Five Listerine bottles on a shelf",
         "A dictionary is open at the word gob",
@@ -193,11 +206,15 @@ IDS = {
     VizWiz: PICTURES[VizWiz],
     Gqa: ("201307251", "202225914"),
 }
-every_format = pytest.mark.parametrize("cls", FILES, ids=lambda cls: cls.__name__)
+every_format = pytest.mark.parametrize(
+    "cls", FILES, ids=lambda cls: cls.__name__
+)
 
 
 @every_format
-def test_two_records_are_read(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
+def test_two_records_are_read(
+    cls: type[AnnotationBenchmark], tmp_path: Path
+) -> None:
     benchmark = built(cls, tmp_path)
     questions = [benchmark.question(record) for record in benchmark.test]
     assert tuple(question.id for question in questions) == IDS[cls]
@@ -214,7 +231,9 @@ def test_two_records_are_read(cls: type[AnnotationBenchmark], tmp_path: Path) ->
     assert min(scores) >= 0.9
     assert (
         max(
-            benchmark.score(["xyzzy", ""], [question.answers for question in questions])
+            benchmark.score(
+                ["xyzzy", ""], [question.answers for question in questions]
+            )
         )
         == 0
     )
@@ -237,10 +256,13 @@ def blank(cls: type[AnnotationBenchmark], data: Any) -> None:
 
 
 @every_format
-def test_errors_name_the_record(cls: type[AnnotationBenchmark], tmp_path: Path) -> None:
+def test_errors_name_the_record(
+    cls: type[AnnotationBenchmark], tmp_path: Path
+) -> None:
     name = IDS[cls][1]
     with pytest.raises(
-        ValueError, match=rf"val\.json: (image|question) {name} has no (caption|answer)"
+        ValueError,
+        match=rf"val\.json: (image|question) {name} has no (caption|answer)",
     ):
         _ = built(cls, tmp_path, lambda data: blank(cls, data)).test
     benchmark = built(cls, tmp_path)
@@ -251,13 +273,19 @@ def test_errors_name_the_record(cls: type[AnnotationBenchmark], tmp_path: Path) 
     ):
         _ = benchmark.test
     (tmp_path / "val.json").write_text("[]" if cls is not VizWiz else "{}")
-    with pytest.raises(ValueError, match=r"val\.json does not hold (an object|a list)"):
+    with pytest.raises(
+        ValueError, match=r"val\.json does not hold (an object|a list)"
+    ):
         _ = benchmark.test
 
 
 def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
     def twice(data: Any) -> None:
-        records = data if isinstance(data, list) else data.get("images") or data["data"]
+        records = (
+            data
+            if isinstance(data, list)
+            else data.get("images") or data["data"]
+        )
         records.append(records[1])
 
     for cls, said in (
@@ -269,7 +297,9 @@ def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"val\.json: {said}"):
             _ = built(cls, tmp_path, twice).test
     benchmark = built(Gqa, tmp_path)
-    content = (tmp_path / "val.json").read_text().replace("202225914", "201307251")
+    content = (
+        (tmp_path / "val.json").read_text().replace("202225914", "201307251")
+    )
     (tmp_path / "val.json").write_text(content)
     with pytest.raises(
         ValueError, match=r"val\.json is not valid JSON: 201307251 occurs twice"
@@ -279,10 +309,13 @@ def test_records_that_occur_twice_are_refused(tmp_path: Path) -> None:
 
 def test_an_images_captions_agree_in_textcaps(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="image 011e7e62 occurs twice, with other reference_strs"
+        ValueError,
+        match="image 011e7e62 occurs twice, with other reference_strs",
     ):
         _ = built(
-            TextCaps, tmp_path, lambda data: data["data"][1]["reference_strs"].pop()
+            TextCaps,
+            tmp_path,
+            lambda data: data["data"][1]["reference_strs"].pop(),
         ).test
 
 
@@ -317,20 +350,27 @@ def test_nocaps_is_scored_by_domain_too(tmp_path: Path) -> None:
     assert found["in-domain"] == pytest.approx(
         sum(
             benchmark.score(
-                [line["prediction"] for line in own], [line["answers"] for line in own]
+                [line["prediction"] for line in own],
+                [line["answers"] for line in own],
             )
         )
         / 2
     )
     assert found["out-domain"] < found["in-domain"]
     plain = built(
-        NoCaps, tmp_path, lambda data: [image.pop("domain") for image in data["images"]]
+        NoCaps,
+        tmp_path,
+        lambda data: [image.pop("domain") for image in data["images"]],
     )
-    assert plain.extra_metrics([{"id": record.id} for record in plain.test]) == {}
+    assert (
+        plain.extra_metrics([{"id": record.id} for record in plain.test]) == {}
+    )
 
 
 def test_an_instruction_has_a_place_for_the_question() -> None:
     with pytest.raises(ConfigError, match=r"instruction 'Why\?' needs one {}"):
         TextVqa.Config(instruction="Why?").build()
-    asked = TextVqa.Config(instruction="Q: {} A:").build().question(TextVqa.EXAMPLE)
+    asked = (
+        TextVqa.Config(instruction="Q: {} A:").build().question(TextVqa.EXAMPLE)
+    )
     assert asked.prompt.text == "<image>Q: Where is he looking? A:"

@@ -17,7 +17,8 @@ from mm1.eval.benchmarks.scienceqa import ScienceQA
 REAL = (
     Path(
         os.environ.get(
-            "MM1_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "real"
+            "MM1_REAL_DATA",
+            Path(__file__).parents[2].parent / "shared" / "real",
         )
     )
     / "metrics"
@@ -118,13 +119,19 @@ def test_pope_is_read(pope: Pope.Config) -> None:
     pope.chat = True
     tuned = pope.build()
     words = (
-        "backpack in the image?\nAnswer the question using a single word or phrase.\n"
+        "backpack in the image?\n"
+        "Answer the question using a single word or phrase.\n"
     )
     assert tuned.formatted_question(tuned.test[1]).prompt.text.endswith(words)
 
 
 def test_an_answer_is_a_no_by_the_authors_rule() -> None:
-    for said in ("no", "No, there is not", "It is not. Yes", "There is no dog, yes"):
+    for said in (
+        "no",
+        "No, there is not",
+        "It is not. Yes",
+        "There is no dog, yes",
+    ):
         assert yes_or_no(said) == "no"
     for said in ("yes", "Yes. No", "", "none", "NO", "nothing"):
         assert yes_or_no(said) == "yes"
@@ -132,7 +139,11 @@ def test_an_answer_is_a_no_by_the_authors_rule() -> None:
 
 def test_pope_reports_precision_and_recall_of_yes(pope: Pope.Config) -> None:
     """3 true yes, 1 false no, 1 false yes, 3 true no."""
-    pairs = [("yes", "yes")] * 3 + [("no", "yes"), ("yes", "no")] + [("no", "no")] * 3
+    pairs = (
+        [("yes", "yes")] * 3
+        + [("no", "yes"), ("yes", "no")]
+        + [("no", "no")] * 3
+    )
     found = [{"prediction": said, "answers": (true,)} for said, true in pairs]
     benchmark = pope.build()
     assert benchmark.extra_metrics(found) == {
@@ -141,7 +152,9 @@ def test_pope_reports_precision_and_recall_of_yes(pope: Pope.Config) -> None:
         "f1": 0.75,
         "yes": 0.5,
     }
-    silent = [{"prediction": "no", "answers": (true,)} for true in ("yes", "no")]
+    silent = [
+        {"prediction": "no", "answers": (true,)} for true in ("yes", "no")
+    ]
     assert benchmark.extra_metrics(silent) == {
         "precision": 0,
         "recall": 0,
@@ -150,14 +163,19 @@ def test_pope_reports_precision_and_recall_of_yes(pope: Pope.Config) -> None:
     }
 
 
-def test_broken_pope_files_are_refused(pope: Pope.Config, tmp_path: Path) -> None:
+def test_broken_pope_files_are_refused(
+    pope: Pope.Config, tmp_path: Path
+) -> None:
     wrong = [
         ([POPE[0], POPE[0]], "question_id 1 occurs twice"),
         (
             [{**POPE[0], "label": "maybe"}],
             "label of question 1 is 'maybe', not yes or no",
         ),
-        ([{"question_id": 3, "image": "a.jpg"}], "question 3 has no label, text"),
+        (
+            [{"question_id": 3, "image": "a.jpg"}],
+            "question 3 has no label, text",
+        ),
         ([POPE], "line 1 is not an object"),
     ]
     for records, match in wrong:
@@ -171,7 +189,9 @@ def test_broken_pope_files_are_refused(pope: Pope.Config, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match="question 1: no image at"):
         _ = pope.build().test
     Path(pope.annotations).unlink()
-    with pytest.raises(FileNotFoundError, match="annotations: there is no file"):
+    with pytest.raises(
+        FileNotFoundError, match="annotations: there is no file"
+    ):
         _ = pope.build().test
     with pytest.raises(ConfigError, match="train_annotations is empty"):
         _ = pope.build().train
@@ -185,7 +205,9 @@ def test_the_published_pope_files_are_read(tmp_path: Path) -> None:
         path = REAL / f"coco_pope_{part}.jsonl"
         for line in path.read_text().splitlines():
             (tmp_path / json.loads(line)["image"]).touch()
-        benchmark = Pope.Config(annotations=str(path), images=str(tmp_path)).build()
+        benchmark = Pope.Config(
+            annotations=str(path), images=str(tmp_path)
+        ).build()
         labels = [record.answers[0] for record in benchmark.test]
         assert (labels.count("yes"), labels.count("no")) == (300, 300)
 
@@ -193,7 +215,10 @@ def test_the_published_pope_files_are_read(tmp_path: Path) -> None:
 def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
     benchmark = science.build()
     first, second = (benchmark.question(record) for record in benchmark.test)
-    assert first.prompt.text == "<image>Which is magnetic?\nA. wood\nB. iron\nAnswer:"
+    assert (
+        first.prompt.text
+        == "<image>Which is magnetic?\nA. wood\nB. iron\nAnswer:"
+    )
     assert first.prompt.images == (tiny.picture(0),)
     context = "Context: It lies in the north.\n"
     assert (
@@ -211,7 +236,9 @@ def test_scienceqa_is_read(science: ScienceQA.Config) -> None:
     }
 
 
-def test_scienceqa_filters_by_image_and_split(science: ScienceQA.Config) -> None:
+def test_scienceqa_filters_by_image_and_split(
+    science: ScienceQA.Config,
+) -> None:
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
         ({"with_image": True}, ["5"]),
         ({"with_image": False, "images": ""}, ["7"]),
@@ -226,7 +253,15 @@ def test_scienceqa_filters_by_image_and_split(science: ScienceQA.Config) -> None
 
 def test_a_letter_is_an_answer(science: ScienceQA.Config) -> None:
     benchmark = science.build()
-    for said in ("B", "b", "B.", "(B)", "B. iron", "(B) iron", "B: iron\nor wood"):
+    for said in (
+        "B",
+        "b",
+        "B.",
+        "(B)",
+        "B. iron",
+        "(B) iron",
+        "B: iron\nor wood",
+    ):
         assert benchmark.score([said], [("B",)]) == [1], said
     for said in (
         "",
@@ -268,5 +303,7 @@ def test_broken_scienceqa_files_are_refused(
     ):
         _ = science.build().test
     science.test_split = "tests"
-    with pytest.raises(ConfigError, match="no split 'tests'; did you mean 'test'"):
+    with pytest.raises(
+        ConfigError, match="no split 'tests'; did you mean 'test'"
+    ):
         _ = science.build().test

@@ -15,7 +15,12 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval.classes.folders import Folders
 from mm1.eval.evaluate import evaluate
-from mm1.eval.probe import Classifier, Probe, fit_classifier, fit_with_best_penalty
+from mm1.eval.probe import (
+    Classifier,
+    Probe,
+    fit_classifier,
+    fit_with_best_penalty,
+)
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.aim import AIM
 from mm1.nn.vit import ViT
@@ -57,7 +62,9 @@ def test_an_attentive_probe_finds_the_patch() -> None:
 def test_the_linear_probe_solves_logistic_regression() -> None:
     """At the optimum the gradient vanishes."""
     features, labels = marked(200, 2)
-    probe = fit_classifier(Classifier(features, 2, 0, seed=0), features, labels, 1e-2)
+    probe = fit_classifier(
+        Classifier(features, 2, 0, seed=0), features, labels, 1e-2
+    )
     loss = (
         torch.nn.functional.cross_entropy(probe(features), labels)
         + 1e-2 * probe.weight.square().sum()
@@ -73,10 +80,14 @@ def test_the_penalty_is_chosen_on_held_out_images() -> None:
     labels = torch.arange(60) % 2
     features[:, 0, 0] += 2.5 * labels
     settings = {"num_classes": 2, "num_queries": 0, "seed": 0}
-    chosen = fit_with_best_penalty(features, labels, penalties=(1e-7, 1e-1), **settings)
+    chosen = fit_with_best_penalty(
+        features, labels, penalties=(1e-7, 1e-1), **settings
+    )
     assert torch.equal(
         chosen.weight,
-        fit_with_best_penalty(features, labels, penalties=(1e-1,), **settings).weight,
+        fit_with_best_penalty(
+            features, labels, penalties=(1e-1,), **settings
+        ).weight,
     )
 
 
@@ -105,7 +116,11 @@ def trained(folder: Path) -> TrainedModel:
         positions="fixed",
         bias=False,
     )
-    model = AIM.Config(encoder=vit, head_depth=1, head_dim=8).build(vocab_size=9).eval()
+    model = (
+        AIM.Config(encoder=vit, head_depth=1, head_dim=8)
+        .build(vocab_size=9)
+        .eval()
+    )
     return TrainedModel(
         model,
         Renderer(tiny.tokenizer(folder), ImageProcessor((8, 8))),
@@ -123,7 +138,11 @@ def test_classes_in_folders_are_separated_and_results_reproducible(
         probe = Probe.Config(data=data, kind=kind, num_questions=12).build()  # type: ignore[arg-type]
         scores.append(
             evaluate(
-                trained(tmp_path), {"grey": probe}, (0, 4), tmp_path / run, version="1"
+                trained(tmp_path),
+                {"grey": probe},
+                (0, 4),
+                tmp_path / run,
+                version="1",
             )
         )
     assert scores[0] == scores[1]
@@ -145,7 +164,9 @@ def test_too_few_images_or_no_penalties_are_errors(tmp_path: Path) -> None:
     for file in list((tmp_path / "train").rglob("*.png"))[9:]:
         file.unlink()
     probe = Probe.Config(data=data).build()
-    with pytest.raises(ConfigError, match="at least 10 train images, data has 9"):
+    with pytest.raises(
+        ConfigError, match="at least 10 train images, data has 9"
+    ):
         probe.evaluate(trained(tmp_path), 9, lambda _: None)
     with pytest.raises(ConfigError, match="penalties is empty"):
         Probe.Config(data=data, penalties=()).build()

@@ -44,7 +44,10 @@ TRAIN = [
     ("the very question", plain(200, 40, 40)),
     ("dark red", plain(120, 0, 0)),
     ("orange", plain(250, 120, 0)),
-    ("orange too", plain(250, 120, 0)),  # the same image, so the earlier record wins
+    (
+        "orange too",
+        plain(250, 120, 0),
+    ),  # the same image, so the earlier record wins
     ("blue", plain(0, 0, 250)),
 ]
 TEST = [("reddish", plain(200, 40, 40)), ("greenish", plain(30, 200, 0))]
@@ -84,7 +87,8 @@ class MeanColour(Encoder):
             for image in images
         ]
         return torch.nn.functional.normalize(
-            torch.tensor(np.stack([each.mean((0, 1)) for each in pixels])), dim=-1
+            torch.tensor(np.stack([each.mean((0, 1)) for each in pixels])),
+            dim=-1,
         )
 
 
@@ -92,7 +96,9 @@ def names(benchmark: Benchmark, number: int, num_shots: int) -> list[str]:
     shots = benchmark.shots(
         benchmark.question(benchmark.test[number]), number, num_shots
     )
-    return [shot.text.removeprefix("<image> colour: ").strip() for shot in shots]
+    return [
+        shot.text.removeprefix("<image> colour: ").strip() for shot in shots
+    ]
 
 
 def test_the_nearest_images_are_shown_the_nearest_last() -> None:
@@ -127,7 +133,9 @@ def run_folder(folder: Path, model: Any) -> Path:
     made = tiny.tokenizer(folder)
     config = Trainer.Config(model=model, precision="fp32")
     torch.manual_seed(0)
-    write_weights(folder, config.model.build(vocab_size=made.vocab_size).state_dict())
+    write_weights(
+        folder, config.model.build(vocab_size=made.vocab_size).state_dict()
+    )
     write_json(folder / "config.json", configs.to_json(config))
     return folder
 
@@ -141,7 +149,9 @@ WRITER = LanguageModel.Config(
 def write_captions(folder: Path) -> None:
     """Six train images, and as test images numbers 3 and 5 with a little noise."""
     rng = np.random.default_rng(0)
-    pixels = {f"train{i}.png": rng.integers(20, 230, (8, 8, 3)) for i in range(6)}
+    pixels = {
+        f"train{i}.png": rng.integers(20, 230, (8, 8, 3)) for i in range(6)
+    }
     pixels |= {
         f"test{i}.png": pixels[f"train{i}.png"] + rng.integers(-3, 4, (8, 8, 3))
         for i in (3, 5)
@@ -151,7 +161,9 @@ def write_captions(folder: Path) -> None:
         Pillow.fromarray(made.astype(np.uint8)).save(folder / "pictures" / name)
     for split, numbers in (("train", range(6)), ("test", (3, 5))):
         images = [{"id": i, "file_name": f"{split}{i}.png"} for i in numbers]
-        captions = [{"image_id": i, "id": i, "caption": f"number {i}"} for i in numbers]
+        captions = [
+            {"image_id": i, "id": i, "caption": f"number {i}"} for i in numbers
+        ]
         (folder / f"{split}.json").write_text(
             json.dumps({"images": images, "annotations": captions})
         )
@@ -192,7 +204,9 @@ def test_shots_are_retrieved_through_the_command_line(
     lines = [
         json.loads(line)
         for line in (
-            (run / "predictions" / "captions-2shot.jsonl").read_text().splitlines()
+            (run / "predictions" / "captions-2shot.jsonl")
+            .read_text()
+            .splitlines()
         )
     ]
 
@@ -207,7 +221,9 @@ def test_shots_are_retrieved_through_the_command_line(
     train = torch.stack([feature(f"train{i}.png") for i in range(6)])
     for i, line in zip((3, 5), lines, strict=True):
         near, second = (
-            (train @ feature(f"test{i}.png")).argsort(descending=True)[:2].tolist()
+            (train @ feature(f"test{i}.png"))
+            .argsort(descending=True)[:2]
+            .tolist()
         )
         assert near == i
         assert (
@@ -223,7 +239,9 @@ def test_unsuitable_retrieval_is_refused(tmp_path: Path) -> None:
         ConfigError,
         match=r"retrieval=.*text is a run of LanguageModel, which has no image feat",
     ):
-        Coco.Config(retrieval=str(text)).build().check(WRITER.build(vocab_size=40))
+        Coco.Config(retrieval=str(text)).build().check(
+            WRITER.build(vocab_size=40)
+        )
     with pytest.raises(
         ConfigError,
         match="draws=2 with retrieval=runs/clip: retrieved shots are not random",

@@ -30,12 +30,16 @@ def clip_encoder(folder: Path) -> Encoder:
     made = tiny.tokenizer(folder)
     torch.manual_seed(0)
     model = CLIP.Config(
-        encoder=ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2),
+        encoder=ViT.Config(
+            image_size=8, patch_size=4, depth=1, dim=16, num_heads=2
+        ),
         text=TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2),
         dim=8,
     ).build(vocab_size=made.vocab_size)
     return Encoder(
-        model.eval(), Renderer(made, ImageProcessor((8, 8))), torch.device("cpu")
+        model.eval(),
+        Renderer(made, ImageProcessor((8, 8))),
+        torch.device("cpu"),
     )
 
 
@@ -51,7 +55,9 @@ class Oracle(Encoder):
         axes = torch.eye(len(CLASSES))
         return torch.stack(
             [
-                axes[[c in t for c in CLASSES].index(True)].roll(3 * ("not" in t))
+                axes[[c in t for c in CLASSES].index(True)].roll(
+                    3 * ("not" in t)
+                )
                 for t in texts
             ]
         )
@@ -62,7 +68,8 @@ class Oracle(Encoder):
         numbers = [known.index(image.data) for image in images]
         seen = torch.stack(
             [
-                axes[5 if n % 6 == 3 else n % 6] + 0.9 * axes[(n + 1) % 6] * (n == 1)
+                axes[5 if n % 6 == 3 else n % 6]
+                + 0.9 * axes[(n + 1) % 6] * (n == 1)
                 for n in numbers
             ]
         )
@@ -73,7 +80,9 @@ def folders(root: Path, num_classes: int = 6) -> Path:
     for n in range(12):
         if n % 6 < num_classes:
             (root / CLASSES[n % 6]).mkdir(parents=True, exist_ok=True)
-            (root / CLASSES[n % 6] / f"{n:02}.PNG").write_bytes(tiny.picture(n).data)
+            (root / CLASSES[n % 6] / f"{n:02}.PNG").write_bytes(
+                tiny.picture(n).data
+            )
     (root / "ant" / "notes.txt").touch()
     (root / ".cache").mkdir()
     return root
@@ -90,7 +99,11 @@ def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
     base = clip_encoder(tmp_path)
     oracle = Oracle(base.model, base.renderer, base.device)
     scores = evaluate(
-        oracle, {"zoo": asked(folders(tmp_path / "zoo"))}, (0, 8), tmp_path, version="v"
+        oracle,
+        {"zoo": asked(folders(tmp_path / "zoo"))},
+        (0, 8),
+        tmp_path,
+        version="v",
     )
     assert (scores["zoo"]["metric"], scores["zoo"]["chance"]) == (
         "zero-shot accuracy",
@@ -104,10 +117,16 @@ def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
     lines = [
         json.loads(line)
         for line in (
-            (tmp_path / "predictions" / "zoo-0shot.jsonl").read_text().splitlines()
+            (tmp_path / "predictions" / "zoo-0shot.jsonl")
+            .read_text()
+            .splitlines()
         )
     ]
-    assert found["top5"] == sum(line["top5"] for line in lines) / 12 >= found["score"]
+    assert (
+        found["top5"]
+        == sum(line["top5"] for line in lines) / 12
+        >= found["score"]
+    )
     assert [line["id"] for line in lines[:3]] == [
         "ant/00.PNG",
         "ant/06.PNG",
@@ -116,7 +135,9 @@ def test_the_nearest_text_is_the_class(tmp_path: Path) -> None:
     assert lines[2]["answers"] == ["bee"]
     assert lines[2]["prompt"] == "<image> a photo of a {}."
     wrong = [
-        (line["answers"], line["prediction"]) for line in lines if not line["score"]
+        (line["answers"], line["prediction"])
+        for line in lines
+        if not line["score"]
     ]
     assert wrong == [(["dog"], "fox")] * 2
     assert (tmp_path / lines[0]["pictures"][0]).is_file()
@@ -126,9 +147,9 @@ def test_top_five_of_five_classes_is_not_reported(tmp_path: Path) -> None:
     base = clip_encoder(tmp_path)
     benchmark = asked(folders(tmp_path / "zoo", num_classes=5))
     oracle = Oracle(base.model, base.renderer, base.device)
-    result = evaluate(oracle, {"zoo": benchmark}, (0,), tmp_path, version="v")["zoo"][
-        "shots"
-    ]["0"]
+    result = evaluate(oracle, {"zoo": benchmark}, (0,), tmp_path, version="v")[
+        "zoo"
+    ]["shots"]["0"]
     assert "top5" not in result
 
 
@@ -141,7 +162,9 @@ def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
         (("a {}", "the {}", "not a {}"), 10),
         (("a {}", "not a {}", "not the {}"), 0),
     ):
-        lines = asked(root, templates=templates).evaluate(oracle, 0, lambda _: None)
+        lines = asked(root, templates=templates).evaluate(
+            oracle, 0, lambda _: None
+        )
         assert sum(line["score"] for line in lines) == right
 
 
@@ -151,7 +174,12 @@ def test_features_do_not_depend_on_the_batches(
     """Matrix products of other sizes sum in another order: 9e-8 at worst, measured."""
     encoder_under_test = clip_encoder(tmp_path)
     pictures = [tiny.picture(n) for n in range(5)]
-    texts = ["red dog", "a", "blue cat sun question answer two three green red", ""]
+    texts = [
+        "red dog",
+        "a",
+        "blue cat sun question answer two three green red",
+        "",
+    ]
     whole = encoder_under_test.images(pictures), encoder_under_test.texts(texts)
     monkeypatch.setattr(encoder, "TEXTS_PER_BATCH", 1)
     monkeypatch.setattr(encoder, "IMAGES_PER_BATCH", {"cpu": 2})
@@ -162,7 +190,11 @@ def test_features_do_not_depend_on_the_batches(
     ):
         torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)
         torch.testing.assert_close(apart.norm(dim=-1), torch.ones(len(apart)))
-    assert [len(batch) for batch in encoder_under_test.patches(pictures)] == [2, 2, 1]
+    assert [len(batch) for batch in encoder_under_test.patches(pictures)] == [
+        2,
+        2,
+        1,
+    ]
 
 
 def test_texts_are_tokenised_like_captions(tmp_path: Path) -> None:
@@ -174,7 +206,10 @@ def test_texts_are_tokenised_like_captions(tmp_path: Path) -> None:
     ids = [*tokenizer.encode("red cat"), tokenizer.end]
     wanted = model.encode_texts(torch.tensor([ids]), torch.tensor([len(ids)]))
     torch.testing.assert_close(
-        encoder_under_test.texts(["red cat"]), wanted.detach(), rtol=0, atol=5e-6
+        encoder_under_test.texts(["red cat"]),
+        wanted.detach(),
+        rtol=0,
+        atol=5e-6,
     )
 
 
@@ -197,7 +232,11 @@ def test_a_model_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
         match="Miniature needs a language model; a run of CLIP does not train one",
     ):
         evaluate(
-            clip, {"digit": Miniature.Config().build()}, (0,), tmp_path, version="v"
+            clip,
+            {"digit": Miniature.Config().build()},
+            (0,),
+            tmp_path,
+            version="v",
         )
     with pytest.raises(
         ConfigError,

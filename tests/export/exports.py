@@ -41,10 +41,17 @@ SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]
 
 def model() -> MM1.Config:
     return MM1.Config(
-        encoder=ViT.Config(image_size=32, patch_size=8, depth=2, dim=32, num_heads=4),
+        encoder=ViT.Config(
+            image_size=32, patch_size=8, depth=2, dim=32, num_heads=4
+        ),
         connector=CAbstractor.Config(num_tokens=4, dim=16, depth=1),
         decoder=Decoder.Config(
-            depth=2, dim=64, num_heads=4, num_kv_heads=2, hidden_dim=96, qk_norm="head"
+            depth=2,
+            dim=64,
+            num_heads=4,
+            num_kv_heads=2,
+            hidden_dim=96,
+            qk_norm="head",
         ),
     )
 
@@ -65,7 +72,9 @@ def make_run(
     the prompt."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (
-        foreign_tokenizer(folder) if kind == "foreign" else tiny.tokenizer(folder, kind)
+        foreign_tokenizer(folder)
+        if kind == "foreign"
+        else tiny.tokenizer(folder, kind)
     )
     run = Trainer.Config(model=config, loader=loader, precision="fp32", steps=1)
     torch.manual_seed(seed)
@@ -104,7 +113,9 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
     model = config.build(vocab_size=tiny.tokenizer(run, kind).vocab_size)
     write_json(
         run / "config.json",
-        configs.to_json(Trainer.Config(model=config, precision="fp32", steps=0)),
+        configs.to_json(
+            Trainer.Config(model=config, precision="fp32", steps=0)
+        ),
     )
     write_weights(run, model.state_dict())
     return model
@@ -117,7 +128,9 @@ def foreign_tokenizer(folder: Path) -> Tokenizer:
     backend = Backend.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens(["<s>", "</s>"])
     begin = ("<s>", backend.token_to_id("<s>"))
-    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[begin])  # type: ignore[assignment]
+    backend.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[begin]
+    )  # type: ignore[assignment]
     backend.save(str(folder / "tokenizer.json"))
     special_tokens = SpecialTokens(
         begin="<s>", end="</s>", vocab_size=backend.get_vocab_size() + 6
@@ -177,7 +190,9 @@ def predictor(run: Path, **changes: Any) -> Predictor:
 
 
 @torch.no_grad()
-def logits(asked: Predictor, document: Document) -> tuple[Tensor, Tensor, Tensor]:
+def logits(
+    asked: Predictor, document: Document
+) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of a prompt, its views as the encoder sees them, and the logits after each
     token."""
     sequence = asked.renderer(document, end=False)
@@ -206,7 +221,11 @@ here). Worst measured: 9e-6."""
 
 
 def export(
-    folder: Path, config: MM1.Config, loader: PackedLoader.Config, *, kind: str = "bpe"
+    folder: Path,
+    config: MM1.Config,
+    loader: PackedLoader.Config,
+    *,
+    kind: str = "bpe",
 ) -> None:
     """A run in `run`, its export in `hf`."""
     make_run(folder / "run", config, loader, kind=kind)
@@ -236,7 +255,9 @@ def compare(folder: Path) -> None:
     said = json.loads((folder / "out" / "answers.json").read_text())
     found = load_file(folder / "out" / "tensors.safetensors")
     documents = [document(*p) for p in prompts(folder)]
-    alone = [asked.generate([each], max_tokens=MAX_TOKENS)[0] for each in documents]
+    alone = [
+        asked.generate([each], max_tokens=MAX_TOKENS)[0] for each in documents
+    ]
     assert len(set(alone)) > 1
     assert said["texts"] == [[text] for text in alone] + [alone]
     views = []
@@ -257,7 +278,8 @@ def compare(folder: Path) -> None:
 def request(folder: Path) -> Path:
     """For `open_export.py`: each prompt alone, then all of them in one batch."""
     made = [
-        (text, [str(path) for path in pictures]) for text, pictures in prompts(folder)
+        (text, [str(path) for path in pictures])
+        for text, pictures in prompts(folder)
     ]
     batches = [{"texts": [text], "images": pictures} for text, pictures in made]
     batches.append(

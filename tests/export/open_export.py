@@ -18,7 +18,9 @@ ABSENT = ("mm1", "jaxtyping", "beartype", "torchvision")
 class Absent:
     """Hides these modules even if they are installed."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> None:
         if name in ABSENT[:3]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -45,8 +47,12 @@ def open_and_ask(folder: str, request: str, out: str) -> None:
 
     with torch.no_grad():
         for number, batch in enumerate(asked["batches"]):
-            inputs = processor(images=batch["images"] or None, text=batch["texts"])
-            tensors |= {f"{number}.{name}": tensor for name, tensor in inputs.items()}
+            inputs = processor(
+                images=batch["images"] or None, text=batch["texts"]
+            )
+            tensors |= {
+                f"{number}.{name}": tensor for name, tensor in inputs.items()
+            }
             tensors[f"{number}.logits"] = model(**inputs).logits
             answers["texts"].append(answer(inputs))
     answers["loaded"] = sorted(name for name in ABSENT if name in sys.modules)

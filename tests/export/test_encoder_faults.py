@@ -56,7 +56,10 @@ def infinite(state: State) -> None:
     ("damage", "named"),
     [
         (without, r"missing encoder\.layers\.1\.mlp\.fc1\.weight"),
-        (added, r"not known to this family encoder\.layers\.1\.adapter\.weight"),
+        (
+            added,
+            r"not known to this family encoder\.layers\.1\.adapter\.weight",
+        ),
         (
             narrower,
             (
@@ -74,7 +77,9 @@ def infinite(state: State) -> None:
         ),
     ],
 )
-def test_weights(damage: Callable[[State], None], named: str, tmp_path: Path) -> None:
+def test_weights(
+    damage: Callable[[State], None], named: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "published"
     write_alone(folder, "CLIPVisionModel")
     state = load_file(folder / "model.safetensors")
@@ -180,7 +185,9 @@ class _Scripted(torch.nn.Module):
         return x
 
 
-def test_archives_of_torchscript_are_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_archives_of_torchscript_are_refused_with_the_remedy(
+    tmp_path: Path,
+) -> None:
     """OpenAI's own files are of this kind."""
     folder = tmp_path / "published"
     folder.mkdir()
@@ -188,14 +195,19 @@ def test_archives_of_torchscript_are_refused_with_the_remedy(tmp_path: Path) -> 
         torch.jit.save(
             torch.jit.trace(_Scripted(), torch.zeros(1)), folder / "ViT-B-16.pt"
         )
-    refused(folder, r"TorchScript[\s\S]*If you trust it: .*save_file", pickle=True)
+    refused(
+        folder, r"TorchScript[\s\S]*If you trust it: .*save_file", pickle=True
+    )
 
 
 def test_openai_s_weights_without_a_config(tmp_path: Path) -> None:
     """Their shape is inferred from their tensors; heads are 64 wide, so the towers are
     too."""
     folder = tmp_path / "published"
-    state = {name: widened(tensor) for name, tensor in write_open_clip(folder).items()}
+    state = {
+        name: widened(tensor)
+        for name, tensor in write_open_clip(folder).items()
+    }
     (folder / "open_clip_config.json").unlink()
     sizes = {"input_resolution": 12, "context_length": 8, "vocab_size": 50}
     save_file(
@@ -204,7 +216,10 @@ def test_openai_s_weights_without_a_config(tmp_path: Path) -> None:
     )
     import_model(str(folder), tmp_path / "run")
     model: Any = load_model(tmp_path / "run", torch.device("cpu"))[0]
-    assert (model.encoder.image_size, model.encoder.config.num_heads) == ((12, 12), 1)
+    assert (model.encoder.image_size, model.encoder.config.num_heads) == (
+        (12, 12),
+        1,
+    )
     assert model.text.config.max_length == 8
 
 
@@ -217,4 +232,6 @@ def widened(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_text_tower_without_a_tokenizer(tmp_path: Path) -> None:
     write_two_towers(tmp_path / "published", "clip")
     (tmp_path / "published/tokenizer.json").unlink()
-    refused(tmp_path / "published", "has no tokenizer.json", error=FileNotFoundError)
+    refused(
+        tmp_path / "published", "has no tokenizer.json", error=FileNotFoundError
+    )

@@ -37,7 +37,9 @@ from mm1.runs.weights import load_part
 
 PLAIN = ViT.Config(image_size=8, patch_size=4, depth=2, dim=16, num_heads=2)
 TEXT = TextTower.Config(max_length=8, depth=1, dim=16, num_heads=2)
-DECODER = Decoder.Config(depth=1, dim=16, num_heads=2, num_kv_heads=1, hidden_dim=24)
+DECODER = Decoder.Config(
+    depth=1, dim=16, num_heads=2, num_kv_heads=1, hidden_dim=24
+)
 HUB = Path("preprocessor_config.json")
 
 MEANS = {"mean": (0.1, 0.4, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -64,7 +66,10 @@ MEANS = {"mean": (0.1, 0.4, 0.6), "std": (0.2, 0.3, 0.25)}
             {"resize": "squash"},
         ),  # where all of it is cropped to
         (
-            {"image_processor_type": "BitImageProcessor", "do_convert_rgb": True},
+            {
+                "image_processor_type": "BitImageProcessor",
+                "do_convert_rgb": True,
+            },
             {"resize": "crop"},
         ),
         (
@@ -93,7 +98,10 @@ def test_what_pictures_are_resized_to_and_the_size_of_the_table_are_told_apart()
     None
 ):
     """DINOv2: resized to 256, 224 cut out, for a table of 518."""
-    keys = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+    keys = {
+        "size": {"shortest_edge": 256},
+        "crop_size": {"height": 224, "width": 224},
+    }
     notes = from_preprocessor(Options(CROP | keys, HUB), (518, 518)).notes
     assert "resizes to 256 pixels before it crops to 224" in notes[0]
     assert (
@@ -150,7 +158,9 @@ def test_pictures_of_open_clip() -> None:
 def test_pictures_out_and_in_again() -> None:
     for resize in ("squash", "crop"):
         for interpolation in ("bicubic", "bilinear"):
-            config = replace(PLAIN, resize=resize, interpolation=interpolation, **MEANS)
+            config = replace(
+                PLAIN, resize=resize, interpolation=interpolation, **MEANS
+            )
             written = Options(to_preprocessor(config, (8, 8)), HUB)
             assert from_preprocessor(written, (8, 8)).options == MEANS | {
                 "resize": resize,
@@ -209,15 +219,22 @@ def test_the_shapes_of_our_encoders_have_a_class(
     assert type(theirs).__name__ == name
     assert not any(loading.values())
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (PLAIN.mean, PLAIN.std))
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in (PLAIN.mean, PLAIN.std)
+    )
     with torch.no_grad():
         found = theirs.eval()((images / 255 - mean) / std).last_hidden_state
-        found = theirs.post_layernorm(found) if name == "CLIPVisionModel" else found
+        found = (
+            theirs.post_layernorm(found) if name == "CLIPVisionModel" else found
+        )
         torch.testing.assert_close(
             found, model.encoder.tokens(images), atol=1e-5, rtol=0
         )  # two blocks summed in another order; measured at most 2e-6
     import_model(str(tmp_path / "out"), tmp_path / "again")
-    assert read_config(tmp_path / "again").model == read_config(tmp_path / "run").model
+    assert (
+        read_config(tmp_path / "again").model
+        == read_config(tmp_path / "run").model
+    )
     assert (tmp_path / "again/model.safetensors").read_bytes() == (
         tmp_path / "run/model.safetensors"
     ).read_bytes()
@@ -284,7 +301,8 @@ def test_two_towers_without_a_class_name_the_options(
     with pytest.raises(ConfigError, match=named):
         to_published_clip(
             replace(
-                CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT), **options
+                CLIP.Config(encoder=replace(PLAIN, **CLIP_SHAPE), text=TEXT),
+                **options,
             )
         )
 
@@ -293,18 +311,26 @@ def test_two_towers_without_a_class_name_the_options(
     "config",
     [
         MM1.Config(
-            encoder=PLAIN, connector=AveragePool.Config(num_tokens=4), decoder=DECODER
+            encoder=PLAIN,
+            connector=AveragePool.Config(num_tokens=4),
+            decoder=DECODER,
         ),
-        AIM.Config(encoder=replace(PLAIN, bias=False), head_depth=1, head_dim=16),
+        AIM.Config(
+            encoder=replace(PLAIN, bias=False), head_depth=1, head_dim=16
+        ),
         CLIP.Config(encoder=PLAIN, text=TEXT),
     ],
 )
-def test_the_encoder_of_a_larger_model_by_itself(config: Any, tmp_path: Path) -> None:
+def test_the_encoder_of_a_larger_model_by_itself(
+    config: Any, tmp_path: Path
+) -> None:
     model = write_run(config, tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "out", part="encoder")
     import_model(str(tmp_path / "out"), tmp_path / "alone")
     other = Features.Config(encoder=config.encoder).build()
-    load_part(other, "encoder", tmp_path / "alone", tokenizer=tokenizer(tmp_path))
+    load_part(
+        other, "encoder", tmp_path / "alone", tokenizer=tokenizer(tmp_path)
+    )
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(other.encoder.state_dict()[name], tensor), name
 
@@ -322,9 +348,14 @@ def test_a_clip_of_ours_comes_back_as_it_was(tmp_path: Path) -> None:
         assert (tmp_path / "run" / name).read_bytes() == (
             tmp_path / "again" / name
         ).read_bytes(), name
-    assert read_config(tmp_path / "again").model == read_config(tmp_path / "run").model
+    assert (
+        read_config(tmp_path / "again").model
+        == read_config(tmp_path / "run").model
+    )
     ours = Tokenizer.Config(path=str(tmp_path / "run")).build()
-    found = AutoTokenizer.from_pretrained(tmp_path / "out")(" red cat")["input_ids"]
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")(" red cat")[
+        "input_ids"
+    ]
     assert found == [*ours.encode(" red cat"), ours.end]
 
 
@@ -354,7 +385,8 @@ def test_an_encoder_alone_cannot_be_trained() -> None:
 def test_parts_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     write_run(CLIP.Config(encoder=PLAIN, text=TEXT), tmp_path / "run")
     with pytest.raises(
-        ConfigError, match=r"mm1\.nn\.clip:CLIP, part 'text': cannot be exported"
+        ConfigError,
+        match=r"mm1\.nn\.clip:CLIP, part 'text': cannot be exported",
     ):
         export_run(tmp_path / "run", tmp_path / "out", part="text")
     assert not (tmp_path / "out").exists()

@@ -46,9 +46,9 @@ def test_types_stay_and_shards_are_read(tmp_path: Path) -> None:
     for name in ("whole", "shards"):
         import_model(str(tmp_path / name), tmp_path / f"run-{name}")
     weights = load_file(tmp_path / "run-shards" / "model.safetensors")
-    assert {t.dtype for n, t in weights.items() if n != "decoder.norm.weight"} == {
-        torch.bfloat16
-    }
+    assert {
+        t.dtype for n, t in weights.items() if n != "decoder.norm.weight"
+    } == {torch.bfloat16}
     assert weights["decoder.norm.weight"].dtype == torch.float32
     assert read_config(tmp_path / "run-shards").precision == "bf16"
     bytes_of = [
@@ -65,7 +65,9 @@ def test_an_export_in_shards_opens_and_comes_back(
     import_model(str(tmp_path / "published"), tmp_path / "run")
     cut = published_folder.write_sharded
     monkeypatch.setattr(
-        published_folder, "write_sharded", lambda *a: cut(*a, max_shard_bytes=200_000)
+        published_folder,
+        "write_sharded",
+        lambda *a: cut(*a, max_shard_bytes=200_000),
     )
     export_run(tmp_path / "run", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
@@ -95,11 +97,15 @@ def test_a_table_without_spare_rows_grows_by_mean_rows(
     )
     for ours, theirs in names.items():
         assert torch.equal(after[ours][:300], before[theirs])
-        assert torch.equal(after[ours][300:], before[theirs].mean(0).expand(2, -1))
+        assert torch.equal(
+            after[ours][300:], before[theirs].mean(0).expand(2, -1)
+        )
 
 
 def test_spare_rows_are_left_as_they_were(tmp_path: Path) -> None:
-    before = write_model(tmp_path / "published", "llama", spare_rows=20).state_dict()
+    before = write_model(
+        tmp_path / "published", "llama", spare_rows=20
+    ).state_dict()
     import_model(str(tmp_path / "published"), tmp_path / "run")
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert torch.equal(after[TABLE], before["model.embed_tokens.weight"])
@@ -135,7 +141,9 @@ def test_an_edited_config_overrules_what_our_export_carried_along(
     import_model(str(tmp_path / "published"), tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "out")
     path = tmp_path / "out" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": 5e5}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"rope_theta": 5e5})
+    )
     with pytest.raises(
         ConfigError,
         match=r"mm1.json and config.json describe two decoders: delete mm1.json",
@@ -162,10 +170,19 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
     data = {"text": {"documents": 40, "tokens": 1234, "weight": 1.0}}
     write_json(
         run / "summary.json",
-        {"params": {"decoder": 4321}, "data": data, "hardware": "CPU", "world_size": 2},
+        {
+            "params": {"decoder": 4321},
+            "data": data,
+            "hardware": "CPU",
+            "world_size": 2,
+        },
     )
     shots = {
-        "0": {"score": 0.4, "stderr": 0.1, "zero_shot_prompt": "no demonstrations"},
+        "0": {
+            "score": 0.4,
+            "stderr": 0.1,
+            "zero_shot_prompt": "no demonstrations",
+        },
         "4": {"score": 0.5, "stderr": 0.1},
     }
     scores = {"facts": {"metric": "accuracy", "chance": 0.25, "shots": shots}}
@@ -192,18 +209,24 @@ def test_a_run_of_ours_goes_out_with_its_card(tmp_path: Path) -> None:
         assert fact in card
     import_model(str(tmp_path / "out"), tmp_path / "again")
     for name in ("model.safetensors", "tokenizer.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (
+            run / name
+        ).read_bytes()
     assert not (tmp_path / "again" / "special_tokens.json").exists()
     assert read_config(tmp_path / "again").model == config.model
 
 
-def test_a_decoder_that_no_family_has_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_decoder_that_no_family_has_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "run").mkdir()
     tiny.tokenizer(tmp_path / "run")
     decoder = Decoder.Config(depth=2, dim=32, num_heads=2, qk_norm="full")
     write_json(
         tmp_path / "run" / "config.json",
-        configs.to_json(Trainer.Config(model=LanguageModel.Config(decoder=decoder))),
+        configs.to_json(
+            Trainer.Config(model=LanguageModel.Config(decoder=decoder))
+        ),
     )
     with pytest.raises(
         ConfigError,
@@ -235,7 +258,10 @@ PLAIN = Decoder.Config(depth=2, dim=32, num_heads=4)
             "experts.renormalise = False",
         ),
         ({"qk_norm": "full"}, "norm_placement = pre, qk_norm = full"),
-        ({"qkv_bias": True, "qk_norm": "head"}, "qk_norm = head, qkv_bias = True"),
+        (
+            {"qkv_bias": True, "qk_norm": "head"},
+            "qk_norm = head, qkv_bias = True",
+        ),
     ],
 )
 def test_the_family_is_chosen_by_the_options(
@@ -245,5 +271,7 @@ def test_the_family_is_chosen_by_the_options(
     if family in FAMILIES:
         assert family_of(config) == family
     else:
-        with pytest.raises(ConfigError, match=f"no published family has .*{family}"):
+        with pytest.raises(
+            ConfigError, match=f"no published family has .*{family}"
+        ):
             family_of(config)

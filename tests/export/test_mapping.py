@@ -30,7 +30,9 @@ from mm1.export.weights import Layout, Weights, write, write_sharded
 LINKS = [
     *same({"norm": "n.weight"}),
     Rows(("qkv",), ("q", "k", "v"), (4, 2, 2)),
-    StackedExperts(("gate_up",), ("e.0.gate", "e.0.up", "e.1.gate", "e.1.up"), (3, 3)),
+    StackedExperts(
+        ("gate_up",), ("e.0.gate", "e.0.up", "e.1.gate", "e.1.up"), (3, 3)
+    ),
     Reshaped(("patchify",), ("conv",), (5, 12), (5, 3, 2, 2)),
 ]
 
@@ -44,9 +46,16 @@ class Ours(nn.Module):
 
 def module(**changed: tuple[int, ...] | None) -> Ours:
     """Our model, with other or more tensors."""
-    shapes = {"norm": (4,), "qkv": (8, 6), "gate_up": (2, 6, 4), "patchify": (5, 12)}
+    shapes = {
+        "norm": (4,),
+        "qkv": (8, 6),
+        "gate_up": (2, 6, 4),
+        "patchify": (5, 12),
+    }
     shapes |= changed
-    return Ours({name: shape for name, shape in shapes.items() if shape is not None})
+    return Ours(
+        {name: shape for name, shape in shapes.items() if shape is not None}
+    )
 
 
 def theirs(seed: int = 0) -> dict[str, Tensor]:
@@ -58,8 +67,13 @@ def theirs(seed: int = 0) -> dict[str, Tensor]:
         "v": (2, 6),
         "conv": (5, 3, 2, 2),
     }
-    shapes |= {f"e.{i}.{name}": (3, 4) for i in range(2) for name in ("gate", "up")}
-    return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    shapes |= {
+        f"e.{i}.{name}": (3, 4) for i in range(2) for name in ("gate", "up")
+    }
+    return {
+        name: torch.randn(shape, generator=draw)
+        for name, shape in shapes.items()
+    }
 
 
 def write_theirs(folder: Path, **changed: Tensor | None) -> Weights:
@@ -79,17 +93,23 @@ def test_links_are_what_they_say() -> None:
         for link in LINKS
     )
     ours = {name: tensor for pair in pairs for name, tensor in pair}
-    assert torch.equal(ours["qkv"], torch.cat((found["q"], found["k"], found["v"])))
+    assert torch.equal(
+        ours["qkv"], torch.cat((found["q"], found["k"], found["v"]))
+    )
     assert torch.equal(
         ours["gate_up"][1], torch.cat((found["e.1.gate"], found["e.1.up"]))
     )
     assert torch.equal(ours["patchify"][3], found["conv"][3].flatten())
     back = theirs_of(LINKS, ours)
     assert back.keys() == found.keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in found.items())
+    assert all(
+        torch.equal(back[name], tensor) for name, tensor in found.items()
+    )
 
 
-def test_there_and_back_through_files_is_the_same_to_the_byte(tmp_path: Path) -> None:
+def test_there_and_back_through_files_is_the_same_to_the_byte(
+    tmp_path: Path,
+) -> None:
     weights = write_theirs(tmp_path)
     check_import(LINKS, module(), weights)
     (tmp_path / "ours").mkdir()
@@ -100,13 +120,17 @@ def test_there_and_back_through_files_is_the_same_to_the_byte(tmp_path: Path) ->
     )
     ours = Weights(tmp_path / "ours")
     (tmp_path / "back").mkdir()
-    write_sharded(tmp_path / "back", theirs_layout(LINKS, ours), parted(LINKS, ours))
+    write_sharded(
+        tmp_path / "back", theirs_layout(LINKS, ours), parted(LINKS, ours)
+    )
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
         tmp_path / "model.safetensors"
     ).read_bytes()
 
 
-def test_files_are_laid_out_as_the_library_lays_them_out(tmp_path: Path) -> None:
+def test_files_are_laid_out_as_the_library_lays_them_out(
+    tmp_path: Path,
+) -> None:
     tensors = {
         "b": torch.randn(3, 5, dtype=torch.bfloat16),
         "a": torch.randn(7).half(),
@@ -115,7 +139,9 @@ def test_files_are_laid_out_as_the_library_lays_them_out(tmp_path: Path) -> None
         "d": torch.randn(4, 1),
         "empty": torch.zeros(0, 4),
     }
-    save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"}
+    )
     write(
         tmp_path / "ours.safetensors",
         {n: Layout.of(t) for n, t in tensors.items()},
@@ -142,7 +168,8 @@ def test_shards_hold_at_most_what_they_may_and_their_index_finds_all(
         assert all(index["weight_map"][name] == file for name in held)
     read = Weights(tmp_path)
     assert all(
-        torch.equal(read.tensor(name), tensor) for name, tensor in tensors.items()
+        torch.equal(read.tensor(name), tensor)
+        for name, tensor in tensors.items()
     )
 
 
@@ -160,7 +187,10 @@ def test_new_rows_are_the_mean_of_the_others() -> None:
     [
         ({"k": None}, "missing k "),
         ({"lora_A": torch.ones(2)}, "not known to this family lora_A "),
-        ({"v": torch.ones(3, 6)}, r"v is \[3, 6\], the config asks for \[2, 6\]"),
+        (
+            {"v": torch.ones(3, 6)},
+            r"v is \[3, 6\], the config asks for \[2, 6\]",
+        ),
     ],
 )
 def test_an_import_names_what_does_not_fit(
@@ -193,7 +223,10 @@ def test_a_tensor_of_ours_without_a_link_is_our_mistake(
     [
         ({"qkv": None}, "missing qkv; left over nothing; misshapen nothing"),
         ({"scale": torch.ones(2)}, "missing nothing; left over scale; "),
-        ({"norm": torch.ones(3)}, r"misshapen norm is \[3\], the config asks for"),
+        (
+            {"norm": torch.ones(3)},
+            r"misshapen norm is \[3\], the config asks for",
+        ),
     ],
 )
 def test_an_export_names_what_does_not_fit(
@@ -202,7 +235,11 @@ def test_an_export_names_what_does_not_fit(
     """A run's weights that its config does not describe are never left out."""
     tensors = dict(module().state_dict()) | changed
     save_file(
-        {name: tensor for name, tensor in tensors.items() if tensor is not None},
+        {
+            name: tensor
+            for name, tensor in tensors.items()
+            if tensor is not None
+        },
         tmp_path / "model.safetensors",
     )
     with pytest.raises(ConfigError, match=named):

@@ -74,7 +74,9 @@ def aimv2(c: MM1.Config) -> None:
 
 
 def qwen3_moe(c: MM1.Config) -> None:
-    c.decoder.experts = MoE.Config(num_experts=4, top_k=2, every=2, hidden_dim=40)
+    c.decoder.experts = MoE.Config(
+        num_experts=4, top_k=2, every=2, hidden_dim=40
+    )
 
 
 def mixtral(c: MM1.Config) -> None:
@@ -104,7 +106,9 @@ def test_export_is_the_run(kind: str, tmp_path: Path) -> None:
         f" {config['vision_config']['model_type']}"
     )
     (tmp_path / "out").mkdir()
-    open_and_ask(str(tmp_path / "hf"), str(request(tmp_path)), str(tmp_path / "out"))
+    open_and_ask(
+        str(tmp_path / "hf"), str(request(tmp_path)), str(tmp_path / "out")
+    )
     compare(tmp_path)
 
 
@@ -137,7 +141,9 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
         before = load_file(folder / "run" / "model.safetensors")
         after = load_file(folder / "back" / "model.safetensors")
         assert before.keys() == after.keys()
-        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert all(
+            torch.equal(after[name], tensor) for name, tensor in before.items()
+        )
         was = read_config(folder / "run")
         now = read_config(folder / "back")
         assert now.model == was.model
@@ -183,12 +189,17 @@ def test_recipes_of_the_paper_have_valid_configs(
         (tmp_path / name).write_text(text)
     opened = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
     with torch.device("meta"):
-        theirs = AutoModelForImageTextToText.from_config(opened, trust_remote_code=True)
+        theirs = AutoModelForImageTextToText.from_config(
+            opened, trust_remote_code=True
+        )
     expected = theirs_of(mm1_links(ours, config, family), ours.state_dict())
     found = {
-        name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()
+        name: tuple(parameter.shape)
+        for name, parameter in theirs.named_parameters()
     }
-    assert found == {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    assert found == {
+        name: tuple(tensor.shape) for name, tensor in expected.items()
+    }
 
 
 def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
@@ -216,6 +227,8 @@ def test_an_export_that_was_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="differ in connector"):
         import_model(str(tmp_path / "hf"), tmp_path / "back")
     (tmp_path / "hf" / "mm1.json").unlink()
-    with pytest.raises(ConfigError, match=r"an export of mm1 without its mm1\.json"):
+    with pytest.raises(
+        ConfigError, match=r"an export of mm1 without its mm1\.json"
+    ):
         import_model(str(tmp_path / "hf"), tmp_path / "back")
     assert not (tmp_path / "back").exists()

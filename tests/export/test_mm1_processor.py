@@ -38,7 +38,9 @@ def opened(
     run = make_run(tmp_path / "run", model(), loader, kind=kind)
     (tmp_path / "hf").mkdir()
     write_multimodal(tmp_path / "run", run, tmp_path / "hf")
-    processor = AutoProcessor.from_pretrained(tmp_path / "hf", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(
+        tmp_path / "hf", trust_remote_code=True
+    )
     return processor, load_model(tmp_path / "run", torch.device("cpu"))[1]
 
 
@@ -61,7 +63,10 @@ def conversations(picture: str) -> list[list[dict[str, Any]]]:
             user(say("and two?")),
             assistant("dog\nsun"),
         ],
-        [user(say("  red "), image, say("\n\ngreen\nblue  "), image), assistant("cat")],
+        [
+            user(say("  red "), image, say("\n\ngreen\nblue  "), image),
+            assistant("cat"),
+        ],
         [
             {"role": "system", "content": "answer "},
             {"role": "user", "content": "question"},
@@ -74,7 +79,9 @@ def conversations(picture: str) -> list[list[dict[str, Any]]]:
             assistant("three"),
         ],
         [
-            user(say("red"), say("green"), image, image, say("blue"), say(" cat")),
+            user(
+                say("red"), say("green"), image, image, say("blue"), say(" cat")
+            ),
             assistant("two three"),
         ],
     ]
@@ -109,12 +116,19 @@ def test_the_chat_template_lays_out_as_our_instructions(
         asked = processor.apply_chat_template(
             chat[:-1], tokenize=True, add_generation_prompt=True
         )[0].tolist()
-        assert asked == renderer(Document(sized[:-1]), end=False).tokens.tolist()
+        assert (
+            asked == renderer(Document(sized[:-1]), end=False).tokens.tolist()
+        )
         # As text, and then as tokens: the same, since nothing here spells a control
         # token.
         text = processor.apply_chat_template(chat)
-        assert processor([picture] * num, text)["input_ids"][0].tolist() == whole
-        assert processor.tokenizer.apply_chat_template(chat, tokenize=False) == text
+        assert (
+            processor([picture] * num, text)["input_ids"][0].tolist() == whole
+        )
+        assert (
+            processor.tokenizer.apply_chat_template(chat, tokenize=False)
+            == text
+        )
 
 
 def test_what_a_user_types_is_text(tmp_path: Path) -> None:
@@ -133,7 +147,9 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
     ]
     document = Document((Image(data, *image_size(data)), Text(f"{typed}\n")))
     wanted = renderer(document, end=False).tokens
-    assert (wanted == renderer.tokenizer.image).sum() == renderer.tokens_per_image
+    assert (
+        wanted == renderer.tokenizer.image
+    ).sum() == renderer.tokens_per_image
     assert (
         processor.apply_chat_template(chat, tokenize=True)[0].tolist()
         == wanted.tolist()
@@ -157,7 +173,9 @@ def test_what_a_user_types_is_text(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None:
+def test_views_and_their_tokens(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     processor, renderer = opened(tmp_path, loader(**options))
     for resize in (
         ("squash", "pad", "crop")
@@ -176,10 +194,14 @@ def test_views_and_their_tokens(options: dict[str, Any], tmp_path: Path) -> None
                 views = torch.cat(
                     [
                         renderer.sub_images(i, g)
-                        for i, g in zip(document.images, sequence.grids, strict=True)
+                        for i, g in zip(
+                            document.images, sequence.grids, strict=True
+                        )
                     ]
                 )
-                assert torch.equal(found["pixel_values"], processor._normalise(views))
+                assert torch.equal(
+                    found["pixel_values"], processor._normalise(views)
+                )
 
 
 def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
@@ -191,7 +213,9 @@ def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
         array = np.asarray(Pillow.open(path))
         wanted = processor(path, "<image>")["pixel_values"]
         for form in (data, str(path), url, Pillow.open(path), array, [[path]]):
-            assert torch.equal(processor(form, "<image>")["pixel_values"], wanted)
+            assert torch.equal(
+                processor(form, "<image>")["pixel_values"], wanted
+            )
         for part in (
             {"type": "image", "image": Pillow.open(path)},
             {"type": "image", "url": url},
@@ -199,7 +223,9 @@ def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
             {"type": "image_url", "image_url": {"url": url}},
         ):
             found = processor.apply_chat_template(
-                [{"role": "user", "content": [part]}], tokenize=True, return_dict=True
+                [{"role": "user", "content": [part]}],
+                tokenize=True,
+                return_dict=True,
             )
             assert torch.equal(found["pixel_values"], wanted)
 
@@ -222,7 +248,9 @@ def test_it_is_saved_and_opened_again(tmp_path: Path) -> None:
 
     processor, _ = opened(tmp_path, loader(max_tiles=4))
     processor.save_pretrained(tmp_path / "again")
-    again = AutoProcessor.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    again = AutoProcessor.from_pretrained(
+        tmp_path / "again", trust_remote_code=True
+    )
     text, pictures = exports.prompts(tmp_path)[2]
     for name, tensor in processor(pictures, text).items():
         assert torch.equal(again(pictures, text)[name], tensor)

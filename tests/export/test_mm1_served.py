@@ -48,13 +48,19 @@ def python() -> Path:
             "pillow",
             "safetensors",
         ]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True)
-    found = subprocess.run([python, "-I", "-c", "import mm1"], capture_output=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *needs], check=True
+        )
+    found = subprocess.run(
+        [python, "-I", "-c", "import mm1"], capture_output=True
+    )
     assert b"No module named 'mm1'" in found.stderr
     return python
 
 
-def test_it_opens_in_an_environment_without_mm1(python: Path, tmp_path: Path) -> None:
+def test_it_opens_in_an_environment_without_mm1(
+    python: Path, tmp_path: Path
+) -> None:
     export(tmp_path, model(), loader(max_tiles=4))
     assert ask(tmp_path, python)["loaded"] == []
     compare(tmp_path)
@@ -84,7 +90,9 @@ def served(folder: Path, python: Path, log: Path) -> Iterator[str]:
             for _ in range(600):
                 assert server.poll() is None, log.read_text()
                 try:
-                    urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                    urllib.request.urlopen(
+                        f"{address}/health", timeout=5
+                    ).close()
                     break
                 except urllib.error.URLError:
                     time.sleep(1)
@@ -100,7 +108,9 @@ def said(address: str, folder: Path, messages: list[Any]) -> str:
         {"model": str(folder), "max_tokens": 8, "messages": messages}
     ).encode()
     request = urllib.request.Request(
-        f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        f"{address}/v1/chat/completions",
+        body,
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=600) as answer:
         return json.load(answer)["choices"][0]["message"]["content"]
@@ -114,7 +124,9 @@ def test_it_is_served(python: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hf"
     with served(folder, python, tmp_path / "log") as address:
         for num in range(3):
-            pictures = [exports.picture(i, tmp_path).read_bytes() for i in range(num)]
+            pictures = [
+                exports.picture(i, tmp_path).read_bytes() for i in range(num)
+            ]
             urls = [
                 f"data:image/png;base64,{base64.b64encode(data).decode()}"
                 for data in pictures

@@ -46,7 +46,9 @@ def aimv2_vit() -> ViT.Config:
 
 
 def decoder(**options: Any) -> Decoder.Config:
-    return Decoder.Config(depth=2, dim=16, num_heads=2, hidden_dim=24, **options)
+    return Decoder.Config(
+        depth=2, dim=16, num_heads=2, hidden_dim=24, **options
+    )
 
 
 def clip() -> CLIP.Config:
@@ -123,7 +125,11 @@ FIELDS: dict[str, Case] = {
     ),
     "encoder of an AIM": (ViT, aim, "encoder.made_up, which to_siglip_vision"),
     "encoder of a CLIPModel": (ViT, clip, "encoder.made_up, which to_clip in"),
-    "encoder of a SiglipModel": (ViT, siglip, "encoder.made_up, which to_siglip in"),
+    "encoder of a SiglipModel": (
+        ViT,
+        siglip,
+        "encoder.made_up, which to_siglip in",
+    ),
     "encoder of an MM1": (ViT, mm1, "encoder.made_up, which to_siglip_vision"),
     "text tower of a CLIPModel": (
         TextTower,
@@ -136,7 +142,11 @@ FIELDS: dict[str, Case] = {
         f"text.made_up, which to_siglip in {CLIP_FILE}",
     ),
     "CLIPModel": (CLIP, clip, f"for made_up, which to_clip in {CLIP_FILE}"),
-    "SiglipModel": (CLIP, siglip, f"for made_up, which to_siglip in {CLIP_FILE}"),
+    "SiglipModel": (
+        CLIP,
+        siglip,
+        f"for made_up, which to_siglip in {CLIP_FILE}",
+    ),
     "AIM": (AIM, aim, "for made_up, which .* in mm1/export/image_encoders.py"),
     "Features": (
         Features,
@@ -148,7 +158,11 @@ FIELDS: dict[str, Case] = {
         language_model,
         "for made_up, which write_language_model in mm1/export/language_models.py",
     ),
-    "MM1": (MM1, mm1, "for made_up, which to_mm1_config in mm1/export/multimodal.py"),
+    "MM1": (
+        MM1,
+        mm1,
+        "for made_up, which to_mm1_config in mm1/export/multimodal.py",
+    ),
     "decoder of an MM1": (
         Decoder,
         mm1,
@@ -178,11 +192,16 @@ DECODERS: dict[str, dict[str, Any]] = {
     "Qwen3": {"qk_norm": "head"},
     "Olmo2": {"qk_norm": "full", "norm_placement": "post"},
     "Mixtral": {"experts": MoE.Config(num_experts=2, top_k=1, every=1)},
-    "Qwen3Moe": {"experts": MoE.Config(num_experts=2, top_k=1), "qk_norm": "head"},
+    "Qwen3Moe": {
+        "experts": MoE.Config(num_experts=2, top_k=1),
+        "qk_norm": "head",
+    },
 }
 
 
-def add_field(owner: type[Configurable], monkeypatch: pytest.MonkeyPatch) -> None:
+def add_field(
+    owner: type[Configurable], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gives `owner.Config` a new option that is off."""
     body = {
         "__module__": owner.__module__,
@@ -190,7 +209,9 @@ def add_field(owner: type[Configurable], monkeypatch: pytest.MonkeyPatch) -> Non
         "__annotations__": {"made_up": bool},
         "made_up": False,
     }
-    grown = dataclass(kw_only=True, slots=True)(type("Config", (owner.Config,), body))
+    grown = dataclass(kw_only=True, slots=True)(
+        type("Config", (owner.Config,), body)
+    )
     monkeypatch.setattr(owner, "Config", grown)
 
 
@@ -206,7 +227,11 @@ def add_tensor(owner: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_refused(
-    config: Any, folder: Path, error: type[Exception], named: str, **options: Any
+    config: Any,
+    folder: Path,
+    error: type[Exception],
+    named: str,
+    **options: Any,
 ) -> None:
     write_run(config, folder / "run", kind="bpe")
     with pytest.raises(error, match=named):
@@ -220,7 +245,9 @@ def test_a_new_field_is_refused(
 ) -> None:
     owner, config, named = FIELDS[name]
     add_field(owner, monkeypatch)
-    assert_refused(config(), tmp_path, ConfigError, f"{named}.* neither places nor")
+    assert_refused(
+        config(), tmp_path, ConfigError, f"{named}.* neither places nor"
+    )
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -246,7 +273,11 @@ def test_a_new_field_of_an_encoder_is_refused_in_any_model_it_is_taken_from(
 
 TENSORS: dict[str, tuple[type[nn.Module], Callable[[], Any], str]] = {
     "ViT": (ViT, lambda: features(vit), r"encoder\.made_up"),
-    "block": (Block, lambda: features(clip_vit), r"encoder\.blocks\.0\.made_up"),
+    "block": (
+        Block,
+        lambda: features(clip_vit),
+        r"encoder\.blocks\.0\.made_up",
+    ),
     "AIM's encoder": (ViT, aim, r"encoder\.made_up"),
     "text tower": (TextTower, clip, r"text\.made_up"),
     "projection": (Projection, clip, r"projection\.made_up"),
@@ -279,7 +310,9 @@ def test_a_field_that_is_placed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = Fields(clip(), CLIP, "", add_field)
     fields.leave("encoder", "dim", "pooling", "loss")
     text = fields.within("text", TextTower)
-    text.leave("vocab_size", "max_length", "depth", "dim", "num_heads", "mlp_ratio")
+    text.leave(
+        "vocab_size", "max_length", "depth", "dim", "num_heads", "mlp_ratio"
+    )
     text.leave("activation", "norm_eps", "causal", "output_bias")
     assert text.only("read", "last") == "end"
     misfits = [
@@ -295,7 +328,9 @@ def test_a_new_value_of_an_option_is_refused() -> None:
     for name in ("activation", "positions", "norm", "feed_forward"):
         config = vit()
         setattr(config, name, "made_up")
-        with pytest.raises(ConfigError, match=f"encoder.{name}='made_up', which must"):
+        with pytest.raises(
+            ConfigError, match=f"encoder.{name}='made_up', which must"
+        ):
             encoder_format(config)
 
 
@@ -314,7 +349,9 @@ def test_a_subclass_is_refused() -> None:
         "dim": 16,
         "num_heads": 2,
     }
-    with pytest.raises(ConfigError, match=r"encoder=.*:OtherViT, which must be ViT"):
+    with pytest.raises(
+        ConfigError, match=r"encoder=.*:OtherViT, which must be ViT"
+    ):
         encoder_format(OtherViT.Config(**sizes))
     config = OtherCLIP.Config(encoder=clip_vit(), text=clip().text)
     with pytest.raises(
@@ -331,8 +368,12 @@ class Nested(AveragePool):
         inner: AveragePool.Config
 
 
-def test_a_connector_s_fields_travel_but_for_configs_inside(tmp_path: Path) -> None:
+def test_a_connector_s_fields_travel_but_for_configs_inside(
+    tmp_path: Path,
+) -> None:
     connector = Nested.Config(num_tokens=4, inner=AveragePool.Config())
     config = replace(mm1(), connector=connector)
-    named = r"connector\.inner=.*, a config, which the export would read as a dict"
+    named = (
+        r"connector\.inner=.*, a config, which the export would read as a dict"
+    )
     assert_refused(config, tmp_path, ConfigError, named)

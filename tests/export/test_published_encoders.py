@@ -126,7 +126,8 @@ def num_weights(found: PublishedEncoder) -> int:
     with torch.device("meta"):
         model = found.model.build(vocab_size=1)
         return sum(
-            t.numel() for t in theirs_of(found.links, model.state_dict()).values()
+            t.numel()
+            for t in theirs_of(found.links, model.state_dict()).values()
         )
 
 
@@ -135,13 +136,20 @@ def test_configs_of_transformers(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
     found = read_published_encoder(tmp_path, Nameless())
     assert found is not None
-    plain = {key: value for key, value in CONFIGS[name].items() if key != "auto_map"}
+    plain = {
+        key: value for key, value in CONFIGS[name].items() if key != "auto_map"
+    }
     with torch.device("meta"):
         theirs = AutoModel.from_config(AutoConfig.for_model(**plain))
     unused = sum(
-        p.numel() for n, p in theirs.named_parameters() if n == "embeddings.mask_token"
+        p.numel()
+        for n, p in theirs.named_parameters()
+        if n == "embeddings.mask_token"
     )
-    assert num_weights(found) == sum(p.numel() for p in theirs.parameters()) - unused
+    assert (
+        num_weights(found)
+        == sum(p.numel() for p in theirs.parameters()) - unused
+    )
 
 
 def test_so400m_is_told_apart_from_what_it_says(tmp_path: Path) -> None:
@@ -152,7 +160,8 @@ def test_so400m_is_told_apart_from_what_it_says(tmp_path: Path) -> None:
     assert found is not None
     assert found.model.encoder.image_size == 378
     assert any(
-        "patches of 14 cover 378 of the 384 pixels" in note for note in found.notes
+        "patches of 14 cover 378 of the 384 pixels" in note
+        for note in found.notes
     )
 
 

@@ -118,7 +118,9 @@ def test_published_configs_are_read_whole(name: str) -> None:
     options.finish()
     with torch.device("meta"):
         ours = config.build(vocab_size=num_rows)
-        theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+        theirs = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**values)
+        )
     assert sum(p.numel() for p in ours.parameters()) == sum(
         p.numel() for p in theirs.parameters()
     )
@@ -132,9 +134,12 @@ def test_published_configs_are_read_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dense", "step", "every"), [([], 1, 1), ([], 2, 2), ([0, 2], 1, 2), ([0], 1, None)]
+    ("dense", "step", "every"),
+    [([], 1, 1), ([], 2, 2), ([0, 2], 1, 2), ([0], 1, None)],
 )
-def test_blocks_that_are_sparse(dense: list[int], step: int, every: int | None) -> None:
+def test_blocks_that_are_sparse(
+    dense: list[int], step: int, every: int | None
+) -> None:
     sparse = {
         "mlp_only_layers": dense,
         "decoder_sparse_step": step,

@@ -29,7 +29,9 @@ def packaged(
     for name, text in files.items():
         (package / name).write_text(text)
     monkeypatch.syspath_prepend(folder)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "carried"]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "carried"
+    ]:
         monkeypatch.delitem(sys.modules, name)
     return lambda name: importlib.import_module(f"carried.{name}")
 
@@ -76,10 +78,13 @@ def test_a_connector_that_needs_more_of_mm1_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = inspect.getsource(importlib.import_module(AveragePool.__module__))
-    (tmp_path / "greedy.py").write_text(f"from mm1.nn.block import MLP\n{source}")
+    (tmp_path / "greedy.py").write_text(
+        f"from mm1.nn.block import MLP\n{source}"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     greedy = importlib.import_module("greedy").AveragePool
     with pytest.raises(
-        ConfigError, match=r"greedy imports mm1\.nn\.block, which does not travel"
+        ConfigError,
+        match=r"greedy imports mm1\.nn\.block, which does not travel",
     ):
         remote_code(greedy.Config())

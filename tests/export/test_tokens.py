@@ -68,18 +68,26 @@ def test_spare_rows_of_the_table_are_used_first(
 ) -> None:
     num_tokens = write_tokenizer(tmp_path)
     found = import_vocabulary(tmp_path, [END], num_tokens + spare)
-    assert (found.num_new, found.special_tokens.vocab_size) == (num_new, vocab_size)
+    assert (found.num_new, found.special_tokens.vocab_size) == (
+        num_new,
+        vocab_size,
+    )
     assert built(tmp_path, found).vocab_size == num_tokens + spare + num_new
 
 
 def test_a_token_before_every_text_is_kept(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, begin=True)
-    assert import_vocabulary(tmp_path, [END], 300).special_tokens.begin == "<|begin|>"
+    assert (
+        import_vocabulary(tmp_path, [END], 300).special_tokens.begin
+        == "<|begin|>"
+    )
     write_tokenizer(tmp_path, begin=False)
     assert import_vocabulary(tmp_path, [END], 300).special_tokens.begin is None
 
 
-def test_padding_of_its_own_is_kept_unless_it_ends_texts(tmp_path: Path) -> None:
+def test_padding_of_its_own_is_kept_unless_it_ends_texts(
+    tmp_path: Path,
+) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "[PAD]")
     change_names(tmp_path, pad_token={"content": "[PAD]", "special": True})
@@ -92,7 +100,11 @@ def test_a_token_for_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     add(tmp_path, "<image>", "<pad>")
     found = import_vocabulary(tmp_path, [END], 302)
-    assert (found.num_new, found.special_tokens.image, found.special_tokens.pad) == (
+    assert (
+        found.num_new,
+        found.special_tokens.image,
+        found.special_tokens.pad,
+    ) == (
         0,
         "<image>",
         "<pad>",
@@ -129,7 +141,10 @@ def test_what_ends_a_text(
         with pytest.raises(ConfigError, match="no token ends a text"):
             import_vocabulary(tmp_path, ends, 400)
     else:
-        assert import_vocabulary(tmp_path, ends, 400).special_tokens.end == expected
+        assert (
+            import_vocabulary(tmp_path, ends, 400).special_tokens.end
+            == expected
+        )
 
 
 def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported(

@@ -27,7 +27,8 @@ class Prepared:
         train_tokenizer(["a text"], path.parent / "t.json", vocab_size=300)
         self.manifest = prepare(kind, [path], out, path.parent / "t.json")
         self.lines: list[dict[str, Any]] = [
-            json.loads(s) for s in (out / "drops.jsonl").read_text().splitlines()
+            json.loads(s)
+            for s in (out / "drops.jsonl").read_text().splitlines()
         ]
         read = Shards(out)
         self.texts = [read.document(i).text for i in range(len(read))]
@@ -49,7 +50,9 @@ class Prepared:
 # --- caption tars
 
 
-def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path: Path) -> None:
+def test_a_tar_truncated_anywhere_keeps_its_complete_samples(
+    tmp_path: Path,
+) -> None:
     whole = write_tar(tmp_path / "whole.tar", pairs(4)).read_bytes()
     end = (
         -(-len(whole.rstrip(b"\0")) // 512) * 512
@@ -96,17 +99,27 @@ def test_size_is_measured_after_exif_rotation(tmp_path: Path) -> None:
 
 def test_a_page_is_kept_without_its_unusable_images(tmp_path: Path) -> None:
     page = {
-        "images": [None, b"https://example.org/1.jpg", None, DOT, b"rubbish", None],
+        "images": [
+            None,
+            b"https://example.org/1.jpg",
+            None,
+            DOT,
+            b"rubbish",
+            None,
+        ],
         "texts": ["one", None, "two", None, None, "three"],
     }
-    result = Prepared("interleaved", write_pages(tmp_path / "a.parquet", [page]))
+    result = Prepared(
+        "interleaved", write_pages(tmp_path / "a.parquet", [page])
+    )
     assert result.texts == ["one\n\ntwo<image>three"]
     assert result.manifest["images_dropped"] == {
         "image is a URL": 1,
         "unreadable image": 1,
     }
     assert [
-        (line["key"], line["dropped"], line["detail"][:7]) for line in result.lines
+        (line["key"], line["dropped"], line["detail"][:7])
+        for line in result.lines
     ] == [
         ("0", "image", "image 1"),
         ("0", "image", "image 3"),

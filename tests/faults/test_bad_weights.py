@@ -33,7 +33,9 @@ def published(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "published"))
 
 
-def refused(published: Path, said: str, error: type[Exception] = ConfigError) -> None:
+def refused(
+    published: Path, said: str, error: type[Exception] = ConfigError
+) -> None:
     out = published.parent / "run"
     with pytest.raises(error, match=said):
         import_model(str(published), out)
@@ -95,7 +97,9 @@ def test_a_head_that_is_not_the_table_it_is_tied_to(published: Path) -> None:
     refused(published, "lm_head.weight is not model.embed_tokens.weight")
     change_tensors(
         published,
-        lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}),
+        lambda t: t.update(
+            {"lm_head.weight": t["model.embed_tokens.weight"].clone()}
+        ),
     )
     import_model(str(published), published.parent / "run")
 
@@ -142,12 +146,16 @@ def test_no_weights_at_all(published: Path) -> None:
     refused(published, "has no weights", FileNotFoundError)
 
 
-def test_a_pickle_is_refused_unless_asked_for_and_runs_no_code(published: Path) -> None:
+def test_a_pickle_is_refused_unless_asked_for_and_runs_no_code(
+    published: Path,
+) -> None:
     tensors = load_file(published / "model.safetensors")
     torch.save(tensors, published / "pytorch_model.bin")
     import_model(str(published), published.parent / "expected")
     (published / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"pytorch_model.bin is a pickle.*--pickle"):
+    with pytest.raises(
+        ConfigError, match=r"pytorch_model.bin is a pickle.*--pickle"
+    ):
         import_model(str(published), published.parent / "run")
     import_model(str(published), published.parent / "run", pickle=True)
     same = [
@@ -160,8 +168,12 @@ def test_a_pickle_is_refused_unless_asked_for_and_runs_no_code(published: Path) 
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (published / "pwned",)
 
-    (published / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Attack()}))
-    with pytest.raises(ConfigError, match="cannot be read with weights_only=True"):
+    (published / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"weight": Attack()})
+    )
+    with pytest.raises(
+        ConfigError, match="cannot be read with weights_only=True"
+    ):
         import_model(str(published), published.parent / "attacked", pickle=True)
     assert not (published / "pwned").exists()
 
@@ -175,7 +187,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "lama"},
         "model_type 'lama' is not known here; did you mean 'llama'",
     ),
-    "far from any family": ({"model_type": "rwkv"}, "known: .*llama, mistral, mixtral"),
+    "far from any family": (
+        {"model_type": "rwkv"},
+        "known: .*llama, mistral, mixtral",
+    ),
     "no width": ({"hidden_size": None}, "does not say hidden_size"),
     "a width in words": ({"hidden_size": "48"}, 'hidden_size is "48", not int'),
     "activation": (
@@ -189,14 +204,20 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         'rope_scaling is {"rope_type": "yarn"',
     ),
     "old RoPE": (
-        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}},
+        {
+            "rope_parameters": None,
+            "rope_scaling": {"type": "linear", "factor": 2},
+        },
         '"linear"',
     ),
     "more of RoPE": (
         {"rope_parameters": {"rope_theta": 1e4, "beta_fast": 32}},
         "beta_fast = 32",
     ),
-    "part of RoPE": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    "part of RoPE": (
+        {"partial_rotary_factor": 0.5},
+        "partial_rotary_factor is 0.5",
+    ),
     "local attention": (
         {"layer_types": ["full_attention", "sliding_attention"]},
         "layer_types",
@@ -271,7 +292,9 @@ def test_a_tokenizer_that_ends_nothing(published: Path) -> None:
 
 def test_a_sentencepiece_model_alone(published: Path) -> None:
     (published / "tokenizer.json").rename(published / "tokenizer.model")
-    refused(published, "only tokenizer.model.*save_pretrained", FileNotFoundError)
+    refused(
+        published, "only tokenizer.model.*save_pretrained", FileNotFoundError
+    )
 
 
 def test_a_tokenizer_of_another_model(published: Path) -> None:

@@ -21,7 +21,9 @@ AREAS = {
     )
 }
 ALL: dict[tuple[str, str], Case] = {
-    (area, name): c for area, file in AREAS.items() for name, c in file.CASES.items()
+    (area, name): c
+    for area, file in AREAS.items()
+    for name, c in file.CASES.items()
 }
 
 HEAD = """# Faults and their outcomes
@@ -67,17 +69,25 @@ def written() -> dict[tuple[str, str], str]:
     rows = {}
     area = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        area = line.removeprefix("## ").lower() if line.startswith("## ") else area
+        area = (
+            line.removeprefix("## ").lower() if line.startswith("## ") else area
+        )
         if line.startswith("| ") and not line.startswith(("| Fault", "| ---")):
-            name, outcome = line.removeprefix("| ").removesuffix(" |").split(" | ")
-            rows[area, name] = outcome.replace("&#124;", "|").replace("&lt;", "<")
+            name, outcome = (
+                line.removeprefix("| ").removesuffix(" |").split(" | ")
+            )
+            rows[area, name] = outcome.replace("&#124;", "|").replace(
+                "&lt;", "<"
+            )
     return rows
 
 
 def write() -> None:
     page = HEAD
     for area, file in AREAS.items():
-        page += f"\n## {area.capitalize()}\n\n{(file.__doc__ or '').strip()}\n\n"
+        page += (
+            f"\n## {area.capitalize()}\n\n{(file.__doc__ or '').strip()}\n\n"
+        )
         page += "| Fault | Outcome |\n| --- | --- |\n"
         for name in file.CASES:
             outcome = outcomes().get((area, name), "")

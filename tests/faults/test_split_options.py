@@ -17,7 +17,10 @@ from mm1.nn.vit import ViT
 
 
 def refused(
-    folder: Path, *, loader: dict[str, Any], encoder: dict[str, Any] | None = None
+    folder: Path,
+    *,
+    loader: dict[str, Any],
+    encoder: dict[str, Any] | None = None,
 ) -> str:
     tokenizer = tiny.tokenizer(folder)
     with torch.device("meta"):
@@ -29,7 +32,9 @@ def refused(
         model = config.build(vocab_size=tokenizer.vocab_size)
     with pytest.raises(ConfigError) as error:
         PackedLoader.Config(**loader).build(
-            renderer=make_renderer(model, tokenizer, PackedLoader.Config(**loader)),
+            renderer=make_renderer(
+                model, tokenizer, PackedLoader.Config(**loader)
+            ),
             seed=0,
         )
     return str(error.value)
@@ -45,7 +50,8 @@ def test_a_dynamic_grid_of_cropped_pictures(tmp_path: Path) -> None:
     assert "set loader.resize=pad (or squash), or loader.split=square" in said
     mended = PackedLoader.Config(split="dynamic", max_tiles=4, resize="pad")
     assert (
-        mended.image_processor(ImageProcessor((28, 28), resize="crop")).resize == "pad"
+        mended.image_processor(ImageProcessor((28, 28), resize="crop")).resize
+        == "pad"
     )
 
 
@@ -57,14 +63,17 @@ def test_no_last_picture(tmp_path: Path) -> None:
 
 def test_squares_that_no_number_of_tiles_allows(tmp_path: Path) -> None:
     said = refused(tmp_path, loader={"min_tiles": 5, "max_tiles": 8})
-    assert "none of them within loader.min_tiles=5 and loader.max_tiles=8" in said
+    assert (
+        "none of them within loader.min_tiles=5 and loader.max_tiles=8" in said
+    )
     assert "loader.split=dynamic" in said
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 4), (5, 4), (1, 0)])
 def test_limits_that_leave_nothing(tmp_path: Path, low: int, high: int) -> None:
     said = refused(
-        tmp_path, loader={"split": "dynamic", "min_tiles": low, "max_tiles": high}
+        tmp_path,
+        loader={"split": "dynamic", "min_tiles": low, "max_tiles": high},
     )
     assert f"loader.min_tiles={low} and loader.max_tiles={high}" in said
 
@@ -85,6 +94,7 @@ def test_images_of_more_sub_images_than_a_row_holds(tmp_path: Path) -> None:
 
 def test_an_image_size_that_is_no_multiple_of_the_patch() -> None:
     with pytest.raises(
-        ConfigError, match=r"encoder\.image_size of 670 x 670.*658 x 658 or 672 x 672"
+        ConfigError,
+        match=r"encoder\.image_size of 670 x 670.*658 x 658 or 672 x 672",
     ):
         ViT.Config(image_size=670, patch_size=14).build()

@@ -19,7 +19,9 @@ from mm1.prepare.sources.instructions import parse_conversation
 
 
 def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(tiny.picture(number, side=9).data)).convert(mode)
+    return PIL.Image.open(
+        io.BytesIO(tiny.picture(number, side=9).data)
+    ).convert(mode)
 
 
 def pixels(image: Image) -> Tensor:
@@ -39,7 +41,10 @@ def test_a_question_is_a_prefix_of_a_training_conversation(
     text: str, tmp_path: Path
 ) -> None:
     pictures = [tiny.picture(n) for n in range(max(1, text.count("<image>")))]
-    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "A cat."}]
+    turns = [
+        {"from": "human", "value": text},
+        {"from": "gpt", "value": "A cat."},
+    ]
     trained = parse_conversation({"conversations": turns}, pictures)
     asked = user_prompt(text, pictures)
     assert trained.parts == (*asked.parts, Text("A cat.", end=True))
@@ -70,7 +75,9 @@ def test_images_are_passed_without_loss() -> None:
         ).view(9, 9, 3)
         assert torch.equal(pixels(image).permute(1, 2, 0), wanted)
         assert (image.width, image.height) == (9, 9)
-    with pytest.raises(ConfigError, match=r"images only, this task has str: film\.mp4"):
+    with pytest.raises(
+        ConfigError, match=r"images only, this task has str: film\.mp4"
+    ):
         lossless_image("film.mp4")
 
 

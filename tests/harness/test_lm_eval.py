@@ -30,8 +30,16 @@ ROOT = Path(__file__).parents[2]
 
 RECORDS = [
     {"question": "red or green?", "choices": ["red", "green cat"], "label": 0},
-    {"question": "cat, dog", "choices": ["sun", "two", "three blue"], "label": 2},
-    {"question": "question three", "choices": ["answer", "dog dog"], "label": 1},
+    {
+        "question": "cat, dog",
+        "choices": ["sun", "two", "three blue"],
+        "label": 2,
+    },
+    {
+        "question": "question three",
+        "choices": ["answer", "dog dog"],
+        "label": 1,
+    },
 ]
 COMMON = """
 dataset_path: json
@@ -177,12 +185,18 @@ def asked(
         "--model_args",
         f"run={run}",
     ]
-    command += ["--tasks", ",".join(TASKS), "--include_path", str(folder / "tasks")]
+    command += [
+        "--tasks",
+        ",".join(TASKS),
+        "--include_path",
+        str(folder / "tasks"),
+    ]
     printed = in_its_environment(
         python, *command, "--output_path", folder / "out", "--log_samples"
     )
     files = {
-        name: list((folder / "out").rglob(f"samples_{name}_*.jsonl")) for name in TASKS
+        name: list((folder / "out").rglob(f"samples_{name}_*.jsonl"))
+        for name in TASKS
     }
     assert all(len(paths) == 1 for paths in files.values()), files
     return printed, {
@@ -195,7 +209,9 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
     """Every number matches our own scorer."""
     ours = TextModel.load(run).predictor
 
-    def scores(context: str, continuations: list[str]) -> list[tuple[float, bool]]:
+    def scores(
+        context: str, continuations: list[str]
+    ) -> list[tuple[float, bool]]:
         return ours.score(
             [
                 Document((Text(context, loss=False), Text(each)))
@@ -213,7 +229,8 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
             [f" {choice}" for choice in record["choices"]],
         )
         reported = [
-            (float(nats), greedy == "True") for ((nats, greedy),) in sample["resps"]
+            (float(nats), greedy == "True")
+            for ((nats, greedy),) in sample["resps"]
         ]
         assert reported == [
             (pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in choices
@@ -225,7 +242,9 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
         ((wanted, _),) = scores(
             record["question"], [f" {record['choices'][record['label']]}"]
         )
-        assert float(sample["resps"][0][0][0]) == pytest.approx(wanted, abs=1e-4)
+        assert float(sample["resps"][0][0][0]) == pytest.approx(
+            wanted, abs=1e-4
+        )
     for sample in samples["mm1_text"]:
         (wanted,) = ours.log_likelihood(
             [
@@ -239,7 +258,9 @@ def check(printed: str, samples: dict[str, list[Any]], run: Path) -> None:
             ]
         )
         assert float(sample["resps"][0][0]) == pytest.approx(wanted, abs=1e-4)
-    prompts = [Document((Text(f"{record['question']} "),)) for record in RECORDS]
+    prompts = [
+        Document((Text(f"{record['question']} "),)) for record in RECORDS
+    ]
     answers = ours.generate(prompts, max_tokens=5, stop=("\n", "."))
     assert [
         sample["resps"][0][0]
@@ -253,13 +274,24 @@ def test_the_command_line_gives_our_own_numbers(
     check(*asked(python, run, tmp_path), run)
 
 
-def test_ranks_share_the_requests(python: Path, run: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+def test_ranks_share_the_requests(
+    python: Path, run: Path, tmp_path: Path
+) -> None:
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    )
     check(*asked(python, run, tmp_path, *launcher), run)
 
 
-def test_boundaries_and_windows_match_the_harness(python: Path, run: Path) -> None:
-    assert in_its_environment(python, "-c", SAME_RULES, run).strip() == str(11**4)
+def test_boundaries_and_windows_match_the_harness(
+    python: Path, run: Path
+) -> None:
+    assert in_its_environment(python, "-c", SAME_RULES, run).strip() == str(
+        11**4
+    )
 
 
 def test_a_mistake_is_one_line(python: Path, tmp_path: Path) -> None:
@@ -275,7 +307,12 @@ def test_a_mistake_is_one_line(python: Path, tmp_path: Path) -> None:
     command += ["--tasks", "piqa"]
     own = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        command, env=own, capture_output=True, text=True, timeout=300, check=False
+        command,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 2
     assert (

@@ -49,7 +49,9 @@ def test_context_and_continuation_are_tokenised_as_one_text(
     tmp_path: Path,
 ) -> None:
     tokenizer = train_tokenizer(
-        [f" {tiny.WORDS}", tiny.WORDS], tmp_path / "tokenizer.json", vocab_size=400
+        [f" {tiny.WORDS}", tiny.WORDS],
+        tmp_path / "tokenizer.json",
+        vocab_size=400,
     )
     for context, continuation in PAIRS[:4]:
         before, scored = tokenize_pair(tokenizer, context, continuation)
@@ -62,15 +64,22 @@ def test_context_and_continuation_are_tokenised_as_one_text(
     assert tokenize_pair(tokenizer, "red ", "green") == tokenize_pair(
         tokenizer, "red", " green"
     )
-    assert names(tokenizer, tokenize_pair(tokenizer, "red ", "green")[1]) == [" green"]
-    assert names(tokenizer, tokenize_pair(tokenizer, "cat\n", "dog")[1])[0] == "\n"
+    assert names(tokenizer, tokenize_pair(tokenizer, "red ", "green")[1]) == [
+        " green"
+    ]
+    assert (
+        names(tokenizer, tokenize_pair(tokenizer, "cat\n", "dog")[1])[0] == "\n"
+    )
     # A token spans the boundary: the context alone has three tokens, the whole text has
     # two, so nothing is left to score.
     assert names(tokenizer, tokenizer.encode("red green")) == ["red", " green"]
     before, scored = tokenize_pair(tokenizer, "red g", "reen")
     assert names(tokenizer, before) == ["red", " ", "g"]
     assert scored == []
-    assert tokenize_pair(tokenizer, "", " red") == ([], tokenizer.encode(" red"))
+    assert tokenize_pair(tokenizer, "", " red") == (
+        [],
+        tokenizer.encode(" red"),
+    )
 
 
 @pytest.mark.parametrize("kind", ["bpe", "foreign"])
@@ -111,9 +120,12 @@ def test_long_contexts_are_truncated_on_the_left(
         # 6e-8 measured: the same tokens, elsewhere in the batch
         assert cut == pytest.approx(short_one, rel=1e-6)
         assert cut != pytest.approx(whole, rel=1e-3)
-        assert "1 of 2 texts are longer than max_length" in capsys.readouterr().err
+        assert (
+            "1 of 2 texts are longer than max_length" in capsys.readouterr().err
+        )
         with pytest.raises(
-            ConfigError, match=r"a continuation has \d+ tokens, more than max_length="
+            ConfigError,
+            match=r"a continuation has \d+ tokens, more than max_length=",
         ):
             short.log_likelihoods([("red", words)])
 
@@ -160,7 +172,9 @@ def test_answers_match_our_own_predictor(runs: dict[str, TextModel]) -> None:
         long, short = ({"until": ["\n\n"], "max_gen_toks": n} for n in (6, 2))
         six, two = (
             asked.predictor.generate(
-                [Document((Text(c),)) for c in contexts], max_tokens=n, stop=["\n\n"]
+                [Document((Text(c),)) for c in contexts],
+                max_tokens=n,
+                stop=["\n\n"],
             )
             for n in (6, 2)
         )
@@ -174,7 +188,9 @@ def test_answers_match_our_own_predictor(runs: dict[str, TextModel]) -> None:
         ]
         last = TextModel(
             asked.predictor,
-            max_length=6 + asked.num_begin + len(asked.tokenizer.encode(" red")),
+            max_length=6
+            + asked.num_begin
+            + len(asked.tokenizer.encode(" red")),
         )
         assert last.generate([("dog sun red", long)]) == asked.generate(
             [(" red", long)]
@@ -194,11 +210,13 @@ def test_unsupported_requests_are_refused(
     assert generation_limits({"until": ".", "max_new_tokens": 5}) == (5, (".",))
     for options in ({"do_sample": True}, {"temperature": 0.5}):
         with pytest.raises(
-            ConfigError, match="decoding is greedy, but the task asks for sampling"
+            ConfigError,
+            match="decoding is greedy, but the task asks for sampling",
         ):
             asked.generate([("red", options)])
     with pytest.raises(
-        ConfigError, match=r"answers of 512 tokens leave no room .* max_length=512"
+        ConfigError,
+        match=r"answers of 512 tokens leave no room .* max_length=512",
     ):
         asked.generate([("red", {"max_gen_toks": 512})])
     with pytest.raises(FileNotFoundError, match="is no run folder"):

@@ -51,7 +51,10 @@ def prepared(tmp_path: Path) -> Path:
         members = [
             m
             for n in numbers
-            for m in ((f"{n}.jpg", jpeg(n)), (f"{n}.txt", f"{WORDS[n]} sun".encode()))
+            for m in (
+                (f"{n}.jpg", jpeg(n)),
+                (f"{n}.txt", f"{WORDS[n]} sun".encode()),
+            )
         ]
         write_tar(tmp_path / f"{tar}.tar", members)
     prepare(
@@ -67,12 +70,16 @@ def clip(folder: Path) -> Encoder:
     made = tiny.tokenizer(folder)
     torch.manual_seed(0)
     model = CLIP.Config(
-        encoder=ViT.Config(image_size=8, patch_size=4, depth=1, dim=16, num_heads=2),
+        encoder=ViT.Config(
+            image_size=8, patch_size=4, depth=1, dim=16, num_heads=2
+        ),
         text=TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2),
         dim=8,
     ).build(vocab_size=made.vocab_size)
     return Encoder(
-        model.eval(), Renderer(made, ImageProcessor((8, 8))), torch.device("cpu")
+        model.eval(),
+        Renderer(made, ImageProcessor((8, 8))),
+        torch.device("cpu"),
     )
 
 
@@ -83,7 +90,9 @@ class Oracle(Encoder):
         return torch.ones(len(images), 1)
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([[WORDS.index(text.split()[0]) / 10] for text in texts])
+        return torch.tensor(
+            [[WORDS.index(text.split()[0]) / 10] for text in texts]
+        )
 
 
 def captions(folder: Path) -> set[str]:
@@ -109,7 +118,11 @@ def test_the_best_pairs_are_kept(
         oracle, prepared, tmp_path / "out", model="oracle", **options
     )
     assert captions(tmp_path / "out") == {"three", "question", "answer"}
-    assert (manifest["records_in"], manifest["documents"], manifest["drops"]) == (
+    assert (
+        manifest["records_in"],
+        manifest["documents"],
+        manifest["drops"],
+    ) == (
         10,
         3,
         {"low CLIP score": 7},
@@ -120,18 +133,24 @@ def test_the_best_pairs_are_kept(
     ]
     scores = {line["key"].rpartition("#")[2]: line["detail"] for line in lines}
     assert scores == {str(n): f"{n / 10:.4f}" for n in range(7)}
-    Shards(tmp_path / "out").check_tokenizer(read_manifest(prepared)["tokenizer"])
+    Shards(tmp_path / "out").check_tokenizer(
+        read_manifest(prepared)["tokenizer"]
+    )
     sides = [
         {s.key(i) for i in range(len(s))}
         for s in (Shards(prepared), Shards(tmp_path / "out"))
     ]
     assert sides[1] <= sides[0]
     assert (
-        filter_captions(oracle, prepared, tmp_path / "out", model="oracle", **options)
+        filter_captions(
+            oracle, prepared, tmp_path / "out", model="oracle", **options
+        )
         == manifest
     )
     with pytest.raises(ConfigError, match="prepared with captions"):
-        filter_captions(oracle, prepared, tmp_path / "out", model="another", **options)
+        filter_captions(
+            oracle, prepared, tmp_path / "out", model="another", **options
+        )
 
 
 def test_scores_are_cosines_of_features(prepared: Path, tmp_path: Path) -> None:
@@ -164,7 +183,9 @@ def test_scored_shards_are_not_scored_again(
 
     monkeypatch.setattr(module, "score_pairs", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        filter_captions(encoder, prepared, tmp_path / "out", model="clip", keep=0.5)
+        filter_captions(
+            encoder, prepared, tmp_path / "out", model="clip", keep=0.5
+        )
     manifest = filter_captions(
         encoder, prepared, tmp_path / "out", model="clip", keep=0.5
     )
@@ -172,18 +193,29 @@ def test_scored_shards_are_not_scored_again(
     assert sum(asked) == 10 + asked[1]
 
 
-def test_what_cannot_be_filtered_is_an_error(prepared: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_filtered_is_an_error(
+    prepared: Path, tmp_path: Path
+) -> None:
     encoder = clip(tmp_path)
     for wrong in ({}, {"keep": 0.5, "min_score": 0.1}, {"keep": 0.0}):
         with pytest.raises(ConfigError, match="either keep"):
-            filter_captions(encoder, prepared, tmp_path / "out", model="clip", **wrong)  # type: ignore[arg-type]
+            filter_captions(
+                encoder, prepared, tmp_path / "out", model="clip", **wrong
+            )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no features of texts"):
         filter_captions(
-            tiny.predictor(tmp_path), prepared, tmp_path / "out", model="mm1", keep=0.5
+            tiny.predictor(tmp_path),
+            prepared,
+            tmp_path / "out",
+            model="mm1",
+            keep=0.5,
         )
     write_lines(tmp_path / "a.jsonl", [{"text": "red"}])
     prepare(
-        "text", [tmp_path / "a.jsonl"], tmp_path / "text", tmp_path / "tokenizer.json"
+        "text",
+        [tmp_path / "a.jsonl"],
+        tmp_path / "text",
+        tmp_path / "tokenizer.json",
     )
     with pytest.raises(ConfigError, match=r"a\.jsonl#1 is not a pair"):
         filter_captions(
@@ -201,16 +233,25 @@ def test_the_threshold_keeps_ties() -> None:
 def test_images_are_recaptioned(prepared: Path, tmp_path: Path) -> None:
     predictor = tiny.predictor(tmp_path)
     counts = recaption(
-        predictor, prepared, tmp_path / "new", model="tiny", prompt=" cat", max_tokens=4
+        predictor,
+        prepared,
+        tmp_path / "new",
+        model="tiny",
+        prompt=" cat",
+        max_tokens=4,
     )
     table = pq.read_table(tmp_path / "new")
-    assert sorted(table.column("key").to_pylist()) == sorted(map(str, range(10)))
+    assert sorted(table.column("key").to_pylist()) == sorted(
+        map(str, range(10))
+    )
     assert {Path(file).name for file in table.column("file").to_pylist()} == {
         "0.tar",
         "1.tar",
     }
     assert counts["captions"] == 10
-    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".parquet"}
+    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {
+        ".parquet"
+    }
     found = dict(
         zip(
             table.column("key").to_pylist(),
@@ -219,10 +260,14 @@ def test_images_are_recaptioned(prepared: Path, tmp_path: Path) -> None:
         )
     )
     for number in (0, 7):
-        prompt = Document((Image(jpeg(number), 12, 9), Text(" cat", loss=False)))
+        prompt = Document(
+            (Image(jpeg(number), 12, 9), Text(" cat", loss=False))
+        )
         assert (
             found[str(number)]
-            == predictor.generate([prompt], max_tokens=4, stop=("\n",))[0].strip()
+            == predictor.generate([prompt], max_tokens=4, stop=("\n",))[
+                0
+            ].strip()
         )
     with pytest.raises(ConfigError, match="clip cannot write text"):
         recaption(clip(tmp_path), prepared, tmp_path / "other", model="clip")

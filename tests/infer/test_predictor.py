@@ -20,7 +20,9 @@ from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
 
 
-def logits_one_by_one(predictor: Predictor, sequence: RenderedDocument) -> torch.Tensor:
+def logits_one_by_one(
+    predictor: Predictor, sequence: RenderedDocument
+) -> torch.Tensor:
     """Logits of every position of one document by the training forward pass, (T, V)."""
     batch = collate([[RenderedSegment.whole(sequence)]], predictor.renderer)
     model = predictor.model
@@ -101,7 +103,9 @@ def test_a_common_prefix_is_read_once(
         "prefill",
         lambda batch, cache: read.append(batch) or prefill(batch, cache),
     )
-    assert predictor.generate(documents, max_tokens=5, share_prefix=True) == alone
+    assert (
+        predictor.generate(documents, max_tokens=5, share_prefix=True) == alone
+    )
     assert len(set(alone)) > 2
     first, *rest = (len(batch.tokens) for batch in read)
     lengths = [
@@ -121,7 +125,10 @@ def test_images_are_in_the_prefix_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def shared(*documents: tuple[Text | Image, ...]) -> int:
         return common_prefix_length(
-            [predictor.renderer(Document(parts), end=False) for parts in documents]
+            [
+                predictor.renderer(Document(parts), end=False)
+                for parts in documents
+            ]
         )
 
     red = Text("red")
@@ -141,7 +148,9 @@ def test_images_are_in_the_prefix_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word"])
-def test_an_answer_stops_before_its_stop_string(tmp_path: Path, kind: str) -> None:
+def test_an_answer_stops_before_its_stop_string(
+    tmp_path: Path, kind: str
+) -> None:
     predictor = tiny.predictor(tmp_path, kind=kind)
     documents = tiny.prompts(9)
     whole = predictor.generate(documents, max_tokens=8)
@@ -222,7 +231,9 @@ def test_greedy_means_every_token_is_the_argmax(tmp_path: Path) -> None:
             )
             said.append(int(logits[-1].argmax()))
         for tokens in (said, [said[0], said[1] ^ 1], [said[0] ^ 1, said[1]]):
-            documents.append(asked + Document((Text("", tokens=tuple(tokens)),)))
+            documents.append(
+                asked + Document((Text("", tokens=tuple(tokens)),))
+            )
             wanted.append(tokens == said)
     assert [greedy for _, greedy in predictor.score(documents)] == wanted
 
@@ -254,7 +265,9 @@ def ask(folder: Path) -> None:
     place.mkdir()
     everything = tiny.prompts(max(NUM_DOCUMENTS))
     documents = everything[: NUM_DOCUMENTS[dist.rank()]]
-    wanted = tiny.predictor(place).generate(everything, max_tokens=6)[: len(documents)]
+    wanted = tiny.predictor(place).generate(everything, max_tokens=6)[
+        : len(documents)
+    ]
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     for precision in precisions:
         predictor = tiny.predictor(place, tokens_per_batch=70)

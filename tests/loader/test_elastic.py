@@ -77,7 +77,10 @@ def check_each_token_once_per_epoch(
         size = source.num_documents
         epochs = range(after.drawn[name] // size + 1)
         order = np.concatenate(
-            [permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs]
+            [
+                permute(np.arange(size), size, f"0/{name}/{epoch}")
+                for epoch in epochs
+            ]
         )
         due = np.bincount(order[: after.drawn[name]], minlength=size)
         times = np.zeros((size, source.num_tokens.max()), dtype=np.int64)
@@ -89,7 +92,9 @@ def check_each_token_once_per_epoch(
         assert (times == due[:, None] * within).all()
 
 
-def named(loader: PackedLoader, rows: list[Row]) -> list[tuple[str, int, int, int]]:
+def named(
+    loader: PackedLoader, rows: list[Row]
+) -> list[tuple[str, int, int, int]]:
     return [
         (loader.names[e.source], e.document, e.start, e.stop)
         for row in rows
@@ -114,7 +119,9 @@ def test_each_document_comes_once_per_epoch_over_24_interruptions_on_1_to_3_rank
     assert state is not None
     assert (
         min(
-            loader._gauges(MixtureState.from_json(state["mixture"]))[f"epoch/{n}"]
+            loader._gauges(MixtureState.from_json(state["mixture"]))[
+                f"epoch/{n}"
+            ]
             for n in loader.names
         )
         > 1
@@ -152,7 +159,9 @@ def test_each_token_comes_once_when_weights_sources_and_rows_change(
     seen = []
     for loader in parts:
         for world_size in (1, 2, 3, 1):
-            rows, state = train_on(loader, state, chance.randint(1, 3), world_size)
+            rows, state = train_on(
+                loader, state, chance.randint(1, 3), world_size
+            )
             seen += named(loader, rows)
             check_each_token_once_per_epoch(loader, seen, state)
 
@@ -168,7 +177,8 @@ def test_weights_change_at_the_step_of_the_schedule(world: Path) -> None:
         for _, _, after in islice(loader.plan_steps(None), 12)
     ]
     begins = [
-        after["mixture"]["rows"] for _, _, after in islice(loader.plan_steps(None), 12)
+        after["mixture"]["rows"]
+        for _, _, after in islice(loader.plan_steps(None), 12)
     ]
     assert 30 in begins  # a window begins with the row of step 5
     assert len(set(drawn[5:])) == 1
@@ -181,12 +191,16 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Any]:
-    steps = islice(loader.steps(state, rank=rank, world_size=world_size), num_steps)
+    steps = islice(
+        loader.steps(state, rank=rank, world_size=world_size), num_steps
+    )
     return [batch for step in steps for batch in step.micro_batches]
 
 
 def bytes_of(batch: Any) -> tuple[bytes, ...]:
-    return tuple(tensor.numpy().tobytes() for tensor in batch.tensors().values())
+    return tuple(
+        tensor.numpy().tobytes() for tensor in batch.tensors().values()
+    )
 
 
 def test_resumed_batches_are_byte_equal_on_any_number_of_ranks(
@@ -208,7 +222,9 @@ def test_resumed_batches_are_byte_equal_on_any_number_of_ranks(
         if world_size == 1:
             assert resumed == whole[6 * done :]
         for i in range(0, len(resumed), 6):
-            assert Counter(resumed[i : i + 6]) == Counter(whole[6 * done :][i : i + 6])
+            assert Counter(resumed[i : i + 6]) == Counter(
+                whole[6 * done :][i : i + 6]
+            )
 
 
 @pytest.mark.slow
@@ -216,7 +232,10 @@ def test_batches_do_not_depend_on_the_number_of_workers(world: Path) -> None:
     here = list(islice(loader_of(world).steps(None, rank=0, world_size=1), 5))
     there = list(
         islice(
-            loader_of(world, workers=2).steps(here[0].state, rank=0, world_size=1), 4
+            loader_of(world, workers=2).steps(
+                here[0].state, rank=0, world_size=1
+            ),
+            4,
         )
     )
     for one, two in zip(here[1:], there, strict=True):
@@ -242,7 +261,8 @@ def test_a_source_that_has_changed_is_refused(world: Path) -> None:
         next(loader.plan_steps(state))
     _, state = train_on(loader, None, 2, 1)
     with pytest.raises(
-        ConfigError, match=r"the run has read from \['text'\], .* give it the weight 0"
+        ConfigError,
+        match=r"the run has read from \['text'\], .* give it the weight 0",
     ):
         next(
             loader_of(
@@ -256,7 +276,9 @@ def test_pages_longer_than_a_row_are_cut_and_keep_the_images_of_their_tokens(
 ) -> None:
     """Rows of 8 tokens hold no page of the world: 13 tokens, one image of 4."""
     loader = loader_of(
-        world, sequence_length=8, weights={"pages": 1.0, "captions": 0.0, "text": 0.0}
+        world,
+        sequence_length=8,
+        weights={"pages": 1.0, "captions": 0.0, "text": 0.0},
     )
     shards = loader.sources["pages"].shards
     documents = (shards.document(n) for n in range(len(shards)))
@@ -266,7 +288,9 @@ def test_pages_longer_than_a_row_are_cut_and_keep_the_images_of_their_tokens(
         for i in document.images
     }
     steps = list(islice(loader.steps(None, rank=0, world_size=1), 8))
-    micro_batches: list[Any] = [batch for step in steps for batch in step.micro_batches]
+    micro_batches: list[Any] = [
+        batch for step in steps for batch in step.micro_batches
+    ]
     for batch in micro_batches:
         assert torch.equal(
             torch.nonzero(batch.tokens == 2).flatten(), batch.slots.flatten()
@@ -282,9 +306,9 @@ def test_pages_longer_than_a_row_are_cut_and_keep_the_images_of_their_tokens(
     rows, state = train_on(loader, None, 8, 1)
     check_each_token_once_per_epoch(loader, named(loader, rows), state)
     assert steps[-1].gauges["skipped_documents/pages"] == 0
-    validation = json.loads((world / "pages" / "manifest.json").read_text())["splits"][
-        "validation"
-    ]["images"]
+    validation = json.loads((world / "pages" / "manifest.json").read_text())[
+        "splits"
+    ]["validation"]["images"]
     batches_of_pages: list[Any] = [
         b
         for b in loader.validation(rank=0, world_size=1)

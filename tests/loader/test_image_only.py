@@ -30,7 +30,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     each is validation."""
     folder = make_world(tmp_path_factory.mktemp("world"))
     raw = folder / "raw" / "b.parquet"
-    images = [raw_files.jpeg(500), None, raw_files.jpeg(501), raw_files.jpeg(502)]
+    images = [
+        raw_files.jpeg(500),
+        None,
+        raw_files.jpeg(501),
+        raw_files.jpeg(502),
+    ]
     raw_files.write_pages(
         raw, [{"images": images, "texts": [None, "page shows", None, None]}]
     )
@@ -48,7 +53,10 @@ def build(
 ):
     sources = tuple(str(world / name) for name in names)
     config = ImageLoader.Config(
-        sources=sources, batch_size=batch, micro_batch_size=micro, workers=workers
+        sources=sources,
+        batch_size=batch,
+        micro_batch_size=micro,
+        workers=workers,
     )
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
     loader: ImageLoader = config.build(
@@ -76,7 +84,9 @@ def take(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[StepBatches]:
-    return list(islice(loader.steps(state, rank=rank, world_size=world_size), num))
+    return list(
+        islice(loader.steps(state, rank=rank, world_size=world_size), num)
+    )
 
 
 def whole(world: Path, names: tuple[str, ...], split: str) -> Tensor:
@@ -109,7 +119,9 @@ def test_an_epoch_holds_every_image_once(world: Path) -> None:
 
 def test_texts_are_ignored(world: Path) -> None:
     assert build(world).size == build(world, names=("captions", "pages")).size
-    with pytest.raises(ConfigError, match=r"loader.batch_size=8 .* at most 0 images"):
+    with pytest.raises(
+        ConfigError, match=r"loader.batch_size=8 .* at most 0 images"
+    ):
         take(build(world, names=("text",)), 1)
 
 
@@ -129,17 +141,27 @@ def test_resuming_continues_identically(world: Path) -> None:
     steps = take(build(world), 12)
     for stop in (1, 5, 11):
         again = take(build(world), 12 - stop, steps[stop - 1].state)
-        assert [step.state for step in again] == [step.state for step in steps[stop:]]
+        assert [step.state for step in again] == [
+            step.state for step in steps[stop:]
+        ]
         assert torch.equal(pixels(again), pixels(steps[stop:]))
 
 
-def test_ranks_and_micro_batches_divide_the_images_of_a_step(world: Path) -> None:
+def test_ranks_and_micro_batches_divide_the_images_of_a_step(
+    world: Path,
+) -> None:
     one = take(build(world), 3)
-    ranks = [take(build(world, micro=2), 3, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [
+        take(build(world, micro=2), 3, rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
     for i, step in enumerate(one):
         halves = [pixels([steps[i]]) for steps in ranks]
         assert torch.equal(torch.stack(halves, 1).flatten(0, 1), pixels([step]))
-        assert [len(batch.images) for batch in ranks[0][i].micro_batches] == [2, 2]
+        assert [len(batch.images) for batch in ranks[0][i].micro_batches] == [
+            2,
+            2,
+        ]
         assert ranks[0][i].state == ranks[1][i].state == step.state
 
 
@@ -190,14 +212,19 @@ def test_validation_reads_each_image_once(world: Path) -> None:
         [batch.images for batch in loader.validation(rank=rank, world_size=2)]
         for rank in (0, 1)
     ]
-    assert [len(images) for images in split[0]] == [len(images) for images in split[1]]
+    assert [len(images) for images in split[0]] == [
+        len(images) for images in split[1]
+    ]
     joined = torch.cat([images for rank in split for images in rank])
     assert set(ordered(joined)) <= set(ordered(expected))
     assert len(joined) == len(expected) // 2 * 2
 
 
 def test_no_validation_split_gives_no_batches(world: Path) -> None:
-    assert list(build(world, names=("many",)).validation(rank=0, world_size=1)) == []
+    assert (
+        list(build(world, names=("many",)).validation(rank=0, world_size=1))
+        == []
+    )
 
 
 @pytest.mark.parametrize(("batch", "micro"), [(7, None), (8, 3), (1000, None)])
@@ -219,11 +246,15 @@ def test_no_sources_or_no_encoder_is_an_error(world: Path) -> None:
         ImageLoader.Config().tokenizer()
     config = ImageLoader.Config(sources=(str(world / "captions"),))
     tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
-    with pytest.raises(ConfigError, match="images needs a model with an image encoder"):
+    with pytest.raises(
+        ConfigError, match="images needs a model with an image encoder"
+    ):
         config.build(renderer=Renderer(tokenizer, None), seed=0)
 
 
-def test_a_damaged_image_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_image_is_named(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loader = build(world, names=("captions",))
 
     def refuse(*_: object, **__: object) -> None:

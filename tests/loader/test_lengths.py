@@ -28,7 +28,9 @@ WAYS = {
         (4, 4), resize="pad", max_tiles=4, index_tokens=True
     ),
     "square, last alone": ImageProcessor((4, 4), max_tiles=4, split_last=1),
-    "dynamic": ImageProcessor((4, 4), split="dynamic", min_tiles=4, max_tiles=9),
+    "dynamic": ImageProcessor(
+        (4, 4), split="dynamic", min_tiles=4, max_tiles=9
+    ),
     "dynamic, padded": ImageProcessor(
         (4, 4),
         resize="pad",
@@ -68,21 +70,34 @@ PARTS: dict[Any, Text | Image] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@given(made=st.lists(st.lists(st.sampled_from(list(PARTS)), max_size=6), min_size=1))
+@given(
+    made=st.lists(
+        st.lists(st.sampled_from(list(PARTS)), max_size=6), min_size=1
+    )
+)
 @settings(max_examples=15, deadline=None)
 def test_planned_rendered_and_collated_agree(
     tokenizer: Tokenizer, way: str, made: list[list[Any]]
 ) -> None:
     render = renderer(tokenizer, WAYS[way])
-    documents = [Document(tuple(PARTS[name] for name in names)) for names in made]
+    documents = [
+        Document(tuple(PARTS[name] for name in names)) for names in made
+    ]
     counts = [
-        [len(tokenizer.encode(p.content)) for p in d.parts if isinstance(p, Text)]
+        [
+            len(tokenizer.encode(p.content))
+            for p in d.parts
+            if isinstance(p, Text)
+        ]
         for d in documents
     ]
     images = [image for document in documents for image in document.images]
     num_tokens, num_sub_images = render.lengths(
         np.array(
-            [text_length(d, each) for d, each in zip(documents, counts, strict=True)]
+            [
+                text_length(d, each)
+                for d, each in zip(documents, counts, strict=True)
+            ]
         ),
         np.cumsum([0] + [len(document.images) for document in documents]),
         np.array([image.width for image in images], dtype=np.int64),
@@ -123,19 +138,25 @@ def test_index_tokens_precede_each_sub_image_and_are_not_targets(
         *tokenizer.encode("dog"),
     ]
     assert rendered.tokens.tolist() == [*expected, tokenizer.end]
-    num_targets = sum(len(tokenizer.encode(word)) for word in ("cat", "two", "dog")) + 1
+    num_targets = (
+        sum(len(tokenizer.encode(word)) for word in ("cat", "two", "dog")) + 1
+    )
     assert rendered.loss_mask.sum() == num_targets
     assert rendered.grids == ((1, 2), (1, 1))
 
 
-def test_dynamic_splits_no_image_of_a_document_with_many(tokenizer: Tokenizer) -> None:
+def test_dynamic_splits_no_image_of_a_document_with_many(
+    tokenizer: Tokenizer,
+) -> None:
     render = renderer(tokenizer, WAYS["dynamic"])
     images = [PICTURES[40, 40]] * 3
     assert render(Document(tuple(images[:2]))).grids == ((3, 3), (3, 3))
     assert render(Document(tuple(images))).grids == ((1, 1),) * 3
 
 
-def test_a_tokenizer_that_cannot_encode_an_index_is_named(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_encode_an_index_is_named(
+    tmp_path: Path,
+) -> None:
     words = tiny.tokenizer(tmp_path, "word")
     with pytest.raises(
         ConfigError, match=r"loader\.index_tokens.*cannot encode '\(1,1,1\)'"

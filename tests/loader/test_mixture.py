@@ -38,7 +38,9 @@ class Fixed:
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         """A single image, which cannot be cut."""
-        return [(0, int(self.num_tokens[document]), int(self.num_images[document]))]
+        return [
+            (0, int(self.num_tokens[document]), int(self.num_images[document]))
+        ]
 
 
 @dataclass
@@ -60,7 +62,8 @@ class TwoBillion:
 
 def texts(*lengths: int) -> Fixed:
     return Fixed(
-        np.array(lengths, dtype=np.int64), np.zeros(len(lengths), dtype=np.int64)
+        np.array(lengths, dtype=np.int64),
+        np.zeros(len(lengths), dtype=np.int64),
     )
 
 
@@ -76,7 +79,9 @@ def mixed_sources(seed: int = 0, n: int = 400) -> dict[str, Fixed]:
     }
 
 
-def mixture_of(sources, weights, *, rows: int = 24, seed: int = 0, **caps) -> Mixture:
+def mixture_of(
+    sources, weights, *, rows: int = 24, seed: int = 0, **caps
+) -> Mixture:
     caps = {"sequence_length": SEQUENCE_LENGTH, "max_images": MAX_IMAGES} | caps
     return Mixture(
         sources,
@@ -87,7 +92,9 @@ def mixture_of(sources, weights, *, rows: int = 24, seed: int = 0, **caps) -> Mi
     )
 
 
-def windows(mixture: Mixture, count: int, state: MixtureState | None = None) -> list:
+def windows(
+    mixture: Mixture, count: int, state: MixtureState | None = None
+) -> list:
     state = state or mixture.start()
     planned = []
     for _ in range(count):
@@ -112,9 +119,9 @@ def token_shares(mixture: Mixture, planned: list) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 5))
 def test_a_permutation_is_a_bijection(size, key) -> None:
-    assert sorted(permute(np.arange(size), size, f"key {key}").tolist()) == list(
-        range(size)
-    )
+    assert sorted(
+        permute(np.arange(size), size, f"key {key}").tolist()
+    ) == list(range(size))
 
 
 def test_permutations_depend_on_the_key_and_look_random() -> None:
@@ -128,8 +135,19 @@ def test_permutations_depend_on_the_key_and_look_random() -> None:
 
 def test_a_permutation_never_changes() -> None:
     """Any change would make every resumed run read other documents."""
-    assert permute(np.arange(8), 8, "0/captions/0").tolist() == [6, 0, 1, 2, 7, 5, 3, 4]
-    assert permute(np.array([0, 1, 10**9]), 2 * 10**9, "0/captions/0").tolist() == [
+    assert permute(np.arange(8), 8, "0/captions/0").tolist() == [
+        6,
+        0,
+        1,
+        2,
+        7,
+        5,
+        3,
+        4,
+    ]
+    assert permute(
+        np.array([0, 1, 10**9]), 2 * 10**9, "0/captions/0"
+    ).tolist() == [
         808552918,
         204991496,
         1324973601,
@@ -141,7 +159,9 @@ def test_a_permutation_never_changes() -> None:
 def test_shares_are_exact_at_every_window(parts, seed) -> None:
     """Each source is within its longest document of its share, packed and carried
     tokens together."""
-    mixture = mixture_of(mixed_sources(seed), np.array(parts) / sum(parts), rows=8)
+    mixture = mixture_of(
+        mixed_sources(seed), np.array(parts) / sum(parts), rows=8
+    )
     for window in windows(mixture, 4):
         assert max(map(abs, window.after.deficit.values())) <= 900
         assert abs(sum(window.after.deficit.values())) < 1e-6
@@ -155,7 +175,9 @@ def test_shares_of_tokens_are_exact(weights) -> None:
 
 
 def test_rows_are_full() -> None:
-    mixture = mixture_of(mixed_sources(), (0.4, 0.3, 0.3), rows=128, max_images=8)
+    mixture = mixture_of(
+        mixed_sources(), (0.4, 0.3, 0.3), rows=128, max_images=8
+    )
     rows = [row for window in windows(mixture, 4) for row in window.rows]
     assert (
         sum(p.stop - p.start for row in rows for p in row)
@@ -163,14 +185,21 @@ def test_rows_are_full() -> None:
     )
 
 
-def test_shares_hold_and_nothing_accumulates_where_images_are_the_limit() -> None:
-    mixture = mixture_of(mixed_sources(), (0.1, 0.8, 0.1), rows=128, max_images=4)
+def test_shares_hold_and_nothing_accumulates_where_images_are_the_limit() -> (
+    None
+):
+    mixture = mixture_of(
+        mixed_sources(), (0.1, 0.8, 0.1), rows=128, max_images=4
+    )
     planned = windows(mixture, 6)
     assert np.abs(token_shares(mixture, planned) - (0.1, 0.8, 0.1)).max() < 0.01
     assert len(planned[-1].after.carried) < 128
     for row in (row for window in planned for row in window.rows):
         assert (
-            sum(mixture.streams.sources[p.source].num_images[p.document] for p in row)
+            sum(
+                mixture.streams.sources[p.source].num_images[p.document]
+                for p in row
+            )
             <= 4
         )
 
@@ -191,7 +220,9 @@ def test_each_document_comes_exactly_once_per_epoch(seed, n) -> None:
         seen[mixture.names.index(name)][document] += stop - start
     for s, name in enumerate(mixture.names):
         epochs, rest = divmod(state.drawn[name], n)
-        times = np.array([seen[s][d] / sources[name].num_tokens[d] for d in range(n)])
+        times = np.array(
+            [seen[s][d] / sources[name].num_tokens[d] for d in range(n)]
+        )
         assert set(times.tolist()) <= {epochs, epochs + 1}
         assert (times == epochs + 1).sum() == rest
 
@@ -207,9 +238,12 @@ def test_epochs_have_different_orders() -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 7))
-def test_resuming_from_any_state_continues_identically(seed, interrupted) -> None:
+def test_resuming_from_any_state_continues_identically(
+    seed, interrupted
+) -> None:
     whole = windows(
-        mixture_of(mixed_sources(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed), 8
+        mixture_of(mixed_sources(seed, 80), (0.4, 0.3, 0.3), rows=8, seed=seed),
+        8,
     )
     state = through_json(whole[interrupted].after)
     assert state == whole[interrupted].after
@@ -248,8 +282,12 @@ def test_documents_that_fit_no_row_are_skipped_and_counted() -> None:
     mixture = mixture_of(sources, (0.4, 0.4, 0.2), rows=48)
     planned = windows(mixture, 6)
     state = planned[-1].after
-    packed = {(p.source, p.document) for w in planned for row in w.rows for p in row}
-    assert not packed & {(1, d) for d in range(7)} | packed & {(0, d) for d in range(3)}
+    packed = {
+        (p.source, p.document) for w in planned for row in w.rows for p in row
+    }
+    assert not packed & {(1, d) for d in range(7)} | packed & {
+        (0, d) for d in range(3)
+    }
     for name, bad in {"pages": 3, "captions": 7, "text": 0}.items():
         epochs = state.drawn[name] // 20
         assert epochs >= 1
@@ -268,7 +306,9 @@ def test_a_text_longer_than_a_window_is_read_to_its_end() -> None:
     planned = windows(mixture, 5)
     assert [len(w.after.carried) for w in planned] == [1, 1, 1, 1, 0]
     starts = [p.start for w in planned for row in w.rows for p in row]
-    assert sorted(starts) == list(range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH))
+    assert sorted(starts) == list(
+        range(0, 20 * SEQUENCE_LENGTH, SEQUENCE_LENGTH)
+    )
 
 
 def test_two_billion_documents_take_no_memory() -> None:
@@ -281,7 +321,9 @@ def test_two_billion_documents_take_no_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e6
-    documents = [p[:2] for window in planned for row in window.rows for p in row]
+    documents = [
+        p[:2] for window in planned for row in window.rows for p in row
+    ]
     assert len(set(documents)) == len(documents)
     assert max(document for _, document in documents) > 1_500_000_000
 
@@ -299,7 +341,9 @@ def test_two_billion_documents_take_no_memory() -> None:
     for s, name in enumerate(mixture.names):
         n = np.arange(done[name], after.drawn[name])
         expected = permute(
-            n % 2_000_000_000, 2_000_000_000, f"0/{name}/{n[0] // 2_000_000_000}"
+            n % 2_000_000_000,
+            2_000_000_000,
+            f"0/{name}/{n[0] // 2_000_000_000}",
         )
         drawn = {
             p.document
@@ -321,7 +365,11 @@ def test_two_billion_documents_take_no_memory() -> None:
             r"without a weight: \['a'\]; weights without a source: \['b'\]",
         ),
         ({"a": texts(9)}, {"a": 0.9}, r"sum to 1, not 0\.9"),
-        ({"a": texts(9), "b": texts(9)}, {"a": 1.5, "b": -0.5}, r"must be 0 or more"),
+        (
+            {"a": texts(9), "b": texts(9)},
+            {"a": 1.5, "b": -0.5},
+            r"must be 0 or more",
+        ),
         (
             {"a": texts(9), "b": texts()},
             {"a": 0.5, "b": 0.5},
@@ -355,7 +403,11 @@ def test_a_source_without_any_fitting_document_is_named() -> None:
 
 def test_a_rare_fitting_document_is_found_in_any_epoch() -> None:
     mixture = mixture_of(
-        {"rare": Fixed(np.array([100, *[9999] * 20]), np.ones(21, dtype=np.int64))},
+        {
+            "rare": Fixed(
+                np.array([100, *[9999] * 20]), np.ones(21, dtype=np.int64)
+            )
+        },
         (1.0,),
         rows=2,
     )

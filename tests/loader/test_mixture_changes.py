@@ -27,7 +27,9 @@ LONGEST = {"tokens": 900, "documents": 1, "rows": 1.8}
 """What one document of `mixed_sources` counts at most: 900 of 512 tokens, 1.8 rows."""
 
 
-def mixture_of(sources: dict[str, Any], *weights: float, **options: Any) -> Mixture:
+def mixture_of(
+    sources: dict[str, Any], *weights: float, **options: Any
+) -> Mixture:
     limits: dict[str, Any] = {
         "sequence_length": SEQUENCE_LENGTH,
         "max_images": MAX_IMAGES,
@@ -43,7 +45,10 @@ def documents(name: str, size: int, first: int, last: int) -> np.ndarray:
     """Those at positions `first` to `last` of a source's endless stream."""
     epochs = range(last // size + 1)
     order = np.concatenate(
-        [permute(np.arange(size), size, f"0/{name}/{epoch}") for epoch in epochs]
+        [
+            permute(np.arange(size), size, f"0/{name}/{epoch}")
+            for epoch in epochs
+        ]
     )
     return order[first:last]
 
@@ -54,15 +59,24 @@ def amounts(
     """What each source gave between two states, computed from the documents that must
     have come."""
     given = []
-    for name, source in zip(mixture.names, mixture.streams.sources, strict=True):
+    for name, source in zip(
+        mixture.names, mixture.streams.sources, strict=True
+    ):
         ids = documents(
-            name, source.num_documents, before.drawn.get(name, 0), after.drawn[name]
+            name,
+            source.num_documents,
+            before.drawn.get(name, 0),
+            after.drawn[name],
         )
         tokens = source.tokens(ids)
         images = source.images(ids)
-        rows = np.maximum(tokens / mixture.sequence_length, images / mixture.max_images)
+        rows = np.maximum(
+            tokens / mixture.sequence_length, images / mixture.max_images
+        )
         given.append(
-            {"tokens": tokens, "documents": np.ones(len(ids)), "rows": rows}[unit].sum()
+            {"tokens": tokens, "documents": np.ones(len(ids)), "rows": rows}[
+                unit
+            ].sum()
         )
     return np.array(given)
 
@@ -76,7 +90,9 @@ def check_each_document_once_per_epoch(
         seen[mixture.names[e.source]][e.document] += e.stop - e.start
     for name, document, start, stop, _ in state.carried:
         seen[name][document] += stop - start
-    for name, source in zip(mixture.names, mixture.streams.sources, strict=True):
+    for name, source in zip(
+        mixture.names, mixture.streams.sources, strict=True
+    ):
         times = Counter(
             documents(name, source.num_documents, 0, state.drawn[name]).tolist()
         )
@@ -98,7 +114,9 @@ def test_weights_are_exact_in_their_unit(unit) -> None:
         )
 
 
-def test_windows_end_where_the_schedule_changes_weights_and_shares_stay_exact() -> None:
+def test_windows_end_where_the_schedule_changes_weights_and_shares_stay_exact() -> (
+    None
+):
     later = {30: (0.2, 0.2, 0.6), 61: (0.0, 0.5, 0.5)}
     sources = mixed_sources()
     mixture = mixture_of(
@@ -111,14 +129,19 @@ def test_windows_end_where_the_schedule_changes_weights_and_shares_stay_exact() 
             for row, shares in later.items()
         },
     )
-    states = [mixture.start(), *(window.after for window in windows(mixture, 6))]
+    states = [
+        mixture.start(),
+        *(window.after for window in windows(mixture, 6)),
+    ]
     assert [state.rows for state in states] == [0, 24, 30, 54, 61, 85, 109]
     deficit = np.zeros(3)
     for row, (before, after) in zip(
         [0, 0, 30, 30, 61, 61], pairwise(states), strict=True
     ):
         given = amounts(mixture, "tokens", before, after)
-        deficit += given.sum() * np.array(later.get(row, (0.4, 0.4, 0.2))) - given
+        deficit += (
+            given.sum() * np.array(later.get(row, (0.4, 0.4, 0.2))) - given
+        )
         # over the whole history, not only since the last change
         assert np.abs(deficit).max() <= LONGEST["tokens"]
         assert np.allclose(deficit, list(after.deficit.values()))
@@ -130,14 +153,18 @@ def test_other_weights_and_a_new_source_in_the_middle_of_a_window(used) -> None:
     """The rest of the window is planned again; the new source begins at its first
     document."""
     sources = mixed_sources(n=60)
-    old = mixture_of({name: sources[name] for name in ("pages", "text")}, 0.6, 0.4)
+    old = mixture_of(
+        {name: sources[name] for name in ("pages", "text")}, 0.6, 0.4
+    )
     rows = windows(old, 1)[0].rows
     begun = through_json(old.window(old.start()).after)
     settings = old.settings(begun)
     new = mixture_of(sources, 0.2, 0.5, 0.3, packing_window=10)
     rows += old.window(begun, settings).rows[:used]
     rows = [
-        tuple(e._replace(source=new.names.index(old.names[e.source])) for e in row)
+        tuple(
+            e._replace(source=new.names.index(old.names[e.source])) for e in row
+        )
         for row in rows
     ]
 
@@ -184,10 +211,14 @@ def test_another_unit_and_longer_rows_from_a_state_on() -> None:
 
 def test_rows_may_not_shrink_below_carried_segments() -> None:
     mixture = mixture_of(
-        {"pages": Fixed(np.array([300] * 9), np.array([3] * 9))}, 1.0, packing_window=2
+        {"pages": Fixed(np.array([300] * 9), np.array([3] * 9))},
+        1.0,
+        packing_window=2,
     )
     state = mixture.window(mixture.start()).state_after(1, mixture.names)
-    smaller = mixture_of({"pages": mixture.streams.sources[0]}, 1.0, max_images=2)
+    smaller = mixture_of(
+        {"pages": mixture.streams.sources[0]}, 1.0, max_images=2
+    )
     with pytest.raises(
         ConfigError,
         match=(
@@ -223,7 +254,9 @@ def test_pages_that_fit_no_row_are_cut_and_not_skipped() -> None:
     images = rng.integers(1, 41, 50)
     albums = Albums(images * 10 + rng.integers(20, 900, 50), images)
     mixture = mixture_of(
-        {"albums": albums, "text": texts(*rng.integers(5, 900, 50).tolist())}, 0.7, 0.3
+        {"albums": albums, "text": texts(*rng.integers(5, 900, 50).tolist())},
+        0.7,
+        0.3,
     )
     mixture.packing_window = 7
     planned = windows(mixture, 30)
@@ -231,15 +264,24 @@ def test_pages_that_fit_no_row_are_cut_and_not_skipped() -> None:
         assert sum(e.images for e in row) <= MAX_IMAGES
         assert sum(e.stop - e.start for e in row) <= SEQUENCE_LENGTH
     check_each_document_once_per_epoch(
-        mixture, [row for window in planned for row in window.rows], planned[-1].after
+        mixture,
+        [row for window in planned for row in window.rows],
+        planned[-1].after,
     )
     assert planned[-1].after.skipped == {"albums": 0, "text": 0}
     seen = Counter()
     for e in (
-        e for window in planned for row in window.rows for e in row if e.source == 0
+        e
+        for window in planned
+        for row in window.rows
+        for e in row
+        if e.source == 0
     ):
         seen[e.document] += e.images
     for name, document, *_, images_carried in planned[-1].after.carried:
         seen[document] += images_carried if name == "albums" else 0
     assert all(seen[d] % images[d] == 0 for d in seen)
-    assert max(map(abs, planned[-1].after.deficit.values())) <= albums.num_tokens.max()
+    assert (
+        max(map(abs, planned[-1].after.deficit.values()))
+        <= albums.num_tokens.max()
+    )

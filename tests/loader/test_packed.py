@@ -93,9 +93,14 @@ def test_validation_reads_each_document_once(world: Path) -> None:
         ("text",),
     }
     targets = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
-    split = [list(loader.validation(rank=rank, world_size=2)) for rank in (0, 1)]
+    split = [
+        list(loader.validation(rank=rank, world_size=2)) for rank in (0, 1)
+    ]
     assert len(split[0]) == len(split[1])
-    assert sum(batch.num_targets for batches in split for batch in batches) == targets
+    assert (
+        sum(batch.num_targets for batches in split for batch in batches)
+        == targets
+    )
 
 
 def test_pairs_come_once_per_epoch_in_different_orders(world: Path) -> None:
@@ -118,10 +123,15 @@ def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:
     assert torch.equal(joined, one.tokens)
 
 
-def test_a_schedule_can_be_given_on_the_command_line_and_read_from_json() -> None:
+def test_a_schedule_can_be_given_on_the_command_line_and_read_from_json() -> (
+    None
+):
     config = PackedLoader.Config()
     override(config, "schedule={100: {'text': 1.0}}")
     override(config, "schedule.200={'text': 0.5, 'captions': 0.5}")
-    assert config.schedule == {100: {"text": 1.0}, 200: {"text": 0.5, "captions": 0.5}}
+    assert config.schedule == {
+        100: {"text": 1.0},
+        200: {"text": 0.5, "captions": 0.5},
+    }
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert to_text(config).count("schedule.200.captions = 0.5") == 1

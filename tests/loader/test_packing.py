@@ -45,7 +45,9 @@ def plan_of(pool: list[tuple[int, int]], **options) -> PackingPlan:
     )
 
 
-def segments_by_document(planned: PackingPlan) -> dict[int, list[PackedSegment]]:
+def segments_by_document(
+    planned: PackingPlan,
+) -> dict[int, list[PackedSegment]]:
     segments: dict[int, list[PackedSegment]] = {}
     placed = [segment for row in planned.rows for segment in row]
     for segment in [*placed, *planned.left_over]:
@@ -77,7 +79,9 @@ def test_limits_hold_and_only_texts_are_cut(pool, num_rows) -> None:
         if pool[document][1]:
             assert len(segments) == 1
         if len(segments) > 1:
-            assert min(stop - start for _, start, stop in segments) >= MIN_SEGMENT
+            assert (
+                min(stop - start for _, start, stop in segments) >= MIN_SEGMENT
+            )
 
 
 @thorough
@@ -175,7 +179,10 @@ def test_a_cut_leaves_no_segment_that_is_too_short() -> None:
         max_images=0,
         min_segment=16,
     )
-    assert planned.rows == [(PackedSegment(0, 0, 89),), (PackedSegment(0, 89, 105),)]
+    assert planned.rows == [
+        (PackedSegment(0, 0, 89),),
+        (PackedSegment(0, 89, 105),),
+    ]
 
 
 def test_no_documents_no_rows() -> None:
@@ -200,16 +207,23 @@ def test_never_fits() -> None:
         ),
     ):
         pack_documents(
-            tokens, images, sequence_length=SEQUENCE_LENGTH, max_images=MAX_IMAGES
+            tokens,
+            images,
+            sequence_length=SEQUENCE_LENGTH,
+            max_images=MAX_IMAGES,
         )
 
 
 @thorough
 @given(
-    st.lists(st.tuples(st.integers(0, 300), st.integers(1, MAX_IMAGES)), max_size=12),
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(1, MAX_IMAGES)), max_size=12
+    ),
     st.integers(1, 300),
 )
-def test_segments_of_a_long_page_fit_rows_and_no_image_is_cut(parts, last_text) -> None:
+def test_segments_of_a_long_page_fit_rows_and_no_image_is_cut(
+    parts, last_text
+) -> None:
     """Each part is a text of so many tokens and an image of so many sub-images of 10
     tokens."""
     spans = []
@@ -218,7 +232,10 @@ def test_segments_of_a_long_page_fit_rows_and_no_image_is_cut(parts, last_text) 
         spans.append((at + text, at + text + 10 * num, num))
         at += text + 10 * num
     segments = split_document(
-        at + last_text, spans, sequence_length=SEQUENCE_LENGTH, max_images=MAX_IMAGES
+        at + last_text,
+        spans,
+        sequence_length=SEQUENCE_LENGTH,
+        max_images=MAX_IMAGES,
     )
     assert [start for start, _, _ in segments] == [
         0,
@@ -228,8 +245,12 @@ def test_segments_of_a_long_page_fit_rows_and_no_image_is_cut(parts, last_text) 
     for start, stop, images in segments:
         assert stop - start <= SEQUENCE_LENGTH
         assert images <= MAX_IMAGES
-        assert images == sum(num for a, b, num in spans if start <= a and b <= stop)
-    assert sum(images for _, _, images in segments) == sum(num for _, _, num in spans)
+        assert images == sum(
+            num for a, b, num in spans if start <= a and b <= stop
+        )
+    assert sum(images for _, _, images in segments) == sum(
+        num for _, _, num in spans
+    )
 
 
 def test_a_long_page_is_cut_at_row_length_or_before_an_image() -> None:
@@ -238,7 +259,10 @@ def test_a_long_page_is_cut_at_row_length_or_before_an_image() -> None:
     assert segments == [(0, 95, 4), (95, 295, 1), (295, 495, 0), (495, 560, 2)]
     # images that fit no row
     for too_large in ([*spans, (540, 550, 5)], [(0, 201, 1)]):
-        assert split_document(560, too_large, sequence_length=200, max_images=4) == []
+        assert (
+            split_document(560, too_large, sequence_length=200, max_images=4)
+            == []
+        )
 
 
 def mm1_pool(
@@ -249,7 +273,9 @@ def mm1_pool(
     rng = np.random.default_rng(seed)
     n = num_rows * 30
     images = rng.geometric(1 / 2.3, n)
-    interleaved = images * 144 + rng.lognormal(6.5, 0.9, n).astype(np.int64).clip(20)
+    interleaved = images * 144 + rng.lognormal(6.5, 0.9, n).astype(
+        np.int64
+    ).clip(20)
     captions = 144 + rng.lognormal(3.0, 0.6, n).astype(np.int64).clip(3)
     text = rng.lognormal(6.4, 1.1, n).astype(np.int64).clip(10)
     keep = ~never_fits(interleaved, images, 4096, 16)
@@ -263,7 +289,10 @@ def mm1_pool(
         for (k, _), s in zip(kinds, shares, strict=True)
     ]
     tokens, images = zip(
-        *[(t[:num], i[:num]) for (t, i), num in zip(kinds, num_documents, strict=True)],
+        *[
+            (t[:num], i[:num])
+            for (t, i), num in zip(kinds, num_documents, strict=True)
+        ],
         strict=True,
     )
     return np.concatenate(tokens), np.concatenate(images)
@@ -316,7 +345,9 @@ def test_rows_without_texts_are_full_too(shares, least) -> None:
 def test_captions_alone_use_every_image_slot() -> None:
     tokens = np.full(16 * 32, 170)
     images = np.ones(16 * 32, dtype=np.int64)
-    planned = pack_documents(tokens, images, sequence_length=4096, max_images=16)
+    planned = pack_documents(
+        tokens, images, sequence_length=4096, max_images=16
+    )
     assert [len(row) for row in planned.rows] == [16] * 32
     assert planned.left_over == []
 
@@ -365,11 +396,15 @@ def test_eight_ranks_hold_nearly_equal_numbers_of_images() -> None:
             tokens, images, sequence_length=4096, max_images=16, num_rows=256
         )
         of_row = [
-            sum(int(images[document]) for document, _, _ in row) for row in planned.rows
+            sum(int(images[document]) for document, _, _ in row)
+            for row in planned.rows
         ]
         ranks = [balance_rows(of_row, 256, rank, 8) for rank in range(8)]
         counts = np.array(
-            [[sum(of_row[row] for row in rows) for rows in own] for own in ranks]
+            [
+                [sum(of_row[row] for row in rows) for rows in own]
+                for own in ranks
+            ]
         )
         at_once.append((np.ptp(counts, axis=0) / counts.mean()).mean())
         in_all.append(np.ptp(counts.sum(1)) / counts.sum(1).mean())

@@ -19,7 +19,12 @@ def test_a_caption_ends_with_the_end_token_and_is_truncated_before_it(
     tokenizer: Tokenizer,
 ) -> None:
     assert caption_tokens([7, 8], tokenizer, 4) == [7, 8, tokenizer.end]
-    assert caption_tokens([7, 8, 9, 10], tokenizer, 4) == [7, 8, 9, tokenizer.end]
+    assert caption_tokens([7, 8, 9, 10], tokenizer, 4) == [
+        7,
+        8,
+        9,
+        tokenizer.end,
+    ]
     assert caption_tokens([], tokenizer, 4) == [tokenizer.end]
 
 

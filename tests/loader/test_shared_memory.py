@@ -19,7 +19,9 @@ class Numbered(Dataset):
 
     def __getitem__(self, number: int) -> ImageBatch:
         return ImageBatch(
-            images=shared_memory.empty_images(1 + number % 3, (4, 4)).fill_(number)
+            images=shared_memory.empty_images(1 + number % 3, (4, 4)).fill_(
+                number
+            )
         )
 
 
@@ -35,9 +37,13 @@ def test_blocks_are_reused_only_after_their_tensors_are_freed(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     others = set(shared_memory._pools)
     batches: Iterator[Any] = load_batches(range(120), Numbered(), workers=1)
-    held = [next(batches).images for _ in range(40)]  # more than there are blocks
+    held = [
+        next(batches).images for _ in range(40)
+    ]  # more than there are blocks
     (mine,) = (
-        made for number, made in shared_memory._pools.items() if number not in others
+        made
+        for number, made in shared_memory._pools.items()
+        if number not in others
     )
     assert [level(images) for images in held] == list(range(40))
     assert mine.in_use.all()

@@ -13,7 +13,9 @@ from mm1.loader.workers import load_batches
 
 class Grey(Dataset):
     def __getitem__(self, level: int) -> ImageBatch:
-        return ImageBatch(images=torch.full((1, 3, 4, 4), level, dtype=torch.uint8))
+        return ImageBatch(
+            images=torch.full((1, 3, 4, 4), level, dtype=torch.uint8)
+        )
 
 
 def test_the_datasets_module_is_imported_once_for_all_workers(
@@ -32,4 +34,6 @@ def test_the_datasets_module_is_imported_once_for_all_workers(
         for batch in load_batches(range(3), Grey(), workers=2)
     ]  # type: ignore[attr-defined]
     assert levels == [0, 1, 2]
-    assert preloaded == [["mm1.loader.workers", __name__, "datasets", "PIL.Image"]]
+    assert preloaded == [
+        ["mm1.loader.workers", __name__, "datasets", "PIL.Image"]
+    ]

@@ -83,7 +83,12 @@ def _summary(
         "hardware": HARDWARE,
         "finished": True,
     }
-    return {"recipe": recipe, "params": params, "steps": steps, "data": data} | facts
+    return {
+        "recipe": recipe,
+        "params": params,
+        "steps": steps,
+        "data": data,
+    } | facts
 
 
 def _speed(folder: Path, steps: int, tokens: float, images: float) -> None:
@@ -94,11 +99,14 @@ def _speed(folder: Path, steps: int, tokens: float, images: float) -> None:
         "data_loading_fraction": 0.02,
     }
     _lines(
-        folder / "speed.jsonl", [{"step": s} | rates for s in range(10, steps + 1, 10)]
+        folder / "speed.jsonl",
+        [{"step": s} | rates for s in range(10, steps + 1, 10)],
     )
 
 
-def _fall(rng: random.Random, step: int, steps: int, start: float, end: float) -> float:
+def _fall(
+    rng: random.Random, step: int, steps: int, start: float, end: float
+) -> float:
     return end + (start - end) * 0.5 ** (step / steps * 9) + rng.gauss(0, 0.03)
 
 
@@ -114,11 +122,16 @@ def _encoder(folder: Path, rng: random.Random) -> None:
         }
         for s in range(10, steps + 1, 10)
     ]
-    _lines(folder / "metrics.jsonl", [*lines, {"step": steps, "validation": 1.41}])
+    _lines(
+        folder / "metrics.jsonl", [*lines, {"step": steps, "validation": 1.41}]
+    )
     _speed(folder, steps, 0.0, 1100.0)
     params = {"encoder": 460_000, "text": 250_000, "projection": 12_300}
     data = {"pairs": {"documents": 16_000, "tokens": 190_000, "images": 16_000}}
-    write(folder / "summary.json", _summary("miniature.encoder", params, steps, data))
+    write(
+        folder / "summary.json",
+        _summary("miniature.encoder", params, steps, data),
+    )
     write(
         folder / "config.json",
         {
@@ -133,7 +146,9 @@ def _decoder(folder: Path, rng: random.Random) -> None:
     lines = []
     for s in range(10, steps + 1, 10):
         loss = _fall(rng, s, steps, 4.5, 0.6)
-        lines.append({"step": s, "loss": loss, "loss/text": loss, "tokens/text": 4000})
+        lines.append(
+            {"step": s, "loss": loss, "loss/text": loss, "tokens/text": 4000}
+        )
     _lines(
         folder / "metrics.jsonl",
         [*lines, {"step": steps, "validation": 0.66, "validation/text": 0.66}],
@@ -145,7 +160,9 @@ def _decoder(folder: Path, rng: random.Random) -> None:
         _summary("miniature.decoder", {"decoder": 820_000}, steps, data),
     )
     write(folder / "config.json", {"loader": {"weights": {"text": 1.0}}})
-    write(folder / "scores.json", {"facts": _benchmark(0.25, {0: 0.31, 4: 0.97})})
+    write(
+        folder / "scores.json", {"facts": _benchmark(0.25, {0: 0.31, 4: 0.97})}
+    )
 
 
 def _packed(
@@ -154,7 +171,9 @@ def _packed(
     lines = []
     ends = {name: 0.5 + 0.3 * i for i, name in enumerate(weights)}
     for s in range(10, steps + 1, 10):
-        losses = {name: _fall(rng, s, steps, 4.4, end) for name, end in ends.items()}
+        losses = {
+            name: _fall(rng, s, steps, 4.4, end) for name, end in ends.items()
+        }
         line = {
             "step": s,
             "loss": sum(weights[n] * loss for n, loss in losses.items()),
@@ -175,7 +194,11 @@ def _packed(
     _lines(folder / "metrics.jsonl", lines)
     _speed(folder, steps, 5400.0, 590.0)
     data = {
-        n: {"documents": 12_000, "tokens": 500_000, "images": 15_000 * (n != "text")}
+        n: {
+            "documents": 12_000,
+            "tokens": 500_000,
+            "images": 15_000 * (n != "text"),
+        }
         for n in weights
     }
     params = {"encoder": 460_000, "connector": 310_000, "decoder": 820_000}
@@ -191,7 +214,9 @@ def _packed(
         "sequence_length": 256,
         "max_tiles": 4 if tuned else 1,
     }
-    write(folder / "config.json", {"loader": loader, "model": model, "init": init})
+    write(
+        folder / "config.json", {"loader": loader, "model": model, "init": init}
+    )
     write(folder / "packing.json", _packing(weights, rng))
 
 
@@ -220,7 +245,13 @@ def _packing(weights: dict[str, float], rng: random.Random) -> dict:
             at += length
         if at < 256:
             row.append(
-                {"source": "", "start": at, "stop": 256, "images": 0, "padding": True}
+                {
+                    "source": "",
+                    "start": at,
+                    "stop": 256,
+                    "images": 0,
+                    "padding": True,
+                }
             )
         rows.append(row)
     return {"sequence_length": 256, "max_images": 8, "rows": rows}
@@ -246,9 +277,9 @@ def _evaluation(folder: Path, rng: random.Random, gain: float) -> None:
     (folder / "predictions" / "pictures").mkdir(parents=True)
     for colour in COLOURS:
         for i in range(3):
-            (folder / "predictions" / "pictures" / f"{colour}-{i}.png").write_bytes(
-                png(colour, rng)
-            )
+            (
+                folder / "predictions" / "pictures" / f"{colour}-{i}.png"
+            ).write_bytes(png(colour, rng))
     scores = {}
     for task, chance in TASKS.items():
         top = rng.uniform(0.3, 0.85)
@@ -275,7 +306,9 @@ def _predictions(folder: Path, task: str, shots: int, gain: float) -> None:
             "score": given == truths[-1],
         }
         line["score"] = float(line["score"])
-        line["prompt"] = "".join(f"<image> {t}\n" for t in truths[:-1]) + "<image>"
+        line["prompt"] = (
+            "".join(f"<image> {t}\n" for t in truths[:-1]) + "<image>"
+        )
         if task == "word":
             line["prompt"] = (
                 "".join(f"<image>what does it say? {t}\n" for t in truths[:-1])

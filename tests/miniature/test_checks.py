@@ -15,7 +15,8 @@ def result(chance: float | None, **shots: float) -> dict[str, Any]:
         "metric": "exact match",
         "chance": chance,
         "shots": {
-            name[1:]: {"score": score, "stderr": 0.03} for name, score in shots.items()
+            name[1:]: {"score": score, "stderr": 0.03}
+            for name, score in shots.items()
         },
     }
 
@@ -36,7 +37,9 @@ def make(folder: Path) -> Path:
         (folder / name / "metrics.jsonl").write_text(
             "".join(json.dumps(line) + "\n" for line in lines)
         )
-    unnamed = {task: result(0.2, _0=0.1, _2=0.7, _4=0.8) for task in miniature.UNNAMED}
+    unnamed = {
+        task: result(0.2, _0=0.1, _2=0.7, _4=0.8) for task in miniature.UNNAMED
+    }
     write(
         folder,
         "pretrain",
@@ -55,7 +58,9 @@ def make(folder: Path) -> Path:
             miniature.SMALL: result(0.1, _0=0.7),
         },
     )
-    write(folder, "finetune-without-tiles", {miniature.SMALL: result(0.1, _0=0.2)})
+    write(
+        folder, "finetune-without-tiles", {miniature.SMALL: result(0.1, _0=0.2)}
+    )
     return folder
 
 
@@ -73,7 +78,9 @@ def test_a_demo_that_learnt_everything_passes(tmp_path: Path) -> None:
 
 def test_a_loss_that_does_not_fall_fails(tmp_path: Path) -> None:
     make(tmp_path)
-    lines = "".join(json.dumps({"step": i, "loss": 3.0}) + "\n" for i in range(20))
+    lines = "".join(
+        json.dumps({"step": i, "loss": 3.0}) + "\n" for i in range(20)
+    )
     (tmp_path / "decoder" / "metrics.jsonl").write_text(lines)
     assert failed(tmp_path) == ["decoder: loss falls"]
 
@@ -81,7 +88,12 @@ def test_a_loss_that_does_not_fall_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "task", "score", "name"),
     [
-        ("finetune", miniature.DIGIT, 0.3, "unseen handwritten digits are read"),
+        (
+            "finetune",
+            miniature.DIGIT,
+            0.3,
+            "unseen handwritten digits are read",
+        ),
         ("finetune", miniature.SMALL, 0.12, "sub-images"),
         ("pretrain", miniature.UNNAMED[0], 0.75, "beat none"),
     ],

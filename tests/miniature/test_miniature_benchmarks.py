@@ -37,7 +37,8 @@ def test_every_task_can_be_asked_with_shots(task: str) -> None:
             assert question.answer in TASKS[task].answers
             assert benchmark.chance == 1 / len(TASKS[task].answers)
             assert (
-                shots[0].text.startswith(question.prompt.text) or task == "relation"
+                shots[0].text.startswith(question.prompt.text)
+                or task == "relation"
             )  # which names a shape
 
 
@@ -72,8 +73,17 @@ def test_a_caption_counts_its_right_words_in_any_order() -> None:
         "",
         "cat",
     ]
-    assert benchmark.score(said, [truth] * len(said)) == [1.0, 0.5, 0.75, 0.8, 0.0, 0.0]
-    seen = {len(benchmark.question(("test", n)).answer.split()) for n in range(12)}
+    assert benchmark.score(said, [truth] * len(said)) == [
+        1.0,
+        0.5,
+        0.75,
+        0.8,
+        0.0,
+        0.0,
+    ]
+    seen = {
+        len(benchmark.question(("test", n)).answer.split()) for n in range(12)
+    }
     assert seen == {3, 4}  # "digit seven red", "two large red ring"
 
 
@@ -87,7 +97,13 @@ def test_words_about_four_things_count_at_their_places() -> None:
         f"{truth[0]} red ring",
         "",
     ]
-    assert benchmark.score(said, [truth] * len(said)) == [1.0, 0.5, 0.25, 0.8, 0.0]
+    assert benchmark.score(said, [truth] * len(said)) == [
+        1.0,
+        0.5,
+        0.25,
+        0.8,
+        0.0,
+    ]
     test, train = (
         {benchmark.question((split, n)).answer for n in range(50)}
         for split in ("test", "train")
@@ -97,5 +113,7 @@ def test_words_about_four_things_count_at_their_places() -> None:
 
 
 def test_an_unknown_task_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="no task 'colours'; did you mean 'colour'"):
+    with pytest.raises(
+        ConfigError, match="no task 'colours'; did you mean 'colour'"
+    ):
         Miniature.Config(task="colours").build()

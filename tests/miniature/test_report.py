@@ -31,7 +31,9 @@ def report(demo: Path) -> Tree:
 def test_page_holds_every_section(demo: Path) -> None:
     tree = report(demo)
     sections = {
-        attributes.get("id") for tag, attributes in tree.tags if tag == "section"
+        attributes.get("id")
+        for tag, attributes in tree.tags
+        if tag == "section"
     }
     assert sections == {
         "checks",
@@ -44,15 +46,28 @@ def test_page_holds_every_section(demo: Path) -> None:
     }
     links = {attributes["href"] for tag, attributes in tree.tags if tag == "a"}
     assert links == {f"#{name}" for name in sections}
-    assert not [a for _, a in tree.tags if "missing" in (a.get("class") or "").split()]
-    charts = [attributes["aria-label"] for tag, attributes in tree.tags if tag == "svg"]
+    assert not [
+        a for _, a in tree.tags if "missing" in (a.get("class") or "").split()
+    ]
+    charts = [
+        attributes["aria-label"]
+        for tag, attributes in tree.tags
+        if tag == "svg"
+    ]
     assert charts[:4] == [
         "Image encoder",
         "Language model",
         "Pre-training",
         "Fine-tuning",
     ]
-    assert charts[4:] == ["colour", "shape", "count", "digits", "small digits", "word"]
+    assert charts[4:] == [
+        "colour",
+        "shape",
+        "count",
+        "digits",
+        "small digits",
+        "word",
+    ]
 
 
 def test_numbers_are_those_of_the_files(demo: Path) -> None:
@@ -66,13 +81,19 @@ def test_numbers_are_those_of_the_files(demo: Path) -> None:
     assert "torch 2.13.0" in text
     metrics = [
         json.loads(line)
-        for line in (demo / "pretrain" / "metrics.jsonl").read_text().splitlines()
+        for line in (demo / "pretrain" / "metrics.jsonl")
+        .read_text()
+        .splitlines()
     ]
-    last = [line["loss/captions"] for line in metrics if "loss/captions" in line][-1]
+    last = [
+        line["loss/captions"] for line in metrics if "loss/captions" in line
+    ][-1]
     assert f"captions {last:.2f}" in text
 
 
-def test_questions_show_right_and_wrong_answers_with_pictures(demo: Path) -> None:
+def test_questions_show_right_and_wrong_answers_with_pictures(
+    demo: Path,
+) -> None:
     tree = report(demo)
     classes = [attributes.get("class") or "" for _, attributes in tree.tags]
     assert 8 <= classes.count("card question") <= 12
@@ -82,7 +103,11 @@ def test_questions_show_right_and_wrong_answers_with_pictures(demo: Path) -> Non
     # Each question has one framed part; two shots are two parts before it.
     assert classes.count("shot asked") == classes.count("card question")
     text = " ".join(tree.words)
-    assert text.count(" · 0 shots (no demonstrations)") == text.count(" · 0 shots") > 0
+    assert (
+        text.count(" · 0 shots (no demonstrations)")
+        == text.count(" · 0 shots")
+        > 0
+    )
     assert "guessing would score. 0 shots (no demonstrations)." in text
     assert "before it sees images; 0 shots (no demonstrations)" in text
 
@@ -98,7 +123,10 @@ def test_text_of_others_is_escaped(demo: Path) -> None:
             "prompt": line["prompt"] + hostile,
         }
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write(demo / "checks.json", [{"name": hostile, "passed": False, "detail": hostile}])
+    write(
+        demo / "checks.json",
+        [{"name": hostile, "passed": False, "detail": hostile}],
+    )
     scores = json.loads((demo / "finetune" / "scores.json").read_text())
     scores["colour"]["metric"] = hostile
     write(demo / "finetune" / "scores.json", scores)
@@ -128,9 +156,17 @@ def test_what_is_missing_is_named(demo: Path, gone: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["speed.jsonl", "config.json", "packing.json", "predictions", "metrics.jsonl"],
+    [
+        "speed.jsonl",
+        "config.json",
+        "packing.json",
+        "predictions",
+        "metrics.jsonl",
+    ],
 )
-def test_a_kind_of_file_missing_everywhere_is_no_crash(demo: Path, name: str) -> None:
+def test_a_kind_of_file_missing_everywhere_is_no_crash(
+    demo: Path, name: str
+) -> None:
     for path in demo.glob(f"*/{name}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     report(demo)

@@ -10,7 +10,11 @@ from PIL import Image as Pillow
 
 from mm1.data.document import Image, Text
 from mm1.miniature.world import examples, questions, scenes, text
-from mm1.miniature.world.raw_files import Amounts, write_four_objects, write_world
+from mm1.miniature.world.raw_files import (
+    Amounts,
+    write_four_objects,
+    write_world,
+)
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
@@ -46,10 +50,14 @@ def test_test_scenes_never_occur_in_training(kind):
     assert colours == set(scenes.COLOURS)
 
 
-@pytest.mark.parametrize("task", [task for task in examples.TASKS if task != "colour"])
+@pytest.mark.parametrize(
+    "task", [task for task in examples.TASKS if task != "colour"]
+)
 def test_every_answer_of_a_task_occurs_in_both_splits(task):
     for split in ("train", "test"):
-        answers = {questions.nth_question(0, task, n, split).answer for n in range(150)}
+        answers = {
+            questions.nth_question(0, task, n, split).answer for n in range(150)
+        }
         assert answers == set(examples.TASKS[task].answers)
 
 
@@ -61,7 +69,9 @@ def test_four_objects_are_named_cell_by_cell_in_reading_order():
         assert (shown.image.width, len(words)) == (48, 8)
         for cell, colour in enumerate(words[::2]):
             row, column = (24 * place for place in divmod(cell, 2))
-            quarter = pixels[row : row + 24, column : column + 24].reshape(-1, 3)
+            quarter = pixels[row : row + 24, column : column + 24].reshape(
+                -1, 3
+            )
             brightest = quarter[
                 quarter.sum(-1).argmax()
             ]  # of the ink; the ground is dark
@@ -73,7 +83,8 @@ def test_a_digit_never_stands_across_the_border_of_a_tile():
     border = scenes.TILE * scenes.CELL
     for _ in range(100):
         pixels = np.asarray(
-            scenes.draw(scenes.random_scene("digit", rng, "train"), 6, rng), dtype=int
+            scenes.draw(scenes.random_scene("digit", rng, "train"), 6, rng),
+            dtype=int,
         )
         rows, columns = np.nonzero((pixels - pixels[0, 0]).max(-1) > 60)
         for places in (rows, columns):
@@ -83,13 +94,18 @@ def test_a_digit_never_stands_across_the_border_of_a_tile():
 @pytest.mark.parametrize(
     ("grid", "num_sub_images"), [("near", 1), ("wide", 1), ("far", 5)]
 )
-def test_only_far_pictures_are_cut_into_tiles_at_48_pixels(grid, num_sub_images):
+def test_only_far_pictures_are_cut_into_tiles_at_48_pixels(
+    grid, num_sub_images
+):
     from mm1.data.image_processing import ImageProcessor
 
-    shown = examples.make_image("digit", grid, "train", np.random.default_rng(0))
+    shown = examples.make_image(
+        "digit", grid, "train", np.random.default_rng(0)
+    )
     cut = ImageProcessor((48, 48), max_tiles=4)
     assert (
-        len(cut.positions(cut.choose_grid(shown.width, shown.width))) == num_sub_images
+        len(cut.positions(cut.choose_grid(shown.width, shown.width)))
+        == num_sub_images
     )
 
 
@@ -103,7 +119,9 @@ def test_new_labels_are_consistent_within_an_episode():
 
 def test_facts_are_true():
     assert (
-        dict(text.fact(np.random.default_rng(n)) for n in range(300))["two plus two is"]
+        dict(text.fact(np.random.default_rng(n)) for n in range(300))[
+            "two plus two is"
+        ]
         == "four"
     )
 

@@ -20,7 +20,9 @@ DECODER = Decoder.Config(
     depth=2, dim=24, num_heads=4, num_kv_heads=2, hidden_dim=40, qk_norm="head"
 )
 IMAGE_SIZE = (8, 12)
-ENCODER = ViT.Config(image_size=IMAGE_SIZE, patch_size=2, depth=2, dim=16, num_heads=2)
+ENCODER = ViT.Config(
+    image_size=IMAGE_SIZE, patch_size=2, depth=2, dim=16, num_heads=2
+)
 
 
 def language_model(
@@ -40,9 +42,9 @@ def multimodal_model(
 ) -> MM1:
     torch.manual_seed(0)
     connector = connector or AveragePool.Config(num_tokens=PLACES)
-    return MM1.Config(encoder=encoder, connector=connector, decoder=decoder).build(
-        vocab_size=VOCABULARY
-    )
+    return MM1.Config(
+        encoder=encoder, connector=connector, decoder=decoder
+    ).build(vocab_size=VOCABULARY)
 
 
 def packed(
@@ -98,7 +100,9 @@ def alone(batch: PackedBatch, document: int) -> PackedBatch:
         sources=batch.sources[start:stop],
         cu_seqlens=torch.tensor([0, stop - start], dtype=torch.int32),
         images=(
-            batch.images[document : document + 1] if has_picture else batch.images[:1]
+            batch.images[document : document + 1]
+            if has_picture
+            else batch.images[:1]
         ),
         slots=(
             batch.slots[document : document + 1] - start

@@ -11,7 +11,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         plain, compiled = (
-            CONFIG.build(dim=16, hidden_dim=24, gain=1.0).to(dtype) for _ in range(2)
+            CONFIG.build(dim=16, hidden_dim=24, gain=1.0).to(dtype)
+            for _ in range(2)
         )
         compiled.load_state_dict(plain.state_dict())
         compiled.compile(backend="aot_eager")
@@ -22,8 +23,12 @@ def main() -> None:
             for module in (plain, compiled):
                 module.zero_grad()
                 out, routing = module(x, valid)
-                (out.float().square().sum() + routing.balance + routing.z).backward()
-                results.append([out, *routing, *(p.grad for p in module.parameters())])
+                (
+                    out.float().square().sum() + routing.balance + routing.z
+                ).backward()
+                results.append(
+                    [out, *routing, *(p.grad for p in module.parameters())]
+                )
             for a, b in zip(*results, strict=True):
                 # The same operations traced; sums may be regrouped.
                 torch.testing.assert_close(a, b)

@@ -27,7 +27,9 @@ NUM_TOKENS = (9, 0, 64, 144)
 """Besides each connector's default."""
 
 CONNECTORS: list[type[Connector]] = classes_in(Connector, connectors)
-every_connector = pytest.mark.parametrize("cls", CONNECTORS, ids=lambda c: c.__name__)
+every_connector = pytest.mark.parametrize(
+    "cls", CONNECTORS, ids=lambda c: c.__name__
+)
 
 
 SMALL = {"dim": 32, "depth": 1}
@@ -36,7 +38,9 @@ SMALL = {"dim": 32, "depth": 1}
 
 def small_configs(cls: type[Connector]) -> list[Connector.Config]:
     """One for each number of tokens."""
-    options = {f.name: SMALL[f.name] for f in fields(cls.Config) if f.name in SMALL}
+    options = {
+        f.name: SMALL[f.name] for f in fields(cls.Config) if f.name in SMALL
+    }
     counts = dict.fromkeys([*NUM_TOKENS, cls.Config().num_tokens])
     return [cls.Config(num_tokens=num, **options) for num in counts]
 
@@ -51,7 +55,12 @@ def takes(config: Connector.Config, grid: Grid) -> bool:
 
 def accepted(cls: type[Connector]) -> list[Case]:
     """Small configs and the grids they take."""
-    cases = [(c, grid) for c in small_configs(cls) for grid in GRIDS if takes(c, grid)]
+    cases = [
+        (c, grid)
+        for c in small_configs(cls)
+        for grid in GRIDS
+        if takes(c, grid)
+    ]
     assert cases, f"{cls.__name__} takes none of GRIDS: add one that it takes"
     return cases
 
@@ -59,14 +68,21 @@ def accepted(cls: type[Connector]) -> list[Case]:
 def refused(cls: type[Connector]) -> list[Case]:
     """Small configs and the grids they do not take."""
     return [
-        (c, grid) for c in small_configs(cls) for grid in GRIDS if not takes(c, grid)
+        (c, grid)
+        for c in small_configs(cls)
+        for grid in GRIDS
+        if not takes(c, grid)
     ]
 
 
 def one_per_grid(cls: type[Connector]) -> list[Case]:
     """The first config that takes a grid, for each grid of up to 60 patches."""
     cases = {grid: (c, grid) for c, grid in reversed(accepted(cls))}
-    return [cases[grid] for grid in GRIDS if grid in cases and grid[0] * grid[1] <= 60]
+    return [
+        cases[grid]
+        for grid in GRIDS
+        if grid in cases and grid[0] * grid[1] <= 60
+    ]
 
 
 def two_grids(cls: type[Connector]) -> tuple[Connector.Config, Grid, Grid]:
@@ -74,7 +90,9 @@ def two_grids(cls: type[Connector]) -> tuple[Connector.Config, Grid, Grid]:
     cases = accepted(cls)
     for config, grid in cases:
         others = [
-            g for c, g in cases if c is config and g[0] * g[1] > grid[0] * grid[1]
+            g
+            for c, g in cases
+            if c is config and g[0] * g[1] > grid[0] * grid[1]
         ]
         if others:
             return config, grid, others[0]

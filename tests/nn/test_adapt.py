@@ -13,16 +13,18 @@ from mm1.nn.model import adapt
 def make(image_size: tuple[int, int]) -> MM1:
     connector = CAbstractor.Config(num_tokens=PLACES, dim=16, depth=1)
     encoder = replace(ENCODER, image_size=image_size)
-    return MM1.Config(encoder=encoder, connector=connector, decoder=DECODER).build(
-        vocab_size=VOCABULARY
-    )
+    return MM1.Config(
+        encoder=encoder, connector=connector, decoder=DECODER
+    ).build(vocab_size=VOCABULARY)
 
 
 def test_positions_are_interpolated_and_the_rest_stays() -> None:
     old = make((8, 12)).state_dict()
     new = make((16, 24))
     adapted = adapt(new, old)
-    changed = {name for name, value in adapted.items() if value is not old[name]}
+    changed = {
+        name for name, value in adapted.items() if value is not old[name]
+    }
     assert changed == {"encoder.position", "connector.position"}
     assert adapted["encoder.position"].shape == (8, 12, 16)
     new.load_state_dict(adapted)

@@ -23,7 +23,9 @@ PLACES = 24
 
 def make(encoder: ViT.Config = FIXED) -> AIM:
     torch.manual_seed(0)
-    return AIM.Config(encoder=encoder, head_depth=2, head_dim=20).build(vocab_size=31)
+    return AIM.Config(encoder=encoder, head_depth=2, head_dim=20).build(
+        vocab_size=31
+    )
 
 
 def images(num: int = 3, seed: int = 1) -> Tensor:
@@ -53,11 +55,14 @@ def test_attends_as_the_dense_reference() -> None:
     mixed = PrefixAttention(torch.tensor(lengths), 5).attend(q, k, v)
     for i, length in enumerate(lengths):
         scores = torch.einsum("qhd,khd->hqk", q[i], k[i]) / 8**0.5
-        weights = scores.masked_fill(~masks.prefix_mask(5, length), -torch.inf).softmax(
-            -1
-        )
+        weights = scores.masked_fill(
+            ~masks.prefix_mask(5, length), -torch.inf
+        ).softmax(-1)
         torch.testing.assert_close(
-            mixed[i], torch.einsum("hqk,khd->qhd", weights, v[i]), atol=1e-6, rtol=0
+            mixed[i],
+            torch.einsum("hqk,khd->qhd", weights, v[i]),
+            atol=1e-6,
+            rtol=0,
         )
 
 
@@ -100,7 +105,9 @@ def test_a_prediction_depends_on_exactly_the_patches_that_the_mask_shows(
             predictions[0, i].sum(), seen[0], retain_graph=True
         )
         depends.append(gradient[0].abs().sum(-1) > 0)
-    assert torch.equal(torch.stack(depends), masks.prefix_mask(PLACES, prefix)[:-1])
+    assert torch.equal(
+        torch.stack(depends), masks.prefix_mask(PLACES, prefix)[:-1]
+    )
 
 
 def test_no_prediction_that_counts_has_seen_its_target() -> None:
@@ -143,7 +150,9 @@ def test_only_predictions_after_the_prefix_have_a_loss() -> None:
     targets = patch_targets(make().encoder.patches(images(1)))
     predictions = targets[:, 1:].clone()
     predictions[0, :8] += 5.0
-    assert patch_regression_loss(predictions, targets, torch.tensor([9]))[0] == 0
+    assert (
+        patch_regression_loss(predictions, targets, torch.tensor([9]))[0] == 0
+    )
     assert patch_regression_loss(predictions, targets, torch.tensor([8]))[
         0
     ] == pytest.approx(25)
@@ -156,7 +165,9 @@ def test_every_parameter_learns_but_the_fixed_positions() -> None:
     assert without_gradient(model) == ["encoder.position"]
     assert not model.encoder.position.requires_grad
     loss = losses.means["loss"]
-    assert losses.objective.item() == pytest.approx(float(loss.total) / (PLACES / 2))
+    assert losses.objective.item() == pytest.approx(
+        float(loss.total) / (PLACES / 2)
+    )
 
 
 def test_overfits_two_images() -> None:
@@ -171,7 +182,9 @@ def test_overfits_two_images() -> None:
         losses = model(batch)
         losses.objective.backward()
         optimizer.step()
-        figures.append(float(losses.means["loss"].total / losses.means["loss"].count))
+        figures.append(
+            float(losses.means["loss"].total / losses.means["loss"].count)
+        )
     assert figures[0] > 1
     assert figures[-1] < 0.5
 
@@ -201,7 +214,8 @@ def test_evaluation_draws_nothing_and_does_not_depend_on_the_batch() -> None:
     with torch.no_grad():
         whole = model(ImageBatch(images=several)).means["loss"]
         alone = [
-            model(ImageBatch(images=image[None])).means["loss"] for image in several
+            model(ImageBatch(images=image[None])).means["loss"]
+            for image in several
         ]
         again = model(ImageBatch(images=several)).means["loss"]
     assert torch.equal(whole.total, again.total)
@@ -216,7 +230,10 @@ def test_objectives_of_micro_batches_sum_to_the_whole() -> None:
     several = images(6)
     with torch.no_grad():
         whole = model(ImageBatch(images=several)).objective
-        parts = [model(ImageBatch(images=part)).objective for part in several.split(4)]
+        parts = [
+            model(ImageBatch(images=part)).objective
+            for part in several.split(4)
+        ]
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
 
 
@@ -242,7 +259,9 @@ def test_an_encoder_with_more_than_patches_is_refused() -> None:
 
 def test_parts_units_and_flops_cover_the_model() -> None:
     model = make()
-    of_parts = {id(p) for part in model.parts().values() for p in part.parameters()}
+    of_parts = {
+        id(p) for part in model.parts().values() for p in part.parameters()
+    }
     assert of_parts == {id(p) for p in model.parameters()}
     assert len(model.units()) == 2 + 2
     head = model.flops(ImageBatch(images=images(2)))["head"]

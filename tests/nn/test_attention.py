@@ -15,7 +15,10 @@ LENGTHS = (5, 1, 17, 9, 8, 33, 2, 300, 6)
 
 
 def qkv(
-    num_tokens: int, heads: int, kv_heads: int, dtype: torch.dtype = torch.float32
+    num_tokens: int,
+    heads: int,
+    kv_heads: int,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
     torch.manual_seed(0)
     return [
@@ -94,7 +97,10 @@ def test_everything_equals_the_fused_kernel(causal: bool, length: int) -> None:
     ).transpose(1, 2)
     # Another order of fp32 sums; measured 4e-7.
     torch.testing.assert_close(
-        FullAttention(causal=causal).attend(q, k, v), expected, atol=5e-6, rtol=0
+        FullAttention(causal=causal).attend(q, k, v),
+        expected,
+        atol=5e-6,
+        rtol=0,
     )
 
 
@@ -126,7 +132,9 @@ def test_qk_norm_is_over_each_head_or_over_all_heads() -> None:
         heads = (4, 2) if qk_norm == "head" else (1, 1)
         for kept, plain, num in zip(keeper.seen, (q, k), heads, strict=False):
             expected = F.rms_norm(
-                plain.unflatten(-1, (num, -1)), (plain.shape[-1] // num,), eps=1e-5
+                plain.unflatten(-1, (num, -1)),
+                (plain.shape[-1] // num,),
+                eps=1e-5,
             )
             torch.testing.assert_close(kept.flatten(1), expected.flatten(1))
         assert attention.q_norm is not None
@@ -135,7 +143,10 @@ def test_qk_norm_is_over_each_head_or_over_all_heads() -> None:
 
 def test_biases_of_queries_keys_and_values_alone() -> None:
     names = [
-        name for name, _ in Attention(24, num_heads=4, qkv_bias=True).named_parameters()
+        name
+        for name, _ in Attention(
+            24, num_heads=4, qkv_bias=True
+        ).named_parameters()
     ]
     assert names == ["qkv.weight", "qkv.bias", "out.weight"]
 
@@ -154,11 +165,18 @@ def test_variable_length_kernel_equals_the_dense_mask(
     heads: int, kv_heads: int
 ) -> None:
     ends = cu_seqlens(LENGTHS).cuda()
-    inputs = [x.detach().cuda().bfloat16() for x in qkv(sum(LENGTHS), heads, kv_heads)]
+    inputs = [
+        x.detach().cuda().bfloat16() for x in qkv(sum(LENGTHS), heads, kv_heads)
+    ]
     given = PackedAttention(ends, max(LENGTHS)).attend(*inputs)
-    seen = (masks.causal_mask(sum(LENGTHS)) & masks.document_mask(ends.cpu())).cuda()
+    seen = (
+        masks.causal_mask(sum(LENGTHS)) & masks.document_mask(ends.cpu())
+    ).cuda()
     # Inputs are equal, so what differs is the rounding of probabilities and outputs to
     # bf16's 8 bits.
     torch.testing.assert_close(
-        given.float(), dense(*(x.float() for x in inputs), seen), atol=2e-2, rtol=0
+        given.float(),
+        dense(*(x.float() for x in inputs), seen),
+        atol=2e-2,
+        rtol=0,
     )

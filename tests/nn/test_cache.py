@@ -21,8 +21,12 @@ PROMPTS = (5, 1, 9)
 
 def logits(model: LanguageModel, documents: list[torch.Tensor]) -> torch.Tensor:
     """Logits of the token after each document, without a cache."""
-    batch = replace(packed([len(d) for d in documents]), tokens=torch.cat(documents))
-    return (hidden(model, batch) @ model.decoder.head.T)[batch.cu_seqlens[1:] - 1]
+    batch = replace(
+        packed([len(d) for d in documents]), tokens=torch.cat(documents)
+    )
+    return (hidden(model, batch) @ model.decoder.head.T)[
+        batch.cu_seqlens[1:] - 1
+    ]
 
 
 @torch.no_grad()
@@ -40,7 +44,8 @@ def test_prefill_and_steps_equal_reading_everything(kv_heads: int) -> None:
     for _ in range(5):
         new = torch.randint(VOCABULARY, (len(PROMPTS),))
         documents = [
-            torch.cat((d, token[None])) for d, token in zip(documents, new, strict=True)
+            torch.cat((d, token[None]))
+            for d, token in zip(documents, new, strict=True)
         ]
         torch.testing.assert_close(
             model.step(new, cache), logits(model, documents), atol=1e-5, rtol=0
@@ -66,7 +71,9 @@ def test_a_padding_document_after_the_prompts_is_ignored() -> None:
 def test_prompts_with_pictures_are_read_as_in_training() -> None:
     model = multimodal_model()
     batch = packed((9, 6), num_pictures=2)
-    expected = (hidden(model, batch) @ model.decoder.head.T)[batch.cu_seqlens[1:] - 1]
+    expected = (hidden(model, batch) @ model.decoder.head.T)[
+        batch.cu_seqlens[1:] - 1
+    ]
     assert PLACES < 6
     torch.testing.assert_close(
         model.prefill(batch, model.new_cache(2, 9)), expected, atol=1e-5, rtol=0
@@ -81,7 +88,9 @@ def test_names_the_sizes_when_the_cache_is_too_small() -> None:
         ValueError, match="prompt of 9 tokens does not fit a cache of 8"
     ):
         model.prefill(batch, model.new_cache(3, 8))
-    with pytest.raises(ValueError, match="holds 4 prompts, the batch has 3 documents"):
+    with pytest.raises(
+        ValueError, match="holds 4 prompts, the batch has 3 documents"
+    ):
         model.prefill(batch, model.new_cache(4, 9))
     cache = model.new_cache(3, 9)
     model.prefill(batch, cache)
@@ -91,7 +100,9 @@ def test_names_the_sizes_when_the_cache_is_too_small() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kv_heads", [2, 4])
-def test_prompts_after_a_shared_prefix_equal_reading_everything(kv_heads: int) -> None:
+def test_prompts_after_a_shared_prefix_equal_reading_everything(
+    kv_heads: int,
+) -> None:
     model = language_model(decoder=replace(DECODER, num_kv_heads=kv_heads))
     # the last one is padding
     beginning = packed([7])
@@ -110,7 +121,8 @@ def test_prompts_after_a_shared_prefix_equal_reading_everything(kv_heads: int) -
     for _ in range(5):
         new = torch.randint(VOCABULARY, (len(PROMPTS),))
         documents = [
-            torch.cat((d, token[None])) for d, token in zip(documents, new, strict=True)
+            torch.cat((d, token[None]))
+            for d, token in zip(documents, new, strict=True)
         ]
         torch.testing.assert_close(
             model.step(new, cache), logits(model, documents), atol=1e-5, rtol=0

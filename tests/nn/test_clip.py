@@ -12,7 +12,9 @@ from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
 TEXT = TextTower.Config(max_length=9, depth=2, dim=16, num_heads=2)
-SIGLIP_TEXT = replace(TEXT, max_length=8, causal=False, read="last", output_bias=True)
+SIGLIP_TEXT = replace(
+    TEXT, max_length=8, causal=False, read="last", output_bias=True
+)
 SIGLIP: dict[str, Any] = {
     "text": SIGLIP_TEXT,
     "dim": None,
@@ -31,10 +33,15 @@ def make(*, encoder: ViT.Config = ENCODER, **options: Any) -> CLIP:
 def pairs(num: int = 4) -> PairBatch:
     torch.manual_seed(1)
     lengths = torch.arange(num) % 5 + 3
-    tokens = torch.randint(1, 31, (num, 8)) * (torch.arange(8) < lengths[:, None])
+    tokens = torch.randint(1, 31, (num, 8)) * (
+        torch.arange(8) < lengths[:, None]
+    )
     images = torch.randint(256, (num, 3, 8, 12), dtype=torch.uint8)
     return PairBatch(
-        images=images, tokens=tokens, lengths=lengths, caption_ids=torch.arange(num)
+        images=images,
+        tokens=tokens,
+        lengths=lengths,
+        caption_ids=torch.arange(num),
     )
 
 
@@ -88,9 +95,12 @@ def test_features_have_unit_length() -> None:
 def test_what_follows_a_captions_end_is_never_looked_at() -> None:
     model = make()
     batch = pairs()
-    junk = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
+    junk = torch.where(
+        torch.arange(8) < batch.lengths[:, None], batch.tokens, 7
+    )
     given, changed = (
-        model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, junk)
+        model.encode_texts(tokens, batch.lengths)
+        for tokens in (batch.tokens, junk)
     )
     assert torch.equal(given, changed)
 
@@ -105,7 +115,9 @@ def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
         (-1.0, 0.0),
         (1.0, MAX_SCALE),
     ):  # descent along -slope: further out, and back in
-        (gradient,) = torch.autograd.grad(slope * model.projection.scale, log_scale)
+        (gradient,) = torch.autograd.grad(
+            slope * model.projection.scale, log_scale
+        )
         assert gradient.item() == pytest.approx(wanted)
     torch.nn.init.constant_(log_scale, 1.0)
     (gradient,) = torch.autograd.grad(-model.projection.scale, log_scale)
@@ -115,7 +127,10 @@ def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:
 def test_the_sigmoid_starts_as_siglip_does() -> None:
     projection = make(loss="sigmoid").projection
     assert projection.bias is not None
-    assert (projection.scale.item(), projection.bias.item()) == (pytest.approx(10), -10)
+    assert (projection.scale.item(), projection.bias.item()) == (
+        pytest.approx(10),
+        -10,
+    )
 
 
 def test_pooling_reads_the_tokens_that_it_names() -> None:
@@ -123,7 +138,11 @@ def test_pooling_reads_the_tokens_that_it_names() -> None:
     projection."""
     encoder = replace(ENCODER, class_token=True, num_registers=2)
     images = pairs().images
-    for pooling, start, stop in (("class", 0, 1), (None, 0, 1), ("mean", 3, None)):
+    for pooling, start, stop in (
+        ("class", 0, 1),
+        (None, 0, 1),
+        ("mean", 3, None),
+    ):
         model = make(encoder=encoder, pooling=pooling, dim=None)
         tokens = model.encoder.tokens(images)[:, start:stop]
         wanted = torch.nn.functional.normalize(tokens.mean(1), dim=-1)
@@ -140,34 +159,45 @@ def test_a_class_token_that_is_not_there_cannot_be_read() -> None:
 def test_siglips_text_tower_looks_at_the_padding_and_wants_all_of_it() -> None:
     model = make(**SIGLIP)
     batch = pairs()
-    padded = torch.where(torch.arange(8) < batch.lengths[:, None], batch.tokens, 7)
+    padded = torch.where(
+        torch.arange(8) < batch.lengths[:, None], batch.tokens, 7
+    )
     given, other = (
-        model.encode_texts(tokens, batch.lengths) for tokens in (batch.tokens, padded)
+        model.encode_texts(tokens, batch.lengths)
+        for tokens in (batch.tokens, padded)
     )
     assert not torch.allclose(given, other, atol=1e-3)
     with pytest.raises(
-        ValueError, match=r"captions of exactly 8 tokens, got 6; set loader\.context"
+        ValueError,
+        match=r"captions of exactly 8 tokens, got 6; set loader\.context",
     ):
         model.encode_texts(batch.tokens[:, :6], batch.lengths)
 
 
 def test_a_vocabulary_of_its_own_holds_the_tokenizers() -> None:
-    assert len(make(text=replace(TEXT, vocab_size=40)).text.embedding.weight) == 40
+    assert (
+        len(make(text=replace(TEXT, vocab_size=40)).text.embedding.weight) == 40
+    )
     with pytest.raises(
-        ConfigError, match=r"text\.vocab_size=30 is less than the tokenizer's 31"
+        ConfigError,
+        match=r"text\.vocab_size=30 is less than the tokenizer's 31",
     ):
         make(text=replace(TEXT, vocab_size=30))
 
 
 def test_names_both_lengths_when_a_caption_is_too_long() -> None:
     with pytest.raises(ValueError, match="at most 9 tokens, got 10"):
-        make().encode_texts(torch.ones(1, 10, dtype=torch.int64), torch.tensor([10]))
+        make().encode_texts(
+            torch.ones(1, 10, dtype=torch.int64), torch.tensor([10])
+        )
 
 
 @pytest.mark.parametrize("options", [{}, SIGLIP], ids=["clip", "siglip"])
 def test_parts_and_units_cover_the_model(options: dict[str, Any]) -> None:
     model = make(**options)
-    of_parts = {id(p) for part in model.parts().values() for p in part.parameters()}
+    of_parts = {
+        id(p) for part in model.parts().values() for p in part.parameters()
+    }
     assert of_parts == {id(p) for p in model.parameters()}
     assert len(model.units()) == 4
 

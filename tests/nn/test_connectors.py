@@ -43,8 +43,12 @@ def build(config: Connector.Config, grid: Grid = SQUARE) -> Connector:
     return config.build(grid=grid, input_dim=ENCODER, output_dim=DECODER)
 
 
-def make(cls: type[Connector], grid: Grid = SQUARE, num_tokens: int = 9) -> Connector:
-    options = {f.name: SMALL[f.name] for f in fields(cls.Config) if f.name in SMALL}
+def make(
+    cls: type[Connector], grid: Grid = SQUARE, num_tokens: int = 9
+) -> Connector:
+    options = {
+        f.name: SMALL[f.name] for f in fields(cls.Config) if f.name in SMALL
+    }
     return build(cls.Config(num_tokens=num_tokens, **options), grid)
 
 
@@ -78,13 +82,17 @@ def test_names_what_it_cannot_take(cls: type[Connector]) -> None:
 def test_images_do_not_mix(cls: type[Connector]) -> None:
     config, grid = accepted(cls)[0]
     x = patches(grid, num_images=3).requires_grad_()
-    (gradient,) = torch.autograd.grad(build(config, grid)(x)[1].square().sum(), x)
+    (gradient,) = torch.autograd.grad(
+        build(config, grid)(x)[1].square().sum(), x
+    )
     assert gradient[1].any()
     assert not gradient[[0, 2]].any()
 
 
 @every_connector
-def test_every_patch_counts_and_every_parameter_learns(cls: type[Connector]) -> None:
+def test_every_patch_counts_and_every_parameter_learns(
+    cls: type[Connector],
+) -> None:
     for config, grid in one_per_grid(cls):
         connector = build(config, grid)
         x = patches(grid).requires_grad_()
@@ -124,7 +132,8 @@ def test_weights_move_to_another_grid(cls: type[Connector]) -> None:
     assert new(patches(larger)).isfinite().all()
     unchanged = adapt(old, old.state_dict())
     assert all(
-        torch.equal(unchanged[name], value) for name, value in old.state_dict().items()
+        torch.equal(unchanged[name], value)
+        for name, value in old.state_dict().items()
     )
 
 
@@ -140,13 +149,18 @@ def test_flops_are_those_of_torchs_counter(cls: type[Connector]) -> None:
     for config, grid in one_per_grid(cls):
         connector = build(config, grid)
         # torch does not count its fused attention on the CPU.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):
             connector(patches(grid, num_images=1))
         assert connector.flops() == 3 * counter.get_total_flops()
 
 
 @every_connector
-def test_a_file_imports_torch_and_the_contract_alone(cls: type[Connector]) -> None:
+def test_a_file_imports_torch_and_the_contract_alone(
+    cls: type[Connector],
+) -> None:
     source = Path(
         connectors.__path__[0], f"{cls.__module__.rsplit('.', 1)[1]}.py"
     ).read_text()
@@ -186,15 +200,17 @@ def test_another_number_of_patches_is_refused(cls: type[Connector]) -> None:
 
 @pytest.mark.parametrize("cls", [AveragePool, AttentionPool, CAbstractor])
 def test_pooling_takes_any_grid(cls: type[Connector]) -> None:
-    assert {grid for config, grid in accepted(cls) if config.num_tokens == 9} == {
-        *GRIDS
-    }
+    assert {
+        grid for config, grid in accepted(cls) if config.num_tokens == 9
+    } == {*GRIDS}
 
 
 @pytest.mark.parametrize(
     "cls", [AveragePool, CAbstractor, LinearConnector, MLPConnector]
 )
-@pytest.mark.parametrize(("num_tokens", "nearest"), [(10, "4, 9, 16"), (-9, "1")])
+@pytest.mark.parametrize(
+    ("num_tokens", "nearest"), [(10, "4, 9, 16"), (-9, "1")]
+)
 def test_pooling_to_a_grid_needs_a_square_number(
     cls: type[Connector], num_tokens: int, nearest: str
 ) -> None:
@@ -206,7 +222,9 @@ def test_pooling_to_a_grid_needs_a_square_number(
 
 
 @pytest.mark.parametrize("cls", [AveragePool, AttentionPool, CAbstractor])
-def test_no_tokens_are_refused_where_0_does_not_mean_all(cls: type[Connector]) -> None:
+def test_no_tokens_are_refused_where_0_does_not_mean_all(
+    cls: type[Connector],
+) -> None:
     with pytest.raises(ConfigError, match="num_tokens=0"):
         make(cls, num_tokens=0)
 
@@ -284,8 +302,16 @@ def test_pixel_shuffle_puts_a_block_of_patches_into_channels(
             (27, 27),
             "1 (729 tokens), 3 (81 tokens), 9 (9 tokens)",
         ),
-        (PixelShuffle.Config(scale_factor=0), (4, 6), "1 (24 tokens), 2 (6 tokens)"),
-        (PixelShuffle.Config(num_tokens=4), (4, 6), "1 (24 tokens), 2 (6 tokens)"),
+        (
+            PixelShuffle.Config(scale_factor=0),
+            (4, 6),
+            "1 (24 tokens), 2 (6 tokens)",
+        ),
+        (
+            PixelShuffle.Config(num_tokens=4),
+            (4, 6),
+            "1 (24 tokens), 2 (6 tokens)",
+        ),
     ],
 )
 def test_pixel_shuffle_names_the_factors_that_fit(
@@ -304,7 +330,9 @@ def test_pixel_shuffle_names_the_factors_that_fit(
 
 def test_the_model_asks_the_built_connector_for_its_tokens() -> None:
     model = multimodal_model(MLPConnector.Config())
-    assert model.tokens_per_image == model.encoder.grid[0] * model.encoder.grid[1]
+    assert (
+        model.tokens_per_image == model.encoder.grid[0] * model.encoder.grid[1]
+    )
 
 
 def test_linear_with_a_number_of_tokens_is_average_pooling() -> None:
@@ -334,7 +362,9 @@ def test_average_pool_averages_its_share_of_the_grid() -> None:
         (32, 12, [3, 4, 3, 3, 4, 3, 3, 4, 3, 3, 4, 3]),
     ],
 )
-def test_windows_are_as_the_docs_say(rows: int, side: int, windows: list[int]) -> None:
+def test_windows_are_as_the_docs_say(
+    rows: int, side: int, windows: list[int]
+) -> None:
     """One map for each row of patches, with 1 in that row: a window's mean is above 0
     for the rows that it covers."""
     means = connectors.pool(
@@ -346,13 +376,18 @@ def test_windows_are_as_the_docs_say(rows: int, side: int, windows: list[int]) -
 @pytest.mark.parametrize(
     ("width", "expected"), [(1024, 15_828_480), (1280, 17_534_528)]
 )
-def test_c_abstractor_has_honeybees_parameters(width: int, expected: int) -> None:
+def test_c_abstractor_has_honeybees_parameters(
+    width: int, expected: int
+) -> None:
     with torch.device("meta"):
         connector = CAbstractor.Config().build(
             grid=(24, 24), input_dim=width, output_dim=2048
         )
     stages = (connector.before, connector.after)
-    assert sum(p.numel() for stage in stages for p in stage.parameters()) == expected
+    assert (
+        sum(p.numel() for stage in stages for p in stage.parameters())
+        == expected
+    )
 
 
 def test_c_abstractor_looks_at_neighbours_and_attention_pool_does_not() -> None:

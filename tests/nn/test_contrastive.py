@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
+from mm1.nn.contrastive import (
+    sigmoid_contrastive_loss,
+    softmax_contrastive_loss,
+)
 
 SCALE = 10.0
 BIAS = -3.0
@@ -21,16 +24,24 @@ Loss = Callable[..., tuple[Tensor, Tensor]]
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
     return F.normalize(
-        torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),
+        dim=-1,
     )
 
 
 def factors() -> list[Tensor]:
-    return [torch.tensor([value], requires_grad=True) for value in (SCALE, BIAS)]
+    return [
+        torch.tensor([value], requires_grad=True) for value in (SCALE, BIAS)
+    ]
 
 
 def softmax(
-    images: Tensor, texts: Tensor, scale: Tensor, _: Tensor, ids: Tensor, **options: int
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    _: Tensor,
+    ids: Tensor,
+    **options: int,
 ) -> Tensor:
     return softmax_contrastive_loss(images, texts, scale, ids, **options)[0]
 
@@ -43,7 +54,9 @@ def sigmoid(
     ids: Tensor,
     **options: int,
 ) -> Tensor:
-    return sigmoid_contrastive_loss(images, texts, scale, bias, ids, **options)[0]
+    return sigmoid_contrastive_loss(images, texts, scale, bias, ids, **options)[
+        0
+    ]
 
 
 def plain_softmax(
@@ -82,7 +95,9 @@ def test_equals_the_published_formula_whatever_the_chunks(
 ) -> None:
     """fp32 sums in another order: worst measured 8.4e-8 of a loss, 1e-5 on gradients of
     up to 38."""
-    given = [x.requires_grad_() for x in (unit(6, 8), unit(6, 8, seed=1))] + factors()
+    given = [
+        x.requires_grad_() for x in (unit(6, 8), unit(6, 8, seed=1))
+    ] + factors()
     loss = ours(*given, ids, logits_per_chunk=6 * rows)
     wanted = plain(*given, ids)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
@@ -124,7 +139,9 @@ def test_an_equal_caption_is_no_negative(loss: Loss) -> None:
 
 def test_nothing_is_differentiated_where_nothing_learns() -> None:
     with torch.no_grad():
-        assert not softmax(unit(6, 8), unit(6, 8), *factors(), EQUAL).requires_grad
+        assert not softmax(
+            unit(6, 8), unit(6, 8), *factors(), EQUAL
+        ).requires_grad
 
 
 class _Largest(TorchDispatchMode):
@@ -136,19 +153,30 @@ class _Largest(TorchDispatchMode):
         made = function(*args, **(kwargs or {}))
         tensors = made if isinstance(made, tuple | list) else (made,)
         self.elements = max(
-            [self.elements, *(t.numel() for t in tensors if isinstance(t, Tensor))]
+            [
+                self.elements,
+                *(t.numel() for t in tensors if isinstance(t, Tensor)),
+            ]
         )
         return made
 
 
 @pytest.mark.parametrize("loss", [softmax, sigmoid])
-def test_memory_grows_with_the_batch_and_not_with_its_square(loss: Loss) -> None:
+def test_memory_grows_with_the_batch_and_not_with_its_square(
+    loss: Loss,
+) -> None:
     """No tensor, forward and backward, is larger than the features or the bound on
     scores."""
     for pairs in (64, 256):
-        images, texts = (unit(pairs, 8, seed=seed).requires_grad_() for seed in (0, 1))
+        images, texts = (
+            unit(pairs, 8, seed=seed).requires_grad_() for seed in (0, 1)
+        )
         with _Largest() as largest:
             loss(
-                images, texts, *factors(), torch.arange(pairs), logits_per_chunk=1024
+                images,
+                texts,
+                *factors(),
+                torch.arange(pairs),
+                logits_per_chunk=1024,
             ).backward()
         assert largest.elements == max(1024, 8 * pairs)

@@ -13,7 +13,10 @@ from ranks import on_ranks
 from mm1 import dist
 from mm1.batch import PairBatch
 from mm1.nn.clip import CLIP
-from mm1.nn.contrastive import sigmoid_contrastive_loss, softmax_contrastive_loss
+from mm1.nn.contrastive import (
+    sigmoid_contrastive_loss,
+    softmax_contrastive_loss,
+)
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 
@@ -30,14 +33,20 @@ def of_features(kind: str, rows: slice) -> dict[str, torch.Tensor]:
     images, texts = (
         torch.randn(PAIRS, 8, generator=draw).requires_grad_() for _ in range(2)
     )
-    scale, bias = (torch.tensor([value], requires_grad=True) for value in (7.0, -3.0))
+    scale, bias = (
+        torch.tensor([value], requires_grad=True) for value in (7.0, -3.0)
+    )
     features = [F.normalize(x[rows], dim=-1) for x in (images, texts)]
     ids = EQUAL[rows]
-    sizes: dict[str, Any] = {"logits_per_chunk": 2 * PAIRS}  # chunks of two rows
+    sizes: dict[str, Any] = {
+        "logits_per_chunk": 2 * PAIRS
+    }  # chunks of two rows
     if kind == "softmax":
         loss, hits = softmax_contrastive_loss(*features, scale, ids, **sizes)
     else:
-        loss, hits = sigmoid_contrastive_loss(*features, scale, bias, ids, **sizes)
+        loss, hits = sigmoid_contrastive_loss(
+            *features, scale, bias, ids, **sizes
+        )
     loss.backward()
     inputs = {"images": images, "texts": texts, "scale": scale} | (
         {"bias": bias} if kind == "sigmoid" else {}
@@ -55,7 +64,12 @@ def of_a_model(
     torch.manual_seed(0)
     model = CLIP.Config(
         encoder=ViT.Config(
-            image_size=8, patch_size=4, depth=1, dim=16, num_heads=2, class_token=True
+            image_size=8,
+            patch_size=4,
+            depth=1,
+            dim=16,
+            num_heads=2,
+            class_token=True,
         ),
         text=TextTower.Config(max_length=5, depth=1, dim=16, num_heads=2),
         dim=8,
@@ -68,7 +82,11 @@ def of_a_model(
         caption_ids=EQUAL[rows],
     )
     (model(batch).objective / PAIRS).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
 
 
 CASES: dict[str, Callable[[Any, slice], dict[str, torch.Tensor]]] = {
@@ -82,7 +100,8 @@ def rank(folder: Path) -> None:
     number = dist.rank()
     rows = slice(number * PAIRS // WORLD, (number + 1) * PAIRS // WORLD)
     found = {
-        case: {kind: run(kind, rows) for kind in LOSSES} for case, run in CASES.items()
+        case: {kind: run(kind, rows) for kind in LOSSES}
+        for case, run in CASES.items()
     }
     torch.save(found, folder / f"{number}.pt")
 

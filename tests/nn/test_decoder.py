@@ -54,7 +54,9 @@ def test_a_token_has_exactly_no_gradient_on_another_document() -> None:
         out[19].square().sum(), x
     )  # the last token of the third document
     reached = gradient.any(-1)
-    assert reached.tolist() == [8 <= token < 20 for token in range(sum(LENGTHS))]
+    assert reached.tolist() == [
+        8 <= token < 20 for token in range(sum(LENGTHS))
+    ]
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_documents() -> None:
@@ -69,17 +71,24 @@ def test_losses_are_cross_entropy_in_all_and_by_source() -> None:
     model = language_model(z_loss=1e-2)
     batch = packed(LENGTHS)
     logits = hidden(model, batch) @ model.decoder.head.T
-    nll = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")
+    nll = F.cross_entropy(
+        logits, batch.targets, ignore_index=IGNORE, reduction="none"
+    )
     learnt = batch.targets != IGNORE
     losses = model(batch)
     z_loss = 1e-2 * logits.logsumexp(-1)[learnt].square().sum()
     torch.testing.assert_close(losses.objective, nll.sum() + z_loss)
     torch.testing.assert_close(losses.means["loss"].total, nll.sum())
     torch.testing.assert_close(losses.means["z_loss"].total, z_loss)
-    assert losses.means["accuracy"].total == (logits.argmax(-1) == batch.targets).sum()
+    assert (
+        losses.means["accuracy"].total
+        == (logits.argmax(-1) == batch.targets).sum()
+    )
     for number, name in enumerate(batch.source_names):
         own = learnt & (batch.sources == number)
-        torch.testing.assert_close(losses.means[f"loss/{name}"].total, nll[own].sum())
+        torch.testing.assert_close(
+            losses.means[f"loss/{name}"].total, nll[own].sum()
+        )
         assert losses.means[f"loss/{name}"].count == own.sum()
     assert all(
         not x.requires_grad
@@ -113,11 +122,15 @@ def test_a_batch_without_targets_gives_zero_and_no_nan() -> None:
     model = language_model(z_loss=1e-4)
     batch = packed(LENGTHS)
     losses = model(
-        replace(batch, targets=torch.full_like(batch.targets, IGNORE), num_targets=0)
+        replace(
+            batch, targets=torch.full_like(batch.targets, IGNORE), num_targets=0
+        )
     )
     losses.objective.backward()
     assert losses.objective == 0
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    assert all(
+        p.grad is not None and not p.grad.any() for p in model.parameters()
+    )
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -139,7 +152,9 @@ def test_every_parameter_learns_and_changes_in_one_step(
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
     assert [
-        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+        name
+        for name, p in model.named_parameters()
+        if torch.equal(p, before[name])
     ] == []
 
 
@@ -166,7 +181,8 @@ def test_runs_in_bfloat16_close_to_fp32() -> None:
         model(batch).objective / batch.num_targets, exact, atol=5e-3, rtol=0
     )
     assert all(
-        p.grad is not None and p.grad.isfinite().all() for p in model.parameters()
+        p.grad is not None and p.grad.isfinite().all()
+        for p in model.parameters()
     )
 
 
@@ -223,9 +239,9 @@ def test_blocks_hold_about_twelve_squared_widths(
     depth: int, dim: int, num_heads: int, expected: float
 ) -> None:
     with torch.device("meta"):
-        decoder = Decoder.Config(depth=depth, dim=dim, num_heads=num_heads).build(
-            vocab_size=8
-        )
+        decoder = Decoder.Config(
+            depth=depth, dim=dim, num_heads=num_heads
+        ).build(vocab_size=8)
     # 8/3 dim rounded up to a multiple of 256 is at most 3% more than 8/3 dim here.
     assert sum(p.numel() for p in decoder.blocks.parameters()) == pytest.approx(
         expected, rel=0.03
@@ -239,4 +255,6 @@ def test_flops_count_every_matrix_product_of_one_document() -> None:
         model(batch).objective.backward()
     # Plain products compute the half above the diagonal too: 8 x 8 pairs instead of 36.
     wasted = 12 * (64 - 36) * 24 * 2
-    assert sum(model.flops(batch).values()) == counter.get_total_flops() - wasted
+    assert (
+        sum(model.flops(batch).values()) == counter.get_total_flops() - wasted
+    )

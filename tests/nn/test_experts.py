@@ -50,7 +50,9 @@ def experts(**options: Any) -> MoE:
 
 
 def loop(
-    module: MoE, x: Float[Tensor, "T D"], valid: Bool[Tensor, " T"] | None = None
+    module: MoE,
+    x: Float[Tensor, "T D"],
+    valid: Bool[Tensor, " T"] | None = None,
 ) -> Float[Tensor, "T D"]:
     """What `MoE` computes, in the plainest way: choice by choice, expert by expert,
     row by row."""
@@ -62,7 +64,9 @@ def loop(
     ]
     room = [len(x) * c.top_k] * c.num_experts
     if module.training and c.capacity_factor is not None:
-        room = [max(1, int(len(x) * c.capacity_factor / c.num_experts))] * c.num_experts
+        room = [
+            max(1, int(len(x) * c.capacity_factor / c.num_experts))
+        ] * c.num_experts
     for choice in range(c.top_k):
         for token in range(len(x)):
             if valid is not None and not valid[token]:
@@ -126,7 +130,9 @@ def test_memory_behind_the_groups_is_never_read(
         @staticmethod
         def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
             return (
-                slope.index_fill(0, torch.arange(ctx.start, len(slope)), torch.nan),
+                slope.index_fill(
+                    0, torch.arange(ctx.start, len(slope)), torch.nan
+                ),
                 None,
             )
 
@@ -178,7 +184,9 @@ def test_balance_is_one_when_balanced_and_their_number_when_collapsed() -> None:
     balanced[torch.arange(8), torch.arange(8) % 4] = 30.0
     assert module(balanced)[1].balance.item() == pytest.approx(1)
     assert module(balanced)[1].load.tolist() == [2, 2, 2, 2]
-    assert module(balanced[:1].expand(8, -1))[1].balance.item() == pytest.approx(4)
+    assert module(balanced[:1].expand(8, -1))[
+        1
+    ].balance.item() == pytest.approx(4)
     assert module(balanced[:1].expand(8, -1))[1].load.tolist() == [8, 0, 0, 0]
 
 
@@ -227,7 +235,9 @@ def test_overflow_is_dropped_and_counted_second_choices_first() -> None:
     # token 0; token 3 goes nowhere.
     assert out[3].tolist() == [0.0] * 16
     whole, _ = module.eval()(x)
-    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(out, whole, strict=True)]
+    same = [
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(out, whole, strict=True)
+    ]
     assert same == [True, False, False, False, False, False]
 
 
@@ -318,7 +328,11 @@ def test_a_packed_document_has_the_states_it_has_alone(document: int) -> None:
 def test_the_objective_holds_the_routers_losses_as_means_over_tokens() -> None:
     """Twice the batch doubles the objective, so that the loop's division by all targets
     leaves a mean."""
-    weights: dict[str, Any] = {"balance_loss": 0.3, "router_z_loss": 0.2, "every": 1}
+    weights: dict[str, Any] = {
+        "balance_loss": 0.3,
+        "router_z_loss": 0.2,
+        "every": 1,
+    }
     model = sparse_model(**weights)
     batch = packed(LENGTHS)
     losses = model(batch)
@@ -357,7 +371,9 @@ def test_figures_are_logged_by_block_and_expert() -> None:
     ) == pytest.approx(4)
     assert 0 < value["router/dropped"] < 1
     assert 0 < value["router/entropy/1"] < math.log(4)
-    assert all(not t.requires_grad for m in means.values() for t in (m.total, m.count))
+    assert all(
+        not t.requires_grad for m in means.values() for t in (m.total, m.count)
+    )
 
 
 def test_padding_of_a_batch_is_known_by_its_source() -> None:
@@ -374,7 +390,8 @@ def test_padding_of_a_batch_is_known_by_its_source() -> None:
     )
     assert model(padded).means["router/z"].count == sum(LENGTHS[:-1])
     other = replace(
-        padded, tokens=torch.where(last, (batch.tokens + 1) % VOCABULARY, batch.tokens)
+        padded,
+        tokens=torch.where(last, (batch.tokens + 1) % VOCABULARY, batch.tokens),
     )
     assert torch.equal(model(padded).objective, model(other).objective)
 
@@ -386,7 +403,9 @@ def test_every_parameter_learns_and_changes_in_one_step() -> None:
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
     assert [
-        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+        name
+        for name, p in model.named_parameters()
+        if torch.equal(p, before[name])
     ] == []
 
 
@@ -403,7 +422,9 @@ def test_recomputed_blocks_give_the_same() -> None:
     for again in (False, True):
         for block in model.decoder.blocks if again else ():
             inside = block.forward
-            block.forward = lambda *a, f=inside: checkpoint(f, *a, use_reentrant=False)
+            block.forward = lambda *a, f=inside: checkpoint(
+                f, *a, use_reentrant=False
+            )
         model.zero_grad()
         model(batch).objective.backward()
         gradients.append([p.grad for p in model.parameters()])
@@ -472,7 +493,8 @@ def test_flops_count_the_active_experts_alone() -> None:
     }
     of_dense = dense.decoder.flops(**sizes)
     one, two = (
-        sparse_model(top_k=k, num_experts=9).decoder.flops(**sizes) for k in (1, 2)
+        sparse_model(top_k=k, num_experts=9).decoder.flops(**sizes)
+        for k in (1, 2)
     )
     router = 6 * 40 * 24 * 9
     feed_forward = 6 * 40 * 3 * 24 * 40
@@ -482,13 +504,15 @@ def test_flops_count_the_active_experts_alone() -> None:
 
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> None:
+def test_an_upcycled_decoder_gives_the_dense_output(
+    every: int, top_k: int
+) -> None:
     dense = language_model()
     batch = packed(LENGTHS)
     torch.manual_seed(7)
-    sparse = LanguageModel.Config(decoder=decoder(every=every, top_k=top_k)).build(
-        vocab_size=VOCABULARY
-    )
+    sparse = LanguageModel.Config(
+        decoder=decoder(every=every, top_k=top_k)
+    ).build(vocab_size=VOCABULARY)
     router = sparse.decoder.blocks[1].feed_forward.router.weight.clone()
     state = adapt(sparse, tree_map(torch.clone, dense.state_dict()))
     sparse.load_state_dict(state)
@@ -497,7 +521,9 @@ def test_an_upcycled_decoder_gives_the_dense_output(every: int, top_k: int) -> N
     torch.testing.assert_close(
         hidden(sparse, batch), hidden(dense, batch), atol=1e-5, rtol=0
     )
-    assert torch.equal(sparse.decoder.blocks[1].feed_forward.router.weight, router)
+    assert torch.equal(
+        sparse.decoder.blocks[1].feed_forward.router.weight, router
+    )
 
 
 def test_sparse_weights_pass_adaptation_as_they_are() -> None:

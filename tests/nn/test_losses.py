@@ -13,12 +13,18 @@ def inputs(
     torch.manual_seed(0)
     hidden = torch.randn(13, 8, dtype=dtype)
     head = torch.randn(29, 8, dtype=dtype)
-    return hidden.requires_grad_(), head.requires_grad_(), torch.randint(29, (13,))
+    return (
+        hidden.requires_grad_(),
+        head.requires_grad_(),
+        torch.randint(29, (13,)),
+    )
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [1, 5, 13, 100])
-def test_next_token_equals_torchs_cross_entropy(z_loss: float, rows: int) -> None:
+def test_next_token_equals_torchs_cross_entropy(
+    z_loss: float, rows: int
+) -> None:
     hidden, head, targets = inputs()
     logits = hidden @ head.T
     expected = (
@@ -57,7 +63,9 @@ def test_a_frozen_head_and_frozen_features_cost_no_gradient() -> None:
     next_token_loss(hidden.detach(), head, targets).objective.backward()
     assert head.grad is not None
     with torch.no_grad():
-        assert not next_token_loss(hidden, head, targets).objective.requires_grad
+        assert not next_token_loss(
+            hidden, head, targets
+        ).objective.requires_grad
 
 
 def test_no_target_gives_zero_and_zero_gradients() -> None:
@@ -71,7 +79,10 @@ def test_no_target_gives_zero_and_zero_gradients() -> None:
 
 def test_z_loss_of_equal_logits_is_as_computed_by_hand() -> None:
     given = next_token_loss(
-        torch.zeros(1, 4), torch.zeros(49_152, 4), torch.tensor([0]), z_loss=1e-4
+        torch.zeros(1, 4),
+        torch.zeros(49_152, 4),
+        torch.tensor([0]),
+        z_loss=1e-4,
     )
     assert (given.objective - given.nll.sum()).item() == pytest.approx(
         1e-4 * math.log(49_152) ** 2, rel=1e-4

@@ -22,7 +22,10 @@ def test_document() -> None:
 
 
 def test_document_skips_empty_documents() -> None:
-    assert picture(masks.document_mask(torch.tensor([0, 1, 1, 3]))) == "x.. .xx .xx"
+    assert (
+        picture(masks.document_mask(torch.tensor([0, 1, 1, 3])))
+        == "x.. .xx .xx"
+    )
 
 
 def test_prefix() -> None:

@@ -19,7 +19,9 @@ LENGTHS = (9, 5, 12, 6)
 
 
 @every_connector
-def test_every_parameter_learns_and_changes_in_one_step(cls: type[Connector]) -> None:
+def test_every_parameter_learns_and_changes_in_one_step(
+    cls: type[Connector],
+) -> None:
     config, (h, w) = accepted(cls)[0]
     side = ENCODER.patch_size
     encoder = replace(ENCODER, image_size=(h * side, w * side))
@@ -28,13 +30,18 @@ def test_every_parameter_learns_and_changes_in_one_step(cls: type[Connector]) ->
     num_tokens = model.tokens_per_image
     lengths = [num_tokens + length for length in LENGTHS]
     batch = packed(
-        lengths, num_pictures=3, image_size=(h * side, w * side), num_places=num_tokens
+        lengths,
+        num_pictures=3,
+        image_size=(h * side, w * side),
+        num_places=num_tokens,
     )
     model(batch).objective.backward()
     assert without_gradient(model) == []
     torch.optim.AdamW(model.parameters(), lr=1e-2).step()
     assert [
-        name for name, p in model.named_parameters() if torch.equal(p, before[name])
+        name
+        for name, p in model.named_parameters()
+        if torch.equal(p, before[name])
     ] == []
 
 
@@ -82,13 +89,17 @@ def test_without_pictures_the_encoders_gradient_is_exactly_zero() -> None:
     losses = model(batch)
     losses.objective.backward()
     for part in (model.encoder, model.connector):
-        assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
+        assert all(
+            p.grad is not None and not p.grad.any() for p in part.parameters()
+        )
     assert without_gradient(model.decoder) == []
     brighter = replace(batch, images=255 - batch.images)
     assert torch.equal(losses.objective, model(brighter).objective)
 
 
-def test_only_the_first_pictures_are_used_when_there_are_more_than_slots() -> None:
+def test_only_the_first_pictures_are_used_when_there_are_more_than_slots() -> (
+    None
+):
     model = multimodal_model()
     batch = packed(LENGTHS, num_pictures=3)
     more = replace(batch, images=torch.cat((batch.images, batch.images)))
@@ -111,14 +122,18 @@ def test_names_both_counts_when_tokens_and_features_disagree() -> None:
 def test_parts_and_units_cover_the_model() -> None:
     model = multimodal_model()
     assert list(model.parts()) == ["encoder", "connector", "decoder"]
-    of_parts = {id(p) for part in model.parts().values() for p in part.parameters()}
+    of_parts = {
+        id(p) for part in model.parts().values() for p in part.parameters()
+    }
     assert of_parts == {id(p) for p in model.parameters()}
     assert len(model.units()) == 2 + 1 + 2
 
 
 def test_flops_count_every_picture() -> None:
     model = multimodal_model()
-    one, three = (model.flops(packed(LENGTHS, num_pictures=num)) for num in (1, 3))
+    one, three = (
+        model.flops(packed(LENGTHS, num_pictures=num)) for num in (1, 3)
+    )
     assert three["encoder"] == 3 * one["encoder"] == 3 * model.encoder.flops()
     assert three["connector"] == 3 * one["connector"]
     assert three["decoder"] > 0

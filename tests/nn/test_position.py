@@ -24,9 +24,13 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 
 def test_rotation_pairs_channels_half_a_head_apart() -> None:
-    angles = rotary_embedding(torch.tensor([1]), 4, base=100.0, dtype=torch.float32)
+    angles = rotary_embedding(
+        torch.tensor([1]), 4, base=100.0, dtype=torch.float32
+    )
     turned = apply_rotary(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), angles)[0, 0]
-    torch.testing.assert_close(turned, torch.tensor([math.cos(1), 0, math.sin(1), 0]))
+    torch.testing.assert_close(
+        turned, torch.tensor([math.cos(1), 0, math.sin(1), 0])
+    )
 
 
 def test_position_zero_turns_nothing() -> None:
@@ -58,7 +62,9 @@ def test_interpolation_to_the_same_grid_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("grid", [(48, 48), (27, 40), (12, 9)])
-def test_interpolation_keeps_a_constant_and_a_slope(grid: tuple[int, int]) -> None:
+def test_interpolation_keeps_a_constant_and_a_slope(
+    grid: tuple[int, int],
+) -> None:
     slope = torch.linspace(0, 1, 27)[:, None].expand(27, 27)
     resized = interpolate(torch.stack((torch.ones(27, 27), slope), -1), grid)
     assert resized.shape == (*grid, 2)
@@ -67,7 +73,9 @@ def test_interpolation_keeps_a_constant_and_a_slope(grid: tuple[int, int]) -> No
 
 
 def test_llama3_slows_what_turns_slowly_and_keeps_what_turns_fast() -> None:
-    turns = torch.tensor([10.0, 4.0, 2.5, 1.0, 0.5])  # in the original 1,000 tokens
+    turns = torch.tensor(
+        [10.0, 4.0, 2.5, 1.0, 0.5]
+    )  # in the original 1,000 tokens
     frequencies = turns * 2 * math.pi / 1000
     ratio = llama3_frequencies(frequencies, (8.0, 1.0, 4.0, 1000)) / frequencies
     # Half-way between 1 and 4 turns: half as it was, half slowed by 8.
@@ -80,18 +88,23 @@ def test_llama3_scaling_turns_by_the_slowed_angles() -> None:
     positions = torch.tensor([0, 1, 700])
     scaling = (8.0, 1.0, 4.0, 64)
     plain, scaled = (
-        rotary_embedding(positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s)
+        rotary_embedding(
+            positions, 16, base=1e4, dtype=torch.float32, llama3_scaling=s
+        )
         for s in (None, scaling)
     )
     torch.testing.assert_close(
         scaled.cos[:, 0, 0], plain.cos[:, 0, 0]
     )  # 10 turns in 64 tokens
     slowest = 700 * 1e4 ** (-14 / 16) / 8
-    assert scaled.cos[2, 0, 7].item() == pytest.approx(math.cos(slowest), abs=1e-6)
+    assert scaled.cos[2, 0, 7].item() == pytest.approx(
+        math.cos(slowest), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [((27, 27), (48, 48)), ((16, 24), (40, 32)), ((3, 5), (1, 1))]
+    ("old", "new"),
+    [((27, 27), (48, 48)), ((16, 24), (40, 32)), ((3, 5), (1, 1))],
 )
 def test_interpolation_takes_any_grid_to_any_grid(
     old: tuple[int, int], new: tuple[int, int]

@@ -15,7 +15,9 @@ def images(num: int = 2, height: int = 8, width: int = 12) -> torch.Tensor:
     return torch.randint(256, (num, 3, height, width), dtype=torch.uint8)
 
 
-def test_gives_a_feature_for_each_patch_of_a_grid_that_need_not_be_square() -> None:
+def test_gives_a_feature_for_each_patch_of_a_grid_that_need_not_be_square() -> (
+    None
+):
     vit = ENCODER.build()
     assert vit.grid == (4, 6)
     assert vit(images()).shape == (2, 24, 16)
@@ -31,7 +33,8 @@ def test_patches_are_a_strided_convolution_of_normalised_pixels() -> None:
     vit = ENCODER.build()
     x = images()
     mean, std = (
-        torch.tensor(c)[:, None, None] for c in (vit.config.mean, vit.config.std)
+        torch.tensor(c)[:, None, None]
+        for c in (vit.config.mean, vit.config.std)
     )
     weight = vit.patchify.weight.view(16, 3, 2, 2)
     expected = (
@@ -105,7 +108,9 @@ def test_layer_scale_starts_the_blocks_near_the_identity() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_option_builds_on_meta_and_initialises_after(options: dict) -> None:
+def test_every_option_builds_on_meta_and_initialises_after(
+    options: dict,
+) -> None:
     with torch.device("meta"):
         vit = replace(ENCODER, **options).build()
     vit.to_empty(device="cpu")
@@ -146,7 +151,9 @@ def test_runs_in_bfloat16_close_to_fp32() -> None:
     x = images()
     exact = vit(x)
     # Normed features of unit size after 2 blocks of 8-bit mantissas; measured 0.02.
-    torch.testing.assert_close(vit.bfloat16()(x).float(), exact, atol=0.08, rtol=0)
+    torch.testing.assert_close(
+        vit.bfloat16()(x).float(), exact, atol=0.08, rtol=0
+    )
 
 
 def test_weights_move_to_another_resolution() -> None:

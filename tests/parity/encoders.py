@@ -33,7 +33,9 @@ VISION = {
     "image_size": 12,
     "patch_size": 4,
 }
-DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
+DINO = {
+    name: value for name, value in VISION.items() if name != "intermediate_size"
+}
 TEXT = {
     "hidden_size": 16,
     "intermediate_size": 36,
@@ -59,7 +61,10 @@ SQUASH = {
 }
 
 ALONE = {
-    "CLIPVisionModel": lambda: (CLIPVisionModel(CLIPVisionConfig(**VISION)), CROP),
+    "CLIPVisionModel": lambda: (
+        CLIPVisionModel(CLIPVisionConfig(**VISION)),
+        CROP,
+    ),
     "SiglipVisionModel": lambda: (
         SiglipVisionModel(SiglipVisionConfig(**VISION)),
         SQUASH,
@@ -75,7 +80,10 @@ ALONE = {
         ),
         CROP,
     ),
-    "Aimv2VisionModel": lambda: (Aimv2VisionModel(Aimv2VisionConfig(**VISION)), CROP),
+    "Aimv2VisionModel": lambda: (
+        Aimv2VisionModel(Aimv2VisionConfig(**VISION)),
+        CROP,
+    ),
     "Aimv2VisionModel, native": lambda: (
         Aimv2VisionModel(Aimv2VisionConfig(**VISION, is_native=True)),
         CROP,
@@ -126,7 +134,9 @@ def write_two_towers(folder: Path, family: str, **text: Any) -> Any:
         model = SiglipModel(config)
     else:
         model = CLIPModel(
-            CLIPConfig(vision_config=VISION, text_config=words, projection_dim=20)
+            CLIPConfig(
+                vision_config=VISION, text_config=words, projection_dim=20
+            )
         )
     randomised(model).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(

@@ -43,7 +43,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Record what other libraries compute.")
+    parser = argparse.ArgumentParser(
+        description="Record what other libraries compute."
+    )
     parser.add_argument(
         "--ml-aim", type=Path, help="a checkout of github.com/apple/ml-aim"
     )
@@ -70,7 +72,13 @@ def open_clips() -> None:
     """Layouts of open_clip's own vision tower: always with a class token, which `avg`
     leaves out of the mean."""
     image = {"image_size": 12, "patch_size": 4, "layers": 2}
-    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2}
+    text = {
+        "context_length": 8,
+        "vocab_size": 50,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+    }
     openai = {
         "embed_dim": 12,
         "quick_gelu": True,
@@ -95,7 +103,12 @@ def open_clips() -> None:
         "The layout of DFN5B-CLIP-ViT-H-14-378: as OpenAI's, but a head width that is"
         " no power of two.",
     )
-    average = {"pool_type": "avg", "no_ln_pre": True, "width": 16, "head_width": 8}
+    average = {
+        "pool_type": "avg",
+        "no_ln_pre": True,
+        "width": 16,
+        "head_width": 8,
+    }
     clipa = {
         "embed_dim": 12,
         "vision_cfg": image | average | {"final_ln_after_pool": True},
@@ -109,7 +122,9 @@ def open_clips() -> None:
     )
     gap = {
         "embed_dim": 12,
-        "vision_cfg": image | average | {"image_size": [12, 20], "ls_init_value": 0.1},
+        "vision_cfg": image
+        | average
+        | {"image_size": [12, 20], "ls_init_value": 0.1},
         "text_cfg": text,
     }
     clip(
@@ -121,8 +136,15 @@ def open_clips() -> None:
 
 def clip(name: str, config: dict[str, Any], about: str) -> None:
     model = open_clip.CLIP(**json.loads(json.dumps(config))).eval()
-    tokens = torch.tensor([[48, 3, 14, 15, 49, 0, 0, 0], [48, 9, 26, 5, 35, 8, 49, 0]])
-    facts = {"about": about, "config": config, "mean": CLIP_MEAN, "std": CLIP_STD}
+    tokens = torch.tensor(
+        [[48, 3, 14, 15, 49, 0, 0, 0], [48, 9, 26, 5, 35, 8, 49, 0]]
+    )
+    facts = {
+        "about": about,
+        "config": config,
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
+    }
     record_clip(name, model, tokens, facts)
 
 
@@ -131,7 +153,9 @@ def record_clip(
 ) -> None:
     randomise(model, seed=1)
     size = facts["config"]["vision_cfg"]["image_size"]
-    images = pictures(*([size, size] if isinstance(size, int) else size), seed=2)
+    images = pictures(
+        *([size, size] if isinstance(size, int) else size), seed=2
+    )
     pixels = normalised(images, facts["mean"], facts["std"])
     trunk = getattr(model.visual, "trunk", None)
     with torch.no_grad():
@@ -190,7 +214,10 @@ def siglips() -> None:
         "norm_kwargs": {"eps": 1e-6},
     }
     text |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
-    for name, pool in (("open_clip_siglip", "map"), ("open_clip_siglip_gap", "avg")):
+    for name, pool in (
+        ("open_clip_siglip", "map"),
+        ("open_clip_siglip_gap", "avg"),
+    ):
         vision = {
             "timm_model_name": "vit_reference",
             "timm_pool": pool,
@@ -203,7 +230,9 @@ def siglips() -> None:
             "vision_cfg": vision,
             "text_cfg": text,
         }
-        model = open_clip.CustomTextCLIP(**json.loads(json.dumps(config))).eval()
+        model = open_clip.CustomTextCLIP(
+            **json.loads(json.dumps(config))
+        ).eval()
         about = (
             "SigLIP in open_clip's names; visual.trunk is timm's"
             " VisionTransformer(**tower, fc_norm=False); exact GELU"
@@ -218,7 +247,9 @@ def siglips() -> None:
         record_clip(
             name,
             model,
-            torch.tensor([[3, 14, 15, 9, 26, 1, 1, 1], [5, 35, 8, 9, 7, 9, 1, 1]]),
+            torch.tensor(
+                [[3, 14, 15, 9, 26, 1, 1, 1], [5, 35, 8, 9, 7, 9, 1, 1]]
+            ),
             facts,
         )
 
@@ -263,7 +294,9 @@ def resampled_positions() -> None:
             " by row"
         )
     }
-    write("timm_positions", about=about, inputs=inputs, outputs=outputs, state={})
+    write(
+        "timm_positions", about=about, inputs=inputs, outputs=outputs, state={}
+    )
 
 
 # --- Honeybee -------------------------------------------------------------------------
@@ -276,10 +309,19 @@ def c_abstractor() -> None:
     hidden = 16
     out = 10
     stage = partial(
-        RegStage, 3, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d
+        RegStage,
+        3,
+        stride=1,
+        dilation=1,
+        act_layer=nn.SiLU,
+        norm_layer=LayerNorm2d,
     )
     model = nn.ModuleDict(
-        {"net": nn.Sequential(stage(dim, hidden), nn.Identity(), stage(hidden, hidden))}
+        {
+            "net": nn.Sequential(
+                stage(dim, hidden), nn.Identity(), stage(hidden, hidden)
+            )
+        }
     )
     model["readout"] = nn.Sequential(
         nn.Linear(hidden, out), nn.SiLU(), nn.Linear(out, out)
@@ -351,13 +393,17 @@ def aim_v1() -> None:
     pixels = normalised(images, IMAGENET_MEAN, IMAGENET_STD)
     outputs = {}
     prefixed = models.Transformer(
-        lambda bias: layers.PrefixCausalAttention(16, 2, use_bias=bias, num_patches=12),
+        lambda bias: layers.PrefixCausalAttention(
+            16, 2, use_bias=bias, num_patches=12
+        ),
         16,
         4,
         norm_layer=layers.LayerNorm,
     ).eval()
     state = {
-        k: v for k, v in model.state_dict().items() if not k.startswith("head.bn.")
+        k: v
+        for k, v in model.state_dict().items()
+        if not k.startswith("head.bn.")
     }
     prefixed.load_state_dict(model.trunk.state_dict(), strict=False)
     outside = torch.arange(12) >= torch.tensor([[5], [1]])
@@ -368,15 +414,22 @@ def aim_v1() -> None:
             ("prefix", prefixed, outside),
         ):
             blocks = trunk(tokens, mask=mask, return_features=True)
-            outputs |= {f"{kind}.blocks.{i}": block for i, block in enumerate(blocks)}
+            outputs |= {
+                f"{kind}.blocks.{i}": block for i, block in enumerate(blocks)
+            }
             outputs[f"{kind}.normed"] = trunk.post_trunk_norm(blocks[-1])
             outputs[f"{kind}.averaged"] = torch.stack(blocks[2:], -1).mean(-1)
-        outputs["position"] = model.preprocessor.pos_embed(3, 4, 16).view(3, 4, 16)
-        torch.testing.assert_close(model.trunk(tokens)[0], outputs["full.averaged"])
+        outputs["position"] = model.preprocessor.pos_embed(3, 4, 16).view(
+            3, 4, 16
+        )
+        torch.testing.assert_close(
+            model.trunk(tokens)[0], outputs["full.averaged"]
+        )
     write(
         "aim_v1",
         about=facts_of_aim(
-            config, "probe_layers=2: the mean of the last two blocks, without a norm"
+            config,
+            "probe_layers=2: the mean of the last two blocks, without a norm",
         ),
         inputs={"images": images, "prefix_lengths": (~outside).sum(1)},
         outputs=outputs,

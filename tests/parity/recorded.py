@@ -21,7 +21,11 @@ class Recorded(NamedTuple):
 
 def recorded(name: str) -> Recorded:
     """The file `references/<name>.safetensors`."""
-    groups: dict[str, dict[str, Tensor]] = {"state": {}, "input": {}, "output": {}}
+    groups: dict[str, dict[str, Tensor]] = {
+        "state": {},
+        "input": {},
+        "output": {},
+    }
     with safe_open(FOLDER / f"{name}.safetensors", framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 (no dict: it cannot be iterated)
             group, _, rest = key.partition(".")

@@ -31,7 +31,9 @@ def write(
     path = FOLDER / f"{name}.safetensors"
     # One key: safetensors writes several in an order of its own at each run, and the
     # file should be the same each time.
-    save_file(tensors, path, {"facts": json.dumps({**about, "versions": VERSIONS})})
+    save_file(
+        tensors, path, {"facts": json.dumps({**about, "versions": VERSIONS})}
+    )
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -42,7 +44,9 @@ def randomise(module: nn.Module, seed: int) -> None:
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=draw)
         if parameter.ndim > 1:
-            parameter.data = noise * (parameter.numel() / len(parameter)) ** -0.5
+            parameter.data = (
+                noise * (parameter.numel() / len(parameter)) ** -0.5
+            )
         else:
             parameter.data += 0.2 * noise
 
@@ -56,7 +60,9 @@ def pictures(height: int, width: int, *, seed: int) -> Tensor:
     )
 
 
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalised(
+    images: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
     mean_ = torch.tensor(mean)[:, None, None]
     std_ = torch.tensor(std)[:, None, None]
     return (images.float() / 255 - mean_) / std_

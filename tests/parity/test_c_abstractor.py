@@ -42,10 +42,16 @@ def our_name(name: str) -> str:
 
 def our_weight(name: str, weight: Tensor) -> Tensor:
     """A 1 x 1 convolution is a linear map; the 3 x 3 one stays."""
-    return weight.flatten(1) if weight.ndim == 4 and "conv2" not in name else weight
+    return (
+        weight.flatten(1)
+        if weight.ndim == 4 and "conv2" not in name
+        else weight
+    )
 
 
-def with_honeybees_weights(grid: tuple[int, int], side: int, key: str) -> CAbstractor:
+def with_honeybees_weights(
+    grid: tuple[int, int], side: int, key: str
+) -> CAbstractor:
     c = HONEYBEE.facts["config"]
     config = CAbstractor.Config(
         num_tokens=side * side, dim=c["hidden_size"], depth=c["depth"]
@@ -65,11 +71,15 @@ def with_honeybees_weights(grid: tuple[int, int], side: int, key: str) -> CAbstr
 
 
 @pytest.mark.parametrize(("grid", "side"), GRIDS, ids=str)
-def test_tokens_and_gradients_are_honeybees(grid: tuple[int, int], side: int) -> None:
+def test_tokens_and_gradients_are_honeybees(
+    grid: tuple[int, int], side: int
+) -> None:
     key = f"{grid[0]}x{grid[1]}_to_{side}x{side}"
     x = HONEYBEE.inputs[f"{key}.patches"].requires_grad_()
     tokens = with_honeybees_weights(grid, side, key)(x)
-    torch.testing.assert_close(tokens, HONEYBEE.outputs[f"{key}.tokens"], **TOLERANCE)
+    torch.testing.assert_close(
+        tokens, HONEYBEE.outputs[f"{key}.tokens"], **TOLERANCE
+    )
     (gradient,) = torch.autograd.grad(
         (tokens * HONEYBEE.inputs[f"{key}.weight"]).sum(), x
     )

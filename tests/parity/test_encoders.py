@@ -81,7 +81,9 @@ def test_encoders(name: str, tmp_path: Path) -> None:
     encoder = imported(tmp_path / "published", tmp_path / "run").encoder
     images = pictures()
     tokens = encoder.tokens(images)
-    torch.testing.assert_close(tokens, features(theirs, images, encoder), **CLOSE)
+    torch.testing.assert_close(
+        tokens, features(theirs, images, encoder), **CLOSE
+    )
     assert torch.equal(encoder(images), tokens[:, encoder.num_prefix_tokens :])
 
     out = exported(tmp_path / "run", tmp_path / "out")
@@ -96,13 +98,19 @@ def assert_same_scores(
     model: Any, theirs: Any, tokens: Tensor, lengths: Tensor
 ) -> None:
     images = pictures()
-    expected = theirs(input_ids=tokens, pixel_values=normed(images, model.encoder))
+    expected = theirs(
+        input_ids=tokens, pixel_values=normed(images, model.encoder)
+    )
     image = model.encode_images(images)
     text = model.encode_texts(tokens, lengths)
     torch.testing.assert_close(image, expected.image_embeds, **CLOSE)
     torch.testing.assert_close(text, expected.text_embeds, **CLOSE)
     scores = model.projection.scale * image @ text.T
-    scores = scores if model.projection.bias is None else scores + model.projection.bias
+    scores = (
+        scores
+        if model.projection.bias is None
+        else scores + model.projection.bias
+    )
     torch.testing.assert_close(scores, expected.logits_per_image, **CLOSE)
 
 
@@ -147,11 +155,15 @@ def test_padding_is_to_a_tower_that_sees_it_what_it_was(tmp_path: Path) -> None:
         row[length:] = tokenizer.pad
     assert tokenizer.pad != tokenizer.end
     torch.testing.assert_close(
-        model.encode_texts(tokens, lengths), F.normalize(expected, dim=-1), **CLOSE
+        model.encode_texts(tokens, lengths),
+        F.normalize(expected, dim=-1),
+        **CLOSE,
     )
 
 
-def unpacked(name: str, folder: Path, config: dict[str, Any], file: str) -> Recorded:
+def unpacked(
+    name: str, folder: Path, config: dict[str, Any], file: str
+) -> Recorded:
     """A recorded model as the folder that its library would have written."""
     found = recorded(name)
     folder.mkdir()
@@ -164,7 +176,9 @@ def unpacked(name: str, folder: Path, config: dict[str, Any], file: str) -> Reco
     return found
 
 
-@pytest.mark.parametrize("name", ["open_clip_openai", "open_clip_dfn", "open_clip_gap"])
+@pytest.mark.parametrize(
+    "name", ["open_clip_openai", "open_clip_dfn", "open_clip_gap"]
+)
 @torch.no_grad()
 def test_open_clip(tmp_path: Path, name: str) -> None:
     facts = recorded(name).facts
@@ -172,7 +186,9 @@ def test_open_clip(tmp_path: Path, name: str) -> None:
         "model_cfg": facts["config"],
         "preprocess_cfg": {"mean": facts["mean"], "std": facts["std"]},
     }
-    theirs = unpacked(name, tmp_path / "published", config, "open_clip_config.json")
+    theirs = unpacked(
+        name, tmp_path / "published", config, "open_clip_config.json"
+    )
     ours = imported(tmp_path / "published", tmp_path / "run")
     images = theirs.inputs["images"]
     tokens = theirs.inputs["tokens"]
@@ -188,7 +204,9 @@ def test_open_clip(tmp_path: Path, name: str) -> None:
         text, F.normalize(theirs.outputs["text_features"], dim=-1), **CLOSE
     )
     torch.testing.assert_close(
-        ours.projection.scale * image @ text.T, theirs.outputs["image_logits"], **CLOSE
+        ours.projection.scale * image @ text.T,
+        theirs.outputs["image_logits"],
+        **CLOSE,
     )
 
 
@@ -202,17 +220,26 @@ def test_ml_aim(tmp_path: Path, name: str) -> None:
             "embed_dim": "hidden_size",
             "mlp_hidden_dim": "intermediate_size",
         }
-        names |= {"num_blocks": "num_hidden_layers", "num_heads": "num_attention_heads"}
+        names |= {
+            "num_blocks": "num_hidden_layers",
+            "num_heads": "num_attention_heads",
+        }
         config = {
-            names.get(k, k): v for k, v in config.items() if k != "pos_embed_type"
+            names.get(k, k): v
+            for k, v in config.items()
+            if k != "pos_embed_type"
         } | {"model_type": "aimv2"}
     theirs = unpacked(name, tmp_path / "published", config, "config.json")
     encoder = imported(tmp_path / "published", tmp_path / "run").encoder
-    expected = theirs.outputs["full.normed" if name == "aim_v1" else "patch_features"]
+    expected = theirs.outputs[
+        "full.normed" if name == "aim_v1" else "patch_features"
+    ]
     torch.testing.assert_close(
         encoder.position, theirs.outputs["position"], atol=1e-6, rtol=0
     )
-    torch.testing.assert_close(encoder(theirs.inputs["images"]), expected, **CLOSE)
+    torch.testing.assert_close(
+        encoder(theirs.inputs["images"]), expected, **CLOSE
+    )
 
 
 @torch.no_grad()
@@ -227,7 +254,9 @@ def test_pixels_that_no_patch_covers_are_left_out(tmp_path: Path) -> None:
     assert encoder.image_size == (12, 12)
     images = pictures(15, 15)
     expected = theirs(normed(images, encoder)).last_hidden_state
-    torch.testing.assert_close(encoder(images[:, :, :12, :12]), expected, **CLOSE)
+    torch.testing.assert_close(
+        encoder(images[:, :, :12, :12]), expected, **CLOSE
+    )
 
 
 @torch.no_grad()
@@ -241,14 +270,19 @@ def test_other_resolutions_are_those_of_the_class_that_antialiases_as_we_do(
     for height, width in ((20, 8), (8, 8)):
         model = Features.Config(
             encoder=replace(
-                read_config(tmp_path / "run").model.encoder, image_size=(height, width)
+                read_config(tmp_path / "run").model.encoder,
+                image_size=(height, width),
             )
         )
         other = model.build()
-        load_part(other, "encoder", tmp_path / "run", tokenizer=tokenizer(tmp_path))
+        load_part(
+            other, "encoder", tmp_path / "run", tokenizer=tokenizer(tmp_path)
+        )
         images = pictures(height, width)
         expected = theirs(normed(images, other.encoder)).last_hidden_state
-        torch.testing.assert_close(other.encoder.tokens(images), expected, **CLOSE)
+        torch.testing.assert_close(
+            other.encoder.tokens(images), expected, **CLOSE
+        )
 
 
 @pytest.mark.parametrize("size", [(12, 12), (40, 22), (15, 31), (8, 9)])
@@ -266,16 +300,27 @@ def test_processors_give_the_pixels_that_ours_are(
     config = imported(tmp_path / "published", tmp_path / "run").encoder.config
     exported(tmp_path / "run", tmp_path / "out")
     image = torch.randint(
-        256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+        256,
+        (3, *size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(2),
     )
     ours = ImageProcessor(
         (12, 12), resize=config.resize, interpolation=config.interpolation
     )(image)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (config.mean, config.std))
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in (config.mean, config.std)
+    )
     for folder in ("published", "out"):
-        processor = AutoImageProcessor.from_pretrained(tmp_path / folder, backend="pil")
-        pixels = processor(image, return_tensors="pt")["pixel_values"] * std + mean
-        torch.testing.assert_close(pixels * 255, ours.float(), atol=1.001, rtol=0)
+        processor = AutoImageProcessor.from_pretrained(
+            tmp_path / folder, backend="pil"
+        )
+        pixels = (
+            processor(image, return_tensors="pt")["pixel_values"] * std + mean
+        )
+        torch.testing.assert_close(
+            pixels * 255, ours.float(), atol=1.001, rtol=0
+        )
 
 
 def test_the_exported_tokenizer_ends_captions(tmp_path: Path) -> None:
@@ -285,8 +330,8 @@ def test_the_exported_tokenizer_ends_captions(tmp_path: Path) -> None:
     exported(tmp_path / "run", tmp_path / "out")
     ours = Tokenizer.Config(path=str(tmp_path / "run")).build()
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
-    found = theirs(["a cat", "two dogs"], padding="max_length", truncation=True)[
-        "input_ids"
-    ]
+    found = theirs(
+        ["a cat", "two dogs"], padding="max_length", truncation=True
+    )["input_ids"]
     wanted = [[*ours.encode(text), ours.end] for text in ("a cat", "two dogs")]
     assert found == [[*ids, *[ours.pad] * (8 - len(ids))] for ids in wanted]

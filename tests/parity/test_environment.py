@@ -33,7 +33,10 @@ def complaint(*folders: Path) -> str | None:
     # this one.
     command = [sys.executable, "-W", "ignore", "-c", "import torchvision"]
     run = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     if run.returncode == 0:
         return None

@@ -48,7 +48,9 @@ def test_vit_h_14_at_378(tmp_path: Path) -> None:
         "num_attention_heads": 16,
     }
     theirs = randomised(
-        CLIPVisionModel(CLIPVisionConfig(**shape, image_size=378, patch_size=14))
+        CLIPVisionModel(
+            CLIPVisionConfig(**shape, image_size=378, patch_size=14)
+        )
     )
     theirs.save_pretrained(tmp_path / "published")
     import_model(str(tmp_path / "published"), tmp_path / "run")
@@ -66,11 +68,17 @@ def test_vit_h_14_at_378(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_a_decoder_3072_wide(tmp_path: Path) -> None:
-    shape = {"hidden_size": 3072, "intermediate_size": 4096, "num_hidden_layers": 2}
+    shape = {
+        "hidden_size": 3072,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 2,
+    }
     heads = {"num_attention_heads": 24, "num_key_value_heads": 8}
     rows = write_tokenizer(tmp_path / "published")
     theirs = randomised(
-        LlamaForCausalLM(LlamaConfig(**shape, **heads, vocab_size=rows, eos_token_id=1))
+        LlamaForCausalLM(
+            LlamaConfig(**shape, **heads, vocab_size=rows, eos_token_id=1)
+        )
     )
     theirs.save_pretrained(tmp_path / "published")
     import_model(str(tmp_path / "published"), tmp_path / "run")
@@ -83,8 +91,12 @@ def test_a_decoder_3072_wide(tmp_path: Path) -> None:
         batch.positions,
         PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )
-    logits = (hidden @ ours.decoder.head.T)[:, :rows]  # the import has added tokens
-    expected = theirs(input_ids=torch.as_tensor(sequence.tokens)[None].long()).logits[0]
+    logits = (hidden @ ours.decoder.head.T)[
+        :, :rows
+    ]  # the import has added tokens
+    expected = theirs(
+        input_ids=torch.as_tensor(sequence.tokens)[None].long()
+    ).logits[0]
     # Logits of unit size, fp32, sums of up to 4096 products in another order; measured
     # 4.5e-6 (with 8192).
     torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)

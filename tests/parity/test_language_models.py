@@ -37,7 +37,9 @@ def logits(run: Path, texts: list[str]) -> list[torch.Tensor]:
         PackedAttention(batch.cu_seqlens, batch.max_seqlen),
     )  # type: ignore[attr-defined]
     return list(
-        (hidden @ model.decoder.head.T).split([len(s.tokens) for s in sequences])
+        (hidden @ model.decoder.head.T).split(
+            [len(s.tokens) for s in sequences]
+        )
     )  # type: ignore[attr-defined]
 
 
@@ -52,13 +54,18 @@ def assert_same_logits(run: Path, theirs: Any, tokenizer: Any) -> None:
         expected = theirs(input_ids=ids).logits[0]
         assert expected.std() > 1
         torch.testing.assert_close(
-            ours[:, :rows], expected, atol=LOGITS * expected.std().item(), rtol=0
+            ours[:, :rows],
+            expected,
+            atol=LOGITS * expected.std().item(),
+            rtol=0,
         )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_and_out_and_in_again(family: str, tmp_path: Path) -> None:
-    original = write_model(tmp_path / "published", family, begin="llama" in family)
+    original = write_model(
+        tmp_path / "published", family, begin="llama" in family
+    )
     import_model(str(tmp_path / "published"), tmp_path / "run")
     assert_same_logits(
         tmp_path / "run",
@@ -71,7 +78,9 @@ def test_in_and_out_and_in_again(family: str, tmp_path: Path) -> None:
         tmp_path / "exported", output_loading_info=True
     )
     assert type(opened) is type(original)
-    assert not any(loading.values())  # nothing missing, left over or of another shape
+    assert not any(
+        loading.values()
+    )  # nothing missing, left over or of another shape
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert_same_logits(tmp_path / "run", opened.eval(), tokenizer)
     assert greedy_texts(opened, tokenizer) == our_greedy_texts(tmp_path / "run")
@@ -123,7 +132,11 @@ def test_two_blocks_at_the_width_of_3b() -> None:
     with TemporaryDirectory() as name:  # 2 GB, which pytest would keep
         folder = Path(name)
         original = write_model(
-            folder / "published", "qwen3", **shape, num_key_value_heads=8, head_dim=128
+            folder / "published",
+            "qwen3",
+            **shape,
+            num_key_value_heads=8,
+            head_dim=128,
         )
         import_model(str(folder / "published"), folder / "run")
         assert_same_logits(

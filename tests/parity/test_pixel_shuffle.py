@@ -9,7 +9,9 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 from mm1.nn.connectors.pixel_shuffle import PixelShuffle
 
 
-@pytest.mark.parametrize(("side", "scale_factor"), [(6, 2), (6, 3), (4, 1), (8, 4)])
+@pytest.mark.parametrize(
+    ("side", "scale_factor"), [(6, 2), (6, 3), (4, 1), (8, 4)]
+)
 def test_tokens_are_those_of_idefics3(side: int, scale_factor: int) -> None:
     torch.manual_seed(0)
     theirs = Idefics3Connector(

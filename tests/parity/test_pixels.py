@@ -23,7 +23,15 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow  # importing it takes seconds
 
 TOLERANCE = 2
-SIZES = [(64, 48), (48, 64), (97, 61), (33, 150), (20, 20), (24, 31), (300, 201)]
+SIZES = [
+    (64, 48),
+    (48, 64),
+    (97, 61),
+    (33, 150),
+    (20, 20),
+    (24, 31),
+    (300, 201),
+]
 """Widths and heights: larger and smaller than the targets, odd margins among them."""
 
 
@@ -37,9 +45,9 @@ def noise(width: int, height: int) -> Pillow.Image:
 
 
 def processed(processor: Any, image: Pillow.Image) -> torch.Tensor:
-    made = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")[
-        "pixel_values"
-    ]
+    made = processor(
+        image, do_rescale=False, do_normalize=False, return_tensors="pt"
+    )["pixel_values"]
     return made.reshape(-1, *made.shape[-3:]).int()
 
 
@@ -55,7 +63,9 @@ def worst(views: torch.Tensor, theirs: torch.Tensor) -> int:
 def test_crop_is_clips(
     size: tuple[int, int], interpolation: Any, resample: int
 ) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.image_processing_pil_clip import (
+        CLIPImageProcessorPil,
+    )
 
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": 24},
@@ -64,7 +74,10 @@ def test_crop_is_clips(
     )
     views = ImageProcessor((24, 24), resize="crop", interpolation=interpolation)
     assert (
-        worst(views(pil_to_tensor(noise(*size))), processed(processor, noise(*size)))
+        worst(
+            views(pil_to_tensor(noise(*size))),
+            processed(processor, noise(*size)),
+        )
         <= TOLERANCE
     )
 
@@ -85,7 +98,10 @@ def test_squash_is_siglips(
     )
     views = ImageProcessor((24, 36), interpolation=interpolation)
     assert (
-        worst(views(pil_to_tensor(noise(*size))), processed(processor, noise(*size)))
+        worst(
+            views(pil_to_tensor(noise(*size))),
+            processed(processor, noise(*size)),
+        )
         <= TOLERANCE
     )
 
@@ -109,7 +125,9 @@ def test_padded_tiles_are_those_of_llava_next(size: tuple[int, int]) -> None:
     views = ImageProcessor(
         (24, 24), resize="pad", split="dynamic", min_tiles=6, max_tiles=6
     )
-    tiles = views(pil_to_tensor(noise(*size)), (rows, columns))[: rows * columns]
+    tiles = views(pil_to_tensor(noise(*size)), (rows, columns))[
+        : rows * columns
+    ]
     assert worst(tiles, processed(processor, noise(*size))[1:]) <= TOLERANCE
 
 
@@ -125,4 +143,6 @@ def test_colours_are_read_alike() -> None:
     )
     for mode in ("RGB", "L", "P"):
         image = noise(20, 20).convert(mode)
-        assert worst(pil_to_tensor(image)[None], processed(processor, image)) == 0
+        assert (
+            worst(pil_to_tensor(image)[None], processed(processor, image)) == 0
+        )

@@ -24,7 +24,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("old", "new"), CASES, ids=str)
-def test_a_table_moves_as_in_timm(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_a_table_moves_as_in_timm(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
     key = f"{old[0]}x{old[1]}_to_{new[0]}x{new[1]}"
     ours = interpolate(TIMM.inputs[key].view(*old, 4), new)
     # torch's own resampling on both sides, in two releases: worst measured 0; other
@@ -42,7 +44,9 @@ def test_a_class_token_is_no_part_of_the_table() -> None:
     )
     assert torch.equal(given[:, 0], moved[:, 0])
     ours = interpolate(given[0, 1:].view(4, 4, 4), (6, 6))
-    torch.testing.assert_close(ours.reshape(-1, 4), moved[0, 1:], rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        ours.reshape(-1, 4), moved[0, 1:], rtol=0, atol=2e-6
+    )
 
 
 def test_antialias_is_on() -> None:

@@ -121,7 +121,10 @@ def test_rules_for_text(
     ("text", "how"),
     [
         ("a\nb\nc\nd\na\na\n", "33% of the lines are copies"),
-        ("a b\n\nlong long copy\n\nc d\n\ne\n\nlong long copy", "copies of lines"),
+        (
+            "a b\n\nlong long copy\n\nc d\n\ne\n\nlong long copy",
+            "copies of lines",
+        ),
         ("the cat the cat the cat sat on a mat", "in one sequence of 2 words"),
         (
             "x1 a b c d x2 a b c d y1 y2 y3 y4 y5 y6 y7 y8 y9 y0",
@@ -164,7 +167,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dropped(out: Path) -> list[tuple[str, str, str, str]]:
     lines = [
-        json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (out / "drops.jsonl").read_text().splitlines()
     ]
     return [
         (Path(line["file"]).name, line["key"], line["dropped"], line["reason"])
@@ -180,7 +184,11 @@ def test_the_first_copy_is_kept(tokenizer: Path, tmp_path: Path) -> None:
         ),
         write_lines(
             tmp_path / "1.jsonl",
-            [{"text": "page  ONE"}, {"text": "page three"}, {"text": "page one"}],
+            [
+                {"text": "page  ONE"},
+                {"text": "page three"},
+                {"text": "page one"},
+            ],
         ),
     ]
     filters = Filters.Config(duplicates=Duplicates.Config(exact=True))
@@ -205,7 +213,9 @@ def test_the_first_copy_is_kept(tokenizer: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -> None:
+def test_images_in_many_documents_are_removed(
+    tokenizer: Path, tmp_path: Path
+) -> None:
     """An image on three of four pages is removed; a page left without one is dropped,
     and does not count as the first copy of its text."""
     logo = jpeg(0)
@@ -213,8 +223,14 @@ def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -
     dog = jpeg(2)
     pages = [
         {"images": [logo, None], "texts": [None, "one"]},
-        {"images": [None, logo, None, cat], "texts": ["two", None, "three", None]},
-        {"images": [None, logo, logo, dog, dog], "texts": ["four", *[None] * 4]},
+        {
+            "images": [None, logo, None, cat],
+            "texts": ["two", None, "three", None],
+        },
+        {
+            "images": [None, logo, logo, dog, dog],
+            "texts": ["four", *[None] * 4],
+        },
         {"images": [cat, None], "texts": [None, "one"]},
     ]
     files = [
@@ -222,7 +238,8 @@ def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -
         for i in range(2)
     ]
     filters = Filters.Config(
-        duplicates=Duplicates.Config(exact=True, max_documents_of_image=2), min_images=1
+        duplicates=Duplicates.Config(exact=True, max_documents_of_image=2),
+        min_images=1,
     )
     manifest = prepare(
         Preparation.Config(source=Interleaved.Config(), filters=filters),
@@ -244,7 +261,10 @@ def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -
     ]
     encode = Tokenizer.Config(path=str(tokenizer)).build().encode
     texts = [
-        part for document in found for part in document.parts if isinstance(part, Text)
+        part
+        for document in found
+        for part in document.parts
+        if isinstance(part, Text)
     ]
     assert [list(part.tokens or ()) for part in texts] == [
         encode(part.content) for part in texts
@@ -253,7 +273,11 @@ def test_images_in_many_documents_are_removed(tokenizer: Path, tmp_path: Path) -
 
 def test_a_caption_is_dropped_with_its_image() -> None:
     duplicates = Duplicates.Config(max_documents_of_image=1).build()
-    documents = [page(sized(9, 9), "a"), page(sized(9, 9), "b"), page(sized(8, 9), "c")]
+    documents = [
+        page(sized(9, 9), "a"),
+        page(sized(9, 9), "b"),
+        page(sized(8, 9), "c"),
+    ]
     removals = removals_of(duplicates, [documents])[0]
     assert removals.documents == {
         0: ("image in many documents", ""),
@@ -262,7 +286,9 @@ def test_a_caption_is_dropped_with_its_image() -> None:
     assert not removals.images
 
 
-def removals_of(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> Any:
+def removals_of(
+    duplicates: Duplicates, files: Sequence[Sequence[Document]]
+) -> Any:
     import pyarrow as pa
 
     rows = [
@@ -273,7 +299,9 @@ def removals_of(duplicates: Duplicates, files: Sequence[Sequence[Document]]) -> 
         for f, file in enumerate(files)
     ]
     tables = [pa.Table.from_pylist(file, duplicates.schema()) for file in rows]
-    return duplicates.find_removals(tables, lambda count: None, images_required=True)
+    return duplicates.find_removals(
+        tables, lambda count: None, images_required=True
+    )
 
 
 def test_near_duplicates() -> None:
@@ -281,20 +309,27 @@ def test_near_duplicates() -> None:
     or 0.95."""
     pytest.importorskip("datasketch", reason="pip install 'mm1[filters]'")
     draw = random.Random(0)
-    texts = [[f"w{draw.randrange(5000)}" for _ in range(200)] for _ in range(30)]
+    texts = [
+        [f"w{draw.randrange(5000)}" for _ in range(200)] for _ in range(30)
+    ]
     near = [[*text[:50], "other", *text[51:]] for text in texts[:10]]
     far = [[*text[:100], *texts[-1][100:]] for text in texts[10:20]]
     files = [
-        [page(" ".join(words)) for words in file] for file in (texts, [*near, *far])
+        [page(" ".join(words)) for words in file]
+        for file in (texts, [*near, *far])
     ]
     removals = removals_of(Duplicates.Config(near=0.8).build(), files)
     assert not removals[0].documents
     assert sorted(removals[1].documents) == list(range(10))
-    assert all(removals[1].documents[i][1].endswith(f" like 0#{i}") for i in range(10))
+    assert all(
+        removals[1].documents[i][1].endswith(f" like 0#{i}") for i in range(10)
+    )
     assert removals_of(Duplicates.Config(near=0.8).build(), files) == removals
 
 
-def test_near_duplicates_need_datasketch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_need_datasketch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasketch", None)
     with pytest.raises(UserError, match=r"mm1\[filters\]"):
         Duplicates.Config(near=0.8).build()
@@ -352,5 +387,7 @@ def test_captions_of_one_image_stay_together() -> None:
     assert all(len(side) == 1 for side in sides)
     assert {True, False} == set.union(*sides)
     assert len({image_hash(p) for p in pictures}) == 40
-    by_text = {is_validation(page(pictures[0], f"caption {i}"), 0.5) for i in range(20)}
+    by_text = {
+        is_validation(page(pictures[0], f"caption {i}"), 0.5) for i in range(20)
+    }
     assert by_text == {True, False}

@@ -64,7 +64,10 @@ def raw(tmp_path: Path) -> Path:
 
 
 def drops(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (out / "drops.jsonl").read_text().splitlines()
+    ]
 
 
 def test_the_counts_add_up(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
@@ -74,19 +77,30 @@ def test_the_counts_add_up(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
         tmp_path / "out",
         tokenizer,
     )
-    assert (manifest["records_in"], manifest["documents"], manifest["images"]) == (
+    assert (
+        manifest["records_in"],
+        manifest["documents"],
+        manifest["images"],
+    ) == (
         9,
         7,
         7,
     )
     assert manifest["drops"] == {"empty caption": 1, "no image": 1}
-    assert [(d["file"], d["key"], d["reason"]) for d in drops(tmp_path / "out")] == [
+    assert [
+        (d["file"], d["key"], d["reason"]) for d in drops(tmp_path / "out")
+    ] == [
         (str(raw / "1.tar"), "8", "empty caption"),
         (str(raw / "1.tar"), "9", "no image"),
     ]
-    splits = [Shards(tmp_path / "out", split) for split in ("train", "validation")]
+    splits = [
+        Shards(tmp_path / "out", split) for split in ("train", "validation")
+    ]
     assert sum(len(split) for split in splits) == 7
-    assert sum(int(split.text_tokens.sum()) for split in splits) == manifest["tokens"]
+    assert (
+        sum(int(split.text_tokens.sum()) for split in splits)
+        == manifest["tokens"]
+    )
     keys = sorted(split.key(i) for split in splits for i in range(len(split)))
     assert keys == sorted(
         f"{raw / tar}#{i:04}"
@@ -94,7 +108,9 @@ def test_the_counts_add_up(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
         for i in numbers
     )
     assert read_manifest(tmp_path / "out") == manifest
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == tokenizer.read_text()
+    assert (
+        tmp_path / "out" / "tokenizer.json"
+    ).read_text() == tokenizer.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "out"}
 
 
@@ -123,7 +139,8 @@ def test_the_same_raw_files_give_the_same_bytes(
     ]
     assert written[0] == written[1]
     assert all(
-        (tmp_path / "one" / p).read_bytes() == (tmp_path / "two" / p).read_bytes()
+        (tmp_path / "one" / p).read_bytes()
+        == (tmp_path / "two" / p).read_bytes()
         for p in written[0]
     )
 
@@ -194,12 +211,19 @@ def test_a_folder_with_other_files_is_not_touched(
     (tmp_path / "new.unfinished" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"thesis\.tex"):
         prepare("captions", [raw], tmp_path / "new", tokenizer)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [
+        "thesis.tex"
+    ]
 
 
-def test_an_empty_folder_is_used(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
-    assert prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"] == 7
+    assert (
+        prepare("captions", [raw], tmp_path / "out", tokenizer)["documents"]
+        == 7
+    )
 
 
 def test_unfinished_files_of_a_killed_run_are_prepared_again(
@@ -208,7 +232,9 @@ def test_unfinished_files_of_a_killed_run_are_prepared_again(
     left = tmp_path / "out.unfinished" / "train"
     left.mkdir(parents=True)
     (left / "00007-000.arrow").write_bytes(b"half")
-    (tmp_path / "out.unfinished" / "scratch" / "parts" / "00000-x").mkdir(parents=True)
+    (tmp_path / "out.unfinished" / "scratch" / "parts" / "00000-x").mkdir(
+        parents=True
+    )
     prepare("captions", [raw], tmp_path / "out", tokenizer)
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == [
         "00000-000.arrow",
@@ -227,7 +253,11 @@ def test_copies_stay_in_one_split() -> None:
     for i in range(200):
         sides = {
             is_validation(text(c), 0.5)
-            for c in (f"A cat, no. {i}!", f"a  cat no {i}\n", f"A CAT -- no {i}")
+            for c in (
+                f"A cat, no. {i}!",
+                f"a  cat no {i}\n",
+                f"A CAT -- no {i}",
+            )
         }
         assert len(sides) == 1
 
@@ -235,13 +265,20 @@ def test_copies_stay_in_one_split() -> None:
 def test_the_share_is_about_as_requested() -> None:
     held = sum(is_validation(text(f"document {i}"), 0.1) for i in range(4000))
     assert 300 < held < 500
-    assert not any(is_validation(text(f"document {i}"), 0.0) for i in range(100))
-    assert {is_validation(text("!" * i), 0.5) for i in range(1, 30)} == {False, True}
+    assert not any(
+        is_validation(text(f"document {i}"), 0.0) for i in range(100)
+    )
+    assert {is_validation(text("!" * i), 0.5) for i in range(1, 30)} == {
+        False,
+        True,
+    }
 
 
 def test_a_larger_share_contains_the_smaller_one() -> None:
     documents = [text(f"document {i}") for i in range(1000)]
-    assert all(is_validation(d, 0.3) for d in documents if is_validation(d, 0.1))
+    assert all(
+        is_validation(d, 0.3) for d in documents if is_validation(d, 0.1)
+    )
 
 
 # --- config and sources
@@ -273,7 +310,8 @@ def test_one_config_takes_all_overrides() -> None:
     with pytest.raises(ConfigError, match=r"no key 'filters\.near'"):
         override(config, "filters.near=0.8")
     with pytest.raises(
-        ConfigError, match=r"no key 'source\.feild'; did you mean 'source\.field'"
+        ConfigError,
+        match=r"no key 'source\.feild'; did you mean 'source\.field'",
     ):
         override(config, "source.feild=body")
 
@@ -283,7 +321,10 @@ def test_sources_are_known_by_their_file_names() -> None:
         component_names(Source)
     )
     assert default_config(Source, "text") == Texts.Config()
-    assert default_config(Source, "mm1.prepare.sources.text:Texts") == Texts.Config()
+    assert (
+        default_config(Source, "mm1.prepare.sources.text:Texts")
+        == Texts.Config()
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,7 +344,9 @@ def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
     for name in ("b.tar", "a.tar", "c.txt", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / "d.tar").mkdir()
-    found = find_files(Captions, [tmp_path / "c.txt", tmp_path, tmp_path / "a.tar"])
+    found = find_files(
+        Captions, [tmp_path / "c.txt", tmp_path, tmp_path / "a.tar"]
+    )
     assert [path.name for path in found] == ["c.txt", "a.tar", "b.tar"]
     with pytest.raises(
         FileNotFoundError, match=r"has no file for this source \(\*\.jsonl, "
@@ -313,7 +356,9 @@ def test_files_of_a_folder_are_found_by_pattern(tmp_path: Path) -> None:
         find_files(Texts, [tmp_path / "nowhere"])
 
 
-def test_shares_are_below_one(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_shares_are_below_one(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="validation"):
         prepare(
             Preparation.Config(source=Captions.Config(), validation=1.0),
@@ -327,10 +372,12 @@ def test_no_usable_record_is_an_error_with_its_reasons(
     tokenizer: Path, tmp_path: Path
 ) -> None:
     write_lines(
-        tmp_path / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}, {"txt": "again"}]
+        tmp_path / "a.jsonl",
+        [{"text": ""}, {"txt": "wrong field"}, {"txt": "again"}],
     )
     with pytest.raises(
-        ConfigError, match="none of 3 records can be used: 2 no text, 1 empty text"
+        ConfigError,
+        match="none of 3 records can be used: 2 no text, 1 empty text",
     ):
         prepare("text", [tmp_path / "a.jsonl"], tmp_path / "out", tokenizer)
     assert not (tmp_path / "out").exists()
@@ -360,7 +407,8 @@ def test_every_kind_of_document_reaches_the_shards(
         ),
         "text": write_lines(tmp_path / "a.jsonl", [{"text": "one two"}]),
         "instructions": write_lines(
-            tmp_path / "b.jsonl", [chat("<image>\nWhat?", "One.", image="p.jpg")]
+            tmp_path / "b.jsonl",
+            [chat("<image>\nWhat?", "One.", image="p.jpg")],
         ),
     }
     for kind, path in raw.items():
@@ -399,7 +447,9 @@ def test_real_data_is_read_without_a_drop(
     sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))
     train_tokenizer(sample, tmp_path / "t.json", vocab_size=1024)
     manifest = prepare(
-        Preparation.Config(source=default_config(Source, kind), validation=0.05),
+        Preparation.Config(
+            source=default_config(Source, kind), validation=0.05
+        ),
         [REAL / kind],
         tmp_path / "out",
         tmp_path / "t.json",

@@ -85,7 +85,10 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert contents(tmp_path / "by 1") == contents(tmp_path / "by 2")
 
     ends = {
-        "die": (WorkerDied, r"die\.jsonl was killed by signal 9.*fewer --workers"),
+        "die": (
+            WorkerDied,
+            r"die\.jsonl was killed by signal 9.*fewer --workers",
+        ),
         "fail": (
             WorkerFailed,
             (

@@ -63,7 +63,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "filters",
-    [Filters.Config(), Filters.Config(duplicates=Duplicates.Config(exact=True))],
+    [
+        Filters.Config(),
+        Filters.Config(duplicates=Duplicates.Config(exact=True)),
+    ],
 )
 def test_the_same_command_resumes(
     filters: Filters.Config,
@@ -104,13 +107,19 @@ def test_the_same_command_resumes(
     )
     assert reading.read == ["2.tar"]
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw", "straight"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "out",
+        "raw",
+        "straight",
+    ]
 
 
 def test_without_a_finished_file_nothing_is_kept(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "convert_file", Reading("0.tar", KeyboardInterrupt()))
+    monkeypatch.setattr(
+        module, "convert_file", Reading("0.tar", KeyboardInterrupt())
+    )
     with pytest.raises(KeyboardInterrupt):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
@@ -154,7 +163,9 @@ def test_an_interrupted_rewrite_resumes(
 def test_another_plan_does_not_resume(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "convert_file", Reading("1.tar", KeyboardInterrupt()))
+    monkeypatch.setattr(
+        module, "convert_file", Reading("1.tar", KeyboardInterrupt())
+    )
     with pytest.raises(KeyboardInterrupt):
         prepare("captions", [raw], tmp_path / "out", tokenizer)
     with pytest.raises(

@@ -33,7 +33,8 @@ def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
             if isinstance(record.data, Unusable):
                 raise record.data
             document, lost = verify.check_document(
-                source.document(record.data), images_required=source.IMAGES_REQUIRED
+                source.document(record.data),
+                images_required=source.IMAGES_REQUIRED,
             )
             outcomes.append((document.text, [why.reason for why in lost]))
         except Unusable as why:
@@ -47,9 +48,9 @@ def outcome(source: Source, path: Path) -> list[tuple[str, list[str]] | str]:
 def test_urls_and_paths_of_obelics_are_looked_up(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     url = "https://x.org/1.jpg"
-    (tmp_path / "pictures" / hashlib.sha256(url.encode()).hexdigest()).write_bytes(
-        jpeg()
-    )
+    (
+        tmp_path / "pictures" / hashlib.sha256(url.encode()).hexdigest()
+    ).write_bytes(jpeg())
     (tmp_path / "pictures" / "2.jpg").write_bytes(jpeg())
     pages = [
         {
@@ -71,7 +72,11 @@ def test_urls_and_paths_of_obelics_are_looked_up(tmp_path: Path) -> None:
         "lists of different length",
     ]
     record, *_ = source.read(tmp_path / "a.parquet")
-    assert [image.url for image in source.document(record.data).images] == [url, "", ""]
+    assert [image.url for image in source.document(record.data).images] == [
+        url,
+        "",
+        "",
+    ]
 
 
 # --- MMC4
@@ -187,9 +192,13 @@ def test_text_and_images_come_in_reading_order() -> None:
 def test_unclosed_markup_is_read_in_one_pass() -> None:
     """The standard library's parser takes minutes for the first on Python 3.11.7."""
     for unending in ("<a ", "<a b='", "<!--", "<![CDATA[", "</a ", "<script>"):
-        assert HtmlReader().read("<p>before</p>" + unending * 20_000) == ["before"]
+        assert HtmlReader().read("<p>before</p>" + unending * 20_000) == [
+            "before"
+        ]
     with pytest.raises(Unusable, match="broken HTML"):
-        HtmlPages.Config().build().document({"html": f"&#{'1' * 5000};", "images": {}})
+        HtmlPages.Config().build().document(
+            {"html": f"&#{'1' * 5000};", "images": {}}
+        )
 
 
 def test_a_folder_of_pages_with_its_images(tmp_path: Path) -> None:
@@ -211,7 +220,8 @@ def test_a_folder_of_pages_with_its_images(tmp_path: Path) -> None:
     pages = {
         "sub/a.html": PAGE.encode(),
         "sub/b.htm": (
-            b"<p>b</p>" + b"".join(f"<img src='{src}'>".encode() for src in sources)
+            b"<p>b</p>"
+            + b"".join(f"<img src='{src}'>".encode() for src in sources)
         ),
         "sub/c.html": b"<meta charset='iso-8859-1'>caf\xe9 \x93x\x94",
         "sub/d.html": b"caf\xe9",
@@ -248,13 +258,17 @@ def test_a_folder_of_pages_with_its_images(tmp_path: Path) -> None:
         "no text",
         "empty html",
     ]
-    assert outcome(source, site / "sub" / "c.html") == [("caf\u00e9 \u201cx\u201d", [])]
+    assert outcome(source, site / "sub" / "c.html") == [
+        ("caf\u00e9 \u201cx\u201d", [])
+    ]
 
 
 def test_tables_of_pages_resolve_addresses(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (
-        tmp_path / "pictures" / hashlib.sha256(b"https://x.org/p/i/1.jpg").hexdigest()
+        tmp_path
+        / "pictures"
+        / hashlib.sha256(b"https://x.org/p/i/1.jpg").hexdigest()
     ).write_bytes(jpeg())
     rows = [
         {
@@ -308,20 +322,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             archive.writestr(f"{i}.jpg", jpeg(i))
             (root / "pictures" / f"{i}.jpg").write_bytes(jpeg(i))
     (root / "pictures" / "metadata.jsonl").write_text(table)
-    page = {"images": [{"bytes": jpeg(), "path": None}, None], "texts": [None, "one"]}
+    page = {
+        "images": [{"bytes": jpeg(), "path": None}, None],
+        "texts": [None, "one"],
+    }
     pq.write_table(pa.Table.from_pylist([page]), root / "pages" / "a.parquet")
     turns = [
         {"role": "user", "content": "Well?"},
         {"role": "assistant", "content": "Good."},
     ]
     write_lines(
-        root / "chats" / "a.jsonl", [{"messages": turns, "image": "../pictures/0.jpg"}]
+        root / "chats" / "a.jsonl",
+        [{"messages": turns, "image": "../pictures/0.jpg"}],
     )
     pq.write_table(
         pa.Table.from_pylist(
             [
                 {
-                    "image": {"bytes": None, "path": str(root / "pictures" / "0.jpg")},
+                    "image": {
+                        "bytes": None,
+                        "path": str(root / "pictures" / "0.jpg"),
+                    },
                     "text": "x",
                 }
             ]
@@ -338,8 +359,14 @@ def test_columns_of_any_local_data_set(
     import datasets
 
     captions = [("<image>zero", []), ("<image>one", [])]
-    assert outcome(Hub.Config(text="caption").build(), folders / "pictures") == captions
-    assert outcome(Hub.Config(text="caption").build(), folders / "zipped") == captions
+    assert (
+        outcome(Hub.Config(text="caption").build(), folders / "pictures")
+        == captions
+    )
+    assert (
+        outcome(Hub.Config(text="caption").build(), folders / "zipped")
+        == captions
+    )
     assert outcome(
         Hub.Config(image="images", text="texts").build(), folders / "pages"
     ) == [("<image>one", [])]
@@ -347,7 +374,8 @@ def test_columns_of_any_local_data_set(
         Hub.Config(image="", messages="messages").build(), folders / "chats"
     ) == [("Well?\nGood.", [])]
     assert outcome(
-        Hub.Config(image="image", messages="messages").build(), folders / "chats"
+        Hub.Config(image="image", messages="messages").build(),
+        folders / "chats",
     ) == ["path out of the image folder"]
     assert outcome(Hub.Config().build(), folders / "evil") == [
         "path out of the image folder"
@@ -359,12 +387,14 @@ def test_columns_of_any_local_data_set(
     datasets.DatasetDict(
         {"val": datasets.Dataset.from_dict({"text": ["saved"]})}
     ).save_to_disk(str(folders / "saved"))
-    assert outcome(Hub.Config(image="", split="val").build(), folders / "saved") == [
-        ("saved", [])
-    ]
+    assert outcome(
+        Hub.Config(image="", split="val").build(), folders / "saved"
+    ) == [("saved", [])]
 
 
-def test_missing_columns_and_splits_are_named(folders: Path, tmp_path: Path) -> None:
+def test_missing_columns_and_splits_are_named(
+    folders: Path, tmp_path: Path
+) -> None:
     with pytest.raises(
         ConfigError, match="no column 'captions'; did you mean 'caption'"
     ):

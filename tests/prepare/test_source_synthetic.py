@@ -14,7 +14,10 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
-from mm1.prepare.sources.synthetic_captions import SyntheticCaptions, takes_synthetic
+from mm1.prepare.sources.synthetic_captions import (
+    SyntheticCaptions,
+    takes_synthetic,
+)
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -32,7 +35,11 @@ def samples(tmp_path: Path) -> Path:
     members = []
     for i in range(80):
         fields = (
-            {"url": f"http://x.org/{i}"} if i < 78 else {"url": 3} if i == 78 else []
+            {"url": f"http://x.org/{i}"}
+            if i < 78
+            else {"url": 3}
+            if i == 78
+            else []
         )
         members += [
             (f"x/{i:03}.jpg", jpeg()),
@@ -45,29 +52,39 @@ def samples(tmp_path: Path) -> Path:
 def test_a_share_of_samples_takes_the_synthetic_caption(
     samples: Path, tmp_path: Path
 ) -> None:
-    table = [{"url": f"http://x.org/{i}", "caption": f"new {i} "} for i in range(60)]
+    table = [
+        {"url": f"http://x.org/{i}", "caption": f"new {i} "} for i in range(60)
+    ]
     config = SyntheticCaptions.Config(
-        table=str(parquet(tmp_path / "t.parquet", [*table, *table[:1]])), share=0.7
+        table=str(parquet(tmp_path / "t.parquet", [*table, *table[:1]])),
+        share=0.7,
     )
     source = config.build()
     texts = texts_of(source, samples)
     picked = [takes_synthetic(f"http://x.org/{i}", 0.7) for i in range(78)]
     assert texts[:78] == [
-        f"<image>new {i}" if picked[i] and i < 60 else "<image>own" for i in range(78)
+        f"<image>new {i}" if picked[i] and i < 60 else "<image>own"
+        for i in range(78)
     ]
     assert texts[78:] == ["<image>own"] * 2
     assert source.noted["synthetic captions"] == sum(picked[:60])
     assert source.noted.total() == 80
-    assert sum(picked) == 53  # 0.7 of 78 are 54.6, with a standard deviation of 4
+    assert (
+        sum(picked) == 53
+    )  # 0.7 of 78 are 54.6, with a standard deviation of 4
     assert all(
-        takes_synthetic(f"http://x.org/{i}", 0.9) for i in range(78) if picked[i]
+        takes_synthetic(f"http://x.org/{i}", 0.9)
+        for i in range(78)
+        if picked[i]
     )
 
 
 def test_synthetic_captions_by_key_and_with_faults(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "t.csv").write_text('key,caption\n000,zero\n001,"  "\n002,two\n003\n')
+    (tmp_path / "t.csv").write_text(
+        'key,caption\n000,zero\n001,"  "\n002,two\n003\n'
+    )
     config = SyntheticCaptions.Config(
         table=str(tmp_path / "t.csv"), key="key", share=1.0
     )
@@ -89,9 +106,13 @@ def test_synthetic_captions_by_key_and_with_faults(
     with pytest.raises(ConfigError, match="share is a share of samples"):
         SyntheticCaptions.Config(share=1.5).build()
     (tmp_path / "b.parquet").write_bytes(b"rubbish")
-    with pytest.raises(ConfigError, match="is not a table with url and caption"):
+    with pytest.raises(
+        ConfigError, match="is not a table with url and caption"
+    ):
         list(
-            SyntheticCaptions.Config(table=str(tmp_path / "b.parquet"), share=1.0)
+            SyntheticCaptions.Config(
+                table=str(tmp_path / "b.parquet"), share=1.0
+            )
             .build()
             .read(samples)
         )
@@ -101,12 +122,17 @@ def test_the_manifest_counts_what_was_joined(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(
-        tmp_path / "t.jsonl", [{"url": "http://x.org/7", "caption": "seven <end>"}]
+        tmp_path / "t.jsonl",
+        [{"url": "http://x.org/7", "caption": "seven <end>"}],
     )
     train_tokenizer(["a text"], tmp_path / "t.json", vocab_size=300)
-    config = SyntheticCaptions.Config(table=str(tmp_path / "t.jsonl"), share=1.0)
+    config = SyntheticCaptions.Config(
+        table=str(tmp_path / "t.jsonl"), share=1.0
+    )
     preparation = Preparation.Config(source=config)
-    manifest = prepare(preparation, [samples], tmp_path / "out", tmp_path / "t.json")
+    manifest = prepare(
+        preparation, [samples], tmp_path / "out", tmp_path / "t.json"
+    )
     assert manifest["noted"] == {
         "own captions, none in the table": 79,
         "synthetic captions": 1,

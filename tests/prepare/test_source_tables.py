@@ -19,7 +19,13 @@ from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.prepare import tables, verify
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.pipeline import prepare
-from mm1.prepare.sources import MissingImage, Record, Source, Unusable, raw_image
+from mm1.prepare.sources import (
+    MissingImage,
+    Record,
+    Source,
+    Unusable,
+    raw_image,
+)
 from mm1.prepare.sources.caption_tables import CaptionTables
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.text import Texts, read_texts
@@ -70,7 +76,10 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_every_format_of_table_gives_the_same_rows(tmp_path: Path) -> None:
-    wanted = [{"a": 'one, "two"\nthree', "b": "\u00e9"}, {"a": "four", "b": "five"}]
+    wanted = [
+        {"a": 'one, "two"\nthree', "b": "\u00e9"},
+        {"a": "four", "b": "five"},
+    ]
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in wanted)
     comma = '\ufeffb,a\n\u00e9,"one, ""two""\nthree"\n\nfive,four\n'.encode()
     (tmp_path / "a.jsonl").write_bytes(lines)
@@ -85,7 +94,10 @@ def test_every_format_of_table_gives_the_same_rows(tmp_path: Path) -> None:
             .replace(b"five,", b"five\t")
         )
     )
-    files = [tmp_path / name for name in ("a.jsonl", "a.json.gz", "a.csv", "a.tsv.gz")]
+    files = [
+        tmp_path / name
+        for name in ("a.jsonl", "a.json.gz", "a.csv", "a.tsv.gz")
+    ]
     files += [
         zst(tmp_path / "a.jsonl.zst", lines),
         parquet(tmp_path / "a.parquet", wanted),
@@ -94,7 +106,9 @@ def test_every_format_of_table_gives_the_same_rows(tmp_path: Path) -> None:
         assert [
             record.data for record in tables.read_table(file, ["a", "b"])
         ] == wanted, file.name
-    assert [record.key for record in tables.read_table(tmp_path / "a.csv", ["a"])] == [
+    assert [
+        record.key for record in tables.read_table(tmp_path / "a.csv", ["a"])
+    ] == [
         "2",
         "5",
     ]
@@ -108,7 +122,10 @@ def test_a_truncated_compressed_file_gives_its_complete_lines(
     )  # enough for half a file to hold complete blocks
     texts = [noise[200 * i : 200 * (i + 1)] for i in range(2000)]
     lines = b"".join(b'{"text": "%s"}\n\n' % text.encode() for text in texts)
-    whole = gzip.compress(lines), zst(tmp_path / "whole.zst", lines).read_bytes()
+    whole = (
+        gzip.compress(lines),
+        zst(tmp_path / "whole.zst", lines).read_bytes(),
+    )
     for name, data in zip(("a.jsonl.gz", "a.jsonl.zst"), whole, strict=True):
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         *read, last = outcome(Texts.Config().build(), tmp_path / name)
@@ -116,10 +133,14 @@ def test_a_truncated_compressed_file_gives_its_complete_lines(
         assert read == [Document((Text(text),)) for text in texts[: len(read)]]
         assert 500 < len(read) < 1000
         (tmp_path / name).write_bytes(b"not compressed")
-        assert outcome(Texts.Config().build(), tmp_path / name) == ["damaged file"]
+        assert outcome(Texts.Config().build(), tmp_path / name) == [
+            "damaged file"
+        ]
 
 
-def test_faults_of_csv_are_counted_row_by_row(tmp_path: Path, pictures: Path) -> None:
+def test_faults_of_csv_are_counted_row_by_row(
+    tmp_path: Path, pictures: Path
+) -> None:
     rows = [
         "0.jpg,one",
         "0.jpg",
@@ -200,7 +221,9 @@ def test_captions_of_parquet_with_bytes_structs_and_nulls(
         CaptionTables.Config(caption="text").build(), pictures / "b.parquet"
     ) == ["no caption"]
     (record,) = (
-        CaptionTables.Config(caption="text").build().read(pictures / "b.parquet")
+        CaptionTables.Config(caption="text")
+        .build()
+        .read(pictures / "b.parquet")
     )
     assert record.data["image"] == raw_image(jpeg())
 
@@ -208,7 +231,9 @@ def test_captions_of_parquet_with_bytes_structs_and_nulls(
 # --- images of a folder
 
 
-def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None:
+def test_no_path_leads_out_of_the_folder(
+    pictures: Path, tmp_path: Path
+) -> None:
     folder = ImageFolder(pictures)
     (pictures / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     for name in (
@@ -230,7 +255,9 @@ def test_no_path_leads_out_of_the_folder(pictures: Path, tmp_path: Path) -> None
     assert [why(folder.read(name)) for name in outside] == [
         "path out of the image folder"
     ] * len(outside)
-    assert ImageFolder(Path("/")).read(str(tmp_path / "secret.jpg")).data == jpeg()
+    assert (
+        ImageFolder(Path("/")).read(str(tmp_path / "secret.jpg")).data == jpeg()
+    )
 
 
 def why(picture: Any) -> str:
@@ -242,7 +269,8 @@ def test_what_is_not_an_image_file_has_its_reason(
 ) -> None:
     folder = ImageFolder(pictures)
     assert [
-        why(folder.read(value)) for value in (None, {"bytes": None, "path": None})
+        why(folder.read(value))
+        for value in (None, {"bytes": None, "path": None})
     ] == ["no image"] * 2
     assert [why(folder.read(value)) for value in (3, ["0.jpg"])] == [
         "no image path"
@@ -258,7 +286,9 @@ def test_images_of_urls_are_looked_up_by_the_given_rule(
     pictures: Path, tmp_path: Path
 ) -> None:
     url = "https://x.org/p/0.jpg?w=9"
-    (pictures / f"{hashlib.sha256(url.encode()).hexdigest()}.png").write_bytes(jpeg(1))
+    (pictures / f"{hashlib.sha256(url.encode()).hexdigest()}.png").write_bytes(
+        jpeg(1)
+    )
     (pictures / "00041").mkdir()
     (pictures / "00041" / "000410007.jpg").write_bytes(jpeg(2))
     parquet(
@@ -281,7 +311,9 @@ def test_images_of_urls_are_looked_up_by_the_given_rule(
         folder = ImageFolder(pictures, rule)
         assert folder.read(url) == raw_image(data, url), rule
         assert why(folder.read("http://[x")) == (
-            "broken image address" if rule == "basename" else "missing image file"
+            "broken image address"
+            if rule == "basename"
+            else "missing image file"
         )
         assert (
             why(folder.read("http://x.org/gone"))
@@ -289,10 +321,16 @@ def test_images_of_urls_are_looked_up_by_the_given_rule(
             == "missing image file"
         )
     assert (
-        why(ImageFolder(pictures, str(tmp_path / "a.csv")).read("http://x.org/evil"))
+        why(
+            ImageFolder(pictures, str(tmp_path / "a.csv")).read(
+                "http://x.org/evil"
+            )
+        )
         == "path out of the image folder"
     )
-    with pytest.raises(ConfigError, match="urls must be sha256, basename or a table"):
+    with pytest.raises(
+        ConfigError, match="urls must be sha256, basename or a table"
+    ):
         ImageFolder(pictures, "sha265")
 
 
@@ -300,7 +338,10 @@ def test_images_of_urls_are_looked_up_by_the_given_rule(
 
 
 def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
-    parquet(tmp_path / "a.parquet", [{"text": "one", "id": 1}, {"text": None, "id": 2}])
+    parquet(
+        tmp_path / "a.parquet",
+        [{"text": "one", "id": 1}, {"text": None, "id": 2}],
+    )
     assert outcome(Texts.Config().build(), tmp_path / "a.parquet") == [
         Document((Text("one"),)),
         "no text",
@@ -330,7 +371,8 @@ def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
     ]
     assert outcome(source, folder / "b.md") == [Document((Text("# two\n"),))]
     with pytest.raises(
-        FileNotFoundError, match=r"has no file for this source \(\*\.txt, \*\.md\)"
+        FileNotFoundError,
+        match=r"has no file for this source \(\*\.txt, \*\.md\)",
     ):
         TextFiles.find(tmp_path / "essays" / "2019" / "empty")
 
@@ -338,19 +380,25 @@ def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
 def test_conversations_of_parquet_and_compressed_lines(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "A cat.")
     parquet(
-        tmp_path / "a.parquet", [record | {"image": {"bytes": jpeg(), "path": "x"}}]
+        tmp_path / "a.parquet",
+        [record | {"image": {"bytes": jpeg(), "path": "x"}}],
     )
     turns = [
         {"role": "user", "content": "<image>\nWhat is it?"},
         {"role": "assistant", "content": "A cat."},
     ]
-    parquet(tmp_path / "b.parquet", [{"images": [jpeg()], "messages": turns, "id": 1}])
+    parquet(
+        tmp_path / "b.parquet",
+        [{"images": [jpeg()], "messages": turns, "id": 1}],
+    )
     (tmp_path / "c.jpg").write_bytes(jpeg())
     (tmp_path / "c.jsonl.gz").write_bytes(
         gzip.compress(json.dumps(record | {"image": "c.jpg"}).encode())
     )
     write_lines(tmp_path / "d.jsonl", [record | {"image": "../c.jpg"}, 3])
-    files = [tmp_path / name for name in ("a.parquet", "b.parquet", "c.jsonl.gz")]
+    files = [
+        tmp_path / name for name in ("a.parquet", "b.parquet", "c.jsonl.gz")
+    ]
     first, second, third = (
         outcome(Instructions.Config().build(), file) for file in files
     )
@@ -375,7 +423,8 @@ def test_special_tokens_in_a_text_are_text(kind: Any, tmp_path: Path) -> None:
     tokenizer = Tokenizer.Config(path=str(tmp_path / "t.json")).build()
     control = {tokenizer.pad, tokenizer.end, tokenizer.image}
     write_lines(
-        tmp_path / "a.jsonl", [{"text": spelled}, {"text": "<end>"}, {"text": "a text"}]
+        tmp_path / "a.jsonl",
+        [{"text": spelled}, {"text": "<end>"}, {"text": "a text"}],
     )
     manifest = prepare(
         "text", [tmp_path / "a.jsonl"], tmp_path / "out", tmp_path / "t.json"

@@ -23,7 +23,13 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare import sources, verify
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
-from mm1.prepare.sources import Record, Source, Unusable, instructions, raw_image
+from mm1.prepare.sources import (
+    Record,
+    Source,
+    Unusable,
+    instructions,
+    raw_image,
+)
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
@@ -60,7 +66,9 @@ def usable(source: Source, path: Path) -> list[Document]:
 
 
 @every_source
-def test_the_example_becomes_a_document_to_learn_from(cls: type[Source]) -> None:
+def test_the_example_becomes_a_document_to_learn_from(
+    cls: type[Source],
+) -> None:
     document = cls.Config().build().document(cls.EXAMPLE)
     verified, lost = verify.check_document(
         document, images_required=cls.IMAGES_REQUIRED
@@ -70,7 +78,9 @@ def test_the_example_becomes_a_document_to_learn_from(cls: type[Source]) -> None
         for part in verified.parts
     )
     assert not lost
-    assert all(image.width > 0 and image.height > 0 for image in verified.images)
+    assert all(
+        image.width > 0 and image.height > 0 for image in verified.images
+    )
 
 
 @every_source
@@ -90,7 +100,9 @@ def test_config_survives_json(cls: type[Source]) -> None:
 @every_source
 def test_patterns_are_file_names(cls: type[Source]) -> None:
     assert cls.PATTERNS or "find" in vars(cls)
-    assert all("*" in pattern and "/" not in pattern for pattern in cls.PATTERNS)
+    assert all(
+        "*" in pattern and "/" not in pattern for pattern in cls.PATTERNS
+    )
     assert not any(
         fnmatch.fnmatch("manifest.arrow", pattern) for pattern in cls.PATTERNS
     )
@@ -149,13 +161,18 @@ def test_goes_through_prepare(
 
 def test_captions_are_images_with_their_text(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", pairs(2))
-    assert [r.key for r in Captions.Config().build().read(path)] == ["0000", "0001"]
+    assert [r.key for r in Captions.Config().build().read(path)] == [
+        "0000",
+        "0001",
+    ]
     first, second = usable(Captions.Config().build(), path)
     assert first == Document((raw_image(jpeg(0)), Text("picture number 0")))
     assert second == Document((raw_image(jpeg(1)), Text("picture number 1")))
 
 
-def test_captions_come_from_txt_or_json_or_a_named_field(tmp_path: Path) -> None:
+def test_captions_come_from_txt_or_json_or_a_named_field(
+    tmp_path: Path,
+) -> None:
     fields = json.dumps(
         {"caption": "from json", "synthetic": "a rewritten caption"}
     ).encode()
@@ -209,7 +226,10 @@ def test_pages_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_consecutive_texts_are_paragraphs() -> None:
-    page = {"images": [None, None, None, jpeg(1)], "texts": ["one", " ", "two", None]}
+    page = {
+        "images": [None, None, None, jpeg(1)],
+        "texts": ["one", " ", "two", None],
+    }
     assert Interleaved.Config().build().document(page).parts == (
         Text("one\n\ntwo"),
         raw_image(jpeg(1)),
@@ -217,7 +237,10 @@ def test_consecutive_texts_are_paragraphs() -> None:
 
 
 def test_images_as_hugging_face_stores_them(tmp_path: Path) -> None:
-    page = {"images": [{"bytes": jpeg(1), "path": None}, None], "texts": [None, "one"]}
+    page = {
+        "images": [{"bytes": jpeg(1), "path": None}, None],
+        "texts": [None, "one"],
+    }
     pq.write_table(pa.Table.from_pylist([page]), tmp_path / "a.parquet")
     assert usable(Interleaved.Config().build(), tmp_path / "a.parquet") == [
         Document((raw_image(jpeg(1)), Text("one")))
@@ -225,9 +248,12 @@ def test_images_as_hugging_face_stores_them(tmp_path: Path) -> None:
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    path = write_pages(tmp_path / "a.parquet", [{"images": [None], "texts": ["one"]}])
+    path = write_pages(
+        tmp_path / "a.parquet", [{"images": [None], "texts": ["one"]}]
+    )
     with pytest.raises(
-        ConfigError, match=r"a\.parquet has no column 'text'; did you mean 'texts'"
+        ConfigError,
+        match=r"a\.parquet has no column 'text'; did you mean 'texts'",
     ):
         list(Interleaved.Config(texts="text").build().read(path))
 
@@ -240,7 +266,9 @@ def test_text_lines_are_documents(tmp_path: Path) -> None:
         tmp_path / "a.jsonl",
         [b"\xef\xbb\xbf" + b'{"text": "one"}', b"", {"text": "two\n\nthree"}],
     )
-    assert [(r.key, r.data["text"]) for r in Texts.Config().build().read(path)] == [
+    assert [
+        (r.key, r.data["text"]) for r in Texts.Config().build().read(path)
+    ] == [
         ("1", "one"),
         ("3", "two\n\nthree"),
     ]
@@ -248,12 +276,17 @@ def test_text_lines_are_documents(tmp_path: Path) -> None:
 
 def test_text_of_another_field() -> None:
     assert (
-        Texts.Config(field="content").build().document({"content": "one"}).text == "one"
+        Texts.Config(field="content").build().document({"content": "one"}).text
+        == "one"
     )
 
 
-def test_tokenizer_texts_come_from_lines_and_plain_files(tmp_path: Path) -> None:
-    write_lines(tmp_path / "a.jsonl", [{"text": "one"}, b"broken", {"text": " "}])
+def test_tokenizer_texts_come_from_lines_and_plain_files(
+    tmp_path: Path,
+) -> None:
+    write_lines(
+        tmp_path / "a.jsonl", [{"text": "one"}, b"broken", {"text": " "}]
+    )
     (tmp_path / "b.txt").write_text("two\nthree\n")
     assert list(read_texts([tmp_path])) == ["one", "two\n", "three\n"]
 
@@ -279,7 +312,9 @@ def answer(content: str) -> Text:
 def test_only_answers_have_loss(tmp_path: Path) -> None:
     record = chat("<image>\nWhat is it?", "A cat.", image="0.jpg")
     record["conversations"] += chat("Sure?", " Yes.\n")["conversations"]
-    (document,) = usable(Instructions.Config().build(), written(tmp_path, [record]))
+    (document,) = usable(
+        Instructions.Config().build(), written(tmp_path, [record])
+    )
     expected = (
         raw_image(jpeg(0)),
         ask("What is it?"),
@@ -305,7 +340,11 @@ def test_images_replace_their_placeholders(tmp_path: Path) -> None:
         ask("?"),
     )
     assert first.parts == (*asked, answer("No."))
-    assert second.parts == (raw_image(jpeg(2)), ask("What is it?"), answer("A dog."))
+    assert second.parts == (
+        raw_image(jpeg(2)),
+        ask("What is it?"),
+        answer("A dog."),
+    )
     assert third.images == ()
 
 
@@ -317,7 +356,8 @@ def test_a_suffix_follows_every_question(tmp_path: Path) -> None:
         *chat("Colour? \n", "Red")["conversations"],
     ]
     (document,) = usable(
-        Instructions.Config(suffix="One word.").build(), written(tmp_path, [record])
+        Instructions.Config(suffix="One word.").build(),
+        written(tmp_path, [record]),
     )
     first = (
         ask("Be brief."),
@@ -331,14 +371,19 @@ def test_a_suffix_follows_every_question(tmp_path: Path) -> None:
 def test_messages_with_strings_and_with_parts(tmp_path: Path) -> None:
     string = {"role": "user", "content": "<image>What is it?"}
     content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-    reply = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
+    reply = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "A cat."}],
+    }
     records = [
         {"messages": [turn, reply], "images": ["0.jpg"]}
         for turn in (string, string | {"content": content})
     ]
     written(tmp_path, [])
     path = write_lines(tmp_path / "a.jsonl", records)
-    expected = Document((raw_image(jpeg(0)), ask("What is it?"), answer("A cat.")))
+    expected = Document(
+        (raw_image(jpeg(0)), ask("What is it?"), answer("A cat."))
+    )
     assert usable(Instructions.Config().build(), path) == [expected] * 2
 
 
@@ -361,7 +406,10 @@ def test_a_list_is_read_piece_by_piece(
     monkeypatch.setattr(instructions, "CHUNK", chunk)
     records = [
         chat(
-            f'Écris {i} \U0001f600 "{{[,]}}"', "x" * i, number=-1.5e3, odd=[True, None]
+            f'Écris {i} \U0001f600 "{{[,]}}"',
+            "x" * i,
+            number=-1.5e3,
+            odd=[True, None],
         )
         for i in range(9)
     ]

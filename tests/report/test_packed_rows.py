@@ -15,7 +15,9 @@ from mm1.report.view import ViewImage, ViewText
 def test_each_sub_image_follows_its_index(tmp_path: Path) -> None:
     tiny.tokenizer(tmp_path)
     raw = raw_files.write_tar(tmp_path / "a.tar", raw_files.pairs(6))
-    prepare("captions", [raw], tmp_path / "captions", tmp_path / "tokenizer.json")
+    prepare(
+        "captions", [raw], tmp_path / "captions", tmp_path / "tokenizer.json"
+    )
     config: Any = pretrain(tmp_path)
     config.model.encoder.resize = "pad"
     config.loader.sources = {"captions": str(tmp_path / "captions")}
@@ -29,16 +31,23 @@ def test_each_sub_image_follows_its_index(tmp_path: Path) -> None:
     loader = open_loader(config)
     source = loader.sources["captions"]
     rendered = [
-        loader.renderer(source.shards.document(i)) for i in range(source.num_documents)
+        loader.renderer(source.shards.document(i))
+        for i in range(source.num_documents)
     ]
-    assert source.num_tokens.tolist() == [len(sequence.tokens) for sequence in rendered]
+    assert source.num_tokens.tolist() == [
+        len(sequence.tokens) for sequence in rendered
+    ]
 
-    documents = [document for row in view_rows(config, 2) for document in row.documents]
+    documents = [
+        document for row in view_rows(config, 2) for document in row.documents
+    ]
     assert documents
     for document in documents:
         kinds = [type(piece) for piece in document.pieces]
         assert kinds == [ViewText, ViewImage] * 3 + [ViewText]
-        assert [p.text for p in document.pieces if isinstance(p, ViewText)][:3] == [
+        assert [p.text for p in document.pieces if isinstance(p, ViewText)][
+            :3
+        ] == [
             "(1,1,1)",
             "(1,1,2)",
             "(1,0,0)",

@@ -6,15 +6,14 @@ import math
 import pytest
 from PIL import Image
 
+from mm1.report.bars import BarSegment, bar
 from mm1.report.charts import (
     NARROW,
     Axis,
-    BarSegment,
     Dot,
     Frame,
     Series,
     axis,
-    bar,
     dot_chart,
     line_chart,
 )
@@ -45,7 +44,9 @@ def test_formatted_markup_is_plain_text_again() -> None:
         ([2.0, 2.0], [1.5, 1.75, 2, 2.25, 2.5]),
     ],
 )
-def test_ticks_are_round_and_inside(values: list[float], ticks: list[float]) -> None:
+def test_ticks_are_round_and_inside(
+    values: list[float], ticks: list[float]
+) -> None:
     assert list(axis(values, "x").ticks) == ticks
 
 
@@ -74,7 +75,10 @@ def test_a_dot_chart_shows_means_values_and_what_is_missing() -> None:
     shares = Axis(0.0, 1.0, (0.0, 1.0), "", percent=True)
     chart = dot_chart(
         "a",
-        [Dot("x", 0.5, 0.8, (0.4, 0.6)), Dot("<y>", None, None, (), "diverged")],
+        [
+            Dot("x", 0.5, 0.8, (0.4, 0.6)),
+            Dot("<y>", None, None, (), "diverged"),
+        ],
         shares,
         width=200,
     )
@@ -114,7 +118,9 @@ def test_large_images_are_scaled_down() -> None:
     assert len(large) < 40_000
 
 
-@pytest.mark.parametrize("data", [None, b"", b"no picture", picture(300, "PNG")[:5000]])
+@pytest.mark.parametrize(
+    "data", [None, b"", b"no picture", picture(300, "PNG")[:5000]]
+)
 def test_unreadable_images_say_so(data: bytes | None) -> None:
     assert "cannot be read" in thumbnail(data, "<a>")
 
@@ -127,4 +133,8 @@ def test_numbers_for_people() -> None:
         "1.24M",
         "30B",
     ]
-    assert [duration(s) for s in (8, 123, 7320)] == ["8 s", "2 min 03 s", "2 h 02 min"]
+    assert [duration(s) for s in (8, 123, 7320)] == [
+        "8 s",
+        "2 min 03 s",
+        "2 h 02 min",
+    ]

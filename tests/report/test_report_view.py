@@ -7,7 +7,13 @@ import pytest
 from html_pages import check_self_contained, parse
 from pictures import png
 
-from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText, write_view
+from mm1.report.view import (
+    ViewDocument,
+    ViewImage,
+    ViewRow,
+    ViewText,
+    write_view,
+)
 
 PICTURE = png("red", random.Random(0), 32)
 CAPTION = ViewDocument(
@@ -22,7 +28,10 @@ CAPTION = ViewDocument(
 CHAT = ViewDocument(
     "instructions",
     "b.json#<script>",
-    (ViewText("what is <script>alert(1)</script>?", False), ViewText("three", True)),
+    (
+        ViewText("what is <script>alert(1)</script>?", False),
+        ViewText("three", True),
+    ),
     start=8,
     stop=18,
     length=40,
@@ -44,20 +53,27 @@ def test_page_shows_text_loss_pictures_and_padding(tmp_path: Path) -> None:
     assert "rows of <b>a recipe</b>" in words
     assert "what is <script>alert(1)</script>?" in words
     assert "tokens 8 to 18 of 40" in words
-    assert "30 of 32 tokens (93.8%), 6 with loss, 2 of 4 images, 2 documents" in words
+    assert (
+        "30 of 32 tokens (93.8%), 6 with loss, 2 of 4 images, 2 documents"
+        in words
+    )
     assert "2 tokens of padding" in words
     classes = [attributes.get("class") for _, attributes in tree.tags]
     # two pieces in each row, and the legend
     assert classes.count("learnt") == 2 * 2 + 1
     assert classes.count("unlearnt") == 2
     assert sum(tag == "img" for tag, _ in tree.tags) == 4
-    assert {"row-1", "row-2"} <= {attributes.get("id") for _, attributes in tree.tags}
+    assert {"row-1", "row-2"} <= {
+        attributes.get("id") for _, attributes in tree.tags
+    }
 
 
 def test_a_full_row_has_no_padding(tmp_path: Path) -> None:
     out = tmp_path / "view.html"
     write_view(
-        [ViewRow((CAPTION,), sequence_length=20, max_images=4)], out, title="rows"
+        [ViewRow((CAPTION,), sequence_length=20, max_images=4)],
+        out,
+        title="rows",
     )
     assert "of padding" not in out.read_text()
 

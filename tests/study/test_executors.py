@@ -36,7 +36,9 @@ def add(plan: StudyPlan, rate: float, **init: str) -> str:
 
 
 @pytest.fixture(params=["slurm", "ray"])
-def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
+def executor(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Executor]:
     if request.param == "slurm":
         pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
         # A process that a shell starts in the background ignores SIGINT, and so do its
@@ -58,7 +60,9 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executo
     ray.shutdown()
 
 
-def test_each_run_ends_in_its_own_state(tmp_path: Path, executor: Executor) -> None:
+def test_each_run_ends_in_its_own_state(
+    tmp_path: Path, executor: Executor
+) -> None:
     plan = StudyPlan(tmp_path)
     good, bad, broken = (add(plan, rate) for rate in (0.5, 3.0, 1.0))
     after = add(plan, 0.5, encoder=good)
@@ -72,7 +76,9 @@ def test_each_run_ends_in_its_own_state(tmp_path: Path, executor: Executor) -> N
     assert "out of memory" in (Path(broken) / "log.txt").read_text()
 
 
-def test_interrupted_runs_save_and_resume(tmp_path: Path, executor: Executor) -> None:
+def test_interrupted_runs_save_and_resume(
+    tmp_path: Path, executor: Executor
+) -> None:
     plan = StudyPlan(tmp_path)
     run = Path(add(plan, 9.0))
 
@@ -111,7 +117,9 @@ def test_an_interrupt_while_a_process_is_started_stops_it(
     assert command() == -signal.SIGTERM
 
 
-def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> None:
+def test_a_job_near_its_time_limit_saves_and_is_queued_again(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
     plan = StudyPlan(tmp_path)
     run = add(plan, 9.0)
@@ -127,7 +135,9 @@ def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> 
             time.sleep(0.01)
         controller = (Path(run) / JOB_FILE).read_text()
         (task,) = (
-            Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+            Path(f"/proc/{controller}/task/{controller}/children")
+            .read_text()
+            .split()
         )
         os.kill(int(task), signal.SIGUSR2)  # as Slurm does, to the task itself
 
@@ -139,7 +149,9 @@ def test_a_job_near_its_time_limit_saves_and_is_queued_again(tmp_path: Path) -> 
     assert (Path(run) / "started").read_text().count("\n") == 2
 
 
-def test_a_second_call_waits_for_a_job_that_is_still_queued(tmp_path: Path) -> None:
+def test_a_second_call_waits_for_a_job_that_is_still_queued(
+    tmp_path: Path,
+) -> None:
     """As with Slurm. submitit's stand-in forgets jobs that are not its children, so one
     object makes both calls."""
     pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
@@ -147,7 +159,11 @@ def test_a_second_call_waits_for_a_job_that_is_still_queued(tmp_path: Path) -> N
     folder = tmp_path / "run"
     folder.mkdir()
     command = RunCommand(
-        (sys.executable, "-c", "import time; time.sleep(1); raise SystemExit(3)"),
+        (
+            sys.executable,
+            "-c",
+            "import time; time.sleep(1); raise SystemExit(3)",
+        ),
         folder,
         {},
     )
@@ -164,15 +180,21 @@ def test_impossible_requests_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="timeout_min"):
-        SlurmExecutor(tmp_path, None, (), {"timeout_min": "2:00"}, cluster="local")
+        SlurmExecutor(
+            tmp_path, None, (), {"timeout_min": "2:00"}, cluster="local"
+        )
     with pytest.raises(UserError, match="gpus_per_nod"):
         SlurmExecutor(tmp_path, None, (), {"gpus_per_nod": 8}, cluster="local")
     with pytest.raises(UserError, match="one task on one node"):
         SlurmExecutor(tmp_path, None, (), {"nodes": 2}, cluster="local")
     with pytest.raises(ConfigError, match="NAME=VALUE"):
-        study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"])
+        study_by_name(
+            ["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"]
+        )
     with pytest.raises(ConfigError, match="--on slurm or ray"):
-        study_by_name(["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"])
+        study_by_name(
+            ["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"]
+        )
     with pytest.raises(UserError, match="detect"):
         study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm")
     for name, make in (

@@ -18,7 +18,12 @@ SIZES = (9e6, 85e6, 302e6, 1.2e9)
 
 
 def grid(
-    size: float, best: float, *, noise: float = 0.0, seeds: int = 1, draw: int = 0
+    size: float,
+    best: float,
+    *,
+    noise: float = 0.0,
+    seeds: int = 1,
+    draw: int = 0,
 ) -> list[Point]:
     """Parabolas in ln rate around `best`, on powers of two that miss it; each seed has
     an intercept of its own."""
@@ -28,7 +33,10 @@ def grid(
         Point(
             size,
             lr,
-            1.0 + 0.05 * math.log(lr / best) ** 2 + 0.3 * seed + noise * rng.normal(),
+            1.0
+            + 0.05 * math.log(lr / best) ** 2
+            + 0.3 * seed
+            + noise * rng.normal(),
             seed,
         )
         for seed in range(seeds)
@@ -38,13 +46,19 @@ def grid(
 
 def law_of(**settings: Any) -> LrLaw:
     return fit_lr_law(
-        [point for size in SIZES for point in grid(size, law_peak_lr(size), **settings)]
+        [
+            point
+            for size in SIZES
+            for point in grid(size, law_peak_lr(size), **settings)
+        ]
     )
 
 
 def test_points_on_the_papers_law_give_it_back() -> None:
     law = law_of()
-    assert (law.slope, law.intercept) == pytest.approx((-0.4214, -0.5535), rel=1e-9)
+    assert (law.slope, law.intercept) == pytest.approx(
+        (-0.4214, -0.5535), rel=1e-9
+    )
     assert law.predict(2.9e9).lr == pytest.approx(
         5.92e-5, rel=1e-3
     )  # the figure has three digits
@@ -85,7 +99,13 @@ def test_a_single_size_is_less_certain_than_the_line_and_far_ones_less_than_near
         assert predicted.line is not None
         assert predicted.single is not None
         low, high = predicted.line
-        assert predicted.single[0] < low < predicted.lr < high < predicted.single[1]
+        assert (
+            predicted.single[0]
+            < low
+            < predicted.lr
+            < high
+            < predicted.single[1]
+        )
         widths[size] = high / low
     assert widths[1e10] > widths[1e8]
 
@@ -123,7 +143,10 @@ def points_of(*costs: float) -> list[Point]:
             (2.0, 1.0, math.inf),
             "0.004, next to the best rate 0.002, diverged; add rates in between",
         ),
-        ((math.inf, math.inf), "every run diverged; add lower rates than 0.001"),
+        (
+            (math.inf, math.inf),
+            "every run diverged; add lower rates than 0.001",
+        ),
         ((1.0, 1.0, 1.0), "lowest of its grid"),
     ],
 )
@@ -145,7 +168,10 @@ def test_seeds_that_do_not_share_rates_have_no_minimum() -> None:
 
 
 def test_one_seed_that_diverges_rules_a_rate_out() -> None:
-    points = [*points_of(3.0, 2.0, 1.0, 2.0, 0.1), Point(5e4, 16e-3, math.inf, 1)]
+    points = [
+        *points_of(3.0, 2.0, 1.0, 2.0, 0.1),
+        Point(5e4, 16e-3, math.inf, 1),
+    ]
     assert best_rate(points).centre == 4e-3
 
 
@@ -181,13 +207,16 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
         assert words in message
     path.write_text("params,rate,loss\n")
     with pytest.raises(
-        ConfigError, match="needs the columns params, lr, and either loss or score"
+        ConfigError,
+        match="needs the columns params, lr, and either loss or score",
     ):
         read_points(path)
 
 
 def test_the_command_fits_and_predicts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = ["params,lr,loss"]
     for size in SIZES:
@@ -198,7 +227,10 @@ def test_the_command_fits_and_predicts(
     path = tmp_path / "points.csv"
     path.write_text("\n".join(lines))
     for words, said in (
-        (["--predict", "2.9e9"], "2.9e+09 parameters: peak rate 5.92e-05 by MM1's law"),
+        (
+            ["--predict", "2.9e9"],
+            "2.9e+09 parameters: peak rate 5.92e-05 by MM1's law",
+        ),
         (["--fit", str(path), "--predict", "2.9e9"], "peak rate 1.18e-04 ("),
     ):
         monkeypatch.setattr(sys, "argv", ["mm1", "study", "lr-law", *words])

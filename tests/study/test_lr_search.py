@@ -29,8 +29,12 @@ def add_joint_run(dim: int, plan: StudyPlan, lr: float, seed: int) -> str:
     return plan.add("joint", config)
 
 
-def search_around(guess: float, dims: tuple[int, ...] = (10, 20, 40, 80)) -> LrSearch:
-    *small, larger = [(float(dim**2), partial(add_joint_run, dim)) for dim in dims]
+def search_around(
+    guess: float, dims: tuple[int, ...] = (10, 20, 40, 80)
+) -> LrSearch:
+    *small, larger = [
+        (float(dim**2), partial(add_joint_run, dim)) for dim in dims
+    ]
     return LrSearch(
         name="rates",
         title="A <law>",
@@ -48,19 +52,30 @@ def test_a_law_is_found_and_predicts_a_larger_size(
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     plan = StudyPlan(tmp_path)
     result = run_lr_search(
-        search_around(guess=5.0), plan, seeds=(0,), executor=LocalExecutor(4, FAKE)
+        search_around(guess=5.0),
+        plan,
+        seeds=(0,),
+        executor=LocalExecutor(4, FAKE),
     )
     # Losses are written with six digits.
     assert result.law.slope == pytest.approx(-0.4, abs=1e-4)
-    assert result.larger.lr == pytest.approx(result.law.predict(6400.0).lr, rel=1e-3)
+    assert result.larger.lr == pytest.approx(
+        result.law.predict(6400.0).lr, rel=1e-3
+    )
     # The first size's grid began too high and was extended once.
     assert len(plan.runs) == 4 * 5 + 1
     again = fit_lr_law(
-        [point for point in read_points(tmp_path / "rates.csv") if point.params < 6400]
+        [
+            point
+            for point in read_points(tmp_path / "rates.csv")
+            if point.params < 6400
+        ]
     )
     assert again.slope == pytest.approx(result.law.slope, abs=1e-4)
     assert "(x 1.00), " in check_prediction(result.law, result.larger)
-    page = write_lr_page(result, lambda size: 0.6 * size**-0.42, tmp_path).read_text()
+    page = write_lr_page(
+        result, lambda size: 0.6 * size**-0.42, tmp_path
+    ).read_text()
     assert "A &lt;law&gt;" in page
     assert page.count("<svg") == 5
     assert "slope: 95% interval" in describe_law(result.law)
@@ -106,7 +121,8 @@ def test_the_grids_of_the_recipes_differ_in_width_and_rate_alone(
     ]
     for other in runs[1:]:
         assert {
-            key.rpartition(" (run")[0] or key for key in plan.difference(runs[0], other)
+            key.rpartition(" (run")[0] or key
+            for key in plan.difference(runs[0], other)
         } <= {
             "model.decoder.dim",
             "model.decoder.num_heads",
@@ -115,11 +131,16 @@ def test_the_grids_of_the_recipes_differ_in_width_and_rate_alone(
         }
 
 
-def test_mm1s_start_from_the_language_models_of_the_first_law(tmp_path: Path) -> None:
+def test_mm1s_start_from_the_language_models_of_the_first_law(
+    tmp_path: Path,
+) -> None:
     plan = StudyPlan(tmp_path)
     laws = (language_model_search(), mm1_search())
     first, second = (
-        [add_run(plan, law.guess(size), 3) for size, add_run in law.sizes.items()]
+        [
+            add_run(plan, law.guess(size), 3)
+            for size, add_run in law.sizes.items()
+        ]
         for law in laws
     )
     assert [plan.runs[run].init["decoder"] for run in second] == first

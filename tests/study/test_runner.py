@@ -35,7 +35,9 @@ def outcome(plan: StudyPlan, jobs: int = 2) -> dict[str, str]:
     }
 
 
-def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> None:
+def test_equal_configs_are_one_run_wherever_the_folder_lies(
+    tmp_path: Path,
+) -> None:
     names = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         plan = StudyPlan(folder)
@@ -50,7 +52,9 @@ def test_equal_configs_are_one_run_wherever_the_folder_lies(tmp_path: Path) -> N
 
 def test_overrides_reach_their_stage(tmp_path: Path) -> None:
     plan = StudyPlan(tmp_path, ["steps=7", "joint:seed=5"])
-    encoder, joint = (plan.add(stage, config(0.5)) for stage in ("encoder", "joint"))
+    encoder, joint = (
+        plan.add(stage, config(0.5)) for stage in ("encoder", "joint")
+    )
     assert [
         (plan.runs[run].steps, plan.runs[run].seed) for run in (encoder, joint)
     ] == [(7, 0), (7, 5)]
@@ -65,11 +69,16 @@ def test_a_difference_reaches_into_the_runs_that_rows_start_from(
     tmp_path: Path,
 ) -> None:
     plan = StudyPlan(tmp_path)
-    encoders = [plan.add("encoder", config(0.5, steps=steps)) for steps in (10, 20)]
+    encoders = [
+        plan.add("encoder", config(0.5, steps=steps)) for steps in (10, 20)
+    ]
     one, two = (
-        plan.add("joint", config(0.5, {"encoder": e, "decoder": e})) for e in encoders
+        plan.add("joint", config(0.5, {"encoder": e, "decoder": e}))
+        for e in encoders
     )
-    assert plan.difference(one, two) == {"steps (run of encoder and decoder)": (10, 20)}
+    assert plan.difference(one, two) == {
+        "steps (run of encoder and decoder)": (10, 20)
+    }
 
 
 def test_each_run_ends_in_its_own_state_and_the_others_continue(
@@ -83,7 +92,9 @@ def test_each_run_ends_in_its_own_state_and_the_others_continue(
     plan.add("on-good", config(0.5, {"encoder": good}))
     plan.add("on-bad", config(0.5, {"encoder": bad}))
     plan.add("on-broken", config(0.5, {"encoder": broken}))
-    states = {name.rpartition("-")[0]: state for name, state in outcome(plan).items()}
+    states = {
+        name.rpartition("-")[0]: state for name, state in outcome(plan).items()
+    }
     assert states == {
         "good": "finished",
         "bad": "diverged",
@@ -100,7 +111,9 @@ def test_each_run_ends_in_its_own_state_and_the_others_continue(
     assert "fake run 3.0" in (Path(bad) / "log.txt").read_text()
 
 
-def test_interrupted_runs_save_and_resume_with_the_next_call(tmp_path: Path) -> None:
+def test_interrupted_runs_save_and_resume_with_the_next_call(
+    tmp_path: Path,
+) -> None:
     plan = StudyPlan(tmp_path)
     run = Path(plan.add("long", config(9.0)))
 

@@ -33,7 +33,9 @@ def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     half = factor * draws.std(1, ddof=1) / 3**0.5
     made = estimate(draws[0].tolist())
     assert made.half == pytest.approx(half[0])
-    assert (abs(draws.mean(1) - 1.0) <= half).mean() == pytest.approx(0.95, abs=0.015)
+    assert (abs(draws.mean(1) - 1.0) <= half).mean() == pytest.approx(
+        0.95, abs=0.015
+    )
 
 
 def test_one_value_has_no_interval_and_decides_nothing() -> None:
@@ -46,7 +48,10 @@ def test_one_value_has_no_interval_and_decides_nothing() -> None:
 def test_a_difference_is_paired_over_the_seeds_that_both_have() -> None:
     """Seeds differ by far more than the rows: only the pairing shows that `a` is
     better."""
-    values = {"a": {0: 0.1, 1: 0.5, 2: 0.9, 7: 0.0}, "b": {0: 0.05, 1: 0.46, 2: 0.84}}
+    values = {
+        "a": {0: 0.1, 1: 0.5, 2: 0.9, 7: 0.0},
+        "b": {0: 0.05, 1: 0.46, 2: 0.84},
+    }
     differences = contrast_values({"a": 1.0, "b": -1.0}, values)
     assert differences == pytest.approx([0.05, 0.04, 0.06])
     assert estimate(differences).above_zero

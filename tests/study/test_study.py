@@ -32,7 +32,9 @@ VALUES = {
         ("good", "none", "undecided"),
     ],
 )
-def test_the_verdict_follows_the_interval(row: str, than: str, verdict: str) -> None:
+def test_the_verdict_follows_the_interval(
+    row: str, than: str, verdict: str
+) -> None:
     assert judge_lesson(better("", "m", row, than), VALUES).verdict == verdict
 
 
@@ -50,7 +52,10 @@ def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
 
 
 def test_a_contrast_is_written_with_its_weights() -> None:
-    assert contrast_text({"b": -1.0, "a": 0.5, "c": 0.5}) == "0.5 (a) + 0.5 (c) - (b)"
+    assert (
+        contrast_text({"b": -1.0, "a": 0.5, "c": 0.5})
+        == "0.5 (a) + 0.5 (c) - (b)"
+    )
 
 
 def _minus_loss(run: RunFolder) -> float | None:
@@ -63,7 +68,10 @@ def _study(world: Path) -> Study:
         base = worlds.pretrain(world, steps=6, seed=seed)
         wild = worlds.pretrain(world, steps=40)
         wild.optimizer.peak_lr = 1e30
-        return {"calm": plan.add("joint", base), "wild": plan.add("joint", wild)}
+        return {
+            "calm": plan.add("joint", base),
+            "wild": plan.add("joint", wild),
+        }
 
     return Study(
         title="Calm <or> wild",
@@ -71,7 +79,9 @@ def _study(world: Path) -> Study:
         rows=rows,
         measures={
             "loss": Measure(
-                read=_minus_loss, about="minus the validation loss", percent=False
+                read=_minus_loss,
+                about="minus the validation loss",
+                percent=False,
             )
         },
         lessons=(
@@ -95,7 +105,11 @@ def test_a_study_from_its_function_to_its_page(
     out = tmp_path / "out"
     assert (
         run_studies(
-            "Test", {"calm": study}, out, seeds=(0, 1), executor=LocalExecutor(2)
+            "Test",
+            {"calm": study},
+            out,
+            seeds=(0, 1),
+            executor=LocalExecutor(2),
         )
         == 0
     )
@@ -105,7 +119,9 @@ def test_a_study_from_its_function_to_its_page(
     assert values["wild"] == {}
     # "wild" does not depend on the seed.
     assert len(list((out / "runs").glob("*/"))) == 3
-    html, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    html, markdown = (
+        (out / f"report.{kind}").read_text() for kind in ("html", "md")
+    )
     for text in (
         "wild, seed 1: diverged",
         "optimizer.peak_lr: 0.01 ",

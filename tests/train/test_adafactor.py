@@ -20,7 +20,9 @@ def test_a_relative_rate_does_what_torchs_does() -> None:
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     optimizers = (
         ShardedAdafactor(ours, lr=1e-2, relative=True, weight_decay=0.1),
-        torch.optim.Adafactor(theirs, lr=1e-2, weight_decay=0.1, eps=(1e-15, 1e-3)),
+        torch.optim.Adafactor(
+            theirs, lr=1e-2, weight_decay=0.1, eps=(1e-15, 1e-3)
+        ),
     )
     for step in range(20):
         for p, q in zip(ours, theirs, strict=True):
@@ -33,7 +35,9 @@ def test_a_relative_rate_does_what_torchs_does() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-9])
-def test_an_update_does_not_depend_on_the_size_of_gradients(size: float) -> None:
+def test_an_update_does_not_depend_on_the_size_of_gradients(
+    size: float,
+) -> None:
     """torch's own fails at 1e-9 (at 1e-7 already). Ours: worst measured 3e-7."""
     gradient = (
         torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -55,4 +59,6 @@ def test_a_matrix_has_the_state_of_its_edges() -> None:
     weight.grad = torch.ones(30, 50)
     optimizer = ShardedAdafactor([weight], lr=0.1)
     optimizer.step()
-    assert sum(t.numel() for t in optimizer.state[weight].values()) == 30 + 50 + 1
+    assert (
+        sum(t.numel() for t in optimizer.state[weight].values()) == 30 + 50 + 1
+    )

@@ -44,7 +44,8 @@ def multimodal(world: Path, aim: Path, image_size: int) -> Trainer.Config:
 
 def test_learns_and_counts_images(aim: Path) -> None:
     lines = [
-        json.loads(line) for line in (aim / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (aim / "metrics.jsonl").read_text().splitlines()
     ]
     trained = [line for line in lines if "loss" in line]
     assert trained[-1]["loss"] < trained[0]["loss"]
@@ -70,7 +71,9 @@ def test_an_interrupted_run_draws_the_same_prefixes(
         with pytest.raises(RuntimeError, match="gone"):
             fit(reconstructive(world), tmp_path / "cut")
     cut = fit(reconstructive(world), tmp_path / "cut", resume=True)
-    assert (cut / "metrics.jsonl").read_bytes() == (aim / "metrics.jsonl").read_bytes()
+    assert (cut / "metrics.jsonl").read_bytes() == (
+        aim / "metrics.jsonl"
+    ).read_bytes()
     one = load_file(aim / "model.safetensors")
     two = load_file(cut / "model.safetensors")
     assert all(torch.equal(one[name], two[name]) for name in one | two)
@@ -99,12 +102,15 @@ def test_at_another_resolution_fixed_positions_are_interpolated_and_stay(
     aim: Path, world: Path, tmp_path: Path
 ) -> None:
     joint = load_file(
-        fit(multimodal(world, aim, 12), tmp_path / "joint") / "model.safetensors"
+        fit(multimodal(world, aim, 12), tmp_path / "joint")
+        / "model.safetensors"
     )
     wanted = interpolate(
         sincos((2, 2), 16), (3, 3)
     )  # here in fp32 on the CPU; a GPU's sines differ in the last bit
-    torch.testing.assert_close(joint["encoder.position"], wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        joint["encoder.position"], wanted, atol=1e-6, rtol=0
+    )
     origin = load_file(aim / "model.safetensors")
     assert not torch.equal(
         joint["encoder.patchify.weight"], origin["encoder.patchify.weight"]

@@ -5,7 +5,9 @@ from pathlib import Path
 from worlds import make_world, text_only
 
 
-def test_a_checkpoint_counts_before_the_next_one_is_made(tmp_path: Path) -> None:
+def test_a_checkpoint_counts_before_the_next_one_is_made(
+    tmp_path: Path,
+) -> None:
     run = text_only(make_world(tmp_path / "world"), steps=9).build(
         folder=tmp_path / "run"
     )

@@ -30,17 +30,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_measured_and_a_second_one_goes_on_at_another_resolution(
     world: Path, tmp_path: Path, loss: str
 ) -> None:
-    benchmark = ZeroShotClassification.Config(data=MiniatureClasses.Config(num_test=6))
+    benchmark = ZeroShotClassification.Config(
+        data=MiniatureClasses.Config(num_test=6)
+    )
     config: Any = contrastive(world, steps=2, benchmarks={"digit": benchmark})
     config.model.loss = loss
     config.build(folder=tmp_path / "first").fit()
     scores = json.loads((tmp_path / "first" / "scores.json").read_text())
     assert scores["digit"]["shots"]["0"]["num_questions"] == 6
-    assert evaluate_run(tmp_path / "first", read_config(tmp_path / "first")) == scores
+    assert (
+        evaluate_run(tmp_path / "first", read_config(tmp_path / "first"))
+        == scores
+    )
 
     finer = replace(
         config,
-        init=dict.fromkeys(("encoder", "text", "projection"), str(tmp_path / "first")),
+        init=dict.fromkeys(
+            ("encoder", "text", "projection"), str(tmp_path / "first")
+        ),
     )
     finer.model.encoder.image_size = 12
     run = finer.build(folder=tmp_path / "second")

@@ -33,12 +33,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(pretrain(world, steps=1), tmp_path_factory.mktemp("runs") / "pretrained")
+    return fit(
+        pretrain(world, steps=1), tmp_path_factory.mktemp("runs") / "pretrained"
+    )
 
 
-@pytest.mark.parametrize(("split", "grid"), [("square", (2, 2)), ("dynamic", (2, 3))])
+@pytest.mark.parametrize(
+    ("split", "grid"), [("square", (2, 2)), ("dynamic", (2, 3))]
+)
 def test_a_pretrained_model_is_tuned_at_another_resolution(
-    world: Path, pretrained: Path, tmp_path: Path, split: str, grid: tuple[int, int]
+    world: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    split: str,
+    grid: tuple[int, int],
 ) -> None:
     config: Any = pretrain(
         world,
@@ -63,7 +71,8 @@ def test_a_pretrained_model_is_tuned_at_another_resolution(
     )  # the encoder was frozen: what it has is what it was given
     assert old.shape == (2, 2, 16)
     lines = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
     views = grid[0] * grid[1] + 1
     images = sum(line.get("images", 0) for line in lines)

@@ -50,7 +50,9 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
     """
     origin = fit(text_only(world, steps=2), tmp_path / "origin")
     run = adapted(world, tmp_path / "origin").build(folder=tmp_path / "whole")
-    trained = {name for name, p in run.model.named_parameters() if p.requires_grad}
+    trained = {
+        name for name, p in run.model.named_parameters() if p.requires_grad
+    }
     assert (
         len(trained) == 2 * 4 * 2
     )  # two matrices for each of four maps in each of two blocks
@@ -58,10 +60,12 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
     run.fit()
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     assert whole.keys() == origin.keys()
-    changed = {name for name in whole if not torch.equal(whole[name], origin[name])}
-    assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} == set(
-        Lora.Config().targets
-    )
+    changed = {
+        name for name in whole if not torch.equal(whole[name], origin[name])
+    }
+    assert {
+        name.rpartition(".")[0].rpartition(".")[2] for name in changed
+    } == set(Lora.Config().targets)
     assert len(changed) == 2 * 4
 
     batch = next(iter(run.loader.validation(rank=0, world_size=1)))
@@ -83,7 +87,9 @@ def test_a_killed_run_with_adapters_ends_as_a_plain_model(
         patch.setattr(Trainer, "_save_checkpoint", gone)
         with pytest.raises(RuntimeError, match="gone"):
             fit(adapted(world, tmp_path / "origin"), tmp_path / "cut")
-    cut = fit(adapted(world, tmp_path / "origin"), tmp_path / "cut", resume=True)
+    cut = fit(
+        adapted(world, tmp_path / "origin"), tmp_path / "cut", resume=True
+    )
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
 
 
@@ -92,12 +98,15 @@ def test_parts_and_maps_that_are_not_there_are_named(world: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'decoder'"):
         Lora.Config(parts=("decodr",)).build().inject(model)
     with pytest.raises(
-        ConfigError, match=r"'gate_upp', which decoder lacks; did you mean 'gate_up'"
+        ConfigError,
+        match=r"'gate_upp', which decoder lacks; did you mean 'gate_up'",
     ):
         Lora.Config(targets=("gate_upp",)).build().inject(model)
     Lora.Config(parts=("encoder",), targets=("qkv",)).build().inject(model)
     assert isinstance(model.connector, nn.Module)
     assert all(p.requires_grad for p in model.connector.parameters())
     assert {
-        n.split(".")[0] for n, p in model.named_parameters() if not p.requires_grad
+        n.split(".")[0]
+        for n, p in model.named_parameters()
+        if not p.requires_grad
     } == {"encoder"}

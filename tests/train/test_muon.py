@@ -12,9 +12,15 @@ from mm1.train.optimizers.muon import Muon, ShardedMuon
 def test_it_does_what_torchs_does() -> None:
     """Bit for bit on unsharded tensors."""
     torch.manual_seed(0)
-    ours = [nn.Parameter(torch.randn(shape)) for shape in ((7, 5), (3, 8), (6, 6))]
+    ours = [
+        nn.Parameter(torch.randn(shape)) for shape in ((7, 5), (3, 8), (6, 6))
+    ]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    settings = {"lr": 1e-2, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    settings = {
+        "lr": 1e-2,
+        "weight_decay": 0.1,
+        "adjust_lr_fn": "match_rms_adamw",
+    }
     one = ShardedMuon(ours, **settings)
     two = torch.optim.Muon(theirs, **settings)
     for _ in range(5):
@@ -48,6 +54,8 @@ def test_hidden_matrices_are_muons_and_the_rest_is_adamws() -> None:
         for name in taken
     )
     in_blocks = {name for name in names.values() if ".blocks." in name}
-    matrices = {name for name in in_blocks if model.get_parameter(name).ndim == 2}
+    matrices = {
+        name for name in in_blocks if model.get_parameter(name).ndim == 2
+    }
     assert matrices <= taken
     assert any("embed" in name for name in others)

@@ -53,7 +53,9 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def runs(kind: Any, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(
+    kind: Any, world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Two runs: `whole`, and `cut`, killed after it had saved its first checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
     save = Trainer._save_checkpoint
@@ -72,7 +74,9 @@ def runs(kind: Any, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_there_are_optimizers() -> None:
-    assert {"AdamW", "AdaFactor", "Muon"} <= {kind.__name__ for kind in OPTIMIZERS}
+    assert {"AdamW", "AdaFactor", "Muon"} <= {
+        kind.__name__ for kind in OPTIMIZERS
+    }
 
 
 def test_it_learns(runs: Path) -> None:
@@ -86,7 +90,8 @@ def test_its_state_is_saved_and_resumed_to_the_bit(
     fit(configured(kind, world), cut, resume=True)
     assert losses(cut) == losses(runs / "whole")
     one, two = (
-        load_file(folder / "model.safetensors") for folder in (runs / "whole", cut)
+        load_file(folder / "model.safetensors")
+        for folder in (runs / "whole", cut)
     )
     assert all(torch.equal(one[name], two[name]) for name in one | two)
 
@@ -106,11 +111,14 @@ def test_two_ranks_resume_as_one_does(
     on_ranks(2, fit, configured(kind, world), cut, True)
     assert losses(cut) == pytest.approx(losses(runs / "whole"), rel=1e-5)
     one, two = (
-        load_file(folder / "model.safetensors") for folder in (runs / "whole", cut)
+        load_file(folder / "model.safetensors")
+        for folder in (runs / "whole", cut)
     )
     for name in one | two:
         if not name.endswith("qkv.bias"):
-            torch.testing.assert_close(two[name], one[name], rtol=0.0, atol=tolerance)
+            torch.testing.assert_close(
+                two[name], one[name], rtol=0.0, atol=tolerance
+            )
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
@@ -161,7 +169,9 @@ def test_only_matrices_decay_and_a_part_has_its_own_rate(
     optimizer = config.build(model=model)
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.1)  # biases start at zero, and a decay of them would not show
+            p.add_(
+                0.1
+            )  # biases start at zero, and a decay of them would not show
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     set_gradients(model, 0.0)
     optimizer.step(1e-2)
@@ -188,7 +198,9 @@ def test_gradients_are_clipped_to_the_norm(kind: Any, world: Path) -> None:
         )
     set_gradients(model, 1.0)
     norm, _ = optimizer.step(1e-3)
-    assert norm == pytest.approx(sum(p.numel() for p in model.parameters()) ** 0.5)
+    assert norm == pytest.approx(
+        sum(p.numel() for p in model.parameters()) ** 0.5
+    )
     assert sum(norms) ** 0.5 == pytest.approx(0.5, rel=1e-4)
 
 

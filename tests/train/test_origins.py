@@ -96,12 +96,16 @@ def test_a_wish_that_contradicts_an_origin_is_an_error(tmp_path: Path) -> None:
             rf"model.decoder.dim=64 contradicts init.decoder={origin}, where it is 32"
         ),
     ):
-        adopt_architectures(config, {"encoder": origin, "decoder": origin}, wishes)
+        adopt_architectures(
+            config, {"encoder": origin, "decoder": origin}, wishes
+        )
     adopt_architectures(config, {"encoder": origin}, wishes)
     assert config.model.encoder.image_size == 24
 
 
-def test_only_origins_named_on_the_command_line_are_looked_into(tmp_path: Path) -> None:
+def test_only_origins_named_on_the_command_line_are_looked_into(
+    tmp_path: Path,
+) -> None:
     config = worlds.pretrain(
         tmp_path, init={"encoder": "nowhere"}
     )  # a recipe's own: the run may not be made yet
@@ -124,13 +128,17 @@ def test_a_run_that_goes_on_says_what_it_keeps(
 ) -> None:
     config = recipe("pretrain_small")
     say_config_differences(
-        write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small")
+        write_config(tmp_path, config),
+        "pretrain_small",
+        recipe("pretrain_small"),
     )
     assert capsys.readouterr().err == ""
     for wish in ("steps=3", "seed=4"):
         override(config, wish)
     say_config_differences(
-        write_config(tmp_path, config), "pretrain_small", recipe("pretrain_small")
+        write_config(tmp_path, config),
+        "pretrain_small",
+        recipe("pretrain_small"),
     )
     assert capsys.readouterr().err.endswith(
         "resumes with its own config, unlike pretrain_small: steps=3, seed=4\n"
@@ -145,7 +153,9 @@ def test_a_run_that_goes_on_says_what_it_keeps(
         "optimizer=mm1.train.optimizers.adafactor:AdaFactor",
     ],
 )
-def test_a_run_cannot_go_on_with_another_model(wish: str, tmp_path: Path) -> None:
+def test_a_run_cannot_go_on_with_another_model(
+    wish: str, tmp_path: Path
+) -> None:
     config = recipe("pretrain_small")
     write_config(tmp_path, config)
     override(config, "steps=3")

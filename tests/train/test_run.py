@@ -28,7 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
 
 
@@ -76,7 +77,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     monkeypatch.setattr(Trainer, "_train_step", ending)
 
 
-@pytest.mark.parametrize("make", [pretrain, text_only, contrastive, reconstructive])
+@pytest.mark.parametrize(
+    "make", [pretrain, text_only, contrastive, reconstructive]
+)
 def test_every_kind_of_run_learns_and_leaves_a_whole_folder(
     make: Any, world: Path, tmp_path: Path
 ) -> None:
@@ -171,24 +174,28 @@ def test_micro_batches_do_not_change_the_result(
         config = pretrain(world)
         assert config.loader.micro_batch_size == 2
         config.loader.micro_batch_size = micro_batch_size
-        assert losses(fit(config, tmp_path / str(micro_batch_size))) == pytest.approx(
-            losses(plain), rel=1e-5
-        )
+        assert losses(
+            fit(config, tmp_path / str(micro_batch_size))
+        ) == pytest.approx(losses(plain), rel=1e-5)
 
 
 def test_activation_checkpointing_does_not_change_the_result(
     plain: Path, world: Path, tmp_path: Path
 ) -> None:
     for mode in ("full", "selective"):
-        run = fit(pretrain(world, activation_checkpointing=mode), tmp_path / mode)
+        run = fit(
+            pretrain(world, activation_checkpointing=mode), tmp_path / mode
+        )
         assert losses(run) == pytest.approx(losses(plain), rel=1e-6)
 
 
-def test_bf16_computes_and_keeps_weights_in_fp32(world: Path, tmp_path: Path) -> None:
+def test_bf16_computes_and_keeps_weights_in_fp32(
+    world: Path, tmp_path: Path
+) -> None:
     folder = fit(pretrain(world, precision="bf16", steps=4), tmp_path / "run")
-    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {
-        torch.float32
-    }
+    assert {
+        t.dtype for t in load_file(folder / "model.safetensors").values()
+    } == {torch.float32}
     assert (
         next(load_model(folder, torch.device("cpu"))[0].parameters()).dtype
         == torch.bfloat16
@@ -208,10 +215,16 @@ def test_parts_start_from_other_runs_and_stay_frozen(
     )
     joint = load_file(fit(config, tmp_path / "joint") / "model.safetensors")
     origin = load_file(clip / "model.safetensors")
-    encoder = {name: t for name, t in origin.items() if name.startswith("encoder.")}
-    assert all(torch.equal(joint[name], tensor) for name, tensor in encoder.items())
+    encoder = {
+        name: t for name, t in origin.items() if name.startswith("encoder.")
+    }
+    assert all(
+        torch.equal(joint[name], tensor) for name, tensor in encoder.items()
+    )
     started = load_file(lm / "model.safetensors")
-    assert any(not torch.equal(joint[name], tensor) for name, tensor in started.items())
+    assert any(
+        not torch.equal(joint[name], tensor) for name, tensor in started.items()
+    )
 
 
 def test_parts_at_another_resolution_are_interpolated(
@@ -251,7 +264,9 @@ def test_a_run_that_stays_broken_stops(
 ) -> None:
     run = text_only(world, steps=100).build(folder=tmp_path / "run")
     monkeypatch.setattr(
-        run.optimizer, "step", lambda lr: (torch.tensor(torch.nan), torch.ones(()))
+        run.optimizer,
+        "step",
+        lambda lr: (torch.tensor(torch.nan), torch.ones(())),
     )
     with pytest.raises(Diverged, match="peak_lr"):
         run.fit()

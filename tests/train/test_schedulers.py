@@ -32,7 +32,9 @@ def test_it_warms_up_to_the_peak_and_never_rises_again(kind: Any) -> None:
     lr = rates(kind.Config(warmup_steps=WARMUP))
     assert lr[:WARMUP] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert lr[WARMUP] == max(lr) == 2.0
-    assert all(a >= b > 0 for a, b in zip(lr[WARMUP:], lr[WARMUP + 1 :], strict=False))
+    assert all(
+        a >= b > 0 for a, b in zip(lr[WARMUP:], lr[WARMUP + 1 :], strict=False)
+    )
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -46,7 +48,9 @@ def test_it_is_a_function_of_the_step_alone(kind: Any) -> None:
     config = kind.Config(warmup_steps=WARMUP)
     in_order = rates(config)
     scheduler = config.build(peak_lr=2.0, steps=STEPS)
-    backwards = [scheduler.learning_rate(step) for step in reversed(range(STEPS))]
+    backwards = [
+        scheduler.learning_rate(step) for step in reversed(range(STEPS))
+    ]
     assert backwards[::-1] == in_order
     assert scheduler.learning_rate(10 * STEPS) == scheduler.learning_rate(STEPS)
 
@@ -79,4 +83,8 @@ def test_stable_decay_is_constant_and_then_linear() -> None:
 
 
 def test_constant_stays_at_the_peak() -> None:
-    assert at(WarmupConstant.Config(warmup_steps=WARMUP), 4, 50, 104) == [1.0, 1.0, 1.0]
+    assert at(WarmupConstant.Config(warmup_steps=WARMUP), 4, 50, 104) == [
+        1.0,
+        1.0,
+        1.0,
+    ]

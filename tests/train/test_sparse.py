@@ -25,7 +25,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
     config.build(folder=folder).fit()
     return [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
 
 
@@ -76,7 +77,8 @@ def test_a_decoder_of_experts_starts_from_a_dense_run(
             origin["decoder.blocks.1.feed_forward.gate_up.weight"],
         )
         assert torch.equal(
-            experts.down[expert], origin["decoder.blocks.1.feed_forward.down.weight"]
+            experts.down[expert],
+            origin["decoder.blocks.1.feed_forward.down.weight"],
         )
     assert losses(fit(config, tmp_path / "sparse"))
 

@@ -50,7 +50,15 @@ def launch(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
         "--standalone",
         "--nproc-per-node=2",
     ]
-    command = [*launcher, "-m", "mm1.cli", "train", str(stored), "--out", str(folder)]
+    command = [
+        *launcher,
+        "-m",
+        "mm1.cli",
+        "train",
+        str(stored),
+        "--out",
+        str(folder),
+    ]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -69,7 +77,8 @@ def launch(config: Trainer.Config, folder: Path) -> list[dict[str, Any]]:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     return [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
 
 
@@ -126,13 +135,17 @@ def test_contrast_is_taken_over_both_ranks(world: Path, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw_files.jpeg(i))
     benchmark = ZeroShotClassification.Config(
-        data=Folders.Config(test=str(tmp_path / "zoo")), templates=("{}", "{} at last")
+        data=Folders.Config(test=str(tmp_path / "zoo")),
+        templates=("{}", "{} at last"),
     )
     config = contrastive(world, benchmarks={"zoo": benchmark})
-    runs = [train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)]
+    runs = [
+        train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)
+    ]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
     predictions = [
-        (tmp_path / f"{n}/predictions/zoo-0shot.jsonl").read_text() for n in (1, 2)
+        (tmp_path / f"{n}/predictions/zoo-0shot.jsonl").read_text()
+        for n in (1, 2)
     ]
     assert predictions[0] == predictions[1]
     assert len(predictions[0].splitlines()) == 9
@@ -146,16 +159,21 @@ def test_routers_on_two_ranks_do_what_they_do_on_one(
     would see on one rank."""
     config = sparse(world, activation_checkpointing="full")
     config.loader.micro_batch_size = 1
-    one, two = (train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2))
+    one, two = (
+        train(config, tmp_path / str(ranks), ranks=ranks) for ranks in (1, 2)
+    )
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     for name in ("router/balance", "router/dropped", "router/load/1/2"):
         each = [
-            [line[name] for line in lines if "loss" in line] for lines in (one, two)
+            [line[name] for line in lines if "loss" in line]
+            for lines in (one, two)
         ]
         assert each[1] == pytest.approx(each[0], rel=1e-5)
 
 
-def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> None:
+def fit_without_draws(
+    config: Trainer.Config, folder: Path, resume: bool
+) -> None:
     """Prefixes as in evaluation, from the pixels: those of training are drawn, by each
     rank for itself."""
     drawn = AIM.prefixes
@@ -169,7 +187,9 @@ def fit_without_draws(config: Trainer.Config, folder: Path, resume: bool) -> Non
 
 
 @pytest.mark.long
-def test_image_regression_on_two_ranks_equals_one(world: Path, tmp_path: Path) -> None:
+def test_image_regression_on_two_ranks_equals_one(
+    world: Path, tmp_path: Path
+) -> None:
     """AIM, 6 steps of 8 pictures in micro-batches of 2."""
     config = reconstructive(world, steps=6)
     config.loader.micro_batch_size = 2

@@ -13,7 +13,9 @@ from mm1.data.render import Renderer
 class DocumentLengths:
     """Tokens and images of each document in one split of a prepared folder."""
 
-    def __init__(self, folder: str, renderer: Renderer, split: str = "train") -> None:
+    def __init__(
+        self, folder: str, renderer: Renderer, split: str = "train"
+    ) -> None:
         self.shards = Shards(Path(folder), split)
         self.renderer = renderer
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)

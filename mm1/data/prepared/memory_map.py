@@ -32,9 +32,14 @@ class MappedFile:
             now = self.path.stat()
         except FileNotFoundError:
             return
-        if now.st_ino != self.opened.st_ino or _stamp(now) == _stamp(self.opened):
+        if now.st_ino != self.opened.st_ino or _stamp(now) == _stamp(
+            self.opened
+        ):
             return
-        if now.st_size != self.opened.st_size or _hash(self.path) != self.sha256:
+        if (
+            now.st_size != self.opened.st_size
+            or _hash(self.path) != self.sha256
+        ):
             raise ConfigError(
                 f"{self.path} was changed while it is in use: copy the folder again,"
                 " then resume"

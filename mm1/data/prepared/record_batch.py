@@ -39,7 +39,9 @@ class RecordBatchReader:
     def document(self, number: int) -> Document:
         """The document; its texts carry their tokens."""
         first, last = self.part_offsets[number : number + 2].tolist()
-        return Document(tuple(self._part(index) for index in range(first, last)))
+        return Document(
+            tuple(self._part(index) for index in range(first, last))
+        )
 
     def _part(self, index: int) -> Text | Image:
         if self.is_text is not None and not _bit(self.is_text, index):

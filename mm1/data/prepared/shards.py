@@ -57,8 +57,12 @@ def _schema() -> Any:
 
 def _row(key: str, document: Document, begin: bool) -> dict[str, Any]:
     """A document as a row of the schema; its texts must carry their tokens."""
-    texts = [part if isinstance(part, Text) else None for part in document.parts]
-    images = [part if isinstance(part, Image) else None for part in document.parts]
+    texts = [
+        part if isinstance(part, Text) else None for part in document.parts
+    ]
+    images = [
+        part if isinstance(part, Image) else None for part in document.parts
+    ]
     counts = [len(text.tokens or ()) for text in texts if text]
     return {
         "key": key,
@@ -91,7 +95,9 @@ class _HashingFile:
             while written < len(data):
                 written += self.file.write(memoryview(data)[written:])
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise OSError(
+                error.errno, error.strerror, str(self.path)
+            ) from error
         self.hash.update(data)
         self.num_bytes += written
         return written
@@ -143,11 +149,21 @@ class ShardWriter:
             name = f"{self.split}/{self.number:05}-{len(self.shards):03}.arrow"
             (self.folder / self.split).mkdir(parents=True, exist_ok=True)
             self.shards.append(
-                {"file": name, "documents": 0, "tokens": 0, "images": 0, "bytes": 0}
+                {
+                    "file": name,
+                    "documents": 0,
+                    "tokens": 0,
+                    "images": 0,
+                    "bytes": 0,
+                }
             )
             self.file = _HashingFile(self.folder / name)
-            self.stream = pa.ipc.new_stream(pa.PythonFile(self.file, "w"), _schema())
-        self.stream.write_batch(pa.RecordBatch.from_pylist(self.rows, _schema()))
+            self.stream = pa.ipc.new_stream(
+                pa.PythonFile(self.file, "w"), _schema()
+            )
+        self.stream.write_batch(
+            pa.RecordBatch.from_pylist(self.rows, _schema())
+        )
         shard = self.shards[-1]
         shard["documents"] += len(self.rows)
         shard["tokens"] += sum(row["num_text_tokens"] for row in self.rows)
@@ -238,7 +254,9 @@ class Shards:
                 f"{folder} has no split {split!r}{nearest(split, splits)}"
             )
         if not splits[split]["documents"]:
-            raise ConfigError(f"{folder} has no documents in its split {split!r}")
+            raise ConfigError(
+                f"{folder} has no documents in its split {split!r}"
+            )
         self.dataset = self._open(splits[split]["shards"])
 
     def _open(self, shards: list[dict[str, Any]]) -> Any:
@@ -259,7 +277,10 @@ class Shards:
         ]
         self.ends = list(accumulate(shard["documents"] for shard in shards))
         dataset = concatenate_datasets(
-            [Dataset.from_file(str(self.folder / shard["file"])) for shard in shards]
+            [
+                Dataset.from_file(str(self.folder / shard["file"]))
+                for shard in shards
+            ]
         )
         batches = dataset.data.table.to_batches()
         self.batches = batches
@@ -271,7 +292,9 @@ class Shards:
     @staticmethod
     def has_split(folder: Path, split: str) -> bool:
         """Does the folder have documents in this split?"""
-        return bool(read_manifest(folder)["splits"].get(split, {}).get("documents"))
+        return bool(
+            read_manifest(folder)["splits"].get(split, {}).get("documents")
+        )
 
     def check_tokenizer(self, fingerprint: str) -> None:
         """Raises ConfigError if the text was tokenised with a tokenizer of another

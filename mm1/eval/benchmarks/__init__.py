@@ -37,7 +37,12 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.eval.evaluator import Evaluator, Line, Split
 from mm1.eval.rices import RecordImages, Rices, open_rices
-from mm1.eval.shots import random_candidates, select_shots, user_turn, without_images
+from mm1.eval.shots import (
+    random_candidates,
+    select_shots,
+    user_turn,
+    without_images,
+)
 from mm1.infer.predictor import Predictor
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.infer.trained_model import TrainedModel
@@ -234,7 +239,11 @@ class Benchmark(Evaluator):
         return self.config.draws if self.uses_train(num_shots) else 1
 
     def describe_zero_shot(self, num_shots: int) -> str | None:
-        return None if num_shots else ZERO_SHOT_PROMPTS[self.config.zero_shot_prompt]
+        return (
+            None
+            if num_shots
+            else ZERO_SHOT_PROMPTS[self.config.zero_shot_prompt]
+        )
 
     def settings(self, num_shots: int) -> str:
         """Without the number of draws, which may grow; an encoder enters by its
@@ -245,8 +254,12 @@ class Benchmark(Evaluator):
                 self.config,
                 shots=None,
                 draws=1,
-                zero_shot_prompt="none" if num_shots else self.config.zero_shot_prompt,
-                retrieval=self.rices.version if self.rices and retrieves else "",
+                zero_shot_prompt="none"
+                if num_shots
+                else self.config.zero_shot_prompt,
+                retrieval=self.rices.version
+                if self.rices and retrieves
+                else "",
             )
         )
 
@@ -254,7 +267,9 @@ class Benchmark(Evaluator):
         """Those of the first draw."""
         return self.question_and_prompt(number, num_shots, 0)[1].images
 
-    def prepare(self, num_shots: int, advance: Callable[[int, int], object]) -> None:
+    def prepare(
+        self, num_shots: int, advance: Callable[[int, int], object]
+    ) -> None:
         """Encodes the images that shots are retrieved by, once."""
         if (
             self.rices is None
@@ -263,7 +278,9 @@ class Benchmark(Evaluator):
         ):
             return
         if not self.train:
-            raise ConfigError("there are no train records to retrieve shots from")
+            raise ConfigError(
+                "there are no train records to retrieve shots from"
+            )
         train, test = (
             RecordImages(
                 [self.image_key(record) for record in records],
@@ -292,7 +309,9 @@ class Benchmark(Evaluator):
         predictor = Predictor.of(trained)
         lines: list[Line] = []
         for numbers in split_over_ranks(self.chosen):
-            asked = [self.question_and_prompt(n, num_shots, draw) for n in numbers]
+            asked = [
+                self.question_and_prompt(n, num_shots, draw) for n in numbers
+            ]
             texts = self._generate(predictor, asked)
             lines += [
                 {
@@ -306,7 +325,8 @@ class Benchmark(Evaluator):
             advance(len(asked))
         lines = gather_from_ranks(lines)
         scores = self.score(
-            [line["prediction"] for line in lines], [line["answers"] for line in lines]
+            [line["prediction"] for line in lines],
+            [line["answers"] for line in lines],
         )
         return [
             line | {"score": float(score)}
@@ -318,7 +338,9 @@ class Benchmark(Evaluator):
     ) -> list[str]:
         """The answers; prompts that begin with the most common shots share them."""
         generate = partial(
-            predictor.generate, max_tokens=self.config.max_tokens, stop=self.config.stop
+            predictor.generate,
+            max_tokens=self.config.max_tokens,
+            stop=self.config.stop,
         )
         prompts = [prompt for _, prompt in asked]
         if not self.config.same_shots:
@@ -328,7 +350,9 @@ class Benchmark(Evaluator):
         answers = [""] * len(asked)
         # all ranks make both calls, even with nothing to ask
         for shared in (True, False):
-            members = [i for i, own in enumerate(shots) if (own == usual) == shared]
+            members = [
+                i for i, own in enumerate(shots) if (own == usual) == shared
+            ]
             texts = generate([prompts[i] for i in members], share_prefix=shared)
             for i, text in zip(members, texts, strict=True):
                 answers[i] = text

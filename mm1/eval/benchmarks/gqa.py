@@ -33,7 +33,9 @@ class Gqa(VQABenchmark):
             owner = f"question {number}"
             if not isinstance(entry, dict) or "imageId" not in entry:
                 raise ValueError(f"{path}: {owner} has no imageId")
-            answers = require_text((entry.get("answer", ""),), path, owner, "answer")
+            answers = require_text(
+                (entry.get("answer", ""),), path, owner, "answer"
+            )
             image = images.image_path(f"{entry['imageId']}.jpg", owner)
             records.append(VQARecord(number, entry["question"], image, answers))
         return records
@@ -41,4 +43,7 @@ class Gqa(VQABenchmark):
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]
     ) -> Sequence[float]:
-        return [exact_match(*pair) for pair in zip(predictions, answers, strict=True)]
+        return [
+            exact_match(*pair)
+            for pair in zip(predictions, answers, strict=True)
+        ]

@@ -40,9 +40,13 @@ class NoCaps(Coco):
         if split == "train":
             return records
         domains = {
-            str(image["id"]): image.get("domain", "") for image in data["images"]
+            str(image["id"]): image.get("domain", "")
+            for image in data["images"]
         }
-        return [NoCapsImage(r.id, r.image, r.captions, domains[r.id]) for r in records]
+        return [
+            NoCapsImage(r.id, r.image, r.captions, domains[r.id])
+            for r in records
+        ]
 
     def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
         """CIDEr of each domain, with document frequencies of that domain alone, as its
@@ -52,6 +56,7 @@ class NoCaps(Coco):
         for domain in sorted({domain_of[line["id"]] for line in lines} - {""}):
             own = [line for line in lines if domain_of[line["id"]] == domain]
             scores[domain] = cider(
-                [line["prediction"] for line in own], [line["answers"] for line in own]
+                [line["prediction"] for line in own],
+                [line["answers"] for line in own],
             )[0]
         return scores

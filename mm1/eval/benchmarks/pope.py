@@ -29,7 +29,9 @@ NEGATIONS = {"no", "No", "not"}
 
 
 class Pope(VQABenchmark):
-    EXAMPLE = VQARecord("1", "Is there a snowboard in the image?", PIXEL, ("yes",))
+    EXAMPLE = VQARecord(
+        "1", "Is there a snowboard in the image?", PIXEL, ("yes",)
+    )
     KEYS = None
 
     metric = "accuracy"
@@ -48,14 +50,18 @@ class Pope(VQABenchmark):
         for number, entry in index_by(data, "question_id", path).items():
             owner = f"question {number}"
             if missing := {"image", "text", "label"} - entry.keys():
-                raise ValueError(f"{path}: {owner} has no {', '.join(sorted(missing))}")
+                raise ValueError(
+                    f"{path}: {owner} has no {', '.join(sorted(missing))}"
+                )
             label = entry["label"]
             if label not in ("yes", "no"):
                 raise ValueError(
                     f"{path}: the label of {owner} is {label!r}, not yes or no"
                 )
             image = images.image_path(entry["image"], owner)
-            records.append(VQARecord(str(number), entry["text"], image, (label,)))
+            records.append(
+                VQARecord(str(number), entry["text"], image, (label,))
+            )
         return records
 
     def score(
@@ -63,13 +69,18 @@ class Pope(VQABenchmark):
     ) -> Sequence[float]:
         return [
             float(yes_or_no(prediction) == label)
-            for prediction, (label, *_) in zip(predictions, answers, strict=True)
+            for prediction, (label, *_) in zip(
+                predictions, answers, strict=True
+            )
         ]
 
     def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
         """Precision, recall and F1 of yes (0 if it was never given), and its share."""
         pairs = [
-            (yes_or_no(line["prediction"]) == "yes", line["answers"][0] == "yes")
+            (
+                yes_or_no(line["prediction"]) == "yes",
+                line["answers"][0] == "yes",
+            )
             for line in lines
         ]
         predicted, actual = (sum(column) for column in zip(*pairs, strict=True))

@@ -30,12 +30,18 @@ import numpy as np
 
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
-from mm1.eval.annotation_files import BenchmarkImages, read_annotations, read_image
+from mm1.eval.annotation_files import (
+    BenchmarkImages,
+    read_annotations,
+    read_image,
+)
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.eval.evaluator import Line
 
 ENDING = "Answer:"
-ENDING_IN_CHAT = "Answer with the option's letter from the given choices directly."
+ENDING_IN_CHAT = (
+    "Answer with the option's letter from the given choices directly."
+)
 CHOICE = re.compile(r"\(?([A-Za-z])\)?[.:]?|\(?([A-Z])[.):]\s.*", re.DOTALL)
 
 
@@ -123,7 +129,9 @@ class ScienceQA(Benchmark):
         context = [f"Context: {record.hint}"] if record.hint else []
         choices = [
             f"{letter}. {choice}"
-            for letter, choice in zip(ascii_uppercase, record.choices, strict=False)
+            for letter, choice in zip(
+                ascii_uppercase, record.choices, strict=False
+            )
         ]
         parts.append(
             Text("\n".join([*context, record.question, *choices, self.ending]))
@@ -137,14 +145,20 @@ class ScienceQA(Benchmark):
     ) -> Sequence[float]:
         return [
             float(_letter(prediction) == letter)
-            for prediction, (letter, *_) in zip(predictions, answers, strict=True)
+            for prediction, (letter, *_) in zip(
+                predictions, answers, strict=True
+            )
         ]
 
     def extra_metrics(self, lines: Sequence[Line]) -> dict[str, float]:
         """Accuracy of questions with and without an image, if there are both."""
-        has_image = {record.id: record.image is not None for record in self.test}
+        has_image = {
+            record.id: record.image is not None for record in self.test
+        }
         scores = {
-            name: [line["score"] for line in lines if has_image[line["id"]] == flag]
+            name: [
+                line["score"] for line in lines if has_image[line["id"]] == flag
+            ]
             for name, flag in KINDS
         }
         if not all(scores.values()):
@@ -156,7 +170,10 @@ KINDS = (("with picture", True), ("without picture", False))
 
 
 def _problem(
-    path: Path, number: str, data: dict[str, Any], images: BenchmarkImages | None
+    path: Path,
+    number: str,
+    data: dict[str, Any],
+    images: BenchmarkImages | None,
 ) -> Problem:
     owner = f"problem {number}"
     if missing := {"question", "choices", "answer"} - data.keys():

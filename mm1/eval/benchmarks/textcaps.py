@@ -37,7 +37,10 @@ class TextCaps(CaptionBenchmark):
             owner = f"image {name}"
             references = map(single_spaced, entry.get("reference_strs", ()))
             captions = require_text(
-                filter(None, references), path, owner, "caption in reference_strs"
+                filter(None, references),
+                path,
+                owner,
+                "caption in reference_strs",
             )
             if name not in records:
                 image = images.image_path(f"{entry['image_name']}.jpg", owner)

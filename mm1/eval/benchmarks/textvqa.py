@@ -23,9 +23,15 @@ class TextVqa(VQABenchmark):
         self, path: Path, data: Any, images: BenchmarkImages, split: Split
     ) -> Sequence[VQARecord]:
         records = []
-        for number, entry in index_by(data["data"], "question_id", path).items():
+        for number, entry in index_by(
+            data["data"], "question_id", path
+        ).items():
             owner = f"question {number}"
-            answers = require_text(entry.get("answers", ()), path, owner, "answer")
+            answers = require_text(
+                entry.get("answers", ()), path, owner, "answer"
+            )
             image = images.image_path(f"{entry['image_id']}.jpg", owner)
-            records.append(VQARecord(str(number), entry["question"], image, answers))
+            records.append(
+                VQARecord(str(number), entry["question"], image, answers)
+            )
         return records

@@ -36,9 +36,13 @@ class Vqa(VQABenchmark):
         self, path: Path, data: Any, images: BenchmarkImages, split: Split
     ) -> Sequence[VQARecord]:
         annotations = index_by(data["annotations"], "question_id", path)
-        questions_path, questions = self.read_file("questions", split, ("questions",))
+        questions_path, questions = self.read_file(
+            "questions", split, ("questions",)
+        )
         subset = questions.get("data_subtype", "")
-        entries = index_by(questions["questions"], "question_id", questions_path)
+        entries = index_by(
+            questions["questions"], "question_id", questions_path
+        )
         records = []
         for number, entry in entries.items():
             owner = f"question {number}"
@@ -46,10 +50,16 @@ class Vqa(VQABenchmark):
                 raise ValueError(
                     f"{path} has no answers to {owner} of {questions_path}"
                 )
-            answers = (each["answer"] for each in annotations[number]["answers"])
+            answers = (
+                each["answer"] for each in annotations[number]["answers"]
+            )
             answers = require_text(answers, path, owner, "answer")
-            image = images.image_path(self._file_name(entry["image_id"], subset), owner)
-            records.append(VQARecord(str(number), entry["question"], image, answers))
+            image = images.image_path(
+                self._file_name(entry["image_id"], subset), owner
+            )
+            records.append(
+                VQARecord(str(number), entry["question"], image, answers)
+            )
         return records
 
     def _file_name(self, image: int, subset: str) -> str:

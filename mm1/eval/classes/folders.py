@@ -68,7 +68,9 @@ class Folders(Classes):
     def names(self) -> list[str]:  # type: ignore[override]
         if not self.config.names:
             return [folder.replace("_", " ") for folder in self.folders]
-        _, names = read_annotations(self.config.names, "data.names", self.folders)
+        _, names = read_annotations(
+            self.config.names, "data.names", self.folders
+        )
         return [names[folder] for folder in self.folders]
 
     def records(self, split: Split) -> Sequence[tuple[str, int]]:

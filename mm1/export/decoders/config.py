@@ -48,7 +48,9 @@ FAMILIES = {
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
     "qwen3": Family("Qwen3ForCausalLM", qk_norm="head"),
     "olmo2": Family("Olmo2ForCausalLM", "post", "full", default_eps=1e-5),
-    "mixtral": Family("MixtralForCausalLM", default_eps=1e-5, default_rope_base=1e6),
+    "mixtral": Family(
+        "MixtralForCausalLM", default_eps=1e-5, default_rope_base=1e6
+    ),
     "qwen3_moe": Family("Qwen3MoeForCausalLM", qk_norm="head"),
 }
 
@@ -76,7 +78,9 @@ def from_decoder_config(options: Options, family: str) -> Decoder.Config:
             if family in ("llama", "olmo2")
             else options.need("num_key_value_heads", int)
         ),
-        head_dim=options.take("head_dim", 128 if family == "qwen3" else dim // heads),
+        head_dim=options.take(
+            "head_dim", 128 if family == "qwen3" else dim // heads
+        ),
         hidden_dim=options.need("intermediate_size", int),
         rope_base=base,
         llama3_scaling=scaling,
@@ -97,15 +101,23 @@ def _only_plain(options: Options) -> None:
     options.only("partial_rotary_factor", 1.0)
     options.only("rope_interleaved", False)
     options.only(
-        "router_jitter_noise", 0.0, remedy="set it to 0: it adds noise in training only"
+        "router_jitter_noise",
+        0.0,
+        remedy="set it to 0: it adds noise in training only",
     )
-    for key in ("output_router_logits", "router_aux_loss_coef", "is_llama_config"):
+    for key in (
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "is_llama_config",
+    ):
         options.raw(key)  # about training, and about who wrote the file
 
 
 def _no_window(options: Options, family: str, depth: int, length: int) -> None:
     """Raises ConfigError if a token does not see all tokens before it."""
-    window = options.left.pop("sliding_window", 4096 if family == "mistral" else None)
+    window = options.left.pop(
+        "sliding_window", 4096 if family == "mistral" else None
+    )
     used = options.take("use_sliding_window", family in ("mistral", "mixtral"))
     full_below = options.take("max_window_layers", 28)
     kinds = options.raw("layer_types")
@@ -170,7 +182,9 @@ def _from_rope(
     return base, scaling
 
 
-def _from_experts(options: Options, family: str, depth: int) -> MoE.Config | None:
+def _from_experts(
+    options: Options, family: str, depth: int
+) -> MoE.Config | None:
     if family == "mixtral":
         return MoE.Config(
             num_experts=options.need("num_local_experts", int),
@@ -183,7 +197,8 @@ def _from_experts(options: Options, family: str, depth: int) -> MoE.Config | Non
     step = options.take("decoder_sparse_step", 1)
     dense = options.take("mlp_only_layers", [])
     every = _every(
-        {i for i in range(depth) if (i + 1) % step == 0 and i not in dense}, depth
+        {i for i in range(depth) if (i + 1) % step == 0 and i not in dense},
+        depth,
     )
     if every is None:
         options.refuse(
@@ -260,7 +275,9 @@ def to_decoder_config(
     fields.only("norm_placement", traits.norm_placement)
     fields.only("qk_norm", traits.qk_norm)
     fields.only("qkv_bias", traits.qkv_bias)
-    fields.leave("head_dim", "hidden_dim")  # None has a meaning: the decoder tells
+    fields.leave(
+        "head_dim", "hidden_dim"
+    )  # None has a meaning: the decoder tells
     heads = fields.take("num_heads")
     values: dict[str, Any] = {
         "architectures": [traits.architecture],

@@ -30,7 +30,9 @@ def decoder_links(
         ours = f"decoder.blocks.{i}."
         layer = f"{theirs}layers.{i}."
         attention: Any = block.attention
-        links += _attention_links(attention, f"{ours}attention.", f"{layer}self_attn.")
+        links += _attention_links(
+            attention, f"{ours}attention.", f"{layer}self_attn."
+        )
         links += _feed_forward_links(
             block.feed_forward, f"{ours}feed_forward.", layer, family
         )
@@ -44,9 +46,13 @@ def decoder_links(
     return links
 
 
-def _attention_links(attention: Attention, ours: str, theirs: str) -> list[Link]:
+def _attention_links(
+    attention: Attention, ours: str, theirs: str
+) -> list[Link]:
     rows = tuple(heads * attention.head_dim for heads in attention.heads)
-    kinds = ("weight", "bias") if attention.qkv.bias is not None else ("weight",)
+    kinds = (
+        ("weight", "bias") if attention.qkv.bias is not None else ("weight",)
+    )
     qkv: list[Link] = [
         Rows(
             (f"{ours}qkv.{kind}",),
@@ -57,14 +63,20 @@ def _attention_links(attention: Attention, ours: str, theirs: str) -> list[Link]
     ]
     names = {f"{ours}out.weight": f"{theirs}o_proj.weight"}
     if attention.qk_norm:
-        names |= {f"{ours}{p}_norm.weight": f"{theirs}{p}_norm.weight" for p in "qk"}
+        names |= {
+            f"{ours}{p}_norm.weight": f"{theirs}{p}_norm.weight" for p in "qk"
+        }
     return qkv + same(names)
 
 
-def _feed_forward_links(module: Any, ours: str, layer: str, family: str) -> list[Link]:
+def _feed_forward_links(
+    module: Any, ours: str, layer: str, family: str
+) -> list[Link]:
     if isinstance(module, SwiGLU):
         hidden = module.down.in_features
-        gate_up = tuple(f"{layer}mlp.{part}_proj.weight" for part in ("gate", "up"))
+        gate_up = tuple(
+            f"{layer}mlp.{part}_proj.weight" for part in ("gate", "up")
+        )
         return [
             Rows((f"{ours}gate_up.weight",), gate_up, (hidden, hidden)),
             Link((f"{ours}down.weight",), (f"{layer}mlp.down_proj.weight",)),
@@ -78,8 +90,12 @@ def _feed_forward_links(module: Any, ours: str, layer: str, family: str) -> list
         gate = "w1"
         up = "w3"
         down = "w2"
-    names = [f"{layer}{block}.experts.{i}." for i in range(module.config.num_experts)]
-    gates_ups = tuple(f"{name}{part}.weight" for name in names for part in (gate, up))
+    names = [
+        f"{layer}{block}.experts.{i}." for i in range(module.config.num_experts)
+    ]
+    gates_ups = tuple(
+        f"{name}{part}.weight" for name in names for part in (gate, up)
+    )
     downs = tuple(f"{name}{down}.weight" for name in names)
     hidden = module.hidden_dim
     return [

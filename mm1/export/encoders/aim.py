@@ -79,14 +79,26 @@ def aim_links(config: ViT.Config) -> list[Link]:
             )
         else:
             gate_up = [f"{theirs}.mlp.{name}" for name in ("fc1", "fc3")]
-            up = stacked_rows(f"{ours}.feed_forward.gate_up", gate_up, hidden_dim)
+            up = stacked_rows(
+                f"{ours}.feed_forward.gate_up", gate_up, hidden_dim
+            )
         return [
-            *layer_links(f"{ours}.attention_norm", f"{theirs}.norm_1", bias=bias),
-            *layer_links(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", bias=False),
-            *layer_links(f"{ours}.attention.out", f"{theirs}.attn.proj", bias=False),
-            *layer_links(f"{ours}.feed_forward_norm", f"{theirs}.norm_2", bias=bias),
+            *layer_links(
+                f"{ours}.attention_norm", f"{theirs}.norm_1", bias=bias
+            ),
+            *layer_links(
+                f"{ours}.attention.qkv", f"{theirs}.attn.qkv", bias=False
+            ),
+            *layer_links(
+                f"{ours}.attention.out", f"{theirs}.attn.proj", bias=False
+            ),
+            *layer_links(
+                f"{ours}.feed_forward_norm", f"{theirs}.norm_2", bias=bias
+            ),
             up,
-            *layer_links(f"{ours}.feed_forward.down", f"{theirs}.mlp.fc2", bias=False),
+            *layer_links(
+                f"{ours}.feed_forward.down", f"{theirs}.mlp.fc2", bias=False
+            ),
         ]
 
     h, w = patch_grid(config)
@@ -153,7 +165,9 @@ def from_aimv2(options: Options, *, native: bool) -> dict[str, Any]:
         "patch_norm": True,
         "positions": "fixed" if native else "learnt",
     }
-    options.finish(TEXT_KEYS, "use_head is_native num_queries projection_dropout")
+    options.finish(
+        TEXT_KEYS, "use_head is_native num_queries projection_dropout"
+    )
     return vision
 
 
@@ -168,7 +182,9 @@ def to_aimv2(encoder: Fields) -> dict[str, Any]:
     encoder.only("pre_norm", False)
     encoder.only("num_registers", 0)
     encoder.only("layer_scale", None)
-    encoder.only("positions", "learnt", "sincos", "fixed")  # a table in any case
+    encoder.only(
+        "positions", "learnt", "sincos", "fixed"
+    )  # a table in any case
     encoder.leave("patch_bias")  # zero where there is none
     encoder.leave("activation")  # of MLPs
     encoder.leave(*PREPROCESSING)
@@ -204,7 +220,9 @@ def aimv2_links(config: ViT.Config, *, native: bool = False) -> list[Link]:
         gate_up = [f"{theirs}.ffn.{x}_proj" for x in ("gate", "up")]
         down = f"{theirs}.ffn.down_proj"
         return [
-            *layer_links(f"{ours}.attention_norm", f"{theirs}.rms_norm1", bias=False),
+            *layer_links(
+                f"{ours}.attention_norm", f"{theirs}.rms_norm1", bias=False
+            ),
             stacked_rows(f"{ours}.attention.qkv", qkv, dim),
             *layer_links(f"{ours}.attention.out", out, bias=False),
             *layer_links(

@@ -55,7 +55,9 @@ def from_clip_vision(options: Options) -> dict[str, Any]:
 
 
 def from_siglip_vision(options: Options) -> dict[str, Any]:
-    vision = _from_vision(options, patch=16, activation="gelu_pytorch_tanh", eps=1e-6)
+    vision = _from_vision(
+        options, patch=16, activation="gelu_pytorch_tanh", eps=1e-6
+    )
     options.finish(TEXT_KEYS, "vision_use_head")
     return vision
 
@@ -130,14 +132,20 @@ def to_siglip_vision(encoder: Fields) -> dict[str, Any]:
     return vision | {"vision_use_head": False}
 
 
-def _to_vision(encoder: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+def _to_vision(
+    encoder: Fields, architecture: str, model_type: str
+) -> dict[str, Any]:
     encoder.only("norm", "layer")
     encoder.only("patch_norm", False)
     encoder.only("num_registers", 0)
     encoder.only("layer_scale", None)
     encoder.only("feed_forward", "mlp")
-    encoder.only("positions", "learnt", "sincos", "fixed")  # a table in any case
-    encoder.leave("bias", *PREPROCESSING)  # biases are zero where there are none
+    encoder.only(
+        "positions", "learnt", "sincos", "fixed"
+    )  # a table in any case
+    encoder.leave(
+        "bias", *PREPROCESSING
+    )  # biases are zero where there are none
     return _to_tower(encoder, architecture, model_type) | {
         "image_size": to_image_side(encoder),
         "patch_size": encoder.take("patch_size"),
@@ -145,7 +153,9 @@ def _to_vision(encoder: Fields, architecture: str, model_type: str) -> dict[str,
     }
 
 
-def _to_tower(tower: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+def _to_tower(
+    tower: Fields, architecture: str, model_type: str
+) -> dict[str, Any]:
     dim = tower.take("dim")
     return {
         "architectures": [architecture],
@@ -164,7 +174,9 @@ def to_clip(model: Fields) -> dict[str, Any]:
     """A CLIPConfig from the fields of a `CLIP.Config`, without what the tokenizer adds:
     the vocabulary's size and ids of tokens."""
     model.only("loss", "softmax")
-    model.only("pooling", "class", None)  # None means the class token if there is one
+    model.only(
+        "pooling", "class", None
+    )  # None means the class token if there is one
     dim = model.take("dim")
     if dim is None:
         model.refuse("dim", "which must be a width")
@@ -174,8 +186,13 @@ def to_clip(model: Fields) -> dict[str, Any]:
     text.only("output_bias", False)
     return _to_both_towers(
         to_clip_vision(model.within("encoder", ViT)) | {"projection_dim": dim},
-        _to_text(text, "CLIPTextModel", "clip_text_model") | {"projection_dim": dim},
-        {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": dim},
+        _to_text(text, "CLIPTextModel", "clip_text_model")
+        | {"projection_dim": dim},
+        {
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": dim,
+        },
     )
 
 
@@ -197,7 +214,9 @@ def to_siglip(model: Fields) -> dict[str, Any]:
     )
 
 
-def _to_text(text: Fields, architecture: str, model_type: str) -> dict[str, Any]:
+def _to_text(
+    text: Fields, architecture: str, model_type: str
+) -> dict[str, Any]:
     text.leave("vocab_size")  # the tokenizer adds it
     max_length = text.take("max_length")
     tower = _to_tower(text, architecture, model_type)
@@ -248,7 +267,9 @@ def _text_links(config: TextTower.Config) -> list[Link]:
     ]
 
 
-def _tower_links(config: ViT.Config | TextTower.Config, *, bias: bool) -> list[Link]:
+def _tower_links(
+    config: ViT.Config | TextTower.Config, *, bias: bool
+) -> list[Link]:
     """Their blocks always have biases; where ours have none (`bias`), theirs are
     zero."""
     dim = config.dim
@@ -268,7 +289,9 @@ def _tower_links(config: ViT.Config | TextTower.Config, *, bias: bool) -> list[L
             *(
                 link
                 for name, names, sizes in maps
-                for link in linear_links(f"{ours}.{name}", names, sizes, bias=bias)
+                for link in linear_links(
+                    f"{ours}.{name}", names, sizes, bias=bias
+                )
             ),
         ]
 
@@ -295,7 +318,9 @@ def _attention_head_links(config: ViT.Config) -> list[Link]:
     return [
         Reshaped(("probe",), ("probe",), (dim,), (1, 1, dim)),
         QueriesApart(
-            ("query.weight", "key_value.weight"), ("attention.in_proj_weight",), dim
+            ("query.weight", "key_value.weight"),
+            ("attention.in_proj_weight",),
+            dim,
         ),
         QueriesApart(
             ("query.bias", "key_value.bias"), ("attention.in_proj_bias",), dim
@@ -310,7 +335,9 @@ def _attention_head_links(config: ViT.Config) -> list[Link]:
 def clip_links(config: CLIP.Config) -> list[Link]:
     """Between our `CLIP` and a CLIPModel."""
     return [
-        *with_prefixes(clip_vision_links(config.encoder), "encoder.", "vision_model."),
+        *with_prefixes(
+            clip_vision_links(config.encoder), "encoder.", "vision_model."
+        ),
         *with_prefixes(_text_links(config.text), "text.", "text_model."),
         *same({"projection.image.weight": "visual_projection.weight"}),
         *same({"projection.text.weight": "text_projection.weight"}),
@@ -327,5 +354,10 @@ def siglip_links(config: CLIP.Config) -> list[Link]:
         *with_prefixes(head, "pooling.", "vision_model.head."),
         *with_prefixes(_text_links(config.text), "text.", "text_model."),
         *layer_links("projection.text", "text_model.head"),
-        *same({"projection.log_scale": "logit_scale", "projection.bias": "logit_bias"}),
+        *same(
+            {
+                "projection.log_scale": "logit_scale",
+                "projection.bias": "logit_bias",
+            }
+        ),
     ]

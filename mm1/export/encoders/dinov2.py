@@ -51,12 +51,15 @@ def from_dinov2(options: Options, *, registers: bool) -> dict[str, Any]:
         "dim": dim,
         "num_heads": options.take("num_attention_heads", 12),
         "feed_forward": "swiglu" if swiglu else "mlp",
-        "mlp_ratio": (_swiglu_width(dim, ratio) if swiglu else int(dim * ratio)) / dim,
+        "mlp_ratio": (_swiglu_width(dim, ratio) if swiglu else int(dim * ratio))
+        / dim,
         "activation": options.choice("hidden_act", "gelu", ACTIVATIONS),
         "norm_eps": options.take("layer_norm_eps", 1e-6),
         "layer_scale": options.take("layerscale_value", 1.0),
         "class_token": True,
-        "num_registers": options.take("num_register_tokens", 4) if registers else 0,
+        "num_registers": options.take("num_register_tokens", 4)
+        if registers
+        else 0,
     }
     options.finish(TEXT_KEYS, IDLE)
     return vision
@@ -73,11 +76,15 @@ def to_dinov2(encoder: Fields) -> dict[str, Any]:
     encoder.only("patch_norm", False)
     encoder.only("class_token", True)
     encoder.only("pre_norm", False)
-    encoder.only("positions", "learnt", "sincos", "fixed")  # a table in any case
+    encoder.only(
+        "positions", "learnt", "sincos", "fixed"
+    )  # a table in any case
     # Biases are zero where there are none.
     encoder.leave("bias", "patch_bias", *PREPROCESSING)
     dim = encoder.take("dim")
-    swiglu = bool(encoder.choice("feed_forward", {"mlp": False, "swiglu": True}))
+    swiglu = bool(
+        encoder.choice("feed_forward", {"mlp": False, "swiglu": True})
+    )
     num_registers = encoder.take("num_registers")
     scale = encoder.take("layer_scale")
     config = {
@@ -109,9 +116,13 @@ def _to_mlp_ratio(encoder: Fields, dim: int, swiglu: bool) -> int | None:
     """The whole ratio that gives the same width there."""
     hidden_dim = round(encoder.take("mlp_ratio") * dim)
     for ratio in range(1, 17):
-        if hidden_dim == (_swiglu_width(dim, float(ratio)) if swiglu else dim * ratio):
+        if hidden_dim == (
+            _swiglu_width(dim, float(ratio)) if swiglu else dim * ratio
+        ):
             return ratio
-    encoder.refuse("mlp_ratio", f"whose {hidden_dim} channels no whole ratio gives")
+    encoder.refuse(
+        "mlp_ratio", f"whose {hidden_dim} channels no whole ratio gives"
+    )
     return None
 
 
@@ -123,7 +134,10 @@ def dinov2_links(config: ViT.Config) -> list[Link]:
     token = "embeddings.cls_token"
     table = "embeddings.position_embeddings"
     registers = Reshaped(
-        ("registers",), ("embeddings.register_tokens",), (num, dim), (1, num, dim)
+        ("registers",),
+        ("embeddings.register_tokens",),
+        (num, dim),
+        (1, num, dim),
     )
     return [
         *patchify_links(config, "embeddings.patch_embeddings.projection"),
@@ -149,14 +163,20 @@ def dinov2_links_with_mask(config: ViT.Config) -> list[Link]:
 def _block_links(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
     dim = config.dim
     hidden_dim = round(config.mlp_ratio * config.dim)
-    qkv = [f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value")]
+    qkv = [
+        f"{theirs}.attention.attention.{x}" for x in ("query", "key", "value")
+    ]
     maps = [
         ("attention.qkv", qkv, (dim,) * 3),
         ("attention.out", [f"{theirs}.attention.output.dense"], (dim,)),
     ]
     if config.feed_forward == "swiglu":
         maps += [
-            ("feed_forward.gate_up", [f"{theirs}.mlp.weights_in"], (2 * hidden_dim,)),
+            (
+                "feed_forward.gate_up",
+                [f"{theirs}.mlp.weights_in"],
+                (2 * hidden_dim,),
+            ),
             ("feed_forward.down", [f"{theirs}.mlp.weights_out"], (dim,)),
         ]
     else:
@@ -170,10 +190,16 @@ def _block_links(config: ViT.Config, ours: str, theirs: str) -> list[Link]:
         *(
             link
             for name, names, sizes in maps
-            for link in linear_links(f"{ours}.{name}", names, sizes, bias=config.bias)
+            for link in linear_links(
+                f"{ours}.{name}", names, sizes, bias=config.bias
+            )
         ),
-        _scale_link(config, f"{ours}.attention_scale", f"{theirs}.layer_scale1"),
-        _scale_link(config, f"{ours}.feed_forward_scale", f"{theirs}.layer_scale2"),
+        _scale_link(
+            config, f"{ours}.attention_scale", f"{theirs}.layer_scale1"
+        ),
+        _scale_link(
+            config, f"{ours}.feed_forward_scale", f"{theirs}.layer_scale2"
+        ),
     ]
 
 

@@ -64,7 +64,10 @@ class ClassAndPositions(Link):
     def join(self, theirs: Sequence[Tensor]) -> list[Tensor]:
         token = theirs[0].flatten()
         table = theirs[1].flatten(0, -2)
-        return [token.float() + table[0].float(), table[1:].unflatten(0, self.grid)]
+        return [
+            token.float() + table[0].float(),
+            table[1:].unflatten(0, self.grid),
+        ]
 
     def split(self, ours: Sequence[Tensor]) -> list[Tensor]:
         token, table = ours
@@ -90,7 +93,9 @@ def position_link(config: ViT.Config, theirs: str) -> Link:
     return Reshaped(("position",), (theirs,), (h, w, dim), (h * w, dim))
 
 
-def patchify_links(config: ViT.Config, theirs: str, *, bias: bool = True) -> list[Link]:
+def patchify_links(
+    config: ViT.Config, theirs: str, *, bias: bool = True
+) -> list[Link]:
     """Of their convolution, whose weights by channel, row and column are the rows of
     our linear map.
 
@@ -99,7 +104,9 @@ def patchify_links(config: ViT.Config, theirs: str, *, bias: bool = True) -> lis
     side = config.patch_size
     dim = config.dim
     shapes = (dim, 3 * side**2), (dim, 3, side, side)
-    links: list[Link] = [Reshaped(("patchify.weight",), (f"{theirs}.weight",), *shapes)]
+    links: list[Link] = [
+        Reshaped(("patchify.weight",), (f"{theirs}.weight",), *shapes)
+    ]
     if config.patch_bias:
         return [*links, *same({"patchify.bias": f"{theirs}.bias"})]
     return (
@@ -138,7 +145,14 @@ def stacked_rows(ours: str, theirs: Sequence[str], rows: int) -> Link:
 
 
 def block_links(
-    depth: int, ours: str, theirs: str, one: Callable[[str, str], Sequence[Link]]
+    depth: int,
+    ours: str,
+    theirs: str,
+    one: Callable[[str, str], Sequence[Link]],
 ) -> list[Link]:
     """`one(our prefix, their prefix)` for each of `depth` blocks."""
-    return [link for i in range(depth) for link in one(f"{ours}.{i}", f"{theirs}.{i}")]
+    return [
+        link
+        for i in range(depth)
+        for link in one(f"{ours}.{i}", f"{theirs}.{i}")
+    ]

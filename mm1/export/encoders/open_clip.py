@@ -99,7 +99,9 @@ def _from_text(options: Options, *, quick: bool) -> TextTower.Config:
         options.only(key, False)
     options.only("text_arch", "clip")
     options.only("proj_type", "linear")
-    read = options.choice("pool_type", "argmax", {"argmax": "end", "last": "last"})
+    read = options.choice(
+        "pool_type", "argmax", {"argmax": "end", "last": "last"}
+    )
     text = TextTower.Config(
         vocab_size=options.take("vocab_size", 49408),
         max_length=options.take("context_length", 77),
@@ -119,7 +121,10 @@ def _from_text(options: Options, *, quick: bool) -> TextTower.Config:
 def _from_block(options: Options, quick: bool) -> dict[str, Any]:
     activation = options.part("act_kwargs")
     norm = options.part("norm_kwargs")
-    approximations: dict[str, Activation] = {"none": "gelu", "tanh": "gelu_tanh"}
+    approximations: dict[str, Activation] = {
+        "none": "gelu",
+        "tanh": "gelu_tanh",
+    }
     gelu = activation.choice("approximate", "none", approximations)
     block = {
         "activation": "quick_gelu" if quick else gelu,
@@ -155,11 +160,15 @@ def from_openai(shapes: Mapping[str, Sequence[int]]) -> CLIP.Config:
         num_heads=text_dim // 64,
         activation="quick_gelu",
     )
-    return CLIP.Config(encoder=vision, text=text, dim=common_dim, pooling="class")
+    return CLIP.Config(
+        encoder=vision, text=text, dim=common_dim, pooling="class"
+    )
 
 
 def _num_blocks(names: Mapping[str, Any], prefix: str) -> int:
-    return sum(n.startswith(prefix) and n.endswith("ln_1.weight") for n in names)
+    return sum(
+        n.startswith(prefix) and n.endswith("ln_1.weight") for n in names
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +188,9 @@ def open_clip_links(config: CLIP.Config, *, text: str = "") -> list[Link]:
     projection = (
         layer_links("projection.text", f"{text}text_projection")
         if tower.output_bias
-        else [Transposed(("projection.text.weight",), (f"{text}text_projection",))]
+        else [
+            Transposed(("projection.text.weight",), (f"{text}text_projection",))
+        ]
     )
     scores = {"projection.log_scale": "logit_scale"}
     if config.loss == "sigmoid":
@@ -196,7 +207,10 @@ def open_clip_links(config: CLIP.Config, *, text: str = "") -> list[Link]:
         *block_links(tower.depth, "text.blocks", resblocks, _block_links),
         *layer_links("text.norm", f"{text}ln_final"),
         *projection,
-        *(Reshaped((ours,), (theirs,), (1,), ()) for ours, theirs in scores.items()),
+        *(
+            Reshaped((ours,), (theirs,), (1,), ())
+            for ours, theirs in scores.items()
+        ),
     ]
 
 

@@ -17,7 +17,11 @@ from mm1.export.encoders.links import with_prefixes
 from mm1.export.encoders.values import covered_size, input_size
 from mm1.export.mapping import Link
 from mm1.export.options import TEXT_KEYS, Options
-from mm1.export.preprocessor import assumed, from_preprocess_cfg, from_preprocessor
+from mm1.export.preprocessor import (
+    assumed,
+    from_preprocess_cfg,
+    from_preprocessor,
+)
 from mm1.export.weights import Weights
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
@@ -51,7 +55,9 @@ class EncoderFolder(NamedTuple):
     def prefix(self, *candidates: str) -> str:
         """The prefix of all tensors' names if the encoder is part of a larger model."""
         names = self.weights.names
-        present = (c for c in candidates if any(name.startswith(c) for name in names))
+        present = (
+            c for c in candidates if any(name.startswith(c) for name in names)
+        )
         return next(present, "")
 
     def encoder(
@@ -76,7 +82,9 @@ class EncoderFolder(NamedTuple):
         notes: list[str],
     ) -> PublishedEncoder:
         """An encoder without a text tower."""
-        left = sorted(name for name in self.weights.names if re.fullmatch(unused, name))
+        left = sorted(
+            name for name in self.weights.names if re.fullmatch(unused, name)
+        )
         if left:
             more = f" and {len(left) - 4} more" if len(left) > 4 else ""
             notes = [*notes, f"left out: {', '.join(left[:4])}{more}"]
@@ -105,7 +113,9 @@ def _covered(config: ViT.Config, notes: list[str]) -> ViT.Config:
     return replace(config, image_size=size)
 
 
-def read_published_encoder(folder: Path, weights: Weights) -> PublishedEncoder | None:
+def read_published_encoder(
+    folder: Path, weights: Weights
+) -> PublishedEncoder | None:
     """None: the folder holds no image encoder that is known here.
 
     Raises:
@@ -141,7 +151,9 @@ def _clip(source: EncoderFolder) -> PublishedEncoder:
     dim = options.take("projection_dim", 512)
     options.finish(TEXT_KEYS, "logit_scale_init_value")
     encoder = source.encoder("clip", clip.from_clip_vision(vision), notes)
-    model = CLIP.Config(encoder=encoder, text=clip.from_clip_text(text), dim=dim)
+    model = CLIP.Config(
+        encoder=encoder, text=clip.from_clip_text(text), dim=dim
+    )
     links = clip.clip_links(model)
     return PublishedEncoder("clip", model, links, clip.UNUSED, notes, ends)
 
@@ -233,7 +245,9 @@ def _open_clip(source: EncoderFolder) -> PublishedEncoder:
     options.finish()
     config = open_clip.from_open_clip(model, sigmoid="logit_bias" in names)
     pictures = from_preprocess_cfg(preprocessing, input_size(config.encoder))
-    config.encoder = _covered(replace(config.encoder, **pictures.options), notes)
+    config.encoder = _covered(
+        replace(config.encoder, **pictures.options), notes
+    )
     prefix = "text." if "text.ln_final.weight" in names else ""
     links = open_clip.open_clip_links(config, text=prefix)
     notes += pictures.notes
@@ -242,12 +256,20 @@ def _open_clip(source: EncoderFolder) -> PublishedEncoder:
 
 def _openai(source: EncoderFolder) -> PublishedEncoder:
     weights = source.weights
-    used = [name for name in weights.names if not re.fullmatch(open_clip.UNUSED, name)]
-    config = open_clip.from_openai({name: weights.layout(name).shape for name in used})
+    used = [
+        name
+        for name in weights.names
+        if not re.fullmatch(open_clip.UNUSED, name)
+    ]
+    config = open_clip.from_openai(
+        {name: weights.layout(name).shape for name in used}
+    )
     pictures = assumed("clip")
     config.encoder = replace(config.encoder, **pictures.options)
     links = open_clip.open_clip_links(config)
-    return PublishedEncoder("openai", config, links, open_clip.UNUSED, pictures.notes)
+    return PublishedEncoder(
+        "openai", config, links, open_clip.UNUSED, pictures.notes
+    )
 
 
 READERS: dict[str, Callable[[EncoderFolder], PublishedEncoder]] = {

@@ -19,7 +19,9 @@ PREPROCESSING = ("mean", "std", "resize", "interpolation")
 `mm1.export.preprocessor`."""
 
 
-def from_pixels(options: Options, key: str, default: int) -> int | tuple[int, int]:
+def from_pixels(
+    options: Options, key: str, default: int
+) -> int | tuple[int, int]:
     """The side of a square, or (height, width)."""
     value = options.raw(key)
     value = default if value is None else value
@@ -29,7 +31,9 @@ def from_pixels(options: Options, key: str, default: int) -> int | tuple[int, in
         and len(sides) == 2
         and all(type(side) is int and side > 0 for side in sides)
     ):
-        options.refuse(key, value, "it must be a number of pixels, or height and width")
+        options.refuse(
+            key, value, "it must be a number of pixels, or height and width"
+        )
     return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
 
 
@@ -50,7 +54,9 @@ def to_image_side(encoder: Fields) -> int:
     return height
 
 
-def covered_size(size: int | tuple[int, int], patch: int) -> int | tuple[int, int]:
+def covered_size(
+    size: int | tuple[int, int], patch: int
+) -> int | tuple[int, int]:
     """The pixels that whole patches cover; transformers and open_clip ignore the rest,
     at the right and at the bottom."""
     if isinstance(size, int):

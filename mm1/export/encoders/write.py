@@ -104,7 +104,9 @@ def _nearest(misfits: dict[str, list[str]]) -> str:
     )
 
 
-def to_published_encoder(encoder: ViT.Config) -> tuple[dict[str, Any], list[Link]]:
+def to_published_encoder(
+    encoder: ViT.Config,
+) -> tuple[dict[str, Any], list[Link]]:
     """`config.json`, and links from our ViT's tensors.
 
     Raises:
@@ -130,7 +132,10 @@ def to_published_clip(model: CLIP.Config) -> tuple[dict[str, Any], list[Link]]:
     siglip = to_siglip(as_siglip)
     if not as_siglip.misfits():
         return siglip, siglip_links(model)
-    misfits = {"CLIPModel": as_clip.misfits(), "SiglipModel": as_siglip.misfits()}
+    misfits = {
+        "CLIPModel": as_clip.misfits(),
+        "SiglipModel": as_siglip.misfits(),
+    }
     raise ConfigError(
         "no model of transformers has both towers as they are here:"
         f" {_nearest(misfits)}. `--part encoder` exports the image encoder alone"

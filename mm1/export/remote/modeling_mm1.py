@@ -75,11 +75,15 @@ class MM1ForConditionalGeneration(LlavaForConditionalGeneration):
         LlavaPreTrainedModel.__init__(self, config)
         self.model = MM1Model(config)
         self.lm_head = nn.Linear(
-            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+            config.text_config.hidden_size,
+            config.text_config.vocab_size,
+            bias=False,
         )
         self.post_init()
 
 
 # The kinds of models that `transformers serve` serves, in versions with this table.
-served: Any = getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {})
+served: Any = getattr(
+    modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", {}
+)
 served["mm1"] = "MM1ForConditionalGeneration"

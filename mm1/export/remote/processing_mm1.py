@@ -19,7 +19,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from mm1.data.image_processing import ImageProcessor, decode_image, pil_to_tensor
+from mm1.data.image_processing import (
+    ImageProcessor,
+    decode_image,
+    pil_to_tensor,
+)
 
 GUARD = "\ue000"
 BOUNDARY = "\ue001"
@@ -85,7 +89,9 @@ class MM1Processor(ProcessorMixin):
         sub_images: list[Tensor] = []
         for each, count in zip(texts, counts, strict=True):
             own_pixels = [next(remaining) for _ in range(count)]
-            tokens, own = self._prompt(each, own_pixels, begin=add_special_tokens)
+            tokens, own = self._prompt(
+                each, own_pixels, begin=add_special_tokens
+            )
             rows.append(tokens)
             sub_images += own
         padded = self.tokenizer.pad(
@@ -115,10 +121,13 @@ class MM1Processor(ProcessorMixin):
                 conversation, chat_template=template, tokenize=False, **kwargs
             )
         conversations = (
-            [conversation] if isinstance(conversation[0], dict) else conversation
+            [conversation]
+            if isinstance(conversation[0], dict)
+            else conversation
         )
         guarded = [
-            [self._guarded(message) for message in each] for each in conversations
+            [self._guarded(message) for message in each]
+            for each in conversations
         ]
         options = {
             "chat_template": template,
@@ -133,7 +142,10 @@ class MM1Processor(ProcessorMixin):
             for image in _images(message)
         ]
         batch = self(
-            images, texts, return_tensors=return_tensors, **(processor_kwargs or {})
+            images,
+            texts,
+            return_tensors=return_tensors,
+            **(processor_kwargs or {}),
         )
         return batch if return_dict else batch["input_ids"]
 
@@ -148,7 +160,9 @@ class MM1Processor(ProcessorMixin):
         image_processor = ImageProcessor(**options)
         num = len(images)
         grids = [
-            image_processor.choose_grid(pixels.shape[2], pixels.shape[1], num, i)
+            image_processor.choose_grid(
+                pixels.shape[2], pixels.shape[1], num, i
+            )
             for i, pixels in enumerate(images, 1)
         ]
         remaining = iter(enumerate(grids, 1))
@@ -160,7 +174,9 @@ class MM1Processor(ProcessorMixin):
             if piece == self.image_token:
                 tokens += self._image_tokens(image_processor, *next(remaining))
             else:
-                tokens += [known[piece]] if piece in known else self._plain(piece)
+                tokens += (
+                    [known[piece]] if piece in known else self._plain(piece)
+                )
         first = self.tokenizer.bos_token_id
         if begin and first is not None and tokens[:1] != [first]:
             tokens = [first, *tokens]
@@ -170,7 +186,10 @@ class MM1Processor(ProcessorMixin):
         ]
 
     def _image_tokens(
-        self, image_processor: ImageProcessor, number: int, grid: tuple[int, int]
+        self,
+        image_processor: ImageProcessor,
+        number: int,
+        grid: tuple[int, int],
     ) -> list[int]:
         """The tokens of a prompt's image `number`, counted from 1."""
         sub_image = [
@@ -199,7 +218,9 @@ class MM1Processor(ProcessorMixin):
         t = self.tokenizer
         names = (self.image_token, t.eos_token, t.pad_token, t.bos_token)
         return {
-            name: t.convert_tokens_to_ids(name) for name in names if name is not None
+            name: t.convert_tokens_to_ids(name)
+            for name in names
+            if name is not None
         }
 
     def _guarded(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +228,9 @@ class MM1Processor(ProcessorMixin):
         names = re.compile("|".join(map(re.escape, self._control_tokens())))
 
         def guard(text: str) -> str:
-            return names.sub(lambda match: match[0][0] + GUARD + match[0][1:], text)
+            return names.sub(
+                lambda match: match[0][0] + GUARD + match[0][1:], text
+            )
 
         content = message["content"]
         if isinstance(content, str):
@@ -240,9 +263,15 @@ def _flatten(images: Any) -> Iterator[Any]:
 def _images(message: dict[str, Any]) -> Iterator[Any]:
     """Those of the parts {"type": "image", "image" | "url" | "path" | "base64": ...},
     or OpenAI's "image_url"."""
-    for part in message["content"] if isinstance(message["content"], list) else ():
+    for part in (
+        message["content"] if isinstance(message["content"], list) else ()
+    ):
         image = next(
-            (part[key] for key in ("image", "url", "path", "image_url") if key in part),
+            (
+                part[key]
+                for key in ("image", "url", "path", "image_url")
+                if key in part
+            ),
             None,
         )
         if part["type"] != "text" and "base64" in part:
@@ -256,7 +285,9 @@ def _to_pixels(image: Any) -> Tensor:
         return pil_to_tensor(image)
     if isinstance(image, np.ndarray):
         return pil_to_tensor(Image.fromarray(image))
-    return decode_image(image if isinstance(image, bytes) else _read(str(image)))
+    return decode_image(
+        image if isinstance(image, bytes) else _read(str(image))
+    )
 
 
 def _read(name: str) -> bytes:

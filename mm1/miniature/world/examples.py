@@ -85,7 +85,10 @@ class Task:
 
 TASKS = {
     "colour": Task(
-        "what colour ?", tuple(COLOURS), ("objects", "objects", "digit", "word"), 0.14
+        "what colour ?",
+        tuple(COLOURS),
+        ("objects", "objects", "digit", "word"),
+        0.14,
     ),
     "shape": Task("what shape ?", SHAPES, ("objects",), 0.17),
     "count": Task("how many ?", COUNTS, ("objects",), 0.13),
@@ -161,15 +164,20 @@ def nth_caption(seed: int, n: int) -> Caption:
         first = f"{scene.colour} {scene.shape}"
         second = f"{scene.other_colour} {scene.other_shape}"
         return Caption(
-            shown, f"{first} {scene.relation} {second}", one_of((first, second), rng)
+            shown,
+            f"{first} {scene.relation} {second}",
+            one_of((first, second), rng),
         )
     assert not isinstance(scene, Four)
     words = words_of(scene)
     some = [
-        words[i] for i in rng.permutation(len(words))[: rng.integers(1, len(words))]
+        words[i]
+        for i in rng.permutation(len(words))[: rng.integers(1, len(words))]
     ]
     return Caption(
-        shown, " ".join(words[i] for i in rng.permutation(len(words))), " ".join(some)
+        shown,
+        " ".join(words[i] for i in rng.permutation(len(words))),
+        " ".join(some),
     )
 
 
@@ -184,7 +192,9 @@ def nth_four_objects(seed: int, n: int, split: Split = "train") -> Caption:
     assert isinstance(shown.scene, Four)
     objects = [
         f"{colour} {shape}"
-        for colour, shape in zip(shown.scene.colours, shown.scene.shapes, strict=True)
+        for colour, shape in zip(
+            shown.scene.colours, shown.scene.shapes, strict=True
+        )
     ]
     return Caption(shown, " ".join(objects), objects[0])
 
@@ -200,7 +210,9 @@ def words_of(scene: Objects | Word | Digit) -> tuple[str, ...]:
             return f"digit {scene.digit}", scene.colour
 
 
-def nth_page(seed: int, n: int, num_images: int) -> tuple[WorldImage | str, ...]:
+def nth_page(
+    seed: int, n: int, num_images: int
+) -> tuple[WorldImage | str, ...]:
     """Images and texts of the n-th page, in reading order."""
     rng = generator("page", seed, n)
     layout = rng.random()
@@ -208,16 +220,21 @@ def nth_page(seed: int, n: int, num_images: int) -> tuple[WorldImage | str, ...]
         task = _any_task(rng, lists=True)
         kind = one_of(TASKS[task].kinds, rng)
         shown = [
-            _any_image(seed, kind, num_images, rng) for _ in range(rng.integers(3, 9))
+            _any_image(seed, kind, num_images, rng)
+            for _ in range(rng.integers(3, 9))
         ]
         return tuple(
-            part for each in shown for part in (each, task_answer(task, each.scene))
+            part
+            for each in shown
+            for part in (each, task_answer(task, each.scene))
         )
     if layout < 0.9:
         parts: list[WorldImage | str] = []
         for _ in range(rng.integers(1, 5)):
             task = _any_task(rng)
-            each = _any_image(seed, one_of(TASKS[task].kinds, rng), num_images, rng)
+            each = _any_image(
+                seed, one_of(TASKS[task].kinds, rng), num_images, rng
+            )
             parts += [
                 each,
                 f"{task_question(task, each.scene)} {task_answer(task, each.scene)}",
@@ -239,7 +256,11 @@ def _any_task(rng: np.random.Generator, *, lists: bool = False) -> str:
     tasks = [name for name in TASKS if not (lists and name == "relation")]
     shares = np.array([TASKS[name].share for name in tasks])
     return tasks[
-        int(np.searchsorted(shares.cumsum() / shares.sum(), rng.random(), side="right"))
+        int(
+            np.searchsorted(
+                shares.cumsum() / shares.sum(), rng.random(), side="right"
+            )
+        )
     ]
 
 
@@ -261,13 +282,17 @@ def task_answer(task: str, scene: Scene) -> str:
     return getattr(scene, task.removeprefix("small "))
 
 
-def nth_conversation(seed: int, n: int, small_share: float = 0.4) -> Conversation:
+def nth_conversation(
+    seed: int, n: int, small_share: float = 0.4
+) -> Conversation:
     """One or two questions about a wide image, or one about a small digit in a far
     image."""
     rng = generator("conversation", seed, n)
     first = "small digit" if rng.random() < small_share else _any_task(rng)
     shown = make_image(one_of(TASKS[first].kinds, rng), "wide", "train", rng)
-    others = [task for task in TASKS if task != first and _suits(task, shown.scene)]
+    others = [
+        task for task in TASKS if task != first and _suits(task, shown.scene)
+    ]
     tasks = (
         [first]
         if first == "small digit" or not others

@@ -13,7 +13,11 @@ from pathlib import Path
 from mm1.data.document import Text
 from mm1.data.tokenizer import train_tokenizer
 from mm1.files import atomic_path
-from mm1.miniature.world.raw_files import Amounts, write_four_objects, write_world
+from mm1.miniature.world.raw_files import (
+    Amounts,
+    write_four_objects,
+    write_world,
+)
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
@@ -42,7 +46,9 @@ def prepare_world(folder: Path) -> None:
             write_world(path, SEED, Amounts())
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.exists():
-        train_tokenizer(_words(raw), tokenizer, kind="word", vocab_size=VOCABULARY)
+        train_tokenizer(
+            _words(raw), tokenizer, kind="word", vocab_size=VOCABULARY
+        )
     for name, source in SOURCES.items():
         _prepare(source, raw / name, folder / name, tokenizer)
 
@@ -56,7 +62,9 @@ def prepare_four_objects(folder: Path) -> None:
     _prepare(Captions, raw, folder / "four", folder / "tokenizer.json")
 
 
-def _prepare(source: type[Source], raw: Path, folder: Path, tokenizer: Path) -> None:
+def _prepare(
+    source: type[Source], raw: Path, folder: Path, tokenizer: Path
+) -> None:
     config = Preparation.Config(source=source.Config(), validation=0.03)
     prepare(config, [raw], folder, tokenizer)
 
@@ -66,8 +74,12 @@ def _words(raw: Path) -> Iterator[str]:
     for name, kind in SOURCES.items():
         source = kind.Config().build()
         files = sorted(
-            path for pattern in source.PATTERNS for path in (raw / name).glob(pattern)
+            path
+            for pattern in source.PATTERNS
+            for path in (raw / name).glob(pattern)
         )
         for record in chain.from_iterable(source.read(path) for path in files):
             parts = source.document(record.data).parts
-            yield " ".join(part.content for part in parts if isinstance(part, Text))
+            yield " ".join(
+                part.content for part in parts if isinstance(part, Text)
+            )

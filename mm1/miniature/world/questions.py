@@ -56,7 +56,9 @@ def nth_question(
 ) -> WorldQuestion:
     """The n-th question of one of `TASKS`; "small digit" shows far images on any
     grid."""
-    rng = generator("question", seed, list(TASKS).index(task), SPLITS.index(split), n)
+    rng = generator(
+        "question", seed, list(TASKS).index(task), SPLITS.index(split), n
+    )
     shown = make_image(one_of(TASKS[task].kinds, rng), grid, split, rng)
     return WorldQuestion(
         shown,
@@ -97,7 +99,10 @@ def nth_new_labels(seed: int, n: int, num_shots: int) -> list[WorldQuestion]:
         )
     )
     question = _called(called, "test", rng)
-    return [*(_called(called, "train", rng) for _ in range(num_shots)), question]
+    return [
+        *(_called(called, "train", rng) for _ in range(num_shots)),
+        question,
+    ]
 
 
 def _called(

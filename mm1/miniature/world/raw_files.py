@@ -56,7 +56,9 @@ def write_four_objects(folder: Path, seed: int, num: int) -> None:
     _write_pairs(folder, num, partial(nth_four_objects, seed))
 
 
-def _write_pairs(folder: Path, num: int, make: Callable[[int], Caption]) -> None:
+def _write_pairs(
+    folder: Path, num: int, make: Callable[[int], Caption]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num, RECORDS_PER_FILE):
         with tarfile.open(
@@ -90,7 +92,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def write_interleaved(folder: Path, seed: int, num: int, num_images: int) -> None:
+def write_interleaved(
+    folder: Path, seed: int, num: int, num_images: int
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,10 +118,17 @@ def write_interleaved(folder: Path, seed: int, num: int, num_images: int) -> Non
 
 def _row(n: int, page: tuple[WorldImage | str, ...]) -> dict[str, Any]:
     return {
-        "images": [part.png if isinstance(part, WorldImage) else None for part in page],
-        "texts": [None if isinstance(part, WorldImage) else part for part in page],
+        "images": [
+            part.png if isinstance(part, WorldImage) else None for part in page
+        ],
+        "texts": [
+            None if isinstance(part, WorldImage) else part for part in page
+        ],
         "metadata": json.dumps(
-            [_metadata(part) if isinstance(part, WorldImage) else None for part in page]
+            [
+                _metadata(part) if isinstance(part, WorldImage) else None
+                for part in page
+            ]
         ),
         "general_metadata": json.dumps({"url": f"miniature://page/{n}"}),
     }
@@ -143,5 +154,9 @@ def write_conversations(folder: Path, seed: int, num: int) -> None:
                 {"from": "human", "value": placeholder + question},
                 {"from": "gpt", "value": answer},
             ]
-        records.append({"id": f"{n:09d}", "image": name, "conversations": turns})
-    (folder / "llava.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+        records.append(
+            {"id": f"{n:09d}", "image": name, "conversations": turns}
+        )
+    (folder / "llava.json").write_text(
+        json.dumps(records, indent=1), encoding="utf-8"
+    )

@@ -151,7 +151,9 @@ def is_test_scene(scene: Scene) -> bool:
             shape = SHAPES.index(scene.shape)
             return (count + 2 * size + colour + shape) % 5 == 0
         case Pair():
-            shapes = SHAPES.index(scene.shape) + 2 * SHAPES.index(scene.other_shape)
+            shapes = SHAPES.index(scene.shape) + 2 * SHAPES.index(
+                scene.other_shape
+            )
             return (shapes + colour + RELATIONS.index(scene.relation)) % 5 == 0
         case Word():
             return (WORDS.index(scene.word) + colour) % 6 == 0
@@ -163,19 +165,31 @@ def draw(scene: Scene, grid: int, rng: np.random.Generator) -> Pillow.Image:
     """Draws the scene on `grid` x `grid` cells, with random positions, shades and
     angles."""
     shade = int(rng.integers(12, 44))
-    image = Pillow.new("RGB", (grid * CELL, grid * CELL), (shade, shade, shade + 6))
+    image = Pillow.new(
+        "RGB", (grid * CELL, grid * CELL), (shade, shade, shade + 6)
+    )
     if isinstance(scene, Four):
         for cell, (colour, shape) in enumerate(
             zip(scene.colours, scene.shapes, strict=True)
         ):
-            stencil = _stencil(shape, int(rng.integers(*PAIR_WIDTHS, endpoint=True)))
-            _paste(image, stencil, _ink(colour, rng), divmod(cell, GRIDS["near"]), rng)
+            stencil = _stencil(
+                shape, int(rng.integers(*PAIR_WIDTHS, endpoint=True))
+            )
+            _paste(
+                image,
+                stencil,
+                _ink(colour, rng),
+                divmod(cell, GRIDS["near"]),
+                rng,
+            )
         return image
     ink = _ink(scene.colour, rng)
     match scene:
         case Objects():
             width = int(rng.integers(*WIDTHS[scene.size], endpoint=True))
-            for cell in rng.permutation(grid * grid)[: COUNTS.index(scene.count) + 1]:
+            for cell in rng.permutation(grid * grid)[
+                : COUNTS.index(scene.count) + 1
+            ]:
                 _paste(
                     image,
                     _stencil(scene.shape, width),
@@ -199,7 +213,11 @@ def draw(scene: Scene, grid: int, rng: np.random.Generator) -> Pillow.Image:
             _paste(image, _printed(scene.word), ink, position, rng)
         case Digit():
             _paste(
-                image, _written(scene.scan, rng), ink, _digit_position(grid, rng), rng
+                image,
+                _written(scene.scan, rng),
+                ink,
+                _digit_position(grid, rng),
+                rng,
             )
     return image
 
@@ -226,7 +244,9 @@ def _paste(
         height - stencil.height,
     )
     row, column = position
-    image.paste(ink, (round(column * CELL + across), round(row * CELL + down)), stencil)
+    image.paste(
+        ink, (round(column * CELL + across), round(row * CELL + down)), stencil
+    )
 
 
 def _pair_cells(
@@ -247,7 +267,8 @@ def _digit_position(grid: int, rng: np.random.Generator) -> Position:
     """Any cell, or halfway between cells, but not across the border of a tile."""
     tile = min(grid, TILE)
     row, column = (
-        tile * int(rng.integers(grid // tile)) + int(rng.integers(2 * tile - 1)) / 2
+        tile * int(rng.integers(grid // tile))
+        + int(rng.integers(2 * tile - 1)) / 2
         for _ in ("row", "column")
     )
     return row, column
@@ -267,7 +288,8 @@ def _stencil(shape: str, width: int) -> Pillow.Image:
             pen.ellipse((0, 0, end, end), outline=255, width=side // 5)
         case "square":
             pen.rectangle(
-                (side // 16, side // 16, end - side // 16, end - side // 16), fill=255
+                (side // 16, side // 16, end - side // 16, end - side // 16),
+                fill=255,
             )
         case "triangle":
             pen.polygon(((end / 2, 0), (end, end), (0, end)), fill=255)
@@ -328,10 +350,16 @@ def _any_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
     shape = one_of(SHAPES, rng)
     match kind:
         case "objects":
-            return Objects(one_of(COUNTS, rng), one_of(SIZES, rng), colour, shape)
+            return Objects(
+                one_of(COUNTS, rng), one_of(SIZES, rng), colour, shape
+            )
         case "pair":
-            other_colour = one_of([other for other in COLOURS if other != colour], rng)
-            other_shape = one_of([other for other in SHAPES if other != shape], rng)
+            other_colour = one_of(
+                [other for other in COLOURS if other != colour], rng
+            )
+            other_shape = one_of(
+                [other for other in SHAPES if other != shape], rng
+            )
             return Pair(
                 colour, shape, one_of(RELATIONS, rng), other_colour, other_shape
             )
@@ -341,10 +369,13 @@ def _any_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
             # The value first, so that all ten are equally frequent.
             value = int(rng.integers(10))
             scans = _scans_of(value, split)
-            return Digit(NUMBERS[value], colour, int(scans[rng.integers(len(scans))]))
+            return Digit(
+                NUMBERS[value], colour, int(scans[rng.integers(len(scans))])
+            )
         case "four":
             objects = [
-                (one_of(tuple(COLOURS), rng), one_of(SHAPES, rng)) for _ in range(4)
+                (one_of(tuple(COLOURS), rng), one_of(SHAPES, rng))
+                for _ in range(4)
             ]
             return Four(*zip(*objects, strict=True))
     raise ValueError(f"there is no kind of scene {kind!r}")

@@ -4,7 +4,13 @@ meanings."""
 import numpy as np
 
 from mm1.miniature.world.examples import generator
-from mm1.miniature.world.scenes import COLOURS, NUMBERS, RELATIONS, SHAPES, WORDS
+from mm1.miniature.world.scenes import (
+    COLOURS,
+    NUMBERS,
+    RELATIONS,
+    SHAPES,
+    WORDS,
+)
 
 MIXED_COLOURS = {
     ("red", "white"): "pink",
@@ -25,12 +31,16 @@ def nth_text(seed: int, n: int) -> str:
         return " ".join(" ".join(fact(rng)) for _ in range(rng.integers(1, 5)))
     return " ".join(
         relabelling(
-            rng, num_pairs=int(rng.integers(2, 5)), length=int(rng.integers(8, 21))
+            rng,
+            num_pairs=int(rng.integers(2, 5)),
+            length=int(rng.integers(8, 21)),
         )
     )
 
 
-def relabelling(rng: np.random.Generator, num_pairs: int, length: int) -> list[str]:
+def relabelling(
+    rng: np.random.Generator, num_pairs: int, length: int
+) -> list[str]:
     """A list of `length` words, each followed by its new meaning, from `num_pairs`."""
     words = rng.permutation(len(LABELS))[: 2 * num_pairs]
     in_turn = rng.random() < 0.5
@@ -58,6 +68,10 @@ def fact(rng: np.random.Generator) -> tuple[str, str]:
         case _:
             a, b = rng.permutation(10)[:2]
             which, number = (
-                ("larger", max(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b))
+                ("larger", max(a, b))
+                if rng.random() < 0.5
+                else ("smaller", min(a, b))
             )
-            return f"{NUMBERS[a]} or {NUMBERS[b]} the {which} is", NUMBERS[number]
+            return f"{NUMBERS[a]} or {NUMBERS[b]} the {which} is", NUMBERS[
+                number
+            ]

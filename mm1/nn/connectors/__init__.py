@@ -20,7 +20,14 @@ from mm1.config import ConfigError
 from mm1.nn.model import Module
 from mm1.nn.position import interpolate
 
-__all__ = ["ConfigError", "Connector", "interpolate", "on_grid", "pool", "square_side"]
+__all__ = [
+    "ConfigError",
+    "Connector",
+    "interpolate",
+    "on_grid",
+    "pool",
+    "square_side",
+]
 
 
 class Connector(Module):
@@ -56,14 +63,18 @@ class Connector(Module):
             Raises:
                 ConfigError: the options and the grid do not fit together.
             """
-            return self.make(grid=grid, input_dim=input_dim, output_dim=output_dim)
+            return self.make(
+                grid=grid, input_dim=input_dim, output_dim=output_dim
+            )
 
     def __init__(self, config: Config, grid: tuple[int, int]) -> None:
         super().__init__()
         self.grid = grid
         self.num_tokens = config.tokens_for(grid)
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
         raise NotImplementedError
 
     def flops(self) -> int:
@@ -79,7 +90,9 @@ def square_side(num_tokens: int, grid: tuple[int, int]) -> int:
     """
     side = round(max(num_tokens, 0) ** 0.5)
     if side == 0 or side * side != num_tokens:
-        nearest = sorted({max(1, side - 1) ** 2, max(1, side) ** 2, (side + 1) ** 2})
+        nearest = sorted(
+            {max(1, side - 1) ** 2, max(1, side) ** 2, (side + 1) ** 2}
+        )
         raise ConfigError(
             f"num_tokens={num_tokens} does not fit: a grid of {grid[0]} x"
             f" {grid[1]} patches is pooled to a square of tokens, so choose a square"
@@ -105,9 +118,13 @@ def on_grid(
     return patches.unflatten(1, grid)
 
 
-def pool(features: Float[Tensor, "N h w E"], side: int) -> Float[Tensor, "N s s E"]:
+def pool(
+    features: Float[Tensor, "N h w E"], side: int
+) -> Float[Tensor, "N s s E"]:
     """Average over side x side windows.
 
     Windows overlap where `side` does not divide the grid (torch's adaptive pooling).
     """
-    return F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+    return F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), side).permute(
+        0, 2, 3, 1
+    )

@@ -26,7 +26,12 @@ class AttentionPool(Connector):
         num_heads: int = 16
 
     def __init__(
-        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        self,
+        config: Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
     ) -> None:
         super().__init__(config, grid)
         if config.depth < 1:
@@ -50,8 +55,12 @@ class AttentionPool(Connector):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.queries, std=0.02)
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
-        memory = self.input_norm(self.input(on_grid(patches, self.grid).flatten(1, 2)))
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
+        memory = self.input_norm(
+            self.input(on_grid(patches, self.grid).flatten(1, 2))
+        )
         x = self.queries.expand(len(patches), -1, -1)
         for layer in self.layers:
             x = layer(x, memory)
@@ -67,7 +76,8 @@ class AttentionPool(Connector):
             + 2 * queries * patches * self.dim
         )
         ends = (
-            patches * self.input.weight.numel() + queries * self.output.weight.numel()
+            patches * self.input.weight.numel()
+            + queries * self.output.weight.numel()
         )
         return 6 * (len(self.layers) * layer + ends)
 
@@ -93,7 +103,8 @@ class CrossAttentionBlock(nn.Module):
         q = self.query(self.query_norm(x))
         k, v = self.key_value(memory).chunk(2, -1)
         q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in (q, k, v)
         )
         x = x + self.mix(
             F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

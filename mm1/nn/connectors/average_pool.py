@@ -20,14 +20,23 @@ class AveragePool(Connector):
             return square_side(self.num_tokens, grid) ** 2
 
     def __init__(
-        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        self,
+        config: Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
     ) -> None:
         super().__init__(config, grid)
         self.side = square_side(self.num_tokens, grid)
         self.output = nn.Linear(input_dim, output_dim)
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
-        return self.output(pool(on_grid(patches, self.grid), self.side).flatten(1, 2))
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
+        return self.output(
+            pool(on_grid(patches, self.grid), self.side).flatten(1, 2)
+        )
 
     def flops(self) -> int:
         return 6 * self.num_tokens * self.output.weight.numel()

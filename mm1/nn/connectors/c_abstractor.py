@@ -40,7 +40,12 @@ class CAbstractor(Connector):
             return square_side(self.num_tokens, grid) ** 2
 
     def __init__(
-        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        self,
+        config: Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
     ) -> None:
         super().__init__(config, grid)
         if config.depth < 1 or config.dim < 4 or input_dim < 4:
@@ -63,8 +68,12 @@ class CAbstractor(Connector):
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
-        x = pool(self.before(on_grid(patches, self.grid) + self.position), self.side)
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
+        x = pool(
+            self.before(on_grid(patches, self.grid) + self.position), self.side
+        )
         return self.output(self.after(x).flatten(1, 2))
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -92,7 +101,9 @@ class RegNetBlock(nn.Module):
         super().__init__()
         self.expand = nn.Linear(input_dim, dim, bias=False)
         self.expand_norm = nn.LayerNorm(dim)
-        self.depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.depthwise = nn.Conv2d(
+            dim, dim, 3, padding=1, groups=dim, bias=False
+        )
         self.depthwise_norm = nn.LayerNorm(dim)
         narrow = round(input_dim / 4)
         self.squeeze = nn.Linear(dim, narrow)
@@ -103,7 +114,9 @@ class RegNetBlock(nn.Module):
         self.shortcut = (
             nn.Identity()
             if same
-            else nn.Sequential(nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim))
+            else nn.Sequential(
+                nn.Linear(input_dim, dim, bias=False), nn.LayerNorm(dim)
+            )
         )
 
     def forward(self, x: Float[Tensor, "N h w E"]) -> Float[Tensor, "N h w C"]:

@@ -25,14 +25,23 @@ class MLPConnector(Connector):
             return square_side(self.num_tokens, grid) ** 2
 
     def __init__(
-        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        self,
+        config: Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
     ) -> None:
         super().__init__(config, grid)
-        self.side = square_side(self.num_tokens, grid) if config.num_tokens else None
+        self.side = (
+            square_side(self.num_tokens, grid) if config.num_tokens else None
+        )
         self.input = nn.Linear(input_dim, output_dim)
         self.output = nn.Linear(output_dim, output_dim)
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
         x = on_grid(patches, self.grid)
         if self.side is not None:
             x = pool(x, self.side)

@@ -33,7 +33,9 @@ class PixelShuffle(Connector):
             }
             num_tokens = possible.get(self.scale_factor)
             if num_tokens is None or self.num_tokens not in (0, num_tokens):
-                choices = ", ".join(f"{f} ({n} tokens)" for f, n in possible.items())
+                choices = ", ".join(
+                    f"{f} ({n} tokens)" for f, n in possible.items()
+                )
                 raise ConfigError(
                     f"scale_factor={self.scale_factor} with"
                     f" num_tokens={self.num_tokens} does not fit a grid of {h} x {w}"
@@ -42,7 +44,12 @@ class PixelShuffle(Connector):
             return num_tokens
 
     def __init__(
-        self, config: Config, *, grid: tuple[int, int], input_dim: int, output_dim: int
+        self,
+        config: Config,
+        *,
+        grid: tuple[int, int],
+        input_dim: int,
+        output_dim: int,
     ) -> None:
         super().__init__(config, grid)
         self.scale_factor = config.scale_factor
@@ -50,7 +57,9 @@ class PixelShuffle(Connector):
             input_dim * config.scale_factor**2, output_dim, bias=False
         )
 
-    def forward(self, patches: Float[Tensor, "N P E"]) -> Float[Tensor, "N K D"]:
+    def forward(
+        self, patches: Float[Tensor, "N P E"]
+    ) -> Float[Tensor, "N K D"]:
         side = self.scale_factor
         x = on_grid(patches, self.grid)
         x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))

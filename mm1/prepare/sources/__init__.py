@@ -123,7 +123,9 @@ class MissingImage(Image):
     why: Unusable
 
 
-def raw_image(content: "bytes | str | Unusable | Image", url: str = "") -> Image:
+def raw_image(
+    content: "bytes | str | Unusable | Image", url: str = ""
+) -> Image:
     """An image as a record has it, not decoded yet.
 
     `content` is its bytes, a URL in place of them, or the reason why it is missing.
@@ -132,5 +134,9 @@ def raw_image(content: "bytes | str | Unusable | Image", url: str = "") -> Image
         return content
     if isinstance(content, Unusable):
         return MissingImage(data=b"", width=0, height=0, url=url, why=content)
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    data = (
+        content.encode("utf-8", "replace")
+        if isinstance(content, str)
+        else content
+    )
     return Image(data, width=0, height=0, url=url)

@@ -49,4 +49,6 @@ class CaptionTables(ImageFolderSource):
 
     def document(self, data: Any) -> Document:
         caption = verify.check_text(data.get(self.config.caption), "caption")
-        return Document((raw_image(data[self.config.image]), Text(caption.strip())))
+        return Document(
+            (raw_image(data[self.config.image]), Text(caption.strip()))
+        )

@@ -61,7 +61,9 @@ class Captions(Source):
         try:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # there may be millions
-                name = MEMBER.fullmatch(member.name) if member.isfile() else None
+                name = (
+                    MEMBER.fullmatch(member.name) if member.isfile() else None
+                )
                 if name is None:
                     continue
                 kind = name["kind"].lower()
@@ -90,7 +92,9 @@ class Captions(Source):
     def document(self, data: Any) -> Document:
         images = [data[kind] for kind in IMAGE_KINDS if kind in data]
         if not images:
-            raise Unusable("no image", f"the sample has {', '.join(data) or 'nothing'}")
+            raise Unusable(
+                "no image", f"the sample has {', '.join(data) or 'nothing'}"
+            )
         caption = verify.check_text(self._caption(data), "caption")
         return Document((raw_image(_bytes(images[0])), Text(caption.strip())))
 
@@ -109,7 +113,9 @@ class Captions(Source):
         return fields.get(self.config.field or "caption")
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Unusable:
+def _read_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo
+) -> bytes | Unusable:
     if member.size > verify.MAX_BYTES:
         return Unusable(
             "file too large",

@@ -43,7 +43,14 @@ class HtmlPages(ImageFolderSource):
         "html": "<h1>Our trip</h1> <p>To the lake. <img src='lake.png'> Cold!",
         "images": {"lake.png": DOT},
     }
-    PATTERNS = ("*.html", "*.htm", "*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+    PATTERNS = (
+        "*.html",
+        "*.htm",
+        "*.parquet",
+        "*.jsonl",
+        "*.jsonl.gz",
+        "*.jsonl.zst",
+    )
     READS_FOLDERS = True
     IMAGES_REQUIRED = False
 
@@ -69,9 +76,15 @@ class HtmlPages(ImageFolderSource):
             if tables.table_suffix(file) in tables.SUFFIXES:
                 for record in tables.read_table(file, columns):
                     key = record.key if file == path else f"{name}#{record.key}"
-                    yield Record(key, self._read_images(record.data, "", folder))
+                    yield Record(
+                        key, self._read_images(record.data, "", folder)
+                    )
             else:
-                content = read_small_file(file) if path.is_dir() else path.read_bytes()
+                content = (
+                    read_small_file(file)
+                    if path.is_dir()
+                    else path.read_bytes()
+                )
                 data = self._read_images({config.html: content}, name, folder)
                 yield Record(name, data)
 
@@ -84,7 +97,9 @@ class HtmlPages(ImageFolderSource):
             return html
         try:
             html = _decode(html) if isinstance(html, bytes) else html
-            sources = {part.src for part in _parts(html) if not isinstance(part, str)}
+            sources = {
+                part.src for part in _parts(html) if not isinstance(part, str)
+            }
         except Unusable as why:
             return why
         url = data.get(self.config.url)
@@ -96,7 +111,10 @@ class HtmlPages(ImageFolderSource):
         parts = _parts(data["html"])
         images = data["images"]
         return parse_interleaved_page(
-            [None if isinstance(part, str) else images[part.src] for part in parts],
+            [
+                None if isinstance(part, str) else images[part.src]
+                for part in parts
+            ],
             [part if isinstance(part, str) else None for part in parts],
         )
 
@@ -125,7 +143,9 @@ def _decode(content: bytes) -> str:
         latin = codecs.lookup(charset).name in ("iso8859-1", "ascii")
         return content.decode("cp1252" if latin else charset)
     except (LookupError, UnicodeError) as error:
-        raise Unusable("wrong encoding", f"the page says {charset}: {error}") from error
+        raise Unusable(
+            "wrong encoding", f"the page says {charset}: {error}"
+        ) from error
 
 
 def _read_image(src: str, name: str, url: str, folder: ImageFolder) -> Image:
@@ -137,7 +157,9 @@ def _read_image(src: str, name: str, url: str, folder: ImageFolder) -> Image:
             return folder.read(src)
         path = unquote(urlsplit(src).path)
     except ValueError as error:  # http://[x, for example
-        return raw_image(Unusable("broken image address", f"{src[:200]}: {error}"))
+        return raw_image(
+            Unusable("broken image address", f"{src[:200]}: {error}")
+        )
     if path.startswith("/"):
         path = path.lstrip("/")
     else:
@@ -150,6 +172,8 @@ def _decode_data_url(src: str) -> bytes | Unusable:
     if not comma or not head.lower().endswith(";base64"):
         return Unusable("broken image address", src[:100])
     try:
-        return base64.b64decode("".join(unquote(content).split()), validate=True)
+        return base64.b64decode(
+            "".join(unquote(content).split()), validate=True
+        )
     except (binascii.Error, ValueError) as error:
         return Unusable("broken image address", f"{src[:100]}: {error}")

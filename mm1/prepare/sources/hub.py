@@ -72,14 +72,18 @@ class Hub(Source):
         except Exception as error:
             yield Record(
                 str(number),
-                Unusable("damaged data set", f"nothing is read from here on: {error}"),
+                Unusable(
+                    "damaged data set", f"nothing is read from here on: {error}"
+                ),
             )
 
     def _open(self, path: Path) -> Iterable[dict[str, Any]]:
         import datasets
 
         config = self.config
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        if (path / "state.json").is_file() or (
+            path / "dataset_dict.json"
+        ).is_file():
             saved: Any = datasets.load_from_disk(str(path))
             if isinstance(saved, dict):
                 if config.split not in saved:
@@ -101,7 +105,9 @@ class Hub(Source):
             raise
         # An unknown split or subset, or files that it does not know or cannot read.
         except Exception as error:
-            raise ConfigError(f"datasets cannot open {path}: {error}") from error
+            raise ConfigError(
+                f"datasets cannot open {path}: {error}"
+            ) from error
         return loaded.decode(False)
 
     def _read_columns(self, path: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +142,9 @@ class Hub(Source):
                 images if config.image else [None] * len(words), words
             )
         text = Text(verify.check_text(words, "text").strip())
-        return Document((raw_image(images), text) if images is not None else (text,))
+        return Document(
+            (raw_image(images), text) if images is not None else (text,)
+        )
 
 
 def _read_image(value: Any, path: Path) -> Image:
@@ -151,9 +159,13 @@ def _read_image(value: Any, path: Path) -> Image:
     is_ours = container.startswith(f"hf://datasets/{path.as_posix()}@")
     if not is_ours and not inside.startswith("zip://"):
         return ImageFolder(path).read(value)
-    if not is_ours and not Path(container).resolve().is_relative_to(path.resolve()):
+    if not is_ours and not Path(container).resolve().is_relative_to(
+        path.resolve()
+    ):
         return raw_image(
-            Unusable("path out of the image folder", f"{place} is not in {path}")
+            Unusable(
+                "path out of the image folder", f"{place} is not in {path}"
+            )
         )
     import fsspec
 

@@ -86,7 +86,9 @@ class Instructions(Source):
         return parse_conversation(data["record"], images, self.config.suffix)
 
 
-def parse_conversation(record: Any, images: list[Image], suffix: str = "") -> Document:
+def parse_conversation(
+    record: Any, images: list[Image], suffix: str = ""
+) -> Document:
     """The turns of a record, with its images in place of their placeholders.
 
     `suffix` is a line after every question.
@@ -95,7 +97,9 @@ def parse_conversation(record: Any, images: list[Image], suffix: str = "") -> Do
         Unusable: not a conversation with answers, or not an image for each placeholder.
     """
     turns = list(_turns(record, suffix))
-    num_marks = sum(content.count(IMAGE_PLACEHOLDER) for asks, content in turns if asks)
+    num_marks = sum(
+        content.count(IMAGE_PLACEHOLDER) for asks, content in turns if asks
+    )
     if num_marks not in (0, len(images)):
         raise Unusable(
             "marks and images differ",
@@ -128,17 +132,24 @@ def _question(content: str, images: Iterator[Image]) -> Iterator[Text | Image]:
 def _turns(record: Any, suffix: str) -> Iterator[tuple[bool, str]]:
     """(whether it is a question, content) of each turn."""
     turns, role, content = next(
-        (layout for layout in LAYOUTS if isinstance(record.get(layout[0]), list)),
+        (
+            layout
+            for layout in LAYOUTS
+            if isinstance(record.get(layout[0]), list)
+        ),
         (None,) * 3,
     )
     if turns is None:
         raise Unusable(
-            "no conversation", f"the record has {', '.join(record) or 'nothing'}"
+            "no conversation",
+            f"the record has {', '.join(record) or 'nothing'}",
         )
     roles = QUESTION_ROLES + ANSWER_ROLES
     for turn in record[turns]:
         if not isinstance(turn, dict) or turn.get(role) not in roles:
-            raise Unusable("unknown speaker", f"{role!r} is none of {', '.join(roles)}")
+            raise Unusable(
+                "unknown speaker", f"{role!r} is none of {', '.join(roles)}"
+            )
         text = _text_of(turn.get(content))
         asks = turn[role] in QUESTION_ROLES
         if suffix and asks and turn[role] != SYSTEM:
@@ -151,7 +162,9 @@ def _text_of(content: Any) -> str:
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
     texts = (
-        IMAGE_PLACEHOLDER if part.get("type") == "image" else part.get("text", "")
+        IMAGE_PLACEHOLDER
+        if part.get("type") == "image"
+        else part.get("text", "")
         for part in content
         if isinstance(part, dict)
     )
@@ -162,7 +175,8 @@ def _read_records(path: Path) -> Iterator[Record]:
     if tables.table_suffix(path) == ".parquet":
         known = tables.parquet_columns(path)
         turns = next(
-            (layout[0] for layout in LAYOUTS if layout[0] in known), LAYOUTS[-1][0]
+            (layout[0] for layout in LAYOUTS if layout[0] in known),
+            LAYOUTS[-1][0],
         )
         images = [column for column in ("image", "images") if column in known]
         return tables.read_parquet(path, [turns, *images])
@@ -222,5 +236,6 @@ def _is_truncated(error: Exception, buffer: str) -> bool:
         return False
     margin = len(r"\ud83d\ude00")
     return (
-        error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - margin
+        error.msg.startswith("Unterminated string")
+        or error.pos >= len(buffer) - margin
     )

@@ -76,13 +76,20 @@ def parse_interleaved_page(images: Any, texts: Any) -> Document:
         raise Unusable("no lists of images and texts")
     if len(images) != len(texts):
         raise Unusable(
-            "lists of different length", f"{len(images)} images, {len(texts)} texts"
+            "lists of different length",
+            f"{len(images)} images, {len(texts)} texts",
         )
     parts: list[Text | Image] = []
     for place, (image, content) in enumerate(zip(images, texts, strict=True)):
         if (image is None) == (content is None):
-            both = "neither image nor text" if image is None else "both image and text"
-            raise Unusable(f"{both} at one place", f"place {place} of {len(images)}")
+            both = (
+                "neither image nor text"
+                if image is None
+                else "both image and text"
+            )
+            raise Unusable(
+                f"{both} at one place", f"place {place} of {len(images)}"
+            )
         if image is not None:
             parts.append(raw_image(image))
             continue

@@ -62,7 +62,9 @@ class MMC4(Source):
         folder = ImageFolder(Path(self.config.folder or default))
         for record in tables.read_table(path, []):
             data = record.data
-            if isinstance(data, dict) and isinstance(data.get("image_info"), list):
+            if isinstance(data, dict) and isinstance(
+                data.get("image_info"), list
+            ):
                 infos = [
                     (
                         info | {"image": _read_image(info, folder)}
@@ -79,19 +81,27 @@ class MMC4(Source):
         infos = data.get("image_info")
         if not isinstance(sentences, list) or not isinstance(infos, list):
             raise Unusable("no text_list and image_info")
-        images_before: list[list[Image]] = [[] for _ in range(len(sentences) + 1)]
+        images_before: list[list[Image]] = [
+            [] for _ in range(len(sentences) + 1)
+        ]
         for info in infos:
             if not isinstance(info, dict):
-                raise Unusable("no image_info", f"one is a {type(info).__name__}")
+                raise Unusable(
+                    "no image_info", f"one is a {type(info).__name__}"
+                )
             sentence, why = self._place(info, len(sentences))
             images_before[sentence].append(raw_image(why or info["image"]))
         parts: list[Text | Image] = []
-        for sentence, images in zip([*sentences, ""], images_before, strict=True):
+        for sentence, images in zip(
+            [*sentences, ""], images_before, strict=True
+        ):
             parts += images
             if not (isinstance(sentence, str) and not sentence.strip()):
                 content = verify.check_text(sentence, "text")
                 if parts and isinstance(last := parts[-1], Text):
-                    parts[-1] = Text(last.content + self.config.between + content)
+                    parts[-1] = Text(
+                        last.content + self.config.between + content
+                    )
                 else:
                     parts.append(Text(content))
         return Document(tuple(parts))
@@ -119,4 +129,6 @@ def _read_image(info: dict[str, Any], folder: ImageFolder) -> Image:
     try:
         return raw_image(base64.b64decode(encoded, validate=True), url)
     except (binascii.Error, ValueError) as error:
-        return raw_image(Unusable("unreadable image", f"broken base64: {error}"), url)
+        return raw_image(
+            Unusable("unreadable image", f"broken base64: {error}"), url
+        )

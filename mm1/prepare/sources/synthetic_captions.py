@@ -69,7 +69,9 @@ class SyntheticCaptions(Captions):
         """The caption from the table, if this sample is to take it and has one."""
         config = self.config
         if not config.table:
-            raise ConfigError("no table of synthetic captions: set source.table=FILE")
+            raise ConfigError(
+                "no table of synthetic captions: set source.table=FILE"
+            )
         if config.key == "key":
             key = Path(record.key).name
         else:
@@ -77,15 +79,21 @@ class SyntheticCaptions(Captions):
         if not takes_synthetic(key, config.share):
             self.noted["own captions"] += 1
             return {}
-        table = tables.load_mapping(Path(config.table), config.key, config.caption)
+        table = tables.load_mapping(
+            Path(config.table), config.key, config.caption
+        )
         caption = table.get(key, "").strip()
         self.noted[
-            "synthetic captions" if caption else "own captions, none in the table"
+            "synthetic captions"
+            if caption
+            else "own captions, none in the table"
         ] += 1
         return {"synthetic": caption} if caption else {}
 
     def _caption(self, data: Any) -> Any:
-        return data["synthetic"] if "synthetic" in data else super()._caption(data)
+        return (
+            data["synthetic"] if "synthetic" in data else super()._caption(data)
+        )
 
 
 def takes_synthetic(key: str, share: float) -> bool:

@@ -68,7 +68,8 @@ def read_texts(paths: Sequence[Path]) -> Iterator[str]:
                 [
                     f
                     for f in files
-                    if f.suffix in PLAIN_SUFFIXES or any(map(f.match, Texts.PATTERNS))
+                    if f.suffix in PLAIN_SUFFIXES
+                    or any(map(f.match, Texts.PATTERNS))
                 ]
             )
         elif is_table:

@@ -24,10 +24,14 @@ class TextFiles(Source):
             yield Record(path.name, path.read_bytes())
             return
         for file in self.files_in(path):
-            yield Record(file.relative_to(path).as_posix(), read_small_file(file))
+            yield Record(
+                file.relative_to(path).as_posix(), read_small_file(file)
+            )
 
     def document(self, data: Any) -> Document:
-        return Document((Text(verify.check_text(verify.decode_utf8(data), "text")),))
+        return Document(
+            (Text(verify.check_text(verify.decode_utf8(data), "text")),)
+        )
 
 
 def read_small_file(file: Path) -> bytes | Unusable:
@@ -35,7 +39,8 @@ def read_small_file(file: Path) -> bytes | Unusable:
     try:
         if (size := file.stat().st_size) > verify.MAX_BYTES:
             return Unusable(
-                "file too large", f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}"
+                "file too large",
+                f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}",
             )
         return file.read_bytes()
     except OSError as error:

@@ -50,8 +50,8 @@ class Optimizer(Configurable):
         ]
         if not self.parameters:
             raise ConfigError("every part is frozen: nothing is left to train")
-        self.optimizers: Sequence[torch.optim.Optimizer] = self.build_optimizers(
-            _param_groups(config, model), model
+        self.optimizers: Sequence[torch.optim.Optimizer] = (
+            self.build_optimizers(_param_groups(config, model), model)
         )
 
     def build_optimizers(
@@ -73,7 +73,9 @@ class Optimizer(Configurable):
         Returns the gradients' norm before clipping, and 1 where the update was skipped
         since the norm is not finite (then parameters and state are as before), else 0.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(
+            self.parameters, self.config.max_grad_norm
+        )
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
         skipped = (~torch.isfinite(norm)).float()
         for optimizer in self.optimizers:
@@ -92,7 +94,9 @@ def _param_groups(config: Optimizer.Config, model: Model) -> list[ParamGroup]:
             raise ConfigError(
                 f"optimizer.lr_factors names the part {name!r}{nearest(name, parts)}"
             )
-    part_of = {id(p): name for name, part in parts.items() for p in part.parameters()}
+    part_of = {
+        id(p): name for name, part in parts.items() for p in part.parameters()
+    }
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:

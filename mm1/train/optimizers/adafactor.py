@@ -71,7 +71,10 @@ class ShardedAdafactor(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     self._update(
-                        p, p.grad, lr=group["lr"], weight_decay=group["weight_decay"]
+                        p,
+                        p.grad,
+                        lr=group["lr"],
+                        weight_decay=group["weight_decay"],
                     )
 
     def _update(
@@ -85,7 +88,9 @@ class ShardedAdafactor(torch.optim.Optimizer):
             factored = {"rows": _zeros(p, last), "columns": _zeros(p, before)}
             state |= {
                 "step": torch.zeros(()),
-                **(factored if p.ndim > 1 else {"squares": torch.zeros_like(p)}),
+                **(
+                    factored if p.ndim > 1 else {"squares": torch.zeros_like(p)}
+                ),
             }
         state["step"] += 1
         share = state["step"].item() ** DECAY
@@ -94,10 +99,16 @@ class ShardedAdafactor(torch.optim.Optimizer):
         square = grad.square() + SQUARE_EPSILON
         if p.ndim > 1:
             rows = _local(state["rows"]).lerp_(_mean(square, p, last), share)
-            columns = _local(state["columns"]).lerp_(_mean(square, p, before), share)
-            update = grad * (_mean(rows, p, before) / rows).sqrt() * columns.rsqrt()
+            columns = _local(state["columns"]).lerp_(
+                _mean(square, p, before), share
+            )
+            update = (
+                grad * (_mean(rows, p, before) / rows).sqrt() * columns.rsqrt()
+            )
         else:
-            update = grad * _local(state["squares"]).lerp_(square, share).rsqrt()
+            update = (
+                grad * _local(state["squares"]).lerp_(square, share).rsqrt()
+            )
         scale = _rms(weights, p).clamp(min=MIN_SCALE) if self.relative else 1.0
         update *= lr * scale / (_rms(update, p) / CLIPPING).clamp(min=1.0)
         weights.mul_(1 - lr * weight_decay).sub_(update)
@@ -112,7 +123,9 @@ def _zeros(p: Tensor, dim: int) -> Tensor:
         Replicate() if placement.is_shard(dim) else placement
         for placement in p.placements
     ]
-    return zeros(shape, dtype=p.dtype, device_mesh=p.device_mesh, placements=placements)
+    return zeros(
+        shape, dtype=p.dtype, device_mesh=p.device_mesh, placements=placements
+    )
 
 
 def _local(x: Tensor) -> Tensor:
@@ -133,5 +146,7 @@ def _over_ranks(total: Tensor, p: Tensor, dim: int | None = None) -> Tensor:
     if isinstance(p, DTensor):
         for axis, placement in enumerate(p.placements):
             if placement.is_shard(dim) and p.device_mesh.size(axis) > 1:
-                torch.distributed.all_reduce(total, group=p.device_mesh.get_group(axis))
+                torch.distributed.all_reduce(
+                    total, group=p.device_mesh.get_group(axis)
+                )
     return total

@@ -28,7 +28,9 @@ class AdamW(Optimizer):
         self, groups: list[ParamGroup], model: Model
     ) -> Sequence[torch.optim.Optimizer]:
         c = self.config
-        self.adamw = torch.optim.AdamW(groups, lr=c.peak_lr, betas=c.betas, fused=True)
+        self.adamw = torch.optim.AdamW(
+            groups, lr=c.peak_lr, betas=c.betas, fused=True
+        )
         return [self.adamw]
 
     def update(self, skipped: Tensor) -> None:

@@ -48,7 +48,9 @@ class Muon(Optimizer):
                 for group in groups
                 if (
                     params := [
-                        p for p in group["params"] if (id(p) in hidden) == is_hidden
+                        p
+                        for p in group["params"]
+                        if (id(p) in hidden) == is_hidden
                     ]
                 )
             ]
@@ -66,7 +68,9 @@ class Muon(Optimizer):
             )
         if others:
             optimizers.append(
-                torch.optim.AdamW(others, lr=c.peak_lr, betas=c.betas, fused=True)
+                torch.optim.AdamW(
+                    others, lr=c.peak_lr, betas=c.betas, fused=True
+                )
             )
         return optimizers
 
@@ -101,4 +105,7 @@ class ShardedMuon(torch.optim.Muon):
             update, group["ns_coefficients"], group["ns_steps"], group["eps"]
         )
         p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update, alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], p.shape))
+        p.add_(
+            update,
+            alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], p.shape),
+        )

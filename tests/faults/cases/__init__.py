@@ -39,7 +39,8 @@ def prepared(kind: str, path: Path) -> str:
     out = path.parent / "out"
     manifest = prepare(kind, [path], out, tokenizer(path.parent))
     lines = [
-        json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (out / "drops.jsonl").read_text().splitlines()
     ]
     assert manifest["records_in"] == manifest["documents"] + sum(
         manifest["drops"].values()

@@ -77,11 +77,15 @@ def links_and_devices(folder: Path, _: pytest.MonkeyPatch) -> str:
             member.type = kind
             member.linkname = "/etc/passwd"
             tar.addfile(member)
-    return f"{prepared('captions', path)}; members that are not files are skipped"
+    return (
+        f"{prepared('captions', path)}; members that are not files are skipped"
+    )
 
 
 def any_bytes_as_name(folder: Path, _: pytest.MonkeyPatch) -> str:
-    members = [(name.replace("0000", "caf\udce9"), data) for name, data in pairs(1)]
+    members = [
+        (name.replace("0000", "caf\udce9"), data) for name, data in pairs(1)
+    ]
     return prepared("captions", write_tar(folder / "a.tar", members))
 
 
@@ -121,12 +125,16 @@ def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 
 def no_file(folder: Path, _: pytest.MonkeyPatch) -> str:
-    return refused(lambda: find_files(Captions, [folder / "nowhere.tar"]), folder)
+    return refused(
+        lambda: find_files(Captions, [folder / "nowhere.tar"]), folder
+    )
 
 
 def no_matching_file(folder: Path, _: pytest.MonkeyPatch) -> str:
     (folder / "a.jpg").write_bytes(jpeg())
-    return plain(refused(lambda: find_files(Captions, [folder]), folder), folder)
+    return plain(
+        refused(lambda: find_files(Captions, [folder]), folder), folder
+    )
 
 
 CASES: dict[str, Case] = {

@@ -31,11 +31,15 @@ def of_csv(*rows: str, header: str = "image,caption") -> Case:
 
 
 def no_column(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    return refused(lambda: of_csv(header="image,captions")(folder, patch), folder)
+    return refused(
+        lambda: of_csv(header="image,captions")(folder, patch), folder
+    )
 
 
 def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    outcome = in_tar(PICTURE, ("bad.txt", b"<image> <end><pad> <end>"))(folder, patch)
+    outcome = in_tar(PICTURE, ("bad.txt", b"<image> <end><pad> <end>"))(
+        folder, patch
+    )
     vocabulary = Tokenizer.Config(path=str(tokenizer(folder))).build()
     special = {vocabulary.pad, vocabulary.end, vocabulary.image}
     texts = [
@@ -50,7 +54,9 @@ def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
 CASES: dict[str, Case] = {
     "empty": in_tar(PICTURE, ("bad.txt", b"")),
     "only white space": in_tar(PICTURE, ("bad.txt", "\u3000 \n".encode())),
-    "Latin-1, not UTF-8": in_tar(PICTURE, ("bad.txt", "caf\xe9".encode("latin-1"))),
+    "Latin-1, not UTF-8": in_tar(
+        PICTURE, ("bad.txt", "caf\xe9".encode("latin-1"))
+    ),
     "NUL bytes": in_tar(PICTURE, ("bad.txt", b"a\0b")),
     "20,000 words": in_tar(PICTURE, ("bad.txt", b"word " * 20_000)),
     "special tokens, spelled out": control_tokens,

@@ -17,7 +17,9 @@ from mm1.prepare.sources import DOT
 def line(bad: bytes) -> Case:
     return lambda folder, _: prepared(
         "text",
-        write_lines(folder / "a.jsonl", [{"text": "good"}, bad, {"text": "good"}]),
+        write_lines(
+            folder / "a.jsonl", [{"text": "good"}, bad, {"text": "good"}]
+        ),
     )
 
 
@@ -28,8 +30,12 @@ def too_long(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 def zipped(damage: Any) -> Case:
     def case(folder: Path, _: pytest.MonkeyPatch) -> str:
-        texts = [f"good {random.Random(i).randbytes(5000).hex()}" for i in range(40)]
-        path = write_lines(folder / "a.jsonl.gz", [{"text": text} for text in texts])
+        texts = [
+            f"good {random.Random(i).randbytes(5000).hex()}" for i in range(40)
+        ]
+        path = write_lines(
+            folder / "a.jsonl.gz", [{"text": text} for text in texts]
+        )
         path.write_bytes(damage(gzip.compress(path.read_bytes())))
         outcome = prepared("text", path)
         kept = int(outcome.split()[0])
@@ -42,7 +48,9 @@ def zipped(damage: Any) -> Case:
 
 
 def nothing_usable(folder: Path, _: pytest.MonkeyPatch) -> str:
-    path = write_lines(folder / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}])
+    path = write_lines(
+        folder / "a.jsonl", [{"text": ""}, {"txt": "wrong field"}]
+    )
     return refused(lambda: prepared("text", path), folder)
 
 
@@ -64,7 +72,9 @@ def conversation(record: Any) -> Case:
 
 
 def truncated_list(folder: Path, _: pytest.MonkeyPatch) -> str:
-    (folder / "a.json").write_text(json.dumps([chat("Well?", "Good.")] * 3)[:-20])
+    (folder / "a.json").write_text(
+        json.dumps([chat("Well?", "Good.")] * 3)[:-20]
+    )
     return prepared("instructions", folder / "a.json")
 
 
@@ -80,7 +90,9 @@ CASES: dict[str, Case] = {
     "a line too long (limit lowered to 100 bytes)": too_long,
     "truncated gz": zipped(lambda data: data[: len(data) // 2]),
     "damaged gz": zipped(
-        lambda data: data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]
+        lambda data: (
+            data[: len(data) // 2] + b"\xff" * 99 + data[len(data) // 2 + 99 :]
+        )
     ),
     "no usable line": nothing_usable,
     "empty file": empty_file,
@@ -99,7 +111,9 @@ CASES: dict[str, Case] = {
     "conversation: a URL": conversation(
         chat("<image>What?", "x", image="https://example.org/1.jpg")
     ),
-    "conversation: a number as path": conversation(chat("<image>What?", "x", image=3)),
+    "conversation: a number as path": conversation(
+        chat("<image>What?", "x", image=3)
+    ),
     "conversation: two placeholders, one image": conversation(
         chat("<image><image>What?", "x", image="dot.png")
     ),

@@ -34,11 +34,15 @@ def resumed(folder: Path) -> str:
 
 
 def prepared_all(folder: Path) -> str:
-    manifest = prepare("captions", [folder / "raw"], folder / "out", tokenizer(folder))
+    manifest = prepare(
+        "captions", [folder / "raw"], folder / "out", tokenizer(folder)
+    )
     assert manifest["records_in"] == manifest["documents"] + sum(
         manifest["drops"].values()
     )
-    assert [path.name for path in folder.iterdir() if "unfinished" in path.name] == []
+    assert [
+        path.name for path in folder.iterdir() if "unfinished" in path.name
+    ] == []
     return f"{manifest['documents']} of {manifest['records_in']} kept"
 
 
@@ -83,7 +87,11 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
 def scrubbed(outcome: str) -> str:
     """The outcome without the random name of a folder."""
     before, _, after = outcome.partition("parts/00002-")
-    return f"{before}parts/00002-N{after[after.index('/') :]}" if after else outcome
+    return (
+        f"{before}parts/00002-N{after[after.index('/') :]}"
+        if after
+        else outcome
+    )
 
 
 def killed(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -129,7 +137,9 @@ def interrupted(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 def two_at_once(folder: Path, _: pytest.MonkeyPatch) -> str:
     raw(folder)
-    (lock := folder / "out.unfinished" / "scratch" / "lock").parent.mkdir(parents=True)
+    (lock := folder / "out.unfinished" / "scratch" / "lock").parent.mkdir(
+        parents=True
+    )
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         outcome = refused(lambda: prepared_all(folder), folder)
@@ -172,13 +182,17 @@ def prepared_already(folder: Path, _: pytest.MonkeyPatch) -> str:
 def no_tokenizer(folder: Path, _: pytest.MonkeyPatch) -> str:
     place = raw(folder)
     return refused(
-        lambda: prepare("captions", [place], folder / "out", folder / "tokenizer.json"),
+        lambda: prepare(
+            "captions", [place], folder / "out", folder / "tokenizer.json"
+        ),
         folder,
     )
 
 
 def unknown_source(folder: Path, _: pytest.MonkeyPatch) -> str:
-    return plain(refused(lambda: prepared("caption", raw(folder)), folder), folder)
+    return plain(
+        refused(lambda: prepared("caption", raw(folder)), folder), folder
+    )
 
 
 CASES: dict[str, Case] = {

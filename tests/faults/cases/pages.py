@@ -43,7 +43,10 @@ def truncated(folder: Path, _: pytest.MonkeyPatch) -> str:
 def damaged_inside(folder: Path, _: pytest.MonkeyPatch) -> str:
     path = write_pages(
         folder / "a.parquet",
-        [{"images": [None], "texts": [f"page {i} " + "x" * 50]} for i in range(9)],
+        [
+            {"images": [None], "texts": [f"page {i} " + "x" * 50]}
+            for i in range(9)
+        ],
     )
     data = bytearray(path.read_bytes())
     data[(at := data.index(b"page 6") - 60) : at + 60] = bytes(60)
@@ -55,9 +58,9 @@ def not_utf8(folder: Path, patch: pytest.MonkeyPatch) -> str:
     texts = pa.array([["good"], [b"caf\xe9"]], pa.list_(pa.binary())).view(
         pa.list_(pa.string())
     )
-    return table(images=pa.array([[None]] * 2, pa.list_(pa.binary())), texts=texts)(
-        folder, patch
-    )
+    return table(
+        images=pa.array([[None]] * 2, pa.list_(pa.binary())), texts=texts
+    )(folder, patch)
 
 
 def mmc4(**changes: Any) -> Case:
@@ -69,7 +72,8 @@ def mmc4(**changes: Any) -> Case:
             "text_list": ["good"],
         }
         return prepared(
-            "mmc4", write_lines(folder / "a.jsonl", [good, good | changes, good])
+            "mmc4",
+            write_lines(folder / "a.jsonl", [good, good | changes, good]),
         )
 
     return case
@@ -94,7 +98,9 @@ CASES: dict[str, Case] = {
     "empty lists": page([], []),
     "NUL in a text": page([None], ["a\0b"]),
     "text that is not UTF-8": not_utf8,
-    "bytes that are not an image": page([None, b"rubbish", None], ["one", None, "two"]),
+    "bytes that are not an image": page(
+        [None, b"rubbish", None], ["one", None, "two"]
+    ),
     "a URL as image, no folder to look it up in": page(
         [None, b"https://example.org/1.jpg"], ["one", None]
     ),

@@ -111,7 +111,9 @@ CASES: dict[str, Case] = {
     "grey with alpha": in_tar(saved(halves("LA", (9, 255), (9, 0))), "png"),
     "palette": in_tar(palette(), "png"),
     "black and white, one bit": in_tar(saved(halves("1", 0, 1)), "png"),
-    "CMYK JPEG": in_tar(saved(Pillow.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")),
+    "CMYK JPEG": in_tar(
+        saved(Pillow.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")
+    ),
     "16 bits per channel": in_tar(deep(), "png"),
     "rotated by EXIF": in_tar(rotated(), "png"),
     "animated GIF (its first frame is red)": in_tar(animated(), "webp"),

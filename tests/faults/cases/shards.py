@@ -27,7 +27,9 @@ def steps(folder: Path, workers: int = 0) -> Iterator[StepBatches]:
     renderer = make_renderer(
         run.model.build(vocab_size=tokenizer.vocab_size), tokenizer, loader
     )
-    return loader.build(renderer=renderer, seed=0).steps(None, rank=0, world_size=1)
+    return loader.build(renderer=renderer, seed=0).steps(
+        None, rank=0, world_size=1
+    )
 
 
 def world(folder: Path) -> Path:
@@ -127,9 +129,13 @@ def no_such_split(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 CASES: dict[str, Case] = {
-    "opened: a shard is missing": opening(lambda folder: shard(folder).unlink()),
+    "opened: a shard is missing": opening(
+        lambda folder: shard(folder).unlink()
+    ),
     "opened: a shard is too short": opening(shorten),
-    "opened: no manifest": opening(lambda folder: (folder / "manifest.json").unlink()),
+    "opened: no manifest": opening(
+        lambda folder: (folder / "manifest.json").unlink()
+    ),
     "opened: no folder": opening(
         lambda folder: folder.rename(folder.with_name("moved"))
     ),
@@ -137,13 +143,17 @@ CASES: dict[str, Case] = {
     "opened: tokenised otherwise": opening(edit(tokenizer="0123456789abcdef")),
     "opened: an unknown split": no_such_split,
     "opened: an image damaged after it was prepared": opening(spoil_a_picture),
-    "in use: a shard is deleted": reading(lambda folder: shard(folder).unlink()),
+    "in use: a shard is deleted": reading(
+        lambda folder: shard(folder).unlink()
+    ),
     "in use: a shard is replaced": reading(replace_whole),
     "in use: a shard is only touched": reading(
         lambda folder: os.utime(shard(folder), ns=(0, 0))
     ),
     "in use: a shard is written to": reading(change),
     "in use: a shard becomes shorter": reading(shorten),
-    "in use: a shard is written to, read by a worker": reading(change, workers=1),
+    "in use: a shard is written to, read by a worker": reading(
+        change, workers=1
+    ),
     "in use: a worker is killed (`kill -9`)": killed_worker,
 }
