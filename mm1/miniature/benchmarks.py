@@ -62,7 +62,10 @@ class Miniature(Benchmark):
                 or config.same_shots
                 or config.chat
             ):
-                words = "draws, retrieval, same_shots and chat do not go together with it"
+                words = (
+                    "draws, retrieval, same_shots and chat do not go"
+                    " together with it"
+                )
                 raise ConfigError(
                     f"the demonstrations of {NEW_LABELS!r} belong to their question:"
                     f" {words}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import classes_in
+from components import classes_in
 
 from mm1 import config as configs
 from mm1 import miniature
@@ -195,6 +195,7 @@ def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
     )
     for name in (
         "pyproject.toml",
+        "tests/components.py",
         "tests/conftest.py",
         "tests/tiny.py",
         "tests/eval/test_benchmarks.py",

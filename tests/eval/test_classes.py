@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import classes_in
+from components import classes_in
 
 from mm1 import config as configs
 from mm1 import miniature

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import pytest
-from conftest import classes_in
+from components import classes_in
 
 from mm1.config import ConfigError
 from mm1.nn import connectors

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import classes_in
+from components import classes_in
 from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 
 from mm1 import config as configs

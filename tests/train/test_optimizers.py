@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import classes_in
+from components import classes_in
 from ranks import on_ranks
 from safetensors.torch import load_file
 from torch import Tensor
