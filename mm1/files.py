@@ -10,7 +10,7 @@ from typing import Any
 
 from mm1.config import ConfigError
 
-ANEW = "get it anew"
+FRESH_COPY = "get a fresh copy"
 """The remedy where others wrote a file."""
 
 

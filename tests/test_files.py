@@ -27,12 +27,12 @@ from mm1.runs.description import finished, read_config
             '{"a": ',
             (
                 r"x.json is not JSON \(Expecting value: line 1 column 7 \(char 6\)\):"
-                r" get it anew"
+                r" get a fresh copy"
             ),
         ),
         ("", "x.json is not JSON"),
         ("\xff", "x.json is not JSON .'utf-8' codec"),
-        ("[1]", "x.json holds a list, not an object: get it anew"),
+        ("[1]", "x.json holds a list, not an object: get a fresh copy"),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -41,7 +41,7 @@ def test_a_damaged_file_is_named(
     path = tmp_path / "x.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
-        read_object(path, "get it anew")
+        read_object(path, "get a fresh copy")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ from mm1.export.tokens import (
     import_vocabulary,
 )
 from mm1.export.weights import Weights
-from mm1.files import ANEW, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, write_json
 from mm1.loader.pairs import PairLoader
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
@@ -214,7 +214,7 @@ def _own(folder: Path) -> Import | None:
     Raises:
         ConfigError: the folder's files were edited and describe another encoder now.
     """
-    own = read_object(folder / OWN, ANEW)
+    own = read_object(folder / OWN, FRESH_COPY)
     model = configs.from_json(own["model"])
     if not isinstance(model, (Features.Config, CLIP.Config)):
         return None

@@ -31,7 +31,7 @@ from mm1.export.published_folder import (
 from mm1.export.run_folder import Import
 from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
 from mm1.export.weights import Weights
-from mm1.files import ANEW, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.runs.weights import weights_path
@@ -132,7 +132,7 @@ def _own(
     Raises:
         ConfigError: `config.json` was edited and describes another decoder now.
     """
-    own = read_object(folder / OWN, ANEW)
+    own = read_object(folder / OWN, FRESH_COPY)
     model = configs.from_json(own["model"])
     written = to_decoder_config(_built(model, 1).decoder, family, max_length=1)
     if from_decoder_config(Options(written, folder / OWN), family) != decoder:

@@ -35,7 +35,7 @@ from mm1.export.remote_code import remote_code
 from mm1.export.run_folder import Import
 from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
 from mm1.export.weights import Weights
-from mm1.files import ANEW, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, write_json
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
@@ -163,9 +163,9 @@ def read_multimodal(folder: Path) -> Import | None:
     if not (folder / OWN).is_file():
         raise ConfigError(
             f"{folder} is an export of mm1 without its {OWN}: get that file, or export"
-            " the run anew"
+            " the run again"
         )
-    own = read_object(folder / OWN, ANEW)
+    own = read_object(folder / OWN, FRESH_COPY)
     config = configs.from_json(own["model"])
     num_rows = published["text_config"]["vocab_size"]
     model = _built(config, num_rows)
@@ -268,7 +268,7 @@ def write_processor(
         "padding_side": "left",  # prompts of a batch end together
         "extra_special_tokens": {"image_token": special_tokens.image},
     }
-    write_json(path, read_object(path, ANEW) | more)
+    write_json(path, read_object(path, FRESH_COPY) | more)
     template = (files("mm1.export.remote") / TEMPLATE).read_text(
         encoding="utf-8"
     )

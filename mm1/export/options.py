@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mm1.config import ConfigError
-from mm1.files import ANEW, read_object
+from mm1.files import FRESH_COPY, read_object
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Options:
                 f"{path.parent} has no {path.name}: it is not the folder of a published"
                 " model"
             )
-        values = read_object(path, ANEW)
+        values = read_object(path, FRESH_COPY)
         return cls(
             {key: value for key, value in values.items() if key != without},
             path,
@@ -85,7 +85,8 @@ class Options:
         """The value of a key that must be there."""
         if self.left.get(key) is None:
             raise ConfigError(
-                f"{self.origin} does not say {key}; get the model's config anew"
+                f"{self.origin} does not say {key}; get a fresh copy of the model's"
+                " config"
             )
         return self._checked(key, self.left.pop(key), kind)
 

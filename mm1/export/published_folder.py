@@ -8,7 +8,7 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import Link, parted, theirs_layout
 from mm1.export.weights import Weights, write_sharded
-from mm1.files import ANEW, read_object
+from mm1.files import FRESH_COPY, read_object
 from mm1.progress import track_tensors
 
 CONFIG = "config.json"
@@ -53,7 +53,7 @@ def check_unedited(folder: Path, name: str, written: dict[str, Any]) -> None:
     Raises:
         ConfigError: it differs; the keys are named.
     """
-    stored = read_object(folder / name, ANEW)
+    stored = read_object(folder / name, FRESH_COPY)
     edited = [
         key for key in written if not _holds(stored.get(key), written[key])
     ]

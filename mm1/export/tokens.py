@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
 from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, SpecialTokens, Tokenizer
-from mm1.files import ANEW, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, write_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -105,7 +105,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
     options: dict[str, Any] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
         if (folder / name).is_file():
-            options |= read_object(folder / name, ANEW)
+            options |= read_object(folder / name, FRESH_COPY)
     tokens = {
         key: value.get("content") if isinstance(value, dict) else value
         for key, value in options.items()

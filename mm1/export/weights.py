@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mm1.config import ConfigError
-from mm1.files import ANEW, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, write_json
 
 DTYPES = {
     "F64": torch.float64,
@@ -113,8 +113,8 @@ class Weights:
         ):
             bad = int((~tensor.isfinite()).sum())
             raise ConfigError(
-                f"{self.origin}: {bad:,} numbers of {name} are NaN or infinite; get the"
-                " weights anew"
+                f"{self.origin}: {bad:,} numbers of {name} are NaN or infinite; get a"
+                " fresh copy of the weights"
             )
         return tensor
 
@@ -161,12 +161,12 @@ def _shards(folder: Path, name: str) -> list[Path]:
     index = folder / f"{name}.index.json"
     if not index.is_file():
         return [folder / name] if (folder / name).is_file() else []
-    stored = read_object(index, ANEW)
+    stored = read_object(index, FRESH_COPY)
     try:
         files = sorted(set(stored["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{index} is no index of shards: {error!r}; get it anew"
+            f"{index} is no index of shards: {error!r}; get a fresh copy"
         ) from error
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise FileNotFoundError(
@@ -181,7 +181,7 @@ def _safetensors(path: Path) -> dict[str, _Entry]:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ConfigError(
-            f"{path} is damaged or no safetensors file ({error}); get it anew"
+            f"{path} is damaged or no safetensors file ({error}); get a fresh copy"
         ) from error
     entries = {}
     for name in file.keys():  # noqa: SIM118 (not a dict)

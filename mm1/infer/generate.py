@@ -30,7 +30,7 @@ class _Answer:
             self.done = True
             return
         self.tokens.append(token)
-        # decoded anew each time: a stop string may span tokens
+        # decoded again each time: a stop string may span tokens
         text = tokenizer.decode(self.tokens)
         ends = [at for mark in stop if (at := text.find(mark)) >= 0]
         self.done = bool(ends)

@@ -56,8 +56,8 @@ class PackedLoader(Loader):
         """Packed sequences (rows) per optimiser step, over all ranks and
         micro-batches."""
         micro_batch_size: int = 1
-        """Packed sequences per forward pass on one rank; the rest of a step's are
-        accumulated. Smaller takes less memory. The result is the same, except that the
+        """Packed sequences per forward pass on one rank; gradient accumulation makes up
+        the step. Smaller takes less memory. The result is the same, except that the
         experts' load balancing loss is computed per micro-batch."""
         sequence_length: int = 4096
         """Tokens in a packed sequence, padding included."""

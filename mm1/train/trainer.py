@@ -248,7 +248,7 @@ class Trainer(Configurable):
         self._finish()
 
     def _train_step(self, data: StepBatches) -> None:
-        """One optimizer step: gradients of the micro-batches are accumulated, and every
+        """One optimizer step, with gradient accumulation over the micro-batches: every
         target weighs the same, whatever micro-batch or rank it is in."""
         # What a step draws at random depends on (seed, step, rank) alone: there is no
         # random state to save.

@@ -4,7 +4,7 @@ A connector turns the encoder's grid of patches into `num_tokens` tokens of the
 decoder's width. It is also called a projector or an adapter.
 
 To add one, add a file to this folder. `tests/nn/test_connectors.py` finds it, and
-`model.connector=mm1.nn.connectors.<file>:<Class>` selects it. If it does not take every
+`model.connector=FILE` selects it. If it does not take every
 grid or number of tokens, its Config overrides `tokens_for`. A connector's file may only
 import torch, dataclasses, typing, jaxtyping and this module, because exported models
 carry a copy of it. `docs/connectors.md` compares the connectors.
