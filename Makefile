@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lessons test test-all check install clean
+.PHONY: demo lessons test test-long test-all check install clean
 
 demo: install
 	$(BIN)/mm1 demo
@@ -13,8 +13,10 @@ lessons: install
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long"
 
-test-all: check
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+test-long: install
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m long
+
+test-all: test test-long
 
 check: install
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@
 It needs no data set: documents of MM1-like lengths (the distributions are below) are
 made on the spot, packed by the real mixture and packing, and their pictures are real
 JPEGs that workers decode and resize. Model, precision, sharding and optimiser are those
-of `Run`.
+of `Trainer`.
 
 FLOP utilisation = model FLOPs of forward and backward (`Model.flops`: encoder counted
 for every image, attention by its causal pairs, recomputation not counted) / time /
@@ -411,9 +411,9 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         clock.settle()
         return seen, losses
 
-    for step in range(arguments.warmup_steps + arguments.steps):
-        measured = step >= arguments.warmup_steps
-        if step == arguments.warmup_steps:
+    for step in range(arguments.warmup + arguments.steps):
+        measured = step >= arguments.warmup
+        if step == arguments.warmup:
             clock.settle()
             clock.totals.clear()
             if device.type == "cuda":
@@ -422,7 +422,7 @@ def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         seen, losses = one_step()
         took = time.perf_counter() - start
         dist.say(
-            f"step {step + 1} of {arguments.warmup_steps + arguments.steps}:"
+            f"step {step + 1} of {arguments.warmup + arguments.steps}:"
             f" {took:.2f} s"
         )
         if measured:
