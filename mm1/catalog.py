@@ -208,21 +208,22 @@ class Entry:
     size: str = ""
 
 
-def entries(group: str, *, sizes: bool = False) -> list[Entry]:
+def entries(group: str) -> list[Entry]:
     """All that `mm1 list` shows of "recipes", "studies" or one of `ROLES`.
 
-    With `sizes`, which takes seconds, recipes have their number of parameters without
-    the vocabulary's table, and studies the number of runs for a seed and their data.
+    The size of a recipe is its number of parameters without the vocabulary's table (the
+    models are built on the meta device, in some seconds), that of a study its runs for
+    each seed.
     """
     if group == "recipes":
         counted: dict[str, str] = {}
         return [
-            _recipe_entry(name, function, counted if sizes else None)
+            _recipe_entry(name, function, counted)
             for name, function in all_recipes().items()
         ]
     if group == "studies":
         studies = [
-            _study_entry(name, function, sizes)
+            _study_entry(name, function)
             for name, function in all_studies().items()
         ]
         lessons = f"MM1's lessons in miniature: {', '.join(LESSONS)}."
@@ -235,28 +236,20 @@ def entries(group: str, *, sizes: bool = False) -> list[Entry]:
 
 
 def _recipe_entry(
-    name: str, function: Recipe, counted: dict[str, str] | None
+    name: str, function: Recipe, counted: dict[str, str]
 ) -> Entry:
-    """`counted` caches the sizes of models; without it they are not counted."""
+    """`counted` caches the sizes of models."""
     config = function()
     hardware = re.findall(
         r"Hardware: ([^.]*)\.", inspect.getdoc(function) or ""
     )
-    size = ""
-    if counted is not None:
-        model = to_text(config.model)
-        counted[model] = size = counted.get(model) or _num_params(config)
+    model = to_text(config.model)
+    counted[model] = size = counted.get(model) or _num_params(config)
     needs = _phrase("needs", *_folders(config), *hardware, *_extras(function))
     return Entry(name, _summary(function), needs, size)
 
 
-def _study_entry(
-    name: str, function: Callable[[], Study], sizes: bool
-) -> Entry:
-    if not sizes:
-        return Entry(
-            name, _summary(function), _phrase("needs", *_extras(function))
-        )
+def _study_entry(name: str, function: Callable[[], Study]) -> Entry:
     plan = StudyPlan(Path("OUT"))
     function().rows(plan, 0)
     folders = [

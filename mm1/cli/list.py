@@ -31,8 +31,8 @@ def add_list_command(commands: "Commands") -> None:
         "list",
         _list,
         "List what has a name: recipes, studies and components.",
-        "With a group, recipes and studies have sizes: parameters without the"
-        " embeddings of the vocabulary, and runs for each seed.",
+        "The size of a recipe is its parameters without the embeddings of the"
+        " vocabulary, that of a study its runs for each seed.",
     )
     parser.add_argument(
         "group",
@@ -49,7 +49,7 @@ def _list(arguments: argparse.Namespace) -> None:
     chosen = arguments.group
     for group in [chosen] if chosen else GROUPS:
         print(f"{group} ({GROUPS[group]})")
-        print_entries(entries(group, sizes=chosen is not None))
+        print_entries(entries(group))
 
 
 def print_entries(entries: "list[Entry]") -> None:
