@@ -6,9 +6,12 @@ import hashlib
 import numpy as np
 from jaxtyping import Int
 
-# of the Feistel network; four are known to suffice, two more because its halves are
-# small
 ROUNDS = 6
+"""Of the Feistel network; four are known to suffice, two more because its halves are
+small."""
+
+MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+"""SplitMix64's, as are the shifts."""
 
 
 def permute(
@@ -42,11 +45,7 @@ def _feistel(
     left = values >> half
     right = values & mask
     for round_key in round_keys:
-        mixed = (right + round_key) * np.uint64(
-            0xBF58476D1CE4E5B9
-        )  # multipliers and shifts of SplitMix64
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(
-            0x94D049BB133111EB
-        )
+        mixed = (right + round_key) * MULTIPLIERS[0]
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * MULTIPLIERS[1]
         left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & mask)
     return (left << half) | right

@@ -8,7 +8,7 @@ name of its class.
 import math
 from dataclasses import dataclass
 
-from mm1.config import Configurable
+from mm1.config import ConfigError, Configurable
 
 
 class Scheduler(Configurable):
@@ -70,6 +70,15 @@ class WarmupStableDecay(Scheduler):
         """Share of the steps after the warm-up in which the rate falls."""
 
     config: Config
+
+    def __init__(self, config: Config, *, peak_lr: float, steps: int) -> None:
+        """Raises ConfigError for a share that is none."""
+        super().__init__(config, peak_lr=peak_lr, steps=steps)
+        if not 0 < config.decay_ratio <= 1:
+            raise ConfigError(
+                f"scheduler.decay_ratio={config.decay_ratio} is a share of the steps:"
+                " above 0, at most 1; scheduler=warmup_constant never decays"
+            )
 
     def decay(self, progress: float) -> float:
         c = self.config

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mm1.config import ConfigError
 from mm1.train import schedulers
 from mm1.train.schedulers import (
     Scheduler,
@@ -88,3 +89,10 @@ def test_constant_stays_at_the_peak() -> None:
         1.0,
         1.0,
     ]
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5])
+def test_a_decay_that_is_no_share_of_the_steps_is_refused(ratio: float) -> None:
+    config = WarmupStableDecay.Config(decay_ratio=ratio)
+    with pytest.raises(ConfigError, match=rf"decay_ratio={ratio} is a share"):
+        config.build(peak_lr=1.0, steps=10)
