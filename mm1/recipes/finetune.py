@@ -53,7 +53,7 @@ OCR = ("pdfa", "idl", "rendered_text", "docstruct")
 
 def sft_small() -> MM1TrainerConfig:
     """Conversations for the model of `pretrain_small`, on a laptop: images of 192
-    pixels and more in five views.
+    pixels and more as five sub-images.
 
     Hardware: 2 CPU cores, minutes. Steps and rate are a first choice, tried once
     (LOG.md).
