@@ -157,7 +157,7 @@ def miniature_pretrain(folder: str = DEMO) -> MM1TrainerConfig:
 
 
 def miniature_finetune(folder: str = DEMO) -> MM1TrainerConfig:
-    """The pre-trained model on instructions, at 48 pixels, large images as five sub-images.
+    """The pre-trained model on instructions, at 48 pixels, large images as sub-images.
 
     Positions are interpolated from 4 x 4 to 6 x 6 patches. Rate and steps are tuned by
     hand.

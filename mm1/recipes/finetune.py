@@ -115,21 +115,21 @@ def sft_7b_moe() -> MM1TrainerConfig:
 
 
 def sft_3b_1344(tile_size: int = 672) -> MM1TrainerConfig:
-    """`sft_3b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
-    interpolated."""
+    """`sft_3b` at 1344 px: five sub-images of 672 px an image, 720 tokens; positions
+    are interpolated."""
     start = "runs/pretrain_3b"
     return _sft(pretrain_3b(), start, image_size=tile_size, num_tiles=4)
 
 
 def sft_7b_1344() -> MM1TrainerConfig:
-    """`sft_7b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
-    interpolated."""
+    """`sft_7b` at 1344 px: five sub-images of 672 px an image, 720 tokens; positions
+    are interpolated."""
     return _sft(pretrain_7b(), "runs/pretrain_7b", image_size=672, num_tiles=4)
 
 
 def sft_30b_1344() -> MM1TrainerConfig:
-    """`sft_30b` at 1344 px: five views of 672 px an image, 720 tokens; positions are
-    interpolated."""
+    """`sft_30b` at 1344 px: five sub-images of 672 px an image, 720 tokens; positions
+    are interpolated."""
     return _sft(
         pretrain_30b(), "runs/pretrain_30b", image_size=672, num_tiles=4
     )

@@ -69,7 +69,7 @@ def resolution() -> Study:
         title="Resolution of fine-tuning",
         about=(
             "One pre-trained model, fine-tuned for the same number of steps; a whole"
-            " image has 144 tokens, five views have 720."
+            " image has 144 tokens, five sub-images have 720."
         ),
         rows=rows,
         measures=MEASURES,
