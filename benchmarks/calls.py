@@ -126,7 +126,7 @@ def main() -> None:
             )
         ]
         step = command(
-            Calls(step="_train_step"),
+            Calls(step="train_step"),
             "train",
             "miniature_pretrain",
             "steps=3",

@@ -220,7 +220,7 @@ class Trainer(Configurable):
                 started = time.perf_counter()
                 data = next(steps)
                 self.throughput.data_seconds += time.perf_counter() - started
-                self._train_step(data)
+                self.train_step(data)
                 self.step = self.step + 1
                 self.loader_state = data.state
                 is_last = self.step == c.steps
@@ -247,7 +247,7 @@ class Trainer(Configurable):
                     )
         self._finish()
 
-    def _train_step(self, data: StepBatches) -> None:
+    def train_step(self, data: StepBatches) -> None:
         """One optimizer step, with gradient accumulation over the micro-batches: every
         target weighs the same, whatever micro-batch or rank it is in."""
         # What a step draws at random depends on (seed, step, rank) alone: there is no

@@ -59,7 +59,7 @@ def test_learns_and_counts_images(aim: Path) -> None:
 def test_an_interrupted_run_draws_the_same_prefixes(
     aim: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_step = Trainer._train_step
+    train_step = Trainer.train_step
 
     def ending(self: Trainer, data: StepBatches) -> None:
         train_step(self, data)
@@ -67,7 +67,7 @@ def test_an_interrupted_run_draws_the_same_prefixes(
             raise RuntimeError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", ending)
+        patch.setattr(Trainer, "train_step", ending)
         with pytest.raises(RuntimeError, match="gone"):
             fit(reconstructive(world), tmp_path / "cut")
     cut = fit(reconstructive(world), tmp_path / "cut", resume=True)

@@ -65,7 +65,7 @@ def whole(
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
     """Makes the next run end in its `step`-th update: politely by a signal, or as `kill
     -9` does."""
-    train_step = Trainer._train_step
+    train_step = Trainer.train_step
 
     def ending(self: Trainer, data: StepBatches) -> None:
         train_step(self, data)
@@ -74,7 +74,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, how: str) -> None:
                 raise RuntimeError("gone")
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_train_step", ending)
+    monkeypatch.setattr(Trainer, "train_step", ending)
 
 
 @pytest.mark.parametrize(
