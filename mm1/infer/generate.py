@@ -1,5 +1,4 @@
-"""Greedy decoding of a batch of prompts: a packed prefill, then a token of each prompt
-at every step."""
+"""Answers to a batch of prompts: text up to the end token, a stop string or a limit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +8,8 @@ import torch
 from mm1 import dist
 from mm1.batch import PackedBatch
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.decoding import GreedyDecoding
 from mm1.nn.cache import KVCache
-from mm1.nn.decoder import LanguageModel
 
 
 @dataclass(slots=True)
@@ -21,25 +20,34 @@ class _Answer:
     text: str = ""
     done: bool = False
 
-    def add(
-        self, token: int, tokenizer: Tokenizer, stop: Sequence[str]
+    def extend(
+        self, tokens: list[int], tokenizer: Tokenizer, stop: Sequence[str]
     ) -> None:
         if self.done:
             return
-        if token == tokenizer.end:
+        if tokenizer.end in tokens:
             self.done = True
-            return
-        self.tokens.append(token)
+            tokens = tokens[: tokens.index(tokenizer.end)]
         # decoded again each time: a stop string may span tokens
-        text = tokenizer.decode(self.tokens)
-        ends = [at for mark in stop if (at := text.find(mark)) >= 0]
-        self.done = bool(ends)
-        self.text = text[: min(ends, default=None)]
+        text = tokenizer.decode([*self.tokens, *tokens])
+        if not any(mark in text for mark in stop):
+            self.tokens += tokens
+            self.text = text
+            return
+        # Of several stop strings the one completed first counts.
+        self.done = True
+        for token in tokens:
+            self.tokens.append(token)
+            text = tokenizer.decode(self.tokens)
+            ends = [at for mark in stop if (at := text.find(mark)) >= 0]
+            if ends:
+                self.text = text[: min(ends)]
+                return
 
 
 @torch.no_grad()
 def generate(
-    model: LanguageModel,
+    decoding: GreedyDecoding,
     batch: PackedBatch,
     *,
     num_prompts: int,
@@ -53,20 +61,17 @@ def generate(
     With a `prefix`, the cache of one document read before, the documents continue it.
 
     An answer ends at the end token, after `max_tokens`, or before the first stop string
-    in its text. Padding and image tokens are never generated. All ranks must call this
-    together with the same `max_tokens`: a sharded model needs every rank for each step,
-    so they go on until the last one is done.
+    in its text. All ranks must call this together with the same `max_tokens`: a sharded
+    model needs every rank for each step, so they go on until the last one is done.
     """
     answers = [_Answer() for _ in range(num_prompts)]
-    suppress_tokens = tokenizer.suppress_tokens
-    cache = model.new_cache(num_prompts, batch.max_seqlen + max_tokens, prefix)
-    logits = model.prefill(batch, cache)
-    for left in reversed(range(max_tokens)):
-        logits[:, suppress_tokens] = -torch.inf
-        tokens = logits.argmax(-1)
-        for answer, token in zip(answers, tokens.tolist(), strict=True):
-            answer.add(token, tokenizer, stop)
-        if not left or dist.all_true(all(answer.done for answer in answers)):
+    for steps in decoding.decode(
+        batch, num_prompts=num_prompts, max_tokens=max_tokens, prefix=prefix
+    ):
+        for answer, tokens in zip(
+            answers, zip(*steps, strict=True), strict=True
+        ):
+            answer.extend(list(tokens), tokenizer, stop)
+        if dist.all_true(all(answer.done for answer in answers)):
             break
-        logits = model.step(tokens, cache)
     return [answer.text for answer in answers]

@@ -11,6 +11,7 @@ from torch import Tensor
 from mm1.batch import PackedBatch, move
 from mm1.data.document import Document, Image
 from mm1.data.render import Grid, RenderedDocument, Renderer
+from mm1.infer.decoding import TOKENS_PER_CHECK, GreedyDecoding
 from mm1.infer.generate import generate
 from mm1.infer.ranks import in_step
 from mm1.infer.trained_model import TrainedModel
@@ -56,6 +57,12 @@ class Predictor(TrainedModel):
         self.tokens_per_batch = (
             tokens_per_batch or TOKENS_PER_BATCH[device.type]
         )
+        self.decoding = GreedyDecoding(
+            model,
+            renderer.tokenizer.suppress_tokens,
+            static=device.type == "cuda",
+            tokens_per_check=TOKENS_PER_CHECK[device.type],
+        )
 
     def generate(
         self,
@@ -85,9 +92,13 @@ class Predictor(TrainedModel):
         answers = [""] * len(prompts)
         begin = common_prefix_length(prompts) if share_prefix else 0
         prefix = self._read(prompts, begin) if share_prefix else None
-        for members in in_step(self._batches(prompts, max_tokens - begin)):
+        lengths = [
+            self.decoding.cache_length(len(prompt.tokens) - begin + max_tokens)
+            for prompt in prompts
+        ]
+        for members in in_step(self._batches(lengths)):
             texts = generate(
-                self.model,
+                self.decoding,
                 self._collate(prompts, members, begin),
                 num_prompts=max(1, len(members)),
                 tokenizer=self.renderer.tokenizer,
@@ -116,7 +127,8 @@ class Predictor(TrainedModel):
             self.renderer(document, end=False) for document in documents
         ]
         scores = [(0.0, True)] * len(sequences)
-        for members in in_step(self._batches(sequences, 0)):
+        lengths = [len(sequence.tokens) for sequence in sequences]
+        for members in in_step(self._batches(lengths)):
             nats, greedy = self._score(self._collate(sequences, members))
             pairs = zip(nats.tolist(), greedy.tolist(), strict=True)
             for i, pair in zip(members, pairs, strict=False):
@@ -136,12 +148,9 @@ class Predictor(TrainedModel):
         misses = zeros.index_add(0, documents, (~hits).to(zeros.dtype))
         return zeros.index_add(0, documents, log_probs), misses == 0
 
-    def _batches(
-        self, sequences: Sequence[RenderedDocument], room: int
-    ) -> list[list[int]]:
-        """Indices of the sequences, longest first, so that running out of memory shows
-        at once."""
-        lengths = [len(sequence.tokens) + room for sequence in sequences]
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of sequences of these lengths, longest first, so that running out of
+        memory shows at once."""
         batches: list[list[int]] = []
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             if (

@@ -19,19 +19,29 @@ from mm1.nn.attention import AttentionContext, PackedAttention
 class KVCache:
     """Keys and values of B prompts in every layer, up to `max_length` tokens each.
 
-    Tensors are allocated by the first `prefill`. `lengths` is the number of tokens per
-    prompt; `bound` is an upper bound of it on the host, so that decoding reads only as
-    many without a device sync.
+    Tensors are allocated by the first `prefill`; another one reads new prompts into
+    them. `lengths` is the number of tokens per prompt; `bound` is an upper bound of it
+    on the host, so that decoding reads only as many without a device sync.
     """
 
     def __init__(
-        self, num_prompts: int, max_length: int, prefix: "KVCache | None" = None
+        self,
+        num_prompts: int,
+        max_length: int,
+        prefix: "KVCache | None" = None,
+        *,
+        static: bool = False,
     ) -> None:
         """`prefix` holds the one prompt that all of these continue; `max_length` does
-        not count it."""
+        not count it.
+
+        A step with a `static` cache reads all `max_length` places under a mask: each
+        step has the same shapes and addresses, so that a CUDA graph can replay it.
+        """
         self.prefix = prefix
         self.num_prompts = num_prompts
         self.max_length = max_length
+        self.static = static
         self.bound = 0
         self.lengths: Int[Tensor, " B"] = torch.zeros(
             num_prompts, dtype=torch.int64
@@ -63,7 +73,10 @@ class KVCache:
             raise ValueError(
                 f"a prompt of {needed} tokens does not fit a cache of {self.max_length}"
             )
-        self.lengths = lengths
+        if self.keys:
+            self.lengths.copy_(lengths)
+        else:
+            self.lengths = lengths
         self.bound = needed
         return PrefillAttention(self, cu_seqlens, max_seqlen)
 
@@ -81,8 +94,24 @@ class KVCache:
         return DecodeAttention(self)
 
     def advance(self) -> None:
-        self.lengths = self.lengths + 1
+        self.lengths.add_(1)
         self.bound += 1
+
+    def write(
+        self,
+        layer: int,
+        prompts: Int[Tensor, " n"],
+        places: Int[Tensor, " n"],
+        k: Float[Tensor, "n kv_heads d"],
+        v: Float[Tensor, "n kv_heads d"],
+    ) -> None:
+        """Stores keys and values of one layer at these places of these prompts."""
+        for memory, new in ((self.keys, k), (self.values, v)):
+            if layer not in memory:
+                memory[layer] = new.new_zeros(
+                    self.num_prompts, self.max_length, *new.shape[1:]
+                )
+            memory[layer][prompts, places] = new
 
 
 class PrefillAttention(AttentionContext):
@@ -115,18 +144,13 @@ class PrefillAttention(AttentionContext):
         v: Float[Tensor, "T kv_heads d"],
     ) -> Float[Tensor, "T heads d"]:
         cache = self.cache
-        for memory, new in ((cache.keys, k), (cache.values, v)):
-            memory[self.layer] = new.new_zeros(
-                cache.num_prompts, cache.max_length, *new.shape[1:]
-            )
-            memory[self.layer][self.prompt, self.offset] = new[
-                : len(self.prompt)
-            ]
+        kept = len(self.prompt)
+        cache.write(self.layer, self.prompt, self.offset, k[:kept], v[:kept])
         if cache.prefix is None:
             return self.packed.attend(q, k, v)
         size = cache.bound
         queries = q.new_zeros(cache.num_prompts, size, *q.shape[1:])
-        queries[self.prompt, self.offset] = q[: len(self.prompt)]
+        queries[self.prompt, self.offset] = q[:kept]
         keys = cache.keys[self.layer][:, :size]
         values = cache.values[self.layer][:, :size]
         seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
@@ -134,7 +158,7 @@ class PrefillAttention(AttentionContext):
         mixed = _attend_with_prefix(
             cache.prefix, self.layer, queries, keys, values, seen
         )
-        out[: len(self.prompt)] = mixed[self.prompt, self.offset]
+        out[:kept] = mixed[self.prompt, self.offset]
         return out
 
 
@@ -144,12 +168,11 @@ class DecodeAttention(AttentionContext):
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache
         self.layer = 0
-        self.size = cache.bound + 1
-        index = torch.arange(self.size, device=cache.lengths.device)
+        self.size = cache.max_length if cache.static else cache.bound + 1
+        device = cache.lengths.device
+        index = torch.arange(self.size, device=device)
         self.seen = (index <= cache.lengths[:, None])[:, None, None]
-        self.prompts = torch.arange(
-            cache.num_prompts, device=cache.lengths.device
-        )
+        self.prompts = torch.arange(cache.num_prompts, device=device)
 
     def for_layer(self, layer: int) -> "DecodeAttention":
         self.layer = layer
@@ -161,28 +184,28 @@ class DecodeAttention(AttentionContext):
         k: Float[Tensor, "B kv_heads d"],
         v: Float[Tensor, "B kv_heads d"],
     ) -> Float[Tensor, "B heads d"]:
-        keys = self.cache.keys[self.layer]
-        values = self.cache.values[self.layer]
-        values[self.prompts, self.cache.lengths] = v
-        keys[self.prompts, self.cache.lengths] = k
-        keys = keys[:, : self.size]
-        values = values[:, : self.size]
-        if self.cache.prefix is not None:
+        cache = self.cache
+        cache.write(self.layer, self.prompts, cache.lengths, k, v)
+        keys = cache.keys[self.layer][:, : self.size]
+        values = cache.values[self.layer][:, : self.size]
+        if cache.prefix is not None:
             return _attend_with_prefix(
-                self.cache.prefix,
+                cache.prefix,
                 self.layer,
                 q[:, None],
                 keys,
                 values,
                 self.seen[:, None],
             )[:, 0]
-        keys = keys.transpose(1, 2)
-        values = values.transpose(1, 2)
-        shared = q.shape[1] != k.shape[1]
-        q = q[:, :, None]
-        return F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=self.seen, enable_gqa=shared
-        )[:, :, 0]
+        # The query heads that share a key head see the same keys under the same mask,
+        # so they are its queries: no kernel needs to know of groups.
+        mixed = F.scaled_dot_product_attention(
+            q.unflatten(1, (k.shape[1], -1)),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=self.seen,
+        )
+        return mixed.flatten(1, 2)
 
 
 def _attend_with_prefix(

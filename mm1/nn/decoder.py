@@ -250,11 +250,16 @@ class LanguageModel(Model):
         )
 
     def new_cache(
-        self, num_prompts: int, max_length: int, prefix: KVCache | None = None
+        self,
+        num_prompts: int,
+        max_length: int,
+        prefix: KVCache | None = None,
+        *,
+        static: bool = False,
     ) -> KVCache:
         """A cache for generation; `max_length` counts prompt and generated tokens, but
         not the prefix."""
-        return KVCache(num_prompts, max_length, prefix)
+        return KVCache(num_prompts, max_length, prefix, static=static)
 
     def prefill(
         self, batch: PackedBatch, cache: KVCache
