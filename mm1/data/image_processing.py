@@ -28,6 +28,7 @@ times as fast.
 import io
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -40,9 +41,17 @@ from torch import Tensor
 
 from mm1.config import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are decoded. Pillow knows more, and runs external programs for some of
-them; untrusted bytes must not get there."""
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    *(["AVIF"] if find_spec("PIL._avif") else []),
+)
+"""Formats that are decoded, AVIF where Pillow was built with it. Pillow knows more, and
+runs external programs for some of them; untrusted bytes must not get there."""
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded (decompression bombs)."""

@@ -68,6 +68,7 @@ def convert_file(
             path = fingerprints_path(output.folder, job.number)
             _write_fingerprints(path, fingerprints, duplicates)
         output.stats.noted = preparation.source.noted
+        output.stats.skipped = preparation.source.skipped
     return output.folder, output.stats
 
 

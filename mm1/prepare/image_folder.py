@@ -24,9 +24,13 @@ from urllib.parse import unquote, urlsplit
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.prepare import tables, verify
-from mm1.prepare.sources import Source, Unusable, raw_image
+from mm1.prepare.sources import (
+    IMAGE_SUFFIXES,
+    Source,
+    Unusable,
+    raw_image,
+)
 
-IMAGE_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", ".gif")
 SHARD_DIGITS = 5
 """img2dataset's keys begin with the number of their folder."""
 
@@ -78,7 +82,7 @@ class ImageFolder:
         name = self._name_of_url(url)
         if not name:
             raise Unusable("missing image file", f"no name for {url}")
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in ("", *IMAGE_SUFFIXES):
             if (self.folder / self._relative(name + suffix)).is_file():
                 return self._read_file(name + suffix)
         raise Unusable("missing image file", f"{name} of {url}")
@@ -150,6 +154,8 @@ class ImageFolder:
 
 class ImageFolderSource(Source):
     """A source whose records may name their images by path or URL."""
+
+    NAMES_IMAGES = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):

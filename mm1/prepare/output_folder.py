@@ -31,6 +31,7 @@ from mm1.data.prepared.shards import ShardWriter
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
 from mm1.files import read_object, unfinished_path, write_json
+from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
 
 SPLITS = ("train", "validation")
@@ -70,12 +71,15 @@ class ConversionStats:
     )
     noted: Counter[str] = field(default_factory=Counter)
     """What the source counts besides, such as captions replaced."""
+    skipped: Skipped = field(default_factory=Skipped)
+    """What the source met that is not of its kind."""
 
     def add(self, other: "ConversionStats") -> None:
         self.records_in += other.records_in
         self.drops += other.drops
         self.images_dropped += other.images_dropped
         self.noted += other.noted
+        self.skipped.update(other.skipped)
         for split in SPLITS:
             self.counts[split] += other.counts[split]
             self.shards[split] += other.shards[split]
@@ -89,13 +93,15 @@ class ConversionStats:
         counts = values.pop("counts")
         for name in ("drops", "images_dropped", "noted"):
             values[name] = Counter(values[name])
+        values["skipped"] = Skipped.from_json(values["skipped"])
         return ConversionStats(
             counts={split: Counter(counts[split]) for split in counts}, **values
         )
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {f.name: getattr(self, f.name) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        write_json(path, values | {"skipped": self.skipped.to_json()})
 
     def manifest(self) -> dict[str, Any]:
         """The counts as a manifest has them."""
@@ -106,6 +112,7 @@ class ConversionStats:
             "drops": dict(self.drops.most_common()),
             "images_dropped": dict(self.images_dropped.most_common()),
             "noted": dict(self.noted.most_common()),
+            "skipped": self.skipped.to_json(),
             "splits": {
                 split: {
                     **{what: self.counts[split][what] for what in whats},

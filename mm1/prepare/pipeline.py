@@ -39,6 +39,7 @@ from mm1.prepare.rewrite import (
     rewrite_file,
     write_removals,
 )
+from mm1.prepare.skipped import describe_skipped
 from mm1.prepare.sources import Source
 
 
@@ -120,6 +121,9 @@ def prepare(
                 workers=workers,
                 on=on,
             )
+        source = config.source.owner
+        others = [source.skipped_in(path) for path in paths if path.is_dir()]
+        stats += [ConversionStats(skipped=skipped) for skipped in others]
         manifest = write_manifest(output, plan, stats)
     say(summary(out, manifest))
     return manifest
@@ -270,6 +274,8 @@ def summary(out: Path, manifest: dict[str, Any]) -> str:
                 f"  dropped {what}: {_reasons(manifest[key])}; see"
                 f" {out / 'drops.jsonl'}"
             )
+    if manifest["skipped"]:
+        lines.append(f"  not read: {describe_skipped(manifest['skipped'])}")
     if manifest["noted"]:
         lines.append(f"  noted: {_reasons(manifest['noted'])}")
     return "\n".join(lines)

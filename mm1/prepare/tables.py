@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +19,15 @@ from typing import IO, Any
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.prepare import verify
+from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Record, Unusable
 
 BUFFER = 1 << 13
 PARQUET_BATCH = 4
 """Rows of a parquet file that are read at a time: a page may hold dozens of images."""
+
+MAX_FIELDS = 1000
+"""Different fields of JSON lines that are counted for one file."""
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -56,9 +60,11 @@ def table_suffix(path: Path) -> str:
     ).suffix.lower()
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def read_table(
+    path: Path, columns: Sequence[str], skipped: Skipped | None = None
+) -> Iterator[Record]:
     """Rows of a table as dicts; its format is given by its name. JSON lines have all
-    their fields, other formats only `columns`.
+    their fields, other formats only `columns`; the others are counted in `skipped`.
 
     Raises:
         OSError: the file cannot be opened.
@@ -67,18 +73,30 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     suffix = table_suffix(path)
     path.stat()
     if suffix == ".parquet":
-        yield from read_parquet(path, columns)
+        yield from read_parquet(path, columns, skipped)
     elif suffix in (".csv", ".tsv"):
-        yield from _read_csv(path, columns)
+        yield from _read_csv(path, columns, skipped)
     elif suffix in JSON_LINES:
-        for record in read_json_lines(path):
-            if isinstance(record.data, (dict, Unusable)):
-                yield record
-            else:
-                yield Record(record.key, not_an_object(record.data))
+        yield from _read_objects(path, columns, skipped)
     else:
         detail = f"the name ends in none of {', '.join(SUFFIXES)}"
         yield Record("", Unusable("unknown kind of table", detail))
+
+
+def _read_objects(
+    path: Path, columns: Sequence[str], skipped: Skipped | None
+) -> Iterator[Record]:
+    fields = set(columns)
+    for record in read_json_lines(path):
+        data = record.data
+        if skipped is not None and isinstance(data, dict):
+            others = data.keys() - fields
+            # A field counts once for a file; names of fields may be data, too.
+            if others and len(fields) < MAX_FIELDS:
+                _skip_columns(skipped, sorted(others), ())
+                fields |= others
+        is_row = isinstance(data, (dict, Unusable))
+        yield record if is_row else Record(record.key, not_an_object(data))
 
 
 def not_an_object(value: Any) -> Unusable:
@@ -118,7 +136,9 @@ def _damaged(error: Exception, what: str = "damaged file") -> Unusable:
     return Unusable(what, f"nothing is read from here on: {error}")
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def _read_csv(
+    path: Path, columns: Sequence[str], skipped: Skipped | None
+) -> Iterator[Record]:
     """Rows below a header, keyed by the line that they begin at; the separator is a tab
     if the header has one, else a comma.
 
@@ -134,7 +154,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
             first = lines.readline(verify.MAX_BYTES)
             separator = "\t" if "\t" in first else ","
             header = next(csv.reader([first], delimiter=separator), [])
-            _require_columns(path, columns, header)
+            _choose_columns(path, columns, header, skipped)
             rows = csv.reader(lines, delimiter=separator)
             yield from _read_rows(rows, header, columns)
         except OSError as error:
@@ -163,8 +183,10 @@ def _read_rows(
             yield Record(key, Unusable("wrong number of fields", detail))
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """Rows, keyed by their number from 0."""
+def read_parquet(
+    path: Path, columns: Sequence[str], skipped: Skipped | None = None
+) -> Iterator[Record]:
+    """Rows, keyed by their number from 0; `skipped` counts the other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -178,7 +200,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
         except (pa.ArrowException, OSError) as error:
             yield Record("", Unusable("not a parquet file", str(error)))
             return
-        _require_columns(path, columns, parquet.schema_arrow.names)
+        _choose_columns(path, columns, parquet.schema_arrow.names, skipped)
         try:
             for batch in parquet.iter_batches(
                 batch_size=PARQUET_BATCH,
@@ -210,14 +232,28 @@ def _parse_row(batch: Any) -> Any:
         return Unusable("not UTF-8", str(error))
 
 
-def _require_columns(
-    path: Path, columns: Sequence[str], known: Sequence[str]
+def _choose_columns(
+    path: Path,
+    columns: Sequence[str],
+    known: Sequence[str],
+    skipped: Skipped | None,
 ) -> None:
+    """Refuse a file without one of `columns`; count the columns that are not read."""
     for column in columns:
         if column not in known:
             raise ConfigError(
                 f"{path} has no column {column!r}{nearest(column, known)}"
             )
+    if skipped is not None:
+        _skip_columns(skipped, known, columns)
+
+
+def _skip_columns(
+    skipped: Skipped, known: Iterable[str], columns: Iterable[str]
+) -> None:
+    for column in known:
+        if column not in columns:
+            skipped.add("column", column)
 
 
 @lru_cache(maxsize=2)

@@ -40,7 +40,9 @@ class CaptionTables(ImageFolderSource):
     def read(self, path: Path) -> Iterator[Record]:
         images = self.image_folder(path)
         column = self.config.image
-        for record in tables.read_table(path, [column, self.config.caption]):
+        for record in tables.read_table(
+            path, [column, self.config.caption], self.skipped
+        ):
             if isinstance(record.data, Unusable):
                 yield record
             else:

@@ -74,7 +74,7 @@ class HtmlPages(ImageFolderSource):
         for file in self.files_in(path) if path.is_dir() else [path]:
             name = file.relative_to(root).as_posix()
             if tables.table_suffix(file) in tables.SUFFIXES:
-                for record in tables.read_table(file, columns):
+                for record in tables.read_table(file, columns, self.skipped):
                     key = record.key if file == path else f"{name}#{record.key}"
                     yield Record(
                         key, self._read_images(record.data, "", folder)

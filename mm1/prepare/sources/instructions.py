@@ -53,6 +53,7 @@ class Instructions(Source):
         "images": [DOT],
     }
     PATTERNS = ("*.json", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.parquet")
+    NAMES_IMAGES = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):

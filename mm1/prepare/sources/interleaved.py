@@ -48,7 +48,9 @@ class Interleaved(ImageFolderSource):
     def read(self, path: Path) -> Iterator[Record]:
         folder = self.image_folder(path)
         column = self.config.images
-        for record in tables.read_table(path, [column, self.config.texts]):
+        for record in tables.read_table(
+            path, [column, self.config.texts], self.skipped
+        ):
             data = record.data
             if isinstance(data, dict) and isinstance(data.get(column), list):
                 images = [

@@ -39,6 +39,7 @@ class MMC4(Source):
         ],
     }
     PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+    NAMES_IMAGES = True
     IMAGES_REQUIRED = False
 
     @dataclass(kw_only=True, slots=True)

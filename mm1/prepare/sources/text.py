@@ -42,7 +42,7 @@ class Texts(Source):
 
     def read(self, path: Path) -> Iterator[Record]:
         if tables.table_suffix(path) == ".parquet":
-            return tables.read_parquet(path, [self.config.field])
+            return tables.read_parquet(path, [self.config.field], self.skipped)
         return tables.read_json_lines(path)
 
     def document(self, data: Any) -> Document:
