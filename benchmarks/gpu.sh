@@ -1,26 +1,115 @@
 #!/usr/bin/env bash
-# All measurements that need one GPU, in one call: bash benchmarks/gpu.sh NOTE.md
-# Each line is a run of benchmarks/step.py; one that fails (out of memory, say) is noted and the next one starts.
-# Some ten minutes on an H100. LIMIT: seconds for each; WORKERS: processes that decode pictures.
+# All measurements that need a GPU, in one call:
+#
+#   bash benchmarks/gpu.sh [--budget 540] [--pieces attention,step,...] [--out NOTE.md]
+#                          [--step "OVERRIDES"]... [--tiny]
+#
+# Pieces run in order of worth (below), each as a process of its own with a time limit,
+# and no longer than what is left of --budget seconds. The note grows as they run, so a
+# call that is cut still tells. --step replaces the list of configurations of the piece
+# `step`, and may be repeated. --tiny runs every piece at toy sizes, also on a CPU.
+# PYTHON: the interpreter; WORKERS: processes that decode images.
 set -u
-note=${1:?"usage: benchmarks/gpu.sh NOTE.md"}
 cd "$(dirname "$0")/.."
-export PYTHONPATH=.:${PYTHONPATH:-}
-step() {
-    timeout "${LIMIT:-150}" python3 -W ignore benchmarks/step.py "$@" --workers "${WORKERS:-12}" --out "$note" 2>"$note.err"
-    local code=$? why
-    why=$(sed 's/^\[rank[0-9]*\]: //' "$note.err" | grep -E '^[A-Za-z0-9_.]+(Error|Died|error):' | tail -n 1)
-    [ $code -eq 124 ] && why="not finished in ${LIMIT:-150} s; last: $(tail -n 1 "$note.err")"
-    [ $code -eq 0 ] || printf '### %s\n\nFailed: %s\n\n' "$*" "${why:-exit code $code}" | tee -a "$note"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+python=${PYTHON:-python3}
+budget=540
+pieces=attention,step,profile,peers,generate,fp8,kernels,tests
+note=${OUT:-benchmarks}/gpu_note.md
+tiny=
+configs=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --budget) budget=$2 && shift ;;
+    --pieces) pieces=$2 && shift ;;
+    --out) note=$2 && shift ;;
+    --step) configs+=("$2") && shift ;;
+    --tiny) tiny=--tiny ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    esac
+    shift
+done
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
+
+wanted() { [[ ,$pieces, == *,$1,* ]]; }
+
+tell() { printf '%s\n' "$@" | tee -a "$note"; }
+
+# run LIMIT SCRIPT [ARGUMENT]...: LIMIT seconds at most; says why nothing came of it
+run() {
+    local limit=$1 left=$((budget - SECONDS)) code why
+    shift
+    [ "$left" -lt "$limit" ] && limit=$left
+    if [ "$limit" -lt 15 ]; then
+        tell "Left out, no time: $*" ''
+        return
+    fi
+    timeout -k 5 "$limit" "$python" -W ignore "$@" --out "$note" 2>"$errors"
+    code=$?
+    [ $code -eq 0 ] && return
+    why=$(sed 's/^\[rank[0-9]*\]: //' "$errors" |
+        grep -E '^[A-Za-z0-9_.]+(Error|Died|error|Exception):' | tail -n 1)
+    [ $code -eq 124 ] || [ $code -eq 137 ] && why="not finished in $limit s"
+    tell "Failed after ${limit} s at most: $*" '' "    ${why:-exit code $code}" \
+        "    $(tail -n 1 "$errors" | cut -c1-300)" ''
 }
 
-python3 -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 | tail -n 3 | tee -a "$note"
-base="loader.batch_size=16 scheduler.warmup_steps=10"
-step pretrain_ablation_base $base loader.micro_batch_size=4 activation_checkpointing=full compile=false --profile
-step pretrain_ablation_base $base loader.micro_batch_size=8 activation_checkpointing=full
-step pretrain_ablation_base $base loader.micro_batch_size=4 activation_checkpointing=none compile=false --text-only
-step pretrain_3b loader.batch_size=8 scheduler.warmup_steps=10 loader.micro_batch_size=2 activation_checkpointing=full  # ended with an error on 80 GB
-# Experts: a slice of 3B-MoE that fits one GPU, beside the dense model of the same depth.
-slice="loader.batch_size=16 loader.micro_batch_size=4 scheduler.warmup_steps=10 activation_checkpointing=none compile=false model.decoder.depth=4"
-step language_model_3b $slice --text-only
-step language_model_3b_moe $slice model.decoder.experts.num_experts=8 --text-only
+recipe=pretrain_3b
+common="loader.batch_size=12"
+timing="--warmup 2 --steps 10 --seconds 30 --workers ${WORKERS:-10}"
+peers="--size gpu"
+if [ ${#configs[@]} -eq 0 ]; then
+    configs=(
+        "loader.micro_batch_size=2 compile=true activation_checkpointing=selective"
+        "loader.micro_batch_size=3 compile=true activation_checkpointing=selective"
+        "loader.micro_batch_size=2 compile=false activation_checkpointing=none"
+        "loader.micro_batch_size=2 compile=true activation_checkpointing=none"
+        "loader.micro_batch_size=3 compile=true activation_checkpointing=full"
+        "loader.micro_batch_size=1 compile=true activation_checkpointing=none"
+    )
+fi
+if [ -n "$tiny" ]; then
+    recipe=pretrain_small
+    common="loader.batch_size=2 loader.sequence_length=256 loader.max_images=4"
+    timing="--warmup 1 --steps 2 --vocab-size 300"
+    configs=("loader.micro_batch_size=1 compile=false")
+    peers="--size tiny --rounds 1"
+fi
+
+tell "# $(date -u '+%Y-%m-%d %H:%M') UTC" '' "Pieces $pieces, $budget seconds."
+
+if wanted attention; then
+    tell '' '## Sustained rates, and attention of the encoder'
+    run 60 benchmarks/kernels.py --only encoder_attention --seconds 45 $tiny
+fi
+
+if wanted step; then
+    tell '' "## Whole steps of $recipe" ''
+    profile=
+    wanted profile && profile=--profile
+    for config in "${configs[@]}"; do
+        # shellcheck disable=SC2086  # words, on purpose
+        run 130 benchmarks/step.py $recipe $common $timing $config $profile
+        profile=
+    done
+fi
+
+if wanted kernels; then
+    tell '' '## Other kernels'
+    run 60 benchmarks/kernels.py --only decoder_attention,depthwise,products \
+        --seconds 45 $tiny
+fi
+
+if wanted peers; then
+    tell '' "## Beside transformers' LLaVA" ''
+    run 120 benchmarks/peers.py $peers
+fi
+
+if wanted tests; then
+    tell '' '## Tests that need a GPU' ''
+    "$python" -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 |
+        tail -n 3 | tee -a "$note"
+fi
+
+tell '' "Done after $SECONDS s."
