@@ -8,12 +8,15 @@ training has one code path.
 import os
 import sys
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+Value = TypeVar("Value")
 
 
 def start() -> torch.device:
@@ -75,6 +78,16 @@ def barrier() -> None:
     """Waits until every rank has arrived."""
     if world_size() > 1:
         dist.barrier()
+
+
+def from_first_rank(value: Value) -> Value:
+    """Rank 0's value, which pickles, on every rank. A collective: all ranks must call
+    it."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
 
 
 def all_true(flag: bool) -> bool:

@@ -23,7 +23,9 @@ from mm1.config import ConfigError, nearest
 from mm1.data.image_processing import decode_image, resize
 from mm1.eval.evaluator import Evaluator, Line
 from mm1.files import read_jsonl, read_object, write_json, write_jsonl
+from mm1.folder_lock import FolderLock
 from mm1.infer.trained_model import TrainedModel
+from mm1.nn.model import Model
 from mm1.progress import ProgressBar
 from mm1.runs.layout import SCORES, predictions_path
 from mm1.runs.weights import load_model, weights_fingerprint
@@ -56,6 +58,7 @@ def evaluate_run(
 
     Raises:
         ConfigError: the config has no benchmark of that name, or none at all.
+        FolderInUse: another process writes there.
     """
     chosen = list(names or config.benchmarks)
     for name in chosen:
@@ -71,16 +74,30 @@ def evaluate_run(
     benchmarks = {
         name: replace(config.benchmarks[name], **own).build() for name in chosen
     }
-    model, renderer, _ = load_model(
-        folder, device := dist.start(), config=config
-    )
-    return evaluate(
-        TrainedModel(model, renderer, device),
-        benchmarks,
-        config.shots,
-        out or folder,
-        version=weights_fingerprint(folder),
-    )
+    device = dist.start()
+    with FolderLock(out or folder):
+        model, renderer, _ = load_model(folder, device, config=config)
+        return evaluate(
+            TrainedModel(model, renderer, device),
+            benchmarks,
+            config.shots,
+            out or folder,
+            version=weights_fingerprint(folder),
+        )
+
+
+def build_benchmarks(
+    benchmarks: Mapping[str, Evaluator.Config],
+    model: Model,
+    shots: Sequence[int],
+) -> dict[str, Evaluator]:
+    """Benchmarks that suit a model, with their records in memory: a missing file shows
+    before the training, not after it."""
+    built = {name: config.build() for name, config in benchmarks.items()}
+    for benchmark in built.values():
+        benchmark.check(model)
+        benchmark.load_records(shots)
+    return built
 
 
 def evaluate(

@@ -4,10 +4,9 @@ mixture of prepared folders."""
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
@@ -19,20 +18,18 @@ from mm1.loader.collate import PackedDataset
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import (
-    DocumentSegment,
     MixtureState,
     Row,
     WeightUnit,
     WindowSettings,
 )
-from mm1.loader.packing import (
-    PackedSegment,
-    balance_rows,
-    never_fits,
-    pack_documents,
-    split_document,
-)
+from mm1.loader.packing import balance_rows
+from mm1.loader.validation_rows import validation_rows
 from mm1.loader.workers import load_batches
+
+PlannedStep = tuple[list[Row], MixtureState, dict[str, Any]]
+"""The rows of a step over all ranks, the mixture after their window, and the loader's
+state after the step."""
 
 
 class PackedLoader(Loader):
@@ -171,7 +168,7 @@ class PackedLoader(Loader):
         self, state: dict[str, Any] | None, *, rank: int, world_size: int
     ) -> Iterator[StepBatches]:
         """Raises ConfigError if the rows of a step do not divide over ranks and
-        micro-batches."""
+        micro-batches, or the state is that of other data."""
         micro = self.config.micro_batch_size
         per_rank, rest = divmod(self.config.batch_size, world_size)
         if rest or per_rank % micro:
@@ -180,31 +177,36 @@ class PackedLoader(Loader):
                 f" {world_size} ranks with loader.micro_batch_size={micro}: make it a"
                 f" multiple of {world_size * micro}"
             )
+        planned = self.plan_steps(state)
         # planned, but not yet delivered by the workers
-        pending: deque[tuple[list[Row], MixtureState, dict[str, Any]]] = deque()
+        pending: deque[PlannedStep] = deque()
 
         def plan() -> Iterator[list[Row]]:
-            for step in self.plan_steps(state):
+            for step in planned:
                 pending.append(step)
                 yield from self.micro_batches(step[0], rank, world_size)
 
-        dataset = self._dataset(self.config.sources)
-        batches = load_batches(plan(), dataset, workers=self.config.workers)
-        while True:
-            micro_batches = [next(batches) for _ in range(per_rank // micro)]
-            rows, mixture, after = pending.popleft()
-            yield StepBatches(
-                micro_batches, self._counts(rows), self._gauges(mixture), after
-            )
+        def deliver() -> Iterator[StepBatches]:
+            dataset = self._dataset(self.config.sources)
+            batches = load_batches(plan(), dataset, workers=self.config.workers)
+            while True:
+                micro_batches = list(islice(batches, per_rank // micro))
+                rows, mixture, after = pending.popleft()
+                counts = self._counts(rows)
+                yield StepBatches(
+                    micro_batches, counts, self._gauges(mixture), after
+                )
 
-    def plan_steps(
-        self, state: dict[str, Any] | None
-    ) -> Iterator[tuple[list[Row], MixtureState, dict[str, Any]]]:
-        """Endless (rows of a step over all ranks, mixture after their window, loader's
-        state after the step)."""
-        mixture, used = (
-            self._resume(state) if state else (self.mixture.start(), 0)
+        return deliver()
+
+    def plan_steps(self, state: dict[str, Any] | None) -> Iterator[PlannedStep]:
+        """Endless steps from a state on; raises ConfigError if it is that of other
+        data."""
+        return self._plan(
+            *(self._resume(state) if state else (self.mixture.start(), 0))
         )
+
+    def _plan(self, mixture: MixtureState, used: int) -> Iterator[PlannedStep]:
         rows: list[Row] = []
         while True:
             settings = self.mixture.settings(mixture)
@@ -313,8 +315,10 @@ class PackedLoader(Loader):
         for name, folder in self.config.sources.items():
             if not Shards.has_split(Path(folder), "validation"):
                 continue
-            rows = self._validation_rows(
-                DocumentLengths(folder, self.renderer, "validation")
+            rows = validation_rows(
+                DocumentLengths(folder, self.renderer, "validation"),
+                sequence_length=self.config.sequence_length,
+                max_images=self.mixture.max_images,
             )
             dataset = self._dataset({name: folder}, "validation")
             micro = self.config.micro_batch_size
@@ -323,49 +327,6 @@ class PackedLoader(Loader):
             chunks += [[]] * (-len(chunks) % world_size)
             for chunk in chunks[rank::world_size]:
                 yield dataset[chunk]
-
-    def _validation_rows(self, source: DocumentLengths) -> list[Row]:
-        """All documents of a source's validation split, each once."""
-        limits = {
-            "sequence_length": self.config.sequence_length,
-            "max_images": self.mixture.max_images,
-        }
-        misfit = never_fits(source.num_tokens, source.num_images, **limits)
-        segments = []
-        for d, whole in enumerate(
-            zip(
-                source.num_tokens.tolist(),
-                source.num_images.tolist(),
-                strict=True,
-            )
-        ):
-            if not misfit[d]:
-                parts = [(0, *whole)]
-            elif self.mixture.max_images:
-                parts = split_document(
-                    whole[0], source.image_spans(d), **limits
-                )
-            else:
-                parts = []
-            segments += [DocumentSegment(0, d, *part) for part in parts]
-        _, _, starts, stops, images = (
-            np.array(segments, dtype=np.int64).reshape(-1, 5).T
-        )
-        packed = pack_documents(stops, images, starts=starts, **limits)
-        rows: list[tuple[PackedSegment, ...]] = list(packed.rows)
-        length = self.config.sequence_length
-        for document, first, last in packed.left_over:
-            rows += [
-                (PackedSegment(document, start, min(start + length, last)),)
-                for start in range(first, last, length)
-            ]
-        return [
-            tuple(
-                segments[s.document]._replace(start=s.start, stop=s.stop)
-                for s in row
-            )
-            for row in rows
-        ]
 
 
 def _check_split(image_processor: ImageProcessor) -> None:

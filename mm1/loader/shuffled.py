@@ -79,7 +79,7 @@ class ShuffledLoader(Loader):
         self, state: dict[str, Any] | None, *, rank: int, world_size: int
     ) -> Iterator[StepBatches]:
         """Raises ConfigError if the batch does not divide over ranks and micro-batches,
-        or is larger than the data."""
+        is larger than the data, or the state is that of other data."""
         batch = self.config.batch_size
         micro = self.micro_batch_size(world_size)
         if batch % (world_size * micro) or batch > self.size:
@@ -96,7 +96,14 @@ class ShuffledLoader(Loader):
                 f" and hold {self.size} now; the order depends on all of them: keep the"
                 " folders"
             )
-        start = state[self.ITEMS] if state else 0
+        return self._deliver(
+            state[self.ITEMS] if state else 0, micro, rank, world_size
+        )
+
+    def _deliver(
+        self, start: int, micro: int, rank: int, world_size: int
+    ) -> Iterator[StepBatches]:
+        batch = self.config.batch_size
 
         def plan() -> Iterator[list[int]]:
             position = start

@@ -1,6 +1,7 @@
 """What a run folder says about its run: config.json and summary.json."""
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,28 @@ def write_config(run: Path, config: Configurable.Config) -> None:
     write_json(run / CONFIG, configs.to_json(config))
 
 
-def describe_hardware(device: torch.device) -> dict[str, Any]:
+def write_summary(
+    run: Path,
+    config: Any,
+    *,
+    params: Mapping[str, int],
+    data: Mapping[str, Any],
+    device: torch.device,
+    finished: bool,
+) -> None:
+    """summary.json: `params` by part, `data` by source."""
+    summary = {
+        "model": configs.path_of(config.model),
+        "params": params,
+        "steps": config.steps,
+        "data": data,
+        **_describe_hardware(device),
+        "finished": finished,
+    }
+    write_json(run / SUMMARY, summary)
+
+
+def _describe_hardware(device: torch.device) -> dict[str, Any]:
     """The part of summary.json about where a run was trained."""
     return {
         "world_size": dist.world_size(),

@@ -11,6 +11,7 @@ scores.json          of the benchmarks
 summary.json         sizes, data, hardware; has the run finished?
 packing.json         the first packed sequences, for reports
 report.html
+writer.lock          who writes here, while they do (`mm1.folder_lock`)
 """
 
 from pathlib import Path

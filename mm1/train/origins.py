@@ -14,6 +14,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.dist import say
 from mm1.runs.description import read_config
+from mm1.runs.layout import CONFIG, checkpoint_steps
 
 LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
 CHOICES = LOSSES | {"image_size"}
@@ -106,6 +107,22 @@ def say_config_differences(folder: Path, name: str, recipe: Any) -> None:
             f"{folder} resumes with its own config, unlike {name}:"
             f" {', '.join(kept[:MAX_SETTINGS])}{more}"
         )
+
+
+def check_startable(folder: Path, config: Any, *, resume: bool) -> None:
+    """Checks that a run may start in its folder, or resume there with this config.
+
+    Raises:
+        FileExistsError: the folder holds a run that is not to be resumed.
+        ConfigError: what is trained is not what the run's checkpoints hold.
+    """
+    if not resume and (folder / CONFIG).exists():
+        raise FileExistsError(
+            f"{folder} holds a run already; resume it with --resume, or choose another"
+            " folder"
+        )
+    if resume and checkpoint_steps(folder):
+        check_resumable(folder, config)
 
 
 def check_resumable(folder: Path, config: Any) -> None:

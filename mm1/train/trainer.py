@@ -3,6 +3,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, cast
@@ -14,23 +16,21 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from typing_extensions import TypeVar
 
-from mm1 import config as configs
 from mm1 import dist
 from mm1.batch import move
 from mm1.config import Configurable
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.eval.evaluate import evaluate
+from mm1.eval.evaluate import build_benchmarks, evaluate
 from mm1.eval.evaluator import Evaluator
-from mm1.files import write_json
+from mm1.folder_lock import FolderLock
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import MeanMetric, Model
 from mm1.progress import ProgressBar
-from mm1.runs.description import describe_hardware, write_config
-from mm1.runs.layout import CONFIG, SUMMARY
+from mm1.runs.description import write_config, write_summary
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.weights import load_part, weights_fingerprint, write_weights
 from mm1.train.checkpoint import Checkpoints
@@ -39,10 +39,11 @@ from mm1.train.lora import Lora
 from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
-from mm1.train.origins import check_resumable
+from mm1.train.origins import check_startable
 from mm1.train.parallel import ActivationCheckpointing, freeze, parallelize
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted
+from mm1.train.validation import validation_losses
 
 # Covariant, so that a recipe's `Trainer.Config[MM1.Config, PackedLoader.Config]` goes
 # wherever a `Trainer.Config` does.
@@ -94,15 +95,27 @@ class Trainer(Configurable):
         """Where metrics go in addition to metrics.jsonl."""
 
         def build(self, *, folder: Path, resume: bool = False) -> "Trainer":
-            return self.make(folder=folder, resume=resume)
+            """The trainer, which holds the lock of its folder until it has fitted.
 
-    def __init__(self, config: Config, *, folder: Path, resume: bool) -> None:
+            Nothing is written to the folder before all of it is built.
+            """
+            dist.start()
+            with ExitStack() as stack:
+                lock = stack.enter_context(FolderLock(folder))
+                trainer = self.make(folder=folder, resume=resume, lock=lock)
+                stack.pop_all()
+            return trainer
+
+    def __init__(
+        self, config: Config, *, folder: Path, resume: bool, lock: FolderLock
+    ) -> None:
         self.config: Trainer.Config = config
         self.folder: Path = folder
+        self.lock: FolderLock = lock
         self.device: torch.device = dist.start()
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
-        self._open_folder(resume)
         saved_steps = self.checkpoints.steps() if resume else []
+        check_startable(folder, config, resume=resume)
         self.tokenizer: Tokenizer = Tokenizer.Config(
             path=str(folder)
             if saved_steps
@@ -122,7 +135,9 @@ class Trainer(Configurable):
         self.loader: Loader = config.loader.build(
             renderer=self.renderer, seed=config.seed
         )
-        self.benchmarks: dict[str, Evaluator] = self._build_benchmarks()
+        self.benchmarks: dict[str, Evaluator] = build_benchmarks(
+            config.benchmarks, self.model, config.shots
+        )
         parallelize(
             self.model,
             device=self.device,
@@ -142,6 +157,7 @@ class Trainer(Configurable):
         self.divergence = DivergenceCheck()
         if saved_steps:
             self._load_checkpoint(saved_steps[-1])
+        self._write_config()
         self.log = MetricsLog(
             folder, resume_step=self.step, trackers=config.trackers
         )
@@ -149,20 +165,6 @@ class Trainer(Configurable):
             self.device, peak_flops(self.device, config.precision)
         )
         self._write_summary(finished=False)
-
-    def _open_folder(self, resume: bool) -> None:
-        """Writes the config; a folder holds one run, so starting another in it is an
-        error."""
-        if not resume and (self.folder / CONFIG).exists():
-            raise FileExistsError(
-                f"{self.folder} holds a run already; resume it with --resume, or choose"
-                " another folder"
-            )
-        if resume and self.checkpoints.steps():
-            check_resumable(self.folder, self.config)
-        dist.barrier()
-        if dist.rank() == 0:
-            write_config(self.folder, self.config)
 
     def _build_model(self, init: dict[str, str]) -> Model:
         torch.manual_seed(self.config.seed)
@@ -177,24 +179,25 @@ class Trainer(Configurable):
         freeze(model, self.config.frozen)
         return model
 
-    def _build_benchmarks(self) -> dict[str, Evaluator]:
-        """Reads their records before training, so that a missing file does not show
-        only after it."""
-        benchmarks = {
-            name: config.build()
-            for name, config in self.config.benchmarks.items()
-        }
-        for benchmark in benchmarks.values():
-            benchmark.check(self.model)
-            benchmark.load_records(self.config.shots)
-        return benchmarks
-
     def _load_checkpoint(self, step: int) -> None:
         progress = self.checkpoints.load(step, self.model, self.optimizer)
         self.step = progress["step"]
         self.loader_state = progress["loader"]
         self.meter.restore(progress["means"])
         self.counts.update(progress["counts"])
+
+    def _write_config(self) -> None:
+        """The first thing that is written: nothing is left that may be refused."""
+        self._steps()
+        dist.barrier()
+        if dist.rank() == 0:
+            write_config(self.folder, self.config)
+
+    def _steps(self) -> Iterator[StepBatches]:
+        """Raises ConfigError for a batch size or data that do not fit."""
+        return self.loader.steps(
+            self.loader_state, rank=dist.rank(), world_size=dist.world_size()
+        )
 
     def fit(self) -> None:
         """Trains to the last step, from wherever the run stands.
@@ -203,49 +206,59 @@ class Trainer(Configurable):
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been
                 saved.
             Diverged: the gradient stayed non-finite (see `DivergenceCheck`).
+            FolderInUse: another process has taken over the folder.
         """
         c = self.config
-        steps = self.loader.steps(
-            self.loader_state, rank=dist.rank(), world_size=dist.world_size()
-        )
+        steps = self._steps()
         self.model.train()
         self.throughput.clear()
-        with (
-            ProgressBar(
-                self.folder.name, c.steps, completed=self.step, transient=False
-            ) as bar,
-            GracefulShutdown() as shutdown,
-        ):
-            while self.step < c.steps:
-                started = time.perf_counter()
-                data = next(steps)
-                self.throughput.data_seconds += time.perf_counter() - started
-                self.train_step(data)
-                self.step = self.step + 1
-                self.loader_state = data.state
-                is_last = self.step == c.steps
-                is_logged = is_last or self.step % c.log_every == 0
-                if is_logged:
-                    self._log(data, bar)
-                    self.checkpoints.settle()
-                if is_last or (
-                    c.validate_every and self.step % c.validate_every == 0
-                ):
-                    self.log.write_metrics(self.step, self.validate())
-                    self.throughput.clear()
-                # Asking other ranks costs a synchronisation: they ask where they log.
-                stops = (
-                    dist.world_size() == 1 or is_logged
-                ) and shutdown.requested_on_any_rank()
-                if is_last or stops or self.step % c.checkpoint_every == 0:
-                    self._save_checkpoint()
-                if stops:
-                    self.checkpoints.finish()
-                    raise Interrupted(
-                        f"stopped after step {self.step} of {c.steps}; resume it with"
-                        " `mm1 train --resume`"
+        with self.lock:
+            with (
+                ProgressBar(
+                    self.folder.name,
+                    c.steps,
+                    completed=self.step,
+                    transient=False,
+                ) as bar,
+                GracefulShutdown() as shutdown,
+            ):
+                while self.step < c.steps:
+                    started = time.perf_counter()
+                    data = next(steps)
+                    self.throughput.data_seconds += (
+                        time.perf_counter() - started
                     )
-        self._finish()
+                    self.train_step(data)
+                    self.step = self.step + 1
+                    self.loader_state = data.state
+                    is_last = self.step == c.steps
+                    is_logged = is_last or self.step % c.log_every == 0
+                    if is_logged:
+                        self._log(data, bar)
+                        self.checkpoints.settle()
+                    if is_last or (
+                        c.validate_every and self.step % c.validate_every == 0
+                    ):
+                        self.log.write_metrics(
+                            self.step,
+                            validation_losses(
+                                self.model, self.loader, self.device
+                            ),
+                        )
+                        self.throughput.clear()
+                    # Asking other ranks takes a synchronisation: only where they log.
+                    stops = (
+                        dist.world_size() == 1 or is_logged
+                    ) and shutdown.requested_on_any_rank()
+                    if is_last or stops or self.step % c.checkpoint_every == 0:
+                        self._save_checkpoint()
+                    if stops:
+                        self.checkpoints.finish()
+                        raise Interrupted(
+                            f"stopped after step {self.step} of {c.steps}; resume it"
+                            " with `mm1 train --resume`"
+                        )
+            self._finish()
 
     def train_step(self, data: StepBatches) -> None:
         """One optimizer step, with gradient accumulation over the micro-batches: every
@@ -283,6 +296,7 @@ class Trainer(Configurable):
 
     def _log(self, data: StepBatches, bar: ProgressBar) -> None:
         """Writes and shows metrics since the last line."""
+        self.lock.check()
         metrics = self.meter.read()
         self.divergence.update(
             self.step, self.config.log_every, metrics["skipped_updates"]
@@ -302,24 +316,8 @@ class Trainer(Configurable):
                 details += f"  {rate:,.0f} {work}/s"
         bar.update(self.step, details, at_once=self.step == self.config.steps)
 
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Losses on documents that are never trained on: `validation/<source>`, and
-        `validation` over all of them."""
-        self.model.eval()
-        meter = Meter(self.device)
-        for batch in self.loader.validation(
-            rank=dist.rank(), world_size=dist.world_size()
-        ):
-            meter.add(self.model(move(batch, self.device)).means)
-        self.model.train()
-        return {
-            name.replace("loss", "validation", 1): value
-            for name, value in meter.read().items()
-            if name == "loss" or name.startswith("loss/")
-        }
-
     def _save_checkpoint(self) -> None:
+        self.lock.check()
         progress = {
             "step": self.step,
             "loader": self.loader_state,
@@ -330,6 +328,7 @@ class Trainer(Configurable):
 
     def _finish(self) -> None:
         """Writes the weights, runs the benchmarks, and marks the run as finished."""
+        self.lock.check()
         self.checkpoints.finish()
         state = get_model_state_dict(
             self.model,
@@ -352,15 +351,13 @@ class Trainer(Configurable):
         self._write_summary(finished=True)
 
     def _write_summary(self, *, finished: bool) -> None:
-        if dist.rank() != 0:
-            return
-        self.tokenizer.save(self.folder)
-        summary = {
-            "model": configs.path_of(self.config.model),
-            "params": self.params,
-            "steps": self.config.steps,
-            "data": self.loader.describe(),
-            **describe_hardware(self.device),
-            "finished": finished,
-        }
-        write_json(self.folder / SUMMARY, summary)
+        if dist.rank() == 0:
+            self.tokenizer.save(self.folder)
+            write_summary(
+                self.folder,
+                self.config,
+                params=self.params,
+                data=self.loader.describe(),
+                device=self.device,
+                finished=finished,
+            )
