@@ -12,7 +12,8 @@ A configurable class nests its own `Config`; the role it plays declares which fa
 
 There is no registry. A class is named by where it lives, in Python and in `config.json`
 alike: `mm1.nn.connectors.average_pool:AveragePool`. The command line also takes a short
-name (`mm1.overrides`).
+name (`mm1.overrides`). A config.json may come from a stranger, and an import runs code:
+classes outside this package are imported only from modules that were given to `trust`.
 """
 
 import copy
@@ -32,6 +33,9 @@ from typing import (
 )
 
 from beartype.door import is_bearable
+
+TRUSTED: list[str] = ["mm1"]
+"""Modules and packages whose classes a config may name."""
 
 
 class UserError(Exception):
@@ -93,13 +97,38 @@ def path_of(config: Configurable.Config) -> str:
     return f"{config.owner.__module__}:{config.owner.__qualname__}"
 
 
+def trust(module: str) -> None:
+    """Lets configs name classes of a module, or of a package and all below it, for the
+    rest of this process: `--trust MODULE` on the command line.
+
+    Raises:
+        ConfigError: it is no name of a module.
+    """
+    if not _is_dotted_name(module):
+        raise ConfigError(
+            f"--trust {module}: it takes the name of a module, such as my_models.vit"
+        )
+    if module not in TRUSTED:
+        TRUSTED.append(module)
+
+
 def find_class(path: str) -> type[Configurable]:
     """The configurable class at `package.module:Class`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or its module is not trusted and was therefore not
+            imported.
     """
     module, _, name = path.partition(":")
+    if not (_is_dotted_name(module) and name.isidentifier()):
+        raise ConfigError(
+            f"no class at {path!r} (expected 'package.module:Class')"
+        )
+    if not any(f"{module}.".startswith(f"{each}.") for each in TRUSTED):
+        raise ConfigError(
+            f"{path!r} is outside mm1, and importing it runs its code: add --trust"
+            f" {module} if you trust that code"
+        )
     try:
         there = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -109,6 +138,10 @@ def find_class(path: str) -> type[Configurable]:
     if not (isinstance(there, type) and issubclass(there, Configurable)):
         raise ConfigError(f"{path!r} is not configurable")
     return there
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -173,35 +206,46 @@ def from_json(value: Any) -> Any:
     """The inverse of `to_json`.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong type.
+        ConfigError: an unknown or missing key, a value of the wrong type, or a class
+            that `find_class` does not find or does not trust.
     """
     if isinstance(value, dict) and "class" in value:
-        config_class = find_class(str(value["class"])).Config
-        known = {f.name for f in fields(config_class)}
-        kwargs: dict[str, Any] = {}
-        for key, item in value.items():
-            if key == "class":
-                continue
-            if key not in known:
-                raise ConfigError(
-                    f"{value['class']} has no {key!r}{nearest(key, known)}"
-                )
-            kwargs[key] = as_field(config_class, key, from_json(item), key)
-        needed = {
-            f.name
-            for f in fields(config_class)
-            if f.default is f.default_factory is MISSING
-        } - kwargs.keys()
-        if needed:
-            raise ConfigError(
-                f"{value['class']} needs {', '.join(sorted(needed))}"
-            )
-        return config_class(**kwargs)
+        component = find_class(str(value["class"]))
+        return make_config(
+            component,
+            {k: from_json(v) for k, v in value.items() if k != "class"},
+        )
     if isinstance(value, dict):
         return {k: from_json(v) for k, v in value.items()}
     if isinstance(value, list):
         return [from_json(v) for v in value]
     return value
+
+
+def make_config(
+    component: type[Configurable], values: dict[str, Any]
+) -> Configurable.Config:
+    """The config of a component with these values, and defaults for the others.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type.
+    """
+    config_class = component.Config
+    path = f"{component.__module__}:{component.__qualname__}"
+    known = {f.name for f in fields(config_class)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path} has no {key!r}{nearest(key, known)}")
+    needed = {
+        f.name
+        for f in fields(config_class)
+        if f.default is f.default_factory is MISSING
+    } - values.keys()
+    if needed:
+        raise ConfigError(f"{path} needs {', '.join(sorted(needed))}")
+    return config_class(
+        **{k: as_field(config_class, k, v, k) for k, v in values.items()}
+    )
 
 
 def field_types(config_class: type, name: str) -> tuple[Any, ...]:

@@ -12,6 +12,10 @@ from mm1.config import ConfigError
 
 FRESH_COPY = "get a fresh copy"
 """The remedy where others wrote a file."""
+MAX_DEPTH = 64
+"""Of brackets within brackets in the JSON we read whole; a config of ours has 9."""
+LONGEST_NAME = 200
+"""Bytes of a name that becomes a file's; file systems allow 255 with what we add."""
 
 
 def unfinished_path(path: Path) -> Path:
@@ -71,12 +75,17 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it is not JSON, or no object.
+        ConfigError: it is not JSON, no object, or nested deeper than `MAX_DEPTH`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        _check_depth(value)
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}): {remedy}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path} is nested deeper than {MAX_DEPTH} brackets: {remedy}"
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(
             f"{path} holds a {type(value).__name__}, not an object: {remedy}"
@@ -100,6 +109,53 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append(record)
     return records
+
+
+def _check_depth(value: Any) -> None:
+    """Raises RecursionError, as `json.loads` does for what is far deeper, if there are
+    more than `MAX_DEPTH` brackets within brackets."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for each in level
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise RecursionError
+
+
+def file_name(name: str, what: str) -> str:
+    """A name that becomes a file's or a folder's, unchanged.
+
+    Raises:
+        ConfigError: it would lead elsewhere, or no file may have it; `what` is what the
+            message calls it.
+    """
+    if (
+        name in ("", ".", "..")
+        or not name.isprintable()
+        or any(mark in name for mark in "/\\:")
+        or len(name.encode()) > LONGEST_NAME
+    ):
+        raise ConfigError(
+            f"{what} {name[:80]!r} cannot be the name of a file: use letters, digits,"
+            f" dots, dashes and underscores, at most {LONGEST_NAME} of them"
+        )
+    return name
+
+
+def path_within(folder: Path, name: str, what: str) -> Path:
+    """`folder / name`, where a file of the folder names another of its files.
+
+    Raises:
+        ConfigError: it leads out of the folder; `what` is what the message calls it.
+    """
+    path = folder / name
+    if "\0" in name or folder.resolve() not in path.resolve().parents:
+        raise ConfigError(f"{what} {name[:80]!r} leads out of {folder}")
+    return path
 
 
 def _line(record: Any) -> str:

@@ -28,7 +28,7 @@ from mm1.config import (
     field_types,
     find_class,
     flatten,
-    from_json,
+    make_config,
     nearest,
 )
 
@@ -74,10 +74,7 @@ def override(config: Configurable.Config, assignment: str) -> None:
 
 def default_config(role: type[Role], name: str, key: str = "") -> Any:
     """The config of a component with its default options; see `find_component`."""
-    component = find_component(role, name, key)
-    return from_json(
-        {"class": f"{component.__module__}:{component.__qualname__}"}
-    )
+    return make_config(find_component(role, name, key), {})
 
 
 def find_component(role: type[Role], name: str, key: str = "") -> type[Role]:

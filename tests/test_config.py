@@ -49,6 +49,11 @@ class Boat(Configurable):
         sails: int = 1
 
 
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "TRUSTED", ["mm1", __name__])
+
+
 def car() -> Car.Config:
     return Car.Config(spare={"front": Engine.Config(power=4)})
 

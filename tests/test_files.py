@@ -11,6 +11,8 @@ from mm1.data.prepared.shards import read_manifest
 from mm1.files import (
     append_jsonl,
     atomic_path,
+    file_name,
+    path_within,
     read_jsonl,
     read_object,
     unfinished_path,
@@ -33,6 +35,14 @@ from mm1.runs.description import finished, read_config
         ("", "x.json is not JSON"),
         ("\xff", "x.json is not JSON .'utf-8' codec"),
         ("[1]", "x.json holds a list, not an object: get a fresh copy"),
+        (
+            '{"a":' * 65 + "1" + "}" * 65,
+            "x.json is nested deeper than 64 brackets: get a fresh copy",
+        ),
+        (
+            '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            "x.json is nested deeper than 64 brackets: get a fresh copy",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -65,11 +75,59 @@ def test_what_reads_a_folder_says_what_is_to_be_done(
 def test_a_config_says_which_file_is_wrong(tmp_path: Path) -> None:
     for content, message in (
         ("{}", "has no 'class'"),
-        ('{"class": "a:B"}', r"config.json: no class at 'a:B'"),
+        ('{"class": "a:B"}', r"config.json: 'a:B' is outside mm1.* --trust a"),
+        ('{"class": "mm1.no:B"}', r"config.json: no class at 'mm1.no:B'"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ConfigError, match=message):
             read_config(tmp_path)
+
+
+def test_what_is_nested_as_deep_as_allowed_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a":' * 64 + "1" + "}" * 64)
+    assert list(read_object(tmp_path / "x.json", "")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../../escaped",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "c:b",
+        "a\0b",
+        "a\nb",
+        "a\u2028b",
+        "x" * 201,
+        "\u00e9" * 101,
+    ],
+)
+def test_a_name_that_is_no_file_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"benchmark .* name of a file"):
+        file_name(name, "benchmark")
+
+
+@pytest.mark.parametrize(
+    "name", ["coco", "VQA v2.0", "\u6570\u636e-1", "..a", "x"]
+)
+def test_a_name_that_is_a_file_name(name: str) -> None:
+    assert file_name(name, "benchmark") == name
+
+
+def test_a_path_stays_within_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "inner").symlink_to(folder)
+    for name in ("../a", "/etc/passwd", "link/a", "a/../..", ".", "", "a\0b"):
+        with pytest.raises(ConfigError, match=r"the shard .* leads out of"):
+            path_within(folder, name, "the shard")
+    for name in ("a", "a/b.arrow", "inner/a", "x/../a"):
+        assert path_within(folder, name, "the shard") == folder / name
 
 
 def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:

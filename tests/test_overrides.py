@@ -33,6 +33,11 @@ from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import Scheduler, WarmupCosine
 
 
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "TRUSTED", ["mm1", "test_config", __name__])
+
+
 @pytest.mark.parametrize(
     ("assignment", "read"),
     [
@@ -83,7 +88,8 @@ def test_an_assignment_changes_one_key(assignment: str, read) -> None:
         ("engine.fuel=coal", "coal"),
         ("engine.power", "key=value"),
         ("engine=test_config:Nothing", "no class"),
-        ("engine=json:JSONDecoder", "not configurable"),
+        ("engine=json:JSONDecoder", "outside mm1.* add --trust json if you"),
+        ("engine=mm1.config:UserError", "not configurable"),
         ("engine=test_config:Boat", "engine: test_config:Boat is no Engine"),
         ("engine=turbin", "engine: no Engine 'turbin'; did you mean 'turbine'"),
     ],

@@ -23,9 +23,11 @@ def main() -> None:
     # Before torch is loaded: threads that wait by spinning are many times slower as
     # soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mm1.config import UserError
+    from mm1.config import UserError, trust
 
     try:
+        for module in getattr(arguments, "trust", ()):
+            trust(module)
         code = arguments.command(arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

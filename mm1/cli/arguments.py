@@ -41,6 +41,18 @@ def add_out(
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option `--trust` of a command that reads configs, or takes class paths."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module or package outside mm1 whose classes configs may name, and whose"
+        " code is run; may be repeated",
+    )
+
+
 def is_override(word: str) -> bool:
     """Is it `a.b=value`? In a path, a slash stands before the equals sign."""
     key, equals, _ = word.partition("=")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out, add_overrides
+from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -61,6 +61,7 @@ def _add_prepare(commands: "Commands") -> None:
         " filters=web_pages filters.images.min_side=100",
     )
     add_out(parser, "DIR", "the folder to write")
+    add_trust(parser)
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -118,6 +119,7 @@ def _add_filter_captions(commands: "Commands") -> None:
         help="a folder of prepared captions",
     )
     add_out(parser, "DIR", "the folder to write")
+    add_trust(parser)
     parser.add_argument(
         "--keep",
         type=float,
@@ -161,6 +163,7 @@ def _add_recaption(commands: "Commands") -> None:
     add_out(
         parser, "DIR", "folder for parquet files with file, key and caption"
     )
+    add_trust(parser)
     parser.add_argument(
         "--prompt",
         default="",

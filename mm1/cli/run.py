@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out, add_overrides
+from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -34,6 +34,7 @@ def add_run_commands(commands: "Commands") -> None:
     parser = add_command(commands, "show", _show, "Print a config in full.")
     parser.add_argument("name", metavar="NAME", help=CONFIG)
     add_overrides(parser, "keys to change, such as steps=100")
+    add_trust(parser)
 
     parser = add_command(
         commands,
@@ -44,6 +45,7 @@ def add_run_commands(commands: "Commands") -> None:
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help=CONFIG)
     add_overrides(parser, "keys to change in the second config")
+    add_trust(parser)
 
     parser = add_command(
         commands,
@@ -58,6 +60,7 @@ def add_run_commands(commands: "Commands") -> None:
         parser, "keys to change, such as loader.sources.text=data/text"
     )
     add_out(parser, "FILE", "the page to write")
+    add_trust(parser)
     parser.add_argument(
         "--rows",
         type=int,
@@ -81,6 +84,7 @@ def add_run_commands(commands: "Commands") -> None:
         " components",
     )
     add_out(parser, "DIR", "the run folder")
+    add_trust(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -115,6 +119,7 @@ def add_run_commands(commands: "Commands") -> None:
         "folder for predictions and scores (default: the run folder)",
         required=False,
     )
+    add_trust(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1.cli.arguments import add_command, add_out, add_overrides
+from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -34,6 +34,7 @@ def add_study_command(commands: "Commands") -> None:
         "keys to change in all runs; STAGE:a.b=value in those of one stage",
     )
     add_out(parser, "DIR", "folder for runs and pages", required=False)
+    add_trust(parser)
     add(
         "--seeds",
         nargs="+",
@@ -90,7 +91,9 @@ def add_study_command(commands: "Commands") -> None:
 
 def _study(arguments: argparse.Namespace) -> int | None:
     kwargs = {
-        key: value for key, value in vars(arguments).items() if key != "command"
+        key: value
+        for key, value in vars(arguments).items()
+        if key not in ("command", "trust")
     }
     return study_by_name(**kwargs)
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out
+from mm1.cli.arguments import add_command, add_out, add_trust
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -23,6 +23,7 @@ def add_weights_commands(commands: "Commands") -> None:
         help="a folder, or owner/model[@revision] on the Hugging Face hub",
     )
     add_out(parser, "DIR", "the run folder to write")
+    add_trust(parser)
     parser.add_argument(
         "--pickle",
         action="store_true",
@@ -39,6 +40,7 @@ def add_weights_commands(commands: "Commands") -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     add_out(parser, "DIR", "the folder to write")
+    add_trust(parser)
     parser.add_argument(
         "--part",
         choices=["encoder"],

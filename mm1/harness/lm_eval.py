@@ -22,14 +22,15 @@ from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
 from lm_eval.api.model import LM  # type: ignore[import-not-found]
 from lm_eval.api.registry import register_model  # type: ignore[import-not-found]
 
+from mm1 import config as configs
 from mm1.config import UserError
 from mm1.harness.text import TextModel
 
 
 @register_model("mm1")
 class LMEvalModel(LM):
-    """`--model_args run=FOLDER,max_length=N,tokens_per_batch=N`; the last two are
-    optional, see `TextModel.load`.
+    """`--model_args run=FOLDER,max_length=N,tokens_per_batch=N,trust=MODULE`; all but
+    the first are optional, see `TextModel.load` and `mm1.config.trust`.
 
     `--batch_size` has no effect: batches are limited by tokens.
     """
@@ -40,11 +41,14 @@ class LMEvalModel(LM):
         *,
         max_length: int | None = None,
         tokens_per_batch: int | None = None,
+        trust: str | None = None,
         device: str | None = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
+        if trust is not None:
+            configs.trust(trust)
         self.model = TextModel.load(
             run,
             device=device,

@@ -13,6 +13,7 @@ from typing import Any
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 
+from mm1 import config as configs
 from mm1.harness.image_text import ImageTextModel
 from mm1.harness.limits import generation_limits
 from mm1.infer.ranks import chunked
@@ -29,8 +30,8 @@ def manifest() -> Any:
 
 
 class LmmsEvalModel(lmms):
-    """`--model_args run=FOLDER,tokens_per_batch=N`; `--batch_size` has no effect:
-    batches are limited by tokens."""
+    """`--model_args run=FOLDER,tokens_per_batch=N,trust=MODULE`; `--batch_size` has no
+    effect: batches are limited by tokens."""
 
     is_simple = True
 
@@ -39,11 +40,14 @@ class LmmsEvalModel(lmms):
         run: str,
         *,
         tokens_per_batch: int | None = None,
+        trust: str | None = None,
         device: str | None = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
+        if trust is not None:
+            configs.trust(trust)
         self.model = ImageTextModel.load(
             run, device=device, tokens_per_batch=tokens_per_batch
         )

@@ -116,6 +116,7 @@ class Runner:
             "--out",
             str(folder),
             "--resume",
+            *(f"--trust={module}" for module in configs.TRUSTED[1:]),
         )
         command = RunCommand(argv, folder, self._environment())
         return _Child(self.executor.start(command), time.monotonic())

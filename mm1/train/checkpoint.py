@@ -2,8 +2,9 @@
 when complete.
 
 `torch.distributed.checkpoint` writes each rank's shards while training continues, and
-loads them on any number of ranks. We pickle nothing, and unpickle nothing without
-`weights_only`.
+loads them on any number of ranks. It pickles the list of shards, `.metadata`, and
+whatever is no tensor; `mm1.train.checkpoint_reader` reads both so that nothing in a
+stranger's checkpoint runs.
 
     checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
 """
@@ -26,6 +27,7 @@ from mm1 import dist
 from mm1.files import read_object, remove, unfinished_path, write_json
 from mm1.nn.model import Model
 from mm1.runs.layout import checkpoint_path, checkpoint_steps
+from mm1.train.checkpoint_reader import load_state
 from mm1.train.optimizers import Optimizer
 
 PROGRESS = "progress.json"
@@ -100,7 +102,7 @@ class Checkpoints:
         progress."""
         state = _state(model, optimizer)
         path = checkpoint_path(self.folder, step)
-        dcp.load(state, checkpoint_id=path)
+        load_state(state, path)
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(
             model, optimizer.optimizers, state["optimizer"]
