@@ -79,6 +79,35 @@ def test_urls_and_paths_of_obelics_are_looked_up(tmp_path: Path) -> None:
     ]
 
 
+def test_an_article_ends_where_obelics_says(tmp_path: Path) -> None:
+    """The marker stands at a place of its own, between paragraphs, in one, twice."""
+    mark = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+    pages = [
+        {
+            "images": [None, jpeg(1), None, None, jpeg(2), None],
+            "texts": ["a", None, f"b\n\n{mark}\n\nc", "d", None, mark],
+        },
+        {"images": [None, None], "texts": [f"{mark} e", f"f{mark}{mark}g"]},
+        {"images": [None, jpeg(3)], "texts": [f"h {mark}", None]},
+        {"images": [None], "texts": [mark]},
+        {"images": [None], "texts": ["i"]},
+    ]
+    pq.write_table(pa.Table.from_pylist(pages), tmp_path / "a.parquet")
+    source = Interleaved.Config().build()
+    assert outcome(source, tmp_path / "a.parquet") == [
+        ("a<image>b", []),
+        ("c\n\nd<image>", []),
+        ("e\n\nf", []),
+        ("g", []),
+        ("h", []),
+        "no text",
+        "no text",
+        ("i", []),
+    ]
+    keys = [record.key for record in source.read(tmp_path / "a.parquet")]
+    assert keys == ["0.1", "0.2", "1.1", "1.2", "2.1", "2.2", "3", "4"]
+
+
 # --- MMC4
 
 

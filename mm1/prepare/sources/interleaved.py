@@ -10,6 +10,11 @@ Published OBELICS has URLs in place of images. Download them first, then say whe
 are and how they are named (`mm1.prepare.image_folder`): `folder=pictures urls=sha256`.
 An image that is missing or unreadable is left out of its page and counted; the page
 stays as long as it has text.
+
+Where its extraction met a link to another article, OBELICS has `END_OF_DOCUMENT` in a
+text, for the reader to replace. A page with it becomes several records, one for each
+article. MINT-1T's HTML pages come from the same extraction; MMC4, OmniCorpus and CoMM
+have no such marker.
 """
 
 from collections.abc import Iterator
@@ -21,6 +26,9 @@ from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
 from mm1.prepare.image_folder import ImageFolderSource
 from mm1.prepare.sources import DOT, Record, Unusable, raw_image
+
+END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+"""Another article begins here (arXiv 2306.16527, appendix A.1.2)."""
 
 
 class Interleaved(ImageFolderSource):
@@ -47,23 +55,60 @@ class Interleaved(ImageFolderSource):
 
     def read(self, path: Path) -> Iterator[Record]:
         folder = self.image_folder(path)
-        column = self.config.images
+        images = self.config.images
+        texts = self.config.texts
         for record in tables.read_table(
-            path, [column, self.config.texts], self.skipped
+            path, [images, texts], self.skipped
         ):
-            data = record.data
-            if isinstance(data, dict) and isinstance(data.get(column), list):
-                images = [
-                    None if image is None else folder.read(image)
-                    for image in data[column]
-                ]
-                data = data | {column: images}
-            yield Record(record.key, data)
+            if isinstance(record.data, Unusable):
+                yield record
+                continue
+            articles = split_articles(
+                record.data.get(images), record.data.get(texts)
+            )
+            for key, (pictures, words) in numbered(record.key, articles):
+                if isinstance(pictures, list):
+                    pictures = [
+                        None if picture is None else folder.read(picture)
+                        for picture in pictures
+                    ]
+                yield Record(key, {images: pictures, texts: words})
 
     def document(self, data: Any) -> Document:
         return parse_interleaved_page(
             data.get(self.config.images), data.get(self.config.texts)
         )
+
+
+def split_articles(images: Any, texts: Any) -> list[tuple[Any, Any]]:
+    """The articles of a page, which `END_OF_DOCUMENT` separates, as parallel lists
+    again.
+
+    Empty articles are left out, unless there are no others. Lists of another form come
+    back as they are, for `parse_interleaved_page` to refuse.
+    """
+    are_parallel = isinstance(images, list) and isinstance(texts, list)
+    if not are_parallel or len(images) != len(texts):
+        return [(images, texts)]
+    articles: list[tuple[list[Any], list[Any]]] = [([], [])]
+    for image, text in zip(images, texts, strict=True):
+        is_marked = image is None and isinstance(text, str)
+        pieces = text.split(END_OF_DOCUMENT) if is_marked else [text]
+        for number, piece in enumerate(pieces):
+            if number:
+                articles.append(([], []))
+            if len(pieces) == 1 or piece.strip():
+                articles[-1][0].append(image)
+                articles[-1][1].append(
+                    piece if len(pieces) == 1 else piece.strip()
+                )
+    return [article for article in articles if article[0]] or articles[:1]
+
+
+def numbered(key: str, parts: list[Any]) -> Iterator[tuple[str, Any]]:
+    """The parts of a record with their keys: `7` alone, or `7.1`, `7.2` ..."""
+    for number, part in enumerate(parts, 1):
+        yield (key if len(parts) == 1 else f"{key}.{number}"), part
 
 
 def parse_interleaved_page(images: Any, texts: Any) -> Document:
