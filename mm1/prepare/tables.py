@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.prepare import verify
+from mm1.prepare.csv_rows import CsvRows, Row
+from mm1.prepare.lines import bounded_lines
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Record, Unusable
 
@@ -35,7 +37,7 @@ SUFFIXES = (".parquet", ".csv", ".tsv", *JSON_LINES)
 
 
 @contextmanager
-def open_decompressed(path: Path) -> Iterator[IO[bytes]]:
+def open_decompressed(path: Path) -> Iterator[io.BufferedReader]:
     """The bytes of a file, decompressed if its name ends in .gz or .zst.
 
     Raises:
@@ -108,15 +110,10 @@ def read_json_lines(path: Path) -> Iterator[Record]:
     with open_decompressed(path) as file:
         number = 0
         try:
-            while line := file.readline(verify.MAX_BYTES):
+            for line in bounded_lines(file):
                 number += 1
-                if len(line) == verify.MAX_BYTES:
-                    while (
-                        rest := file.readline(verify.MAX_BYTES)
-                    ) and not rest.endswith(b"\n"):
-                        pass
-                    detail = f"more than {verify.MAX_BYTES:,} bytes"
-                    yield Record(str(number), Unusable("line too long", detail))
+                if isinstance(line, Unusable):
+                    yield Record(str(number), line)
                 elif line.strip():
                     yield Record(str(number), _parse_line(line))
         except OSError as error:
@@ -140,47 +137,37 @@ def _read_csv(
     path: Path, columns: Sequence[str], skipped: Skipped | None
 ) -> Iterator[Record]:
     """Rows below a header, keyed by the line that they begin at; the separator is a tab
-    if the header has one, else a comma.
-
-    Quotes are read as pandas and open_clip do: a field that begins with one extends to
-    the next, over line breaks too.
-    """
+    if the header has one, else a comma."""
     with open_decompressed(path) as file:
         # With surrogates for bad bytes, these spoil only their own row.
-        lines = io.TextIOWrapper(
+        text = io.TextIOWrapper(
             file, "utf-8-sig", errors="surrogateescape", newline=""
         )
+        number = 1
         try:
-            first = lines.readline(verify.MAX_BYTES)
+            lines = bounded_lines(text)
+            first = next(lines, "")
+            if isinstance(first, Unusable):
+                yield Record("1", first)
+                return
             separator = "\t" if "\t" in first else ","
             header = next(csv.reader([first], delimiter=separator), [])
             _choose_columns(path, columns, header, skipped)
-            rows = csv.reader(lines, delimiter=separator)
-            yield from _read_rows(rows, header, columns)
+            indices = {column: header.index(column) for column in columns}
+            rows = CsvRows(lines, separator, len(header), start=2)
+            for number, row in rows:
+                yield Record(str(number), _parse_csv_row(row, header, indices))
         except OSError as error:
-            yield Record("", _damaged(error))
+            yield Record(str(number + 1), _damaged(error))
 
 
-def _read_rows(
-    reader: Any, header: list[str], columns: Sequence[str]
-) -> Iterator[Record]:
-    indices = {column: header.index(column) for column in columns}
-    while True:
-        key = str(reader.line_num + 2)  # the header is line 1
-        try:
-            row = next(reader, None)
-        # A quote that is never closed, for example, after `csv.field_size_limit()`.
-        except csv.Error as error:
-            detail = f"lines {key} to {reader.line_num + 1}: {error}"
-            yield Record(key, Unusable("broken CSV row", detail))
-            continue
-        if row is None:
-            return
-        if len(row) == len(header):
-            yield Record(key, {column: row[i] for column, i in indices.items()})
-        elif row:
-            detail = f"{len(row)}, the header has {len(header)}"
-            yield Record(key, Unusable("wrong number of fields", detail))
+def _parse_csv_row(row: Row, header: list[str], indices: dict[str, int]) -> Any:
+    if isinstance(row, Unusable):
+        return row
+    if len(row) != len(header):
+        detail = f"{len(row)}, the header has {len(header)}"
+        return Unusable("wrong number of fields", detail)
+    return {column: row[i] for column, i in indices.items()}
 
 
 def read_parquet(

@@ -15,7 +15,11 @@ from mm1.data.image_processing import ImageError, decode_image, image_size
 from mm1.prepare.sources import MissingImage, Unusable
 
 MAX_BYTES = 1 << 28
-"""256 MiB: the largest image file, line or archive member that is read into memory."""
+"""256 MiB: the largest image file or archive member that is read into memory."""
+
+MAX_LINE = 1 << 26
+"""64 MiB: the longest line of a text file, in bytes or, of CSV, in characters. Parsed,
+a line takes several times its size."""
 
 ImageCheck = Callable[[Image], Image]
 """Returns the image, possibly with its size filled in, or raises `Unusable`."""

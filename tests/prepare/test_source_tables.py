@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,76 @@ def test_faults_of_csv_are_counted_row_by_row(
         "empty caption",
     ]
     assert cut == "broken CSV row"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("damaged", "below"),
+    [
+        ('"never closed,x', ["a,b"] * 3000),
+        ('a,"never closed', ["a,b"] * 3000),
+        ('a,"open', ["a,b", 'a,"two"', "a,b", 'a,"x, ""y"""', "a,b"]),
+        ('a,"open', ["a,b", '"two",b', 'c,""', "a,b"]),
+        ('a,"closed too late', ["a,b", 'c,d5",e', "a,b"]),
+    ],
+)
+def test_an_open_quote_costs_its_own_line(
+    end: str, damaged: str, below: list[str], tmp_path: Path
+) -> None:
+    """The rows below are read, whatever quotes they hold themselves."""
+    lines = ["one,two", 'c,"of ""two""', 'lines"', damaged, *below]
+    path = tmp_path / "a.csv"
+    path.write_bytes((end.join(lines) + end).encode())
+    first, cut, *others = tables.read_table(path, ["one", "two"])
+    assert first.data == {"one": "c", "two": f'of "two"{end}lines'}
+    assert (cut.key, cut.data.reason) == ("4", "broken CSV row")
+    assert [record.key for record in others] == [
+        str(5 + n) for n in range(len(below))
+    ]
+    good = [record for record in others if isinstance(record.data, dict)]
+    assert len(good) == len([line for line in below if line != 'c,d5",e'])
+
+
+def test_quotes_inside_a_line_are_read_as_pandas_reads_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.csv").write_text('a,b\n1,"He said "hi" to me"\n2,5"\n')
+    assert [
+        r.data["b"] for r in tables.read_table(tmp_path / "a.csv", ["b"])
+    ] == [
+        'He said hi" to me"',
+        '5"',
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".csv.gz", ".jsonl.gz"])
+def test_a_long_line_is_one_drop_and_is_never_held_whole(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "MAX_LINE", 1 << 16)
+    path = tmp_path / f"a{suffix}"
+    rows = [b"a,b", b"1,2", b'3,"' + b"x" * (1 << 23) + b'"', b"4,5", b'6,"z']
+    if "jsonl" in suffix:
+        rows = [b'{"b": 2}', b'{"b": "' + b"x" * (1 << 23) + b'"}', b'{"b": 5}']
+        rows.append(b'{"b": 6')
+    data = b"\n".join(rows)
+    path.write_bytes(gzip.compress(data) if ".gz" in suffix else data)
+    tracemalloc.start()
+    read = [
+        record.data["b"]
+        if isinstance(record.data, dict)
+        else record.data.reason
+        for record in tables.read_table(path, ["b"])
+    ]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [str(value) for value in read if "broken" not in str(value)] == [
+        "2",
+        "line too long",
+        "5",
+    ]
+    assert "broken" in str(read[-1])
+    assert peak < 1 << 22
 
 
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:

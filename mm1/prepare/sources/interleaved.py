@@ -57,9 +57,7 @@ class Interleaved(ImageFolderSource):
         folder = self.image_folder(path)
         images = self.config.images
         texts = self.config.texts
-        for record in tables.read_table(
-            path, [images, texts], self.skipped
-        ):
+        for record in tables.read_table(path, [images, texts], self.skipped):
             if isinstance(record.data, Unusable):
                 yield record
                 continue

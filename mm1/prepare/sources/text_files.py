@@ -20,8 +20,9 @@ class TextFiles(Source):
     READS_FOLDERS = True
 
     def read(self, path: Path) -> Iterator[Record]:
+        path.stat()
         if not path.is_dir():
-            yield Record(path.name, path.read_bytes())
+            yield Record(path.name, read_small_file(path))
             return
         for file in self.files_in(path):
             yield Record(

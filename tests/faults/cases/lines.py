@@ -24,7 +24,7 @@ def line(bad: bytes) -> Case:
 
 
 def too_long(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(verify, "MAX_BYTES", 100)
+    patch.setattr(verify, "MAX_LINE", 100)
     return line(json.dumps({"text": "x" * 1000}).encode())(folder, patch)
 
 
