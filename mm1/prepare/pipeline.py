@@ -243,9 +243,10 @@ def write_manifest(
         with (output.path / "drops.jsonl").open(encoding="utf-8") as lines:
             first = json.loads(next(lines, "{}"))
         shutil.rmtree(output.scratch / "stats")  # there is nothing to resume
+        others = describe_skipped(total.skipped.to_json())
         raise ConfigError(
             f"none of {total.records_in} records can be used: {_reasons(total.drops)};"
-            f" first: {first}"
+            f" first: {first}" + (f"; not read: {others}" if others else "")
         )
     manifest = plan | total.manifest()
     write_json(output.path / "manifest.json", manifest)

@@ -1,17 +1,16 @@
-"""Image-caption pairs in WebDataset tars.
+"""Image-caption pairs in WebDataset tars, or in folders of files.
 
-Members whose names agree up to the first dot are one sample, and adjacent:
+Files whose names agree up to the suffix are one sample, and adjacent in a tar
+(`mm1.prepare.samples` says what becomes of further dots in a name):
 
     00017.jpg    00017.txt    00017.json    00018.jpg ...
 
 The caption is the `.txt`, or, without one, the field `caption` of the `.json`. The
 config may name another field, so that several captions of an image can be prepared from
-the same files.
+the same files. A folder that holds no tar is read as one, at any depth.
 """
 
 import json
-import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,19 @@ from typing import Any
 
 from mm1.data.document import Document, Text
 from mm1.prepare import verify
-from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
+from mm1.prepare.samples import Sample, Samples, folder_members
+from mm1.prepare.skipped import Skipped
+from mm1.prepare.sources import (
+    DOT,
+    IMAGE_SUFFIXES,
+    Record,
+    Source,
+    Unusable,
+    raw_image,
+)
+from mm1.prepare.tars import read_members
 
-IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
-MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<kind>[^/]+)")
-
-Sample = dict[str, bytes | Unusable]
+IMAGE_KINDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
 
 class Captions(Source):
@@ -43,51 +49,50 @@ class Captions(Source):
         super().__init__(config)
         self.config = config
 
+    @classmethod
+    def find(cls, path: Path) -> list[Path]:
+        return [path] if _is_folder_of_files(cls, path) else super().find(path)
+
+    @classmethod
+    def skipped_in(cls, folder: Path) -> Skipped:
+        if _is_folder_of_files(cls, folder):
+            return Skipped()  # `read` counts them
+        return super().skipped_in(folder)
+
     def read(self, path: Path) -> Iterator[Record]:
         """Samples in order; a truncated tar gives its complete samples and one
         `Unusable` for the rest."""
-        with path.open("rb") as file:
-            try:
-                tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
-            except tarfile.TarError as error:
-                yield Record("", Unusable("not a tar file", str(error)))
-                return
-            yield from self._samples(tar)
-
-    def _samples(self, tar: tarfile.TarFile) -> Iterator[Record]:
+        members = (
+            folder_members(path, self.skipped)
+            if path.is_dir()
+            else read_members(path, self.skipped, self.noted)
+        )
+        suffixes = (*IMAGE_KINDS, "txt", "json")
+        samples = Samples(suffixes, self._is_whole, self.skipped)
         key = ""
-        sample = Sample()
-        damage = ""
         try:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # there may be millions
-                name = (
-                    MEMBER.fullmatch(member.name) if member.isfile() else None
-                )
-                if name is None:
-                    continue
-                kind = name["kind"].lower()
-                if name["key"] != key or kind in sample:
-                    if sample:
-                        yield Record(key, sample)
-                    key = name["key"]
-                    sample = Sample()
-                if kind in (*IMAGE_KINDS, "txt", "json"):
-                    sample[kind] = _read_member(tar, member)
-        except (tarfile.TarError, EOFError) as error:
-            damage = str(error)
-        damage = damage or _damaged_end(tar)
-        if sample and (not damage or self._is_complete(sample)):
-            yield Record(key, sample)
-        if damage:
-            detail = f"{damage}; the last sample read was {key or 'none'}"
-            yield Record(key, Unusable("truncated tar", detail))
+            for key, sample in samples.read(members):
+                self._skip_unused(key, sample)
+                yield Record(key, sample)
+        except Unusable as why:
+            last = f"the last sample read was {key or 'none'}"
+            detail = f"{why.detail}; {last}" if key else why.detail
+            yield Record(key, Unusable(why.reason, detail))
 
-    def _is_complete(self, sample: Sample) -> bool:
+    def _is_whole(self, sample: Sample) -> bool:
         caption = ("json",) if self.config.field else ("txt", "json")
         return any(kind in sample for kind in IMAGE_KINDS) and any(
             kind in sample for kind in caption
         )
+
+    def _skip_unused(self, key: str, sample: Sample) -> None:
+        """Count what a sample has besides an image and a caption."""
+        images = [kind for kind in IMAGE_KINDS if kind in sample]
+        for kind in images[1:]:
+            self.skipped.add("further image of a sample", f"{key}.{kind}")
+        unused = "txt" if self.config.field else "json"
+        if {"txt", "json"} <= sample.keys():
+            self.skipped.add(f".{unused} file", f"{key}.{unused}")
 
     def document(self, data: Any) -> Document:
         images = [data[kind] for kind in IMAGE_KINDS if kind in data]
@@ -113,40 +118,16 @@ class Captions(Source):
         return fields.get(self.config.field or "caption")
 
 
-def _read_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo
-) -> bytes | Unusable:
-    if member.size > verify.MAX_BYTES:
-        return Unusable(
-            "file too large",
-            f"{member.name} has {member.size:,} bytes; the limit is"
-            f" {verify.MAX_BYTES:,}",
-        )
-    file = tar.extractfile(member)
-    data = file.read() if file else b""
-    if len(data) != member.size:
-        raise tarfile.ReadError(
-            f"{member.name} is truncated after {len(data):,} of {member.size:,} bytes"
-        )
-    return data
+def _is_folder_of_files(cls: type[Source], path: Path) -> bool:
+    """Whether a folder holds no tar, but images, at any depth."""
+    if not path.is_dir() or cls.files_in(path):
+        return False
+    return any(
+        each.suffix.lower() in IMAGE_SUFFIXES for each in path.rglob("*.*")
+    )
 
 
 def _bytes(value: bytes | Unusable) -> bytes:
     if isinstance(value, Unusable):
         raise value
     return value
-
-
-def _damaged_end(tar: tarfile.TarFile) -> str:
-    """What is wrong where reading stopped; empty at a proper end.
-
-    tarfile takes a damaged header for the end of the tar; a complete one ends in zeros.
-    """
-    file = tar.fileobj
-    assert file is not None
-    file.seek(tar.offset)
-    block = file.read(tarfile.BLOCKSIZE)
-    if block == tarfile.NUL * tarfile.BLOCKSIZE:
-        return ""
-    what = "damaged header" if block else "no end mark"
-    return f"{what} at byte {tar.offset:,}"

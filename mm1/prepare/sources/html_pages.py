@@ -28,9 +28,9 @@ from mm1.data.document import Document, Image
 from mm1.prepare import tables, verify
 from mm1.prepare.html import HtmlReader, ImageSource
 from mm1.prepare.image_folder import ImageFolder, ImageFolderSource, is_url
+from mm1.prepare.samples import read_small_file
 from mm1.prepare.sources import DOT, Record, Unusable, raw_image
 from mm1.prepare.sources.interleaved import parse_interleaved_page
-from mm1.prepare.sources.text_files import read_small_file
 
 CHARSET_WITHIN = 1024
 """Bytes from the start in which a page declares its encoding, by the HTML standard."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from mm1.data.document import Document, Text
 from mm1.prepare import verify
-from mm1.prepare.sources import Record, Source, Unusable
+from mm1.prepare.samples import read_small_file
+from mm1.prepare.sources import Record, Source
 
 
 class TextFiles(Source):
@@ -33,16 +34,3 @@ class TextFiles(Source):
         return Document(
             (Text(verify.check_text(verify.decode_utf8(data), "text")),)
         )
-
-
-def read_small_file(file: Path) -> bytes | Unusable:
-    """The bytes of one of many files, or why it is dropped."""
-    try:
-        if (size := file.stat().st_size) > verify.MAX_BYTES:
-            return Unusable(
-                "file too large",
-                f"{size:,} bytes; the limit is {verify.MAX_BYTES:,}",
-            )
-        return file.read_bytes()
-    except OSError as error:
-        return Unusable("unreadable file", str(error))

@@ -19,6 +19,7 @@ from mm1.config import UserError
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.skipped import describe_skipped
 
 Case = Callable[[Path, pytest.MonkeyPatch], str]
 """(an empty folder, for lowering limits) -> the outcome."""
@@ -54,6 +55,10 @@ def prepared(kind: str, path: Path) -> str:
         f"; {line['dropped']} dropped: {line['reason']} ({line['key'] or 'the file'})"
         for line in lines
     ]
+    if manifest["skipped"]:
+        losses.append(f"; not read: {describe_skipped(manifest['skipped'])}")
+    if manifest["noted"]:
+        losses.append(f"; noted: {', '.join(manifest['noted'])}")
     return f"{manifest['documents']} of {manifest['records_in']} kept{''.join(losses)}"
 
 

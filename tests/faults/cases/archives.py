@@ -77,9 +77,7 @@ def links_and_devices(folder: Path, _: pytest.MonkeyPatch) -> str:
             member.type = kind
             member.linkname = "/etc/passwd"
             tar.addfile(member)
-    return (
-        f"{prepared('captions', path)}; members that are not files are skipped"
-    )
+    return prepared("captions", path)
 
 
 def any_bytes_as_name(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -103,11 +101,36 @@ def other_members(folder: Path, _: pytest.MonkeyPatch) -> str:
         ("0000.npy", b"\x93NUMPY"),
         ("0000.JSON", b"{}"),
         (".hidden", b"x"),
+        ("._0000.jpg", b"x"),
     ]
-    return (
-        f"{prepared('captions', write_tar(folder / 'a.tar', members))}; other members"
-        " are skipped"
-    )
+    return prepared("captions", write_tar(folder / "a.tar", members))
+
+
+def dots_in_names(folder: Path, _: pytest.MonkeyPatch) -> str:
+    members = [
+        (name.replace("000", "plate 1."), data) for name, data in pairs(3)
+    ]
+    return prepared("captions", write_tar(folder / "a.tar", members))
+
+
+def masks_beside_samples(folder: Path, _: pytest.MonkeyPatch) -> str:
+    members = pairs(2)
+    members.insert(1, ("0000.mask.png", jpeg(kind="PNG")))
+    members.insert(1, ("0000.webp", jpeg(kind="WEBP")))
+    return prepared("captions", write_tar(folder / "a.tar", members))
+
+
+def one_tar_behind_another(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(2))
+    more = write_tar(folder / "b.tar", pairs(2, start=2)).read_bytes()
+    path.write_bytes(path.read_bytes() + more)
+    return prepared("captions", path)
+
+
+def junk_behind_the_end(folder: Path, _: pytest.MonkeyPatch) -> str:
+    path = write_tar(folder / "a.tar", pairs(2))
+    path.write_bytes(path.read_bytes() + b"<html>" * 200)
+    return prepared("captions", path)
 
 
 def no_permission(folder: Path, patch: pytest.MonkeyPatch) -> str:
@@ -131,7 +154,7 @@ def no_file(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 def no_matching_file(folder: Path, _: pytest.MonkeyPatch) -> str:
-    (folder / "a.jpg").write_bytes(jpeg())
+    (folder / "a.parquet").write_bytes(b"")
     return plain(
         refused(lambda: find_files(Captions, [folder]), folder), folder
     )
@@ -150,6 +173,10 @@ CASES: dict[str, Case] = {
     "a name that is not UTF-8": any_bytes_as_name,
     "two samples of the same name": same_name_twice,
     "members of other kinds": other_members,
+    "dots in names": dots_in_names,
+    "further pictures beside a sample": masks_beside_samples,
+    "one tar behind another": one_tar_behind_another,
+    "junk behind the end mark": junk_behind_the_end,
     "no permission to read": no_permission,
     "no such file": no_file,
     "a folder without tars": no_matching_file,
