@@ -51,8 +51,10 @@ run() {
     why=$(sed 's/^\[rank[0-9]*\]: //' "$errors" |
         grep -E '^[A-Za-z0-9_.]+(Error|Died|error|Exception):' | tail -n 1)
     [ $code -eq 124 ] || [ $code -eq 137 ] && why="not finished in $limit s"
-    tell "Failed after ${limit} s at most: $*" '' "    ${why:-exit code $code}" \
-        "    $(tail -n 1 "$errors" | cut -c1-300)" ''
+    tell "Failed: $*" '' "    ${why:-exit code $code: $(tail -n 1 "$errors")}"
+    grep -E '^(first batch|step|mm1|padded|sorted|dense)' "$errors" | tail -n 4 |
+        sed 's/^/    /' | tee -a "$note"
+    tell ''
 }
 
 recipe=pretrain_3b

@@ -69,20 +69,39 @@ class Kernel(NamedTuple):
 
 
 def kernels(profiler: profile, *, cuda: bool) -> list[Kernel]:
-    found = []
-    for event in profiler.events() or []:
-        if event.device_type != DeviceType.CPU:
-            continue
-        shapes = tuple(event.input_shapes or ())
-        if cuda:
-            found += [
-                Kernel(each.name, event.name, shapes, each.duration / 1e6)
-                for each in event.kernels
-            ]
-        else:
-            seconds = event.self_cpu_time_total / 1e6
-            found.append(Kernel(event.name, event.name, shapes, seconds))
-    return found
+    """What ran, with the operations that launched it."""
+    events = profiler.events() or []
+    if not cuda:
+        return [
+            Kernel(
+                event.name,
+                event.name,
+                tuple(event.input_shapes or ()),
+                event.self_cpu_time_total / 1e6,
+            )
+            for event in events
+        ]
+    # Named ranges (FSDP's, the optimizer's) span kernels and are none themselves.
+    ranges = {event.name for event in events if event.is_user_annotation}
+    found = [
+        Kernel(
+            each.name,
+            event.name,
+            tuple(event.input_shapes or ()),
+            each.duration / 1e6,
+        )
+        for event in events
+        if event.device_type == DeviceType.CPU
+        for each in event.kernels
+        if each.name not in ranges
+    ]
+    busy = sum(
+        event.time_range.elapsed_us() / 1e6
+        for event in events
+        if event.device_type == DeviceType.CUDA and event.name not in ranges
+    )
+    rest = busy - sum(kernel.seconds for kernel in found)
+    return [*found, Kernel("without an operation", "", (), rest)]
 
 
 def widths_of(part: nn.Module | None) -> set[int]:
