@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mm1.config import ConfigError
@@ -101,13 +101,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+    # Not `str.splitlines`: a line separator (U+2028) may stand in a string of JSON.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 
@@ -149,13 +151,20 @@ def file_name(name: str, what: str) -> str:
 def path_within(folder: Path, name: str, what: str) -> Path:
     """`folder / name`, where a file of the folder names another of its files.
 
+    Links are followed: the hub's cache and large disks are full of them.
+
     Raises:
         ConfigError: it leads out of the folder; `what` is what the message calls it.
     """
-    path = folder / name
-    if "\0" in name or folder.resolve() not in path.resolve().parents:
+    parts = PurePath(name).parts
+    if (
+        not parts
+        or ".." in parts
+        or "\0" in name
+        or PurePath(name).is_absolute()
+    ):
         raise ConfigError(f"{what} {name[:80]!r} leads out of {folder}")
-    return path
+    return folder / name
 
 
 def _line(record: Any) -> str:

@@ -83,6 +83,19 @@ def test_a_config_says_which_file_is_wrong(tmp_path: Path) -> None:
             read_config(tmp_path)
 
 
+SEPARATORS = "a\u2028b\u2029c\x85d\x0ce\x0bf\x1cg\x1dh\x1ei\rj\r\nk\tl"
+
+
+def test_lines_are_read_as_they_are_written(tmp_path: Path) -> None:
+    records = [{"question": SEPARATORS}, {SEPARATORS: [SEPARATORS]}]
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, records)
+    append_jsonl(path, records[0])
+    with path.open("a") as file:
+        file.write('{"question": "half')
+    assert read_jsonl(path) == [*records, records[0]]
+
+
 def test_what_is_nested_as_deep_as_allowed_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a":' * 64 + "1" + "}" * 64)
     assert list(read_object(tmp_path / "x.json", "")) == ["a"]
@@ -119,15 +132,11 @@ def test_a_name_that_is_a_file_name(name: str) -> None:
 
 
 def test_a_path_stays_within_its_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path)
-    (folder / "inner").symlink_to(folder)
-    for name in ("../a", "/etc/passwd", "link/a", "a/../..", ".", "", "a\0b"):
+    for name in ("../a", "/etc/passwd", "a/../b", "a/..", ".", "", "a\0b"):
         with pytest.raises(ConfigError, match=r"the shard .* leads out of"):
-            path_within(folder, name, "the shard")
-    for name in ("a", "a/b.arrow", "inner/a", "x/../a"):
-        assert path_within(folder, name, "the shard") == folder / name
+            path_within(tmp_path, name, "the shard")
+    for name in ("a", "a/b.arrow", "..a"):
+        assert path_within(tmp_path, name, "the shard") == tmp_path / name
 
 
 def test_a_write_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.image_processing import ImageError, image_size
+from mm1.files import path_within
 
 
 def read_annotations(
@@ -37,7 +38,7 @@ def read_annotations(
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{field}: there is no file {path}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, list if keys is None else dict):
         raise ValueError(
@@ -61,13 +62,14 @@ def read_annotation_lines(
     path = _annotation_path(name, field)
     records = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:
+            lines = list(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{field}: there is no file {path}") from error
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}: line {number} is not JSON: {error}"
             ) from error
@@ -157,8 +159,9 @@ class BenchmarkImages:
         Raises:
             FileNotFoundError: there is no such file; the message names `owner`, the
                 question.
+            ConfigError: the name leads out of the folder.
         """
-        path = self.path / name
+        path = path_within(self.path, name, f"{owner}: the image")
         if name not in self.names and not path.is_file():
             raise FileNotFoundError(f"{owner}: no image at {path}")
         return path

@@ -22,7 +22,13 @@ from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.data.image_processing import decode_image, resize
 from mm1.eval.evaluator import Evaluator, Line
-from mm1.files import read_jsonl, read_object, write_json, write_jsonl
+from mm1.files import (
+    file_name,
+    read_jsonl,
+    read_object,
+    write_json,
+    write_jsonl,
+)
 from mm1.folder_lock import FolderLock
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
@@ -34,6 +40,8 @@ NUM_WITH_IMAGES = 12
 """Questions of each benchmark whose images are written, for reports."""
 LONGEST_SIDE = 384
 """Written images are scaled down to this, in pixels."""
+LONGEST_ID = 80
+"""Characters of a question's id in the names of its images' files."""
 
 
 def evaluate_run(
@@ -72,7 +80,10 @@ def evaluate_run(
         )
     own = {} if shots is None else {"shots": tuple(shots)}
     benchmarks = {
-        name: replace(config.benchmarks[name], **own).build() for name in chosen
+        file_name(name, "benchmark"): replace(
+            config.benchmarks[name], **own
+        ).build()
+        for name in chosen
     }
     device = dist.start()
     with FolderLock(out or folder):
@@ -93,7 +104,10 @@ def build_benchmarks(
 ) -> dict[str, Evaluator]:
     """Benchmarks that suit a model, with their records in memory: a missing file shows
     before the training, not after it."""
-    built = {name: config.build() for name, config in benchmarks.items()}
+    built = {
+        file_name(name, "benchmark"): config.build()
+        for name, config in benchmarks.items()
+    }
     for benchmark in built.values():
         benchmark.check(model)
         benchmark.load_records(shots)
@@ -255,7 +269,8 @@ def _write_images(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for i, image in enumerate(evaluator.images(number, num_shots)):
-        file = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', line['id'])}-{i}.png"
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", line["id"])[:LONGEST_ID]
+        file = folder / f"{name}-{i}.png"
         scale = min(1.0, LONGEST_SIDE / max(image.width, image.height))
         height = max(1, round(image.height * scale))
         width = max(1, round(image.width * scale))

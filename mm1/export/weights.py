@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mm1.config import ConfigError
-from mm1.files import FRESH_COPY, read_object, write_json
+from mm1.dist import say
+from mm1.files import FRESH_COPY, path_within, read_object, write_json
 
 DTYPES = {
     "F64": torch.float64,
@@ -157,13 +158,24 @@ def _files(path: Path, *, pickle: bool) -> list[Path]:
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
-    """The one file of this name, or the shards in its index, if there are any."""
+    """The one file of this name, or the shards in its index, if there are any.
+
+    Where both are there, transformers reads the one file, and so do we.
+    """
     index = folder / f"{name}.index.json"
+    if (folder / name).is_file():
+        if index.is_file():
+            say(
+                f"note: {folder / name} is read, not the shards of {index.name}"
+            )
+        return [folder / name]
     if not index.is_file():
-        return [folder / name] if (folder / name).is_file() else []
+        return []
     stored = read_object(index, FRESH_COPY)
     try:
         files = sorted(set(stored["weight_map"].values()))
+        for file in files:
+            path_within(folder, file, f"{index}: the shard")
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{index} is no index of shards: {error!r}; get a fresh copy"

@@ -16,6 +16,8 @@ writer.lock          who writes here, while they do (`mm1.folder_lock`)
 
 from pathlib import Path
 
+from mm1.files import file_name
+
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SPEED = "speed.jsonl"
@@ -31,8 +33,13 @@ REPORT = "report.html"
 def predictions_path(
     run: Path, benchmark: str, num_shots: int, draw: int = 0
 ) -> Path:
-    """`draw` counts from 0."""
+    """`draw` counts from 0.
+
+    Raises:
+        ConfigError: the benchmark's name cannot be that of a file.
+    """
     suffix = f"-draw{draw + 1}" if draw else ""
+    file_name(benchmark, "benchmark")
     return run / PREDICTIONS / f"{benchmark}-{num_shots}shot{suffix}.jsonl"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mm1 import config as configs
 from mm1.config import ConfigError, nearest
-from mm1.files import read_jsonl
+from mm1.files import file_name, read_jsonl
 from mm1.overrides import override
 from mm1.train.origins import adopt_architectures
 from mm1.train.trainer import Trainer
@@ -46,7 +46,8 @@ class StudyPlan:
         train`.
 
         Raises:
-            ConfigError: an override does not fit the config.
+            ConfigError: an override does not fit the config, or the stage's name cannot
+                be that of a folder.
         """
         config = copy.deepcopy(config)
         before = dict(config.init)
@@ -63,7 +64,7 @@ class StudyPlan:
         adopt_architectures(config, changed, own)
         content = configs.to_text(config).replace(str(self.folder), "")
         name = f"{stage}-{hashlib.blake2b(content.encode(), digest_size=5).hexdigest()}"
-        folder = str(self.folder / "runs" / name)
+        folder = str(self.folder / "runs" / file_name(name, "stage"))
         self.stages[folder] = stage
         self.runs[folder] = config
         return folder

@@ -235,8 +235,8 @@ def _storage(info: Any) -> _StorageInfo:
 
 def _num_bytes(folder: Path, name: str) -> int:
     path = path_within(folder, name, f"{folder / METADATA}: the file")
-    if not path.is_file():
-        raise ConfigError(f"{path} is missing: {REMEDY}")
+    if path.is_symlink() or not path.is_file():
+        raise ConfigError(f"{path} is missing, or a link: {REMEDY}")
     return path.stat().st_size
 
 

@@ -185,3 +185,15 @@ def test_only_splits_with_documents_get_shards(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").rglob("*.arrow")] == [
         "00000-000.arrow"
     ]
+
+
+@pytest.mark.parametrize("name", ["../../outside.arrow", "/etc/hostname", ""])
+def test_a_manifest_that_names_files_elsewhere_is_refused(
+    name: str, prepared: Path
+) -> None:
+    path = prepared / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"]["shards"][0]["file"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"manifest.json: the shard .* leads"):
+        Shards(prepared)

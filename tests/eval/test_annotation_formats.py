@@ -361,3 +361,13 @@ def test_real_vqa_annotations_give_the_known_accuracy(tmp_path: Path) -> None:
     # The reference rounds the accuracy of each question to 0.01%.
     for record, score in zip(benchmark.test, scores, strict=True):
         assert 100 * score == pytest.approx(known[record.id], abs=0.006)
+
+
+def test_an_image_outside_its_folder_is_refused(coco: Coco.Config) -> None:
+    path = Path(coco.annotations)
+    content = json.loads(path.read_text())
+    (Path(coco.images).parent / "secret.jpg").write_bytes(b"not ours")
+    content["images"][0]["file_name"] = "../secret.jpg"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"the image .* leads out of"):
+        coco.build().load_records((0,))

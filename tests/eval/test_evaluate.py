@@ -12,9 +12,10 @@ import tiny
 from ranks import on_ranks
 
 from mm1 import dist
+from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.eval.benchmarks import Benchmark, Question, Split
-from mm1.eval.evaluate import evaluate, format_scores
+from mm1.eval.evaluate import build_benchmarks, evaluate, format_scores
 from mm1.eval.metrics import exact_match
 from mm1.infer.predictor import Predictor
 
@@ -123,6 +124,49 @@ def test_predictions_and_scores_are_written(
     )
     assert (second["prediction"], second["score"]) == ("dog", 0.0)
     assert len(rest) == 11
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a\0b", ".."])
+def test_a_benchmark_whose_name_leads_elsewhere_writes_nothing(
+    name: str, tmp_path: Path, oracle: Oracle
+) -> None:
+    folder = tmp_path / "runs" / "own"
+    folder.mkdir(parents=True)
+    config = Numbers.Config()
+    with pytest.raises(ConfigError, match=r"benchmark .* name of a file"):
+        build_benchmarks({name: config}, oracle.model, (0,))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"benchmark .* name of a file"):
+        evaluate(oracle, {name: config.build()}, (0,), folder, version="v1")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert oracle.calls == 0
+
+
+class Unreadable(Numbers):
+    """Questions with characters that `str.splitlines` takes for line ends, and an id
+    longer than the name of a file may be."""
+
+    def question(self, record: int) -> Question:
+        text = Text(f" {record}\u2028or\x85no\x0c?")
+        picture = tiny.picture(record, side=8)
+        return Question(
+            Document((picture, text)), (f"{record % 2}",), f"{record}/" * 300
+        )
+
+
+def test_predictions_are_read_as_they_were_written(
+    tmp_path: Path, oracle: Oracle
+) -> None:
+    def scores() -> Any:
+        config = Unreadable.Config()
+        return evaluate(
+            oracle, {"odd": config.build()}, (0,), tmp_path, version="v1"
+        )
+
+    first = scores()
+    calls = oracle.calls
+    assert scores() == first
+    assert oracle.calls == calls
 
 
 def test_images_of_the_first_questions_are_written(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from published import write_model
 from safetensors.torch import load_file, save_file
 
@@ -137,8 +138,34 @@ def test_a_missing_shard_and_a_broken_index(published: Path) -> None:
     )
     index.write_text('{"weight_map": ')
     refused(published, "is not JSON")
-    index.write_text('{"weight_map": 3}')
-    refused(published, "is no index of shards")
+    for wrong in ('{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(wrong)
+        refused(published, "is no index of shards")
+    for name in ("../outside.safetensors", "/dev/zero", "a/../../b"):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        refused(published, "the shard .* leads out of")
+
+
+def test_one_file_beside_older_shards_is_read_as_transformers_reads_it(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(published / "model.safetensors")
+    older = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(older, published / "model-00001-of-00001.safetensors")
+    shards = dict.fromkeys(older, "model-00001-of-00001.safetensors")
+    index = published / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    run = published.parent / "run"
+    import_model(str(published), run)
+    said = capsys.readouterr().err
+    assert "model.safetensors is read, not the shards of" in said
+    assert index.name in said
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(published)
+    ours = load_file(run / "model.safetensors")
+    table = ours["decoder.embedding.weight"][
+        : len(tensors["model.embed_tokens.weight"])
+    ]
+    assert torch.equal(table, theirs.get_input_embeddings().weight)
 
 
 def test_no_weights_at_all(published: Path) -> None:

@@ -162,7 +162,7 @@ FAULTS: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     ),
     "a link out of the folder": (
         lambda m: setattr(shards(m), "relative_path", "link"),
-        "leads out of",
+        "link is missing, or a link",
     ),
     "no such file": (
         lambda m: setattr(shards(m), "relative_path", "__9_0.distcp"),

@@ -26,7 +26,7 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.memory_map import MappedFile
 from mm1.data.prepared.record_batch import RecordBatchReader
 from mm1.data.render import text_length
-from mm1.files import read_object
+from mm1.files import path_within, read_object
 
 FORMAT = 1
 """Changes whenever shards written before cannot be read any more."""
@@ -203,7 +203,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such folder, or it was not prepared, or not
             completely.
-        ConfigError: another version of mm1 prepared it.
+        ConfigError: another version of mm1 prepared it, or a shard lies elsewhere.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -221,6 +221,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is not of format {FORMAT}, which this version reads; prepare the"
             " data again"
         )
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            path_within(folder, shard["file"], f"{path}: the shard")
     return manifest
 
 
