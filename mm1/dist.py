@@ -7,8 +7,9 @@ training has one code path.
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -97,6 +98,32 @@ def all_true(flag: bool) -> bool:
     votes = torch.tensor([int(flag)])
     dist.all_reduce(votes, op=dist.ReduceOp.MIN)
     return bool(votes.item())
+
+
+def on_rank_zero(function: Callable[[], Value]) -> Value:
+    """Calls a function on rank 0 alone: what it returns or raises there, every rank
+    returns or raises. A collective: all ranks must call it."""
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as error:  # the other ranks would wait for ever
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def all_gather_objects(local: Value) -> list[Value]:
+    """The picklable objects of all ranks, in order of rank."""
+    if world_size() == 1:
+        return [local]
+    objects: list[Any] = [None] * world_size()
+    dist.all_gather_object(objects, local)
+    return objects
 
 
 def all_gather(local: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "all_B ..."]:

@@ -1,7 +1,9 @@
-"""Files: written so that a reader never sees half of one, read with errors that name
-the file and the remedy."""
+"""Files: written so that a reader never sees half of one, even after a power failure,
+read with errors that name the file and the remedy."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,17 +30,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A path to write a file or a folder at, which becomes `path` at the end of the
     block, or is deleted on an error.
 
-    The folder around it is made if need be.
+    The folder around it is made if need be. What was written is on the disk before it
+    is renamed, so no power failure leaves an empty file under the name of a whole one.
     """
     temporary = unfinished_path(path)
     remove(temporary)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        temporary.replace(path)
+        durable_rename(temporary, path)
     except BaseException:
         remove(temporary)
         raise
+
+
+def durable_rename(source: Path, target: Path) -> None:
+    """Renames a file or a folder once it is on the disk, and returns once the new name
+    is, too; a file at `target` is replaced."""
+    if source.is_dir():
+        for folder, _, names in os.walk(source):
+            for name in names:
+                sync(Path(folder, name))
+            sync(Path(folder))
+    else:
+        sync(source)
+    source.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do so for folders, and say this.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

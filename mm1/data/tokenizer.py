@@ -23,6 +23,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from mm1.checksums import check_file
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.files import read_object
 
@@ -93,6 +94,8 @@ class Tokenizer(Configurable):
                 f"no tokenizer at {path}; make one with `mm1 tokenizer TEXT_FILES --out"
                 f" {path}`"
             )
+        for each in (path, path.with_name(SPECIAL_TOKENS)):
+            check_file(each, "take it from a copy of the folder")
         self.text = path.read_text(encoding="utf-8")
         self.special_tokens = SpecialTokens.read(path.with_name(SPECIAL_TOKENS))
         self._load(str(path))

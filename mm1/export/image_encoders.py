@@ -55,7 +55,7 @@ from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT
-from mm1.runs.weights import weights_path
+from mm1.runs.weights import checked_weights_path
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -300,7 +300,7 @@ def write_encoder(
     tokenizer = Tokenizer.Config(path=str(run)).build()
     with torch.device("meta"):
         built = model.build(vocab_size=tokenizer.vocab_size)
-    weights = Weights(weights_path(run))
+    weights = Weights(checked_weights_path(run))
     check_export(export.links, built, weights, unused=export.unused)
     values = export.config
     own = {"model": configs.to_json(model)}

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mm1 import config as configs
-from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, SpecialTokens
+from mm1.checksums import checked_path
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.tokens import Vocabulary
@@ -22,7 +22,7 @@ from mm1.files import atomic_path, write_json
 from mm1.loader.loader import Loader
 from mm1.nn.model import Model
 from mm1.progress import track_tensors
-from mm1.runs.description import write_config
+from mm1.runs.description import write_config, write_tokenizer
 from mm1.runs.layout import SUMMARY, WEIGHTS
 from mm1.train.trainer import Trainer
 
@@ -61,11 +61,12 @@ def write_run(
     check_import(links, model, weights, unused=source.unused)
     layouts = ours_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    write(
-        folder / WEIGHTS,
-        layouts,
-        track_tensors("import", joined(links, weights), total),
-    )
+    with checked_path(folder / WEIGHTS) as path:
+        write(
+            path,
+            layouts,
+            track_tensors("import", joined(links, weights), total),
+        )
     dtypes = {layout.dtype for layout in layouts.values()}
     config = Trainer.Config(
         model=source.model,
@@ -76,12 +77,8 @@ def write_run(
         else "fp32",
     )
     write_config(folder, config)
-    special_tokens = source.vocabulary.special_tokens
-    (folder / TOKENIZER).write_text(source.vocabulary.text, encoding="utf-8")
-    if special_tokens != SpecialTokens():
-        (folder / SPECIAL_TOKENS).write_text(
-            special_tokens.to_json(), encoding="utf-8"
-        )
+    vocabulary = source.vocabulary
+    write_tokenizer(folder, vocabulary.text, vocabulary.special_tokens)
     params = {
         name: sum(p.numel() for p in part.parameters())
         for name, part in model.parts().items()

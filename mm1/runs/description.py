@@ -1,5 +1,6 @@
 """What a run folder says about its run: config.json and summary.json."""
 
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 
 from mm1 import config as configs
 from mm1 import dist
+from mm1.checksums import check_file, checked_path
 from mm1.config import ConfigError, Configurable
+from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, SpecialTokens
 from mm1.files import read_object, write_json
 from mm1.runs.layout import CONFIG, SUMMARY
 
@@ -29,6 +32,7 @@ def read_config(run: Path) -> Any:
             else f"no file {run}"
         )
     remedy = "mend it, or take it from a copy of the run"
+    check_file(path, "take it from a copy of the run")
     stored = read_object(path, remedy)
     if "class" not in stored:
         raise ConfigError(
@@ -41,7 +45,21 @@ def read_config(run: Path) -> Any:
 
 
 def write_config(run: Path, config: Configurable.Config) -> None:
-    write_json(run / CONFIG, configs.to_json(config))
+    with checked_path(run / CONFIG) as path:
+        text = json.dumps(configs.to_json(config), indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+
+def write_tokenizer(
+    run: Path, text: str, special_tokens: SpecialTokens
+) -> None:
+    """Writes the content of a `tokenizer.json`, and the names of its special tokens
+    where they are not our own."""
+    with checked_path(run / TOKENIZER) as path:
+        path.write_text(text, encoding="utf-8")
+    if special_tokens != SpecialTokens():
+        with checked_path(run / SPECIAL_TOKENS) as path:
+            path.write_text(special_tokens.to_json(), encoding="utf-8")
 
 
 def write_summary(

@@ -8,6 +8,7 @@ checkpoints/         step-00001000/ ...
 model.safetensors    the weights, once the run has finished
 predictions/         NAME-4shot.jsonl: every question with its prompt and answer
 scores.json          of the benchmarks
+checksums.json       of config, tokenizer and weights (`mm1.checksums`)
 summary.json         sizes, data, hardware; has the run finished?
 packing.json         the first packed sequences, for reports
 report.html

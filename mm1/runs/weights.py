@@ -1,24 +1,29 @@
 """A run's weights: writing, loading, and starting another run's part from them."""
 
-import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mm1 import dist
-from mm1.config import ConfigError, nearest
+from mm1.checksums import check_file, checked_path, checksum
+from mm1.config import ConfigError, UserError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
-from mm1.files import atomic_path
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.model import Model, adapt
 from mm1.runs.description import read_config
 from mm1.runs.layout import WEIGHTS
+
+REMEDY = (
+    "take it from a copy of the run, or resume the run with `mm1 train --resume`, which"
+    " writes it again from the last checkpoint"
+)
 
 
 def weights_path(folder: Path) -> Path:
@@ -32,21 +37,70 @@ def weights_path(folder: Path) -> Path:
 
 
 def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
-    """Writes unsharded tensors to one file; tied ones once, under their first name."""
+    """Writes unsharded tensors to one file; tied ones once, under their first name.
+
+    Raises:
+        UserError: the disk is full, or cannot be written.
+    """
     seen: dict[int, str] = {}
     unique = {}
     for name, tensor in state.items():
         if seen.setdefault(tensor.data_ptr(), name) == name:
             unique[name] = tensor.detach().cpu().contiguous()
-    with atomic_path(folder / WEIGHTS) as path:
-        save_file(unique, path, metadata={"format": "pt"})
+    try:
+        with checked_path(folder / WEIGHTS) as path:
+            save_file(unique, path, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        num_bytes = sum(tensor.nbytes for tensor in unique.values())
+        raise UserError(
+            f"{folder / WEIGHTS} could not be written ({error}): it needs"
+            f" {num_bytes:,} bytes, {shutil.disk_usage(folder).free:,} are free; make"
+            " room, and resume the run with --resume"
+        ) from error
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """A fingerprint of the weights: predictions made with others are not reused."""
-    return hashlib.blake2b(
-        weights_path(folder).read_bytes(), digest_size=8
-    ).hexdigest()
+    """A fingerprint of the weights: predictions made with others are not reused.
+
+    Rank 0 alone reads the file, block by block; all ranks must call this.
+
+    Raises:
+        FileNotFoundError: the run has not finished.
+        ConfigError: the file is not the one that the run wrote.
+    """
+
+    def fingerprint() -> str:
+        path = weights_path(folder)
+        found = checksum(path)
+        check_file(path, REMEDY, found)
+        return found["xxh3_128"][:16]
+
+    return dist.on_rank_zero(fingerprint)
+
+
+def checked_weights_path(folder: Path) -> Path:
+    """Of a file that is the one that the run wrote; raises as `weights_fingerprint`
+    does."""
+    weights_fingerprint(folder)
+    return weights_path(folder)
+
+
+def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ConfigError if a number is NaN or infinite: such weights give neither an
+    answer nor an error."""
+    for name, tensor in tensors.items():
+        # The extremes are finite only if all are.
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not torch.stack(tensor.aminmax()).isfinite().all()
+        ):
+            bad = int((~tensor.isfinite()).sum())
+            raise ConfigError(
+                f"{path}: {bad:,} numbers of {name} are NaN or infinite; take the file"
+                " from a copy of the run, or train it again with a lower"
+                " optimizer.peak_lr"
+            )
 
 
 def load_part(
@@ -65,7 +119,7 @@ def load_part(
     if part not in parts:
         raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
     prefix = f"{part}."
-    weights = weights_path(folder)
+    weights = checked_weights_path(folder)
     if any(
         isinstance(module, nn.Embedding) for module in parts[part].modules()
     ):
@@ -77,6 +131,7 @@ def load_part(
         }
     if not state:
         raise ConfigError(f"{folder} has no part {part!r}")
+    check_finite(weights, state)
     wanted = parts[part].state_dict()
     state = adapt(parts[part], state)
     wrong = [
@@ -115,14 +170,25 @@ def load_model(
 ) -> tuple[Model, Renderer, Any]:
     """A finished run's model in the precision it computes in, its renderer and config.
 
-    A `config` replaces the folder's: for another precision, or other sub-images.
+    A `config` replaces the folder's: for another precision, or other sub-images. All
+    ranks must call this.
+
+    Raises:
+        ConfigError: the weights are damaged, hold numbers that are not finite, or do
+            not fit the config.
     """
     config = config or read_config(folder)
     tokenizer = Tokenizer.Config(path=str(folder)).build()
     model = config.model.build(vocab_size=tokenizer.vocab_size)
-    missing, unexpected = model.load_state_dict(
-        load_file(weights_path(folder)), strict=False
-    )
+    weights = checked_weights_path(folder)
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{weights} is damaged ({error}): {REMEDY}"
+        ) from error
+    check_finite(weights, state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
     shared = {
         name for name, _ in model.named_parameters(remove_duplicate=False)
     } - {n for n, _ in model.named_parameters()}

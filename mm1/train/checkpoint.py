@@ -7,14 +7,21 @@ whatever is no tensor; `mm1.train.checkpoint_reader` reads both so that nothing 
 stranger's checkpoint runs.
 
     checkpoints/step-00000200/   .metadata  __0_0.distcp ...  progress.json
+                                 checksums.json, which is written last
+
+A checkpoint that is damaged is set aside as `step-00000200.damaged`, and the one before
+it is used. One that cannot be saved, as the disk is full, costs no step: training goes
+on and tries again.
 """
 
+import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,14 +31,38 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from mm1 import dist
-from mm1.files import read_object, remove, unfinished_path, write_json
+from mm1.checksums import (
+    CHECKSUMS,
+    find_damage,
+    noted_checksums,
+    write_checksums,
+)
+from mm1.config import ConfigError, UserError
+from mm1.files import (
+    durable_rename,
+    read_object,
+    remove,
+    sync,
+    unfinished_path,
+)
 from mm1.nn.model import Model
-from mm1.runs.layout import checkpoint_path, checkpoint_steps
+from mm1.runs.layout import (
+    CHECKPOINTS,
+    METRICS,
+    SPEED,
+    checkpoint_path,
+    checkpoint_steps,
+)
 from mm1.train.checkpoint_reader import load_state
+from mm1.train.checkpoint_writer import PROGRESS, CheckpointWriter
 from mm1.train.optimizers import Optimizer
 
-PROGRESS = "progress.json"
-"""The step, the loader's state, and sums since the last line of metrics."""
+MAX_FAILED_SAVES = 3
+"""In a row; then training stops, as it could lose too much."""
+
+
+class SaveFailed(UserError):
+    """Checkpoints cannot be saved."""
 
 
 class Checkpoints:
@@ -43,7 +74,9 @@ class Checkpoints:
         # Checkpoints are written in a thread, whose collectives must not mix with those
         # of training.
         self.group: Any = torch.distributed.new_group(backend="gloo")
-        self.pending: tuple[Future, Path] | None = None
+        self.pending: tuple[Future, CheckpointWriter, Path] | None = None
+        self.num_failed = 0
+        """Saves that failed in a row."""
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, in order."""
@@ -57,21 +90,21 @@ class Checkpoints:
         progress: dict[str, Any],
     ) -> None:
         """Starts writing; the checkpoint counts once `settle` or `finish` has seen that
-        it is complete."""
+        it is complete.
+
+        Raises:
+            SaveFailed: the one before could not be saved, nor those before it.
+        """
         self.finish()
         path = checkpoint_path(self.folder, step)
-        temporary = unfinished_path(path)
-        if dist.rank() == 0:
-            remove(temporary)
-            temporary.mkdir(parents=True)
-            write_json(temporary / PROGRESS, progress)
-        dist.barrier()  # no rank writes before the folder exists
-        future = dcp.async_save(
+        dist.on_rank_zero(lambda: remove(unfinished_path(path)))
+        writer = CheckpointWriter(unfinished_path(path), progress)
+        future: Any = dcp.async_save(
             _state(model, optimizer),
-            checkpoint_id=temporary,
+            storage_writer=writer,
             process_group=self.group,
         )
-        self.pending = (future, path)  # type: ignore[assignment]
+        self.pending = (future, writer, path)
 
     def settle(self) -> None:
         """Makes the checkpoint count if all ranks have written it, without waiting;
@@ -79,21 +112,109 @@ class Checkpoints:
         if self.pending is not None and dist.all_true(self.pending[0].done()):
             self.finish()
 
-    def finish(self) -> None:
+    def finish(self, *, may_fail: bool = False) -> None:
         """Waits for the checkpoint being written, renames it and deletes the oldest
-        beyond `keep`."""
+        beyond `keep`. One that could not be written leaves the others as they are.
+
+        Raises:
+            SaveFailed: `MAX_FAILED_SAVES` could not be written in a row, unless it
+                `may_fail`, as training ends anyway.
+        """
         if self.pending is None:
             return
-        future, path = self.pending
-        future.result()
+        future, writer, path = self.pending
         self.pending = None
-        dist.barrier()
-        if dist.rank() == 0:
+        ranks = dist.all_gather_objects(
+            (_failure(future), writer.checksums, writer.num_bytes)
+        )
+        checksums = {k: v for _, each, _ in ranks for k, v in each.items()}
+        try:
+            for failure, _, _ in ranks:
+                if failure is not None:
+                    raise failure
+            dist.on_rank_zero(lambda: self._publish(path, checksums))
+            self.num_failed = 0
+        except OSError as error:
+            self._fail(path, error, sum(each[2] for each in ranks), may_fail)
+
+    def _publish(self, path: Path, checksums: dict[str, Any]) -> None:
+        """Makes a checkpoint count that all ranks have written."""
+        temporary = unfinished_path(path)
+        write_checksums(temporary, checksums)
+        for name in (METRICS, SPEED):
+            if (self.folder / name).is_file():
+                # A resumed run relies on the lines before its checkpoint.
+                sync(self.folder / name)
+        remove(path)
+        durable_rename(temporary, path)
+        for step in self.steps()[: -self.keep]:
+            # Renamed first: one that is half deleted must not look whole.
+            old = checkpoint_path(self.folder, step)
+            remove(unfinished_path(old))
+            old.rename(unfinished_path(old))
+            remove(unfinished_path(old))
+
+    def _fail(
+        self, path: Path, error: OSError, num_bytes: int, may_fail: bool
+    ) -> None:
+        """Says that a checkpoint could not be saved; too many of them end training."""
+
+        def clear() -> int:
+            shutil.rmtree(unfinished_path(path), ignore_errors=True)
+            return shutil.disk_usage(self.folder).free
+
+        self.num_failed = self.num_failed + 1
+        free = dist.on_rank_zero(clear)
+        line = (
+            f"{path} could not be saved ({error.strerror or error}): it needs"
+            f" {num_bytes:,} bytes, {free:,} are free"
+        )
+        if not may_fail and self.num_failed >= MAX_FAILED_SAVES:
+            steps = dist.on_rank_zero(self.steps)
+            newest = f"step {steps[-1]}" if steps else "the start"
+            raise SaveFailed(
+                f"{line}. No checkpoint could be saved {self.num_failed} times in a"
+                " row, so training stops; make room, and resume it with --resume from"
+                f" {newest}"
+            )
+        goes_on = (
+            "this is the last one of this attempt"
+            if may_fail
+            else "training goes on, tries again at the next checkpoint, and stops after"
+            f" {MAX_FAILED_SAVES} failures in a row (this is number {self.num_failed})"
+        )
+        dist.say(f"{line}. Older checkpoints are intact; {goes_on}")
+
+    def newest_whole(self) -> int | None:
+        """The step of the newest checkpoint that is whole, or None if there are no
+        checkpoints. Damaged ones after it are set aside; every rank must call this.
+
+        Each file is read once more, by one rank: 1 GB takes some 0.1 s of a core.
+
+        Raises:
+            ConfigError: there are checkpoints, but none is whole.
+        """
+        damages: dict[Path, str] = {}
+        for step in reversed(dist.on_rank_zero(self._clean_steps)):
+            path = checkpoint_path(self.folder, step)
+            damage = _checkpoint_damage(path)
+            if not damage:
+                dist.on_rank_zero(lambda: _set_aside(damages, step))  # noqa: B023
+                return step
+            damages[path] = damage
+        if damages:
+            listed = "; ".join(f"{p}: {why}" for p, why in damages.items())
+            raise ConfigError(
+                f"{self.folder} has no checkpoint that is whole ({listed}): take one"
+                " from a copy of the run, or train again in another folder"
+            )
+        return None
+
+    def _clean_steps(self) -> list[int]:
+        """`steps`, after what killed processes left behind has been deleted."""
+        for path in (self.folder / CHECKPOINTS).glob("*.unfinished"):
             remove(path)
-            unfinished_path(path).rename(path)
-            for step in self.steps()[: -self.keep]:
-                remove(checkpoint_path(self.folder, step))
-        dist.barrier()
+        return self.steps()
 
     def load(
         self, step: int, model: Model, optimizer: Optimizer
@@ -110,6 +231,57 @@ class Checkpoints:
         return read_object(
             path / PROGRESS,
             "delete this checkpoint to resume from the one before",
+        )
+
+
+def _failure(future: Future) -> OSError | None:
+    """Why a checkpoint could not be written, the same on all ranks.
+
+    Raises:
+        CheckpointException: the reason is no file system's.
+    """
+    try:
+        future.result()
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        for cause in causes:
+            if not isinstance(cause, OSError):
+                raise
+        return causes[0]  # type: ignore[return-value]
+    return None
+
+
+def _checkpoint_damage(path: Path) -> str:
+    """What is wrong with a checkpoint, empty if nothing is. A collective: each rank
+    reads a share of the files."""
+
+    def read() -> dict[str, Any] | str:
+        try:
+            return noted_checksums(path) or f"it has no {CHECKSUMS}"
+        except ConfigError:
+            return f"{CHECKSUMS} is damaged"
+
+    noted = dist.on_rank_zero(read)
+    if isinstance(noted, str):
+        return noted
+    own = sorted(noted)[dist.rank() :: dist.world_size()]
+    damages = [find_damage(path / name, noted) for name in own]
+    return ", ".join(
+        damage
+        for each in dist.all_gather_objects(damages)
+        for damage in each
+        if damage
+    )
+
+
+def _set_aside(damages: dict[Path, str], step: int) -> None:
+    for path, damage in damages.items():
+        aside = path.with_name(f"{path.name}.damaged")
+        remove(aside)
+        path.rename(aside)
+        dist.say(
+            f"{path} is damaged: {damage}. It is set aside as {aside.name}, and the run"
+            f" resumes from step {step} in its place"
         )
 
 

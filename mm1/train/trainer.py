@@ -30,7 +30,11 @@ from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import MeanMetric, Model
 from mm1.progress import ProgressBar
-from mm1.runs.description import write_config, write_summary
+from mm1.runs.description import (
+    write_config,
+    write_summary,
+    write_tokenizer,
+)
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.weights import load_part, weights_fingerprint, write_weights
 from mm1.train.checkpoint import Checkpoints
@@ -114,16 +118,16 @@ class Trainer(Configurable):
         self.lock: FolderLock = lock
         self.device: torch.device = dist.start()
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
-        saved_steps = self.checkpoints.steps() if resume else []
         check_startable(folder, config, resume=resume)
+        saved_step = self.checkpoints.newest_whole() if resume else None
         self.tokenizer: Tokenizer = Tokenizer.Config(
             path=str(folder)
-            if saved_steps
+            if saved_step is not None
             else config.tokenizer.path or config.loader.tokenizer()
         ).build()
         self.lora: Lora | None = config.lora.build() if config.lora else None
         self.model: Model = self._build_model(
-            {} if saved_steps else config.init
+            config.init if saved_step is None else {}
         )
         self.params: dict[str, int] = {
             name: sum(p.numel() for p in part.parameters())
@@ -155,8 +159,8 @@ class Trainer(Configurable):
         self.counts: Counter[str] = Counter()
         """Of the data since the last line of metrics."""
         self.divergence = DivergenceCheck()
-        if saved_steps:
-            self._load_checkpoint(saved_steps[-1])
+        if saved_step is not None:
+            self._load_checkpoint(saved_step)
         self._write_config()
         self.log = MetricsLog(
             folder, resume_step=self.step, trackers=config.trackers
@@ -253,7 +257,7 @@ class Trainer(Configurable):
                     if is_last or stops or self.step % c.checkpoint_every == 0:
                         self._save_checkpoint()
                     if stops:
-                        self.checkpoints.finish()
+                        self.checkpoints.finish(may_fail=True)
                         raise Interrupted(
                             f"stopped after step {self.step} of {c.steps}; resume it"
                             " with `mm1 train --resume`"
@@ -329,16 +333,16 @@ class Trainer(Configurable):
     def _finish(self) -> None:
         """Writes the weights, runs the benchmarks, and marks the run as finished."""
         self.lock.check()
-        self.checkpoints.finish()
+        self.checkpoints.finish(may_fail=True)
         state = get_model_state_dict(
             self.model,
             options=StateDictOptions(full_state_dict=True, cpu_offload=True),
         )
-        if dist.rank() == 0:
-            write_weights(
+        dist.on_rank_zero(
+            lambda: write_weights(
                 self.folder, self.lora.merged(state) if self.lora else state
             )
-        dist.barrier()  # the other ranks read the weights for their fingerprint
+        )
         if self.config.benchmarks:
             self.model.eval()
             evaluate(
@@ -352,7 +356,9 @@ class Trainer(Configurable):
 
     def _write_summary(self, *, finished: bool) -> None:
         if dist.rank() == 0:
-            self.tokenizer.save(self.folder)
+            write_tokenizer(
+                self.folder, self.tokenizer.text, self.tokenizer.special_tokens
+            )
             write_summary(
                 self.folder,
                 self.config,

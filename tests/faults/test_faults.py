@@ -56,7 +56,7 @@ def test_fault(
 
 def test_the_page_has_the_cases_and_no_others() -> None:
     assert written().keys() == ALL.keys()
-    assert len(ALL) >= 60
+    assert len(ALL) >= 80
 
 
 @cache
