@@ -1,14 +1,16 @@
 """Generation beside transformers' `generate` on the exported model: the same prompts,
 in turns, in one process.
 
-    python benchmarks/generate.py [--model smollm2-135m] [--device cpu] [--out NOTE.md]
+    python benchmarks/generate.py [--model smollm2-135m] [--precision fp32 bf16]
+        [--shots 0 8] [--out NOTE.md]
 
 `--model` is smollm2-135m (its shape, random weights), a recipe such as pretrain_small
 (its shape, random weights), or the folder of a published language model. Random weights
-make answers as long as they are allowed to be. `--shots N` puts the same N examples
-before every question: mm1 reads them once, transformers with every prompt. Both sides
-start from text and image files and end with text. On the CPU the CPU time of one thread
-is compared, so that other work on the machine hardly counts; on CUDA the wall time.
+make answers as long as they are allowed to be. With N shots the same N examples stand
+before every question, whose answer is short: mm1 reads them once, transformers with
+every prompt. Both sides start from text and image files and end with text. On the CPU
+the CPU time of one thread is compared, so that other work on the machine hardly counts;
+on CUDA the wall time.
 """
 
 import argparse
@@ -253,11 +255,20 @@ def options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=("cpu", "cuda"),
+    )
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], choices=("fp32", "bf16")
+    )
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--shots", type=int, default=0)
+    parser.add_argument("--shots", nargs="+", type=int, default=[0])
     parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument(
+        "--short-answer", type=int, default=8, help="max tokens with shots"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--static-peer",
@@ -267,34 +278,66 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="append the result to this file"
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="pretrain_small, a few short answers",
+    )
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.model = "pretrain_small"
+        arguments.prompts = 4
+        arguments.max_tokens = 8
+        arguments.rounds = 1
+    return arguments
 
 
-def prepare(
-    arguments: argparse.Namespace, device: torch.device, work: Path
-) -> tuple[Predictor, list[Peer]]:
-    """Our model and transformers', from one run folder."""
+def make_run(work: Path, name: str, device: torch.device) -> None:
+    """The run folder `run`, and its `export`."""
     run = work / "run"
-    if Path(arguments.model).is_dir():
-        import_model(arguments.model, run)
+    if Path(name).is_dir():
+        import_model(name, run)
     else:
         run.mkdir()
-        random_run(run, arguments.model, device)
+        random_run(run, name, device)
     export_run(run, work / "export")
-    config = catalog.run_config(str(run), [f"precision={arguments.precision}"])
-    model, renderer, _ = load_model(run, device, config=config)
-    dtype = next(model.parameters()).dtype
-    peers = [
-        Peer(
-            work / "export",
-            device,
-            dtype,
-            images=isinstance(model, MM1),
-            static=static,
+
+
+def compare(
+    arguments: argparse.Namespace,
+    predictor: Predictor,
+    peers: list[Peer],
+    shots: int,
+) -> str:
+    tokenizer = predictor.renderer.tokenizer
+    max_tokens = arguments.short_answer if shots else arguments.max_tokens
+    prompts = make_prompts(
+        arguments.prompts, shots, tokenizer, images=peers[0].images
+    )
+    names = ("generate", "generate, static cache")
+    sides: dict[str, Side] = {
+        f"{peer.name} `{name}`": partial(
+            peer.generate, prompts, tokenizer, max_tokens
         )
-        for static in ([False, True] if arguments.static_peer else [False])
-    ]
-    return Predictor(model, renderer, device), peers
+        for peer, name in zip(peers, names, strict=False)
+    }
+    sides["mm1"] = partial(
+        predictor.generate,
+        prompts,
+        max_tokens=max_tokens,
+        share_prefix=shots > 0,
+    )
+    times, answers = measure(sides, arguments.rounds, predictor.device)
+    lengths = [len(predictor.renderer(p, end=False).tokens) for p in prompts]
+    dtype = str(next(predictor.model.parameters()).dtype).removeprefix("torch.")
+    return report(
+        f"{arguments.model}, {_size(predictor.model) / 1e6:.0f}M parameters,"
+        f" {dtype} on {predictor.device}: {len(prompts)} prompts of"
+        f" {min(lengths)} to {max(lengths)} tokens, {shots} shots,"
+        f" {max_tokens} new tokens",
+        times,
+        answers,
+    )
 
 
 def main() -> None:
@@ -303,42 +346,32 @@ def main() -> None:
     warnings.simplefilter("ignore")
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on both sides
     with tempfile.TemporaryDirectory() as folder:
-        predictor, peers = prepare(arguments, device, Path(folder))
-    tokenizer = predictor.renderer.tokenizer
-    prompts = make_prompts(
-        arguments.prompts,
-        arguments.shots,
-        tokenizer,
-        images=peers[0].images,
-    )
-    names = ("generate", "generate, static cache")
-    sides: dict[str, Side] = {
-        f"{peer.name} `{name}`": partial(
-            peer.generate, prompts, tokenizer, arguments.max_tokens
-        )
-        for peer, name in zip(peers, names, strict=False)
-    }
-    sides["mm1"] = partial(
-        predictor.generate,
-        prompts,
-        max_tokens=arguments.max_tokens,
-        share_prefix=arguments.shots > 0,
-    )
-    times, answers = measure(sides, arguments.rounds, device)
-    lengths = [len(predictor.renderer(p, end=False).tokens) for p in prompts]
-    text = report(
-        f"{arguments.model}, {_size(predictor.model) / 1e6:.0f}M parameters,"
-        f" {arguments.precision} on {arguments.device}: {len(prompts)} prompts of"
-        f" {min(lengths)} to {max(lengths)} tokens, {arguments.shots} shots,"
-        f" {arguments.max_tokens} new tokens",
-        times,
-        answers,
-    )
-    print(text)
-    if arguments.out:
-        with arguments.out.open("a", encoding="utf-8") as note:
-            note.write(text + "\n")
+        work = Path(folder)
+        make_run(work, arguments.model, device)
+        for precision in arguments.precision:
+            config = catalog.run_config(
+                str(work / "run"), [f"precision={precision}"]
+            )
+            model, renderer, _ = load_model(work / "run", device, config=config)
+            predictor = Predictor(model, renderer, device)
+            peers = [
+                Peer(
+                    work / "export",
+                    device,
+                    next(model.parameters()).dtype,
+                    images=isinstance(model, MM1),
+                    static=static,
+                )
+                for static in (False, True)[: 1 + arguments.static_peer]
+            ]
+            for shots in arguments.shots:
+                text = compare(arguments, predictor, peers, shots)
+                print(text, flush=True)
+                if arguments.out:
+                    with arguments.out.open("a", encoding="utf-8") as note:
+                        note.write(text + "\n")
 
 
 if __name__ == "__main__":

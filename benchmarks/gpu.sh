@@ -61,6 +61,7 @@ recipe=pretrain_3b
 common="loader.batch_size=12"
 timing="--warmup 2 --steps 10 --seconds 30 --workers ${WORKERS:-10}"
 peers="--size gpu"
+generate="--precision fp32 bf16 --shots 0 8 --prompts 32"
 if [ ${#configs[@]} -eq 0 ]; then
     configs=(
         "loader.micro_batch_size=2 compile=true activation_checkpointing=selective"
@@ -77,6 +78,7 @@ if [ -n "$tiny" ]; then
     timing="--warmup 1 --steps 2 --vocab-size 300"
     configs=("loader.micro_batch_size=1 compile=false")
     peers="--size tiny --rounds 1"
+    generate="--shots 0 2 --tiny"
 fi
 
 tell "# $(date -u '+%Y-%m-%d %H:%M') UTC" '' "Pieces $pieces, $budget seconds."
@@ -106,6 +108,14 @@ fi
 if wanted peers; then
     tell '' "## Beside transformers' LLaVA" ''
     run 120 benchmarks/peers.py $peers
+fi
+
+if wanted generate; then
+    tell '' "## Generation beside transformers'" ''
+    # shellcheck disable=SC2086
+    run 100 benchmarks/generate.py $generate
+    [ -n "$tiny" ] || run 100 benchmarks/generate.py $generate \
+        --model pretrain_ablation_base --precision bf16
 fi
 
 if wanted tests; then
