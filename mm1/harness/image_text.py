@@ -17,10 +17,9 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image
 from mm1.harness.limits import Limits, answer_within_limits, sequence_length
 from mm1.infer.predictor import Predictor
-from mm1.prepare.sources.instructions import (
-    IMAGE_PLACEHOLDER,
-    parse_conversation,
-)
+from mm1.prepare.conversation import parse_conversation
+from mm1.prepare.placeholders import IMAGE_PLACEHOLDER
+from mm1.prepare.turns import ConversationSource
 from mm1.runs.weights import load_model
 
 
@@ -37,9 +36,12 @@ def user_prompt(text: str, images: Sequence[Image]) -> Document:
         {"role": "user", "content": content},
         {"role": "assistant", "content": "here"},
     ]
-    return Document(
-        parse_conversation({"messages": turns}, list(images)).parts[:-1]
+    conversation = parse_conversation(
+        {"messages": turns},
+        list(images),
+        ConversationSource.Config(placeholder=IMAGE_PLACEHOLDER),
     )
+    return Document(conversation.parts[:-1])
 
 
 def lossless_image(image: Any) -> Image:

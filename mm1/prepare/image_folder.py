@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.prepare import tables, verify
+from mm1.prepare.inline_images import decode_inline_image, is_inline_image
 from mm1.prepare.sources import (
     IMAGE_SUFFIXES,
     Source,
@@ -31,6 +32,7 @@ from mm1.prepare.sources import (
     raw_image,
 )
 
+_HOLDERS = ("bytes", "path", "url")
 SHARD_DIGITS = 5
 """img2dataset's keys begin with the number of their folder."""
 
@@ -54,14 +56,16 @@ class ImageFolder:
         self.urls = urls
 
     def read(self, value: Any) -> Image:
-        """An image as a record has it: bytes, a path, a URL, or Hugging Face's
-        {"bytes", "path"}.
+        """An image as a record has it: bytes, a path, a URL, a data URI, base64, or
+        Hugging Face's {"bytes", "path"}.
 
         What cannot be read is a `MissingImage`; a URL that is not looked up stands in
         place of the bytes.
         """
         if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
+            value = next(
+                (value[key] for key in _HOLDERS if value.get(key)), None
+            )
         if isinstance(value, bytes):
             return raw_image(value)
         if value is None:
@@ -72,8 +76,10 @@ class ImageFolder:
             )
         url = value if is_url(value) else ""
         try:
+            if is_inline_image(value):
+                return raw_image(decode_inline_image(value))
             if not url:
-                return raw_image(self._read_file(value))
+                return raw_image(self._read_file(value.removeprefix("file://")))
             return raw_image(self._read_url(url) if self.urls else url, url)
         except Unusable as why:
             return raw_image(why, url)

@@ -22,10 +22,8 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.eval import benchmarks
 from mm1.eval.benchmarks import Benchmark
-from mm1.prepare.sources.instructions import (
-    IMAGE_PLACEHOLDER,
-    parse_conversation,
-)
+from mm1.prepare.conversation import parse_conversation
+from mm1.prepare.placeholders import IMAGE_PLACEHOLDER
 
 
 def every_benchmark() -> list[type[Benchmark]]:

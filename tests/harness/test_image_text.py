@@ -15,7 +15,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Image, Text
 from mm1.data.image_processing import decode_image
 from mm1.harness.image_text import ImageTextModel, lossless_image, user_prompt
-from mm1.prepare.sources.instructions import parse_conversation
+from mm1.prepare.conversation import parse_conversation
 
 
 def shown(number: int, mode: str = "RGB") -> PIL.Image.Image:

@@ -13,8 +13,6 @@ resolved against its column `url`, if one is named, and looked up as `urls` says
 image that cannot be read is left out of its page and counted.
 """
 
-import base64
-import binascii
 import codecs
 import posixpath
 import re
@@ -150,7 +148,7 @@ def _decode(content: bytes) -> str:
 
 def _read_image(src: str, name: str, url: str, folder: ImageFolder) -> Image:
     if src[:5].lower() == "data:":
-        return raw_image(_decode_data_url(src))
+        return folder.read(src)
     try:
         src = urljoin(url, f"https:{src}" if src.startswith("//") else src)
         if is_url(src):
@@ -165,15 +163,3 @@ def _read_image(src: str, name: str, url: str, folder: ImageFolder) -> Image:
     else:
         path = posixpath.join(posixpath.dirname(name), path)
     return replace(folder.read(path), url=src)
-
-
-def _decode_data_url(src: str) -> bytes | Unusable:
-    head, comma, content = src.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        return Unusable("broken image address", src[:100])
-    try:
-        return base64.b64decode(
-            "".join(unquote(content).split()), validate=True
-        )
-    except (binascii.Error, ValueError) as error:
-        return Unusable("broken image address", f"{src[:100]}: {error}")

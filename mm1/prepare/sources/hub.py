@@ -20,9 +20,9 @@ from typing import Any
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import verify
+from mm1.prepare.conversation import parse_conversation
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
-from mm1.prepare.sources.instructions import parse_conversation
 from mm1.prepare.sources.interleaved import parse_interleaved_page
 
 
