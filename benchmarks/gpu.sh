@@ -12,6 +12,7 @@
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 python=${PYTHON:-python3}
 budget=540
 pieces=attention,step,profile,peers,generate,fp8,kernels,tests
@@ -59,7 +60,7 @@ run() {
 
 recipe=pretrain_3b
 common="loader.batch_size=12"
-timing="--warmup 2 --steps 10 --seconds 30 --workers ${WORKERS:-10}"
+timing="--warmup 2 --steps 10 --seconds 40 --workers ${WORKERS:-10}"
 peers="--size gpu"
 generate="--precision fp32 bf16 --shots 0 8 --prompts 32"
 if [ ${#configs[@]} -eq 0 ]; then
@@ -94,20 +95,14 @@ if wanted step; then
     wanted profile && profile=--profile
     for config in "${configs[@]}"; do
         # shellcheck disable=SC2086  # words, on purpose
-        run 130 benchmarks/step.py $recipe $common $timing $config $profile
+        run 150 benchmarks/step.py $recipe $common $timing $config $profile
         profile=
     done
 fi
 
-if wanted kernels; then
-    tell '' '## Other kernels'
-    run 60 benchmarks/kernels.py --only decoder_attention,depthwise,products \
-        --seconds 45 $tiny
-fi
-
 if wanted peers; then
     tell '' "## Beside transformers' LLaVA" ''
-    run 120 benchmarks/peers.py $peers
+    run 150 benchmarks/peers.py $peers
 fi
 
 if wanted generate; then
@@ -118,9 +113,17 @@ if wanted generate; then
         --model pretrain_ablation_base --precision bf16
 fi
 
+if wanted kernels; then
+    tell '' '## Other kernels'
+    run 60 benchmarks/kernels.py --only decoder_attention,depthwise,products \
+        --seconds 45 $tiny
+fi
+
 if wanted tests; then
     tell '' '## Tests that need a GPU' ''
-    "$python" -m pytest -q -m gpu tests -p no:cacheprovider 2>&1 |
+    left=$((budget - SECONDS))
+    timeout $((left > 15 ? left : 15)) "$python" -m pytest -q -m gpu tests \
+        -p no:cacheprovider 2>&1 |
         tail -n 3 | tee -a "$note"
 fi
 

@@ -109,7 +109,7 @@ class Bench:
         each = min(self.once(call), self.once(call))
         if not self.cuda:
             return each
-        count = max(3, min(200, int(1e3 * seconds / max(each, 1e-3))))
+        count = max(3, min(2000, int(1e3 * seconds / max(each, 1e-3))))
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(count):

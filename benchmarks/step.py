@@ -47,23 +47,21 @@ class Measurement:
     """Until the step was queued: near `seconds`, the host is the bottleneck."""
     data_seconds: list[float] = field(default_factory=list)
     warmup_seconds: list[float] = field(default_factory=list)
-    flops: float = 0.0
+    flops: list[float] = field(default_factory=list)
     tokens: float = 0.0
     images: float = 0.0
     predicted: float = 0.0
     """Seconds by the roofline."""
     startup: float = 0.0
     """Seconds until the first batch: imports, model, optimizer, workers."""
-    graphs: tuple[int, int] = (0, 0)
-    """Compiled in warm-up, and after it."""
+    graphs: dict[str, int] = field(default_factory=dict)
+    """Compiled in warm-up, by kind of unit."""
+    later_graphs: dict[str, int] = field(default_factory=dict)
 
 
-def graphs_compiled() -> int:
-    if "torch._dynamo" not in sys.modules:
-        return 0
-    from torch._dynamo.utils import counters
-
-    return counters["stats"]["unique_graphs"]
+def graphs_compiled(trainer: Trainer) -> dict[str, int]:
+    compiled = getattr(trainer, "compiled", None)
+    return dict(compiled.graphs) if compiled else {}
 
 
 def wait(device: torch.device) -> None:
@@ -87,7 +85,7 @@ def measure(
     for number in range(warmup + count):
         if number == warmup:
             deadline = time.perf_counter() + limit
-            result.graphs = (graphs_compiled(), 0)
+            result.graphs = graphs_compiled(trainer)
         if len(result.seconds) > 1 and time.perf_counter() > deadline:
             break
         start = time.perf_counter()
@@ -106,15 +104,14 @@ def measure(
         result.seconds.append(took)
         result.host_seconds.append(queued - arrived)
         result.data_seconds.append(arrived - start)
-        result.flops += trainer.throughput.flops
+        result.flops.append(trainer.throughput.flops)
         result.tokens += trainer.throughput.tokens
         result.images += trainer.throughput.images
         work = [Work.of(batch) for batch in data.micro_batches]
         result.predicted += predict(trainer, work, rates)
-    result.graphs = (
-        result.graphs[0],
-        graphs_compiled() - result.graphs[0],
-    )
+    result.later_graphs = graphs_compiled(trainer)
+    for kind, count in result.graphs.items():
+        result.later_graphs[kind] -= count
     return result
 
 
@@ -123,7 +120,7 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
     seconds = result.seconds
     total = sum(seconds)
     median = statistics.median(seconds)
-    rate = result.flops / total
+    rate = sum(result.flops) / total
     sequences = trainer.config.loader.batch_size  # type: ignore[attr-defined]
     spread = (max(seconds) - min(seconds)) / median
     rows = {
@@ -144,7 +141,14 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
         name = torch.cuda.get_device_name()
         for chip, peak in DATA_SHEET.items():
             if chip in name:
-                rows[f"MFU of {peak / 1e12:.0f}"] = f"{rate / peak:.1%}"
+                each = [
+                    flops / took / peak
+                    for flops, took in zip(result.flops, seconds, strict=True)
+                ]
+                rows[f"MFU of {peak / 1e12:.0f}"] = (
+                    f"{rate / peak:.1%}; of a step {min(each):.1%} to"
+                    f" {max(each):.1%}"
+                )
         gib = [
             peak / 2**30
             for peak in (
@@ -166,9 +170,15 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
         + " s",
         "waiting for data, host": f"{sum(result.data_seconds) / total:.1%},"
         f" {sum(result.host_seconds) / total:.1%} of the time",
-        "graphs compiled": f"{result.graphs[0]} in warm-up,"
-        f" {result.graphs[1]} later",
+        "graphs compiled": f"{_counts(result.graphs)} in warm-up,"
+        f" {_counts(result.later_graphs)} later",
     }
+
+
+def _counts(graphs: dict[str, int]) -> str:
+    """`24 (12 Block of width 1280, 12 Block of width 3072)`."""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in graphs.items() if n)
+    return f"{sum(graphs.values())} ({kinds})" if kinds else "0"
 
 
 def section(title: str, device: torch.device, rows: dict[str, str]) -> str:

@@ -23,9 +23,8 @@ from mm1.batch import PackedBatch
 from mm1.catalog import recipe
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
-from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.mixture import Mixture
-from mm1.loader.mixture_state import DocumentSegment, Row
+from mm1.loader.mixture_state import Row
 from mm1.loader.packed import PackedLoader
 from mm1.overrides import override
 from mm1.train.trainer import Trainer
@@ -116,45 +115,48 @@ class SyntheticDocuments:
         return Document(tuple(parts))
 
 
-class SyntheticDataset:
-    """Rows of synthetic documents -> a batch, in a worker."""
+class SyntheticShards:
+    """What a `PackedDataset` reads documents from, in place of a folder's shards."""
 
     def __init__(
         self,
-        renderer: Renderer,
-        sources: dict[str, SyntheticDocuments],
-        sequence_length: int,
+        documents: SyntheticDocuments,
+        jpegs: Sequence[Image],
+        vocab_size: int,
     ) -> None:
-        self.renderer = renderer
-        self.names = tuple(sources)
-        self.sources = list(sources.values())
-        self.sequence_length = sequence_length
+        self.documents = documents
+        self.jpegs = jpegs
+        self.vocab_size = vocab_size
+
+    def read(self, number: int) -> tuple[str, Document]:
+        document = self.documents.document(number, self.jpegs, self.vocab_size)
+        return str(number), document
+
+
+class SyntheticDataset:
+    """The loader's own dataset, reading synthetic documents; in a worker."""
+
+    def __init__(
+        self, dataset: Any, sources: Sequence[SyntheticDocuments]
+    ) -> None:
+        self.dataset = dataset
+        self.sources = sources
 
     @cached_property
-    def jpegs(self) -> list[Image]:
-        processor = self.renderer.image_processor
+    def shards(self) -> list[SyntheticShards]:
+        renderer = self.dataset.renderer
+        processor = renderer.image_processor
         side = int(1.4 * max(processor.size)) if processor else 32
-        return noisy_jpegs(NUM_JPEGS, side)
+        jpegs = noisy_jpegs(NUM_JPEGS, side)
+        vocab_size = renderer.tokenizer.vocab_size
+        return [
+            SyntheticShards(source, jpegs, vocab_size)
+            for source in self.sources
+        ]
 
     def __getitem__(self, rows: list[Row]) -> PackedBatch:
-        segments = [[self._render(segment) for segment in row] for row in rows]
-        return collate(
-            segments,
-            self.renderer,
-            sequence_length=self.sequence_length,
-            source_names=self.names,
-        )
-
-    def _render(self, segment: DocumentSegment) -> RenderedSegment:
-        document = self.sources[segment.source].document(
-            segment.document, self.jpegs, self.renderer.tokenizer.vocab_size
-        )
-        return RenderedSegment(
-            self.renderer(document),
-            segment.start,
-            segment.stop,
-            segment.source,
-        )
+        self.dataset.shards = self.shards
+        return self.dataset[rows]
 
 
 class SyntheticLoader(PackedLoader):
@@ -193,9 +195,8 @@ class SyntheticLoader(PackedLoader):
         self.data = {}
 
     def _dataset(self, folders: dict[str, str], split: str = "train") -> Any:
-        return SyntheticDataset(
-            self.renderer, self.sources, self.config.sequence_length
-        )
+        dataset = super()._dataset(folders, split)
+        return SyntheticDataset(dataset, list(self.sources.values()))
 
 
 def noisy_jpegs(count: int, side: int) -> list[Image]:
