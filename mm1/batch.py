@@ -81,7 +81,7 @@ class PackedBatch(_Batch):
     """Positions in the flat stream of the tokens of each image; M = 0 if there is only
     the blank image."""
     max_seqlen: int
-    """An upper bound on document lengths."""
+    """An upper bound on document lengths; in rows of a fixed length, that length."""
     num_targets: int
     num_padding: int
     num_pairs: int

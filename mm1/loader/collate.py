@@ -125,7 +125,7 @@ def collate(
         cu_seqlens=torch.tensor(stream.cu_seqlens, dtype=torch.int32),
         images=_images([segment for row in rows for segment in row], renderer),
         slots=torch.from_numpy(slots),
-        max_seqlen=int(sizes.max(initial=1)),
+        max_seqlen=sequence_length or int(sizes.max(initial=1)),
         num_targets=int((stream.targets != IGNORE).sum()),
         num_padding=stream.num_padding,
         num_pairs=int((sizes * (sizes + 1) // 2).sum()),

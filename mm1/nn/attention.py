@@ -194,17 +194,11 @@ class PackedAttention(AttentionContext):
     def __init__(
         self, cu_seqlens: Int[Tensor, " ends"], max_seqlen: int
     ) -> None:
-        """`max_seqlen` is an upper bound of the document lengths."""
+        """`max_seqlen` is an upper bound of the document lengths. Compiled blocks hold
+        it as a constant, so it should be the same for all batches."""
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
         self.grouping: Grouping | None = None
-        if cu_seqlens.is_cuda:
-            # Round up, with empty documents, so that compiled blocks see few sizes.
-            self.max_seqlen = _power_of_two(max_seqlen)
-            missing = _power_of_two(len(cu_seqlens)) - len(cu_seqlens)
-            self.cu_seqlens = torch.cat(
-                (cu_seqlens, cu_seqlens[-1:].expand(missing))
-            )
 
     def attend(
         self,
@@ -212,8 +206,18 @@ class PackedAttention(AttentionContext):
         k: Float[Tensor, "T kv_heads d"],
         v: Float[Tensor, "T kv_heads d"],
     ) -> Float[Tensor, "T heads d"]:
-        if q.is_cuda and q.dtype != torch.float32:
+        if has_varlen_kernel(q):
             return self._variable_length(q, k, v)
+        return self._grouped(q, k, v)
+
+    # Not `torch.compiler.disable`, which imports the compiler and takes seconds.
+    @torch._disable_dynamo
+    def _grouped(
+        self,
+        q: Float[Tensor, "T heads d"],
+        k: Float[Tensor, "T kv_heads d"],
+        v: Float[Tensor, "T kv_heads d"],
+    ) -> Float[Tensor, "T heads d"]:
         # Documents of similar length as padded batches; causality hides the padding.
         if self.grouping is None:
             # Copies lengths to the host: free on the CPU, one sync for fp32 on CUDA.
@@ -245,6 +249,11 @@ class PackedAttention(AttentionContext):
             q, k, v, ends, ends, max_seqlen, max_seqlen, window_size=(-1, 0)
         )
         return cast(Tensor, out)  # a tuple only on request
+
+
+def has_varlen_kernel(x: Tensor) -> bool:
+    """torch's variable-length attention is for half precision on CUDA."""
+    return x.is_cuda and x.dtype != torch.float32
 
 
 def _causal(
@@ -281,8 +290,3 @@ def eager_attention(
     else:
         scores = torch.baddbmm(q.new_empty(1), q, k, beta=0, alpha=scale)
     return torch.bmm(scores.softmax(-1), v).to(dtype)
-
-
-def _power_of_two(size: int) -> int:
-    """The smallest power of two that is not below `size`."""
-    return 1 << (size - 1).bit_length()

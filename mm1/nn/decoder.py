@@ -289,7 +289,9 @@ class LanguageModel(Model):
         self, batch: PackedBatch
     ) -> tuple[NextTokenLoss, Int[Tensor, " n"], dict[int, Routing]]:
         """The losses of the targets, their positions and what the routers did."""
-        valid = batch.sources != NO_SOURCE if batch.num_padding else None
+        # Given with and without padding, so that compiled blocks see one case.
+        has_experts = self.decoder.config.experts is not None
+        valid = batch.sources != NO_SOURCE if has_experts else None
         context = PackedAttention(batch.cu_seqlens, batch.max_seqlen)
         hidden, routings = self.decoder.forward_with_routing(
             self.inputs(batch), batch.positions, context, valid

@@ -37,14 +37,16 @@ from mm1.runs.description import (
 )
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.weights import load_part, weights_fingerprint, write_weights
+from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.checkpoint import Checkpoints
+from mm1.train.compilation import CompiledUnits
 from mm1.train.divergence import DivergenceCheck
 from mm1.train.lora import Lora
 from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_startable
-from mm1.train.parallel import ActivationCheckpointing, freeze, parallelize
+from mm1.train.parallel import freeze, parallelize, set_gradient_sync
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted
 from mm1.train.validation import validation_losses
@@ -87,8 +89,14 @@ class Trainer(Configurable):
         precision: Literal["fp32", "bf16"] = "bf16"
         """Of the computation; weights, gradients and reductions are fp32."""
         activation_checkpointing: ActivationCheckpointing = "none"
-        """Which blocks keep only their input and recompute the rest in the backward
-        pass: none, every second one ("selective") or all ("full")."""
+        """What blocks and connector compute again in the backward pass: nothing, all
+        but products, attention and convolutions ("selective"), everything ("full"), or
+        as much as `activation_memory_budget` demands ("memory_budget")."""
+        activation_memory_budget: float = 0.5
+        """Share of the activations that is kept; 1 keeps all that the compiler does."""
+        sync_each_micro_batch: bool = True
+        """Several ranks reduce gradients after each micro-batch, or only once a step:
+        less traffic, for 6 bytes a parameter on every rank."""
         compile: bool = False
         log_every: int = 10
         validate_every: int = 0
@@ -142,11 +150,12 @@ class Trainer(Configurable):
         self.benchmarks: dict[str, Evaluator] = build_benchmarks(
             config.benchmarks, self.model, config.shots
         )
-        parallelize(
+        self.compiled: CompiledUnits | None = parallelize(
             self.model,
             device=self.device,
             precision=config.precision,
             activation_checkpointing=config.activation_checkpointing,
+            activation_memory_budget=config.activation_memory_budget,
             compile_units=config.compile,
         )
         self.optimizer: Optimizer = config.optimizer.build(model=self.model)
@@ -276,12 +285,15 @@ class Trainer(Configurable):
             torch.tensor(float(sum(b.num_targets for b in data.micro_batches)))
         )
         # FSDP2 averages gradients over ranks
-        scale = dist.world_size() / num_targets.clamp(min=1.0)
+        scale = float(dist.world_size() / num_targets.clamp(min=1.0))
         for batch in data.micro_batches:
+            set_gradient_sync(
+                self.model,
+                is_last=batch is data.micro_batches[-1],
+                sync_each_micro_batch=self.config.sync_each_micro_batch,
+            )
             losses = self.model(move(batch, self.device, non_blocking=True))
-            (
-                losses.objective * scale.to(self.device, non_blocking=True)
-            ).backward()
+            (losses.objective * scale).backward()
             self.meter.add(losses.means)
             self.throughput.flops += sum(self.model.flops(batch).values())
         norm, skipped = self.optimizer.step(
@@ -297,6 +309,8 @@ class Trainer(Configurable):
         self.counts.update(data.counts)
         self.throughput.tokens += data.counts.get("unpadded_tokens", 0)
         self.throughput.images += data.counts.get("images", 0)
+        if self.compiled is not None:
+            self.compiled.warn_once()
 
     def _log(self, data: StepBatches, bar: ProgressBar) -> None:
         """Writes and shows metrics since the last line."""

@@ -144,7 +144,7 @@ def test_targets_never_cross_documents_and_images_are_no_targets(
         batch.num_padding,
         batch.num_pairs,
         batch.max_seqlen,
-    ) == (5, 2, 15 + 6 + 3, 5)
+    ) == (5, 2, 15 + 6 + 3, 10)
 
 
 def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
@@ -165,7 +165,7 @@ def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
         10,
         16,
     ]  # padding stays by itself
-    assert (together.max_seqlen, together.num_pairs) == (6, 21 + 3 + 3 + 21)
+    assert (together.max_seqlen, together.num_pairs) == (8, 21 + 3 + 3 + 21)
     for name in ("tokens", "targets", "positions", "sources"):
         assert torch.equal(getattr(apart, name), getattr(together, name))
 

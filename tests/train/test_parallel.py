@@ -1,0 +1,77 @@
+"""Gradient accumulation under FSDP2 with and without a reduction for each
+micro-batch."""
+
+from typing import Literal
+
+import pytest
+import torch
+from nn.batches import multimodal_model, packed
+from torch import Tensor
+
+from mm1 import dist
+from mm1.config import ConfigError
+from mm1.train.parallel import parallelize, set_gradient_sync, shard
+
+
+def accumulated(
+    precision: Literal["fp32", "bf16"], *, by_unit: bool, each: bool
+) -> dict[str, Tensor]:
+    """Gradients of three micro-batches, one of them without a picture."""
+    device = dist.start()
+    model = multimodal_model()
+    shard(model, device=device, precision=precision, by_unit=by_unit)
+    for number in range(3):
+        set_gradient_sync(
+            model, is_last=each or number == 2, sync_each_micro_batch=False
+        )
+        batch = packed([9, 7, 8], num_pictures=number, seed=number)
+        (model(batch).objective / 30).backward()
+    return {
+        name: parameter.grad.full_tensor()  # type: ignore[union-attr]
+        for name, parameter in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("by_unit", [True, False])
+def test_one_reduction_a_step_gives_the_same_bits(
+    precision: Literal["fp32", "bf16"], by_unit: bool
+) -> None:
+    each, once = (
+        accumulated(precision, by_unit=by_unit, each=each)
+        for each in (True, False)
+    )
+    assert all(gradient.any() for gradient in each.values())
+    assert each.keys() == once.keys()
+    for name, gradient in each.items():
+        assert gradient.dtype == torch.float32
+        assert torch.equal(gradient, once[name]), name
+
+
+def test_weights_are_cast_once_for_a_step() -> None:
+    """Not for each micro-batch: unsharded weights stay where they are."""
+    model = multimodal_model()
+    shard(model, device=dist.start(), precision="bf16", by_unit=True)
+    addresses = []
+    for number in range(3):
+        set_gradient_sync(
+            model, is_last=number == 2, sync_each_micro_batch=True
+        )
+        model(packed([9, 7], num_pictures=1, seed=number)).objective.backward()
+        weight = model.decoder.blocks[0].attention.out.weight
+        addresses.append((weight.dtype, weight.data_ptr()))
+    kept, again, sharded = addresses
+    assert kept == again
+    assert kept[0] == torch.bfloat16
+    assert sharded[0] == torch.float32
+
+
+def test_a_memory_budget_needs_the_compiler() -> None:
+    with pytest.raises(ConfigError, match="compile=true"):
+        parallelize(
+            multimodal_model(),
+            device=dist.start(),
+            precision="fp32",
+            activation_checkpointing="memory_budget",
+            compile_units=False,
+        )
