@@ -23,6 +23,13 @@ Value = TypeVar("Value")
 def start() -> torch.device:
     """Joins the process group (without a launcher: one of a single rank) and returns
     this rank's device."""
+    if (
+        not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+        & os.environ.keys()
+    ):
+        # The number of images differs from one micro-batch to the next, which leaves
+        # holes in segments of a fixed size. Read when CUDA's allocator starts.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     cuda = torch.cuda.is_available()
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -48,6 +48,7 @@ class PackedDataset(Dataset):
         *,
         sequence_length: int,
         isolate: bool,
+        image_multiple: int = 1,
         split: str = "train",
     ) -> None:
         """`folders`: name of each source -> its prepared folder."""
@@ -56,6 +57,7 @@ class PackedDataset(Dataset):
         self.folders = list(folders.values())
         self.sequence_length = sequence_length
         self.isolate = isolate
+        self.image_multiple = image_multiple
         self.split = split
         self.shards: list[Shards] = []
 
@@ -73,6 +75,7 @@ class PackedDataset(Dataset):
             sequence_length=self.sequence_length,
             source_names=self.names,
             isolate=self.isolate,
+            image_multiple=self.image_multiple,
         )
 
     def _render(self, segment: DocumentSegment) -> RenderedSegment:
@@ -93,6 +96,7 @@ def collate(
     sequence_length: int | None = None,
     source_names: tuple[str, ...] = ("data",),
     isolate: bool = True,
+    image_multiple: int = 1,
 ) -> PackedBatch:
     """Lays rows of segments end to end, each padded to `sequence_length` (None: no
     padding).
@@ -103,6 +107,8 @@ def collate(
 
     The last token of a cut segment still has its target, the next token of the
     document: cutting loses no target.
+
+    Blank images, which no token shows, make up a multiple of `image_multiple`.
 
     Raises:
         ImageError: an image cannot be decoded; the message names the document.
@@ -123,7 +129,11 @@ def collate(
         positions=torch.from_numpy(stream.positions),
         sources=torch.from_numpy(stream.sources),
         cu_seqlens=torch.tensor(stream.cu_seqlens, dtype=torch.int32),
-        images=_images([segment for row in rows for segment in row], renderer),
+        images=_images(
+            [segment for row in rows for segment in row],
+            renderer,
+            image_multiple,
+        ),
         slots=torch.from_numpy(slots),
         max_seqlen=sequence_length or int(sizes.max(initial=1)),
         num_targets=int((stream.targets != IGNORE).sum()),
@@ -192,9 +202,10 @@ def _lay_out(
 
 
 def _images(
-    segments: Sequence[RenderedSegment], renderer: Renderer
+    segments: Sequence[RenderedSegment], renderer: Renderer, multiple: int
 ) -> UInt8[Tensor, "N 3 H W"]:
-    """The sub-images of the segments' images; one blank image if there are none."""
+    """The sub-images of the segments' images, then blank ones up to a multiple of
+    `multiple`, at least one in all."""
     processor = renderer.image_processor
     if processor is None:
         return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
@@ -208,11 +219,14 @@ def _images(
     num_sub_images = [
         len(processor.positions(grid)) for _, _, _, grid in images
     ]
-    pixels = empty_images(max(1, sum(num_sub_images)), processor.size)
-    if not images:
-        return pixels.zero_()
+    total = sum(num_sub_images)
+    padded = max(1, -(-total // multiple)) * multiple
+    pixels = empty_images(padded, processor.size)
+    pixels[total:].zero_()
     for destination, (segment, number, image, grid) in zip(
-        pixels.split(num_sub_images), images, strict=True
+        pixels[:total].split(num_sub_images) if images else (),
+        images,
+        strict=True,
     ):
         try:
             destination.copy_(renderer.sub_images(image, grid))

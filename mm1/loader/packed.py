@@ -60,6 +60,10 @@ class PackedLoader(Loader):
         """Tokens in a packed sequence, padding included."""
         max_images: int = 16
         """Images that a packed sequence may hold; every sub-image counts."""
+        image_multiple: int = 1
+        """Blank images make up a multiple of this in each micro-batch, so that a GPU
+        meets few different shapes. They cost their share of the encoder's time, and
+        count nowhere."""
         packing_window: int = 512
         """Rows that are packed together. More pack more tightly, and mixing is exact
         over a window."""
@@ -161,6 +165,7 @@ class PackedLoader(Loader):
             folders,
             sequence_length=self.config.sequence_length,
             isolate=self.config.isolate,
+            image_multiple=self.config.image_multiple,
             split=split,
         )
 

@@ -14,6 +14,7 @@ Downstream, attention is bidirectional over all patches and the head is dropped.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -123,10 +124,14 @@ class AIM(Model):
     def units(self) -> Sequence[nn.Module]:
         return [*self.encoder.blocks, *self.head.blocks]
 
+    @cached_property
+    def _head_weights(self) -> int:
+        return num_weights(self.head)
+
     def flops(self, batch: ImageBatch) -> dict[str, int]:
         """Counts all pairs of patches, since the dense mask computes them all."""
         num_images = len(batch.images)
-        head = 6 * num_images * (self.num_patches - 1) * num_weights(self.head)
+        head = 6 * num_images * (self.num_patches - 1) * self._head_weights
         return {"encoder": num_images * self.encoder.flops(), "head": head}
 
     def forward(self, batch: ImageBatch) -> Losses:

@@ -3,7 +3,7 @@ attention) with options of Qwen and OLMo2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -148,6 +148,13 @@ class Decoder(Module):
                 x = block(x, context.for_layer(layer), rotary)
         return self.norm(x), routings
 
+    @cached_property
+    def _active_weights(self) -> int:
+        """Weights of the blocks that one token uses."""
+        return num_weights(self.blocks) + sum(
+            m.num_active for m in self.modules() if isinstance(m, MoE)
+        )
+
     def flops(
         self, *, num_tokens: int, num_pairs: int, num_targets: int
     ) -> int:
@@ -163,11 +170,8 @@ class Decoder(Module):
             * self.head_dim
             * self.config.depth
         )
-        active = num_weights(self.blocks) + sum(
-            m.num_active for m in self.modules() if isinstance(m, MoE)
-        )
         return (
-            6 * num_tokens * active
+            6 * num_tokens * self._active_weights
             + attention
             + 6 * num_targets * self.head.numel()
         )

@@ -3,6 +3,7 @@ figure 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -53,13 +54,19 @@ class MM1(LanguageModel):
         return [*self.encoder.blocks, self.connector, *self.decoder.blocks]
 
     def flops(self, batch: PackedBatch) -> dict[str, int]:
-        num_images = len(batch.images)
-        encoder = num_images * self.encoder.flops()
-        connector = num_images * self.connector.flops()
+        """Of images with slots: blank ones are no work."""
+        num_images = len(batch.slots)
+        of_images = {
+            part: num_images * flops
+            for part, flops in self._flops_per_image.items()
+        }
+        return of_images | super().flops(batch)
+
+    @cached_property
+    def _flops_per_image(self) -> dict[str, int]:
         return {
-            "encoder": encoder,
-            "connector": connector,
-            **super().flops(batch),
+            "encoder": self.encoder.flops(),
+            "connector": self.connector.flops(),
         }
 
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:

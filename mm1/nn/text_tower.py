@@ -2,6 +2,7 @@
 SigLIP."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -107,9 +108,13 @@ class TextTower(Module):
         )
         return self.norm(x[torch.arange(num_captions, device=x.device), read])
 
+    @cached_property
+    def _num_weights(self) -> int:
+        return num_weights(self.blocks)
+
     def flops(self, num_captions: int, length: int) -> int:
         """Floating-point operations of forward and backward, without the masked half of
         causal attention."""
         pairs = length * (length + 1) // 2 if self.config.causal else length**2
         attention = 12 * num_captions * pairs * self.dim * len(self.blocks)
-        return 6 * num_captions * length * num_weights(self.blocks) + attention
+        return 6 * num_captions * length * self._num_weights + attention

@@ -2,6 +2,7 @@
 published encoders."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -222,6 +223,10 @@ class ViT(Module):
             if name == "position"
         }
 
+    @cached_property
+    def _num_weights(self) -> int:
+        return num_weights(self)
+
     def flops(self) -> int:
         """Floating-point operations of forward and backward for one image.
 
@@ -229,7 +234,7 @@ class ViT(Module):
         """
         num_tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
         return (
-            6 * num_tokens * num_weights(self)
+            6 * num_tokens * self._num_weights
             + 12 * num_tokens**2 * self.dim * self.config.depth
         )
 

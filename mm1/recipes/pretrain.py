@@ -118,6 +118,7 @@ def _pretrain(
             sequence_length=4096,
             max_images=16,
             packing_window=512,
+            image_multiple=8,
             workers=8,
         ),
         optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),

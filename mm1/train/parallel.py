@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch.distributed.fsdp import (
-    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
@@ -24,6 +23,8 @@ from mm1.train.activation_checkpointing import (
     checkpoint_activations,
 )
 from mm1.train.compilation import CompiledUnits
+
+AttentionKernel = Literal["flash", "cudnn"]
 
 ENTRY_POINTS = (
     "prefill",
@@ -41,6 +42,7 @@ def parallelize(
     *,
     device: torch.device,
     precision: Literal["fp32", "bf16"],
+    attention_kernel: AttentionKernel = "flash",
     activation_checkpointing: ActivationCheckpointing,
     activation_memory_budget: float = 1.0,
     compile_units: bool,
@@ -51,6 +53,9 @@ def parallelize(
     Raises:
         ConfigError: a memory budget without the compiler that keeps to it.
     """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_flash_sdp(attention_kernel == "flash")
+        torch.backends.cuda.enable_cudnn_sdp(attention_kernel == "cudnn")
     checkpoint_activations(model.units(), activation_checkpointing)
     compiled = None
     if compile_units:
@@ -124,19 +129,3 @@ def shard(
     for name in ENTRY_POINTS:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
-
-
-def set_gradient_sync(
-    model: Model, *, is_last: bool, sync_each_micro_batch: bool
-) -> None:
-    """Before each micro-batch: whether its backward pass ends in reduced gradients and
-    sharded weights.
-
-    Without, gradients are added up in fp32 where they are, and weights stay gathered
-    and cast: less traffic for 6 bytes a parameter. One rank, which holds all of them
-    anyway, always does so until the last micro-batch; the sums are the same to the bit.
-    """
-    assert isinstance(model, FSDPModule)
-    ends = is_last or (sync_each_micro_batch and dist.world_size() > 1)
-    model.set_requires_gradient_sync(ends)
-    model.set_reshard_after_backward(ends)

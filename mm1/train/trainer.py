@@ -17,7 +17,6 @@ from torch.distributed.checkpoint.state_dict import (
 from typing_extensions import TypeVar
 
 from mm1 import dist
-from mm1.batch import move
 from mm1.config import Configurable
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
@@ -37,6 +36,7 @@ from mm1.runs.description import (
 )
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.weights import load_part, weights_fingerprint, write_weights
+from mm1.train.accumulation import accumulate_gradients
 from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
@@ -46,7 +46,7 @@ from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_startable
-from mm1.train.parallel import freeze, parallelize, set_gradient_sync
+from mm1.train.parallel import AttentionKernel, freeze, parallelize
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted
 from mm1.train.validation import validation_losses
@@ -88,6 +88,9 @@ class Trainer(Configurable):
         """Adapters that are trained in place of parts' weights: `lora=lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
         """Of the computation; weights, gradients and reductions are fp32."""
+        attention_kernel: AttentionKernel = "flash"
+        """Of attention over batches (images, captions) on CUDA. cuDNN's builds a plan
+        for each new number of images, which takes about a second."""
         activation_checkpointing: ActivationCheckpointing = "none"
         """What blocks and connector compute again in the backward pass: nothing, all
         but products, attention and convolutions ("selective"), everything ("full"), or
@@ -154,6 +157,7 @@ class Trainer(Configurable):
             self.model,
             device=self.device,
             precision=config.precision,
+            attention_kernel=config.attention_kernel,
             activation_checkpointing=config.activation_checkpointing,
             activation_memory_budget=config.activation_memory_budget,
             compile_units=config.compile,
@@ -281,19 +285,12 @@ class Trainer(Configurable):
         torch.manual_seed(
             (self.config.seed * 1_000_003 + self.step) * 4099 + dist.rank()
         )
-        num_targets = dist.sum_over_ranks(
-            torch.tensor(float(sum(b.num_targets for b in data.micro_batches)))
-        )
-        # FSDP2 averages gradients over ranks
-        scale = float(dist.world_size() / num_targets.clamp(min=1.0))
-        for batch in data.micro_batches:
-            set_gradient_sync(
-                self.model,
-                is_last=batch is data.micro_batches[-1],
-                sync_each_micro_batch=self.config.sync_each_micro_batch,
-            )
-            losses = self.model(move(batch, self.device, non_blocking=True))
-            (losses.objective * scale).backward()
+        for batch, losses in accumulate_gradients(
+            self.model,
+            data.micro_batches,
+            self.device,
+            sync_each_micro_batch=self.config.sync_each_micro_batch,
+        ):
             self.meter.add(losses.means)
             self.throughput.flops += sum(self.model.flops(batch).values())
         norm, skipped = self.optimizer.step(

@@ -147,6 +147,23 @@ def test_targets_never_cross_documents_and_images_are_no_targets(
     ) == (5, 2, 15 + 6 + 3, 10)
 
 
+@pytest.mark.parametrize(("count", "padded"), [(0, 4), (1, 4), (4, 4), (5, 8)])
+def test_blank_images_make_up_a_multiple(
+    renderer: Renderer, count: int, padded: int
+) -> None:
+    """They come last and have no slots: the same tokens and pictures as without."""
+    parts = [picture(4 + number) for number in range(count)]
+    document = renderer(Document((*parts, Text("a cat"))))
+    row = [[RenderedSegment.whole(document)]]
+    plain = collate(row, renderer)
+    batch = collate(row, renderer, image_multiple=4)
+    assert len(batch.images) == padded
+    assert torch.equal(batch.images[:count], plain.images[:count])
+    assert not batch.images[count:].any()
+    assert torch.equal(batch.slots, plain.slots)
+    assert len(batch.slots) == count
+
+
 def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
     spans = [
         RenderedSegment.whole(renderer(Document((Text(text),))))

@@ -58,6 +58,17 @@ def test_documents_are_isolated_unless_the_loader_says_not(world: Path) -> None:
     assert ends[1] <= 2 * config.micro_batch_size + 1 < ends[0]  # type: ignore[attr-defined]
 
 
+def test_the_loader_fills_up_with_blank_images(world: Path) -> None:
+    config = packed(world).config
+    config.image_multiple = 3
+    step = next(build(config).steps(None, rank=0, world_size=1))
+    for batch in step.micro_batches:
+        assert len(batch.images) % 3 == 0  # type: ignore[union-attr]
+        assert len(batch.images) - len(batch.slots) < 3  # type: ignore[union-attr]
+    slots = sum(len(batch.slots) for batch in step.micro_batches)  # type: ignore[union-attr]
+    assert step.counts["images"] == slots
+
+
 def test_ranks_divide_all_rows_of_a_step(world: Path) -> None:
     loader = packed(world)
     for rows, _, _ in islice(loader.plan_steps(None), 6):

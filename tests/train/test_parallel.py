@@ -1,6 +1,9 @@
 """Gradient accumulation under FSDP2 with and without a reduction for each
 micro-batch."""
 
+import os
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
@@ -10,7 +13,8 @@ from torch import Tensor
 
 from mm1 import dist
 from mm1.config import ConfigError
-from mm1.train.parallel import parallelize, set_gradient_sync, shard
+from mm1.train.accumulation import set_gradient_sync
+from mm1.train.parallel import parallelize, shard
 
 
 def accumulated(
@@ -75,3 +79,37 @@ def test_a_memory_budget_needs_the_compiler() -> None:
             activation_checkpointing="memory_budget",
             compile_units=False,
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"]
+)
+def test_memory_segments_are_expandable_unless_the_user_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(variable, "")  # restored afterwards
+        monkeypatch.delenv(variable)
+    dist.start()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    monkeypatch.setenv(name, "max_split_size_mb:512")
+    dist.start()
+    assert os.environ[name] == "max_split_size_mb:512"
+    assert ("PYTORCH_ALLOC_CONF" in os.environ) == (
+        name == "PYTORCH_ALLOC_CONF"
+    )
+
+
+@pytest.mark.gpu
+def test_the_allocator_heard_of_it() -> None:
+    """In a process of its own, since the allocator reads its settings once."""
+    read = (
+        "from mm1 import dist; import torch; d = dist.start();"
+        " torch.ones(3, device=d);"
+        " print(torch.cuda.memory._snapshot()['allocator_settings'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", read], capture_output=True, text=True, check=True
+    )
+    assert "'expandable_segments': True" in run.stdout
