@@ -338,7 +338,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import zipfile
 
     root = tmp_path_factory.mktemp("hub")
-    # CSV would do as well, but `datasets` leaves it open
     table = (
         '{"file_name": "0.jpg", "caption": "zero"}\n{"file_name": "1.jpg", "caption":'
         ' "one"}\n'
