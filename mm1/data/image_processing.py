@@ -2,7 +2,7 @@
 
 An exported model ships a copy of this file (see `mm1.export.remote_code`), so that its
 processor computes exactly the pixels of training. It may therefore import nothing but
-torch, numpy, Pillow, the standard library and the errors of `mm1.config`.
+torch, numpy, Pillow, the standard library and `image_decoding`.
 
 Resizing: how a whole image becomes a target of another aspect ratio.
 
@@ -25,10 +25,8 @@ torch resizes uint8 with antialiasing: within two grey levels of Pillow and seve
 times as fast.
 """
 
-import io
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -36,25 +34,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 from torch import Tensor
 
-from mm1.config import UserError
-
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    *(["AVIF"] if find_spec("PIL._avif") else []),
+from mm1.data.image_decoding import (
+    EXIF_ORIENTATION,
+    ImageError,
+    open_image,
+    rgb_pixels,
+    upright,
+    upright_size,
 )
-"""Formats that are decoded, AVIF where Pillow was built with it. Pillow knows more, and
-runs external programs for some of them; untrusted bytes must not get there."""
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded (decompression bombs)."""
 
 MAX_CROP_RATIO = 16
 """Of an image with a larger aspect ratio, "crop" keeps no more than the centre of this
@@ -63,12 +53,6 @@ ratio."""
 DYNAMIC_SPLIT_LIMIT = 3
 """With this many images to split in a document, "dynamic" splits none (MM1.5)."""
 
-EXIF_ORIENTATION = 0x0112
-
-
-class ImageError(UserError, ValueError):
-    """Bytes that are not a usable image."""
-
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(width, height) after EXIF rotation, read from the header alone.
@@ -76,13 +60,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         ImageError: the bytes are not an image, or it is too large.
     """
-    image = _open(data)
-    transposed = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (
-        (image.height, image.width)
-        if transposed
-        else (image.width, image.height)
-    )
+    return upright_size(open_image(data))
 
 
 def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
@@ -95,9 +73,9 @@ def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
     Raises:
         ImageError: the bytes are not an image, or a damaged one.
     """
-    image = _open(data)
+    image = open_image(data)
     try:
-        return pil_to_tensor(image)
+        return pil_to_tensor(upright(image))
     except (
         OSError,
         SyntaxError,
@@ -110,53 +88,15 @@ def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
 
 
 def pil_to_tensor(image: Pillow.Image) -> UInt8[Tensor, "3 height width"]:
-    """RGB, upright, transparency on white, first frame of an animation, 16 bits reduced
-    to 8."""
+    """RGB, upright, transparency on white, first frame of an animation, more than 8
+    bits reduced to 8 (`rgb_pixels`)."""
     with warnings.catch_warnings():
         # torch also warns of read-only memory, which nobody else holds here
         warnings.simplefilter("ignore")
         image.load()  # some formats store the orientation after the pixels
         if image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # avoids a copy
             image = ImageOps.exif_transpose(image)
-        pixels = np.asarray(_to_rgb(image), dtype=np.uint8)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _open(data: bytes) -> Pillow.Image:
-    try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning; our stricter check follows
-            warnings.simplefilter("ignore")
-            image = Pillow.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image in a known format") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Pillow.DecompressionBombError,
-    ) as error:
-        raise ImageError(f"unreadable image: {error}") from error
-    width, height = image.size
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ImageError(
-            f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,} in all"
-        )
-    return image
-
-
-def _to_rgb(image: Pillow.Image) -> Pillow.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        values /= 256 if values.max() > 255 else 1
-        return Pillow.fromarray(values.clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Pillow.new("RGBA", image.size, "white")
-        return Pillow.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return torch.from_numpy(rgb_pixels(image)).permute(2, 0, 1)
 
 
 def resize(

@@ -3,7 +3,7 @@
     modeling_mm1.py  processing_mm1.py  base.py   written for transformers
     <connector>.py  connectors.py  position.py    the run's connector, its contract,
                                                   tables over patches
-    image_processing.py                           images -> pixels
+    image_decoding.py  image_processing.py        images -> pixels
 
 Three things change in mm1's files so that they run without mm1 and jaxtyping: imports
 of mm1 become imports of the neighbouring files, that of jaxtyping is removed, and
@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data import image_processing
+from mm1.data import image_decoding, image_processing
 from mm1.nn import connectors, position
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.c_abstractor import CAbstractor
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     "mm1.nn.model": "base",
     "mm1.nn.position": "position",
     "mm1.nn.connectors": "connectors",
+    "mm1.data.image_decoding": "image_decoding",
     "mm1.data.image_processing": "image_processing",
 }
 """Module of mm1 -> the file that takes its place."""
@@ -61,7 +62,13 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
         for file, text in contents.items()
     }
     connector_module = inspect.getmodule(connector.owner)
-    for source in (image_processing, position, connectors, connector_module):
+    for source in (
+        image_decoding,
+        image_processing,
+        position,
+        connectors,
+        connector_module,
+    ):
         assert source is not None
         text = _without_mm1(
             inspect.getsource(source), neighbours, source.__name__

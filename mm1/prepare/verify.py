@@ -2,7 +2,7 @@
 bad one.
 
 Images are decoded in full, not only opened: a file that is truncated behind its header
-is detected here. The number of pixels is limited to `image_processing.MAX_PIXELS`,
+is detected here. The number of pixels is limited to `image_decoding.MAX_PIXELS`,
 checked from the header before memory is allocated.
 """
 
@@ -72,7 +72,7 @@ def check_image(image: Image) -> Image:
 
     Raises:
         Unusable: the bytes are not an image, a damaged one, or one of more than
-            `image_processing.MAX_PIXELS` pixels; or the image is missing.
+            `image_decoding.MAX_PIXELS` pixels; or the image is missing.
     """
     if isinstance(image, MissingImage):
         raise image.why

@@ -16,7 +16,7 @@ import torch
 from pictures import picture
 from PIL import Image as Pillow
 
-from mm1.data import image_processing
+from mm1.data import image_decoding, image_processing
 from mm1.data.image_processing import (
     DYNAMIC_SPLIT_LIMIT,
     ImageError,
@@ -340,10 +340,14 @@ def test_split_last_splits_only_the_last_images(split: str) -> None:
 # --- the copy in exported models
 
 
-def test_the_file_imports_only_what_exports_have() -> None:
-    source = Path(image_processing.__file__).read_text()
+def test_the_files_import_only_what_exports_have() -> None:
+    sources = [
+        Path(module.__file__ or "").read_text()
+        for module in (image_processing, image_decoding)
+    ]
     imports = {
         name.split(".")[0]
+        for source in sources
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
@@ -353,15 +357,19 @@ def test_the_file_imports_only_what_exports_have() -> None:
         )
     }
     assert imports == {
+        "collections",
         "dataclasses",
+        "importlib",
         "io",
         "jaxtyping",
         "mm1",
         "numpy",
         "PIL",
+        "re",
         "torch",
         "typing",
         "warnings",
+        "zlib",
     }
 
 

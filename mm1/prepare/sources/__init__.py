@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from mm1.config import Configurable
 from mm1.data.document import Document, Image
-from mm1.data.image_processing import FORMATS
+from mm1.data.image_decoding import FORMATS
 from mm1.prepare.bounded_text import shorten
 from mm1.prepare.skipped import Skipped
 

@@ -28,7 +28,7 @@ from mm1.prepare.sources import (
     Unusable,
     raw_image,
 )
-from mm1.prepare.tars import read_members
+from mm1.prepare.tars import NO_END_MARK, read_members
 
 IMAGE_KINDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
@@ -72,6 +72,8 @@ class Captions(Source):
         key = ""
         try:
             for key, sample in samples.read(members):
+                if self.noted[NO_END_MARK] and not self._is_whole(sample):
+                    raise Unusable("truncated tar", NO_END_MARK)
                 self._skip_unused(key, sample)
                 yield Record(key, sample)
         except Unusable as why:

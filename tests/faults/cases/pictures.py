@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 from raw_files import jpeg, pairs, write_tar
 
 from cases import Case, prepared
-from mm1.data import image_processing
+from mm1.data import image_decoding
 from mm1.data.image_processing import decode_image
 from mm1.data.prepared.shards import Shards
 from mm1.prepare import verify
+
+RED = (255, 0, 0, 255)
+CLEAR = (0, 0, 255, 0)
 
 
 def in_tar(data: bytes, kind: str = "jpg") -> Case:
@@ -57,7 +61,7 @@ def halves(
 def rotated() -> bytes:
     exif = Pillow.Exif()
     # The camera was held sideways: rotate by 90 degrees clockwise.
-    exif[image_processing.EXIF_ORIENTATION] = 6
+    exif[image_decoding.EXIF_ORIENTATION] = 6
     return saved(halves("RGB", "black", "white"), exif=exif)
 
 
@@ -80,8 +84,32 @@ def deep() -> bytes:
     return saved(Pillow.fromarray(values))
 
 
+def palette_with_clear_entry() -> bytes:
+    return saved(
+        halves("RGBA", RED, CLEAR).quantize(2), transparency=bytes([0, 255])
+    )
+
+
+def floats() -> bytes:
+    values = np.full((4, 6), 0.25, dtype=np.float32)
+    values[:, 3:] = 1
+    return saved(Pillow.fromarray(values), "TIFF")
+
+
+def long_text() -> bytes:
+    text = PngInfo()
+    text.add_itxt("workflow", "{}" * 1_000_000, zip=True)
+    return saved(halves("RGB", "red", "lime"), pnginfo=text)
+
+
+def endless_scans() -> bytes:
+    data = saved(Pillow.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * 2000 + data[-2:]
+
+
 def too_many_pixels(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(image_processing, "MAX_PIXELS", 1000)
+    patch.setattr(image_decoding, "MAX_PIXELS", 1000)
     return in_tar(jpeg(size=(40, 40)))(folder, patch)
 
 
@@ -91,9 +119,6 @@ def too_many_bytes(folder: Path, patch: pytest.MonkeyPatch) -> str:
 
 
 WHOLE = jpeg(size=(64, 64))
-RED = (255, 0, 0, 255)
-CLEAR = (0, 0, 255, 0)
-
 CASES: dict[str, Case] = {
     "half a JPEG": in_tar(WHOLE[: len(WHOLE) // 2]),
     "only the header of a JPEG": in_tar(WHOLE[:200]),
@@ -110,12 +135,28 @@ CASES: dict[str, Case] = {
     ),
     "grey with alpha": in_tar(saved(halves("LA", (9, 255), (9, 0))), "png"),
     "palette": in_tar(palette(), "png"),
+    "palette with a clear entry": in_tar(palette_with_clear_entry(), "png"),
     "black and white, one bit": in_tar(saved(halves("1", 0, 1)), "png"),
     "CMYK JPEG": in_tar(
         saved(Pillow.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")
     ),
     "16 bits per channel": in_tar(deep(), "png"),
     "rotated by EXIF": in_tar(rotated(), "png"),
+    "rotated by its tag (TIFF)": in_tar(
+        saved(
+            halves("RGB", "black", "white"),
+            "TIFF",
+            tiffinfo={image_decoding.EXIF_ORIENTATION: 6},
+        ),
+        "tif",
+    ),
+    "32-bit floating point": in_tar(floats(), "tiff"),
+    "PNG with 2 MB of text": in_tar(long_text(), "png"),
+    "PNG with 2 MB of colour profile": in_tar(
+        saved(halves("RGB", "red", "lime"), icc_profile=bytes(2_000_000)),
+        "png",
+    ),
+    "JPEG of 2,000 scans": in_tar(endless_scans()),
     "animated GIF (its first frame is red)": in_tar(animated(), "webp"),
     "1 x 1": in_tar(saved(Pillow.new("RGB", (1, 1), "white"))),
     "12,000 x 40": in_tar(saved(halves("RGB", "black", "white", (12_000, 40)))),
