@@ -6,7 +6,7 @@
 #
 # Pieces run in order of worth (below), each as a process of its own with a time limit,
 # and no longer than what is left of --budget seconds. The note grows as they run, so a
-# call that is cut still tells. --step replaces the list of configurations of the piece
+# call that is cut still tells; NOTE.log has what the pieces said. --step replaces the list of configurations of the piece
 # `step`, and may be repeated. --tiny runs every piece at toy sizes, also on a CPU.
 # PYTHON: the interpreter; WORKERS: processes that decode images.
 set -u
@@ -48,6 +48,7 @@ run() {
     fi
     timeout -k 5 "$limit" "$python" -W ignore "$@" --out "$note" 2>"$errors"
     code=$?
+    { echo "== $*" && cat "$errors"; } >>"${note%.md}.log"
     [ $code -eq 0 ] && return
     why=$(sed 's/^\[rank[0-9]*\]: //' "$errors" |
         grep -E '^[A-Za-z0-9_.]+(Error|Died|error|Exception):' | tail -n 1)
