@@ -6,8 +6,8 @@
 #
 # Pieces run in order of worth (below), each as a process of its own with a time limit,
 # and no longer than what is left of --budget seconds. The note grows as they run, so a
-# call that is cut still tells; NOTE.log has what the pieces said. --step replaces the list of configurations of the piece
-# `step`, and may be repeated. --tiny runs every piece at toy sizes, also on a CPU.
+# call that is cut still tells; NOTE.log has what the pieces said. --step replaces the
+# list of configurations of the piece `step`, and may be repeated. --tiny runs every piece at toy sizes, also on a CPU.
 # PYTHON: the interpreter; WORKERS: processes that decode images.
 set -u
 cd "$(dirname "$0")/.."
