@@ -24,11 +24,25 @@ def _add_tokenizer(commands: "Commands") -> None:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
         metavar="PATH",
-        help="JSON lines with a field `text`, text files, or folders of them",
+        help="text files, tables with texts, captions, pages or conversations, tars of"
+        " captions, or folders of them",
     )
+    add_overrides(parser, "options of the source, such as source.messages=talk")
     add_out(parser, "FILE", "the tokenizer.json to write")
+    parser.add_argument(
+        "--field",
+        default="",
+        metavar="NAME",
+        help="the field or column with the text, where it is not `text` or `caption`",
+    )
+    parser.add_argument(
+        "--source",
+        default="",
+        metavar="SOURCE",
+        help="how the files are read, as for `mm1 prepare`: text_files, hub or another"
+        " one of `mm1 list sources` (default: by their names and fields)",
+    )
     parser.add_argument(
         "--vocab-size",
         type=int,
@@ -180,17 +194,43 @@ def _add_recaption(commands: "Commands") -> None:
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
+    from mm1.config import ConfigError
     from mm1.data.tokenizer import train_tokenizer
-    from mm1.prepare.sources.text import read_texts
+    from mm1.overrides import default_config, override
+    from mm1.prepare.preparation import Preparation
+    from mm1.prepare.sources import Source
+    from mm1.prepare.tokenizer_texts import TokenizerTexts
 
+    source = None
+    if arguments.source:
+        config = Preparation.Config(
+            source=default_config(Source, arguments.source)
+        )
+        field = arguments.field
+        for assignment in [
+            *([f"source.field={field}"] if field else []),
+            *arguments.overrides,
+        ]:
+            override(config, assignment)
+        source = config.source.build()
+    elif arguments.overrides:
+        raise ConfigError(
+            f"{arguments.overrides[0]} is an option of a source: name it (--source)"
+        )
+    texts = TokenizerTexts(
+        [Path(path) for path in arguments.paths],
+        field=arguments.field,
+        source=source,
+    )
     made = train_tokenizer(
-        read_texts(arguments.paths),
-        arguments.out,
-        vocab_size=arguments.vocab_size,
+        texts, arguments.out, vocab_size=arguments.vocab_size
     )
     print(
-        f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}"
+        f"{arguments.out}: {made.vocab_size} tokens, fingerprint {made.fingerprint},"
+        f" from {texts.num_texts:,} texts"
     )
+    if left_out := texts.summary():
+        print(f"  left out: {left_out}")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -150,8 +150,7 @@ def _read_csv(
             if isinstance(first, Unusable):
                 yield Record("1", first)
                 return
-            separator = "\t" if "\t" in first else ","
-            header = next(csv.reader([first], delimiter=separator), [])
+            header, separator = _parse_header(first)
             _choose_columns(path, columns, header, skipped)
             indices = {column: header.index(column) for column in columns}
             rows = CsvRows(lines, separator, len(header), start=2)
@@ -159,6 +158,22 @@ def _read_csv(
                 yield Record(str(number), _parse_csv_row(row, header, indices))
         except OSError as error:
             yield Record(str(number + 1), _damaged(error))
+
+
+def _parse_header(line: str) -> tuple[list[str], str]:
+    """The columns of CSV and what separates them."""
+    separator = "\t" if "\t" in line else ","
+    return next(csv.reader([line], delimiter=separator), []), separator
+
+
+def csv_header(path: Path) -> list[str]:
+    """The columns of a CSV file; empty if it is damaged."""
+    try:
+        with open_decompressed(path) as file:
+            line = file.readline(verify.MAX_LINE)
+    except OSError:
+        return []
+    return _parse_header(line.decode("utf-8-sig", "surrogateescape"))[0]
 
 
 def _parse_csv_row(row: Row, header: list[str], indices: dict[str, int]) -> Any:

@@ -23,7 +23,8 @@ from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.interleaved import Interleaved
-from mm1.prepare.sources.text import Texts, read_texts
+from mm1.prepare.sources.text import Texts
+from mm1.prepare.tokenizer_texts import TokenizerTexts
 
 REAL = Path(
     os.environ.get("MM1_REAL_DATA")
@@ -444,7 +445,9 @@ def test_real_data_is_read_without_a_drop(
     kind: str, documents: int, images: int, tmp_path: Path
 ) -> None:
     """The counts are those of the folder's README."""
-    sample = (line[:500] for line in read_texts([REAL / "text" / "web.jsonl"]))
+    sample = (
+        line[:500] for line in TokenizerTexts([REAL / "text" / "web.jsonl"])
+    )
     train_tokenizer(sample, tmp_path / "t.json", vocab_size=1024)
     manifest = prepare(
         Preparation.Config(

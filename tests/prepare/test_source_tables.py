@@ -29,8 +29,9 @@ from mm1.prepare.sources import (
 )
 from mm1.prepare.sources.caption_tables import CaptionTables
 from mm1.prepare.sources.instructions import Instructions
-from mm1.prepare.sources.text import Texts, read_texts
+from mm1.prepare.sources.text import Texts
 from mm1.prepare.sources.text_files import TextFiles
+from mm1.prepare.tokenizer_texts import TokenizerTexts
 
 
 def zst(path: Path, data: bytes) -> Path:
@@ -417,7 +418,7 @@ def test_text_of_parquet_and_of_plain_folders(tmp_path: Path) -> None:
         Document((Text("one"),)),
         "no text",
     ]
-    assert list(read_texts([tmp_path])) == ["one"]
+    assert list(TokenizerTexts([tmp_path])) == ["one"]
     folder = tmp_path / "essays" / "2019"
     folder.mkdir(parents=True)
     (folder / "empty").mkdir()

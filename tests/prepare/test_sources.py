@@ -33,7 +33,8 @@ from mm1.prepare.sources import (
 from mm1.prepare.sources.captions import Captions
 from mm1.prepare.sources.instructions import Instructions
 from mm1.prepare.sources.interleaved import Interleaved
-from mm1.prepare.sources.text import Texts, read_texts
+from mm1.prepare.sources.text import Texts
+from mm1.prepare.tokenizer_texts import TokenizerTexts
 
 every_source = pytest.mark.parametrize(
     "cls", classes_in(Source, sources), ids=lambda c: c.__name__
@@ -288,7 +289,7 @@ def test_tokenizer_texts_come_from_lines_and_plain_files(
         tmp_path / "a.jsonl", [{"text": "one"}, b"broken", {"text": " "}]
     )
     (tmp_path / "b.txt").write_text("two\nthree\n")
-    assert list(read_texts([tmp_path])) == ["one", "two\n", "three\n"]
+    assert list(TokenizerTexts([tmp_path])) == ["one", "two\n", "three\n"]
 
 
 # --- instructions

@@ -93,7 +93,7 @@ class Instructions(ConversationSource):
 
     def read(self, path: Path) -> Iterator[Record]:
         folder = ImageFolder(Path(self.config.folder or path.parent))
-        for record in self._read_records(path):
+        for record in self.read_records(path):
             if isinstance(record.data, dict):
                 data = {"record": record.data, "folder": folder}
                 yield Record(record.key, data)
@@ -115,7 +115,8 @@ class Instructions(ConversationSource):
             read=read,
         )
 
-    def _read_records(self, path: Path) -> Iterator[Record]:
+    def read_records(self, path: Path) -> Iterator[Record]:
+        """The records as they stand in the file."""
         if tables.table_suffix(path) == ".parquet":
             return tables.read_parquet(path, self._columns(path), self.skipped)
         if path.suffix not in tables.CODECS:

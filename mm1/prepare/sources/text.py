@@ -5,17 +5,14 @@ JSON lines may be compressed, as C4 (`.json.gz`) and SlimPajama (`.jsonl.zst`) a
 folders of `.txt` files see `text_files`.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mm1.data.document import Document, Text
 from mm1.prepare import tables, verify
-from mm1.prepare.sources import Record, Source, Unusable
-
-PLAIN_SUFFIXES = (".txt", ".md")
+from mm1.prepare.sources import Record, Source
 
 
 class Texts(Source):
@@ -50,34 +47,3 @@ class Texts(Source):
             raise tables.not_an_object(data)
         field = self.config.field
         return Document((Text(verify.check_text(data.get(field), field)),))
-
-
-def read_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """Texts to train a tokenizer on: field `text` of tables, lines of plain files,
-    folders of either.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-    """
-    source = Texts.Config().build()
-    for path in paths:
-        is_table = any(path.match(pattern) for pattern in Texts.PATTERNS)
-        if path.is_dir():
-            files = sorted(path.iterdir())
-            yield from read_texts(
-                [
-                    f
-                    for f in files
-                    if f.suffix in PLAIN_SUFFIXES
-                    or any(map(f.match, Texts.PATTERNS))
-                ]
-            )
-        elif is_table:
-            for record in source.read(path):
-                # `prepare` counts unusable records; a tokenizer does without them.
-                with contextlib.suppress(Unusable):
-                    if not isinstance(record.data, Unusable):
-                        yield source.document(record.data).text
-        else:
-            with path.open(encoding="utf-8", errors="ignore") as file:
-                yield from file
