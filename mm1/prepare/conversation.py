@@ -13,7 +13,11 @@ from typing import Any
 
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import verify
-from mm1.prepare.media_fields import base_name, image_values
+from mm1.prepare.media_fields import (
+    base_name,
+    image_values,
+    may_name_media,
+)
 from mm1.prepare.placeholders import Placeholder, split_at_placeholders
 from mm1.prepare.sources import Unusable, raw_image
 from mm1.prepare.turns import ConversationSource, Turn, read_turns
@@ -222,6 +226,7 @@ def _part_piece(part: Mapping[str, Any]) -> Piece:
     if kind is None:
         kind = next((key for key in ("text", *IMAGE_PARTS) if key in held), "")
     if kind in TEXT_PARTS:
+        _refuse_others(part, kind, {"text", "content", "value"})
         text = next(
             (part[key] for key in ("text", "content", "value") if key in held),
             None,
@@ -231,6 +236,7 @@ def _part_piece(part: Mapping[str, Any]) -> Piece:
         return text
     if kind not in IMAGE_PARTS:
         raise Unusable("unknown part of a turn", f"its type is {kind!r}")
+    _refuse_others(part, kind, set(IMAGE_FIELDS))
     value = next((part[key] for key in IMAGE_FIELDS if part.get(key)), None)
     if value is None and kind != "image":
         raise Unusable("no image", f"a part of type {kind!r} has none")
@@ -238,6 +244,14 @@ def _part_piece(part: Mapping[str, Any]) -> Piece:
     if isinstance(index, int) and value is None:
         return Placeholder(number=index + 1)
     return Placeholder(value=_image_value(value))
+
+
+def _refuse_others(part: Mapping[str, Any], kind: str, own: set[str]) -> None:
+    """Refuse a part that is of one type and holds text or media of another."""
+    for key, value in part.items():
+        is_content = key in ("text", *IMAGE_PARTS) or may_name_media(key)
+        if value and is_content and key not in own:
+            raise Unusable("unknown part of a turn", f"{kind} with {key!r}")
 
 
 def _image_value(value: Any) -> Any:

@@ -128,6 +128,10 @@ def test_an_image_part_is_read(
         {"type": "thinking", "thinking": "x"},
         {"type": "image"},
         {"type": "text"},
+        {"type": "text", "text": "See", "image": "1.jpg"},
+        {"text": "See", "video": "0.mp4"},
+        {"type": "image", "image": "1.jpg", "text": "See"},
+        {"type": "image", "image": "1.jpg", "audio": "a.wav"},
         {},
         7,
     ],
@@ -464,6 +468,21 @@ def test_media_columns_of_parquet_are_noticed(folder: Path) -> None:
         "media that is not read (in the field 'video')",
         "Q:Q A:A.",
     ]
+
+
+def test_fields_that_are_not_read_are_counted(folder: Path) -> None:
+    records = [
+        {"question": "Q", "answer": "A", "id": n, "source": "x"} for n in (1, 2)
+    ]
+    for name in ("a.jsonl", "b.json"):
+        text = json.dumps(records)
+        if name == "a.jsonl":
+            text = "\n".join(map(json.dumps, records))
+        (folder / name).write_text(text)
+        source = Instructions.Config().build()
+        assert len(list(source.read(folder / name))) == 2
+        assert source.skipped.names == {"column": ["id", "source"]}
+        assert source.skipped.counts == {"column": 2}
 
 
 def test_lists_of_different_length(folder: Path) -> None:

@@ -93,8 +93,16 @@ class Instructions(ConversationSource):
 
     def read(self, path: Path) -> Iterator[Record]:
         folder = ImageFolder(Path(self.config.folder or path.parent))
+        known = COLUMNS | self._named_columns()
         for record in self.read_records(path):
             if isinstance(record.data, dict):
+                # A field counts once for a file, as a column does.
+                for name in sorted(record.data.keys() - known):
+                    if len(known) < tables.MAX_FIELDS and not may_name_media(
+                        name
+                    ):
+                        self.skipped.add("column", name)
+                        known.add(name)
                 data = {"record": record.data, "folder": folder}
                 yield Record(record.key, data)
             elif isinstance(record.data, Unusable):
@@ -125,20 +133,25 @@ class Instructions(ConversationSource):
                     return read_json_list(path)
         return tables.read_json_lines(path)
 
+    def _named_columns(self) -> set[str]:
+        config = self.config
+        named = (config.messages, config.question, config.answer, config.image)
+        return {name for name in named if name}
+
     def _columns(self, path: Path) -> list[str]:
         """The columns of a parquet file to read: the conversation, and whatever may
         hold images or other media."""
         config = self.config
         known = tables.parquet_columns(path)
-        wanted = {config.messages, config.question, config.answer, config.image}
+        wanted = self._named_columns()
         if not turn_column(known, config.messages):
             wanted |= set(exchange_fields(known, config) or [])
-            if not wanted - {"", config.image}:
+            if not wanted - {config.image}:
                 return [TURN_COLUMNS[1]]  # refused, with the nearest column
         return [
             *dict.fromkeys(
                 name
-                for name in [*known, *sorted(wanted - {""})]
+                for name in [*known, *sorted(wanted)]
                 if name in wanted | COLUMNS or may_name_media(name)
             )
         ]
