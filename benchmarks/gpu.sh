@@ -12,7 +12,6 @@
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
 python=${PYTHON:-python3}
 budget=540
 pieces=attention,step,profile,peers,generate,fp8,kernels,tests
@@ -65,10 +64,12 @@ timing="--warmup 2 --steps 10 --seconds 40 --workers ${WORKERS:-10}"
 peers="--size gpu"
 generate="--precision fp32 bf16 --shots 0 8 --prompts 32"
 if [ ${#configs[@]} -eq 0 ]; then
+    selective="compile=true activation_checkpointing=selective"
     configs=(
-        "loader.micro_batch_size=2 compile=true activation_checkpointing=selective"
-        "loader.micro_batch_size=3 compile=true activation_checkpointing=selective"
+        "loader.micro_batch_size=2 $selective"
+        "loader.micro_batch_size=3 $selective"
         "loader.micro_batch_size=2 compile=false activation_checkpointing=none"
+        "loader.micro_batch_size=3 $selective attention_kernel=cudnn"
         "loader.micro_batch_size=2 compile=true activation_checkpointing=none"
         "loader.micro_batch_size=3 compile=true activation_checkpointing=full"
         "loader.micro_batch_size=1 compile=true activation_checkpointing=none"

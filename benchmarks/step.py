@@ -60,8 +60,7 @@ class Measurement:
 
 
 def graphs_compiled(trainer: Trainer) -> dict[str, int]:
-    compiled = getattr(trainer, "compiled", None)
-    return dict(compiled.graphs) if compiled else {}
+    return dict(trainer.compiled.graphs) if trainer.compiled else {}
 
 
 def wait(device: torch.device) -> None:

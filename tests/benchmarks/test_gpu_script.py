@@ -76,7 +76,13 @@ def test_every_piece_runs(tmp_path: Path) -> None:
     text = note.read_text()
     assert "ailed" not in text
     assert "Left out" not in text
-    for heading in ("encoder_attention", "Whole steps", "LLaVA", "depthwise"):
+    for heading in (
+        "encoder_attention",
+        "Whole steps",
+        "LLaVA",
+        "Generation",
+        "depthwise",
+    ):
         assert heading in text
 
 
