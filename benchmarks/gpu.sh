@@ -7,7 +7,8 @@
 # Pieces run in order of worth (below), each as a process of its own with a time limit,
 # and no longer than what is left of --budget seconds. The note grows as they run, so a
 # call that is cut still tells; NOTE.log has what the pieces said. --step replaces the
-# list of configurations of the piece `step`, and may be repeated. --tiny runs every piece at toy sizes, also on a CPU.
+# list of configurations of the piece `step`, and may be repeated. --tiny runs every
+# piece at toy sizes, also on a CPU.
 # PYTHON: the interpreter; WORKERS: processes that decode images.
 set -u
 cd "$(dirname "$0")/.."
@@ -58,13 +59,19 @@ run() {
     tell ''
 }
 
+step() { # [OVERRIDE OR OPTION]...
+    # shellcheck disable=SC2086  # words, on purpose
+    run 150 benchmarks/step.py $recipe $common $timing "$@"
+}
+
 recipe=pretrain_3b
 common="loader.batch_size=12"
 timing="--warmup 2 --steps 10 --seconds 40 --workers ${WORKERS:-10}"
 peers="--size gpu"
 generate="--precision fp32 bf16 --shots 0 8 --prompts 32"
+selective="compile=true activation_checkpointing=selective"
+fp8="loader.micro_batch_size=3 $selective float8=true"
 if [ ${#configs[@]} -eq 0 ]; then
-    selective="compile=true activation_checkpointing=selective"
     configs=(
         "loader.micro_batch_size=2 $selective"
         "loader.micro_batch_size=3 $selective"
@@ -80,6 +87,7 @@ if [ -n "$tiny" ]; then
     common="loader.batch_size=2 loader.sequence_length=256 loader.max_images=4"
     timing="--warmup 1 --steps 2 --vocab-size 300"
     configs=("loader.micro_batch_size=1 compile=false")
+    fp8="loader.micro_batch_size=1 compile=false float8=true"
     peers="--size tiny --rounds 1"
     generate="--shots 0 2 --tiny"
 fi
@@ -96,8 +104,7 @@ if wanted step; then
     profile=
     wanted profile && profile=--profile
     for config in "${configs[@]}"; do
-        # shellcheck disable=SC2086  # words, on purpose
-        run 150 benchmarks/step.py $recipe $common $timing $config $profile
+        step $config $profile
         profile=
     done
 fi
@@ -113,6 +120,11 @@ if wanted generate; then
     run 100 benchmarks/generate.py $generate
     [ -n "$tiny" ] || run 100 benchmarks/generate.py $generate \
         --model pretrain_ablation_base --precision bf16
+fi
+
+if wanted fp8; then
+    tell '' '## Products of the decoder in float8' ''
+    step $fp8
 fi
 
 if wanted kernels; then

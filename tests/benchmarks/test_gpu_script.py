@@ -81,6 +81,7 @@ def test_every_piece_runs(tmp_path: Path) -> None:
         "Whole steps",
         "LLaVA",
         "Generation",
+        "float8",
         "depthwise",
     ):
         assert heading in text
