@@ -17,6 +17,7 @@ from torch.distributed.fsdp import (
 
 from mm1 import dist
 from mm1.config import ConfigError, nearest
+from mm1.nn.float8 import use_float8
 from mm1.nn.model import Model
 from mm1.train.activation_checkpointing import (
     ActivationCheckpointing,
@@ -42,6 +43,7 @@ def parallelize(
     *,
     device: torch.device,
     precision: Literal["fp32", "bf16"],
+    float8: bool = False,
     attention_kernel: AttentionKernel = "flash",
     activation_checkpointing: ActivationCheckpointing,
     activation_memory_budget: float = 1.0,
@@ -51,8 +53,11 @@ def parallelize(
     """Prepares a model for training, in place; returns what is compiled.
 
     Raises:
-        ConfigError: a memory budget without the compiler that keeps to it.
+        ConfigError: a memory budget without the compiler that keeps to it, or float8
+            where it cannot be.
     """
+    if float8:
+        use_float8(model, device)
     if device.type == "cuda":
         torch.backends.cuda.enable_flash_sdp(attention_kernel == "flash")
         torch.backends.cuda.enable_cudnn_sdp(attention_kernel == "cudnn")

@@ -88,6 +88,9 @@ class Trainer(Configurable):
         """Adapters that are trained in place of parts' weights: `lora=lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
         """Of the computation; weights, gradients and reductions are fp32."""
+        float8: bool = False
+        """Products of the decoder's linear maps in float8 while training, for Hopper
+        GPUs and newer (`mm1.nn.float8`)."""
         attention_kernel: AttentionKernel = "flash"
         """Of attention over batches (images, captions) on CUDA. cuDNN's builds a plan
         for each new number of images, which takes about a second."""
@@ -157,6 +160,7 @@ class Trainer(Configurable):
             self.model,
             device=self.device,
             precision=config.precision,
+            float8=config.float8,
             attention_kernel=config.attention_kernel,
             activation_checkpointing=config.activation_checkpointing,
             activation_memory_budget=config.activation_memory_budget,
@@ -323,13 +327,17 @@ class Trainer(Configurable):
         self.counts.clear()
         speed = self.throughput.read()
         self.log.write_speed(self.step, speed)
-        details = (
-            f"step {self.step}/{self.config.steps}  loss {metrics['loss']:.3f}"
+        rates = "".join(
+            f"  {rate:,.0f} {work}/s"
+            for work in ("tokens", "images")
+            if (rate := speed[f"{work}_per_second"])
         )
-        for work in ("tokens", "images"):
-            if rate := speed[f"{work}_per_second"]:
-                details += f"  {rate:,.0f} {work}/s"
-        bar.update(self.step, details, at_once=self.step == self.config.steps)
+        bar.update(
+            self.step,
+            f"step {self.step}/{self.config.steps}  loss {metrics['loss']:.3f}"
+            + rates,
+            at_once=self.step == self.config.steps,
+        )
 
     def _save_checkpoint(self) -> None:
         self.lock.check()
