@@ -19,8 +19,10 @@ classes outside this package are imported only from modules that were given to `
 import copy
 import difflib
 import importlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from types import UnionType
 from typing import (
     Any,
@@ -33,6 +35,8 @@ from typing import (
 )
 
 from beartype.door import is_bearable
+
+from mm1.ranges import out_of_range
 
 TRUSTED: list[str] = ["mm1"]
 """Modules and packages whose classes a config may name."""
@@ -58,7 +62,11 @@ class Configurable:
             """Builds the owner from a private copy of this config.
 
             Roles wrap it as a typed `build`.
+
+            Raises:
+                ConfigError: a number is out of its range.
             """
+            check_ranges(self)
             return self.owner(copy.deepcopy(self), **facts)
 
     def __init_subclass__(cls) -> None:
@@ -171,6 +179,48 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
+def check_ranges(config: Configurable.Config) -> None:
+    """Checks the numbers of a config and of all components in it.
+
+    Raises:
+        ConfigError: one is out of its range; the message has its key, value and range.
+    """
+    for key, node in _components(config):
+        for f in fields(node):
+            name = f"{key}.{f.name}" if key else f.name
+            _check_field(type(node), f.name, getattr(node, f.name), name)
+
+
+def _components(
+    node: Any, key: str = ""
+) -> Iterator[tuple[str, Configurable.Config]]:
+    """A config and all those in it, each with its key."""
+    if isinstance(node, Configurable.Config):
+        yield key, node
+        items = {f.name: getattr(node, f.name) for f in fields(node)}
+    elif isinstance(node, dict):
+        items = node
+    elif isinstance(node, (list, tuple)):
+        items = dict(enumerate(node))
+    else:
+        return
+    for name, item in items.items():
+        yield from _components(item, f"{key}.{name}" if key else str(name))
+
+
+def _check_field(config_class: type, name: str, value: Any, key: str) -> None:
+    hint = _annotated_types(config_class)[name]
+    for number, wanted in out_of_range(hint, value):
+        which = "" if number is value else f": {number!r}"
+        rule = wanted if math.isfinite(number) else "finite"
+        raise ConfigError(f"{key}={value!r}{which} must be {rule}")
+
+
+@cache
+def _annotated_types(config_class: type) -> dict[str, Any]:
+    return get_type_hints(config_class, include_extras=True)
+
+
 def to_text(config: Configurable.Config) -> str:
     """The whole config, one line for each leaf: what `mm1 show` prints and the golden
     tests compare."""
@@ -265,9 +315,17 @@ def as_field(config_class: type, name: str, value: Any, key: str) -> Any:
     floats, lists tuples and digits the keys of a dict where they must.
 
     Raises:
-        ConfigError: it is of another type; `key` is what the message calls the field.
+        ConfigError: it is of another type, or a number out of its range; `key` is what
+            the message calls the field.
     """
     hint = get_type_hints(config_class)[name]
+    value = as_type(hint, value, key)
+    _check_field(config_class, name, value, key)
+    return value
+
+
+def as_type(hint: Any, value: Any, key: str) -> Any:
+    """As `as_field` does it for the type of a field, whatever its range."""
     if isinstance(hint, TypeVar):
         hint = hint.__bound__ or object
     if is_bearable(value, hint):

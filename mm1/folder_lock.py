@@ -8,10 +8,12 @@ as its holder lives. A process that is gone locks nobody out: on its own host it
 shows that, on another one the file that is no longer touched.
 """
 
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import TypeVar
 
 from filelock import OwnerRecord, SoftFileLease, Timeout
 
@@ -25,6 +27,9 @@ HEARTBEAT_SECONDS = 2.0
 """Between touches."""
 ATTEMPT_SECONDS = 3.0
 """Enough to see that a lock which names nobody is what a killed process left."""
+
+
+Made = TypeVar("Made")
 
 
 class FolderInUse(UserError):
@@ -73,6 +78,14 @@ class FolderLock:
             self.lease.release()
             self.lease = None
             self._remove_folders()
+
+    def keep_for(self, make: Callable[[], Made]) -> Made:
+        """Enters, and leaves only if `make` fails: what it makes has to leave."""
+        with ExitStack() as stack:
+            stack.enter_context(self)
+            made = make()
+            stack.pop_all()
+        return made
 
     def check(self) -> None:
         """Raises FolderInUse where the lock is lost: this process was stopped for so

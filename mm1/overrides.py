@@ -25,6 +25,8 @@ from mm1.config import (
     ConfigError,
     Configurable,
     as_field,
+    as_type,
+    check_ranges,
     field_types,
     find_class,
     flatten,
@@ -45,7 +47,7 @@ def override(config: Configurable.Config, assignment: str) -> None:
 
     Raises:
         ConfigError: the key or the component does not exist (the message names the
-            nearest), or the value has the wrong type.
+            nearest), the value has the wrong type, or a number is out of its range.
     """
     key, equals, text = assignment.partition("=")
     if not equals:
@@ -60,6 +62,7 @@ def override(config: Configurable.Config, assignment: str) -> None:
         holder = _child(config, key, holder, depth)
     if isinstance(holder, dict):
         _set_item(holder, types, name, text, key)
+        check_ranges(config)
         return
     old = _child(config, key, holder, len(parents))
     types = _types_of(holder, name)
@@ -203,11 +206,12 @@ def _set_item(
     holder: dict[Any, Any], types: Sequence[Any], name: str, text: str, key: str
 ) -> None:
     kind, item = get_args(types[0]) if types else (str, object)
-    at: Any = int(name) if kind is int and name.isdecimal() else name
+    at = as_type(int, _parse(name, None), key) if kind is int else name
     if (role := _role_among((item,))) is not None:
         holder[at] = default_config(role, text, key)
     else:
-        holder[at] = _parse(text, "" if item is str else holder.get(at))
+        value = _parse(text, "" if item is str else holder.get(at))
+        holder[at] = as_type(item, value, key)
 
 
 def _parse(text: str, old: Any) -> Any:

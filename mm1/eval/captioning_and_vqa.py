@@ -31,6 +31,7 @@ from mm1.eval.annotation_files import (
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.eval.cider import cider
 from mm1.eval.metrics import vqa_accuracy
+from mm1.ranges import PositiveInt
 
 CAPTION_PROMPT = "A photo of"
 CAPTION_PROMPT_IN_CHAT = (
@@ -121,7 +122,7 @@ class CaptionBenchmark(AnnotationBenchmark):
 
     @dataclass(kw_only=True, slots=True)
     class Config(AnnotationBenchmark.Config):
-        max_tokens: int = 32
+        max_tokens: PositiveInt = 32
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

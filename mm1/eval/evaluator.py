@@ -22,6 +22,7 @@ from mm1.config import ConfigError, Configurable
 from mm1.data.document import Image
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
+from mm1.ranges import NonNegativeInt, PositiveInt, Seed
 
 Split = Literal["train", "test"]
 
@@ -43,12 +44,12 @@ class Evaluator(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        num_questions: int | None = None
+        num_questions: PositiveInt | None = None
         """Size of the random subset of the test records, drawn by `seed`; None: all. A
         smaller subset is contained in a larger one."""
-        shots: tuple[int, ...] | None = None
+        shots: tuple[NonNegativeInt, ...] | None = None
         """Numbers of demonstrations in the prompt; None: those of the run."""
-        seed: int = 0
+        seed: Seed = 0
 
         def build(self) -> "Evaluator":
             return self.make()

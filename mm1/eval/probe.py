@@ -30,6 +30,7 @@ from mm1.eval.evaluator import Evaluator, Line, Split
 from mm1.infer.encoder import Encoder
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.infer.trained_model import TrainedModel
+from mm1.ranges import PositiveFloat
 
 NUM_QUERIES = 4
 """Queries of the attentive probe."""
@@ -50,7 +51,7 @@ class Probe(Evaluator):
         data: Classes.Config = field(default_factory=Folders.Config)
         kind: Literal["linear", "attentive"] = "linear"
         """`attentive` keeps the features of all patches of all images in memory."""
-        penalties: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
+        penalties: tuple[PositiveFloat, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
         """Candidates for the factor of the sum of squared weights."""
 
         def build(self) -> "Probe":

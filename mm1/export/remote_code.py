@@ -1,8 +1,8 @@
 """The Python files in an exported folder: `remote/`, and files of mm1 as they are.
 
     modeling_mm1.py  processing_mm1.py  base.py   written for transformers
-    <connector>.py  connectors.py  position.py    the run's connector, its contract,
-                                                  tables over patches
+    <connector>.py  connectors.py  ranges.py      the run's connector, its contract,
+    position.py                                   ranges of numbers, tables over patches
     image_decoding.py  image_processing.py        images -> pixels
 
 Three things change in mm1's files so that they run without mm1 and jaxtyping: imports
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from mm1 import config as configs
+from mm1 import ranges
 from mm1.config import ConfigError
 from mm1.data import image_decoding, image_processing
 from mm1.nn import connectors, position
@@ -27,6 +28,7 @@ WRITTEN = ("modeling_mm1", "processing_mm1", "base")
 
 NEIGHBOURS = {
     "mm1.config": "base",
+    "mm1.ranges": "ranges",
     "mm1.nn.model": "base",
     "mm1.nn.position": "position",
     "mm1.nn.connectors": "connectors",
@@ -66,6 +68,7 @@ def remote_code(connector: Connector.Config) -> dict[str, str]:
         image_decoding,
         image_processing,
         position,
+        ranges,
         connectors,
         connector_module,
     ):

@@ -8,6 +8,7 @@ import numpy as np
 from mm1.batch import ImageBatch
 from mm1.data.prepared.shards import Shards
 from mm1.loader.shuffled import ShuffledDataset, ShuffledLoader
+from mm1.ranges import PositiveInt
 
 
 class ImageLoader(ShuffledLoader):
@@ -19,9 +20,9 @@ class ImageLoader(ShuffledLoader):
     class Config(ShuffledLoader.Config):
         sources: tuple[str, ...] = ()
         """Folders written by `mm1 prepare`; their images are shuffled together."""
-        batch_size: int = 512
+        batch_size: PositiveInt = 512
         """Images per optimiser step, over all ranks and micro-batches."""
-        micro_batch_size: int | None = None
+        micro_batch_size: PositiveInt | None = None
         """Images per forward pass on one rank; the rest of a step's are accumulated.
         None: all in one."""
 

@@ -8,6 +8,7 @@ from mm1.batch import Batch
 from mm1.config import Configurable
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
+from mm1.ranges import NonNegativeInt
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,7 +34,7 @@ class Loader(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        workers: int = 0
+        workers: NonNegativeInt = 0
         """Worker processes per rank that read, render and decode; 0: the training
         process does."""
 

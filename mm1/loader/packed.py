@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
@@ -26,6 +26,7 @@ from mm1.loader.mixture_state import (
 from mm1.loader.packing import balance_rows
 from mm1.loader.validation_rows import validation_rows
 from mm1.loader.workers import load_batches
+from mm1.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 PlannedStep = tuple[list[Row], MixtureState, dict[str, Any]]
 """The rows of a step over all ranks, the mixture after their window, and the loader's
@@ -40,31 +41,33 @@ class PackedLoader(Loader):
     class Config(Loader.Config):
         sources: dict[str, str] = field(default_factory=dict)
         """Name -> folder written by `mm1 prepare`."""
-        weights: dict[str, float] = field(default_factory=dict)
+        weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
         """Name -> sampling weight; they sum to 1. A source of weight 0 is not read."""
         weights_of: WeightUnit = "tokens"
         """What weights are shares of: "tokens", "documents", or "rows", where a
         document counts as the part of a row that it takes (the larger of its share of
         the tokens and of the images)."""
-        schedule: dict[int, dict[str, float]] = field(default_factory=dict)
+        schedule: dict[NonNegativeInt, dict[str, NonNegativeFloat]] = field(
+            default_factory=dict
+        )
         """Step, counted from 0 -> the weights from then on; before the first of them
         `weights` apply."""
-        batch_size: int = 512
+        batch_size: PositiveInt = 512
         """Packed sequences (rows) per optimiser step, over all ranks and
         micro-batches."""
-        micro_batch_size: int = 1
+        micro_batch_size: PositiveInt = 1
         """Packed sequences per forward pass on one rank; gradient accumulation makes up
         the step. Smaller takes less memory. The result is the same, except that the
         experts' load balancing loss is computed per micro-batch."""
-        sequence_length: int = 4096
+        sequence_length: Annotated[int, Range(2)] = 4096
         """Tokens in a packed sequence, padding included."""
-        max_images: int = 16
+        max_images: NonNegativeInt = 16
         """Images that a packed sequence may hold; every sub-image counts."""
-        image_multiple: int = 1
+        image_multiple: PositiveInt = 1
         """Blank images make up a multiple of this in each micro-batch, so that a GPU
         meets few different shapes. They cost their share of the encoder's time, and
         count nowhere."""
-        packing_window: int = 512
+        packing_window: PositiveInt = 512
         """Rows that are packed together. More pack more tightly, and mixing is exact
         over a window."""
         isolate: bool = True
@@ -75,12 +78,12 @@ class PackedLoader(Loader):
         split: Literal["square", "dynamic"] = "square"
         """How large images are split into tiles: n x n, or by aspect ratio (see
         `mm1.data.image_processing`)."""
-        min_tiles: int = 1
+        min_tiles: PositiveInt = 1
         """Minimum tiles per image, however small it is."""
-        max_tiles: int = 1
+        max_tiles: PositiveInt = 1
         """Maximum tiles per image, its overview not counted; 1: images are not
         split."""
-        split_last: int | None = None
+        split_last: PositiveInt | None = None
         """Split only the last so many images of a document; None: all may be split."""
         index_tokens: bool = False
         """Put a text before each sub-image that says where in its image it lies."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Int
@@ -15,6 +16,7 @@ from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.shuffled import ShuffledDataset, ShuffledLoader
+from mm1.ranges import PositiveInt, Range
 
 
 class PairLoader(ShuffledLoader):
@@ -27,10 +29,10 @@ class PairLoader(ShuffledLoader):
         sources: tuple[str, ...] = ()
         """Folders written by `mm1 prepare captions`; their pairs are shuffled
         together."""
-        batch_size: int = 512
+        batch_size: PositiveInt = 512
         """Pairs per optimiser step, over all ranks: those contrasted with one
         another."""
-        context: int = 77
+        context: Annotated[int, Range(2)] = 77
         """Maximum tokens of a caption, end token included; longer captions are
         truncated."""
 

@@ -28,6 +28,7 @@ from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.permutation import permute
 from mm1.loader.shared_memory import empty_images
 from mm1.loader.workers import load_batches
+from mm1.ranges import PositiveInt
 
 
 class ShuffledLoader(Loader):
@@ -40,7 +41,7 @@ class ShuffledLoader(Loader):
     class Config(Loader.Config):
         sources: tuple[str, ...] = ()
         """Folders written by `mm1 prepare`; their items are shuffled together."""
-        batch_size: int = 512
+        batch_size: PositiveInt = 512
         """Items per optimiser step, over all ranks."""
 
         def tokenizer(self) -> str:

@@ -16,6 +16,7 @@ from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.eval.metrics import exact_match
 from mm1.miniature.world import questions as world
 from mm1.miniature.world.examples import TASKS
+from mm1.ranges import PositiveInt
 
 NUM_RECORDS = 400
 """Questions of a split."""
@@ -39,7 +40,7 @@ class Miniature(Benchmark):
         """Whether the question tells the task; otherwise only the demonstrations do."""
         grid: Literal["near", "wide"] = "near"
         """Size of the images."""
-        max_tokens: int = 1
+        max_tokens: PositiveInt = 1
         stop: tuple[str, ...] = ()
 
     config: Config

@@ -15,6 +15,7 @@ from typing import ClassVar
 from mm1.data.document import Document, Image
 from mm1.eval.benchmarks import Benchmark, Question, Split
 from mm1.miniature.world import questions as world
+from mm1.ranges import PositiveInt
 
 NUM_RECORDS = 400
 """Images of a split."""
@@ -32,7 +33,7 @@ class MiniatureCaptions(Benchmark):
         four: bool = False
         """Whether images show four objects, described by eight words in reading
         order."""
-        max_tokens: int = 6
+        max_tokens: PositiveInt = 6
         """The longest captions have four words; those of four objects have eight."""
 
     config: Config

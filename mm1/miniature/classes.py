@@ -10,6 +10,7 @@ from mm1.eval.classes import Classes, LabelledImage
 from mm1.eval.evaluator import Split
 from mm1.miniature.world import questions as world
 from mm1.miniature.world.examples import TASKS
+from mm1.ranges import NonNegativeInt, PositiveInt, Seed
 
 
 class MiniatureClasses(Classes):
@@ -21,9 +22,9 @@ class MiniatureClasses(Classes):
         task: str = "digit"
         grid: Literal["near", "wide"] = "near"
         """Size of the images; pre-training's are near."""
-        num_train: int = 400
-        num_test: int = 400
-        seed: int = 0
+        num_train: NonNegativeInt = 400
+        num_test: PositiveInt = 400
+        seed: Seed = 0
         """Of the images; `train` and `test` share neither images nor scenes."""
 
     def __init__(self, config: Config) -> None:

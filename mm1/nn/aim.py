@@ -28,6 +28,7 @@ from mm1.nn.linear import Linear, num_weights
 from mm1.nn.losses import patch_regression_loss, patch_targets
 from mm1.nn.model import Losses, MeanMetric, Model, Module
 from mm1.nn.vit import ViT
+from mm1.ranges import NonNegativeInt, PositiveInt
 
 
 class HeadBlock(nn.Module):
@@ -86,8 +87,8 @@ class AIM(Model):
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         """Without class token and registers."""
-        head_depth: int = 12
-        head_dim: int = 2048
+        head_depth: NonNegativeInt = 12
+        head_dim: PositiveInt = 2048
         """Width of the head; its MLPs are four times as wide inside."""
 
         def build(self, *, vocab_size: int) -> "AIM":

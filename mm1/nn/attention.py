@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mm1.config import ConfigError
 from mm1.nn.grouping import Grouping
 from mm1.nn.linear import Linear
 from mm1.nn.position import RotaryEmbedding, apply_rotary
@@ -54,6 +55,15 @@ class AttentionContext:
         raise NotImplementedError
 
 
+def dim_of_heads(dim: int, num_heads: int) -> int:
+    """The width of each head; raises ConfigError if they do not share `dim` evenly."""
+    if dim % num_heads:
+        raise ConfigError(
+            f"dim={dim} must be a multiple of num_heads={num_heads}"
+        )
+    return dim // num_heads
+
+
 class Attention(nn.Module):
     """`num_heads` query heads that share `num_kv_heads` key and value heads (Ainslie et
     al. 2023, arXiv:2305.13245)."""
@@ -75,11 +85,12 @@ class Attention(nn.Module):
         output map's initialisation."""
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
-        head_dim = head_dim or dim // num_heads
         if num_heads % num_kv_heads:
-            raise ValueError(
-                f"{num_heads} query heads cannot share {num_kv_heads} key heads evenly"
+            raise ConfigError(
+                f"{num_heads} query heads cannot share {num_kv_heads} key heads evenly:"
+                " num_heads must be a multiple of num_kv_heads"
             )
+        head_dim = head_dim or dim_of_heads(dim, num_heads)
         self.heads = (num_heads, num_kv_heads, num_kv_heads)
         self.head_dim = head_dim
         self.qkv = Linear(

@@ -27,6 +27,7 @@ from mm1.nn.model import Losses, MeanMetric, Model
 from mm1.nn.pooling import AttentionPoolingHead
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+from mm1.ranges import PositiveInt
 
 Loss = Literal["softmax", "sigmoid"]
 
@@ -97,7 +98,7 @@ class CLIP(Model):
     class Config(Model.Config):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         text: TextTower.Config = field(default_factory=TextTower.Config)
-        dim: int | None = 768
+        dim: PositiveInt | None = 768
         """Width of the shared space; None: the encoder's, without a projection of image
         features, as in SigLIP."""
         pooling: Literal["class", "mean", "attention"] | None = None

@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mm1.batch import IGNORE, NO_SOURCE, PackedBatch
+from mm1.config import ConfigError
 from mm1.nn.attention import (
     Attention,
     AttentionContext,
     PackedAttention,
     QKNorm,
+    dim_of_heads,
 )
 from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import KVCache
@@ -23,6 +25,7 @@ from mm1.nn.linear import Embedding, Linear, num_weights
 from mm1.nn.losses import NextTokenLoss, next_token_loss
 from mm1.nn.model import Losses, MeanMetric, Model, Module
 from mm1.nn.position import Llama3Scaling, rotary_embedding
+from mm1.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Decoder(Module):
@@ -31,17 +34,17 @@ class Decoder(Module):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
-        depth: int = 24
-        dim: int = 2048
-        num_heads: int = 16
-        num_kv_heads: int | None = None
+        depth: PositiveInt = 24
+        dim: PositiveInt = 2048
+        num_heads: PositiveInt = 16
+        num_kv_heads: PositiveInt | None = None
         """None: as many as query heads."""
-        head_dim: int | None = None
+        head_dim: PositiveInt | None = None
         """None: dim / num_heads."""
-        hidden_dim: int | None = None
+        hidden_dim: PositiveInt | None = None
         """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of
         256."""
-        rope_base: float = 1e4
+        rope_base: PositiveFloat = 1e4
         llama3_scaling: Llama3Scaling | None = None
         """RoPE scaling of Llama 3.1 and later."""
         qk_norm: QKNorm | None = None
@@ -54,7 +57,7 @@ class Decoder(Module):
         ("post", OLMo2)."""
         tied: bool = True
         """The output map is the table of token embeddings."""
-        norm_eps: float = 1e-5
+        norm_eps: NonNegativeFloat = 1e-5
         experts: MoE.Config | None = None
         """The feed-forward of some blocks is a mixture of experts; None: all are
         dense."""
@@ -67,7 +70,14 @@ class Decoder(Module):
         self.config = config
         self.dim = config.dim
         self.vocab_size = vocab_size
-        self.head_dim = config.head_dim or config.dim // config.num_heads
+        self.head_dim = config.head_dim or dim_of_heads(
+            config.dim, config.num_heads
+        )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"heads are {self.head_dim} wide, but rotary positions need pairs of"
+                " channels: change dim, num_heads or head_dim"
+            )
         self.embedding = Embedding(vocab_size, config.dim)
         self.blocks = nn.ModuleList(
             self._block(layer) for layer in range(config.depth)
@@ -183,7 +193,7 @@ class LanguageModel(Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Model.Config):
         decoder: Decoder.Config = field(default_factory=Decoder.Config)
-        z_loss: float = 0.0
+        z_loss: NonNegativeFloat = 0.0
         """Weight of the squared log-sum-exp; MM1 uses 1e-4 for 30B."""
 
         def build(self, *, vocab_size: int) -> "LanguageModel":

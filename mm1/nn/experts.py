@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mm1.config import ConfigError
 from mm1.nn.attention import AttentionContext
 from mm1.nn.block import AttentionBlock
 from mm1.nn.linear import Linear
 from mm1.nn.model import MeanMetric, Module
 from mm1.nn.position import RotaryEmbedding
+from mm1.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Routing(NamedTuple):
@@ -55,20 +57,20 @@ class MoE(Module):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
-        num_experts: int = 64
-        top_k: int = 2
+        num_experts: PositiveInt = 64
+        top_k: PositiveInt = 2
         """Experts per token."""
-        every: int = 2
+        every: PositiveInt = 2
         """Block i (from 0) has experts if `every` divides i + 1; 2 is every second
         block."""
-        hidden_dim: int | None = None
+        hidden_dim: PositiveInt | None = None
         """Width inside an expert; None: that of the dense feed-forward."""
         renormalise: bool = True
         """Normalise the probabilities of a token's experts to a sum of 1."""
-        balance_loss: float = 0.01
+        balance_loss: NonNegativeFloat = 0.01
         """Weight of `Routing.balance`, which is summed over the blocks."""
-        router_z_loss: float = 0.001
-        capacity_factor: float | None = None
+        router_z_loss: NonNegativeFloat = 0.001
+        capacity_factor: PositiveFloat | None = None
         """Capacity of each expert in multiples of tokens / experts; None: nothing is
         dropped.
 
@@ -87,7 +89,7 @@ class MoE(Module):
     ) -> None:
         super().__init__()
         if not 1 <= config.top_k <= config.num_experts:
-            raise ValueError(
+            raise ConfigError(
                 f"top_k of {config.top_k} experts out of {config.num_experts}"
             )
         self.config = config

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mm1.config import ConfigError
+from mm1.ranges import PositiveFloat, PositiveInt
+
 
 class RotaryEmbedding(NamedTuple):
     """Cosines and sines of each token's angles, computed once for all layers."""
@@ -18,7 +21,7 @@ class RotaryEmbedding(NamedTuple):
     """Negated in the first half of the channels, as `apply_rotary` needs it."""
 
 
-Llama3Scaling = tuple[float, float, float, int]
+Llama3Scaling = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveInt]
 """(factor, low frequency factor, high frequency factor, original length): see
 `slowed`."""
 
@@ -77,10 +80,10 @@ def sincos(grid: tuple[int, int], dim: int) -> Float[Tensor, "h w E"]:
     column (MAE, arXiv:2111.06377).
 
     Raises:
-        ValueError: `dim` is not a multiple of 4.
+        ConfigError: `dim` is not a multiple of 4.
     """
     if dim % 4:
-        raise ValueError(
+        raise ConfigError(
             f"2-D sin-cos positions need a width divisible by 4, got {dim}"
         )
     rows, columns = (_waves(torch.arange(size), dim // 2) for size in grid)

@@ -14,6 +14,7 @@ from mm1.nn.attention import Attention, FullAttention
 from mm1.nn.block import MLP, Activation, Block
 from mm1.nn.linear import Embedding, num_weights
 from mm1.nn.model import Module
+from mm1.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class TextTower(Module):
@@ -27,15 +28,15 @@ class TextTower(Module):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
-        vocab_size: int | None = None
+        vocab_size: PositiveInt | None = None
         """Rows of the embedding; None: as many as the tokenizer has tokens."""
-        max_length: int = 77
-        depth: int = 12
-        dim: int = 768
-        num_heads: int = 12
-        mlp_ratio: float = 4.0
+        max_length: PositiveInt = 77
+        depth: PositiveInt = 12
+        dim: PositiveInt = 768
+        num_heads: PositiveInt = 12
+        mlp_ratio: PositiveFloat = 4.0
         activation: Activation = "gelu"
-        norm_eps: float = 1e-5
+        norm_eps: NonNegativeFloat = 1e-5
         causal: bool = True
         read: Literal["end", "last"] = "end"
         """The token whose feature is taken: each caption's end token, or the last token

@@ -15,6 +15,13 @@ from mm1.nn.block import MLP, Activation, Block, LayerScale, SwiGLU
 from mm1.nn.linear import Linear, num_weights
 from mm1.nn.model import ImageInput, Module
 from mm1.nn.position import interpolate, sincos
+from mm1.ranges import (
+    AnyFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,19 +36,19 @@ class ViT(Module):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
-        image_size: int | tuple[int, int] = 336
+        image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 336
         """Pixels: one side of a square, or (height, width)."""
-        patch_size: int = 14
-        depth: int = 24
-        dim: int = 1024
-        num_heads: int = 16
-        mlp_ratio: float = 4.0
+        patch_size: PositiveInt = 14
+        depth: PositiveInt = 24
+        dim: PositiveInt = 1024
+        num_heads: PositiveInt = 16
+        mlp_ratio: PositiveFloat = 4.0
         """Width inside the feed-forward as a multiple of `dim`."""
         feed_forward: Literal["mlp", "swiglu"] = "mlp"
         activation: Activation = "gelu"
         """Of the MLP."""
         norm: Literal["layer", "rms"] = "layer"
-        norm_eps: float = 1e-5
+        norm_eps: NonNegativeFloat = 1e-5
         bias: bool = True
         """In attention and feed-forward."""
         patch_bias: bool = True
@@ -50,18 +57,18 @@ class ViT(Module):
         """Norm of the patches before positions are added, as in AIMv2."""
         pre_norm: bool = False
         """Norm before the first block, as in CLIP."""
-        layer_scale: float | None = None
+        layer_scale: NonNegativeFloat | None = None
         """Initial value of LayerScale, as in DINOv2; None: no LayerScale."""
         class_token: bool = False
         """A token before the patches; a connector does not see it."""
-        num_registers: int = 0
+        num_registers: NonNegativeInt = 0
         """Register tokens (Darcet et al. 2023, arXiv:2309.16588); a connector does not
         see them."""
         positions: Literal["learnt", "sincos", "fixed"] = "learnt"
         """The position table is learnt from random values or from 2-D sines and
         cosines, or stays at these ("fixed")."""
-        mean: tuple[float, float, float] = CLIP_MEAN
-        std: tuple[float, float, float] = CLIP_STD
+        mean: tuple[AnyFloat, AnyFloat, AnyFloat] = CLIP_MEAN
+        std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CLIP_STD
         resize: Literal["squash", "crop", "pad"] = "squash"
         """how images of another shape become `image_size` (see
         `mm1.data.image_processing`)."""

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from mm1.config import ConfigError, Configurable, UserError
+from mm1.config import Configurable, UserError
 from mm1.data.document import Document
 from mm1.prepare.content_hash import document_hash, image_hash, normalized_words
 from mm1.prepare.sources import Unusable
+from mm1.ranges import PositiveInt, PositiveShare
 
 IMAGE_IN_MANY = "image in many documents"
 
@@ -44,29 +45,22 @@ class Duplicates(Configurable):
     class Config(Configurable.Config):
         exact: bool = False
         """Of documents with the same words and the same images, keep only the first."""
-        near: float | None = None
-        """Drop documents whose Jaccard similarity to a kept one is at least this: above
-        0, up to 1."""
-        near_words: int = 5
+        near: PositiveShare | None = None
+        """Drop documents whose Jaccard similarity to a kept one is at least this."""
+        near_words: PositiveInt = 5
         """Words in the n-grams that are compared; the similarity is the share of
         n-grams that two texts have in common."""
-        near_hashes: int = 128
+        near_hashes: PositiveInt = 128
         """More are more accurate: the similarity is estimated to within
         1 / sqrt(near_hashes)."""
-        max_documents_of_image: int | None = None
+        max_documents_of_image: PositiveInt | None = None
         """An image in more documents than this is removed from all of them."""
 
         def build(self) -> "Duplicates":
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError for a similarity out of range, UserError if `datasketch`
-        is not installed."""
-        if config.near is not None and not 0 < config.near <= 1:
-            raise ConfigError(
-                "duplicates.near is a similarity above 0 and up to 1, not"
-                f" {config.near}"
-            )
+        """Raises UserError if `datasketch` is needed and not installed."""
         self.config = config
         self.empty = (
             None

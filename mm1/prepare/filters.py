@@ -5,6 +5,7 @@ on other files, above all duplicates, is in `mm1.prepare.deduplicate`.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from mm1.config import ConfigError, Configurable
@@ -14,6 +15,14 @@ from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.repetition import find_repetition
 from mm1.prepare.sources import Unusable
 from mm1.prepare.verify import ImageCheck
+from mm1.ranges import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Share,
+)
 
 
 class ImageRules(Configurable):
@@ -21,11 +30,11 @@ class ImageRules(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        min_side: int = 0
+        min_side: NonNegativeInt = 0
         """Pixels of the shorter side."""
-        max_side: int | None = None
+        max_side: PositiveInt | None = None
         """Pixels of the longer side."""
-        max_aspect: float | None = None
+        max_aspect: Annotated[float, Range(1)] | None = None
         """The longer side over the shorter one."""
         url_words: tuple[str, ...] = ()
         """An image with one of these words in the path of its URL, such as "logo", is
@@ -37,6 +46,7 @@ class ImageRules(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
+        _check_order("images", config, "side")
         self.config = config
 
     def for_one_document(self, check: ImageCheck) -> ImageCheck:
@@ -89,14 +99,14 @@ class TextRules(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        min_words: int = 0
-        max_words: int | None = None
-        min_word_length: float = 0.0
+        min_words: NonNegativeInt = 0
+        max_words: PositiveInt | None = None
+        min_word_length: NonNegativeFloat = 0.0
         """Mean number of letters of a word."""
-        max_word_length: float | None = None
-        max_symbols: float | None = None
+        max_word_length: PositiveFloat | None = None
+        max_symbols: NonNegativeFloat | None = None
         """Hash signs and ellipses over words."""
-        min_alphabetic: float = 0.0
+        min_alphabetic: Share = 0.0
         """Share of words with at least one letter."""
         repetition: bool = False
         """Drop texts that exceed the limits of `mm1.prepare.repetition`."""
@@ -105,6 +115,8 @@ class TextRules(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
+        for name in ("words", "word_length"):
+            _check_order("text", config, name)
         self.config = config
 
     def check(self, document: Document) -> None:
@@ -149,21 +161,15 @@ class Filters(Configurable):
         images: ImageRules.Config = field(default_factory=ImageRules.Config)
         text: TextRules.Config = field(default_factory=TextRules.Config)
         duplicates: Duplicates.Config = field(default_factory=Duplicates.Config)
-        min_images: int = 0
+        min_images: NonNegativeInt = 0
         """Images of a document, counted after all rules for images."""
-        max_images: int | None = None
+        max_images: NonNegativeInt | None = None
 
         def build(self) -> "Filters":
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        if (
-            config.max_images is not None
-            and config.max_images < config.min_images
-        ):
-            raise ConfigError(
-                f"no document has {config.min_images} to {config.max_images} images"
-            )
+        _check_order("", config, "images")
         self.config = config
         self.images = config.images.build()
         self.text = config.text.build()
@@ -186,3 +192,14 @@ class Filters(Configurable):
             and count > self.config.max_images
         ):
             raise Unusable("too many images", f"{count:,}")
+
+
+def _check_order(holder: str, config: Configurable.Config, name: str) -> None:
+    """Raises ConfigError if `min_NAME` is more than `max_NAME`: nothing would stay."""
+    least = getattr(config, f"min_{name}")
+    most = getattr(config, f"max_{name}")
+    if most is not None and least > most:
+        prefix = f"filters.{holder}.".replace("..", ".")
+        raise ConfigError(
+            f"{prefix}min_{name}={least} is more than {prefix}max_{name}={most}"
+        )

@@ -10,7 +10,7 @@ mm1.overrides.override(config, "filters.duplicates.exact=True")
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mm1.config import ConfigError, Configurable
+from mm1.config import Configurable
 from mm1.data.document import Document, Text
 from mm1.data.tokenizer import Tokenizer
 from mm1.prepare.content_hash import ValidationBy, is_validation
@@ -18,6 +18,7 @@ from mm1.prepare.filters import Filters
 from mm1.prepare.output_folder import SPLITS
 from mm1.prepare.sources import Record, Source, Unusable
 from mm1.prepare.verify import check_document, check_image
+from mm1.ranges import ShareBelowOne
 
 
 class Preparation(Configurable):
@@ -29,7 +30,7 @@ class Preparation(Configurable):
         """Reads the raw files: one of `mm1/prepare/sources`, or a class of your own."""
         filters: Filters.Config = field(default_factory=Filters.Config)
         """What is left out; by default nothing that can be read."""
-        validation: float = 0.0
+        validation: ShareBelowOne = 0.0
         """Share of documents in the validation split, from 0 to below 1."""
         validation_by: ValidationBy = "text"
         """What keeps documents together in one split: the same text or the same
@@ -39,12 +40,7 @@ class Preparation(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError for a share or a filter that makes no sense."""
-        if not 0 <= config.validation < 1:
-            raise ConfigError(
-                "validation is a share of documents from 0 to below 1, not"
-                f" {config.validation}"
-            )
+        """Raises ConfigError for filters that contradict one another."""
         self.config = config
         self.source = config.source.build()
         self.filters = config.filters.build()

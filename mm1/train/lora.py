@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
+from mm1.ranges import PositiveFloat, PositiveInt
 
 FIRST = ".lora_A.default.weight"
 SECOND = ".lora_B.default.weight"
@@ -24,8 +25,8 @@ class Lora(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        rank: int = 16
-        alpha: float = 32.0
+        rank: PositiveInt = 16
+        alpha: PositiveFloat = 32.0
         """The adapters' output is multiplied by alpha / rank."""
         parts: tuple[str, ...] = ("decoder",)
         """Parts whose weights are frozen and have adapters instead; the others are

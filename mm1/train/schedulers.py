@@ -8,7 +8,8 @@ name of its class.
 import math
 from dataclasses import dataclass
 
-from mm1.config import ConfigError, Configurable
+from mm1.config import Configurable
+from mm1.ranges import NonNegativeInt, PositiveShare, Share
 
 
 class Scheduler(Configurable):
@@ -16,7 +17,7 @@ class Scheduler(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        warmup_steps: int = 2000
+        warmup_steps: NonNegativeInt = 2000
         """Steps of linear growth from 0; they count among the run's steps."""
 
         def build(self, *, peak_lr: float, steps: int) -> "Scheduler":
@@ -46,7 +47,7 @@ class WarmupCosine(Scheduler):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Scheduler.Config):
-        min_lr_ratio: float = 0.1
+        min_lr_ratio: Share = 0.1
         """The last step's rate, as a share of the peak."""
 
     config: Config
@@ -64,21 +65,13 @@ class WarmupStableDecay(Scheduler):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Scheduler.Config):
-        min_lr_ratio: float = 0.1
+        min_lr_ratio: Share = 0.1
         """The last step's rate, as a share of the peak."""
-        decay_ratio: float = 0.2
-        """Share of the steps after the warm-up in which the rate falls."""
+        decay_ratio: PositiveShare = 0.2
+        """Share of the steps after the warm-up in which the rate falls;
+        `WarmupConstant` never lets it fall."""
 
     config: Config
-
-    def __init__(self, config: Config, *, peak_lr: float, steps: int) -> None:
-        """Raises ConfigError for a share that is none."""
-        super().__init__(config, peak_lr=peak_lr, steps=steps)
-        if not 0 < config.decay_ratio <= 1:
-            raise ConfigError(
-                f"scheduler.decay_ratio={config.decay_ratio} is a share of the steps:"
-                " above 0, at most 1; scheduler=warmup_constant never decays"
-            )
 
     def decay(self, progress: float) -> float:
         c = self.config

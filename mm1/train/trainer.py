@@ -4,7 +4,6 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, cast
@@ -29,6 +28,7 @@ from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import MeanMetric, Model
 from mm1.progress import ProgressBar
+from mm1.ranges import NonNegativeInt, PositiveInt, Seed, Share
 from mm1.runs.description import (
     write_config,
     write_summary,
@@ -40,6 +40,7 @@ from mm1.train.accumulation import accumulate_gradients
 from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
+from mm1.train.cross_checks import check_together
 from mm1.train.divergence import DivergenceCheck
 from mm1.train.lora import Lora
 from mm1.train.metrics import Meter, Throughput, peak_flops
@@ -75,10 +76,10 @@ class Trainer(Configurable):
         scheduler: Scheduler.Config = field(default_factory=WarmupCosine.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)
         benchmarks: dict[str, Evaluator.Config] = field(default_factory=dict)
-        shots: tuple[int, ...] = (0, 4, 8)
+        shots: tuple[NonNegativeInt, ...] = (0, 4, 8)
         """Numbers of demonstrations in the prompt with which benchmarks are run."""
-        steps: int = 200_000
-        seed: int = 0
+        steps: PositiveInt = 200_000
+        seed: Seed = 0
         init: dict[str, str] = field(default_factory=dict)
         """Part -> the finished run whose weights it starts from: `{"encoder":
         "runs/clip"}`."""
@@ -98,17 +99,17 @@ class Trainer(Configurable):
         """What blocks and connector compute again in the backward pass: nothing, all
         but products, attention and convolutions ("selective"), everything ("full"), or
         as much as `activation_memory_budget` demands ("memory_budget")."""
-        activation_memory_budget: float = 0.5
+        activation_memory_budget: Share = 0.5
         """Share of the activations that is kept; 1 keeps all that the compiler does."""
         sync_each_micro_batch: bool = True
         """Several ranks reduce gradients after each micro-batch, or only once a step:
         less traffic, for 6 bytes a parameter on every rank."""
         compile: bool = False
-        log_every: int = 10
-        validate_every: int = 0
+        log_every: PositiveInt = 10
+        validate_every: NonNegativeInt = 0
         """Steps between losses on validation documents; 0: only at the end."""
-        checkpoint_every: int = 1000
-        keep_checkpoints: int = 2
+        checkpoint_every: PositiveInt = 1000
+        keep_checkpoints: PositiveInt = 2
         trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
         """Where metrics go in addition to metrics.jsonl."""
 
@@ -116,13 +117,18 @@ class Trainer(Configurable):
             """The trainer, which holds the lock of its folder until it has fitted.
 
             Nothing is written to the folder before all of it is built.
+
+            Raises:
+                ConfigError: options are out of range, or do not go together.
+                FolderInUse: another process writes to the folder.
+                FileExistsError: it holds a run, which is not to be resumed.
             """
+            check_together(self)
             dist.start()
-            with ExitStack() as stack:
-                lock = stack.enter_context(FolderLock(folder))
-                trainer = self.make(folder=folder, resume=resume, lock=lock)
-                stack.pop_all()
-            return trainer
+            lock = FolderLock(folder)
+            return lock.keep_for(
+                lambda: self.make(folder=folder, resume=resume, lock=lock)
+            )
 
     def __init__(
         self, config: Config, *, folder: Path, resume: bool, lock: FolderLock
@@ -173,8 +179,8 @@ class Trainer(Configurable):
         self.step: int = 0
         self.loader_state: Any = None
         self.meter = Meter(self.device)
+        # of the data since the last line of metrics
         self.counts: Counter[str] = Counter()
-        """Of the data since the last line of metrics."""
         self.divergence = DivergenceCheck()
         if saved_step is not None:
             self._load_checkpoint(saved_step)

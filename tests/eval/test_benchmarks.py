@@ -269,9 +269,7 @@ def test_each_draw_has_other_demonstrations() -> None:
     question = colours.question(colours.test[4])
     first, second = (colours.shots(question, 4, 8, draw) for draw in range(2))
     assert (first, second != first) == (shots(colours, 4, 8), True)
-    with pytest.raises(
-        configs.ConfigError, match="draws=0: it must be at least 1"
-    ):
+    with pytest.raises(configs.ConfigError, match="draws=0 must be at least 1"):
         Colours.Config(draws=0).build()
 
 

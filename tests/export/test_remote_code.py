@@ -67,10 +67,12 @@ def test_the_text_of_a_carried_file_is_untouched() -> None:
     assert [line for line in ours if line not in theirs] == [
         "from jaxtyping import Float",
         "from mm1.nn.connectors import Connector, on_grid, pool, square_side",
+        "from mm1.ranges import NonNegativeInt",
     ]
     assert [line for line in theirs if line and line not in ours] == [
         "from __future__ import annotations",
         "from .connectors import Connector, on_grid, pool, square_side",
+        "from .ranges import NonNegativeInt",
     ]
 
 

@@ -181,6 +181,7 @@ def test_a_file_imports_torch_and_the_contract_alone(
         "torch",
         "jaxtyping",
         "mm1.nn.connectors",
+        "mm1.ranges",
     }
 
 
@@ -209,7 +210,7 @@ def test_pooling_takes_any_grid(cls: type[Connector]) -> None:
     "cls", [AveragePool, CAbstractor, LinearConnector, MLPConnector]
 )
 @pytest.mark.parametrize(
-    ("num_tokens", "nearest"), [(10, "4, 9, 16"), (-9, "1")]
+    ("num_tokens", "nearest"), [(10, "4, 9, 16"), (99, "81, 100, 121")]
 )
 def test_pooling_to_a_grid_needs_a_square_number(
     cls: type[Connector], num_tokens: int, nearest: str
@@ -236,9 +237,10 @@ def test_no_tokens_are_refused_where_0_does_not_mean_all(
             AttentionPool.Config(dim=24, num_heads=5),
             "dim=24 must be a multiple of num_heads=5",
         ),
-        (AttentionPool.Config(depth=0), "depth must be at least 1, got 0"),
-        (CAbstractor.Config(depth=0), "depth >= 1.*got depth=0"),
-        (CAbstractor.Config(dim=2), "dim >= 4.*dim=2"),
+        (AttentionPool.Config(depth=0), "depth=0 must be at least 1"),
+        (CAbstractor.Config(depth=0), "depth=0 must be at least 1"),
+        (CAbstractor.Config(dim=2), "dim=2 must be at least 4"),
+        (AveragePool.Config(num_tokens=-9), "num_tokens=-9 must be at least 0"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(

@@ -94,5 +94,7 @@ def test_constant_stays_at_the_peak() -> None:
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5])
 def test_a_decay_that_is_no_share_of_the_steps_is_refused(ratio: float) -> None:
     config = WarmupStableDecay.Config(decay_ratio=ratio)
-    with pytest.raises(ConfigError, match=rf"decay_ratio={ratio} is a share"):
+    with pytest.raises(
+        ConfigError, match=rf"decay_ratio={ratio} must be above 0"
+    ):
         config.build(peak_lr=1.0, steps=10)

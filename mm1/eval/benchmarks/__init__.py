@@ -47,6 +47,7 @@ from mm1.infer.predictor import Predictor
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
+from mm1.ranges import PositiveInt
 
 __all__ = ["PIXEL", "ZERO_SHOT_PROMPTS", "Benchmark", "Question", "Split"]
 
@@ -95,7 +96,7 @@ class Benchmark(Evaluator):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Evaluator.Config):
-        max_tokens: int = 16
+        max_tokens: PositiveInt = 16
         """Most tokens of an answer."""
         stop: tuple[str, ...] = ("\n",)
         """Strings that end an answer, as the end token always does."""
@@ -103,7 +104,7 @@ class Benchmark(Evaluator):
         """Lay questions out as turns of a conversation, for fine-tuned models?"""
         zero_shot_prompt: Literal["none", "text_only"] = "none"
         """The demonstrations at 0 shots: none, or two without their images."""
-        draws: int = 1
+        draws: PositiveInt = 1
         """How many times everything is evaluated, with other demonstrations each time;
         the score is the mean."""
         same_shots: bool = False
@@ -123,8 +124,6 @@ class Benchmark(Evaluator):
         """Finds the shots if `retrieval` names a run folder; opened by `check`."""
         self.cached_shots: dict[int, Document] = {}
         """Train record -> demonstration, with `same_shots`."""
-        if config.draws < 1:
-            raise ConfigError(f"draws={config.draws}: it must be at least 1")
         if config.draws > 1 and config.retrieval:
             raise ConfigError(
                 f"draws={config.draws} with retrieval={config.retrieval}: retrieved"

@@ -19,6 +19,7 @@ from torch import Tensor
 from mm1.config import ConfigError
 from mm1.nn.model import Module
 from mm1.nn.position import interpolate
+from mm1.ranges import NonNegativeInt
 
 __all__ = [
     "ConfigError",
@@ -36,7 +37,7 @@ class Connector(Module):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
-        num_tokens: int = 144
+        num_tokens: NonNegativeInt = 144
         """Tokens per image."""
 
         def tokens_for(self, grid: tuple[int, int]) -> int:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mm1.nn.connectors import ConfigError, Connector, on_grid
+from mm1.ranges import PositiveInt
 
 
 class AttentionPool(Connector):
@@ -19,11 +20,11 @@ class AttentionPool(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        dim: int = 1024
+        dim: PositiveInt = 1024
         """Width of queries and hidden states."""
-        depth: int = 1
+        depth: PositiveInt = 1
         """Blocks of cross-attention and feed-forward."""
-        num_heads: int = 16
+        num_heads: PositiveInt = 16
 
     def __init__(
         self,
@@ -34,9 +35,7 @@ class AttentionPool(Connector):
         output_dim: int,
     ) -> None:
         super().__init__(config, grid)
-        if config.depth < 1:
-            raise ConfigError(f"depth must be at least 1, got {config.depth}")
-        if config.num_heads < 1 or config.dim % config.num_heads:
+        if config.dim % config.num_heads:
             raise ConfigError(
                 f"dim={config.dim} must be a multiple of num_heads={config.num_heads}"
             )

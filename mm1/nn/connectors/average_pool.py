@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mm1.nn.connectors import Connector, on_grid, pool, square_side
+from mm1.ranges import NonNegativeInt
 
 
 class AveragePool(Connector):
@@ -13,7 +14,7 @@ class AveragePool(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        num_tokens: int = 144
+        num_tokens: NonNegativeInt = 144
         """Tokens per image, a square number."""
 
         def tokens_for(self, grid: tuple[int, int]) -> int:

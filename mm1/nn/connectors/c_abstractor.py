@@ -8,6 +8,7 @@ with channels last: a 1 x 1 convolution is a linear map, and the norm torch's La
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from mm1.nn.connectors import (
     pool,
     square_side,
 )
+from mm1.ranges import NonNegativeInt, PositiveInt, Range
 
 
 class CAbstractor(Connector):
@@ -29,11 +31,11 @@ class CAbstractor(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        num_tokens: int = 144
+        num_tokens: NonNegativeInt = 144
         """Tokens per image, a square number."""
-        dim: int = 1024
+        dim: Annotated[int, Range(4)] = 1024
         """Channels of the feature maps."""
-        depth: int = 3
+        depth: PositiveInt = 3
         """Blocks in each of the two stages."""
 
         def tokens_for(self, grid: tuple[int, int]) -> int:
@@ -48,10 +50,9 @@ class CAbstractor(Connector):
         output_dim: int,
     ) -> None:
         super().__init__(config, grid)
-        if config.depth < 1 or config.dim < 4 or input_dim < 4:
+        if input_dim < 4:
             raise ConfigError(
-                "the C-Abstractor needs depth >= 1, dim >= 4 and an encoder of width"
-                f" >= 4, got depth={config.depth}, dim={config.dim} and width"
+                "the C-Abstractor needs an encoder of width 4 or more, not"
                 f" {input_dim}; AveragePool and MLPConnector have no convolutions"
             )
         self.side = square_side(self.num_tokens, grid)

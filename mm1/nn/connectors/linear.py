@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mm1.nn.connectors import Connector, on_grid, pool, square_side
+from mm1.ranges import NonNegativeInt
 
 
 class LinearConnector(Connector):
@@ -18,7 +19,7 @@ class LinearConnector(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        num_tokens: int = 0
+        num_tokens: NonNegativeInt = 0
         """Tokens per image. 0: one per patch; otherwise a square number that the grid
         is first pooled to."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mm1.nn.connectors import Connector, on_grid, pool, square_side
+from mm1.ranges import NonNegativeInt
 
 
 class MLPConnector(Connector):
@@ -15,7 +16,7 @@ class MLPConnector(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        num_tokens: int = 0
+        num_tokens: NonNegativeInt = 0
         """Tokens per image. 0: one per patch; otherwise a square number that the grid
         is first pooled to."""
 

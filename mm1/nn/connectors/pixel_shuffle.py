@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mm1.nn.connectors import ConfigError, Connector, on_grid
+from mm1.ranges import NonNegativeInt
 
 
 class PixelShuffle(Connector):
@@ -19,9 +20,9 @@ class PixelShuffle(Connector):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Connector.Config):
-        num_tokens: int = 0
+        num_tokens: NonNegativeInt = 0
         """Tokens per image. 0: one per block; any other number must equal that."""
-        scale_factor: int = 2
+        scale_factor: NonNegativeInt = 2
         """Side of a block, in patches; it must divide both sides of the grid."""
 
         def tokens_for(self, grid: tuple[int, int]) -> int:

@@ -16,12 +16,13 @@ import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
+from mm1.ranges import Range
 
 
 class MMC4(Source):
@@ -47,7 +48,7 @@ class MMC4(Source):
         folder: str = ""
         """Where the images lie; empty: for `a.jsonl` in `a_images` next to it, as
         MMC4's script downloads them."""
-        min_sim: float = 0.0
+        min_sim: Annotated[float, Range(-1, 1)] = 0.0
         """The lowest CLIP similarity of an image to its sentence."""
         order: Literal["before", "after"] = "before"
         """Whether an image comes before or after its sentence."""

@@ -27,6 +27,7 @@ from mm1.config import ConfigError
 from mm1.prepare import tables
 from mm1.prepare.sources import DOT, Record, Unusable
 from mm1.prepare.sources.captions import Captions
+from mm1.ranges import Share
 
 
 class SyntheticCaptions(Captions):
@@ -47,7 +48,7 @@ class SyntheticCaptions(Captions):
         up by; `key` is the sample's own key."""
         caption: str = "caption"
         """The column of the table that holds the synthetic caption."""
-        share: float = 0.5
+        share: Share = 0.5
         """The share of samples that take the synthetic caption, from 0 to 1."""
 
     def __init__(self, config: Config) -> None:

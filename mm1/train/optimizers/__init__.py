@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
+from mm1.ranges import NonNegativeFloat, PositiveFloat
 
 ParamGroup = dict[str, Any]
 """As torch.optim takes it: `params` and their `weight_decay`, and `lr_factor`, ours."""
@@ -30,12 +31,12 @@ class Optimizer(Configurable):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Configurable.Config):
-        peak_lr: float = 6e-5
+        peak_lr: PositiveFloat = 6e-5
         """The largest learning rate; the scheduler varies it over the steps."""
-        weight_decay: float = 0.1
-        max_grad_norm: float = 1.0
+        weight_decay: NonNegativeFloat = 0.1
+        max_grad_norm: PositiveFloat = 1.0
         """Gradients are clipped to this global norm."""
-        lr_factors: dict[str, float] = field(default_factory=dict)
+        lr_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
         """Learning rate of a part, relative to the others': `{"encoder": 0.1}`."""
 
         def build(self, *, model: Model) -> "Optimizer":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mm1.nn.model import Model
+from mm1.ranges import ShareBelowOne
 from mm1.train.optimizers import Optimizer, ParamGroup
 
 
@@ -20,7 +21,7 @@ class AdamW(Optimizer):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Optimizer.Config):
-        betas: tuple[float, float] = (0.9, 0.95)
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
 
     config: Config
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from mm1.nn.model import Model
+from mm1.ranges import ShareBelowOne
 from mm1.train.optimizers import Optimizer, ParamGroup
 
 
@@ -25,9 +26,9 @@ class Muon(Optimizer):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Optimizer.Config):
-        momentum: float = 0.95
+        momentum: ShareBelowOne = 0.95
         """Muon's."""
-        betas: tuple[float, float] = (0.9, 0.95)
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
         """AdamW's."""
 
     config: Config
