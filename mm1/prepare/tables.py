@@ -1,8 +1,8 @@
 """Tables, read one record at a time: parquet, CSV, TSV and JSON lines; all but parquet
-also as .gz or .zst.
+also compressed (`mm1.prepare.compression`).
 
 A truncated file gives the records before the break and one `Unusable` for the rest. In
-a compressed file up to `BUFFER` bytes before the break are lost too, or the
+a compressed file some kilobytes before the break are lost too, or the
 compressor's block (128 KiB of zstd).
 """
 
@@ -11,7 +11,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,20 @@ from typing import Any
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.prepare import verify
+from mm1.prepare.compression import CODECS, open_decompressed
 from mm1.prepare.csv_rows import CsvRows, Row
 from mm1.prepare.lines import bounded_lines
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Record, Unusable
 
-BUFFER = 1 << 13
 PARQUET_BATCH = 4
 """Rows of a parquet file that are read at a time: a page may hold dozens of images."""
 
 MAX_FIELDS = 1000
 """Different fields of JSON lines that are counted for one file."""
 
-CODECS = {".gz": "gzip", ".zst": "zstd"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (".parquet", ".csv", ".tsv", *JSON_LINES)
-
-
-@contextmanager
-def open_decompressed(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, decompressed if its name ends in .gz or .zst.
-
-    Raises:
-        OSError: it cannot be opened; while reading: the compressed data is damaged or
-            truncated.
-    """
-    with path.open("rb") as file:
-        if codec := CODECS.get(path.suffix):
-            import pyarrow as pa
-
-            yield io.BufferedReader(
-                pa.CompressedInputStream(file, codec), BUFFER
-            )  # type: ignore[type-var]
-        else:
-            yield file
 
 
 def table_suffix(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.data.document import Text
 from mm1.prepare import tables
+from mm1.prepare.compression import open_decompressed
 from mm1.prepare.skipped import Skipped, describe_skipped
 from mm1.prepare.sources import Record, Source, Unusable
 from mm1.prepare.sources.captions import Captions
@@ -156,7 +157,7 @@ class TokenizerTexts:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with tables.open_decompressed(file) as lines:
+    with open_decompressed(file) as lines:
         while line := lines.readline(PIECE):
             if text := line.decode("utf-8", "ignore"):
                 yield text

@@ -1,8 +1,10 @@
 """Tables and the images that they name: rows of every format, files of one folder."""
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,63 @@ def test_a_truncated_compressed_file_gives_its_complete_lines(
         assert outcome(Texts.Config().build(), tmp_path / name) == [
             "damaged file"
         ]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_xz_and_bz2(suffix: str, compress: Any, tmp_path: Path) -> None:
+    lines = [b'{"text": "%d"}\n' % (n**9) for n in range(1000)]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(compress(b"".join(lines)))
+    assert len(outcome(Texts.Config().build(), path)) == 1000
+    assert Texts.find(tmp_path) == [path]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+    *read, last = outcome(Texts.Config().build(), path)
+    assert last == "damaged file"
+    assert all(isinstance(document, Document) for document in read)
+    path.write_bytes(b"not compressed")
+    assert outcome(Texts.Config().build(), path) == ["damaged file"]
+
+
+def zstd_frame(data: bytes, window: int | None) -> bytes:
+    """A frame of raw blocks, which says that it needs a window of 1 << `window`, or,
+    with None, its size as a single segment."""
+    head = b"\x28\xb5\x2f\xfd"
+    if window is None:
+        head += b"\xa0" + len(data).to_bytes(4, "little")
+    else:
+        head += bytes([0, (window - 10) << 3])
+    blocks = [data[i : i + 5_000] for i in range(0, len(data), 5_000)]
+    for number, block in enumerate(blocks, 1):
+        size = len(block) << 3 | (number == len(blocks))
+        head += size.to_bytes(3, "little") + block
+    return head
+
+
+def test_zstd_with_a_long_window(tmp_path: Path) -> None:
+    lines = b"".join(b'{"text": "%d"}\n' % n for n in range(1_000))
+    path = tmp_path / "a.jsonl.zst"
+    texts = Texts.Config().build()
+    for window in (None, 20):
+        path.write_bytes(zstd_frame(lines, window))
+        assert len(outcome(texts, path)) == 1_000
+    frame = zstd_frame(lines, 30)
+    path.write_bytes(frame)
+    try:
+        import zstandard  # noqa: F401
+    except ImportError:
+        with pytest.raises(
+            ConfigError, match=r"a\.jsonl\.zst needs 1,073,741,824"
+        ):
+            outcome(texts, path)
+        return
+    assert len(outcome(texts, path)) == 1_000
+    path.write_bytes(frame + zstd_frame(lines, 20))
+    assert len(outcome(texts, path)) == 2_000
+    path.write_bytes(frame[: len(frame) // 2])
+    *read, last = outcome(texts, path)
+    assert (len(read) > 200, last) == (True, "damaged file")
 
 
 def test_faults_of_csv_are_counted_row_by_row(

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from mm1.data.document import Document, Image
 from mm1.prepare import tables, verify
+from mm1.prepare.compression import COMPRESSED_LINES
 from mm1.prepare.html import HtmlReader, ImageSource
 from mm1.prepare.image_folder import ImageFolder, ImageFolderSource, is_url
 from mm1.prepare.samples import read_small_file
@@ -41,14 +42,7 @@ class HtmlPages(ImageFolderSource):
         "html": "<h1>Our trip</h1> <p>To the lake. <img src='lake.png'> Cold!",
         "images": {"lake.png": DOT},
     }
-    PATTERNS = (
-        "*.html",
-        "*.htm",
-        "*.parquet",
-        "*.jsonl",
-        "*.jsonl.gz",
-        "*.jsonl.zst",
-    )
+    PATTERNS = ("*.html", "*.htm", "*.parquet", "*.jsonl", *COMPRESSED_LINES)
     READS_FOLDERS = True
     IMAGES_REQUIRED = False
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from mm1.data.document import Document
 from mm1.prepare import tables, verify
+from mm1.prepare.compression import CODECS, COMPRESSED_JSON
 from mm1.prepare.conversation import parse_conversation
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.media_fields import image_values, may_name_media
@@ -66,15 +67,7 @@ class Instructions(ConversationSource):
         },
         "folder": ImageFolder(Path()),
     }
-    PATTERNS = (
-        "*.json",
-        "*.jsonl",
-        "*.jsonl.gz",
-        "*.jsonl.zst",
-        "*.json.gz",
-        "*.json.zst",
-        "*.parquet",
-    )
+    PATTERNS = ("*.json", "*.jsonl", *COMPRESSED_JSON, "*.parquet")
     NAMES_IMAGES = True
 
     @dataclass(kw_only=True, slots=True)
@@ -127,7 +120,7 @@ class Instructions(ConversationSource):
         """The records as they stand in the file."""
         if tables.table_suffix(path) == ".parquet":
             return tables.read_parquet(path, self._columns(path), self.skipped)
-        if path.suffix not in tables.CODECS:
+        if path.suffix not in CODECS:
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 if _first_character(file) == "[":
                     return read_json_list(path)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
+from mm1.prepare.compression import COMPRESSED_LINES
 from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
 from mm1.ranges import Range
@@ -39,7 +40,7 @@ class MMC4(Source):
             }
         ],
     }
-    PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+    PATTERNS = ("*.jsonl", *COMPRESSED_LINES)
     NAMES_IMAGES = True
     IMAGES_REQUIRED = False
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mm1.data.document import Document, Text
 from mm1.prepare import tables, verify
+from mm1.prepare.compression import COMPRESSED_JSON
 from mm1.prepare.sources import Record, Source
 
 
@@ -19,14 +20,7 @@ class Texts(Source):
     """Text without images."""
 
     EXAMPLE = {"text": "It is a truth universally acknowledged."}
-    PATTERNS = (
-        "*.jsonl",
-        "*.jsonl.gz",
-        "*.jsonl.zst",
-        "*.json.gz",
-        "*.json.zst",
-        "*.parquet",
-    )
+    PATTERNS = ("*.jsonl", *COMPRESSED_JSON, "*.parquet")
 
     @dataclass(kw_only=True, slots=True)
     class Config(Source.Config):
