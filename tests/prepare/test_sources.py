@@ -20,14 +20,13 @@ from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
-from mm1.prepare import sources, verify
+from mm1.prepare import json_list, sources, verify
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import (
     Record,
     Source,
     Unusable,
-    instructions,
     raw_image,
 )
 from mm1.prepare.sources.captions import Captions
@@ -404,7 +403,7 @@ def test_images_may_be_in_another_folder(tmp_path: Path) -> None:
 def test_a_list_is_read_piece_by_piece(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "CHUNK", chunk)
+    monkeypatch.setattr(json_list, "CHUNK", chunk)
     records = [
         chat(
             f'Écris {i} \U0001f600 "{{[,]}}"',
@@ -416,9 +415,44 @@ def test_a_list_is_read_piece_by_piece(
     ]
     path = tmp_path / "a.json"
     path.write_text("\n" + json.dumps(records, indent=1) + "\n")
-    read = list(instructions.read_json_list(path))
+    read = list(json_list.read_json_list(path))
     assert [record.data for record in read] == records
     assert [record.key for record in read] == [str(i) for i in range(9)]
+
+
+@pytest.mark.parametrize("chunk", [3, 50, 1 << 20])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda item: item.replace('"human"', "human"),
+        lambda item: item.replace('"Q3"', '"Q3'),
+        lambda item: item.replace("[", "", 1),
+        lambda item: item[:-1],
+        lambda item: "\0" * 300 + item[300:],
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_damage_in_a_list_costs_its_item(
+    damage: Any,
+    chunk: int,
+    indent: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Turns are objects too, but have no key of the items."""
+    monkeypatch.setattr(json_list, "CHUNK", chunk)
+    items = [
+        json.dumps(
+            chat(f"Q{n}", "A" * 90, image=f"{n}.jpg") | {"id": n}, indent=indent
+        )
+        for n in range(9)
+    ]
+    items[3] = damage(items[3])
+    (tmp_path / "a.json").write_text(f"[{', '.join(items)}]")
+    read = list(json_list.read_json_list(tmp_path / "a.json"))
+    ids = [r.data["id"] if isinstance(r.data, dict) else None for r in read]
+    assert ids == [0, 1, 2, None, 4, 5, 6, 7, 8]
+    assert read[3].data.reason == "broken JSON"
 
 
 def test_an_image_given_as_url_keeps_it() -> None:

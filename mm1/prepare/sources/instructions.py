@@ -18,19 +18,17 @@ that names media which are not read. A question ends with a line break and has n
 an answer has loss and ends with an end token of its own.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from mm1.data.document import Document
-from mm1.prepare import tables, verify
+from mm1.prepare import tables
 from mm1.prepare.compression import CODECS, COMPRESSED_JSON
 from mm1.prepare.conversation import parse_conversation
 from mm1.prepare.image_folder import ImageFolder
+from mm1.prepare.json_list import is_json_list, read_json_list
 from mm1.prepare.media_fields import image_values, may_name_media
 from mm1.prepare.sources import DOT, Record, Unusable
 from mm1.prepare.turns import (
@@ -42,8 +40,6 @@ from mm1.prepare.turns import (
     turn_column,
 )
 
-CHUNK = 1 << 20
-SEPARATORS = re.compile(r"[\s,]*")
 COLUMNS = {
     *TURN_COLUMNS,
     *FLAT_COLUMNS,
@@ -120,10 +116,8 @@ class Instructions(ConversationSource):
         """The records as they stand in the file."""
         if tables.table_suffix(path) == ".parquet":
             return tables.read_parquet(path, self._columns(path), self.skipped)
-        if path.suffix not in CODECS:
-            with path.open(encoding="utf-8-sig", errors="replace") as file:
-                if _first_character(file) == "[":
-                    return read_json_list(path)
+        if path.suffix not in CODECS and is_json_list(path):
+            return read_json_list(path)
         return tables.read_json_lines(path)
 
     def _named_columns(self) -> set[str]:
@@ -148,57 +142,3 @@ class Instructions(ConversationSource):
                 if name in wanted | COLUMNS or may_name_media(name)
             )
         ]
-
-
-def read_json_list(path: Path) -> Iterator[Record]:
-    """The items of a JSON list, keyed by their index from 0, read piece by piece.
-
-    Nothing can be read after a place that is not JSON: it gives one `Unusable`.
-    """
-    decoder = json.JSONDecoder()
-    # With surrogates for bad bytes, these spoil only their own record.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        _first_character(file)  # the bracket
-        buffer = file.read(CHUNK)
-        at = number = 0
-        while True:
-            separators = SEPARATORS.match(buffer, at)
-            at = separators.end() if separators else at
-            if buffer.startswith("]", at):
-                return
-            try:
-                item, at = decoder.raw_decode(buffer, at)
-            except (json.JSONDecodeError, RecursionError) as error:
-                size = len(buffer) - at
-                more = ""
-                if size < verify.MAX_LINE and _is_truncated(error, buffer):
-                    more = file.read(max(CHUNK, size))
-                if not more:
-                    reason = getattr(error, "msg", error)
-                    detail = f"nothing is read from here on: {reason}"
-                    yield Record(str(number), Unusable("broken JSON", detail))
-                    return
-                buffer = buffer[at:] + more
-                at = 0
-                continue
-            yield Record(str(number), item)
-            number += 1
-
-
-def _first_character(file: TextIOWrapper) -> str:
-    """The first character that is not white space."""
-    while (character := file.read(1)).isspace():
-        pass
-    return character
-
-
-def _is_truncated(error: Exception, buffer: str) -> bool:
-    """Whether the buffer ends inside this item, so that more of the file may complete
-    it."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    margin = len(r"\ud83d\ude00")
-    return (
-        error.msg.startswith("Unterminated string")
-        or error.pos >= len(buffer) - margin
-    )

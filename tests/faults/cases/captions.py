@@ -9,6 +9,7 @@ from cases import Case, prepared, refused, tokenizer
 from mm1.data.document import Text
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import Tokenizer
+from mm1.prepare import verify
 
 PICTURE = ("bad.jpg", jpeg())
 
@@ -34,6 +35,11 @@ def no_column(folder: Path, patch: pytest.MonkeyPatch) -> str:
     return refused(
         lambda: of_csv(header="image,captions")(folder, patch), folder
     )
+
+
+def long_row(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(verify, "MAX_LINE", 100)
+    return of_csv(f"0.jpg,{'x' * 1000}")(folder, patch)
 
 
 def control_tokens(folder: Path, patch: pytest.MonkeyPatch) -> str:
@@ -72,4 +78,12 @@ CASES: dict[str, Case] = {
     "CSV: missing image file": of_csv("nowhere.jpg,x"),
     "CSV: a path outside the image folder": of_csv("../secret.jpg,x"),
     "CSV: no such column": no_column,
+    "CSV: a quote that is never closed": of_csv('0.jpg,"open'),
+    "CSV: a quote that the next quote seems to close": of_csv(
+        '0.jpg,"open', "0.jpg,fine", '0.jpg,"a dog, a cat"'
+    ),
+    "CSV: quotes inside a field": of_csv('0.jpg,"He said "hi" to me"'),
+    "CSV: a line break inside a field": of_csv('0.jpg,"one\ntwo"'),
+    "CSV: a line too long (limit lowered to 100 characters)": long_row,
+    "CSV: a broken data URI": of_csv("data:image/png;base64_AAAA,x"),
 }

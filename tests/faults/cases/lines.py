@@ -1,5 +1,6 @@
 """Texts in JSON lines and conversations, among good ones."""
 
+import base64
 import gzip
 import json
 import random
@@ -12,6 +13,8 @@ from raw_files import chat, jpeg, write_lines
 from cases import Case, prepared, refused
 from mm1.prepare import verify
 from mm1.prepare.sources import DOT
+
+URI = f"data:image/png;base64,{base64.b64encode(DOT).decode()}"
 
 
 def line(bad: bytes) -> Case:
@@ -69,6 +72,29 @@ def conversation(record: Any) -> Case:
         return prepared("instructions", folder / "a.json")
 
     return case
+
+
+def parts(*content: Any, **fields: Any) -> Case:
+    """A conversation about a picture that its parts or fields name."""
+    question = [*content, {"type": "text", "text": "What?"}]
+    turns = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "x"},
+    ]
+    return conversation({"messages": turns, **fields})
+
+
+def turns(*turns: dict[str, Any]) -> Case:
+    return conversation(
+        {"messages": [*turns, {"role": "assistant", "content": "x"}]}
+    )
+
+
+def damaged_list(folder: Path, _: pytest.MonkeyPatch) -> str:
+    items = [json.dumps(chat("Well?", "Good.")) for _ in range(3)]
+    items[1] = items[1].replace('"gpt"', "gpt")
+    (folder / "a.json").write_text(f"[{', '.join(items)}]")
+    return prepared("instructions", folder / "a.json")
 
 
 def truncated_list(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -129,5 +155,60 @@ CASES: dict[str, Case] = {
         {"conversations": [{"from": "parrot", "value": "What?"}]}
     ),
     "conversation: not an object": conversation(["What?", "x"]),
+    "conversation: a picture in a data URI": parts(
+        {"type": "image_url", "image_url": {"url": URI}}
+    ),
+    "conversation: a broken data URI": parts(
+        {"type": "image_url", "image_url": {"url": URI[:-9] + "@"}}
+    ),
+    "conversation: a video as data URI": parts(
+        {"type": "image", "image": "data:video/mp4;base64,AAAA"}
+    ),
+    "conversation: a missing file in a part": parts(
+        {"type": "image", "image": "nowhere.png"}
+    ),
+    "conversation: a file known to an API only": parts(
+        {"type": "input_image", "file_id": "file-1"}
+    ),
+    "conversation: a part without its picture": parts({"type": "image"}),
+    "conversation: a video as part": parts({"type": "video", "video": "a.mp4"}),
+    "conversation: audio as part": parts(
+        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    ),
+    "conversation: a picture inside a text part": parts(
+        {"type": "text", "text": "See", "image": "dot.png"}
+    ),
+    "conversation: a video beside": parts(video="a.mp4"),
+    "conversation: a picture in a field that is not read": parts(img="dot.png"),
+    "conversation: two different fields of pictures": parts(
+        image="dot.png", images=["text.jpg"]
+    ),
+    "conversation: a place for a video": conversation(
+        chat("<video>What?", "x")
+    ),
+    "conversation: a place for audio": conversation(
+        chat("<|audio_1|>What?", "x")
+    ),
+    "conversation: ImageHere without a picture": conversation(
+        chat("<ImageHere>What?", "x")
+    ),
+    "conversation: [IMG] without a picture": conversation(
+        chat("[IMG]What?", "x")
+    ),
+    "conversation: the second of one picture": conversation(
+        chat("<image 2>What?", "x", image="dot.png")
+    ),
+    "conversation: the path of a missing file in its text": conversation(
+        chat("<img>nowhere.png</img>What?", "x")
+    ),
+    "conversation: a turn without content": turns({"role": "user"}),
+    "conversation: a tool is called": turns(
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    ),
+    "conversation: what a tool says": turns({"role": "tool", "content": "7"}),
+    "conversation: lists of different length": conversation(
+        {"messages": {"role": ["user", "assistant"], "content": ["What?"]}}
+    ),
     "conversations: a truncated list": truncated_list,
+    "conversations: a damaged item of a list": damaged_list,
 }

@@ -11,6 +11,7 @@ from raw_files import jpeg, write_lines, write_pages
 
 from cases import Case, prepared, refused
 from mm1.prepare.sources import DOT
+from mm1.prepare.sources.interleaved import END_OF_DOCUMENT
 
 GOOD = {"images": [None, DOT], "texts": ["good", None]}
 
@@ -89,6 +90,10 @@ def html_without_words(folder: Path, _: pytest.MonkeyPatch) -> str:
 
 
 CASES: dict[str, Case] = {
+    "OBELICS' marker between two articles": page(
+        [None, DOT], [f"one {END_OF_DOCUMENT} two", None]
+    ),
+    "OBELICS' marker and nothing else": page([None], [END_OF_DOCUMENT]),
     "null at both places": page([DOT, None], [None, None]),
     "all null": page([None, None], [None, None]),
     "image and text at one place": page([DOT, None], ["one", "two"]),
