@@ -25,6 +25,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mm1.checksums import check_file
 from mm1.config import ConfigError, Configurable, nearest
+from mm1.data.tokenizer_file import open_backend, refusing_panics
 from mm1.files import read_object
 
 PAD = "<pad>"
@@ -34,6 +35,9 @@ UNKNOWN = "<unknown>"
 
 TOKENIZER = "tokenizer.json"
 SPECIAL_TOKENS = "special_tokens.json"
+
+LARGEST_VOCABULARY = 1 << 24
+"""Ids of a tokenizer; an embedding has a row for each, and none is that large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +58,23 @@ class SpecialTokens:
         if not path.is_file():
             return cls()
         names = read_object(path, "fix it, or train the tokenizer again")
+        return cls.from_names(names, path)
+
+    @classmethod
+    def from_names(cls, names: Any, origin: Path) -> "SpecialTokens":
+        """Raises ConfigError unless `names` is what `to_json` writes."""
         known = {f.name for f in fields(cls)}
+        if not isinstance(names, dict):
+            raise ConfigError(f"{origin} names no special tokens: {names!r}")
         if names.keys() - known:
             wrong = min(names.keys() - known)
-            raise ConfigError(f"{path} names {wrong!r}{nearest(wrong, known)}")
+            raise ConfigError(
+                f"{origin} names {wrong!r}{nearest(wrong, known)}"
+            )
+        for name, value in names.items():
+            kind = int if name == "vocab_size" else str
+            if type(value) is not kind or not value:
+                raise ConfigError(f"{origin}: {name} cannot be {value!r}")
         return cls(**names)
 
     def to_json(self) -> str:
@@ -101,13 +118,14 @@ class Tokenizer(Configurable):
         self._load(str(path))
 
     def _load(self, origin: str) -> None:
-        self.backend = Backend.from_str(self.text)
+        self.origin = origin
+        self.backend = open_backend(self.text, origin)
         # "<image>" typed by a user is text, never a special token
         self.backend.encode_special_tokens = True
         self.backend.no_truncation()
         self.backend.no_padding()
-        self._look_up_special_tokens(self.backend.get_vocab(), origin)
         parsed = json.loads(self.text)
+        self._look_up_special_tokens(self.backend.get_vocab(), parsed, origin)
         covered = (
             parsed
             if self.special_tokens == SpecialTokens()
@@ -121,7 +139,7 @@ class Tokenizer(Configurable):
         ).hexdigest()[:16]
 
     def _look_up_special_tokens(
-        self, vocabulary: dict[str, int], origin: str
+        self, vocabulary: dict[str, int], parsed: dict[str, Any], origin: str
     ) -> None:
         """Raises ConfigError if a special token is missing, two are the same, or
         `vocab_size` is too small."""
@@ -160,9 +178,23 @@ class Tokenizer(Configurable):
             if special_tokens.begin is None
             else vocabulary[special_tokens.begin]
         )
-        self.special_ids = {vocabulary[token] for token in tokens}
+        others = {
+            token["content"]: token["id"]
+            for token in parsed["added_tokens"]
+            if token["special"] and token["content"] != _unknown(parsed)
+        }
+        self.control_tokens = others | {
+            token: vocabulary[token] for token in tokens
+        }
+        """Name -> id of every token that no text may contain."""
+        self.control_ids = frozenset(self.control_tokens.values())
         self.num_tokens = max(vocabulary.values()) + 1
         self.vocab_size = special_tokens.vocab_size or self.num_tokens
+        if self.vocab_size > LARGEST_VOCABULARY:
+            raise ConfigError(
+                f"{origin} has ids up to {self.vocab_size:,}; at most"
+                f" {LARGEST_VOCABULARY:,} are supported"
+            )
         if self.vocab_size < self.num_tokens:
             raise ConfigError(
                 f"{origin} has {self.num_tokens} tokens, {SPECIAL_TOKENS} says"
@@ -179,44 +211,41 @@ class Tokenizer(Configurable):
 
     def encode(self, content: str) -> list[int]:
         """Ids of a text; never special tokens, even if the text spells them."""
-        return self._without_special(
-            content, self.backend.encode(content, add_special_tokens=False).ids
-        )
+        return self._without_special(content, self._plain_ids(content))
 
     def encode_batch(self, contents: Sequence[str]) -> list[list[int]]:
-        encoded = self.backend.encode_batch(
-            list(contents), add_special_tokens=False
-        )
+        with refusing_panics(self.origin):
+            encoded = self.backend.encode_batch(
+                list(contents), add_special_tokens=False
+            )
         return [
             self._without_special(content, e.ids)
             for content, e in zip(contents, encoded, strict=True)
         ]
 
+    def _plain_ids(self, content: str) -> list[int]:
+        with refusing_panics(self.origin):
+            return self.backend.encode(content, add_special_tokens=False).ids
+
     def _without_special(self, content: str, ids: list[int]) -> list[int]:
         """Encodes again, with spelled special tokens split after their first character.
 
         Needed only where the vocabulary holds a special token as an ordinary word, as
-        word-level and unigram models do.
+        word-level and unigram models do. What becomes one nevertheless, because a
+        normalizer makes it so, is left out.
         """
-        if self.special_ids.isdisjoint(ids):
+        if self.control_ids.isdisjoint(ids):
             return ids
-        spelled = sorted(
-            (
-                self.special_tokens.pad,
-                self.special_tokens.end,
-                self.special_tokens.image,
-                self.special_tokens.begin or END,
-            ),
-            key=len,
-        )
         split_points = "|".join(
             f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})"
-            for token in spelled
+            for token in sorted(self.control_tokens, key=len)
+            if len(token) > 1
         )
         return [
             i
             for piece in re.split(split_points, content)
-            for i in self.backend.encode(piece, add_special_tokens=False).ids
+            for i in self._plain_ids(piece)
+            if i not in self.control_ids
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -245,6 +274,15 @@ class Tokenizer(Configurable):
             (folder / SPECIAL_TOKENS).write_text(
                 self.special_tokens.to_json(), encoding="utf-8"
             )
+
+
+def _unknown(parsed: dict[str, Any]) -> str | None:
+    """What stands for what a parsed `tokenizer.json` does not know."""
+    model = parsed["model"]
+    number = model.get("unk_id")
+    if isinstance(number, int):
+        return model["vocab"][number][0]
+    return model.get("unk_token")
 
 
 def train_tokenizer(

@@ -37,6 +37,8 @@ from mm1.export.published_folder import (
     CONFIG,
     OWN,
     check_unedited,
+    own_special_tokens,
+    read_own,
     stored_dtype,
     token_ids,
     write_tensors,
@@ -49,11 +51,12 @@ from mm1.export.tokens import (
     import_vocabulary,
 )
 from mm1.export.weights import Weights
-from mm1.files import FRESH_COPY, read_object, write_json
+from mm1.files import write_json
 from mm1.loader.pairs import PairLoader
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
+from mm1.nn.model import Model
 from mm1.nn.vit import ViT
 from mm1.runs.weights import checked_weights_path
 
@@ -214,8 +217,7 @@ def _own(folder: Path) -> Import | None:
     Raises:
         ConfigError: the folder's files were edited and describe another encoder now.
     """
-    own = read_object(folder / OWN, FRESH_COPY)
-    model = configs.from_json(own["model"])
+    model, own = read_own(folder, Model.Config)
     if not isinstance(model, (Features.Config, CLIP.Config)):
         return None
     export = _to_export(model, None)
@@ -227,8 +229,12 @@ def _own(folder: Path) -> Import | None:
         loader = PairLoader.Config()
         return Import(family, model, _no_text(), 0, export.links, loader)
     text = _run_tokenizer(folder, own)
-    vocabulary = Vocabulary(text, SpecialTokens(**own["special_tokens"]), 0)
-    num_rows = Options.read(folder / CONFIG).raw("text_config")["vocab_size"]
+    vocabulary = Vocabulary(text, own_special_tokens(folder, own), 0)
+    num_rows = (
+        Options.read(folder / CONFIG)
+        .part("text_config")
+        .need("vocab_size", int)
+    )
     loader = PairLoader.Config(context=model.text.max_length)
     return Import(family, model, vocabulary, num_rows, export.links, loader)
 
@@ -325,7 +331,9 @@ def _write_vocabulary(
 
     Returns what `_own` needs to restore the run's own file.
     """
-    export_vocabulary(tokenizer, folder, max_length=max_length)
+    export_vocabulary(
+        tokenizer, folder, max_length=max_length, padding_side="right"
+    )
     kept: dict[str, Any] = {
         "special_tokens": json.loads(tokenizer.special_tokens.to_json())
     }

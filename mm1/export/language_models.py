@@ -9,7 +9,7 @@ import torch
 
 from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.tokenizer import TOKENIZER, SpecialTokens, Tokenizer
+from mm1.data.tokenizer import TOKENIZER, Tokenizer
 from mm1.export.card import Usage
 from mm1.export.decoders.config import (
     family_of,
@@ -24,14 +24,22 @@ from mm1.export.published_folder import (
     CONFIG,
     MAX_LENGTH,
     OWN,
+    own_special_tokens,
+    read_own,
     stored_dtype,
     token_ids,
     write_tensors,
 )
 from mm1.export.run_folder import Import
-from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
+from mm1.export.tokens import (
+    GENERATION_CONFIG,
+    Vocabulary,
+    export_vocabulary,
+    import_vocabulary,
+    published_ends,
+)
 from mm1.export.weights import Weights
-from mm1.files import FRESH_COPY, read_object, write_json
+from mm1.files import write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.runs.weights import checked_weights_path
@@ -78,12 +86,18 @@ def read_language_model(
         options.raw(key)  # the tokenizer's own files decide
     decoder = from_decoder_config(options, family)
     options.finish()
+    notes: list[str] = []
     if (folder / OWN).is_file():
         model, vocabulary = _own(folder, decoder, family)
     else:
         model = LanguageModel.Config(decoder=decoder)
-        ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        ids = published_ends(folder, ends)
         vocabulary = import_vocabulary(folder, ids, num_rows)
+        if len(ids) > 1:
+            notes.append(
+                f"of the ends {ids}, only {vocabulary.special_tokens.end} ends a text"
+                " here"
+            )
     if decoder.tied:
         _check_tied(weights)
     unused = UNUSED + (rf"|{HEAD}" if decoder.tied else "")
@@ -99,6 +113,7 @@ def read_language_model(
         links,
         PackedLoader.Config(sequence_length=length),
         unused,
+        notes,
     )
 
 
@@ -132,8 +147,7 @@ def _own(
     Raises:
         ConfigError: `config.json` was edited and describes another decoder now.
     """
-    own = read_object(folder / OWN, FRESH_COPY)
-    model = configs.from_json(own["model"])
+    model, own = read_own(folder, LanguageModel.Config)
     written = to_decoder_config(_built(model, 1).decoder, family, max_length=1)
     if from_decoder_config(Options(written, folder / OWN), family) != decoder:
         raise ConfigError(
@@ -142,7 +156,7 @@ def _own(
         )
     return model, Vocabulary(
         (folder / TOKENIZER).read_text(encoding="utf-8"),
-        SpecialTokens(**own["special_tokens"]),
+        own_special_tokens(folder, own),
         0,
     )
 
@@ -173,8 +187,10 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
         "do_sample": False,
         "suppress_tokens": tokenizer.suppress_tokens,
     }
-    write_json(folder / "generation_config.json", ids | generation)
-    export_vocabulary(tokenizer, folder, max_length=max_length)
+    write_json(folder / GENERATION_CONFIG, ids | generation)
+    export_vocabulary(
+        tokenizer, folder, max_length=max_length, padding_side="left"
+    )
     own = {
         "model": configs.to_json(config.model),
         "special_tokens": json.loads(tokenizer.special_tokens.to_json()),

@@ -13,7 +13,7 @@ import torch
 from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.data.image_processing import ImageProcessor
-from mm1.data.tokenizer import END, IMAGE, TOKENIZER, SpecialTokens, Tokenizer
+from mm1.data.tokenizer import END, IMAGE, TOKENIZER, Tokenizer
 from mm1.export.card import Usage
 from mm1.export.decoders.config import family_of, to_decoder_config
 from mm1.export.decoders.links import decoder_links
@@ -27,13 +27,20 @@ from mm1.export.published_folder import (
     MAX_LENGTH,
     OWN,
     check_unedited,
+    own_special_tokens,
+    read_own,
     stored_dtype,
     token_ids,
     write_tensors,
 )
 from mm1.export.remote_code import remote_code
 from mm1.export.run_folder import Import
-from mm1.export.tokens import TOKENIZER_CONFIG, Vocabulary, export_vocabulary
+from mm1.export.tokens import (
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    Vocabulary,
+    export_vocabulary,
+)
 from mm1.export.weights import Weights
 from mm1.files import FRESH_COPY, read_object, write_json
 from mm1.infer.trained_model import make_renderer
@@ -68,12 +75,13 @@ USAGE = Usage(
         " trained with mm1."
     ),
     code="""
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 processor = AutoProcessor.from_pretrained("FOLDER", trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained("FOLDER", trust_remote_code=True)
 question = [
-    {"type": "image", "path": "picture.jpg"},
+    {"type": "image", "image": Image.open("picture.jpg")},
     {"type": "text", "text": "What is in the picture?"},
 ]
 inputs = processor.apply_chat_template(
@@ -133,7 +141,7 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
         "max_new_tokens": NEW_TOKENS,
         "suppress_tokens": tokenizer.suppress_tokens,
     }
-    write_json(folder / "generation_config.json", ids | generation)
+    write_json(folder / GENERATION_CONFIG, ids | generation)
     write_processor(model, config, tokenizer, folder, max_length=max_length)
     own = {
         "model": configs.to_json(config.model),
@@ -165,22 +173,21 @@ def read_multimodal(folder: Path) -> Import | None:
             f"{folder} is an export of mm1 without its {OWN}: get that file, or export"
             " the run again"
         )
-    own = read_object(folder / OWN, FRESH_COPY)
-    config = configs.from_json(own["model"])
-    num_rows = published["text_config"]["vocab_size"]
+    config, own = read_own(folder, MM1.Config)
+    text = Options(published, folder / CONFIG).part("text_config")
+    num_rows = text.need("vocab_size", int)
     model = _built(config, num_rows)
     family = family_of(config.decoder)
-    max_length = published["text_config"]["max_position_embeddings"]
+    max_length = text.need("max_position_embeddings", int)
     written = to_mm1_config(model, config, family, max_length=max_length)
     check_unedited(folder, CONFIG, written)
     vocabulary = Vocabulary(
         (folder / TOKENIZER).read_text(encoding="utf-8"),
-        SpecialTokens(**own["special_tokens"]),
+        own_special_tokens(folder, own),
         0,
     )
-    loader = PackedLoader.Config(
-        sequence_length=max_length, **own["image_options"]
-    )
+    options = {"sequence_length": max_length} | own.get("image_options", {})
+    loader: Any = configs.make_config(PackedLoader, options)
     links = mm1_links(model, config, family)
     return Import(MODEL_TYPE, config, vocabulary, num_rows, links, loader)
 
@@ -261,11 +268,12 @@ def write_processor(
     max_length: int,
 ) -> None:
     """Writes tokenizer and chat template, and how images are preprocessed."""
-    export_vocabulary(tokenizer, folder, max_length=max_length)
+    export_vocabulary(
+        tokenizer, folder, max_length=max_length, padding_side="left"
+    )
     special_tokens = tokenizer.special_tokens
     path = folder / TOKENIZER_CONFIG
     more = PROCESSOR | {
-        "padding_side": "left",  # prompts of a batch end together
         "extra_special_tokens": {"image_token": special_tokens.image},
     }
     write_json(path, read_object(path, FRESH_COPY) | more)
@@ -290,6 +298,7 @@ def write_processor(
         "image_options": asdict(image_processor),
         "tokens_per_image": model.tokens_per_image,
         "image_token": special_tokens.image,
+        "control_tokens": tokenizer.control_tokens,
         "image_mean": encoder.mean,
         "image_std": encoder.std,
     }

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mm1 import config as configs
 from mm1.config import ConfigError
-from mm1.data.tokenizer import Tokenizer
+from mm1.data.tokenizer import SpecialTokens, Tokenizer
 from mm1.export.mapping import Link, parted, theirs_layout
 from mm1.export.weights import Weights, write_sharded
 from mm1.files import FRESH_COPY, read_object
+from mm1.nn.model import Model
 from mm1.progress import track_tensors
 
 CONFIG = "config.json"
@@ -16,8 +18,35 @@ CONFIG = "config.json"
 OWN = "mm1.json"
 """The run's own config, which lets an export come back as it was."""
 
+M = TypeVar("M", bound=Model.Config)
+
 MAX_LENGTH = 4096
 """Longest text of an exported model whose loader has no sequence length."""
+
+
+def read_own(folder: Path, kind: type[M]) -> tuple[M, dict[str, Any]]:
+    """The model's config in `mm1.json`, and all of the file.
+
+    Raises:
+        ConfigError: it is not what an export of such a model writes, or names a class
+            outside mm1 that is not trusted.
+    """
+    path = folder / OWN
+    own = read_object(path, FRESH_COPY)
+    try:
+        model = configs.from_json(own.get("model"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(model, kind):
+        raise ConfigError(
+            f"{path} holds no {kind.__qualname__}: delete it to go by {CONFIG}"
+        )
+    return model, own
+
+
+def own_special_tokens(folder: Path, own: dict[str, Any]) -> SpecialTokens:
+    """Raises ConfigError if `mm1.json` does not name them."""
+    return SpecialTokens.from_names(own.get("special_tokens"), folder / OWN)
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, int | None]:

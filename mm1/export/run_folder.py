@@ -14,6 +14,7 @@ import torch
 
 from mm1 import config as configs
 from mm1.checksums import checked_path
+from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.tokens import Vocabulary
@@ -79,6 +80,8 @@ def write_run(
     write_config(folder, config)
     vocabulary = source.vocabulary
     write_tokenizer(folder, vocabulary.text, vocabulary.special_tokens)
+    # It may be damaged, or a stranger's.
+    Tokenizer.Config(path=str(folder)).build()
     params = {
         name: sum(p.numel() for p in part.parameters())
         for name, part in model.parts().items()

@@ -9,16 +9,18 @@ otherwise the table grows.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
 from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, SpecialTokens, Tokenizer
+from mm1.data.tokenizer_file import open_backend, refusing_panics
 from mm1.files import FRESH_COPY, read_object, write_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,11 @@ def import_vocabulary(
         ConfigError: no token ends a text, or ids are beyond the table's `num_rows`.
     """
     text = _read(folder)
-    backend = Backend.from_str(text)
+    origin = str(folder / TOKENIZER)
+    backend = open_backend(text, origin)
     backend.encode_special_tokens = True
     vocabulary = backend.get_vocab()
-    if max(vocabulary.values()) >= num_rows:
+    if max(vocabulary.values(), default=0) >= num_rows:
         raise ConfigError(
             f"{folder / TOKENIZER} has ids up to {max(vocabulary.values())}, the"
             f" model's table {num_rows} rows: they belong to two models"
@@ -116,12 +119,30 @@ def _special_tokens(folder: Path) -> dict[str, str]:
     }
 
 
+def published_ends(folder: Path, own: Any) -> list[int]:
+    """The ids at which a published model ends a text: those of `generation_config.json`
+    if it has any, as in transformers, else its config's `own` (an id, a list or None).
+
+    Raises:
+        ConfigError: they are no ids.
+    """
+    path = folder / GENERATION_CONFIG
+    values = read_object(path, FRESH_COPY) if path.is_file() else {}
+    ends = values.get("eos_token_id")
+    ends = own if ends is None else ends
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if any(type(each) is not int for each in ends):
+        raise ConfigError(f"{folder}: eos_token_id {ends} are no ids")
+    return ends
+
+
 def _begin(backend: Backend, folder: Path) -> str | None:
     """The token that the tokenizer itself puts in front of a text, if any."""
-    bare, whole = (
-        backend.encode("a", add_special_tokens=special).ids
-        for special in (False, True)
-    )
+    with refusing_panics(str(folder / TOKENIZER)):
+        bare, whole = (
+            backend.encode("a", add_special_tokens=special).ids
+            for special in (False, True)
+        )
     starts = [
         i
         for i in range(len(whole) - len(bare) + 1)
@@ -174,10 +195,16 @@ def _new(backend: Backend, *names: str) -> str:
 
 
 def export_vocabulary(
-    tokenizer: Tokenizer, folder: Path, *, max_length: int
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    max_length: int,
+    padding_side: Literal["left", "right"],
 ) -> None:
     """Writes what `AutoTokenizer` opens: the file as it is, and the names of its
     special tokens.
+
+    Prompts are padded on the left, so that those of a batch end together.
 
     Raises:
         ConfigError: the tokenizer does not itself put the token in front of a text that
@@ -195,6 +222,7 @@ def export_vocabulary(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
+        "padding_side": padding_side,
         "eos_token": special_tokens.end,
         "pad_token": special_tokens.pad,
     }

@@ -5,15 +5,18 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import raw_files
+import tiny
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from mm1.data.tokenizer_file import is_explosive
 from mm1.prepare.pipeline import prepare
 
 NAMES = {"pad": "<pad>", "end": "<end>", "image": "<image>"}
@@ -151,3 +154,120 @@ def test_invalid_special_tokens_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         build(tmp_path, **special_tokens)
+
+
+EXPLOSIVE = (
+    r"(a+)+$",
+    r"(a*)*b",
+    r"(?:a|aa)+$",
+    r"((a+)b?)*c",
+    r"(?:x+x+){2,}y",
+    r"(.*a){3,}",
+)
+PUBLISHED = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*"
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r" ?[^(\s|[.,!?])]+",
+    r"\p{N}+| (?=(\d{3})+(?!\d))",
+    r"\d{1,3}(?=(?:\d{3})*\b)",
+    r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+    r"\(+|[(+*]+|\{,3\}",
+)
+
+
+@pytest.mark.parametrize("pattern", EXPLOSIVE)
+def test_a_regular_expression_that_may_never_end_is_refused(
+    pattern: str,
+) -> None:
+    assert is_explosive(pattern)
+
+
+@pytest.mark.parametrize("pattern", PUBLISHED)
+def test_regular_expressions_of_published_tokenizers_are_not(
+    pattern: str,
+) -> None:
+    assert not is_explosive(pattern)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_regular_expression_that_gives_up_is_an_error(tmp_path: Path) -> None:
+    """Polynomial time passes the check: the library stops after ten million steps."""
+    tiny.tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    parsed = json.loads(path.read_text())
+    slow = {
+        "type": "Replace",
+        "pattern": {"Regex": "a*a*a*a*a*(?=[^a])"},
+        "content": "",
+    }
+    path.write_text(json.dumps(parsed | {"normalizer": slow}))
+    made = Tokenizer.Config(path=str(path)).build()
+    with pytest.raises(ConfigError, match="the tokenizer gave up on a text"):
+        made.encode("a" * 400)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: [], "is no tokenizer that can be read"),
+        (lambda t: {}, "is no tokenizer that can be read"),
+        (
+            lambda t: t | {"x": json.loads("[" * 500 + "]" * 500)},
+            "is no tokenizer that can be read",
+        ),
+        (
+            lambda t: (
+                t
+                | {
+                    "normalizer": {
+                        "type": "Replace",
+                        "pattern": {"Regex": "(a+)+b"},
+                        "content": "",
+                    }
+                }
+            ),
+            r"has the regular expression '\(a\+\)\+b', which repeats",
+        ),
+        (
+            lambda t: (
+                t
+                | {
+                    "model": {
+                        "type": "WordLevel",
+                        "vocab": {
+                            "<pad>": 0,
+                            "<end>": 1,
+                            "<image>": 2,
+                            "a": (1 << 32) - 1,
+                        },
+                        "unk_token": "a",
+                    }
+                }
+            ),
+            "has ids up to 4,294,967,296; at most",
+        ),
+    ],
+)
+def test_a_hostile_tokenizer_is_one_error(
+    change: Any, said: str, tmp_path: Path
+) -> None:
+    tiny.tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ConfigError, match=said) as error:
+        Tokenizer.Config(path=str(path)).build()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    ['{"end": ""}', '{"pad": 3}', '{"vocab_size": "9"}', '{"vocab_size": 1e9}'],
+)
+def test_special_tokens_of_the_wrong_kind(names: str, tmp_path: Path) -> None:
+    tiny.tokenizer(tmp_path)
+    (tmp_path / "special_tokens.json").write_text(names)
+    with pytest.raises(ConfigError, match=r"special_tokens.json: .* cannot be"):
+        Tokenizer.Config(path=str(tmp_path)).build()

@@ -48,7 +48,8 @@ def open_and_ask(folder: str, request: str, out: str) -> None:
     with torch.no_grad():
         for number, batch in enumerate(asked["batches"]):
             inputs = processor(
-                images=batch["images"] or None, text=batch["texts"]
+                images=[Path(path).read_bytes() for path in batch["images"]],
+                text=batch["texts"],
             )
             tensors |= {
                 f"{number}.{name}": tensor for name, tensor in inputs.items()

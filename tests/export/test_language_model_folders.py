@@ -275,3 +275,45 @@ def test_the_family_is_chosen_by_the_options(
             ConfigError, match=f"no published family has .*{family}"
         ):
             family_of(config)
+
+
+def test_prompts_of_different_lengths_are_continued_together_as_alone(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path / "published", "llama")
+    (tmp_path / "published" / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [1, 5]})
+    )
+    import_model(str(tmp_path / "published"), tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert tokenizer.padding_side == "left"
+
+    def continued(texts: list[str]) -> list[list[int]]:
+        inputs = tokenizer(
+            texts,
+            return_tensors="pt",
+            padding=True,
+            return_token_type_ids=False,
+        )
+        made = model.generate(**inputs, max_new_tokens=6)
+        return made[:, inputs["input_ids"].shape[1] :].tolist()
+
+    texts = ["two dogs ran to the red house", "a"]
+    together = continued(texts)
+    for text, tokens in zip(texts, together, strict=True):
+        alone = continued([text])[0]
+        assert tokens[: len(alone)] == alone
+
+
+def test_an_end_of_several_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path / "published", "llama")
+    (tmp_path / "published" / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [1, 5]})
+    )
+    import_model(str(tmp_path / "published"), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "of the ends [1, 5], only <|endoftext|> ends a text here" in said

@@ -11,6 +11,7 @@ import torch
 from exports import write_run
 from torch import nn
 
+from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.export.encoders.write import encoder_format, to_published_clip
 from mm1.export.export_run import export_run
@@ -26,6 +27,13 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.pooling import AttentionPoolingHead
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs may name the classes of this file."""
+    monkeypatch.setattr(configs, "TRUSTED", ["mm1", __name__])
+
 
 CLIP_FILE = "mm1/export/encoders/clip.py"
 DECODERS_FILE = "mm1/export/decoders/config.py"

@@ -11,7 +11,12 @@ from tokenizers import Tokenizer as Backend
 
 from mm1.config import ConfigError
 from mm1.data.tokenizer import SpecialTokens, Tokenizer
-from mm1.export.tokens import Vocabulary, export_vocabulary, import_vocabulary
+from mm1.export.tokens import (
+    Vocabulary,
+    export_vocabulary,
+    import_vocabulary,
+    published_ends,
+)
 
 END = 1  # the id of <|endoftext|>
 
@@ -162,4 +167,38 @@ def test_documents_that_begin_otherwise_than_the_tokenizer_says_are_not_exported
         ConfigError,
         match=r"begin with <\|begin\|> in this run, but its tokenizer.json puts None",
     ):
-        export_vocabulary(tokenizer, tmp_path, max_length=16)
+        export_vocabulary(
+            tokenizer, tmp_path, max_length=16, padding_side="left"
+        )
+
+
+@pytest.mark.parametrize(
+    ("generation", "own", "expected"),
+    [
+        (None, 1, [1]),
+        (None, [1, 2], [1, 2]),
+        (None, None, []),
+        ({}, 1, [1]),
+        ({"eos_token_id": None}, 1, [1]),
+        ({"eos_token_id": 7}, 1, [7]),
+        ({"eos_token_id": [7, 8]}, 1, [7, 8]),
+    ],
+)
+def test_the_generation_config_says_what_ends_a_text(
+    generation: dict[str, Any] | None,
+    own: Any,
+    expected: list[int],
+    tmp_path: Path,
+) -> None:
+    if generation is not None:
+        path = tmp_path / "generation_config.json"
+        path.write_text(json.dumps(generation))
+    assert published_ends(tmp_path, own) == expected
+
+
+@pytest.mark.parametrize("wrong", ["</s>", [1, None], {"a": 1}, True, 1.0])
+def test_ends_that_are_no_ids(wrong: Any, tmp_path: Path) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(ConfigError, match=r"eos_token_id .* are no ids"):
+        published_ends(tmp_path, 1)

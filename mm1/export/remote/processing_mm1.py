@@ -3,15 +3,15 @@ training.
 
 `<image>` in a text is the place of an image, and `<end>` the end of an answer. In chat
 messages images are parts of their own, so there text is always plain text, even if it
-spells such a token.
+spells such a token. Images are data: no file is read and no address opened, whoever
+names it.
 """
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -41,13 +41,15 @@ class MM1Processor(ProcessorMixin):
         image_mean: Sequence[float] = (0.0, 0.0, 0.0),
         image_std: Sequence[float] = (1.0, 1.0, 1.0),
         image_token: str = "<image>",
+        control_tokens: Mapping[str, int] | None = None,
     ) -> None:
         """`image_options` are `ImageProcessor`'s; mean and std are those of red, green
-        and blue in 0..1."""
+        and blue in 0..1; `control_tokens` are the ids that no text may contain."""
         super().__init__(tokenizer, chat_template=chat_template)
         self.image_options = image_options
         self.tokens_per_image = tokens_per_image
         self.image_token = image_token
+        self.control_tokens = dict(control_tokens or {})
         self.image_mean = image_mean
         self.image_std = image_std
 
@@ -68,13 +70,13 @@ class MM1Processor(ProcessorMixin):
         """A batch of prompts: `input_ids`, `attention_mask`, and `pixel_values` [N, 3,
         height, width] of all sub-images.
 
-        An image is a PIL image, the bytes of a file, its path, a URL, a data URL, or
-        an array [height, width, 3]. Images are in the order of their `<image>` tokens;
-        there may be a nested list for each text.
+        An image is a PIL image, the bytes of a file, a data URL, or an array [height,
+        width, 3]. Images are in the order of their `<image>` tokens; there may be a
+        nested list for each text.
 
         Raises:
             ValueError: the numbers of images and of `<image>` tokens differ, or an
-                image cannot be read.
+                image cannot be read, or is a path or another URL.
         """
         texts = [text] if isinstance(text, str) else list(text)
         pixels = [_to_pixels(image) for image in _flatten(images)]
@@ -166,7 +168,7 @@ class MM1Processor(ProcessorMixin):
             for i, pixels in enumerate(images, 1)
         ]
         remaining = iter(enumerate(grids, 1))
-        known = self._control_tokens()
+        known = self._prompt_tokens()
         tokens: list[int] = []
         for piece in re.split(
             f"({'|'.join(map(re.escape, [*known, BOUNDARY]))})", text
@@ -204,19 +206,39 @@ class MM1Processor(ProcessorMixin):
         return [token for before in index for token in (*before, *sub_image)]
 
     def _plain(self, text: str) -> list[int]:
-        """The tokens of a text without control tokens, even if it spells one."""
+        """The tokens of a text without control tokens, even if it spells one.
+
+        A vocabulary of words, or a unigram model, may hold a control token as an
+        ordinary word: then it is split after its first character.
+        """
         text = text.replace(GUARD, "").replace(BOUNDARY, "")
-        return (
-            self.tokenizer.encode(
-                text, add_special_tokens=False, split_special_tokens=True
-            )
-            if text
-            else []
+        control = set(self.control_tokens.values())
+        ids = self._encode(text)
+        if control.isdisjoint(ids):
+            return ids
+        split_points = "|".join(
+            f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})"
+            for name in sorted(self.control_tokens, key=len)
+            if len(name) > 1
+        )
+        return [
+            i
+            for piece in re.split(split_points, text)
+            for i in self._encode(piece)
+            if i not in control
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
         )
 
-    def _control_tokens(self) -> dict[str, int]:
+    def _prompt_tokens(self) -> dict[str, int]:
+        """Those that a prompt may spell: the place of an image, an end, a beginning."""
         t = self.tokenizer
-        names = (self.image_token, t.eos_token, t.pad_token, t.bos_token)
+        names = (self.image_token, t.eos_token, t.bos_token)
         return {
             name: t.convert_tokens_to_ids(name)
             for name in names
@@ -224,8 +246,9 @@ class MM1Processor(ProcessorMixin):
         }
 
     def _guarded(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with control tokens broken up that its texts spell."""
-        names = re.compile("|".join(map(re.escape, self._control_tokens())))
+        """The message with control tokens broken up that its texts spell, neighbouring
+        ones together, since the template puts them together."""
+        names = re.compile("|".join(map(re.escape, self._prompt_tokens())))
 
         def guard(text: str) -> str:
             return names.sub(
@@ -235,12 +258,14 @@ class MM1Processor(ProcessorMixin):
         content = message["content"]
         if isinstance(content, str):
             return message | {"content": guard(content)}
-        return message | {
-            "content": [
-                p | {"text": guard(p["text"])} if p["type"] == "text" else p
-                for p in content
-            ]
-        }
+        parts: list[dict[str, Any]] = []
+        for is_text, group in groupby(content, lambda p: p["type"] == "text"):
+            if is_text:
+                text = "".join(part["text"] for part in group)
+                parts.append({"type": "text", "text": guard(text)})
+            else:
+                parts += group
+        return message | {"content": parts}
 
     def _normalise(self, sub_images: Tensor) -> Tensor:
         mean = torch.tensor(self.image_mean)
@@ -261,8 +286,8 @@ def _flatten(images: Any) -> Iterator[Any]:
 
 
 def _images(message: dict[str, Any]) -> Iterator[Any]:
-    """Those of the parts {"type": "image", "image" | "url" | "path" | "base64": ...},
-    or OpenAI's "image_url"."""
+    """Those of the parts {"type": "image", "image" | "url" | "base64": ...}, or of
+    OpenAI's "image_url"."""
     for part in (
         message["content"] if isinstance(message["content"], list) else ()
     ):
@@ -285,17 +310,17 @@ def _to_pixels(image: Any) -> Tensor:
         return pil_to_tensor(image)
     if isinstance(image, np.ndarray):
         return pil_to_tensor(Image.fromarray(image))
-    return decode_image(
-        image if isinstance(image, bytes) else _read(str(image))
-    )
+    if not isinstance(image, bytes):
+        image = _from_data_url(image)
+    return decode_image(image)
 
 
-def _read(name: str) -> bytes:
-    if name.startswith(("http://", "https://")):
-        with urlopen(
-            Request(name, headers={"User-Agent": "transformers"}), timeout=30
-        ) as answer:
-            return answer.read()
-    if name.startswith("data:"):
-        return base64.b64decode(name.partition(",")[2])
-    return Path(name).read_bytes()
+def _from_data_url(image: Any) -> bytes:
+    """Raises ValueError for whatever names an image in place of giving it."""
+    kind, comma, data = str(image).partition(",")
+    if not (comma and kind.startswith("data:") and kind.endswith(";base64")):
+        raise ValueError(
+            f"{kind[:80]!r} is no image: give a PIL image, an array, the bytes of a"
+            " file or a data URL; no file is read here and no address opened"
+        )
+    return base64.b64decode(data)
