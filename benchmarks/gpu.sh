@@ -125,6 +125,7 @@ fi
 if wanted fp8; then
     tell '' '## Products of the decoder in float8' ''
     step $fp8
+    run 90 benchmarks/float8.py $tiny
 fi
 
 if wanted kernels; then

@@ -95,3 +95,19 @@ def test_the_roofline_counts_the_operations_of_a_sequence() -> None:
         last.split("a step of ")[1].split(" TFLOP")[0].replace(",", "")
     )
     assert 115 < flops / 12 < 125
+
+
+@pytest.mark.long
+def test_generation_beside_transformers_gives_the_same_answers(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / "note.md"
+    run("gpu.sh", "--tiny", "--pieces", "generate", "--out", str(note))
+    assert note.read_text().count("4 of 4 answers the same") == 2
+
+
+@pytest.mark.long
+def test_both_loss_curves_are_printed() -> None:
+    table = run("float8.py", "--tiny")
+    assert "| step | bf16 | float8 | float8 - bf16 |" in table
+    assert "\n| 2 | " in table
