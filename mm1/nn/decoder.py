@@ -22,7 +22,7 @@ from mm1.nn.block import Block, NormPlacement, SwiGLU
 from mm1.nn.cache import KVCache
 from mm1.nn.experts import MoE, MoEBlock, Routing, router_losses
 from mm1.nn.linear import Embedding, Linear, num_weights
-from mm1.nn.losses import NextTokenLoss, next_token_loss
+from mm1.nn.losses import ChunkLoss, NextTokenLoss, next_token_loss
 from mm1.nn.model import Losses, MeanMetric, Model, Module
 from mm1.nn.position import Llama3Scaling, rotary_embedding
 from mm1.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -202,6 +202,7 @@ class LanguageModel(Model):
     def __init__(self, config: Config, *, vocab_size: int) -> None:
         super().__init__()
         self.z_loss = config.z_loss
+        self.chunk_loss = ChunkLoss()
         self.decoder = config.decoder.build(vocab_size=vocab_size)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -209,6 +210,9 @@ class LanguageModel(Model):
 
     def units(self) -> Sequence[nn.Module]:
         return list(self.decoder.blocks)
+
+    def functions(self) -> Sequence[nn.Module]:
+        return [self.chunk_loss]
 
     def flops(self, batch: PackedBatch) -> dict[str, int]:
         sizes = {"num_pairs": batch.num_pairs, "num_targets": batch.num_targets}
@@ -318,5 +322,6 @@ class LanguageModel(Model):
             self.decoder.head,
             batch.targets[positions],
             z_loss=self.z_loss,
+            chunk_loss=self.chunk_loss,
         )
         return loss, positions, routings

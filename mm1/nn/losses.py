@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 LOGITS_PER_CHUNK = 2**26
 """256 MB in fp32."""
@@ -23,6 +23,46 @@ class NextTokenLoss(NamedTuple):
     """Is the target the most likely token?"""
 
 
+class ChunkLoss(nn.Module):
+    """The losses of one chunk of targets, from logits that exist only here. It is a
+    module so that it can be compiled (`Model.functions`)."""
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "n D"],
+        head: Float[Tensor, "V D"],
+        targets: Int[Tensor, " n"],
+        z_loss: float,
+        learns: bool,
+    ) -> tuple[
+        Float[Tensor, " n"],
+        Float[Tensor, " n"],
+        Bool[Tensor, " n"],
+        Float[Tensor, "n V"] | None,
+    ]:
+        """(nll, log-sum-exp, hit, slope): the slope is the gradient of nll + z_loss *
+        log_sum_exp^2 with respect to the logits, None unless something `learns`."""
+        logits = (hidden @ head.T).float()
+        target = targets[:, None]
+        largest, best = logits.max(-1, keepdim=True)
+        wanted = logits.gather(-1, target)
+        exponentials = logits.sub_(largest).exp_()
+        total = exponentials.sum(-1, keepdim=True)
+        log_sum = total.log() + largest
+        slope = None
+        if learns:
+            # d nll = softmax - onehot;  d lse^2 = 2 lse softmax
+            slope = exponentials.mul_((1 + 2 * z_loss * log_sum) / total)
+            slope.scatter_add_(-1, target, torch.full_like(total, -1.0))
+            slope = slope.to(hidden.dtype)
+        return (
+            (log_sum - wanted)[:, 0],
+            log_sum[:, 0],
+            (best == target)[:, 0],
+            slope,
+        )
+
+
 def next_token_loss(
     hidden: Float[Tensor, "n D"],
     head: Float[Tensor, "V D"],
@@ -30,26 +70,38 @@ def next_token_loss(
     *,
     z_loss: float = 0.0,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
+    chunk_loss: nn.Module | None = None,
 ) -> NextTokenLoss:
     """Cross-entropy of `hidden @ head.T` with MM1's z-loss, without materialising all n
     x V logits.
 
     The softmax is computed in fp32, one chunk of targets at a time, and the gradients
     with it, so that the backward pass only scales them. The caller leaves out tokens
-    that are not targets.
+    that are not targets. `chunk_loss` may be a compiled `ChunkLoss`.
     """
     rows = max(1, logits_per_chunk // len(head))
     learns = [
         x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)
     ]
     return NextTokenLoss(
-        *_NextTokenLoss.apply(hidden, head, targets, z_loss, rows, learns)
+        *_NextTokenLoss.apply(
+            hidden,
+            head,
+            targets,
+            z_loss,
+            rows,
+            learns,
+            chunk_loss or ChunkLoss(),
+        )
     )
 
 
 class _NextTokenLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, z_loss, rows, learns):
+    def forward(ctx, hidden, head, targets, z_loss, rows, learns, chunk_loss):
+        # Module hooks, such as those of torch's FLOP counter, look for a graph.
+        hidden = hidden.detach()
+        head = head.detach()
         hidden_grad = torch.empty_like(hidden) if learns[0] else None
         head_grad = (
             torch.zeros_like(head, dtype=torch.float32) if learns[1] else None
@@ -59,22 +111,9 @@ class _NextTokenLoss(torch.autograd.Function):
         hit = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
         for start in range(0, len(targets), rows):
             chunk = slice(start, start + rows)
-            logits = (hidden[chunk] @ head.T).float()
-            target = targets[chunk, None]
-            largest, best = logits.max(-1, keepdim=True)
-            wanted = logits.gather(-1, target)
-            exponentials = logits.sub_(largest).exp_()
-            total = exponentials.sum(-1, keepdim=True)
-            log_sum = total.log() + largest
-            lse[chunk] = log_sum[:, 0]
-            nll[chunk] = (log_sum - wanted)[:, 0]
-            hit[chunk] = (best == target)[:, 0]
-            if not any(learns):
-                continue
-            # d nll = softmax - onehot;  d lse^2 = 2 lse softmax
-            slope = exponentials.mul_((1 + 2 * z_loss * log_sum) / total)
-            slope.scatter_add_(-1, target, torch.full_like(total, -1.0))
-            slope = slope.to(hidden.dtype)
+            nll[chunk], lse[chunk], hit[chunk], slope = chunk_loss(
+                hidden[chunk], head, targets[chunk], z_loss, any(learns)
+            )
             if hidden_grad is not None:
                 hidden_grad[chunk] = slope @ head
             if head_grad is not None:
@@ -93,7 +132,7 @@ class _NextTokenLoss(torch.autograd.Function):
             None if g is None else g * gradient.to(g.dtype)
             for g in (hidden_grad, head_grad)
         )
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def patch_targets(

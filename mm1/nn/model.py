@@ -128,6 +128,10 @@ class Model(Module):
         """Modules to shard, checkpoint and compile, in the order of execution."""
         raise NotImplementedError
 
+    def functions(self) -> Sequence[nn.Module]:
+        """Modules without weights that are compiled beside the units."""
+        return []
+
     def flops(self, batch: Any) -> dict[str, int]:
         """Floating-point operations of forward and backward for this batch, by part,
         without recomputation."""

@@ -65,13 +65,21 @@ def pretrain_small() -> MM1TrainerConfig:
 
 def pretrain_ablation_base(image_size: int = 336) -> MM1TrainerConfig:
     """The base of MM1's ablations: ViT-L/14 at 336 px, C-Abstractor with 144 tokens,
-    1.2B decoder."""
-    return _pretrain("1.2B", encoder_config("L/14", image_size))
+    1.2B decoder. It takes 64 GiB of one GPU (docs/training-speed.md)."""
+    run = _pretrain("1.2B", encoder_config("L/14", image_size))
+    run.loader.micro_batch_size = 4
+    return run
 
 
 def pretrain_3b() -> MM1TrainerConfig:
-    """MM1-3B: ViT-H/14 at 378 px, 144 tokens an image, 2.9B decoder."""
-    return _pretrain("2.9B", encoder_config("H/14", 378))
+    """MM1-3B: ViT-H/14 at 378 px, 144 tokens an image, 2.9B decoder.
+
+    On one GPU of 141 GB it takes 97 GiB (docs/training-speed.md). On one of 80 GB, set
+    `activation_checkpointing=full` (68 GiB) or share the work among several.
+    """
+    run = _pretrain("2.9B", encoder_config("H/14", 378))
+    run.loader.micro_batch_size = 2
+    return run
 
 
 def pretrain_7b() -> MM1TrainerConfig:
@@ -123,7 +131,7 @@ def _pretrain(
         ),
         optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),
         scheduler=WarmupCosine.Config(warmup_steps=2000),
-        activation_checkpointing="full",
+        activation_checkpointing="selective",
         compile=True,
         log_every=log_every,
         checkpoint_every=1000,

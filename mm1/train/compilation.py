@@ -112,8 +112,8 @@ class CompiledUnits:
 def _kind(unit: nn.Module) -> str:
     """Its class and what tells one of its kind from another."""
     name = type(unit).__name__.removeprefix("FSDP")
-    width = next(iter(unit.parameters()), torch.empty(0)).shape[-1:]
-    return " ".join([name, *(f"of width {size}" for size in width)])
+    first = next(iter(unit.parameters()), None)
+    return name if first is None else f"{name} of width {first.shape[-1]}"
 
 
 def _first_line(words: object) -> str:

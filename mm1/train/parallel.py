@@ -48,7 +48,6 @@ def parallelize(
     activation_checkpointing: ActivationCheckpointing,
     activation_memory_budget: float = 1.0,
     compile_units: bool,
-    compile_backend: str = "inductor",
 ) -> CompiledUnits | None:
     """Prepares a model for training, in place; returns what is compiled.
 
@@ -61,25 +60,45 @@ def parallelize(
     if device.type == "cuda":
         torch.backends.cuda.enable_flash_sdp(attention_kernel == "flash")
         torch.backends.cuda.enable_cudnn_sdp(attention_kernel == "cudnn")
+    compiled = prepare_units(
+        model,
+        activation_checkpointing=activation_checkpointing,
+        activation_memory_budget=activation_memory_budget,
+        compile_units=compile_units,
+        # Grouped products and packed attention have no compiled form elsewhere.
+        fullgraph=device.type == "cuda" and precision == "bf16",
+    )
+    # On a single CPU one group saves the bookkeeping of many.
+    by_unit = dist.world_size() > 1 or device.type == "cuda"
+    shard(model, device=device, precision=precision, by_unit=by_unit)
+    return compiled
+
+
+def prepare_units(
+    model: Model,
+    *,
+    activation_checkpointing: ActivationCheckpointing,
+    activation_memory_budget: float,
+    compile_units: bool,
+    fullgraph: bool,
+    compile_backend: str = "inductor",
+) -> CompiledUnits | None:
+    """Checkpoints activations and compiles, unit by unit; see `parallelize`."""
     checkpoint_activations(model.units(), activation_checkpointing)
-    compiled = None
-    if compile_units:
-        compiled = CompiledUnits(
-            model.units(),
-            backend=compile_backend,
-            # Grouped products and packed attention have no compiled form elsewhere.
-            fullgraph=device.type == "cuda" and precision == "bf16",
-        )
-    if activation_checkpointing == "memory_budget":
-        if compiled is None:
+    if not compile_units:
+        if activation_checkpointing == "memory_budget":
             raise ConfigError(
                 "activation_checkpointing=memory_budget is kept by the compiler: set"
                 " compile=true, or choose selective or full"
             )
-        compiled.keep_to_budget(activation_memory_budget)
-    # On a single CPU one group saves the bookkeeping of many.
-    by_unit = dist.world_size() > 1 or device.type == "cuda"
-    shard(model, device=device, precision=precision, by_unit=by_unit)
+        return None
+    compiled = CompiledUnits(
+        [*model.units(), *model.functions()],
+        backend=compile_backend,
+        fullgraph=fullgraph,
+    )
+    budgeted = activation_checkpointing == "memory_budget"
+    compiled.keep_to_budget(activation_memory_budget if budgeted else 1.0)
     return compiled
 
 

@@ -125,7 +125,9 @@ def main(mode: Any, folder: Path) -> None:
     products = Products()
     checkpoint_activations(compiled.units(), mode)
     units = CompiledUnits(
-        compiled.units(), backend=products.backend, fullgraph=True
+        [*compiled.units(), *compiled.functions()],
+        backend=products.backend,
+        fullgraph=True,
     )
     worst = 0.0
     for batch in batches:

@@ -59,6 +59,7 @@ def test_each_kind_of_unit_has_one_or_two_graphs(
         "CAbstractor of width 16",
         "Block of width 32",
         "MoEBlock of width 32",
+        "ChunkLoss",
     }
     assert all(1 <= graphs <= 2 for graphs in result["graphs"].values())
 
