@@ -21,7 +21,9 @@ from functorch.compile import (
 )
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch.distributed.tensor import DTensor
 
+from mm1 import dist
 from mm1.batch import PackedBatch
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
@@ -33,6 +35,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 from mm1.train.activation_checkpointing import KEPT, checkpoint_activations
 from mm1.train.compilation import CompiledUnits
+from mm1.train.parallel import shard
 
 MICRO_BATCHES = 20
 SIDE = 24
@@ -62,25 +65,22 @@ def micro_batches(renderer: Renderer, count: int) -> list[PackedBatch]:
 
 
 def model(vocab_size: int) -> MM1:
-    """In bf16, since the grouped product of experts has no compiled form in fp32."""
+    """To be run in bf16: the grouped product of experts has no compiled form in
+    fp32."""
     torch.manual_seed(0)
-    return (
-        MM1.Config(
-            encoder=ViT.Config(
-                image_size=SIDE, patch_size=2, depth=2, dim=16, num_heads=2
-            ),
-            connector=CAbstractor.Config(num_tokens=4, dim=8, depth=1),
-            decoder=Decoder.Config(
-                depth=4,
-                dim=32,
-                num_heads=2,
-                hidden_dim=48,
-                experts=MoE.Config(num_experts=4),
-            ),
-        )
-        .build(vocab_size=vocab_size)
-        .to(torch.bfloat16)
-    )
+    return MM1.Config(
+        encoder=ViT.Config(
+            image_size=SIDE, patch_size=2, depth=2, dim=16, num_heads=2
+        ),
+        connector=CAbstractor.Config(num_tokens=4, dim=8, depth=1),
+        decoder=Decoder.Config(
+            depth=4,
+            dim=32,
+            num_heads=2,
+            hidden_dim=48,
+            experts=MoE.Config(num_experts=4),
+        ),
+    ).build(vocab_size=vocab_size)
 
 
 class Products:
@@ -104,11 +104,15 @@ class Products:
         return make_boxed_func(graph.forward)
 
 
+def full(gradient: Any) -> Tensor:
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
 def gradients(module: nn.Module, batch: PackedBatch) -> dict[str, Tensor]:
     module.zero_grad()
     (module(batch).objective / batch.num_targets).backward()
     return {
-        name: parameter.grad.clone()
+        name: full(parameter.grad).clone()
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
@@ -129,6 +133,8 @@ def main(mode: Any, folder: Path) -> None:
         backend=products.backend,
         fullgraph=True,
     )
+    for sharded in (eager, compiled):
+        shard(sharded, device=dist.start(), precision="bf16", by_unit=True)
     worst = 0.0
     for batch in batches:
         expected = gradients(eager, batch)
