@@ -21,12 +21,14 @@ from tokenizers import models
 
 from mm1.batch import PackedBatch
 from mm1.catalog import recipe
+from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import Renderer
 from mm1.loader.mixture import Mixture
 from mm1.loader.mixture_state import Row
 from mm1.loader.packed import PackedLoader
 from mm1.overrides import override
+from mm1.recipes.pretrain import MIXTURE
 from mm1.train.trainer import Trainer
 
 NUM_DRAWS = 1 << 16
@@ -235,15 +237,25 @@ def synthetic_run(
     vocab_size: int,
     text_only: bool = False,
 ) -> Trainer.Config:
-    """A recipe of packed sequences, on synthetic documents; the tokenizer goes into
-    `folder`."""
-    config = recipe(name)
+    """A recipe of packed sequences from random weights, on synthetic documents of its
+    mixture, or of MM1's for sources of other names; the tokenizer goes into `folder`.
+
+    Raises:
+        ConfigError: the recipe has another loader.
+    """
+    config = replace(recipe(name), init={}, benchmarks={})
+    if not isinstance(config.loader, PackedLoader.Config):
+        raise ConfigError(f"{name} does not train on packed sequences")
     options = {
         f.name: getattr(config.loader, f.name) for f in fields(config.loader)
     }
-    weights = {TEXT_ONLY: 1.0} if text_only else options["weights"]
+    weights = options["weights"]
+    if not weights.keys() <= KINDS.keys():
+        weights = MIXTURE
+    if text_only:
+        weights = {TEXT_ONLY: 1.0}
     options |= {
-        "weights": weights,
+        "weights": dict(weights),
         "sources": {kind: kind for kind in weights},
         "packing_window": 64,
         "tokenizer_path": str(write_tokenizer(folder, vocab_size)),
