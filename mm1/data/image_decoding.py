@@ -42,6 +42,9 @@ for the largest ones: 0.75 GB, and 1.2 GB for 16-bit TIFFs of one strip."""
 MAX_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 60_000_000}
 """Their decoders take twice the memory."""
 
+MAX_FRAMES = 1000
+"""Pages of a TIFF that are taken apart."""
+
 MAX_SCANS = 100
 """Passes over all pixels of a JPEG, libtiff's limit; encoders make some ten. A scan of
 a hundred bytes may take as long as a whole image."""
@@ -89,15 +92,55 @@ def open_image(data: bytes) -> Pillow.Image:
         Pillow.DecompressionBombError,
     ) as error:
         raise ImageError(f"unreadable image: {error}") from error
+    _check_size(image)
+    if data.startswith(b"\xff\xd8") and (scans := _num_scans(data)) > MAX_SCANS:
+        raise ImageError(f"JPEG of {scans:,} scans; the limit is {MAX_SCANS}")
+    return image
+
+
+def _check_size(image: Pillow.Image) -> None:
     width, height = image.size
     most = min(MAX_PIXELS, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS))
     if width < 1 or height < 1 or width * height > most:
         raise ImageError(
             f"image of {width} x {height} pixels; the limit is {most:,} in all"
         )
-    if data.startswith(b"\xff\xd8") and (scans := _num_scans(data)) > MAX_SCANS:
-        raise ImageError(f"JPEG of {scans:,} scans; the limit is {MAX_SCANS}")
-    return image
+
+
+def encoded_frames(data: bytes) -> list[bytes]:
+    """The pages of a TIFF, each as a PNG where there are several; of any other format
+    the data as it is.
+
+    Raises:
+        ImageError: the bytes are not an image, or a page exceeds a bound.
+    """
+    image = open_image(data)
+    if image.format != "TIFF" or not _seek(image, 1):
+        return [data]
+    pages = []
+    while _seek(image, number := len(pages)):
+        if number == MAX_FRAMES:
+            raise ImageError(f"TIFF of more than {MAX_FRAMES:,} pages")
+        try:
+            _check_size(image)
+            pixels = rgb_pixels(upright(image))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise ImageError(f"page {number + 1}: {error}") from error
+        buffer = io.BytesIO()
+        Pillow.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        pages.append(buffer.getvalue())
+    return pages
+
+
+def _seek(image: Pillow.Image, number: int) -> bool:
+    """Go to a page of a TIFF; false where there is none."""
+    try:
+        image.seek(number)
+    except EOFError:
+        return False
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"page {number + 1}: {error}") from error
+    return True
 
 
 def upright_size(image: Pillow.Image) -> tuple[int, int]:

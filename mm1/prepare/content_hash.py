@@ -13,6 +13,21 @@ from mm1.data.document import Document, Image, Text
 
 ValidationBy = Literal["text", "image"]
 
+UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u0f00-\u0fff"  # Tibetan
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf"  # Tai
+    "\u1b00-\u1b7f\ua980-\ua9df"  # Balinese, Javanese
+    "\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # kana, Bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "\ua000-\ua4cf"  # Yi
+)
+"""Characters of scripts that put no spaces between words."""
+
+UNIT = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+
 
 def normalized_words(document: Document) -> str:
     """All its text in lower case, words separated by one space; the text itself if it
@@ -22,6 +37,12 @@ def normalized_words(document: Document) -> str:
     )
     folded = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"[\W_]+", " ", folded).strip() or text
+
+
+def words_or_characters(document: Document) -> list[str]:
+    """Its normalized words, and the single characters of scripts that put no spaces
+    between them: what n-grams are made of."""
+    return UNIT.findall(normalized_words(document))
 
 
 def hash64(data: bytes) -> int:

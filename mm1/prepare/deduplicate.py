@@ -5,8 +5,8 @@ The fingerprints of a file's documents are taken while it is read, in any proces
 all of them are compared together, in the order of files and records, so that the first
 of several copies stays, however many processes read.
 
-Near-duplicates: MinHash over word n-grams and locality-sensitive hashing (Broder 1997),
-by `datasketch`.
+Near-duplicates: MinHash over n-grams of words, or of characters where a script has no
+spaces, and locality-sensitive hashing (Broder 1997), by `datasketch`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,11 @@ from jaxtyping import Bool, Int, UInt64
 
 from mm1.config import Configurable, UserError
 from mm1.data.document import Document
-from mm1.prepare.content_hash import document_hash, image_hash, normalized_words
+from mm1.prepare.content_hash import (
+    document_hash,
+    image_hash,
+    words_or_characters,
+)
 from mm1.prepare.sources import Unusable
 from mm1.ranges import PositiveInt, PositiveShare
 
@@ -48,8 +52,9 @@ class Duplicates(Configurable):
         near: PositiveShare | None = None
         """Drop documents whose Jaccard similarity to a kept one is at least this."""
         near_words: PositiveInt = 5
-        """Words in the n-grams that are compared; the similarity is the share of
-        n-grams that two texts have in common."""
+        """Words in the n-grams that are compared, characters where a script has no
+        spaces; the similarity is the share of n-grams that two texts have in common.
+        A shorter text is one n-gram."""
         near_hashes: PositiveInt = 128
         """More are more accurate: the similarity is estimated to within
         1 / sqrt(near_hashes)."""
@@ -92,7 +97,7 @@ class Duplicates(Configurable):
             "signature": (
                 None
                 if self.empty is None
-                else self._signature(normalized_words(document).split())
+                else self._signature(words_or_characters(document))
             ),
         }
 

@@ -26,6 +26,8 @@ MAX_OPEN = 16
 """Samples that wait for further files of theirs; of the same name up to the first
 dot."""
 
+BESIDE = "file beside a sample"
+
 MACOS_FOLDER = "__MACOSX"
 
 
@@ -111,7 +113,7 @@ class Samples:
                 yield name, sample
                 continue
             for suffix in sample:
-                self.skipped.add("file beside a sample", f"{name}.{suffix}")
+                self.skipped.add(BESIDE, f"{name}.{suffix}")
         self.open = {}
 
 

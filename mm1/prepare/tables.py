@@ -67,17 +67,28 @@ def read_table(
 def _read_objects(
     path: Path, columns: Sequence[str], skipped: Skipped | None
 ) -> Iterator[Record]:
-    fields = set(columns)
+    others = None if skipped is None else OtherColumns(columns, skipped)
     for record in read_json_lines(path):
         data = record.data
-        if skipped is not None and isinstance(data, dict):
-            others = data.keys() - fields
-            # A field counts once for a file; names of fields may be data, too.
-            if others and len(fields) < MAX_FIELDS:
-                _skip_columns(skipped, sorted(others), ())
-                fields |= others
+        if others is not None and isinstance(data, dict):
+            others.see(data)
         is_row = isinstance(data, (dict, Unusable))
         yield record if is_row else Record(record.key, not_an_object(data))
+
+
+class OtherColumns:
+    """Counts the fields of JSON objects that are not read, each once for a file."""
+
+    def __init__(self, columns: Sequence[str], skipped: Skipped) -> None:
+        self.known = set(columns)
+        self.skipped = skipped
+
+    def see(self, data: dict[str, Any]) -> None:
+        others = data.keys() - self.known
+        # Names of fields may be data, too.
+        if others and len(self.known) < MAX_FIELDS:
+            _skip_columns(self.skipped, sorted(others), ())
+            self.known |= others
 
 
 def not_an_object(value: Any) -> Unusable:

@@ -34,6 +34,9 @@ class Member:
     read: Callable[[], bytes | Unusable]
     """Its bytes, or why they cannot be used; of a tar, to be called before the next
     member is asked for."""
+    start: int = 0
+    """Where its bytes begin in the tar."""
+    size: int = 0
 
 
 def read_members(
@@ -70,7 +73,9 @@ def _members(
             if member.isfile():
                 # Of a sparse member, the archive has less than its size.
                 end = tar.offset if member.issparse() else _end_of_data(member)
-                yield Member(member.name, partial(_read_member, tar, member))
+                read = partial(_read_member, tar, member)
+                start = member.offset_data
+                yield Member(member.name, read, start, member.size)
             else:
                 skipped.add(_kind(member), member.name)
     except DAMAGE as error:

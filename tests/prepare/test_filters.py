@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from raw_files import jpeg, write_lines, write_pages
 
@@ -16,7 +17,11 @@ from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.shards import Shards, read_manifest
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.prepare import verify
-from mm1.prepare.content_hash import image_hash, is_validation
+from mm1.prepare.content_hash import (
+    image_hash,
+    is_validation,
+    words_or_characters,
+)
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters, ImageRules, TextRules
 from mm1.prepare.pipeline import prepare
@@ -325,6 +330,57 @@ def test_near_duplicates() -> None:
         removals[1].documents[i][1].endswith(f" like 0#{i}") for i in range(10)
     )
     assert removals_of(Duplicates.Config(near=0.8).build(), files) == removals
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("一", "龥"),
+        ("ぁ", "ヺ"),
+        ("ก", "ฮ"),
+        ("ກ", "ຮ"),
+        ("က", "အ"),
+        ("ក", "អ"),
+        ("\U00020000", "\U0002a6d0"),
+    ],
+    ids=["Han", "kana", "Thai", "Lao", "Burmese", "Khmer", "Han B"],
+)
+def test_near_duplicates_where_no_spaces_are(first: str, last: str) -> None:
+    """One character of 300 is another one, or is missing."""
+    pytest.importorskip("datasketch", reason="pip install 'mm1[filters]'")
+    rng = np.random.default_rng(0)
+    texts = [
+        "".join(map(chr, rng.integers(ord(first), ord(last), 300)))
+        for _ in range(4)
+    ]
+    near = [
+        texts[0][:99] + first + texts[0][100:],
+        texts[1][:50] + texts[1][51:],
+    ]
+    files = [[page(text) for text in (*texts, *near)]]
+    (lost,) = removals_of(Duplicates.Config(near=0.8).build(), files)
+    assert list(lost.documents) == [4, 5]
+    assert {reason for reason, _ in lost.documents.values()} == {
+        "near-duplicate"
+    }
+
+
+def test_words_among_characters_stay_words() -> None:
+    mixed = page("Der iPhone手机 is ที่ここ: 한국어 단어!")
+    assert words_or_characters(mixed) == [
+        *("der", "iphone", "手", "机", "is", "ท", "こ", "こ"),
+        *("한국어", "단어"),
+    ]
+
+
+def test_short_texts_are_compared_whole() -> None:
+    """A text with fewer words than an n-gram has is like equal texts alone."""
+    pytest.importorskip("datasketch", reason="pip install 'mm1[filters]'")
+    short = ["cat", "dog", "red fox", "red dog", "a b c d", "a b c e"]
+    again = ["Cat!", "猫", "猫咪", "red  FOX", "猫", "a b c d e"]
+    files = [[page(text) for text in (*short, *again)]]
+    (lost,) = removals_of(Duplicates.Config(near=0.8).build(), files)
+    assert list(lost.documents) == [6, 9, 10]
 
 
 def test_near_duplicates_need_datasketch(

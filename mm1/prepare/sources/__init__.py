@@ -49,6 +49,8 @@ IMAGE_SUFFIXES = tuple(
 """Names of the images that every source reads end in one of these, in any case of
 letters; of two images of one name, the first kind is taken."""
 
+IMAGE_KINDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+
 MAX_DETAIL = 400
 """Characters of a detail, which may quote the data; a longer one loses its middle."""
 

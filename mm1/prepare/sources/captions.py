@@ -22,6 +22,7 @@ from mm1.prepare.samples import Sample, Samples, folder_members
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import (
     DOT,
+    IMAGE_KINDS,
     IMAGE_SUFFIXES,
     Record,
     Source,
@@ -29,8 +30,6 @@ from mm1.prepare.sources import (
     raw_image,
 )
 from mm1.prepare.tars import NO_END_MARK, read_members
-
-IMAGE_KINDS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
 
 class Captions(Source):

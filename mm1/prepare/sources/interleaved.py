@@ -1,6 +1,8 @@
-"""Interleaved pages in parquet files with OBELICS's layout (arXiv 2306.16527).
+"""Interleaved pages with OBELICS's layout (arXiv 2306.16527): in parquet files, a row a
+page, or in tars, a json a page, as MINT-1T has its PDF and arXiv pages
+(`mm1.prepare.page_tars`).
 
-One row is a page: the lists `images` and `texts` have the same length, and at each
+On a page the lists `images` and `texts` have the same length, and at each
 position exactly one of them is set:
 
     images  [None,        <bytes>, None,             <bytes>]
@@ -24,8 +26,15 @@ from typing import Any
 
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
-from mm1.prepare.image_folder import ImageFolderSource
-from mm1.prepare.sources import DOT, Record, Unusable, raw_image
+from mm1.prepare.image_folder import ImageFolder, ImageFolderSource
+from mm1.prepare.page_tars import TarImages, TarPage, read_pages
+from mm1.prepare.sources import (
+    DOT,
+    MissingImage,
+    Record,
+    Unusable,
+    raw_image,
+)
 
 END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 """Another article begins here (arXiv 2306.16527, appendix A.1.2)."""
@@ -38,7 +47,7 @@ class Interleaved(ImageFolderSource):
         "images": [None, DOT, None],
         "texts": ["Our trip to the lake.", None, "The water was cold."],
     }
-    PATTERNS = ("*.parquet",)
+    PATTERNS = ("*.parquet", "*.tar")
     IMAGES_REQUIRED = False
 
     @dataclass(kw_only=True, slots=True)
@@ -57,7 +66,7 @@ class Interleaved(ImageFolderSource):
         folder = self.image_folder(path)
         images = self.config.images
         texts = self.config.texts
-        for record in tables.read_table(path, [images, texts], self.skipped):
+        for record in self._records(path, folder):
             if isinstance(record.data, Unusable):
                 yield record
                 continue
@@ -67,15 +76,67 @@ class Interleaved(ImageFolderSource):
             for key, (pictures, words) in numbered(record.key, articles):
                 if isinstance(pictures, list):
                     pictures = [
-                        None if picture is None else folder.read(picture)
+                        picture
+                        if picture is None or isinstance(picture, Image)
+                        else folder.read(picture)
                         for picture in pictures
                     ]
                 yield Record(key, {images: pictures, texts: words})
+
+    def _records(self, path: Path, folder: ImageFolder) -> Iterator[Record]:
+        columns = [self.config.images, self.config.texts]
+        if path.suffix.lower() != ".tar":
+            yield from tables.read_table(path, columns, self.skipped)
+            return
+        others = tables.OtherColumns(columns, self.skipped)
+        members = TarImages(path)
+        for record in read_pages(path, members, self.skipped, self.noted):
+            page = record.data
+            if isinstance(page, TarPage):
+                others.see(page.data)
+                column = self.config.images
+                images = _images_of(page, column, members, folder)
+                yield Record(record.key, page.data | {column: images})
+            else:
+                yield record
 
     def document(self, data: Any) -> Document:
         return parse_interleaved_page(
             data.get(self.config.images), data.get(self.config.texts)
         )
+
+
+def _images_of(
+    page: TarPage, column: str, members: TarImages, folder: ImageFolder
+) -> Any:
+    """The list of a page's images, read: as many as its own files hold, in their
+    order, or else by their names in the tar or the folder."""
+    values = page.data.get(column)
+    if not isinstance(values, list):
+        return values
+    places = [n for n, value in enumerate(values) if value is not None]
+    frames = page.frames() if places else []
+    if len(frames) == 1 and isinstance(frames[0], MissingImage):
+        found = dict.fromkeys(places, frames[0])
+    elif len(frames) == len(places):
+        found = dict(zip(places, frames, strict=True))
+    else:
+        found = {
+            n: _image_named(values[n], len(frames), len(places), members)
+            or folder.read(values[n])
+            for n in places
+        }
+    return [found.get(n) for n in range(len(values))]
+
+
+def _image_named(
+    value: Any, num_frames: int, num_places: int, members: TarImages
+) -> Image | None:
+    image = members.read(value) if isinstance(value, str) else None
+    if image is None and num_frames:
+        detail = f"{num_frames} in its file, {num_places} on the page"
+        return raw_image(Unusable("images of file and page differ", detail))
+    return image
 
 
 def split_articles(images: Any, texts: Any) -> list[tuple[Any, Any]]:

@@ -1,5 +1,5 @@
-"""Multimodal C4 (arXiv 2304.06939): JSON lines, a page a line; images in a folder, or
-inline as `image_base64`.
+"""Multimodal C4 (arXiv 2304.06939): JSON lines, a page a line, or OpenFlamingo's tars,
+a json a page; images in a folder, inline as `image_base64`, or members of the tar.
 
     {"text_list": ["Lock the door.", "Press the switch."],
      "image_info": [{"image_name": "b904.jpg", "matched_text_index": 1,
@@ -22,8 +22,11 @@ from mm1.data.document import Document, Image, Text
 from mm1.prepare import tables, verify
 from mm1.prepare.compression import COMPRESSED_LINES
 from mm1.prepare.image_folder import ImageFolder
+from mm1.prepare.page_tars import TarImages, TarPage, read_pages
 from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
 from mm1.ranges import Range
+
+FIELDS = ("text_list", "image_info")
 
 
 class MMC4(Source):
@@ -40,7 +43,7 @@ class MMC4(Source):
             }
         ],
     }
-    PATTERNS = ("*.jsonl", *COMPRESSED_LINES)
+    PATTERNS = ("*.jsonl", *COMPRESSED_LINES, "*.tar")
     NAMES_IMAGES = True
     IMAGES_REQUIRED = False
 
@@ -63,21 +66,28 @@ class MMC4(Source):
     def read(self, path: Path) -> Iterator[Record]:
         default = path.with_name(path.name.partition(".json")[0] + "_images")
         folder = ImageFolder(Path(self.config.folder or default))
-        for record in tables.read_table(path, []):
+        is_tar = path.suffix.lower() == ".tar"
+        members = TarImages(path) if is_tar else None
+        others = tables.OtherColumns(FIELDS, self.skipped)
+        for record in self._records(path, members):
             data = record.data
-            if isinstance(data, dict) and isinstance(
-                data.get("image_info"), list
-            ):
-                infos = [
-                    (
-                        info | {"image": _read_image(info, folder)}
-                        if isinstance(info, dict)
-                        else info
-                    )
-                    for info in data["image_info"]
-                ]
-                data = data | {"image_info": infos}
+            if isinstance(data, dict):
+                others.see(data)
+                data = data | {
+                    "image_info": _read_images(data, folder, members)
+                }
             yield Record(record.key, data)
+
+    def _records(
+        self, path: Path, members: TarImages | None
+    ) -> Iterator[Record]:
+        if members is None:
+            yield from tables.read_table(path, [])
+            return
+        for record in read_pages(path, members, self.skipped, self.noted):
+            page = record.data
+            is_page = isinstance(page, TarPage)
+            yield Record(record.key, page.data if is_page else page)
 
     def document(self, data: Any) -> Document:
         sentences = data.get("text_list")
@@ -125,10 +135,33 @@ class MMC4(Source):
         return index + (self.config.order == "after"), None
 
 
-def _read_image(info: dict[str, Any], folder: ImageFolder) -> Image:
+def _read_images(
+    data: dict[str, Any], folder: ImageFolder, members: TarImages | None
+) -> Any:
+    infos = data.get("image_info")
+    if not isinstance(infos, list):
+        return infos
+    return [
+        info | {"image": _read_image(info, folder, members)}
+        if isinstance(info, dict)
+        else info
+        for info in infos
+    ]
+
+
+def _read_image(
+    info: dict[str, Any], folder: ImageFolder, members: TarImages | None
+) -> Image:
     url = str(info.get("raw_url") or "")
-    if not isinstance(encoded := info.get("image_base64"), str):
-        return replace(folder.read(info.get("image_name")), url=url)
+    name = info.get("image_name")
+    encoded = info.get("image_base64")
+    if not isinstance(encoded, str):
+        image = (
+            members.read(name) if members and isinstance(name, str) else None
+        )
+        return replace(image or folder.read(name), url=url)
+    # OpenFlamingo's script writes Python's repr of the bytes.
+    encoded = encoded.removeprefix("b'").removesuffix("'")
     try:
         return raw_image(base64.b64decode(encoded, validate=True), url)
     except (binascii.Error, ValueError) as error:
