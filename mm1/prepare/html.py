@@ -8,6 +8,7 @@ A tag, comment or script that is never closed ends with the page, as in a browse
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from html import unescape
 
@@ -32,6 +33,8 @@ DROPPED = re.compile(
     "aside|audio|button|canvas|footer|form|head|math|nav|noscript|object|select|svg|"
     "template|video"
 )
+MEDIA = re.compile("audio|canvas|embed|iframe|object|svg|video")
+"""Of these and of what is dropped, what a page shows besides its text is counted."""
 BLOCK = re.compile(
     "address|article|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|"
     "figcaption|figure|h[1-6]|header|hr|html|li|main|menu|ol|p|pre|section|summary|"
@@ -52,6 +55,8 @@ class HtmlReader:
     """Reads one page."""
 
     def __init__(self) -> None:
+        self.left_out: Counter[str] = Counter()
+        """Pictures, films and sounds that are not read: what they are -> how many."""
         self.parts: list[str | ImageSource] = []
         self.pieces: list[str] = []
         """Pieces of the text since the last image."""
@@ -102,6 +107,8 @@ class HtmlReader:
     def _tag(self, name: str, closes: bool, attributes: str) -> None:
         if DROPPED.fullmatch(name) and attributes.endswith("/"):
             return
+        if MEDIA.fullmatch(name) and not closes and not self.dropped:
+            self.left_out[f"{name} element"] += 1
         if self.dropped or (DROPPED.fullmatch(name) and not closes):
             self.dropped = self.dropped or name
             if name == self.dropped:
@@ -124,10 +131,14 @@ class HtmlReader:
             m[1].lower(): unescape(m[2] or "").strip("\"' \n\t")
             for m in ATTRIBUTE.finditer(attributes)
         }
+        first = values.get("srcset", "").split(",")[0].split()
         # Pages that load images lazily have a placeholder in src.
-        if src := values.get("data-src") or values.get("src"):
+        src = values.get("data-src") or values.get("src") or " ".join(first[:1])
+        if src:
             self._end_text()
             self.parts.append(ImageSource(src))
+        else:
+            self.left_out["img without an address"] += 1
 
     def _separate(self, gap: str) -> None:
         self.gap = max(self.gap, gap, key=GAPS.index)

@@ -31,12 +31,15 @@ from mm1.data.prepared.shards import ShardWriter
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
 from mm1.files import read_object, unfinished_path, write_json
+from mm1.prepare.bounded_text import shorten
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
 
 SPLITS = ("train", "validation")
 SCRATCH = "scratch"
 """Subfolder for what is needed only while the folder is incomplete."""
+MAX_KEY = 1000
+"""Characters of a key in the list of drops; names in a tar may be of any length."""
 REMEDY = "delete the folder, and prepare the data again"
 OWN_FILES = re.compile(
     "|".join(
@@ -160,7 +163,7 @@ class FileOutput:
         drops[why.reason] += 1
         line = {
             "file": str(self.job.file),
-            "key": key,
+            "key": shorten(key, MAX_KEY),
             "dropped": kind,
             "reason": why.reason,
             "detail": why.detail,

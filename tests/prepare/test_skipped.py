@@ -123,3 +123,43 @@ def test_a_detail_keeps_both_ends_and_says_its_length() -> None:
     assert why.detail.startswith("begin")
     assert why.detail.endswith("end (100,008 characters)")
     assert len(str(why)) < MAX_DETAIL + 60
+
+
+def test_what_a_page_shows_and_is_not_read_is_counted(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    raw = tmp_path / "site"
+    raw.mkdir()
+    (raw / "1.jpg").write_bytes(jpeg())
+    (raw / "a.html").write_text(
+        "<p>words <img alt='nothing'> <img srcset='1.jpg 1x, 2.jpg 2x'>"
+        "<video src='a.mp4'><svg></svg></video><iframe src='x'></iframe>"
+    )
+    manifest = prepare("html_pages", [raw], tmp_path / "out", tokenizer)
+    assert (manifest["documents"], manifest["images"]) == (1, 1)
+    assert manifest["skipped"] == {
+        kind: {"count": 1, "names": ["a.html"]}
+        for kind in (
+            "img without an address",
+            "video element",
+            "iframe element",
+        )
+    }
+
+
+def test_keys_and_details_of_drops_are_bounded(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    members = [*pairs(1), (f"{'long' * 9000}.jpg", jpeg())]
+    path = write_tar(tmp_path / "a.tar", members)
+    rows = [{"image": "x" * 99_000, "caption": "of a name"}] * 2
+    lines = write_lines(tmp_path / "a.jsonl", [*rows, {"caption": "none"}])
+    (tmp_path / "1.jpg").write_bytes(jpeg())
+    with lines.open("ab") as file:
+        file.write(b'{"image": "1.jpg", "caption": "good"}\n')
+    prepare("captions", [path], tmp_path / "one", tokenizer)
+    prepare("caption_tables", [lines], tmp_path / "two", tokenizer)
+    for name, count in (("one", 1), ("two", 3)):
+        drops = (tmp_path / name / "drops.jsonl").read_text().splitlines()
+        assert len(drops) == count
+        assert max(map(len, drops)) < 2500

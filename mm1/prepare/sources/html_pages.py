@@ -25,7 +25,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from mm1.data.document import Document, Image
 from mm1.prepare import tables, verify
 from mm1.prepare.compression import COMPRESSED_LINES
-from mm1.prepare.html import HtmlReader, ImageSource
+from mm1.prepare.html import HtmlReader
 from mm1.prepare.image_folder import ImageFolder, ImageFolderSource, is_url
 from mm1.prepare.samples import read_small_file
 from mm1.prepare.sources import DOT, Record, Unusable, raw_image
@@ -81,7 +81,8 @@ class HtmlPages(ImageFolderSource):
                 yield Record(name, data)
 
     def _read_images(self, data: Any, name: str, folder: ImageFolder) -> Any:
-        """The page as `document` takes it; `name` is that of its file in its folder."""
+        """The page as `document` takes it; `name` is that of its file in its folder;
+        empty: it is a row of a table."""
         if isinstance(data, Unusable):
             return data
         html = data.get(self.config.html)
@@ -89,18 +90,19 @@ class HtmlPages(ImageFolderSource):
             return html
         try:
             html = _decode(html) if isinstance(html, bytes) else html
-            sources = {
-                part.src for part in _parts(html) if not isinstance(part, str)
-            }
+            page = _parse(html)
         except Unusable as why:
             return why
         url = data.get(self.config.url)
         url = url if isinstance(url, str) else ""
+        for kind, count in page.left_out.items():
+            self.skipped.add(kind, name or url or "a row", count)
+        sources = {part.src for part in page.parts if not isinstance(part, str)}
         images = {src: _read_image(src, name, url, folder) for src in sources}
         return {"html": html, "images": images}
 
     def document(self, data: Any) -> Document:
-        parts = _parts(data["html"])
+        parts = _parse(data["html"]).parts
         images = data["images"]
         return parse_interleaved_page(
             [
@@ -111,13 +113,16 @@ class HtmlPages(ImageFolderSource):
         )
 
 
-def _parts(html: Any) -> list[str | ImageSource]:
+def _parse(html: Any) -> HtmlReader:
+    """A reader that has read the page."""
+    reader = HtmlReader()
     try:
-        return HtmlReader().read(verify.check_text(html, "html"))
+        reader.read(verify.check_text(html, "html"))
     except Unusable:
         raise
     except ValueError as error:
         raise Unusable("broken HTML", str(error)) from error
+    return reader
 
 
 def _decode(content: bytes) -> str:
