@@ -41,6 +41,8 @@ IMAGE_FIELDS = (
     "image_base64",
     "source",
     "bytes",
+    "file",
+    "content",
     "value",
 )
 """Fields of an image part that hold the image."""

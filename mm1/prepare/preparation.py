@@ -7,6 +7,8 @@ mm1.overrides.override(config, "filters.images.min_side=100")
 mm1.overrides.override(config, "filters.duplicates.exact=True")
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from mm1.prepare.output_folder import SPLITS
 from mm1.prepare.sources import Record, Source, Unusable
 from mm1.prepare.verify import check_document, check_image
 from mm1.ranges import ShareBelowOne
+
+MAX_ENCODED = 1 << 20
+"""Characters encoded at a time: a tokenizer needs some 200 bytes for each."""
 
 
 class Preparation(Configurable):
@@ -77,11 +82,30 @@ class Preparation(Configurable):
         ]
 
 
+def encode_text(content: str, tokenizer: Tokenizer) -> Sequence[int]:
+    """The token ids of a text; one of more than `MAX_ENCODED` characters is encoded in
+    pieces that end at a line break, or else at a space."""
+    if len(content) <= MAX_ENCODED:
+        return tuple(tokenizer.encode(content))
+    ids = array("i")
+    start = 0
+    while start < len(content):
+        stop = start + MAX_ENCODED
+        if stop < len(content):
+            middle = start + MAX_ENCODED // 2
+            line = content.rfind("\n", middle, stop) + 1
+            # A space belongs to the word that it precedes.
+            stop = line or max(content.rfind(" ", middle, stop), 0) or stop
+        ids.extend(tokenizer.encode(content[start:stop]))
+        start = stop
+    return ids
+
+
 def tokenize(document: Document, tokenizer: Tokenizer) -> Document:
     """The document with token ids; raises `Unusable` if there are none to learn."""
     parts = [
         (
-            replace(part, tokens=tuple(tokenizer.encode(part.content)))
+            replace(part, tokens=encode_text(part.content, tokenizer))
             if isinstance(part, Text)
             else part
         )

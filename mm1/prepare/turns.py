@@ -114,7 +114,10 @@ def read_turns(
         Unusable: there is no conversation, or it has a turn of unknown form.
     """
     if name := turn_column(record, column):
-        return list(_turns_of(_listed(record[name], name), config))
+        turns = list(_turns_of(_listed(record[name], name), config))
+        if record.get("system") and turns[:1] and turns[0].role != "context":
+            turns.insert(0, Turn("context", record["system"], {}))
+        return turns
     fields = exchange_fields(record, config)
     if fields is None:
         raise Unusable(

@@ -95,6 +95,7 @@ WHAT = {"type": "text", "text": "What?"}
             },
             3,
         ),
+        ({"type": "image", "content": "1.jpg"}, 1),
         ({"image": "1.jpg"}, 1),
     ],
 )
@@ -406,6 +407,8 @@ def test_what_tools_and_systems_say_is_not_learnt(folder: Path) -> None:
             ]
         },
         {"messages": [*(turn(role, role) for role in others), REPLY]},
+        {"messages": [turn("user", "Q"), REPLY], "system": "S"},
+        {"messages": [turn("system", "S"), REPLY], "system": "S2"},
         {"messages": [turn("assistant", None, tool_calls=[{"id": 1}]), REPLY]},
         {"messages": [turn("critic", "x"), REPLY]},
         {"messages": [turn("user", "x"), {"role": "assistant"}]},
@@ -417,6 +420,8 @@ def test_what_tools_and_systems_say_is_not_learnt(folder: Path) -> None:
         "Q:S Q:Q\nBriefly. A:A cat..",
         "Q:Q\nBriefly. A:f(). Q:7 A:A.",
         " ".join(f"Q:{name}" for name in others) + " A:A cat..",
+        "Q:S Q:Q\nBriefly. A:A cat..",
+        "Q:S A:A cat..",
     ]
     assert call == "a tool is called (tool_calls of 'assistant' is no text)"
     assert role.startswith("unknown speaker (role is 'critic'")

@@ -3,6 +3,7 @@ are not in the training split."""
 
 import json
 import os
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 from mm1.config import ConfigError, from_json, to_json
 from mm1.data.document import Document, Image, Text
 from mm1.data.prepared.shards import Shards, read_manifest
-from mm1.data.tokenizer import train_tokenizer
+from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.overrides import component_names, default_config, override
 from mm1.prepare import pipeline as module
+from mm1.prepare import preparation
 from mm1.prepare.content_hash import is_validation
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters, ImageRules
@@ -315,6 +317,26 @@ def test_one_config_takes_all_overrides() -> None:
         match=r"no key 'source\.feild'; did you mean 'source\.field'",
     ):
         override(config, "source.feild=body")
+
+
+def test_a_long_text_is_encoded_in_pieces(
+    tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end where no token crosses, if the text has such places."""
+    monkeypatch.setattr(preparation, "MAX_ENCODED", 30)
+    vocabulary = Tokenizer.Config(path=str(tokenizer)).build()
+    for text in (
+        "picture number one two three " * 20,
+        "picture\n\nnumber one\ntwo three\n" * 20,
+        "picture number one " + "x" * 200 + " two",
+    ):
+        ids = preparation.encode_text(text, vocabulary)
+        assert list(ids) == vocabulary.encode(text)
+    assert isinstance(ids, array)
+    monkeypatch.setattr(preparation, "MAX_ENCODED", 1 << 20)
+    assert preparation.encode_text("one", vocabulary) == tuple(
+        vocabulary.encode("one")
+    )
 
 
 def test_sources_are_known_by_their_file_names() -> None:
