@@ -20,13 +20,14 @@ _HOW = (
 _MEDIA = re.compile(rf"{_KINDS}{_HOW}", re.I)
 _PERHAPS = re.compile(
     rf"(?:\w{{1,40}}_)?(?:{_KINDS}|figures?|screenshots?|frames?|sounds?|voices?|media"
-    rf"|attachments?|point_?clouds?){_HOW}|file_?(?:name|path)?s?|path",
+    rf"|attachments?|point_?clouds?|pdfs?|documents?){_HOW}|file_?(?:name|path)?s?|path",
     re.I,
 )
 """These hold media only where the value looks like some."""
 MEDIA_SUFFIXES = (
     *IMAGE_SUFFIXES,
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".mp3", ".wav", ".flac", ".ogg"),
+    ".pdf",
 )
 
 

@@ -3,7 +3,7 @@ data:
 
     <image>  <Image>  <ImageHere>  <image_placeholder>  [IMG]  <|image|>  <IMG_CONTEXT>
     <image 1>  <image_1>  <|image_1|>  [IMG0]              the record's first image
-    <img>a.jpg</img>                                       an image of its own
+    <img>a.jpg</img>  <img src="a.jpg">  ![](a.jpg)          an image of its own
 
 with or without marks around them, such as `<|vision_start|>` and `<|vision_end|>`.
 """
@@ -37,6 +37,8 @@ _PLACE = (
     rf"\(<{_IMAGE}>\./</{_IMAGE}>\)"
     rf"|<(?P<tag>{_IMAGE})>(?P<path>[^<>\n]{{0,4096}})</(?P=tag)>"
     r"|\[img\](?P<code>[^\[\]\n]{0,4096})\[/img\]"
+    r"|<img\b[^<>]{0,400}?\ssrc\s*=\s*[\"']?(?P<source>[^\"'<>\s]+)[^<>]{0,400}>"
+    r"|!\[[^\[\]\n]{0,400}\]\((?P<link>[^()\s]+)\)"
     rf"|<{_IMAGE}>\s*<\|?{_NAME}\|?>\s*</{_IMAGE}>"
     rf"|<\|?{_NAME}\|?>"
     r"|(?-i:\[(?:IMG|IMAGE)\d{0,4}\])(?!\()"
@@ -93,7 +95,8 @@ def split_at_placeholders(
 
 
 def _placeholder(place: re.Match[str]) -> Placeholder:
-    path = (place["path"] or place["code"] or "").strip()
+    names = (place[group] for group in ("path", "code", "source", "link"))
+    path = next((name.strip() for name in names if name), "")
     if path not in ("", "."):
         return Placeholder(value=path)
     number = re.search(r"\d+", place[0])

@@ -148,14 +148,21 @@ PLACEHOLDERS = """
 <image_placeholder> <image-placeholder> <IMG_CONTEXT> <im_start><image><im_end>
 <img></img> (<image>./</image>) <image_soft_token> <start_of_image> <__media__>
 <fake_token_around_image><image><fake_token_around_image> <picture> <|image|>
-<img>1.jpg</img> <image>1.jpg</image> [img]1.jpg[/img] <image_1> <image1> [IMG1]
-<image_0> <image:1> <|image_1|> <|vision_start|><|image_pad|><|vision_end|>
-<|begin_of_image|><|image|><|end_of_image|>
+<img>1.jpg</img> <image>1.jpg</image> [img]1.jpg[/img] ![1](1.jpg)
+<image_1> <image1> [IMG1] <image_0> <image:1> <|image_1|>
+<|vision_start|><|image_pad|><|vision_end|> <|begin_of_image|><|image|><|end_of_image|>
 """
 
 
 @pytest.mark.parametrize(
-    "text", [*PLACEHOLDERS.split(), "<image 1>", "[image 1]", "<Image #1>"]
+    "text",
+    [
+        *PLACEHOLDERS.split(),
+        "<image 1>",
+        "[image 1]",
+        "<Image #1>",
+        '<img alt="x" src="1.jpg"/>',
+    ],
 )
 def test_an_image_stands_where_any_placeholder_is(
     text: str, folder: Path
@@ -191,7 +198,7 @@ def test_a_place_for_other_media_drops_the_record(
 
 
 def test_what_only_looks_like_a_placeholder_is_text() -> None:
-    for text in ("data[image]", "[image](a.png)", "an image here", "<imagery>"):
+    for text in ("data[image]", "[image](a.png)", "<img alt=x>", "<imagery>"):
         assert list(split_at_placeholders(text)) == [text]
     assert list(split_at_placeholders("<image>{x}", "{x}")) == [
         "<image>",
@@ -229,6 +236,7 @@ def test_numbered_images_are_placed_by_number(folder: Path) -> None:
         {"videos": ["0.mp4"]},
         {"audio": {"path": "a.wav", "bytes": None}},
         {"img": "1.jpg"},
+        {"pdf": "a.pdf"},
         {"image_path": "1.jpg"},
         {"image_url": URI},
         {"picture": "1.jpg"},
