@@ -5,10 +5,13 @@ variables are read here. There is always a process group, if only of one rank, s
 training has one code path.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +21,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Value = TypeVar("Value")
+
+LAUNCHER_PID = "MM1_LAUNCHER_PID"
+"""In the environment of a process that must not outlive the one of this number."""
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
 
 def start() -> torch.device:
@@ -38,6 +46,7 @@ def start() -> torch.device:
     )
     if cuda:
         torch.cuda.set_device(device)
+    _end_with_launcher()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         if "RANK" in os.environ:
@@ -47,6 +56,20 @@ def start() -> torch.device:
                 backend, store=dist.HashStore(), rank=0, world_size=1
             )
     return device
+
+
+def _end_with_launcher() -> None:
+    """Has the kernel send SIGTERM, on which a run saves a checkpoint, when what started
+    this process is killed: a rank of `torchrun` or a run of a study would train on with
+    nobody to stop it, and keep its folder from being resumed."""
+    launcher = os.environ.get(LAUNCHER_PID)
+    if sys.platform != "linux" or not (
+        launcher or "TORCHELASTIC_RUN_ID" in os.environ
+    ):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if launcher and not Path("/proc", launcher).exists():
+        signal.raise_signal(signal.SIGTERM)
 
 
 def stop() -> None:

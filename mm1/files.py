@@ -39,8 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         durable_rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         remove(temporary)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            # A write that fails does not say where.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -93,10 +96,21 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     write_text(path, "".join(map(_line, records)))
 
 
-def append_jsonl(path: Path, record: Any) -> None:
-    """Adds a line; a kill may leave half of it, which `read_jsonl` skips."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(record))
+def append_jsonl(path: Path, *records: Any) -> None:
+    """Adds lines; a kill may leave half of one, which `read_jsonl` skips.
+
+    Raises:
+        OSError: they cannot be written, as the disk is full; then none is.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = "".join(map(_line, records)).encode()
+        try:
+            while data:  # an unbuffered file may write less than it is given
+                data = data[file.write(data) :]
+        except OSError as error:
+            file.truncate(size)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """JSON files: damage is named with its remedy, and nothing is left half written."""
 
+import errno
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +175,41 @@ def test_an_error_leaves_neither_a_file_nor_a_temporary_one(
         with pytest.raises(RuntimeError, match="broken"):
             write_half(make)
         assert list(tmp_path.iterdir()) == []
+
+
+class FullFile(io.FileIO):
+    """Takes ten bytes, then there is no room."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() >= 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(bytes(data)[:10])
+
+
+def test_a_full_disk_is_named_with_the_file_and_costs_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.jsonl"
+    append_jsonl(path, {"a": 1})
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "open", lambda self, *_, **__: FullFile(str(self), "ab")
+        )
+        with pytest.raises(OSError, match=r"No space left .*x\.jsonl"):
+            append_jsonl(path, {"a": 2}, {"a": "something long"})
+    assert path.read_bytes() == before
+    append_jsonl(path, {"a": 2}, {"a": 3})
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left .*y\.json'"):
+            write_json(tmp_path / "y.json", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_lines_are_written_appended_and_read_but_for_a_half_one(

@@ -30,7 +30,7 @@ from mm1.data.document import Document
 from mm1.data.prepared.shards import ShardWriter
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
-from mm1.files import read_object, unfinished_path, write_json
+from mm1.files import durable_rename, read_object, unfinished_path, write_json
 from mm1.prepare.bounded_text import shorten
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
@@ -223,7 +223,7 @@ class OutputFolder:
         for file in sorted(path for path in part.rglob("*") if path.is_file()):
             target = self.path / file.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+            durable_rename(file, target)
         shutil.rmtree(part)
         stats.save(self.scratch / "stats" / step / f"{number:05}.json")
 
@@ -275,7 +275,7 @@ def open_output_folder(
             else:
                 shutil.rmtree(output.path, ignore_errors=True)
             raise
-        output.path.rename(out)
+        durable_rename(output.path, out)
         shutil.rmtree(out / SCRATCH)
 
 

@@ -6,6 +6,7 @@ speed.jsonl     tokens and images per second, data loading, memory, MFU
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mm1 import dist
 from mm1.files import append_jsonl, read_jsonl, write_jsonl
@@ -23,6 +24,8 @@ class MetricsLog:
     ) -> None:
         """Drops lines after `resume_step`, whose steps will be done again."""
         self.run = run
+        self.unwritten: dict[str, list[Any]] = {METRICS: [], SPEED: []}
+        """Lines that the disk was too full for, by file."""
         self.trackers: list[Tracker] = []
         if dist.rank() != 0:
             return
@@ -42,10 +45,27 @@ class MetricsLog:
     def write_speed(self, step: int, speed: Mapping[str, float]) -> None:
         self._write(SPEED, step, speed)
 
+    def flush(self) -> None:
+        """Writes the lines that could not be written before; raises OSError where they
+        still cannot."""
+        for name, lines in self.unwritten.items():
+            if lines:
+                append_jsonl(self.run / name, *lines)
+                lines.clear()
+
     def _write(self, name: str, step: int, values: Mapping[str, float]) -> None:
         if dist.rank() != 0:
             return
-        append_jsonl(self.run / name, {"step": step, **values})
+        lines = self.unwritten[name]
+        lines.append({"step": step, **values})
+        try:
+            self.flush()
+        except OSError as error:
+            if len(lines) == 1:
+                dist.say(
+                    f"{self.run / name} could not be written ({error.strerror}): its"
+                    " lines are kept in memory until they can be"
+                )
         for tracker in self.trackers:
             tracker(step, values)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mm1.config import UserError
+from mm1.dist import LAUNCHER_PID
 from mm1.ray_jobs import RayJob, RayJobs
 
 POLL_SECONDS = 0.2
@@ -157,6 +158,7 @@ class LocalExecutor(Executor):
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         super().__init__(jobs or cores, launcher)
+        self.environment[LAUNCHER_PID] = str(os.getpid())
         if not launcher:
             self.environment["OMP_NUM_THREADS"] = str(
                 max(1, cores // (jobs or cores))

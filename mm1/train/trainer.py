@@ -347,18 +347,23 @@ class Trainer(Configurable):
 
     def _save_checkpoint(self) -> None:
         self.lock.check()
-        progress = {
-            "step": self.step,
-            "loader": self.loader_state,
-            "means": self.meter.state(),
-            "counts": self.counts,
-        }
-        self.checkpoints.save(self.step, self.model, self.optimizer, progress)
+        self.checkpoints.save(
+            self.step,
+            self.model,
+            self.optimizer,
+            {
+                "step": self.step,
+                "loader": self.loader_state,
+                "means": self.meter.state(),
+                "counts": self.counts,
+            },
+        )
 
     def _finish(self) -> None:
         """Writes the weights, runs the benchmarks, and marks the run as finished."""
         self.lock.check()
         self.checkpoints.finish(may_fail=True)
+        dist.on_rank_zero(self.log.flush)
         state = get_model_state_dict(
             self.model,
             options=StateDictOptions(full_state_dict=True, cpu_offload=True),
