@@ -2,7 +2,9 @@
 come back through reused shared memory."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -59,7 +61,7 @@ def load_batches(
         timeout=POLL_INTERVAL if workers else 0,
         multiprocessing_context=context,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=_begin if workers else None,
     )
     for message in _with_timeout(iter(loader)):
         if isinstance(message, UserError):
@@ -130,10 +132,23 @@ def _decode(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _ignore_interrupts(_: int) -> None:
+def _begin(_: int) -> None:
     """Ctrl-C reaches every process of a terminal; a worker that died of it would keep
     the run from writing its checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_training, daemon=True).start()
+
+
+def _end_with_training() -> None:
+    """Ends a worker whose training process was killed.
+
+    torch ends it with its parent, the fork server; but that lives as long as any of its
+    workers does.
+    """
+    training = multiprocessing.parent_process()
+    assert training is not None
+    training.join()
+    os._exit(1)
 
 
 def _with_timeout(messages: Iterator[Any]) -> Iterator[Any]:
