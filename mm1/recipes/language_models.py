@@ -100,7 +100,7 @@ def _language_model(
         ),
         optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),
         scheduler=WarmupCosine.Config(warmup_steps=2000),
-        activation_checkpointing="full",
+        activation_checkpointing="selective",
         compile=True,
         log_every=log_every,
     )
