@@ -2,8 +2,8 @@
 
 VQA accuracy follows the reference evaluation (VQA: Antol et al. 2015, arXiv:1505.00468;
 `vqaEval.py` of github.com/GT-Vision-Lab/VQA) in every detail that affects a score,
-quirks included. Many later scripts always normalise, or compare with all ten annotators
-at once; their numbers differ slightly.
+quirks included; TextVQA's and VizWiz's follow their own. Many later scripts always
+normalise, or compare with all ten annotators at once; their numbers differ slightly.
 """
 
 import re
@@ -85,6 +85,14 @@ def vqa_normalise(answer: str) -> str:
     )
 
 
+def textvqa_normalise(answer: str) -> str:
+    """The normal form of TextVQA's evaluation (`EvalAIAnswerProcessor` of
+    github.com/facebookresearch/mmf): `vqa_normalise` without commas and question marks,
+    and with genitives apart. `Joe's, 2?` becomes `joe 's 2`."""
+    answer = answer.lower().replace(",", "").replace("?", "")
+    return vqa_normalise(answer.replace("'s", " 's").strip())
+
+
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Accuracy in [0, 1] of an answer against those of all annotators (ten in VQA v2).
 
@@ -96,15 +104,42 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     Raises:
         ValueError: there are fewer than two annotators.
     """
-    if len(annotators) < 2:
-        raise ValueError(
-            f"VQA accuracy needs at least two annotators, got {len(annotators)}"
-        )
     answer = _one_line(answer)
     truths = [_one_line(truth) for truth in annotators]
     if len(set(truths)) > 1:
         answer = vqa_normalise(answer)
         truths = [vqa_normalise(truth) for truth in truths]
+    return _agreement(answer, truths)
+
+
+def textvqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """`vqa_accuracy` as TextVQA's evaluation has it (`TextVQAAccuracyEvaluator` of
+    github.com/facebookresearch/mmf): always normalised, by `textvqa_normalise`.
+
+    Raises:
+        ValueError: there are fewer than two annotators.
+    """
+    truths = [textvqa_normalise(truth) for truth in annotators]
+    return _agreement(textvqa_normalise(answer), truths)
+
+
+def vizwiz_accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """`vqa_accuracy` as VizWiz's evaluation has it (`vqaEval.py` of its Python API, by
+    Qing Li): the answer is always normalised, those of annotators are taken as they
+    stand in the published files, in lower case.
+
+    Raises:
+        ValueError: there are fewer than two annotators.
+    """
+    return _agreement(vqa_normalise(answer), annotators)
+
+
+def _agreement(answer: str, truths: Sequence[str]) -> float:
+    """The mean over annotators of what the answers of the others make of an answer."""
+    if len(truths) < 2:
+        raise ValueError(
+            f"VQA accuracy needs at least two annotators, got {len(truths)}"
+        )
     equal = [truth == answer for truth in truths]
     num_equal = sum(equal)
     return sum(min(1.0, (num_equal - own) / 3) for own in equal) / len(truths)

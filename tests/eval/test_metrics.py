@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from mm1.eval.benchmarks.textvqa import TextVqa
+from mm1.eval.benchmarks.vizwiz import VizWiz
 from mm1.eval.cider import cider, cider_of_tokens, ptb_tokenize
 from mm1.eval.metrics import (
     exact_match,
     percentage,
+    textvqa_normalise,
     vqa_accuracy,
     vqa_normalise,
 )
@@ -349,3 +352,44 @@ def test_cider_of_raw_captions(
         assert scores == pytest.approx(
             [per_image[key]["CIDEr"] for key in results], abs=5.1e-9
         )
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [
+        ("Black.", "black"),
+        ("Joe's, 2?", "joe 's 2"),
+        ("the 1,000 dollars", "1000 dollars"),
+        ("Coca-Cola", "coca cola"),
+        ("Two DOGS\n", "2 dogs"),
+        ("what?no", "whatno"),
+        ("she's", "she 's"),
+        ("dont", "don't"),
+    ],
+)
+def test_textvqa_normalises_as_its_own_evaluation(
+    answer: str, form: str
+) -> None:
+    assert textvqa_normalise(answer) == form
+
+
+def test_each_data_set_is_scored_as_its_own_evaluation_does() -> None:
+    """(answer, annotators) -> VQA v2, TextVQA, VizWiz."""
+    for answer, annotators, scores in (
+        ("Black.", ("black",) * 10, (0.0, 1.0, 1.0)),
+        ("black", ("Black",) * 10, (0.0, 1.0, 0.0)),
+        ("Two", ("2",) * 9 + ("3",), (1.0, 1.0, 1.0)),
+        ("Two", ("two",) * 10, (0.0, 1.0, 0.0)),
+        ("joe's", ("joe 's",) * 8 + ("x", "y"), (0.0, 1.0, 0.0)),
+        ("1,5", ("15",) * 10, (0.0, 1.0, 1.0)),
+        ("night time!", ("night time",) * 2 + ("pills",) * 8, (0.6, 0.6, 0.6)),
+    ):
+        found = (
+            vqa_accuracy(answer, annotators),
+            TextVqa.accuracy(answer, annotators),
+            VizWiz.accuracy(answer, annotators),
+        )
+        assert found == pytest.approx(scores), answer
+    for accuracy in (vqa_accuracy, TextVqa.accuracy, VizWiz.accuracy):
+        with pytest.raises(ValueError, match="at least two annotators, got 1"):
+            accuracy("a", ["a"])

@@ -14,10 +14,12 @@ from typing import Any
 from mm1.eval.annotation_files import BenchmarkImages, index_by, require_text
 from mm1.eval.benchmarks import Split
 from mm1.eval.captioning_and_vqa import VQABenchmark, VQARecord
+from mm1.eval.metrics import textvqa_accuracy
 
 
 class TextVqa(VQABenchmark):
     KEYS = ("data",)
+    accuracy = staticmethod(textvqa_accuracy)
 
     def read(
         self, path: Path, data: Any, images: BenchmarkImages, split: Split

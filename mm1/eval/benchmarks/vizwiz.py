@@ -18,10 +18,12 @@ from typing import Any
 from mm1.eval.annotation_files import BenchmarkImages, index_by, require_text
 from mm1.eval.benchmarks import Split
 from mm1.eval.captioning_and_vqa import VQABenchmark, VQARecord
+from mm1.eval.metrics import vizwiz_accuracy
 
 
 class VizWiz(VQABenchmark):
     KEYS = None
+    accuracy = staticmethod(vizwiz_accuracy)
 
     def read(
         self, path: Path, data: Any, images: BenchmarkImages, split: Split
