@@ -16,7 +16,7 @@ published. With `chat`, for fine-tuned models, they are LLaVA-1.5's (arXiv:2310.
 The option `instruction` replaces them.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -166,11 +166,6 @@ class VQABenchmark(AnnotationBenchmark):
     )
 
     metric = "VQA accuracy"
-    accuracy: ClassVar[Callable[[str, Sequence[str]], float]] = staticmethod(
-        vqa_accuracy
-    )
-    """Of an answer, against those of all annotators: as the data set's own evaluation
-    has it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(AnnotationBenchmark.Config):
@@ -192,6 +187,12 @@ class VQABenchmark(AnnotationBenchmark):
         image = read_image(record.image, f"question {record.id}")
         text = Text(self.instruction.replace("{}", record.question))
         return Question(Document((image, text)), record.answers, record.id)
+
+    @staticmethod
+    def accuracy(answer: str, annotators: Sequence[str]) -> float:
+        """Of an answer, against those of all annotators, as the data set's own
+        evaluation has it."""
+        return vqa_accuracy(answer, annotators)
 
     def score(
         self, predictions: Sequence[str], answers: Sequence[tuple[str, ...]]

@@ -46,7 +46,13 @@ _CHARACTERS = str.maketrans(
         "\u00be": " 3/4 ",
     }
 )
-_BRACKETS = {
+_WRITTEN = {
+    "&amp;": "&",
+    "&lt;": "<",
+    "&gt;": ">",
+    "&quot;": "''",
+    "&apos;": "'",
+    "&mdash;": "--",
     "(": "-lrb-",
     ")": "-rrb-",
     "[": "-lsb-",
@@ -81,10 +87,15 @@ def _any_of(words: str) -> str:
 
 
 _LETTER = r"[^\W\d_]"
-_ALNUM = r"[^\W_\u00b2\u00b3\u00b9]"  # a superscript stands alone
+# superscripts and subscripts stand alone
+_ALNUM = r"[^\W_\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]"
 _WORD = rf"{_ALNUM}+(?:_+{_ALNUM}+)*"
 _HYPHENED = rf"(?:-(?:{_LETTER}\.)+(?!\w)|-{_WORD})*"
-_SENTENCE_END = rf"\s*$|\s+(?-i:{_any_of(_STARTERS)})\b"
+_SENTENCE_END = rf"\s+(?-i:{_any_of(_STARTERS)})\b"
+_ACCENTED = "&[aeiou](?:acute|grave|uml);"
+_ATTRIBUTE = (
+    r"[a-z][\w:.-]*(?:\s*=\s*(?:'[^'\n]*'|\"[^\"\n]*\"|[a-z][\w:.-]*))?"
+)
 
 # The kinds of token, tried in this order at each position. The rules are those of the
 # Penn Treebank (punctuation separate, contractions and genitives split, abbreviations
@@ -93,6 +104,13 @@ _SENTENCE_END = rf"\s*$|\s+(?-i:{_any_of(_STARTERS)})\b"
 _KINDS = (
     r"can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|lem(?=me\b)|gim(?=me\b)|more(?='n\b)|'t(?=(?:i|wa)s\b)",
     r"[a-z]+(?=\s)",  # most words
+    # entities and tags of web pages, superscripts and subscripts
+    r"(?-i:[A-Z]+(?:&amp;[A-Z]+)+)|&(?:amp|lt|gt|quot|mdash|#\d+);",
+    r"[\u207a\u207b\u208a\u208b]?"
+    r"(?:[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+|[\u2080-\u2089]+)",
+    r"&apos;(?:n&apos;|\d\ds)?",
+    rf"{_LETTER}*(?:{_ACCENTED}{_LETTER}*)+",
+    rf"</?[a-z][\w:.-]*(?: +{_ATTRIBUTE})* */?>",
     rf"{_LETTER}+?(?=n't\b)|n't\b",  # does|n't
     # dog|'s, rock|'n'|roll, '90s
     r"'(?:s|m|d|re|ve|ll|em|til|cause)\b|'n(?:'|\b)|'\d\ds?\b",
@@ -113,21 +131,53 @@ _KINDS = (
 _TOKEN = re.compile("|".join(_KINDS), re.IGNORECASE)
 
 
-def ptb_tokenize(text: str) -> list[str]:
+def ptb_tokenize(text: str, following: str = "") -> list[str]:
     """The tokens of a caption as pycocoevalcap counts them: Treebank tokens in lower
     case, without punctuation.
 
     `A man's dog can't wait (at 5:30 p.m.).` gives `a man 's dog ca n't wait -lrb- at
-    5:30 p.m. -rrb-`. The reference reads a whole file, so that whether a final single
-    letter keeps its full stop (`plan B.`) depends on the next caption; here it never
-    does. Not reproduced: smileys, formulas, telephone numbers in brackets.
+    5:30 p.m. -rrb-`. The reference reads a whole file of captions, one on each line,
+    and whether a last single letter keeps its full stop (`plan B.`) depends on the
+    `following` one: it does not before a capitalised word that starts sentences. Not
+    reproduced: smileys, formulas, telephone numbers in brackets.
     """
-    raw: list[str] = _TOKEN.findall(text.translate(_CHARACTERS))
-    tokens = (_BRACKETS.get(token, token.lower()) for token in raw)
+    text = _characters(text)
+    raw: list[str] = []
+    for match in _TOKEN.finditer(f"{text}\n{_characters(following[:80])}"):
+        if match.start() >= len(text):
+            break
+        raw.append(match[0])
+    # A tag of several words is one token there, but is split when it is counted.
+    tokens = (
+        part
+        for token in raw
+        for part in (_WRITTEN.get(token.lower()) or _written(token)).split()
+    )
     return [
         token
         for token in tokens
         if token not in _REMOVED and not token.startswith(("--", ".."))
+    ]
+
+
+def _characters(text: str) -> str:
+    if "&" in text:
+        text = text.replace("&nbsp;", " ")
+        text = re.sub(r"(?<=[A-Za-z])&apos;(?=[A-Za-z])", "'", text)
+    return text.translate(_CHARACTERS)
+
+
+def _written(token: str) -> str:
+    return token.lower().replace("&amp;", "&")
+
+
+def tokenize_captions(captions: Sequence[str]) -> list[list[str]]:
+    """The tokens of each of the captions that the reference would have in one file."""
+    return [
+        ptb_tokenize(caption, following)
+        for caption, following in zip(
+            captions, [*captions[1:], ""], strict=True
+        )
     ]
 
 
@@ -259,10 +309,12 @@ def cider(
             references.
     """
     _check(len(candidates), references)
+    every = iter(
+        tokenize_captions(
+            [each for captions in references for each in captions]
+        )
+    )
     return cider_of_tokens(
-        [ptb_tokenize(caption) for caption in candidates],
-        [
-            [ptb_tokenize(caption) for caption in captions]
-            for captions in references
-        ],
+        tokenize_captions(candidates),
+        [[next(every) for _ in captions] for captions in references],
     )

@@ -11,7 +11,12 @@ import pytest
 
 from mm1.eval.benchmarks.textvqa import TextVqa
 from mm1.eval.benchmarks.vizwiz import VizWiz
-from mm1.eval.cider import cider, cider_of_tokens, ptb_tokenize
+from mm1.eval.cider import (
+    cider,
+    cider_of_tokens,
+    ptb_tokenize,
+    tokenize_captions,
+)
 from mm1.eval.metrics import (
     exact_match,
     percentage,
@@ -196,7 +201,7 @@ def test_exact_match() -> None:
         ("U.S. flag, a T.V on at 5:30 p.m.", "u.s. flag a t.v on at 5:30 p.m."),
         (
             "J. Smith has plan B. The end, plan B.",
-            "j. smith has plan b the end plan b",
+            "j. smith has plan b the end plan b.",
         ),
         ("a fork.A pipe", "a fork.a pipe"),
         ("$5.00 for 1,000 or 25% of #1", "$ 5.00 for 1,000 or 25 % of # 1"),
@@ -207,6 +212,15 @@ def test_exact_match() -> None:
         ("AT&T & M&Ms", "at&t & m&m s"),
         ("hello!! what??? ok?", "hello !! what ??? ok"),
         ("bou-de-si\u00e8res", "bou-de-si\u00e8res"),
+        ("salt &amp; pepper at A&amp;P", "salt & pepper at a&p"),
+        ("R&amp;b &amp;amp; 5&amp;6", "r & b & amp 5 & 6"),
+        ("we &lt;3 it &LT;b&gt;", "we < 3 it < b >"),
+        ("&quot;no&quot;&nbsp;way&mdash;ever", "no way ever"),
+        ("the cat&apos;s don&apos;t &apos;80s", "the cat 's do n't &apos;80s"),
+        ("it&#39;s caf&eacute;s &copy;", "it &#39; s caf&eacute;s & copy"),
+        ("a <b>bold</b> <3 <br />line", "a <b> bold </b> < 3 <br /> line"),
+        ("H\u2082O and 10\u207b\u00b3", "h \u2082 o and 10 \u207b\u00b3"),
+        ("vitamin C.", "vitamin c."),
     ],
 )
 def test_ptb_tokenize(caption: str, tokens: str) -> None:
@@ -219,15 +233,35 @@ def test_tokens_equal_reference_on_every_caption(name: str) -> None:
     """Exactly equal for all 500 results and their 2,501 references."""
     tokenised = read(f"coco_magic/tokenized_{name}_first_500.json")
     results, references = coco_captions(f"results_{name}.json", 500)
+    made = map(" ".join, tokenize_captions(list(results.values())))
+    assert list(zip(results, ([each] for each in made), strict=True)) == list(
+        tokenised["results"].items()
+    )
+    every = [each for captions in references.values() for each in captions]
+    made = map(" ".join, tokenize_captions(every))
     assert {
-        key: [" ".join(ptb_tokenize(caption))]
-        for key, caption in results.items()
-    } == tokenised["results"]
-    ours = {
-        key: [" ".join(ptb_tokenize(caption)) for caption in captions]
+        key: [next(made) for _ in captions]
         for key, captions in references.items()
-    }
-    assert ours == tokenised["references"]
+    } == tokenised["references"]
+
+
+@pytest.mark.parametrize(
+    ("following", "last"),
+    [
+        ("", "d."),
+        ("a boat", "d."),
+        ("Two boats", "d."),
+        ("A boat", "d"),
+        ("  The boat", "d"),
+        ('"A boat"', "d."),
+    ],
+)
+def test_a_last_letter_keeps_its_stop_unless_a_sentence_follows(
+    following: str, last: str
+) -> None:
+    tokens = tokenize_captions(["pier D.", following])
+    assert tokens[0] == ["pier", last]
+    assert tokens[1] == ptb_tokenize(following)
 
 
 # ------------------------------------------------------------------ CIDEr
