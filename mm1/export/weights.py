@@ -219,7 +219,7 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
     except Exception as error:  # a damaged or unsafe file may fail in any way
         raise ConfigError(
             f"{path} cannot be read with weights_only=True:"
-            f" {error}{_scripted(path, error)}"
+            f" {_reason(error)}{_scripted(path, error)}"
         ) from error
     for key in ("state_dict", "model"):
         state = (
@@ -241,13 +241,20 @@ def _unpickled(path: Path) -> dict[str, _Entry]:
     }
 
 
+def _reason(error: Exception) -> str:
+    """The line of torch's message that says what is wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = (s for s in lines if "Unpickler error" in s or " GLOBAL " in s)
+    return next(told, lines[0]).strip()
+
+
 def _scripted(path: Path, error: Exception) -> str:
     """The remedy for a TorchScript archive, such as OpenAI's own CLIP files."""
     if "TorchScript" not in str(error):
         return ""
     state = f"dict(torch.jit.load({path.name!r}).state_dict())"
     return (
-        "\nSuch an archive holds code. If you trust it:"
+        " Such an archive holds code. If you trust it:"
         f" `safetensors.torch.save_file({state}, 'model.safetensors')`"
     )
 

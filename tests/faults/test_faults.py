@@ -15,7 +15,9 @@ from cases import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 AREAS = {
-    module.name: importlib.import_module(f"cases.{module.name}")
+    module.name.replace("_", " "): importlib.import_module(
+        f"cases.{module.name}"
+    )
     for module in sorted(
         pkgutil.iter_modules(cases.__path__), key=lambda module: module.name
     )
