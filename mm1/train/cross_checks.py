@@ -15,6 +15,10 @@ def check_together(config: Any) -> None:
             captions are too long for the model.
     """
     check_ranges(config)
+    if config.steps == 0:  # what an import says of its weights
+        raise ConfigError(
+            "steps=0 must be at least 1 for a run that is trained"
+        )
     _check_decay(config.optimizer)
     warmup = config.scheduler.warmup_steps
     if warmup > config.steps:

@@ -78,7 +78,8 @@ class Trainer(Configurable):
         benchmarks: dict[str, Evaluator.Config] = field(default_factory=dict)
         shots: tuple[NonNegativeInt, ...] = (0, 4, 8)
         """Numbers of demonstrations in the prompt with which benchmarks are run."""
-        steps: PositiveInt = 200_000
+        steps: NonNegativeInt = 200_000
+        """0: the weights were imported, not trained."""
         seed: Seed = 0
         init: dict[str, str] = field(default_factory=dict)
         """Part -> the finished run whose weights it starts from: `{"encoder":
