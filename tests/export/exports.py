@@ -114,7 +114,7 @@ def write_run(config: Model.Config, run: Path, *, kind: str = "word") -> Any:
     write_json(
         run / "config.json",
         configs.to_json(
-            Trainer.Config(model=config, precision="fp32", steps=0)
+            Trainer.Config(model=config, precision="fp32", steps=1)
         ),
     )
     write_weights(run, model.state_dict())
