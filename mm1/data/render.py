@@ -65,6 +65,8 @@ class Renderer:
     image_processor: ImageProcessor | None
     """None: the model has no image encoder, and documents with images are errors."""
     tokens_per_image: int = 0
+    trained_length: int | None = None
+    """Tokens of the sequences that the model is trained on, if it is on sequences."""
 
     def __call__(
         self, document: Document, *, end: bool = True

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mm1 import dist
 from mm1.batch import PackedBatch, move
 from mm1.data.document import Document, Image
 from mm1.data.render import Grid, RenderedDocument, Renderer
@@ -53,6 +54,8 @@ class Predictor(TrainedModel):
                 " text"
             )
         super().__init__(model, renderer, device)
+        self.longest = renderer.trained_length or 0
+        """Tokens of the longest document so far that was warned of."""
         self.model: LanguageModel = model
         self.tokens_per_batch = (
             tokens_per_batch or TOKENS_PER_BATCH[device.type]
@@ -89,6 +92,7 @@ class Predictor(TrainedModel):
             raise ValueError(
                 f"document {empty[0]} is empty: there is no prompt"
             )
+        self._warn_of_length(prompts)
         answers = [""] * len(prompts)
         begin = common_prefix_length(prompts) if share_prefix else 0
         prefix = self._read(prompts, begin) if share_prefix else None
@@ -126,6 +130,7 @@ class Predictor(TrainedModel):
         sequences = [
             self.renderer(document, end=False) for document in documents
         ]
+        self._warn_of_length(sequences)
         scores = [(0.0, True)] * len(sequences)
         lengths = [len(sequence.tokens) for sequence in sequences]
         for members in in_step(self._batches(lengths)):
@@ -134,6 +139,21 @@ class Predictor(TrainedModel):
             for i, pair in zip(members, pairs, strict=False):
                 scores[i] = pair
         return scores
+
+    def _warn_of_length(self, sequences: Sequence[RenderedDocument]) -> None:
+        """Says where documents are longer than anything the model was trained on, and
+        than those that it was said of before."""
+        lengths = [len(sequence.tokens) for sequence in sequences]
+        trained = self.renderer.trained_length
+        if trained is None or max(lengths, default=0) <= self.longest:
+            return
+        self.longest = max(lengths)
+        num = sum(length > trained for length in lengths)
+        dist.say(
+            f"warning: {num} of {len(lengths)} prompts are longer than the sequences"
+            f" that the model was trained on: up to {self.longest} tokens, trained on"
+            f" {trained}; it has never seen such positions"
+        )
 
     @torch.no_grad()
     def _score(

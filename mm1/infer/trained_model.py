@@ -45,8 +45,9 @@ def make_renderer(
         ConfigError: the loader's image options do not fit the model.
     """
     image_input = model.image_input
+    length = getattr(loader, "sequence_length", None)
     if image_input is None:
-        return Renderer(tokenizer, None)
+        return Renderer(tokenizer, None, trained_length=length)
     # rounded down, as in LLaVA
     red, green, blue = (int(255 * part) for part in image_input.mean)
     whole = ImageProcessor(
@@ -56,5 +57,8 @@ def make_renderer(
         fill=(red, green, blue),
     )
     return Renderer(
-        tokenizer, loader.image_processor(whole), model.tokens_per_image
+        tokenizer,
+        loader.image_processor(whole),
+        model.tokens_per_image,
+        trained_length=length,
     )

@@ -12,6 +12,7 @@ checksums.json       of config, tokenizer and weights (`mm1.checksums`)
 summary.json         sizes, data, hardware; has the run finished?
 packing.json         the first packed sequences, for reports
 report.html
+trackers.json        the run's ids in trackers (`mm1.runs.trackers`)
 writer.lock          who writes here, while they do (`mm1.folder_lock`)
 """
 

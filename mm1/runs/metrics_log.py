@@ -1,46 +1,58 @@
-"""The metrics of a run as files, and in the trackers that it asks for.
+"""The metrics of a run as files, and in its trackers (`mm1.runs.trackers`).
 
 metrics.jsonl   losses, norms, learning rates, data seen: reproducible to the byte
 speed.jsonl     tokens and images per second, data loading, memory, MFU
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mm1 import dist
 from mm1.files import append_jsonl, read_jsonl, write_jsonl
 from mm1.runs.layout import METRICS, SPEED
-
-Tracker = Callable[[int, Mapping[str, float]], object]
-"""Takes a step and its metrics."""
+from mm1.runs.trackers import Tracker, open_trackers
 
 
 class MetricsLog:
     """Writes metrics, on rank 0 alone."""
 
     def __init__(
-        self, run: Path, *, resume_step: int, trackers: Sequence[str] = ()
+        self,
+        run: Path,
+        config: Any,
+        *,
+        resume_step: int,
+        num_lines: int | None = None,
     ) -> None:
-        """Drops lines after `resume_step`, whose steps will be done again."""
+        """Drops lines after `resume_step`, whose steps will be done again. Says where
+        metrics.jsonl has fewer lines than `num_lines`, as a checkpoint noted it."""
         self.run = run
         self.unwritten: dict[str, list[Any]] = {METRICS: [], SPEED: []}
         """Lines that the disk was too full for, by file."""
-        self.trackers: list[Tracker] = []
+        self.trackers: Sequence[Tracker] = ()
+        self.num_lines = 0
+        """In metrics.jsonl."""
         if dist.rank() != 0:
             return
         for name in (METRICS, SPEED):
             lines = read_jsonl(run / name)
             if lines:
-                kept = (line for line in lines if line["step"] <= resume_step)
-                write_jsonl(run / name, kept)
-        if "tensorboard" in trackers:
-            self.trackers.append(_tensorboard(run))
-        if "wandb" in trackers:
-            self.trackers.append(_wandb(run))
+                lines = [x for x in lines if x["step"] <= resume_step]
+                write_jsonl(run / name, lines)
+            if name == METRICS:
+                self.num_lines = len(lines)
+        self.trackers = open_trackers(config.trackers, run, config, resume_step)
+        if num_lines is not None and self.num_lines < num_lines:
+            dist.say(
+                f"{run / METRICS} has {self.num_lines} lines up to step {resume_step};"
+                f" when the checkpoint was saved there were {num_lines}: the others are"
+                " lost to reports, training is not affected"
+            )
 
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write(METRICS, step, metrics)
+        self.num_lines = self.num_lines + 1
 
     def write_speed(self, step: int, speed: Mapping[str, float]) -> None:
         self._write(SPEED, step, speed)
@@ -68,25 +80,3 @@ class MetricsLog:
                 )
         for tracker in self.trackers:
             tracker(step, values)
-
-
-def _tensorboard(run: Path) -> Tracker:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(run / "tensorboard"))
-    return lambda step, values: [
-        writer.add_scalar(name, value, step) for name, value in values.items()
-    ]
-
-
-def _wandb(run: Path) -> Tracker:
-    import wandb  # type: ignore[import-not-found]
-
-    tracked = wandb.init(
-        project="mm1",
-        name=str(run),
-        dir=str(run),
-        resume="allow",
-        id=str(run).replace("/", "-"),
-    )
-    return lambda step, values: tracked.log(values, step=step)

@@ -99,8 +99,11 @@ class Checkpoints:
         path = checkpoint_path(self.folder, step)
         dist.on_rank_zero(lambda: remove(unfinished_path(path)))
         writer = CheckpointWriter(unfinished_path(path), progress)
+        state = _state(model, optimizer)
+        # The config has its options; parameters may be grouped otherwise next time.
+        del state["optimizer"]["param_groups"]
         future: Any = dcp.async_save(
-            _state(model, optimizer),
+            state,
             storage_writer=writer,
             process_group=self.group,
         )
@@ -220,10 +223,12 @@ class Checkpoints:
         self, step: int, model: Model, optimizer: Optimizer
     ) -> dict[str, Any]:
         """Restores model and optimizer in place, on any number of ranks; returns the
-        progress."""
+        progress. The optimizer keeps the options and groups that it was built with."""
         state = _state(model, optimizer)
+        options = state["optimizer"].pop("param_groups")
         path = checkpoint_path(self.folder, step)
         load_state(state, path)
+        state["optimizer"]["param_groups"] = options
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(
             model, optimizer.optimizers, state["optimizer"]

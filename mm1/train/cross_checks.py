@@ -4,6 +4,7 @@ from typing import Any
 
 from mm1.config import ConfigError, check_ranges
 from mm1.dist import say
+from mm1.runs.trackers import check_trackers
 
 
 def check_together(config: Any) -> None:
@@ -11,14 +12,15 @@ def check_together(config: Any) -> None:
     trial of a few steps, is only said.
 
     Raises:
-        ConfigError: a number is out of range, weights would not survive their decay, or
-            captions are too long for the model.
+        ConfigError: a number is out of range, a tracker is not installed, weights would
+            not survive their decay, or captions are too long for the model.
     """
     check_ranges(config)
     if config.steps == 0:  # what an import says of its weights
         raise ConfigError(
             "steps=0 must be at least 1 for a run that is trained"
         )
+    check_trackers(config.trackers)
     _check_decay(config.optimizer)
     warmup = config.scheduler.warmup_steps
     if warmup > config.steps:

@@ -20,6 +20,23 @@ LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
 CHOICES = LOSSES | {"image_size"}
 """What the recipe decides about a part whatever its origin: positions are interpolated,
 and losses belong to training."""
+_IN_CHECKPOINTS = "its checkpoints hold that"
+_WEIGHTS = "the weights are those of its checkpoints"
+FIXED = {
+    "model": _IN_CHECKPOINTS,
+    "model.": _IN_CHECKPOINTS,
+    "lora": _IN_CHECKPOINTS,
+    "lora.": _IN_CHECKPOINTS,
+    "frozen": _IN_CHECKPOINTS,
+    "optimizer": _IN_CHECKPOINTS,
+    "init": _WEIGHTS,
+    "init.": _WEIGHTS,
+    "loader": "the position in the data is another loader's",
+    "seed": "the order of the data depends on it",
+    "tokenizer.": "the run keeps its own tokenizer",
+}
+"""What a resumed run may not change, and why: a key, or with a dot at the end all that
+lies below it. Losses of the model may change."""
 MAX_SETTINGS = 6
 """Listed in one message."""
 
@@ -126,18 +143,22 @@ def check_startable(folder: Path, config: Any, *, resume: bool) -> None:
 
 
 def check_resumable(folder: Path, config: Any) -> None:
-    """Raises ConfigError if the config has another model or optimizer than the run's
-    checkpoints."""
+    """Raises ConfigError for a change of what the run's checkpoints hold, or of what
+    would have no effect any more. Everything else takes effect from the next step."""
     for key, (was, now) in configs.differences(
         read_config(folder), config
     ).items():
-        kept = key.startswith(("model.", "lora", "frozen")) or key in (
-            "model",
-            "optimizer",
-        )
-        if kept and key.rpartition(".")[2] not in LOSSES:
+        first, _, _ = key.partition(".")
+        reason = FIXED.get(key) or (FIXED.get(f"{first}.") if first else None)
+        if reason and key.rpartition(".")[2] not in LOSSES:
             raise ConfigError(
-                f"{folder} cannot resume with {key} {now}: its checkpoints have {was};"
+                f"{folder} cannot resume with {key} {now}, which was {was}: {reason};"
                 " leave it as it is, or start another run from this one's weights with"
                 " init.PART"
             )
+    trained = checkpoint_steps(folder)
+    if trained and config.steps < trained[-1]:
+        raise ConfigError(
+            f"{folder} cannot resume with steps={config.steps}: it has trained"
+            f" {trained[-1]}"
+        )

@@ -35,6 +35,7 @@ from mm1.runs.description import (
     write_tokenizer,
 )
 from mm1.runs.metrics_log import MetricsLog
+from mm1.runs.trackers import TrackerName
 from mm1.runs.weights import load_part, weights_fingerprint, write_weights
 from mm1.train.accumulation import accumulate_gradients
 from mm1.train.activation_checkpointing import ActivationCheckpointing
@@ -111,19 +112,13 @@ class Trainer(Configurable):
         """Steps between losses on validation documents; 0: only at the end."""
         checkpoint_every: PositiveInt = 1000
         keep_checkpoints: PositiveInt = 2
-        trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+        trackers: tuple[TrackerName, ...] = ()
         """Where metrics go in addition to metrics.jsonl."""
 
         def build(self, *, folder: Path, resume: bool = False) -> "Trainer":
             """The trainer, which holds the lock of its folder until it has fitted.
 
-            Nothing is written to the folder before all of it is built.
-
-            Raises:
-                ConfigError: options are out of range, or do not go together.
-                FolderInUse: another process writes to the folder.
-                FileExistsError: it holds a run, which is not to be resumed.
-            """
+            Nothing is written to the folder before all of it is built."""
             check_together(self)
             dist.start()
             lock = FolderLock(folder)
@@ -180,14 +175,14 @@ class Trainer(Configurable):
         self.step: int = 0
         self.loader_state: Any = None
         self.meter = Meter(self.device)
-        # of the data since the last line of metrics
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # since the last line of metrics
         self.divergence = DivergenceCheck()
-        if saved_step is not None:
-            self._load_checkpoint(saved_step)
+        num_lines = (
+            None if saved_step is None else self._load_checkpoint(saved_step)
+        )
         self._write_config()
         self.log = MetricsLog(
-            folder, resume_step=self.step, trackers=config.trackers
+            folder, config, resume_step=self.step, num_lines=num_lines
         )
         self.throughput = Throughput(
             self.device, peak_flops(self.device, config.precision)
@@ -207,12 +202,14 @@ class Trainer(Configurable):
         freeze(model, self.config.frozen)
         return model
 
-    def _load_checkpoint(self, step: int) -> None:
+    def _load_checkpoint(self, step: int) -> int | None:
+        """Returns how many lines of metrics were written before it."""
         progress = self.checkpoints.load(step, self.model, self.optimizer)
         self.step = progress["step"]
         self.loader_state = progress["loader"]
         self.meter.restore(progress["means"])
         self.counts.update(progress["counts"])
+        return progress.get("metrics_lines")
 
     def _write_config(self) -> None:
         """The first thing that is written: nothing is left that may be refused."""
@@ -357,6 +354,7 @@ class Trainer(Configurable):
                 "loader": self.loader_state,
                 "means": self.meter.state(),
                 "counts": self.counts,
+                "metrics_lines": self.log.num_lines,
             },
         )
 

@@ -14,7 +14,9 @@ from mm1 import dist
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
 from mm1.infer.predictor import Predictor, common_prefix_length
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.collate import RenderedSegment, collate
+from mm1.loader.packed import PackedLoader
 from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
 from mm1.train.parallel import shard
@@ -288,3 +290,32 @@ def test_ranks_stay_in_step(tmp_path: Path) -> None:
     """Two ranks with different numbers of prompts and sharded weights would hang if one
     made fewer calls."""
     on_ranks(2, ask, tmp_path)
+
+
+def test_prompts_beyond_the_trained_length_are_warned_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tiny.predictor(tmp_path)
+    renderer = replace(made.renderer, trained_length=20)
+    predictor = Predictor(made.model, renderer, torch.device("cpu"))
+    short = Document((Text("a few words"),))
+    long = Document((Text("a few words " * 20),))
+    num_tokens = len(renderer(long, end=False).tokens)
+    predictor.generate([short], max_tokens=1)
+    assert capsys.readouterr().err == ""
+    predictor.generate([short, long, short], max_tokens=1)
+    said = capsys.readouterr().err
+    assert "1 of 3 prompts are longer" in said
+    assert f"up to {num_tokens} tokens, trained on 20;" in said
+    predictor.score([long])
+    assert capsys.readouterr().err == ""
+
+
+def test_the_trained_length_is_that_of_the_loader(tmp_path: Path) -> None:
+    made = tiny.predictor(tmp_path)
+    renderer = make_renderer(
+        made.model,
+        made.renderer.tokenizer,
+        PackedLoader.Config(sequence_length=96),
+    )
+    assert renderer.trained_length == 96

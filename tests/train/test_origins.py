@@ -164,7 +164,7 @@ def test_a_run_cannot_go_on_with_another_model(
     with pytest.raises(
         ConfigError,
         match=(
-            rf"cannot resume with {wish.partition('=')[0]} \S+.*: its checkpoints have"
+            rf"cannot resume with {wish.partition('=')[0]} \S+.*: its checkpoints hold"
         ),
     ):
         check_resumable(tmp_path, config)
