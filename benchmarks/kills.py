@@ -17,6 +17,7 @@ all the rest; ranks, runs of a study and workers are started as they always are.
 """
 
 import argparse
+import functools
 import hashlib
 import importlib
 import json
@@ -202,7 +203,7 @@ class Campaign:
         self.writing = time.monotonic() - started - self.before_writing
         if code not in self._good_codes():
             log = (self.place / "log.txt").read_text(errors="replace")
-            raise SystemExit(f"{self.name} does not run: {log[-2000:]}")
+            raise RuntimeError(f"it does not run: {log[-2000:]}")
         self.expected = contents(folder)
         shutil.rmtree(folder)
         self._left_behind("")
@@ -450,8 +451,16 @@ def shrink() -> None:
     prepared.Amounts = lambda: Amounts(**SMALL)  # type: ignore[assignment]
     prepared.NUM_FOUR_OBJECTS = 60
     for name, recipe in demo.STAGES.items():
-        demo.STAGES[name] = lambda folder, recipe=recipe: small(recipe(folder))
+        demo.STAGES[name] = made_small(recipe)
     ablations.STEPS = 6
+
+
+def made_small(recipe: Callable[[str], Any]) -> Callable[[str], Any]:
+    @functools.wraps(recipe)
+    def made(folder: str) -> Any:
+        return small(recipe(folder))
+
+    return made
 
 
 def small(config: Any) -> Any:
@@ -567,8 +576,13 @@ def share_count(count: Any) -> None:
 
 
 def run_one(name: str, work: Path, seed: int, kills: int) -> Result:
-    rng = random.Random(f"{seed} {name}")
-    return Campaign(name, work, rng).run(kills, COUNT)
+    campaign = Campaign(name, work, random.Random(f"{seed} {name}"))
+    try:
+        campaign.run(kills, COUNT)
+    except Exception as error:  # the other commands' results count all the same
+        campaign.result.lost.append(f"{type(error).__name__}: {error}")
+    print(f"{name}: {campaign.result}", file=sys.stderr, flush=True)
+    return campaign.result
 
 
 def in_a_fork(function: Callable[..., object], *arguments: Any) -> None:
