@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from worlds import text_only
 
 from mm1 import dist
 from mm1.files import read_jsonl
@@ -17,7 +18,7 @@ def test_lines_wait_for_room_and_none_is_lost(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(dist, "say", said.append)
-    log = MetricsLog(tmp_path, resume_step=0)
+    log = MetricsLog(tmp_path, text_only(tmp_path), resume_step=0)
     log.write_metrics(1, {"loss": 3.0})
 
     def full(path: Path, *_: object) -> None:
