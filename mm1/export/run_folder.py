@@ -72,7 +72,7 @@ def write_run(
     config = Trainer.Config(
         model=source.model,
         loader=source.loader,
-        steps=1,  # the least a config may have; summary.json says 0
+        steps=0,
         precision="bf16"
         if dtypes & {torch.bfloat16, torch.float16}
         else "fp32",
