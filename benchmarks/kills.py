@@ -468,7 +468,6 @@ def small(config: Any) -> Any:
     config.log_every = 2
     config.checkpoint_every = 2
     config.validate_every = 0
-    config.shots = (0, 2)
     config.scheduler.warmup_steps = 2
     if hasattr(config.loader, "packing_window"):
         config.loader.packing_window = 16

@@ -23,6 +23,9 @@ def main() -> None:
     # Before torch is loaded: threads that wait by spinning are many times slower as
     # soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # It may be killed while torch is loaded (see `dist.start`).
+        os.environ["MM1_LAUNCHER_PID"] = str(os.getppid())
     from mm1.config import UserError, trust
 
     try:
