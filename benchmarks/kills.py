@@ -49,7 +49,7 @@ GRACE_SECONDS = 20.0
 """For processes to notice that the one they worked for is gone."""
 HANG_SECONDS = 240.0
 UNEQUAL = re.compile(
-    r"(.*/)?(speed\.jsonl|log\.txt|attempts\.jsonl|writer\.lock|[^/]*\.html"
+    r"(.*/)?(speed\.jsonl|report\.md|log\.txt|attempts\.jsonl|writer\.lock|[^/]*\.html"
     r"|\.metadata|step-\d+/checksums\.json)"
 )
 """What two undisturbed runs do not have in common: times, and the random name that
@@ -378,7 +378,11 @@ def contents(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file() and not UNEQUAL.fullmatch(name):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            data = path.read_bytes()
+            if path.name == "manifest.json":
+                # When raw files were written, which demo and study do themselves.
+                data = re.sub(rb'"modified": \d+', b"", data)
+            found[name] = hashlib.sha256(data).hexdigest()
         elif path.is_dir() and not any(path.iterdir()):
             found[f"{name}/"] = "empty"
     return found
