@@ -3,10 +3,10 @@ untrained, and on pixels.
 
     python benchmarks/aim.py --out runs/aim --seeds 0 1 2 [--threads 1] [a.b=value ...]
 
-Each seed trains `miniature_aim` and, for comparison, the same recipe with steps=0. The
-probes are those of the recipe: classes of the miniature world. Runs that are finished
-in the folder are not trained again. Prints a table of means over seeds with their
-standard error; for pixels the standard error is over test images.
+Each seed trains `miniature_aim` and, for comparison, the same recipe with
+UNTRAINED. The probes are those of the recipe: classes of the miniature world. Runs that
+are finished in the folder are not trained again. Prints a table of means over seeds
+with their standard error; for pixels the standard error is over test images.
 """
 
 import argparse
@@ -25,6 +25,9 @@ from mm1.infer.trained_model import TrainedModel
 from mm1.miniature.aim import miniature_aim
 from mm1.miniature.world.prepared import prepare_world
 from mm1.overrides import override
+
+UNTRAINED = ["steps=1", "optimizer.peak_lr=1e-12"]
+"""The weights of the start, but for one step too small to matter."""
 
 
 class Pixels(nn.Module):
@@ -77,7 +80,7 @@ def main() -> None:
         "untrained": [],
     }
     for seed in arguments.seeds:
-        for name, more in (("AIM", []), ("untrained", ["steps=0"])):
+        for name, more in (("AIM", []), ("untrained", UNTRAINED)):
             folder = arguments.out / f"{name.lower()}-{seed}"
             columns[name].append(
                 run(

@@ -23,6 +23,7 @@ from mm1.data.render import Renderer
 from mm1.data.tokenizer import SpecialTokens
 from mm1.export.multimodal import write_multimodal
 from mm1.loader.packed import PackedLoader
+from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.sources.instructions import Instructions
 from mm1.runs.weights import load_model
 
@@ -115,7 +116,12 @@ def test_the_chat_template_lays_out_as_our_instructions(
         parts = (
             Instructions.Config()
             .build()
-            .document({"record": {"messages": chat}, "images": [data] * num})
+            .document(
+                {
+                    "record": {"messages": chat},
+                    "folder": ImageFolder(tmp_path),
+                }
+            )
             .parts
         )
         sized = tuple(

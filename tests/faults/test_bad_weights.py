@@ -313,6 +313,7 @@ def test_a_config_that_is_none(published: Path) -> None:
 
 def test_a_tokenizer_that_ends_nothing(published: Path) -> None:
     (published / "tokenizer_config.json").unlink()
+    (published / "generation_config.json").unlink()
     change_config(published, eos_token_id=None)
     refused(published, "no token ends a text.*eos_token")
 

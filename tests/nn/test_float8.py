@@ -132,7 +132,7 @@ def test_only_linear_maps_of_blocks_with_fitting_widths_are_replaced() -> None:
 def test_a_model_without_such_maps_is_refused() -> None:
     with pytest.raises(ConfigError, match="no linear map of the decoder"):
         use_float8(
-            language_model(decoder=replace(DECODER, dim=20, hidden_dim=20)), CPU
+            language_model(decoder=replace(DECODER, dim=24, hidden_dim=24)), CPU
         )
     with torch.device("meta"):
         clip = CLIP.Config().build(vocab_size=31)

@@ -355,7 +355,8 @@ def test_sources_are_known_by_their_file_names() -> None:
     [
         ("caption", "did you mean 'captions'"),
         ("mm1.data.tokenizer:Tokenizer", "is no Source"),
-        ("x:Y", "no class at"),
+        ("mm1.x:Y", "no class at"),
+        ("x:Y", "add --trust x if you trust"),
     ],
 )
 def test_unknown_sources_are_errors(kind: str, words: str) -> None:

@@ -103,7 +103,9 @@ def test_synthetic_captions_by_key_and_with_faults(
         )
     with pytest.raises(ConfigError, match=r"set source\.table=FILE"):
         list(SyntheticCaptions.Config().build().read(samples))
-    with pytest.raises(ConfigError, match="share is a share of samples"):
+    with pytest.raises(
+        ConfigError, match=r"share=1\.5 must be at least 0 and at most"
+    ):
         SyntheticCaptions.Config(share=1.5).build()
     (tmp_path / "b.parquet").write_bytes(b"rubbish")
     with pytest.raises(

@@ -12,6 +12,7 @@ from mm1.study.page import contrast_text
 from mm1.study.plan import StudyPlan
 from mm1.study.run_studies import run_studies
 from mm1.study.study import Lesson, Measure, Study, better, judge_lesson
+from mm1.train.optimizers.adamw import AdamW
 
 VALUES = {
     "good": {0: 0.5, 1: 0.7, 2: 0.9},
@@ -67,7 +68,7 @@ def _study(world: Path) -> Study:
     def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         base = worlds.pretrain(world, steps=6, seed=seed)
         wild = worlds.pretrain(world, steps=40)
-        wild.optimizer.peak_lr = 1e30
+        wild.optimizer = AdamW.Config(peak_lr=1e30, weight_decay=0.0)
         return {
             "calm": plan.add("joint", base),
             "wild": plan.add("joint", wild),

@@ -52,10 +52,6 @@ class SyntheticCaptions(Captions):
         """The share of samples that take the synthetic caption, from 0 to 1."""
 
     def __init__(self, config: Config) -> None:
-        if not 0 <= config.share <= 1:
-            raise ConfigError(
-                f"share is a share of samples from 0 to 1, not {config.share}"
-            )
         super().__init__(config)
         self.config = config
 
