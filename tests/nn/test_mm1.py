@@ -143,8 +143,8 @@ def test_flops_count_every_picture() -> None:
 
 
 def test_blank_images_are_no_work_and_change_nothing() -> None:
-    """Rows of a larger product may be summed in another order: worst measured 3e-7 of a
-    gradient's largest value."""
+    """Rows of a larger product may be summed in another order, hence a bound of 1e-6 of
+    a gradient's largest value."""
     batch = packed(LENGTHS, num_pictures=2)
     blank = torch.zeros(3, *batch.images.shape[1:], dtype=torch.uint8)
     padded = replace(batch, images=torch.cat((batch.images, blank)))

@@ -15,8 +15,7 @@ stays as long as it has text.
 
 Where its extraction met a link to another article, OBELICS has `END_OF_DOCUMENT` in a
 text, for the reader to replace. A page with it becomes several records, one for each
-article. MINT-1T's HTML pages come from the same extraction; MMC4, OmniCorpus and CoMM
-have no such marker.
+article. None was found in the repositories of MMC4, OmniCorpus and CoMM.
 """
 
 from collections.abc import Iterator
