@@ -74,7 +74,7 @@ ACTS: dict[str, tuple[str, str, str]] = {
     "loader.resize": ("pretrain", "crop", "weights"),
     "loader.context": ("pairs", "3", "weights"),
     "loader.min_tiles": ("pretrain", "9", "refused by the loader"),
-    "loader.max_tiles": ("pretrain", "4", "refused by the loader"),
+    "loader.max_tiles": ("pretrain", "64", "refused by the loader"),
     "steps": ("text", "5", "weights"),
     "precision": ("text", "bf16", "weights"),
     "log_every": ("text", "2", "metrics"),
@@ -82,7 +82,7 @@ ACTS: dict[str, tuple[str, str, str]] = {
 }
 """Key -> a kind of run, another value, and where that shows after two more steps."""
 OTHERWISE = (
-    "loader.split",  # with max_tiles alone, which is refused
+    "loader.split",  # acts where images are larger than the encoder takes
     "loader.split_last",
     "loader.index_tokens",
     # the same result in another way
