@@ -135,16 +135,17 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
     returns or raises. A collective: all ranks must call it."""
     if world_size() == 1:
         return function()
-    outcome: list[Any] = [None, None]
+    value: Any = None
+    error: Exception | None = None
     if rank() == 0:
         try:
-            outcome[0] = function()
-        except Exception as error:  # the other ranks would wait for ever
-            outcome[1] = error
-    dist.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+            value = function()
+        except Exception as raised:  # the other ranks would wait for ever
+            error = raised
+    value, error = from_first_rank((value, error))
+    if error is not None:
+        raise error
+    return value
 
 
 def all_gather_objects(local: Value) -> list[Value]:

@@ -57,15 +57,7 @@ class FolderLock:
             FolderInUse: another one does; the message has its number and host.
             OSError: the folder cannot be written to.
         """
-        error = None
-        if dist.rank() == 0 and self.lease is None:
-            try:
-                self._acquire()
-            except Exception as refused:
-                self._remove_folders()
-                error = refused
-        if error := dist.from_first_rank(error):
-            raise error
+        dist.on_rank_zero(self._acquire_or_clean)
         return self
 
     def __exit__(
@@ -99,6 +91,14 @@ class FolderLock:
                 f"{self.path} is now held {now}: this one stops, so that only one"
                 " writes there"
             )
+
+    def _acquire_or_clean(self) -> None:
+        if self.lease is None:
+            try:
+                self._acquire()
+            except Exception:
+                self._remove_folders()
+                raise
 
     def _acquire(self) -> None:
         parents = (self.folder, *self.folder.parents)

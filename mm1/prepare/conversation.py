@@ -14,9 +14,9 @@ from typing import Any
 from mm1.data.document import Document, Image, Text
 from mm1.prepare import verify
 from mm1.prepare.media_fields import (
-    base_name,
     image_values,
     may_name_media,
+    same_image,
 )
 from mm1.prepare.placeholders import Placeholder, split_at_placeholders
 from mm1.prepare.sources import Unusable, raw_image
@@ -110,7 +110,7 @@ class Places:
         read: ReadImage | None,
     ) -> None:
         self.images = images
-        self.names = [base_name(name) for name in names]
+        self.names = names
         self.read = read
         self.next_image: Iterator[int] = iter(())
         self.first_number = 1
@@ -122,8 +122,7 @@ class Places:
         self.first_number = 0 if 0 in numbers else 1
         used = {number - self.first_number for number in numbers}
         for mark in marks:
-            if (index := self._index(mark)) is not None:
-                used.add(index)
+            used.update(self._named(mark))
         rest = [i for i in range(len(self.images)) if i not in used]
         num_next = sum(
             mark.number is None and mark.value is None for mark in marks
@@ -134,7 +133,11 @@ class Places:
 
     def difference(self, contents: Sequence[Sequence[Piece]]) -> str:
         marks = _placeholders(contents)
-        return f"{len(marks)} places for images, {len(self.images)} images"
+        given = sum(mark.value is not None for mark in marks)
+        return (
+            f"{len(marks)} places for images, {len(self.images)} images"
+            + f"; {given} of the places name theirs" * bool(given)
+        )
 
     def first(self, contents: Sequence[Sequence[Piece]]) -> Sequence[Image]:
         """The images that have no place of their own."""
@@ -151,19 +154,21 @@ class Places:
             return self.images[mark.number - self.first_number]
         if mark.value is None:
             return self.images[next(self.next_image)]
-        index = self._index(mark)
-        if index is not None:
-            return self.images[index]
+        if named := self._named(mark):
+            return self.images[named[0]]
         if self.read is None:
             return raw_image(Unusable("no image", "it is given in a turn"))
         return self.read(mark.value)
 
-    def _index(self, mark: Placeholder) -> int | None:
-        """Which image of the record a placeholder names, if any."""
+    def _named(self, mark: Placeholder) -> list[int]:
+        """Which images of the record are the one that a placeholder holds or names."""
         if mark.value is None:
-            return None
-        name = base_name(mark.value)
-        return self.names.index(name) if name in self.names else None
+            return []
+        return [
+            i
+            for i, name in enumerate(self.names)
+            if same_image(name, mark.value)
+        ]
 
 
 def _placeholders(contents: Sequence[Sequence[Piece]]) -> list[Placeholder]:

@@ -49,13 +49,15 @@ def image_values(record: Mapping[str, Any], column: str) -> list[Any]:
         value = record.get(each)
         if value:
             values += value if isinstance(value, list) else [value]
-    known = {base_name(value) for value in values}
     for name, value in record.items():
         if name in columns or not _is_media(str(name), value):
             continue
         items = value if isinstance(value, list) else [value]
-        if not {base_name(item) for item in items if item} <= known:
-            raise Unusable("media that is not read", f"in the field {name!r}")
+        for item in filter(None, items):
+            if not any(same_image(item, value) for value in values):
+                raise Unusable(
+                    "media that is not read", f"in the field {name!r}"
+                )
     return values
 
 
@@ -96,10 +98,21 @@ def _is_media(name: str, value: Any) -> bool:
     return is_media and bool(_PERHAPS.fullmatch(name))
 
 
-def base_name(value: Any) -> Any:
-    """What two fields that name one image have in common."""
+def same_image(one: Any, other: Any) -> bool:
+    """Whether two fields hold or name one image: equal bytes, or paths of which one is
+    the end of the other, as a file's name alone is."""
+    one = _identity(one)
+    other = _identity(other)
+    if isinstance(one, str) and isinstance(other, str):
+        short, long = sorted(
+            (PurePosixPath(path.lstrip("/")).parts for path in (one, other)),
+            key=len,
+        )
+        return bool(short) and long[-len(short) :] == short
+    return one is other or (isinstance(one, bytes) and one == other)
+
+
+def _identity(value: Any) -> Any:
     if isinstance(value, dict):
-        value = value.get("path") or value.get("url") or value.get("bytes")
-    if isinstance(value, str):
-        return PurePosixPath(value).name
-    return value if isinstance(value, bytes) else id(value)
+        return value.get("path") or value.get("url") or value.get("bytes")
+    return value

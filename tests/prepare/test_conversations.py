@@ -506,3 +506,29 @@ def test_lists_of_different_length(folder: Path) -> None:
         "lists of different length (messages: 1 role, 2 content)",
         "no turn (one is a str)",
     ]
+
+
+def test_images_of_the_record_that_parts_name_again(folder: Path) -> None:
+    for name in ("x", "y"):
+        (folder / name).mkdir()
+    (folder / "x" / "1.jpg").write_bytes(jpeg(1))
+    (folder / "y" / "1.jpg").write_bytes(jpeg(2))
+
+    def part(path: str) -> dict[str, str]:
+        return {"type": "image", "image": path}
+
+    def with_images(*paths: str, images: list[str]) -> str:
+        return asked(folder, *map(part, paths), WHAT, images=images)
+
+    both = ["x/1.jpg", "y/1.jpg"]
+    assert with_images(*both, images=both) == "I1 I2 Q:What? A:A cat.."
+    swapped = with_images("y/1.jpg", "x/1.jpg", images=both)
+    assert swapped == "I2 I1 Q:What? A:A cat.."
+    twice = with_images("0.jpg", "0.jpg", images=["0.jpg", "0.jpg"])
+    assert twice == "I0 I0 Q:What? A:A cat.."
+    assert with_images("0.jpg", images=["./0.jpg"]) == "I0 Q:What? A:A cat.."
+    other = with_images("y/1.jpg", images=["x/1.jpg"])
+    assert other == (
+        "marks and images differ (1 places for images, 1 images; 1 of the places name"
+        " theirs)"
+    )

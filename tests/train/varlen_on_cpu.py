@@ -2,7 +2,7 @@
 same shapes and gradients, so that compiled graphs look as on a GPU."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn.attention import varlen
 
 from mm1.nn import attention
@@ -12,8 +12,8 @@ def imitate() -> None:
     """From now on packed attention takes torch's operation, whose kernels on the CPU
     are these."""
     assert varlen.varlen_attn is not None
-    torch.library.register_kernel("torch_attn::_varlen_attn", "cpu", _forward)
-    torch.library.register_kernel(
+    library.register_kernel("torch_attn::_varlen_attn", "cpu", _forward)
+    library.register_kernel(
         "torch_attn::_varlen_attn_backward", "cpu", _backward
     )
     attention.has_varlen_kernel = lambda x: True
