@@ -330,18 +330,27 @@ def as_type(hint: Any, value: Any, key: str) -> Any:
         hint = hint.__bound__ or object
     if is_bearable(value, hint):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    elif isinstance(value, list):
+    if isinstance(value, list):
         value = tuple(value)
     elif isinstance(value, dict):  # the keys of JSON are strings
         value = {
             int(k) if isinstance(k, str) and k.isdecimal() else k: item
             for k, item in value.items()
         }
-    if is_bearable(value, hint):
-        return value
+    for candidate in (value, _with_floats(value)):
+        if is_bearable(candidate, hint):
+            return candidate
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ConfigError(
         f"{key} must be {wanted.replace('typing.', '')}, not {value!r}"
     )
+
+
+def _with_floats(value: Any) -> Any:
+    """The same value with floats in place of ints, also inside containers."""
+    if isinstance(value, tuple):
+        return tuple(map(_with_floats, value))
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_int else value

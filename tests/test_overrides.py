@@ -261,3 +261,23 @@ def test_a_file_that_is_added_to_an_open_folder_has_a_name(
     with pytest.raises(ConfigError, match=message):
         override(run, "model.connector=own")
     sys.modules.pop("mm1.nn.connectors.own")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (
+            "loader.weights={'captions': 1, 'text': 2}",
+            {"captions": 1.0, "text": 2.0},
+        ),
+        ("optimizer.betas=(0, 0.5)", (0.0, 0.5)),
+        ("loader.schedule={5: {'text': 1}}", {5: {"text": 1.0}}),
+    ],
+)
+def test_whole_numbers_are_floats_inside_containers_too(
+    text: str, value: object
+) -> None:
+    config = recipe("pretrain_small")
+    override(config, text)
+    part, name = text.partition("=")[0].split(".")
+    assert repr(getattr(getattr(config, part), name)) == repr(value)
