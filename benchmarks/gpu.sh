@@ -130,7 +130,7 @@ fi
 
 if wanted kernels; then
     tell '' '## Other kernels'
-    run 60 benchmarks/kernels.py --only decoder_attention,depthwise,products \
+    run 60 benchmarks/kernels.py --only decoder_attention,depthwise,pooling,products \
         --seconds 45 $tiny
 fi
 

@@ -251,6 +251,38 @@ def depthwise(bench: Bench) -> None:
             )
 
 
+def pooling(bench: Bench) -> None:
+    """The C-Abstractor's average pooling, forward and backward: torch's, and as a
+    product with a matrix of weights along each side, which is exact but for rounding
+    in between."""
+    side, pooled = bench.sizes.map_sides
+
+    def adaptive(x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), pooled)
+        return y.permute(0, 2, 3, 1)
+
+    each = F.adaptive_avg_pool1d(torch.eye(side)[None], pooled)[0].T
+    weights = each.to(bench.device, torch.bfloat16)
+
+    def as_products(x: Tensor) -> Tensor:
+        rows = torch.einsum("ph,nhwc->npwc", weights, x)
+        return torch.einsum("qw,npwc->npqc", weights, rows)
+
+    images = 3 * bench.sizes.images
+    x = bench.random(images, side, side, bench.sizes.channels, grad=True)
+    exact = adaptive(x.detach().double())
+    for name, function in (("torch's", adaptive), ("products", as_products)):
+        call = both_ways(function, x)
+        first = bench.once(call)
+        t = bench.milliseconds(call)
+        error = (function(x).double() - exact).abs().max().item()
+        moved = 2 * (x.nbytes + exact.numel() * x.element_size())
+        bench.say(
+            f"- {name}, {images} maps of {side} x {side}: first {first:.0f} ms, then"
+            f" {bench.beside_floor(t, moved=moved)}; off by {error:.1e} at most"
+        )
+
+
 def products(bench: Bench) -> None:
     """TFLOP/s of the linear maps, for one to three sequences a micro-batch."""
     s = bench.sizes
@@ -339,6 +371,7 @@ SECTIONS = {
         encoder_attention,
         decoder_attention,
         depthwise,
+        pooling,
         products,
     )
 }
