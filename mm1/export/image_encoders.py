@@ -58,7 +58,7 @@ from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.model import Model
 from mm1.nn.vit import ViT
-from mm1.runs.weights import checked_weights_path
+from mm1.runs.weights import RunWeights
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -306,7 +306,7 @@ def write_encoder(
     tokenizer = Tokenizer.Config(path=str(run)).build()
     with torch.device("meta"):
         built = model.build(vocab_size=tokenizer.vocab_size)
-    weights = Weights(checked_weights_path(run))
+    weights = RunWeights(run)
     check_export(export.links, built, weights, unused=export.unused)
     values = export.config
     own = {"model": configs.to_json(model)}

@@ -42,7 +42,7 @@ from mm1.export.weights import Weights
 from mm1.files import write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.runs.weights import checked_weights_path
+from mm1.runs.weights import RunWeights
 
 HEAD = "lm_head.weight"
 TABLE = "model.embed_tokens.weight"
@@ -174,7 +174,7 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     fields.finish("LanguageModel")
     tokenizer = Tokenizer.Config(path=str(run)).build()
     model = _built(config.model, tokenizer.vocab_size)
-    weights = Weights(checked_weights_path(run))
+    weights = RunWeights(run)
     links = decoder_links(model.decoder, family)
     check_export(links, model, weights)
     max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)

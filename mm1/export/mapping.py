@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mm1.config import ConfigError
-from mm1.export.weights import Layout, Weights
+from mm1.weight_files import Layout, WeightFiles
 
 Shape = tuple[int, ...]
 Read = Callable[[str], Tensor]
@@ -116,7 +116,7 @@ def same(names: Mapping[str, str]) -> list[Link]:
 def check_import(
     links: Sequence[Link],
     model: nn.Module,
-    weights: Weights,
+    weights: WeightFiles,
     *,
     unused: str = NOTHING,
 ) -> None:
@@ -153,7 +153,7 @@ def check_import(
 def check_export(
     links: Sequence[Link],
     model: nn.Module,
-    weights: Weights,
+    weights: WeightFiles,
     *,
     unused: str = NOTHING,
 ) -> None:
@@ -191,7 +191,7 @@ def _linked(links: Sequence[Link], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _differences(
-    expected: Mapping[str, Tensor], weights: Weights, unused: str
+    expected: Mapping[str, Tensor], weights: WeightFiles, unused: str
 ) -> tuple[list[str], list[str], list[str]]:
     """Names of missing and of left-over tensors, and what is wrong about shapes."""
     missing = sorted(expected.keys() - weights.names)
@@ -226,14 +226,18 @@ def theirs_of(
     return theirs
 
 
-def ours_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
+def ours_layout(
+    links: Sequence[Link], weights: WeightFiles
+) -> dict[str, Layout]:
     """Types and shapes of what `joined` will give."""
     return {
         name: Layout.of(tensor) for name, tensor in _joined(links, weights.meta)
     }
 
 
-def theirs_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
+def theirs_layout(
+    links: Sequence[Link], weights: WeightFiles
+) -> dict[str, Layout]:
     """Types and shapes of what `parted` will give."""
     return {
         name: Layout.of(tensor) for name, tensor in _parted(links, weights.meta)
@@ -241,14 +245,14 @@ def theirs_layout(links: Sequence[Link], weights: Weights) -> dict[str, Layout]:
 
 
 def joined(
-    links: Sequence[Link], weights: Weights
+    links: Sequence[Link], weights: WeightFiles
 ) -> Iterator[tuple[str, Tensor]]:
     """Ours from their `weights`; only one link's tensors are in memory at a time."""
     return _joined(links, weights.tensor)
 
 
 def parted(
-    links: Sequence[Link], weights: Weights
+    links: Sequence[Link], weights: WeightFiles
 ) -> Iterator[tuple[str, Tensor]]:
     """Theirs from our `weights`; only one link's tensors are in memory at a time."""
     return _parted(links, weights.tensor)

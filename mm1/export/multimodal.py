@@ -41,12 +41,11 @@ from mm1.export.tokens import (
     Vocabulary,
     export_vocabulary,
 )
-from mm1.export.weights import Weights
 from mm1.files import FRESH_COPY, read_object, write_json
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
-from mm1.runs.weights import checked_weights_path
+from mm1.runs.weights import RunWeights
 
 MODEL_TYPE = "mm1"
 IMAGE_OPTIONS = {field.name for field in fields_of(ImageProcessor)} & {
@@ -125,7 +124,7 @@ def write_multimodal(run: Path, config: Any, folder: Path) -> str:
     family = family_of(config.model.decoder)
     max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
     values = to_mm1_config(model, config.model, family, max_length=max_length)
-    weights = Weights(checked_weights_path(run))
+    weights = RunWeights(run)
     links = mm1_links(model, config.model, family)
     check_export(links, model, weights)
     for name, text in remote_code(config.model.connector).items():

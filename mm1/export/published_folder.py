@@ -8,10 +8,10 @@ from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.tokenizer import SpecialTokens, Tokenizer
 from mm1.export.mapping import Link, parted, theirs_layout
-from mm1.export.weights import Weights, write_sharded
 from mm1.files import FRESH_COPY, read_object
 from mm1.nn.model import Model
 from mm1.progress import track_tensors
+from mm1.weight_files import WeightFiles, write_sharded
 
 CONFIG = "config.json"
 
@@ -59,14 +59,14 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
     }
 
 
-def stored_dtype(links: Sequence[Link], weights: Weights) -> str:
+def stored_dtype(links: Sequence[Link], weights: WeightFiles) -> str:
     """The type of the first tensor, as `config.json` names it: "float32"."""
     first = next(iter(theirs_layout(links, weights).values()))
     return str(first.dtype).removeprefix("torch.")
 
 
 def write_tensors(
-    folder: Path, links: Sequence[Link], weights: Weights
+    folder: Path, links: Sequence[Link], weights: WeightFiles
 ) -> None:
     """Writes a run's weights under their published names."""
     layouts = theirs_layout(links, weights)

@@ -18,14 +18,15 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.tokens import Vocabulary
-from mm1.export.weights import Weights, write
+from mm1.export.weights import Weights
 from mm1.files import atomic_path, write_json
 from mm1.loader.loader import Loader
 from mm1.nn.model import Model
 from mm1.progress import track_tensors
 from mm1.runs.description import write_config, write_tokenizer
-from mm1.runs.layout import SUMMARY, WEIGHTS
+from mm1.runs.layout import SUMMARY
 from mm1.train.trainer import Trainer
+from mm1.weight_files import WEIGHTS, write
 
 
 @dataclass(frozen=True, slots=True)

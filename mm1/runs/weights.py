@@ -1,13 +1,14 @@
 """A run's weights: writing, loading, and starting another run's part from them."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from mm1 import dist
@@ -18,22 +19,59 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.model import Model, adapt
 from mm1.runs.description import read_config
-from mm1.runs.layout import WEIGHTS
+from mm1.weight_files import (
+    INDEX,
+    WEIGHTS,
+    WeightFiles,
+    model_files,
+    read_safetensors,
+)
 
 REMEDY = (
     "take it from a copy of the run, or resume the run with `mm1 train --resume`, which"
     " writes it again from the last checkpoint"
 )
+TRAIN_AGAIN = (
+    "take the file from a copy of the run, or train it again with a lower"
+    " optimizer.peak_lr"
+)
 
 
-def weights_path(folder: Path) -> Path:
-    path = folder / WEIGHTS
-    if not path.is_file():
+class RunWeights(WeightFiles):
+    """The weights of a finished run, once its files are known to be those that it
+    wrote: one file, or shards with an index (`mm1.weight_files`)."""
+
+    def __init__(self, folder: Path) -> None:
+        """All ranks must call this: rank 0 alone checks the files.
+
+        Raises:
+            FileNotFoundError: the run has not finished, or a shard is missing.
+            ConfigError: a file is not the one that the run wrote.
+        """
+        self.fingerprint: str = weights_fingerprint(folder)
+        files = weights_paths(folder)
+        super().__init__(
+            folder,
+            {file: read_safetensors(file, REMEDY) for file in files},
+            remedy=REMEDY,
+            if_not_finite=TRAIN_AGAIN,
+        )
+
+
+def weights_paths(folder: Path) -> list[Path]:
+    """The file of a run's weights, or its shards in order.
+
+    Raises:
+        FileNotFoundError: the run has not finished, or a shard is missing.
+        ConfigError: the index is damaged.
+    """
+    files = model_files(folder, remedy=REMEDY)
+    if not files:
         raise FileNotFoundError(
             f"{folder} has no {WEIGHTS}: the run has not finished; resume it with"
             " `mm1 train --resume`"
         )
-    return path
+    return files
 
 
 def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
@@ -62,45 +100,35 @@ def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
 def weights_fingerprint(folder: Path) -> str:
     """A fingerprint of the weights: predictions made with others are not reused.
 
-    Rank 0 alone reads the file, block by block; all ranks must call this.
+    Rank 0 alone reads the files, block by block; all ranks must call this.
 
     Raises:
-        FileNotFoundError: the run has not finished.
-        ConfigError: the file is not the one that the run wrote.
+        FileNotFoundError: the run has not finished, or a shard is missing.
+        ConfigError: a file is not the one that the run wrote.
     """
 
     def fingerprint() -> str:
-        path = weights_path(folder)
-        found = checksum(path)
-        check_file(path, REMEDY, found)
-        return found["xxh3_128"][:16]
+        hashes = []
+        paths = weights_paths(folder)
+        if paths[0].name != WEIGHTS:
+            check_file(folder / INDEX, REMEDY)
+        for path in paths:
+            found = checksum(path)
+            check_file(path, REMEDY, found)
+            hashes.append(found["xxh3_128"])
+        return joint_fingerprint(hashes)
 
     return dist.on_rank_zero(fingerprint)
 
 
-def checked_weights_path(folder: Path) -> Path:
-    """Of a file that is the one that the run wrote; raises as `weights_fingerprint`
-    does."""
-    weights_fingerprint(folder)
-    return weights_path(folder)
-
-
-def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises ConfigError if a number is NaN or infinite: such weights give neither an
-    answer nor an error."""
-    for name, tensor in tensors.items():
-        # The extremes are finite only if all are.
-        if (
-            tensor.is_floating_point()
-            and tensor.numel()
-            and not torch.stack(tensor.aminmax()).isfinite().all()
-        ):
-            bad = int((~tensor.isfinite()).sum())
-            raise ConfigError(
-                f"{path}: {bad:,} numbers of {name} are NaN or infinite; take the file"
-                " from a copy of the run, or train it again with a lower"
-                " optimizer.peak_lr"
-            )
+def joint_fingerprint(hashes: Sequence[str]) -> str:
+    """Of the files with these hashes, in order."""
+    joint = (
+        hashes[0]
+        if len(hashes) == 1
+        else xxhash.xxh3_128_hexdigest("".join(hashes).encode())
+    )
+    return joint[:16]
 
 
 def load_part(
@@ -119,19 +147,18 @@ def load_part(
     if part not in parts:
         raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
     prefix = f"{part}."
-    weights = checked_weights_path(folder)
+    weights = RunWeights(folder)
     if any(
         isinstance(module, nn.Embedding) for module in parts[part].modules()
     ):
         _check_tokenizer(part, folder, tokenizer)
-    with safe_open(weights, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
-        state = {
-            name.removeprefix(prefix): file.get_tensor(name) for name in names
-        }
+    state = {
+        name.removeprefix(prefix): weights.tensor(name)
+        for name in weights.names
+        if name.startswith(prefix)
+    }
     if not state:
         raise ConfigError(f"{folder} has no part {part!r}")
-    check_finite(weights, state)
     wanted = parts[part].state_dict()
     state = adapt(parts[part], state)
     wrong = [
@@ -180,21 +207,15 @@ def load_model(
     config = config or read_config(folder)
     tokenizer = Tokenizer.Config(path=str(folder)).build()
     model = config.model.build(vocab_size=tokenizer.vocab_size)
-    weights = checked_weights_path(folder)
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise ConfigError(
-            f"{weights} is damaged ({error}): {REMEDY}"
-        ) from error
-    check_finite(weights, state)
+    weights = RunWeights(folder)
+    state = {name: weights.tensor(name) for name in weights.names}
     missing, unexpected = model.load_state_dict(state, strict=False)
     shared = {
         name for name, _ in model.named_parameters(remove_duplicate=False)
     } - {n for n, _ in model.named_parameters()}
     if unexpected or set(missing) - shared:
         raise ConfigError(
-            f"{folder / WEIGHTS}: missing {missing}, not known here {unexpected}"
+            f"{folder}: the weights lack {missing}, not known here {unexpected}"
         )
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return (

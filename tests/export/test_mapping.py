@@ -25,7 +25,8 @@ from mm1.export.mapping import (
     theirs_layout,
     theirs_of,
 )
-from mm1.export.weights import Layout, Weights, write, write_sharded
+from mm1.export.weights import Weights
+from mm1.weight_files import Layout, write, write_sharded
 
 LINKS = [
     *same({"norm": "n.weight"}),

@@ -1,0 +1,332 @@
+"""Weights in files, read and written one by one: safetensors, in one file or in shards
+with an index, as the Hugging Face libraries have them.
+
+    model.safetensors                       all of a model up to 5 GB, or
+    model-00001-of-00003.safetensors ...    shards of at most so much, and
+    model.safetensors.index.json            the shard that each tensor is in
+
+Nothing here holds a whole model: memory is that of the largest tensor, whatever the
+size of the model.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mm1.config import ConfigError
+from mm1.dist import say
+from mm1.files import FRESH_COPY, path_within, read_object, write_json
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+"""By their names in a file. Wider ones come first there, so that every tensor is
+aligned."""
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+class Layout(NamedTuple):
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Layout":
+        return cls(tensor.dtype, tuple(tensor.shape))
+
+    @property
+    def num_bytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+Slices = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor in a file."""
+
+    layout: Layout | None
+    """None: of a type that no weight has. Old files hold counters and masks, which
+    matter only if they are used."""
+    kind: str
+    read: Callable[[Slices | None], Tensor]
+
+
+class WeightFiles:
+    """Named tensors of one file or several, read when needed, whole or in slices."""
+
+    def __init__(
+        self,
+        origin: Path,
+        files: Mapping[Path, Mapping[str, StoredTensor]],
+        *,
+        remedy: str = FRESH_COPY,
+        if_not_finite: str = "get a fresh copy of the weights",
+    ) -> None:
+        """The remedies end what is said of damage, and of numbers that are NaN.
+
+        Raises:
+            ConfigError: two files hold a tensor of the same name.
+        """
+        self.origin = origin
+        self.if_not_finite = if_not_finite
+        self.entries: dict[str, StoredTensor] = {}
+        self.files: dict[str, Path] = {}
+        """Tensor -> the file that holds it."""
+        for file, entries in files.items():
+            for name, entry in entries.items():
+                if name in self.entries:
+                    raise ConfigError(
+                        f"{file} holds {name} once more: another shard has it already;"
+                        f" {remedy}"
+                    )
+                self.entries[name] = entry
+                self.files[name] = file
+        self.names = self.entries.keys()
+
+    def layout(self, name: str) -> Layout:
+        """Raises ConfigError if the tensor does not hold floating-point numbers."""
+        entry = self.entries[name]
+        if entry.layout is None:
+            kinds = ", ".join(DTYPES)
+            raise ConfigError(
+                f"{self.origin}: {name} is {entry.kind}; only {kinds} can be read: no"
+                " quantised weights"
+            )
+        return entry.layout
+
+    def meta(self, name: str) -> Tensor:
+        return torch.empty(
+            self.layout(name).shape,
+            dtype=self.layout(name).dtype,
+            device="meta",
+        )
+
+    def tensor(self, name: str, slices: Slices | None = None) -> Tensor:
+        """A tensor, or the slice of it that `slices` names, which alone is read.
+
+        Raises:
+            ConfigError: a number is not finite: such weights give only NaN.
+        """
+        tensor = self.entries[name].read(slices)
+        # The extremes are finite only if all are; a thirtieth of the time for bf16 on
+        # a CPU.
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not torch.stack(tensor.aminmax()).isfinite().all()
+        ):
+            bad = int((~tensor.isfinite()).sum())
+            raise ConfigError(
+                f"{self.files[name]}: {bad:,} numbers of {name} are NaN or infinite;"
+                f" {self.if_not_finite}"
+            )
+        return tensor
+
+
+def model_files(
+    folder: Path, name: str = WEIGHTS, remedy: str = FRESH_COPY
+) -> list[Path]:
+    """The one file of this name, or the shards in its index; none if there is neither.
+
+    Where both are there, transformers reads the one file, and so do we.
+
+    Raises:
+        FileNotFoundError: a shard that the index names is missing.
+        ConfigError: the index is damaged, or names a file outside the folder.
+    """
+    index = folder / f"{name}.index.json"
+    if (folder / name).is_file():
+        if index.is_file():
+            say(
+                f"note: {folder / name} is read, not the shards of {index.name}"
+            )
+        return [folder / name]
+    if not index.is_file():
+        return []
+    stored = read_object(index, remedy)
+    try:
+        files = sorted(set(stored["weight_map"].values()))
+        for file in files:
+            path_within(folder, file, f"{index}: the shard")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{index} is no index of shards: {error!r}; {remedy}"
+        ) from error
+    if not files:
+        raise ConfigError(f"{index} names no shards; {remedy}")
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise FileNotFoundError(
+            f"{folder} lacks the shards {', '.join(missing)} that {index.name} names;"
+            f" {remedy}"
+        )
+    return [folder / file for file in files]
+
+
+def read_safetensors(
+    path: Path, remedy: str = FRESH_COPY
+) -> dict[str, StoredTensor]:
+    """What a safetensors file holds, by name; no tensor is read yet.
+
+    Raises:
+        ConfigError: the file is damaged or of another format.
+    """
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path} is damaged or no safetensors file ({error}); {remedy}"
+        ) from error
+    entries = {}
+    for name in file.keys():  # noqa: SIM118 (not a dict)
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        layout = (
+            Layout(DTYPES[kind], tuple(part.get_shape()))
+            if kind in DTYPES
+            else None
+        )
+
+        def read(slices: Slices | None, name: str = name) -> Tensor:
+            if slices is None:
+                return file.get_tensor(name)
+            return file.get_slice(name)[slices]
+
+        entries[name] = StoredTensor(layout, kind, read)
+    return entries
+
+
+def write(
+    path: Path,
+    layouts: Mapping[str, Layout],
+    tensors: Iterable[tuple[str, Tensor]],
+) -> None:
+    """Writes one safetensors file, laid out as the library lays it out, with only one
+    tensor in memory at a time."""
+    with _Writer(path, layouts) as writer:
+        for name, tensor in tensors:
+            writer.put(name, tensor)
+
+
+def write_sharded(
+    folder: Path,
+    layouts: Mapping[str, Layout],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes `model.safetensors`, or shards of at most this size with their index, as
+    the Hugging Face libraries expect them.
+
+    `tensors` are in the order of `layouts`.
+    """
+    shards = list(_cut(layouts, max_shard_bytes))
+    names = [
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        for i in range(len(shards))
+    ]
+    stream = iter(tensors)
+    for file, shard in zip(
+        names if len(shards) > 1 else [WEIGHTS], shards, strict=True
+    ):
+        write(folder / file, shard, (next(stream) for _ in shard))
+    if len(shards) > 1:
+        total = sum(layout.num_bytes for layout in layouts.values())
+        where = {
+            name: file
+            for file, shard in zip(names, shards, strict=True)
+            for name in shard
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_json(folder / INDEX, index)
+
+
+def _cut(
+    layouts: Mapping[str, Layout], most: int
+) -> Iterator[dict[str, Layout]]:
+    shard: dict[str, Layout] = {}
+    for name, layout in layouts.items():
+        if (
+            shard
+            and sum(other.num_bytes for other in shard.values())
+            + layout.num_bytes
+            > most
+        ):
+            yield shard
+            shard = {}
+        shard[name] = layout
+    yield shard
+
+
+class _Writer:
+    """Writes the header first, which needs only types and shapes, then every tensor to
+    its place."""
+
+    def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
+        rank = list(DTYPES.values())
+        ordered = sorted(
+            layouts.items(),
+            key=lambda item: (rank.index(item[1].dtype), item[0]),
+        )
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, layout in ordered:
+            begin = end
+            end = end + layout.num_bytes
+            header[name] = {
+                "dtype": NAMES[layout.dtype],
+                "shape": list(layout.shape),
+                "data_offsets": [begin, end],
+            }
+        text = json.dumps(
+            header, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+        text += b" " * (-len(text) % 8)
+        self.layouts = layouts
+        self.missing = set(layouts)
+        self.places = {
+            name: 8 + len(text) + header[name]["data_offsets"][0]
+            for name in layouts
+        }
+        self.file = path.open("wb")
+        self.file.write(len(text).to_bytes(8, "little") + text)
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        if Layout.of(tensor) != self.layouts[name]:
+            raise RuntimeError(
+                f"{name} is {Layout.of(tensor)}, laid out as {self.layouts[name]}"
+            )
+        self.file.seek(self.places[name])
+        self.file.write(
+            tensor.detach()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(torch.uint8)
+            .numpy()
+            .data
+        )
+        self.missing.remove(name)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.file.close()
+        if kind is None and self.missing:
+            raise RuntimeError(f"never written: {sorted(self.missing)}")
