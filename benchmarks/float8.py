@@ -18,6 +18,7 @@ import torch
 from mm1 import dist
 from mm1.batch import PackedBatch, move
 from mm1.nn.decoder import Decoder, LanguageModel
+from mm1.train.layout import ParallelLayout
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.parallel import parallelize
 from mm1.train.schedulers import WarmupCosine
@@ -79,7 +80,7 @@ def train(
         ).build(vocab_size=NUM_BYTES)
     parallelize(
         model,
-        device=device,
+        ParallelLayout.Config().build(device),
         precision="bf16",
         float8=float8,
         activation_checkpointing="none",

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Value = TypeVar("Value")
 
@@ -85,11 +84,24 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def mesh(device: torch.device) -> DeviceMesh:
-    """A mesh with one axis, `data`, over all ranks."""
-    return init_device_mesh(
-        device.type, (world_size(),), mesh_dim_names=("data",)
-    )
+_ranks_per_data_rank: int = 1
+
+
+def set_ranks_per_data_rank(number: int) -> None:
+    """Says how many neighbouring ranks read the same data: those of the tensor axis
+    (`mm1.train.layout`)."""
+    global _ranks_per_data_rank
+    _ranks_per_data_rank = number
+
+
+def data_rank() -> int:
+    """Which share of the data this rank reads."""
+    return rank() // _ranks_per_data_rank
+
+
+def data_size() -> int:
+    """Into how many shares the data are dealt."""
+    return world_size() // _ranks_per_data_rank
 
 
 def say(*words: object) -> None:
@@ -103,6 +115,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def sum_over_data_ranks(values: Tensor) -> Tensor:
+    """Sums over all ranks in place; of ranks that read the same data, the first
+    counts."""
+    if rank() % _ranks_per_data_rank:
+        values.zero_()
+    return sum_over_ranks(values)
 
 
 def barrier() -> None:

@@ -231,7 +231,7 @@ def _draws(
             lines = benchmark.evaluate(
                 trained,
                 num_shots,
-                lambda n: bar.advance(n * dist.world_size()),
+                lambda n: bar.advance(n * dist.data_size()),
                 draw,
             )
             _write_predictions(path, lines, benchmark, num_shots, draw)

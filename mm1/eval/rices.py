@@ -82,7 +82,7 @@ class Rices:
             own: list[Tensor] = []
             for part in split_over_ranks(numbers):
                 own += encoder.pooled([images.load(number) for number in part])
-                done = min(total, done + len(part) * dist.world_size())
+                done = min(total, done + len(part) * dist.data_size())
                 advance(done, total)
             features.append(gather_from_ranks(own))
         self.train = torch.stack(features[0])

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-import torch.distributed
-
 from mm1 import dist
 
 Item = TypeVar("Item")
@@ -29,16 +27,15 @@ def split_over_ranks(
 
     Every rank gets the same number of chunks, so some of them may be empty.
     """
-    mine = items[dist.rank() :: dist.world_size()]
-    most = -(-len(items) // dist.world_size())
+    mine = items[dist.data_rank() :: dist.data_size()]
+    most = -(-len(items) // dist.data_size())
     return [mine[start : start + size] for start in range(0, most, size)]
 
 
 def gather_from_ranks(results: list[Any]) -> list[Any]:
     """All ranks' results for items dealt by `split_over_ranks`, in the items' order."""
-    by_rank: list[list[Any]] = [results] * dist.world_size()
-    if dist.world_size() > 1:
-        torch.distributed.all_gather_object(by_rank, results)
+    ranks = dist.all_gather_objects(results)
+    by_rank = ranks[:: len(ranks) // dist.data_size()]
     total = sum(map(len, by_rank))
     return [by_rank[i % len(by_rank)][i // len(by_rank)] for i in range(total)]
 

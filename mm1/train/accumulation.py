@@ -21,11 +21,12 @@ def accumulate_gradients(
 
     Every target weighs the same, whatever micro-batch or rank it is in.
     """
-    num_targets = dist.sum_over_ranks(
+    num_targets = dist.sum_over_data_ranks(
         torch.tensor(float(sum(batch.num_targets for batch in micro_batches)))
     )
-    # FSDP2 averages gradients over ranks. All on the host: nothing waits for a device.
-    scale = float(dist.world_size() / num_targets.clamp(min=1.0))
+    # FSDP2 averages gradients over the ranks that read different data. All on the
+    # host: nothing waits for a device.
+    scale = float(dist.data_size() / num_targets.clamp(min=1.0))
     for batch in micro_batches:
         set_gradient_sync(
             model,
@@ -48,6 +49,6 @@ def set_gradient_sync(
     anyway, always does so until the last micro-batch; the sums are the same to the bit.
     """
     assert isinstance(model, FSDPModule)
-    ends = is_last or (sync_each_micro_batch and dist.world_size() > 1)
+    ends = is_last or (sync_each_micro_batch and dist.data_size() > 1)
     model.set_requires_gradient_sync(ends)
     model.set_reshard_after_backward(ends)

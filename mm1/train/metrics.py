@@ -6,6 +6,7 @@ Figures stay on the device until they are logged, so that a step never waits for
 import resource
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,15 @@ class Meter:
             self.sums[names] + table if names in self.sums else table
         )
 
+    def add_values(self, **values: Tensor) -> None:
+        """Figures of a step, of which the mean over steps is reported."""
+        self.add(
+            {
+                name: MeanMetric(value, torch.ones_like(value))
+                for name, value in values.items()
+            }
+        )
+
     def state(self) -> dict[str, list[float]]:
         """Sums over all ranks, for a checkpoint; every rank must call this."""
         own: dict[str, Tensor] = defaultdict(
@@ -48,7 +58,9 @@ class Meter:
         names = _names_of_all_ranks(sorted(own))
         if not names:
             return {}
-        table = dist.sum_over_ranks(torch.stack([own[name] for name in names]))
+        table = dist.sum_over_data_ranks(
+            torch.stack([own[name] for name in names])
+        )
         return dict(zip(names, table.tolist(), strict=True))
 
     def restore(self, state: dict[str, list[float]]) -> None:
@@ -96,6 +108,11 @@ class Throughput:
         """Of all ranks, without padding."""
         self.images: float = 0.0
         """Of all ranks."""
+
+    def add(self, counts: Mapping[str, int | float]) -> None:
+        """The work of a step of all ranks, as the loader counts it."""
+        self.tokens += counts.get("unpadded_tokens", 0)
+        self.images += counts.get("images", 0)
 
     def read(self) -> dict[str, float]:
         """Rates since the last call; `mfu` is model FLOPs (with the encoder's, without

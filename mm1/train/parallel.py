@@ -1,5 +1,5 @@
-"""How a model is parallelised: FSDP2 over all ranks, mixed precision, activation
-checkpointing and compilation, all through `Model.units()`.
+"""How a model is parallelised: FSDP2 over the ranks of a layout, mixed precision,
+activation checkpointing and compilation, all through `Model.units()`.
 
 There is one code path: a single process is a mesh of one rank.
 """
@@ -24,8 +24,10 @@ from mm1.train.activation_checkpointing import (
     checkpoint_activations,
 )
 from mm1.train.compilation import CompiledUnits
+from mm1.train.layout import ParallelLayout
 
 AttentionKernel = Literal["flash", "cudnn"]
+"""cuDNN's builds a plan for each new number of images, which takes about a second."""
 
 ENTRY_POINTS = (
     "prefill",
@@ -40,8 +42,8 @@ ENTRY_POINTS = (
 
 def parallelize(
     model: Model,
+    layout: ParallelLayout,
     *,
-    device: torch.device,
     precision: Literal["fp32", "bf16"],
     float8: bool = False,
     attention_kernel: AttentionKernel = "flash",
@@ -55,6 +57,7 @@ def parallelize(
         ConfigError: a memory budget without the compiler that keeps to it, or float8
             where it cannot be.
     """
+    device = layout.device
     if float8:
         use_float8(model, device)
     if device.type == "cuda":
@@ -70,7 +73,7 @@ def parallelize(
     )
     # On a single CPU one group saves the bookkeeping of many.
     by_unit = dist.world_size() > 1 or device.type == "cuda"
-    shard(model, device=device, precision=precision, by_unit=by_unit)
+    shard(model, layout, precision=precision, by_unit=by_unit)
     return compiled
 
 
@@ -115,12 +118,12 @@ def freeze(model: Model, frozen: Sequence[str]) -> None:
 
 def shard(
     model: Model,
+    layout: ParallelLayout,
     *,
-    device: torch.device,
     precision: Literal["fp32", "bf16"],
     by_unit: bool = True,
 ) -> None:
-    """FSDP2 over all ranks: fp32 weights, gradients and reductions; compute in
+    """FSDP2 over the layout's ranks: fp32 weights, gradients and reductions; compute in
     `precision`.
 
     `by_unit`, each unit gathers its weights just in time; otherwise all at once. On one
@@ -134,8 +137,8 @@ def shard(
     )
     # A unit's output that is a view is harmful only if written to, which nothing does.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
-    mesh = dist.mesh(device)
-    several = dist.world_size() > 1
+    mesh = layout.data_mesh
+    several = layout.data_size > 1
     if by_unit:
         for unit in model.units():
             fully_shard(

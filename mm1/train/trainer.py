@@ -26,7 +26,7 @@ from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
-from mm1.nn.model import MeanMetric, Model
+from mm1.nn.model import Model
 from mm1.progress import ProgressBar
 from mm1.ranges import NonNegativeInt, PositiveInt, Seed, Share
 from mm1.runs.description import (
@@ -43,6 +43,7 @@ from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
 from mm1.train.divergence import DivergenceCheck
+from mm1.train.layout import ParallelLayout
 from mm1.train.lora import Lora
 from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
@@ -95,8 +96,7 @@ class Trainer(Configurable):
         """Products of the decoder's linear maps in float8 while training, for Hopper
         GPUs and newer (`mm1.nn.float8`)."""
         attention_kernel: AttentionKernel = "flash"
-        """Of attention over batches (images, captions) on CUDA. cuDNN's builds a plan
-        for each new number of images, which takes about a second."""
+        """Of attention over batches (images, captions) on CUDA."""
         activation_checkpointing: ActivationCheckpointing = "none"
         """What blocks and connector compute again in the backward pass: nothing, all
         but products, attention and convolutions ("selective"), everything ("full"), or
@@ -107,6 +107,9 @@ class Trainer(Configurable):
         """Several ranks reduce gradients after each micro-batch, or only once a step:
         less traffic, for 6 bytes a parameter on every rank."""
         compile: bool = False
+        layout: ParallelLayout.Config = field(
+            default_factory=ParallelLayout.Config
+        )
         log_every: PositiveInt = 10
         validate_every: NonNegativeInt = 0
         """Steps between losses on validation documents; 0: only at the end."""
@@ -133,6 +136,7 @@ class Trainer(Configurable):
         self.folder: Path = folder
         self.lock: FolderLock = lock
         self.device: torch.device = dist.start()
+        self.layout = config.layout.build(self.device, config.model)
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
         check_startable(folder, config, resume=resume)
         saved_step = self.checkpoints.newest_whole() if resume else None
@@ -160,7 +164,7 @@ class Trainer(Configurable):
         )
         self.compiled: CompiledUnits | None = parallelize(
             self.model,
-            device=self.device,
+            self.layout,
             precision=config.precision,
             float8=config.float8,
             attention_kernel=config.attention_kernel,
@@ -221,7 +225,9 @@ class Trainer(Configurable):
     def _steps(self) -> Iterator[StepBatches]:
         """Raises ConfigError for a batch size or data that do not fit."""
         return self.loader.steps(
-            self.loader_state, rank=dist.rank(), world_size=dist.world_size()
+            self.loader_state,
+            rank=dist.data_rank(),
+            world_size=dist.data_size(),
         )
 
     def fit(self) -> None:
@@ -288,10 +294,10 @@ class Trainer(Configurable):
     def train_step(self, data: StepBatches) -> None:
         """One optimizer step, with gradient accumulation over the micro-batches: every
         target weighs the same, whatever micro-batch or rank it is in."""
-        # What a step draws at random depends on (seed, step, rank) alone: there is no
-        # random state to save.
+        # What a step draws at random depends on (seed, step, data rank) alone: there is
+        # no random state to save.
         torch.manual_seed(
-            (self.config.seed * 1_000_003 + self.step) * 4099 + dist.rank()
+            (self.config.seed * 1_000_003 + self.step) * 4099 + dist.data_rank()
         )
         for batch, losses in accumulate_gradients(
             self.model,
@@ -304,16 +310,9 @@ class Trainer(Configurable):
         norm, skipped = self.optimizer.step(
             self.scheduler.learning_rate(self.step)
         )
-        one = torch.ones_like(norm)
-        self.meter.add(
-            {
-                "grad_norm": MeanMetric(norm, one),
-                "skipped_updates": MeanMetric(skipped, one),
-            }
-        )
+        self.meter.add_values(grad_norm=norm, skipped_updates=skipped)
         self.counts.update(data.counts)
-        self.throughput.tokens += data.counts.get("unpadded_tokens", 0)
-        self.throughput.images += data.counts.get("images", 0)
+        self.throughput.add(data.counts)
         if self.compiled is not None:
             self.compiled.warn_once()
 
@@ -324,9 +323,12 @@ class Trainer(Configurable):
         self.divergence.update(
             self.step, self.config.log_every, metrics["skipped_updates"]
         )
-        lr = self.scheduler.learning_rate(self.step - 1)
         self.log.write_metrics(
-            self.step, metrics | {"lr": lr} | self.counts | data.gauges
+            self.step,
+            metrics
+            | {"lr": self.scheduler.learning_rate(self.step - 1)}
+            | self.counts
+            | data.gauges,
         )
         self.counts.clear()
         speed = self.throughput.read()

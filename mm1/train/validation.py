@@ -18,7 +18,7 @@ def validation_losses(
     model.eval()
     meter = Meter(device)
     for batch in loader.validation(
-        rank=dist.rank(), world_size=dist.world_size()
+        rank=dist.data_rank(), world_size=dist.data_size()
     ):
         meter.add(model(move(batch, device)).means)
     model.train()

@@ -19,6 +19,7 @@ from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.packed import PackedLoader
 from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
+from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import shard
 
 
@@ -274,7 +275,8 @@ def ask(folder: Path) -> None:
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     for precision in precisions:
         predictor = tiny.predictor(place, tokens_per_batch=70)
-        shard(predictor.model, device=device, precision=precision)
+        layout = ParallelLayout.Config().build(device)
+        shard(predictor.model, layout, precision=precision)
         answers = predictor.generate(documents, max_tokens=6)
         assert len(answers) == len(documents)
         assert len(predictor.log_likelihood(documents)) == len(documents)

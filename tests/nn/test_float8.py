@@ -18,6 +18,7 @@ from mm1.nn.clip import CLIP
 from mm1.nn.experts import MoE
 from mm1.nn.float8 import Float8Linear, quantize, use_float8
 from mm1.nn.linear import Linear
+from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import shard
 
 FORWARD = torch.float8_e4m3fn
@@ -199,7 +200,8 @@ def compare_sharded(folder: Path) -> None:
         model = language_model(decoder=config)
         use_float8(model, CPU)
         if sharded:
-            shard(model, device=device, precision="fp32")
+            layout = ParallelLayout.Config().build(device)
+            shard(model, layout, precision="fp32")
         model(batch).objective.backward()
         gradients.append(
             [

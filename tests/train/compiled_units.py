@@ -35,6 +35,7 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 from mm1.train.activation_checkpointing import KEPT, checkpoint_activations
 from mm1.train.compilation import CompiledUnits
+from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import shard
 
 MICRO_BATCHES = 20
@@ -134,7 +135,8 @@ def main(mode: Any, folder: Path) -> None:
         fullgraph=True,
     )
     for sharded in (eager, compiled):
-        shard(sharded, device=dist.start(), precision="bf16", by_unit=True)
+        layout = ParallelLayout.Config().build(dist.start())
+        shard(sharded, layout, precision="bf16", by_unit=True)
     worst = 0.0
     for batch in batches:
         expected = gradients(eager, batch)

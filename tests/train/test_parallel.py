@@ -14,6 +14,7 @@ from torch import Tensor
 from mm1 import dist
 from mm1.config import ConfigError
 from mm1.train.accumulation import set_gradient_sync
+from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import parallelize, shard
 
 
@@ -23,7 +24,12 @@ def accumulated(
     """Gradients of three micro-batches, one of them without a picture."""
     device = dist.start()
     model = multimodal_model()
-    shard(model, device=device, precision=precision, by_unit=by_unit)
+    shard(
+        model,
+        ParallelLayout.Config().build(device),
+        precision=precision,
+        by_unit=by_unit,
+    )
     for number in range(3):
         set_gradient_sync(
             model, is_last=each or number == 2, sync_each_micro_batch=False
@@ -55,7 +61,8 @@ def test_one_reduction_a_step_gives_the_same_bits(
 def test_weights_are_cast_once_for_a_step() -> None:
     """Not for each micro-batch: unsharded weights stay where they are."""
     model = multimodal_model()
-    shard(model, device=dist.start(), precision="bf16", by_unit=True)
+    layout = ParallelLayout.Config().build(dist.start())
+    shard(model, layout, precision="bf16", by_unit=True)
     addresses = []
     for number in range(3):
         set_gradient_sync(
@@ -74,7 +81,7 @@ def test_a_memory_budget_needs_the_compiler() -> None:
     with pytest.raises(ConfigError, match="compile=true"):
         parallelize(
             multimodal_model(),
-            device=dist.start(),
+            ParallelLayout.Config().build(dist.start()),
             precision="fp32",
             activation_checkpointing="memory_budget",
             compile_units=False,
