@@ -73,7 +73,7 @@ class Checkpoints:
         self.keep = keep
         # Checkpoints are written in a thread, whose collectives must not mix with those
         # of training.
-        self.group: Any = torch.distributed.new_group(backend="gloo")
+        self.group: Any = None
         self.pending: tuple[Future, CheckpointWriter, Path] | None = None
         self.num_failed = 0
         """Saves that failed in a row."""
@@ -99,6 +99,8 @@ class Checkpoints:
         path = checkpoint_path(self.folder, step)
         dist.on_rank_zero(lambda: remove(unfinished_path(path)))
         writer = CheckpointWriter(unfinished_path(path), progress)
+        if self.group is None:
+            self.group = torch.distributed.new_group(backend="gloo")
         state = _state(model, optimizer)
         # The config has its options; parameters may be grouped otherwise next time.
         del state["optimizer"]["param_groups"]
@@ -139,6 +141,16 @@ class Checkpoints:
             self.num_failed = 0
         except OSError as error:
             self._fail(path, error, sum(each[2] for each in ranks), may_fail)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the threads of the group that checkpoints are written in, unless one is
+        still being written."""
+        if self.group is not None and self.pending is None:
+            torch.distributed.destroy_process_group(self.group)
+            self.group = None
 
     def _publish(self, path: Path, checksums: dict[str, Any]) -> None:
         """Makes a checkpoint count that all ranks have written."""

@@ -243,7 +243,7 @@ class Trainer(Configurable):
         steps = self._steps()
         self.model.train()
         self.throughput.clear()
-        with self.lock:
+        with self.lock, self.checkpoints:
             with (
                 ProgressBar(
                     self.folder.name,

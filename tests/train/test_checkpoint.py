@@ -32,3 +32,18 @@ def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(
     assert run.checkpoints.steps() == [2, 3]
     (tmp_path / "run" / "checkpoints" / "step-00000009.unfinished").mkdir()
     assert run.checkpoints.steps() == [2, 3]
+
+
+def test_the_threads_that_save_end_with_the_run(tmp_path: Path) -> None:
+    def threads() -> int:
+        names = Path("/proc/self/task").glob("*/comm")
+        return sum("gloo" in name.read_text() for name in names)
+
+    run = text_only(
+        make_world(tmp_path / "world"), steps=2, checkpoint_every=1
+    ).build(folder=tmp_path / "run")
+    before = threads()
+    run._save_checkpoint()
+    assert threads() > before
+    run.fit()
+    assert threads() == before
