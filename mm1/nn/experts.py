@@ -202,10 +202,12 @@ class MoE(Module):
         )
         num_tokens = weights.sum()
         share = weights / num_tokens.clamp(min=1)
-        density = share @ F.one_hot(first, self.config.num_experts).float()
-        balance = (
-            self.config.num_experts * (density * (share @ probabilities)).sum()
-        )
+        # Products of matrices: torch squeezes that of a vector in place, and refuses to
+        # use a result again that selective checkpointing has kept and that was changed.
+        chosen = F.one_hot(first, self.config.num_experts).float()
+        density = share[None] @ chosen
+        probability = share[None] @ probabilities
+        balance = self.config.num_experts * (density * probability).sum()
         log_sum_exp = logits.logsumexp(-1)
         with torch.no_grad():
             entropy = weights @ (log_sum_exp - (probabilities * logits).sum(-1))

@@ -4,14 +4,17 @@ says what was not compiled."""
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from nn.batches import language_model, packed
+from nn.batches import DECODER, language_model, packed
 from torch import Tensor, nn
 
+from mm1.nn.decoder import Decoder
+from mm1.nn.experts import MoE
 from mm1.train.activation_checkpointing import KEPT, checkpoint_activations
 from mm1.train.compilation import CompiledUnits
 
@@ -100,8 +103,10 @@ class Counted(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def backward_products(mode: Any) -> tuple[int, list[Tensor]]:
-    model = language_model()
+def backward_products(
+    mode: Any, decoder: Decoder.Config
+) -> tuple[int, list[Tensor]]:
+    model = language_model(decoder=decoder)
     checkpoint_activations(model.units(), mode)
     objective = model(packed([9, 7, 8])).objective
     with Counted() as counted:
@@ -112,9 +117,14 @@ def backward_products(mode: Any) -> tuple[int, list[Tensor]]:
     ]
 
 
-def test_eager_units_repeat_no_product_under_selective() -> None:
+@pytest.mark.parametrize("experts", [None, MoE.Config(num_experts=3)])
+def test_eager_units_repeat_no_product_under_selective(
+    experts: MoE.Config | None,
+) -> None:
+    decoder = replace(DECODER, experts=experts)
     (none, expected), (selective, kept), (full, again) = (
-        backward_products(mode) for mode in ("none", "selective", "full")
+        backward_products(mode, decoder)
+        for mode in ("none", "selective", "full")
     )
     assert none == selective < full
     for gradients in (kept, again):
