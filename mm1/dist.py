@@ -168,6 +168,19 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
     return value
 
 
+def on_every_rank(function: Callable[[], None]) -> None:
+    """Calls a function on every rank: what it raises on one of them, every rank raises.
+    A collective: all ranks must call it."""
+    error: Exception | None = None
+    try:
+        function()
+    except Exception as raised:  # the other ranks would wait for ever
+        error = raised
+    for each in all_gather_objects(error):
+        if each is not None:
+            raise each
+
+
 def all_gather_objects(local: Value) -> list[Value]:
     """The picklable objects of all ranks, in order of rank."""
     if world_size() == 1:

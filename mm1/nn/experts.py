@@ -55,6 +55,8 @@ class MoE(Module):
     expert and is in no metric. With `top_k` 1 or 2, results repeat bit for bit.
     """
 
+    independent_rows = ("gate_up", "down")
+
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_experts: PositiveInt = 64

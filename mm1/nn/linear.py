@@ -11,6 +11,8 @@ class Linear(nn.Linear):
     its variance of order one.
     """
 
+    independent_rows = ("weight",)
+
     def __init__(
         self,
         input_dim: int,
@@ -31,6 +33,8 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """Vectors start with about unit length, so that logits of tied embeddings start
     with unit variance."""
+
+    independent_rows = ("weight",)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)

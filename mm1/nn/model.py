@@ -20,8 +20,12 @@ class Module(nn.Module, Configurable):
     """An `nn.Module` with a nested `Config`.
 
     A module with parameters of its own initialises them in `reset_parameters`, as
-    torch's layers do.
+    torch's layers do. `mm1.nn.initialization` calls it to set one of them at a time.
     """
+
+    independent_rows: tuple[str, ...] = ()
+    """Parameters whose rows `reset_parameters` draws independently of each other and of
+    their number: a rank need not draw all of them to have its own."""
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Convert another such module's state dict to this one's shapes and names.

@@ -1,7 +1,7 @@
 """A run's weights: writing, loading, and starting another run's part from them."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mm1 import dist
 from mm1.checksums import check_file, checked_path, checksum
@@ -17,7 +18,8 @@ from mm1.config import ConfigError, UserError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import TrainedModel, make_renderer
-from mm1.nn.model import Model, adapt
+from mm1.nn.initialization import BLOCK, held_indices, own_part, select
+from mm1.nn.model import Model, Module, adapt
 from mm1.runs.description import read_config
 from mm1.weight_files import (
     INDEX,
@@ -132,16 +134,24 @@ def joint_fingerprint(hashes: Sequence[str]) -> str:
 
 
 def load_part(
-    model: Model, part: str, folder: Path, *, tokenizer: Tokenizer
+    model: Model,
+    part: str,
+    folder: Path,
+    *,
+    tokenizer: Tokenizer,
+    plain_name: Callable[[str], str | None] = str,
 ) -> None:
-    """Loads a part's weights from the same part of a finished run.
+    """Loads a part's weights from the same part of a finished run: of a sharded model,
+    the rows and columns that this rank holds. All ranks must call this.
 
     Position embeddings of another patch grid are interpolated, a dense decoder is
-    upcycled to experts (see `adapt`).
+    upcycled to experts (see `adapt`). `plain_name` gives a parameter's name in the
+    other run, or None if it is not from there.
 
     Raises:
         ConfigError: either model lacks the part, its embeddings are of another
-            tokenizer, or tensors do not fit; all of them are named.
+            tokenizer, tensors do not fit (all of them are named), or numbers are not
+            finite.
     """
     parts = model.parts()
     if part not in parts:
@@ -152,33 +162,111 @@ def load_part(
         isinstance(module, nn.Embedding) for module in parts[part].modules()
     ):
         _check_tokenizer(part, folder, tokenizer)
-    state = {
-        name.removeprefix(prefix): weights.tensor(name)
+    given = {
+        name.removeprefix(prefix): weights.meta(name)
         for name in weights.names
         if name.startswith(prefix)
     }
-    if not state:
+    if not given:
         raise ConfigError(f"{folder} has no part {part!r}")
-    wanted = parts[part].state_dict()
-    state = adapt(parts[part], state)
-    wrong = [
-        f"{n}: {tuple(state[n].shape)}, not {tuple(w.shape)}"
-        for n, w in wanted.items()
-        if n in state and state[n].shape != w.shape
-    ]
-    missing = sorted(wanted.keys() - state.keys())
-    extra = sorted(state.keys() - wanted.keys())
-    tied = {
-        n
-        for n in missing
-        if any(wanted[n].data_ptr() == wanted[o].data_ptr() for o in state)
+    wanted = {
+        plain: tensor
+        for name, tensor in parts[part].state_dict(keep_vars=True).items()
+        if (plain := plain_name(name)) is not None
     }
+    fitted = adapt(parts[part], given)
+    _check_fits(f"{part} of {folder}", wanted, fitted)
+
+    def fill() -> None:
+        for name in [n for n in fitted if fitted[n] is given.get(n)]:
+            _read(wanted[name], weights, prefix + name)
+        for adapted in _adapted(parts[part], given, fitted, weights, prefix):
+            for name, whole in adapted.items():
+                _copy(wanted[name], whole)
+
+    dist.on_every_rank(fill)
+
+
+def _check_fits(
+    what: str, wanted: Mapping[str, Tensor], fitted: Mapping[str, Tensor]
+) -> None:
+    """Raises ConfigError if names or shapes differ, but for names of tied weights."""
+    wrong = [
+        f"{n}: {tuple(fitted[n].shape)}, not {tuple(w.shape)}"
+        for n, w in wanted.items()
+        if n in fitted and fitted[n].shape != w.shape
+    ]
+    missing = sorted(wanted.keys() - fitted.keys())
+    extra = sorted(fitted.keys() - wanted.keys())
+    filled = {id(wanted[n]) for n in wanted.keys() & fitted.keys()}
+    tied = {n for n in missing if id(wanted[n]) in filled}
     if wrong or extra or set(missing) - tied:
         raise ConfigError(
-            f"{part} of {folder} does not fit: shapes {wrong}, missing {missing}, not"
-            f" known here {extra}"
+            f"{what} does not fit: shapes {wrong}, missing {missing}, not known here"
+            f" {extra}"
         )
-    parts[part].load_state_dict(state, strict=False)
+
+
+def _read(parameter: Tensor, weights: RunWeights, name: str) -> None:
+    """Fills what this rank holds of a parameter, some rows at a time."""
+    for own, held in _blocks(parameter):
+        starts = [int(indices[0]) for indices in held]
+        ends = [int(indices[-1]) + 1 for indices in held]
+        piece = weights.tensor(name, tuple(map(slice, starts, ends)))
+        own.copy_(
+            select(
+                piece,
+                [i - start for i, start in zip(held, starts, strict=True)],
+            )
+        )
+
+
+def _copy(parameter: Tensor, whole: Tensor) -> None:
+    """Fills what this rank holds of a parameter from all of it."""
+    if not isinstance(whole, DTensor):  # else its own, as it was initialised
+        for own, held in _blocks(parameter):
+            own.copy_(select(whole, held))
+
+
+@torch.no_grad()
+def _blocks(parameter: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """What this rank holds of a parameter in blocks of rows, each with its indices in
+    the whole."""
+    own = own_part(parameter).detach()
+    if own.numel() > 0:
+        rows, *others = held_indices(parameter)
+        size = max(1, BLOCK * len(own) // own.numel())
+        for start in range(0, len(own), size):
+            block = slice(start, start + size)
+            yield own[block], [rows[block], *others]
+
+
+def _adapted(
+    part: nn.Module,
+    given: Mapping[str, Tensor],
+    fitted: Mapping[str, Tensor],
+    weights: RunWeights,
+    prefix: str,
+) -> Iterator[dict[str, Tensor]]:
+    """The tensors that `adapt` changes, those of one module at a time."""
+    kept = {name for name in fitted if fitted[name] is given.get(name)}
+    modules = dict(part.named_modules())
+    owners: dict[str, list[str]] = {}
+    for name in given.keys() - kept:
+        path = name
+        while path and not isinstance(modules.get(path), Module):
+            path = path.rpartition(".")[0]
+        owners.setdefault(path, []).append(name)
+    for path, names in owners.items():
+        inside = f"{path}." if path else ""
+        own = {
+            name.removeprefix(inside): weights.tensor(prefix + name)
+            for name in names
+        }
+        yield {
+            inside + name: value
+            for name, value in adapt(modules[path], own).items()
+        }
 
 
 def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mm1.config import ConfigError, Configurable, nearest
+from mm1.nn.linear import Linear
 from mm1.nn.model import Model
 from mm1.ranges import PositiveFloat, PositiveInt
 
@@ -77,6 +78,22 @@ class Lora(Configurable):
                 ),  # type: ignore[arg-type]
                 parts[name],
             )
+        for layer in model.modules():
+            seconds: Any = getattr(layer, "lora_B", {})
+            for name, second in seconds.items():
+                # peft's own start, also where weights are drawn after the injection:
+                # the first matrix is drawn as torch's layers are, the second is zero.
+                with second.weight.device:
+                    seconds[name] = Linear(
+                        second.in_features, second.out_features, gain=0.0
+                    )
+
+    @staticmethod
+    def plain_name(name: str) -> str | None:
+        """What a parameter is called in a model without adapters; None for adapters."""
+        if ".lora_" in name:
+            return None
+        return name.replace(BASE, "")
 
     def merged(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """The state dict of a plain model, adapters merged into the weights."""

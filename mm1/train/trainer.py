@@ -36,9 +36,10 @@ from mm1.runs.description import (
 )
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.trackers import TrackerName
-from mm1.runs.weights import load_part, weights_fingerprint, write_weights
+from mm1.runs.weights import weights_fingerprint, write_weights
 from mm1.train.accumulation import accumulate_gradients
 from mm1.train.activation_checkpointing import ActivationCheckpointing
+from mm1.train.build_model import build_on_meta, fill_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
@@ -49,7 +50,7 @@ from mm1.train.metrics import Meter, Throughput, peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_startable
-from mm1.train.parallel import AttentionKernel, freeze, parallelize
+from mm1.train.parallel import AttentionKernel, parallelize
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted
 from mm1.train.validation import validation_losses
@@ -146,8 +147,11 @@ class Trainer(Configurable):
             else config.tokenizer.path or config.loader.tokenizer()
         ).build()
         self.lora: Lora | None = config.lora.build() if config.lora else None
-        self.model: Model = self._build_model(
-            config.init if saved_step is None else {}
+        self.model: Model = build_on_meta(
+            config.model,
+            vocab_size=self.tokenizer.vocab_size,
+            lora=self.lora,
+            frozen=config.frozen,
         )
         self.params: dict[str, int] = {
             name: sum(p.numel() for p in part.parameters())
@@ -172,6 +176,15 @@ class Trainer(Configurable):
             activation_memory_budget=config.activation_memory_budget,
             compile_units=config.compile,
         )
+        fill_weights(
+            self.model,
+            device=self.device,
+            seed=config.seed,
+            init=config.init,
+            tokenizer=self.tokenizer,
+            lora=self.lora,
+            resumed=saved_step is not None,
+        )
         self.optimizer: Optimizer = config.optimizer.build(model=self.model)
         self.scheduler: Scheduler = config.scheduler.build(
             peak_lr=config.optimizer.peak_lr, steps=config.steps
@@ -192,19 +205,6 @@ class Trainer(Configurable):
             self.device, peak_flops(self.device, config.precision)
         )
         self._write_summary(finished=False)
-
-    def _build_model(self, init: dict[str, str]) -> Model:
-        torch.manual_seed(self.config.seed)
-        with self.device:
-            model = self.config.model.build(
-                vocab_size=self.tokenizer.vocab_size
-            )
-        for part, origin in init.items():
-            load_part(model, part, Path(origin), tokenizer=self.tokenizer)
-        if self.lora:
-            self.lora.inject(model)
-        freeze(model, self.config.frozen)
-        return model
 
     def _load_checkpoint(self, step: int) -> int | None:
         """Returns how many lines of metrics were written before it."""
