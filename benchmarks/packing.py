@@ -59,11 +59,8 @@ class Drawn:
     def num_documents(self) -> int:
         return len(self.num_tokens)
 
-    def tokens(self, ids: np.ndarray) -> np.ndarray:
-        return self.num_tokens[ids]
-
-    def images(self, ids: np.ndarray) -> np.ndarray:
-        return self.num_images[ids]
+    def lengths(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.num_tokens[ids], self.num_images[ids]
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         tokens = int(self.num_tokens[document])

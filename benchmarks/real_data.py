@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mm1.data.prepared.shards import read_manifest
@@ -197,7 +198,7 @@ def check_counts(out: Path, steps: int) -> None:
     )
     for s, (name, source) in enumerate(loader.sources.items()):
         epochs = {
-            d: n / int(source.num_tokens[d])
+            d: n / int(source.lengths(np.array([d]))[0][0])
             for (which, d), n in covered.items()
             if which == s
         }

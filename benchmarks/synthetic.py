@@ -86,15 +86,10 @@ class SyntheticDocuments:
             self.num_text_tokens = np.minimum(text, room)
         self.tokens_per_image = tokens_per_image
 
-    def tokens(self, ids: np.ndarray) -> np.ndarray:
-        row = ids % NUM_DRAWS
-        return (
-            self.num_text_tokens[row]
-            + self.num_images[row] * self.tokens_per_image
-        )
-
-    def images(self, ids: np.ndarray) -> np.ndarray:
-        return self.num_images[ids % NUM_DRAWS]
+    def lengths(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images = self.num_images[ids % NUM_DRAWS]
+        text = self.num_text_tokens[ids % NUM_DRAWS]
+        return text + images * self.tokens_per_image, images
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         raise AssertionError(f"document {document} fits a row, as all do")

@@ -165,6 +165,17 @@ class Renderer:
         assert self.image_processor is not None
         return self.image_processor(decode_image(image.data), grid)
 
+    @property
+    def fixed_tokens_per_image(self) -> int | None:
+        """The tokens of each image where all take equally many, as one sub-image each;
+        None where that depends on their sizes or numbers."""
+        processor = self.image_processor
+        if processor is None:
+            return 0
+        if processor.max_tiles > 1 or processor.index_tokens:
+            return None
+        return self.tokens_per_image
+
     def lengths(
         self,
         text_tokens: Int[np.ndarray, " documents"],

@@ -40,12 +40,11 @@ class SourceLengths(Protocol):
     @property
     def num_documents(self) -> int: ...
 
-    def tokens(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Rendered length of each document, image tokens included."""
-        ...
-
-    def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Images of each document; every sub-image counts."""
+    def lengths(
+        self, ids: Int[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """(rendered tokens, image tokens included; images) of each document; every
+        sub-image counts."""
         ...
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
@@ -191,8 +190,7 @@ class SourceStreams:
                 positions,
                 ids,
                 zeros,
-                source.tokens(ids),
-                source.images(ids),
+                *source.lengths(ids),
             )
             fitting = _fit_rows(documents, source, settings)
             misfits = 0 if len(fitting.source) else misfits + count

@@ -17,10 +17,11 @@ def validation_rows(
 ) -> list[Row]:
     """All documents of a source's validation split, each once."""
     limits = {"sequence_length": sequence_length, "max_images": max_images}
-    misfit = never_fits(source.num_tokens, source.num_images, **limits)
+    num_tokens, num_images = source.lengths(np.arange(source.num_documents))
+    misfit = never_fits(num_tokens, num_images, **limits)
     segments = []
     for d, whole in enumerate(
-        zip(source.num_tokens.tolist(), source.num_images.tolist(), strict=True)
+        zip(num_tokens.tolist(), num_images.tolist(), strict=True)
     ):
         if not misfit[d]:
             parts = [(0, *whole)]

@@ -2,6 +2,7 @@
 complete.
 
     scratch/lock            held by the process that writes here
+            columns/        lengths of the documents of each shard, to be joined
             plan.json       what is made from which inputs; another plan cannot resume
             parts/          output of files in progress, a folder for each attempt
             drops/          dropped records and images, a list for each file
@@ -27,7 +28,8 @@ from typing import Any
 
 from mm1.config import ConfigError
 from mm1.data.document import Document
-from mm1.data.prepared.shards import ShardWriter
+from mm1.data.prepared.columns import SCRATCH, join_columns
+from mm1.data.prepared.shard_writer import ShardWriter
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER
 from mm1.dist import say
 from mm1.files import durable_rename, read_object, unfinished_path, write_json
@@ -36,8 +38,6 @@ from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
 
 SPLITS = ("train", "validation")
-SCRATCH = "scratch"
-"""Subfolder for what is needed only while the folder is incomplete."""
 MAX_KEY = 1000
 """Characters of a key in the list of drops; names in a tar may be of any length."""
 REMEDY = "delete the folder, and prepare the data again"
@@ -106,8 +106,10 @@ class ConversionStats:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         write_json(path, values | {"skipped": self.skipped.to_json()})
 
-    def manifest(self) -> dict[str, Any]:
-        """The counts as a manifest has them."""
+    def manifest(
+        self, columns: dict[str, dict[str, dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """The counts as a manifest has them, with the `columns` of each split."""
         whats = ("documents", "tokens", "images")
         return {
             "records_in": self.records_in,
@@ -120,6 +122,7 @@ class ConversionStats:
                 split: {
                     **{what: self.counts[split][what] for what in whats},
                     "shards": self.shards[split],
+                    "columns": columns[split],
                 }
                 for split in SPLITS
             },
@@ -232,6 +235,15 @@ class OutputFolder:
         """Files that have finished their first step."""
         steps = (self.scratch / "stats").glob("*")
         return max((len(self.stats(step.name)) for step in steps), default=0)
+
+    def join_columns(
+        self, stats: ConversionStats
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Write the columns of each split; return their entries for the manifest."""
+        return {
+            split: join_columns(self.path, split, shards) if shards else {}
+            for split, shards in stats.shards.items()
+        }
 
     def join_drops(self) -> None:
         """Write one list of all drops, in the order of files."""

@@ -223,7 +223,8 @@ def read_finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 def write_manifest(
     output: OutputFolder, plan: dict[str, Any], stats: Sequence[ConversionStats]
 ) -> dict[str, Any]:
-    """Join the lists of drops, check that the counts add up and write the manifest.
+    """Join the lists of drops and the columns, check that the counts add up and write
+    the manifest.
 
     Raises:
         ConfigError: not one record can be used; the first reasons are named.
@@ -248,7 +249,7 @@ def write_manifest(
             f"none of {total.records_in} records can be used: {_reasons(total.drops)};"
             f" first: {first}" + (f"; not read: {others}" if others else "")
         )
-    manifest = plan | total.manifest()
+    manifest = plan | total.manifest(output.join_columns(total))
     write_json(output.path / "manifest.json", manifest)
     return manifest
 

@@ -2,6 +2,7 @@
 refused."""
 
 import json
+import os
 from array import array
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from raw_files import pairs, write_lines, write_tar
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
-from mm1.data.prepared import shards
-from mm1.data.prepared.shards import Shards, ShardWriter
+from mm1.data.prepared import shard_writer, shards
+from mm1.data.prepared.columns import COLUMNS, join_columns
+from mm1.data.prepared.shard_writer import ShardWriter
+from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
+from mm1.overrides import default_config
 from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 
 # Fields alone: classes checked by beartype draw random numbers, which hypothesis
 # forbids inside strategies.
@@ -48,8 +54,17 @@ def write(folder: Path, documents: list[Document]) -> Shards:
     writer = ShardWriter(folder, "train", 0)
     for number, document in enumerate(documents):
         writer.add(f"raw#{number}", document)
-    splits = {"train": {"documents": len(documents), "shards": writer.close()}}
-    manifest = {"format": shards.FORMAT, "tokenizer": "abc", "splits": splits}
+    written = writer.close()
+    split = {
+        "documents": len(documents),
+        "shards": written,
+        "columns": join_columns(folder, "train", written),
+    }
+    manifest = {
+        "format": shards.FORMAT,
+        "tokenizer": "abc",
+        "splits": {"train": split},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Shards(folder)
 
@@ -67,12 +82,13 @@ def test_documents_survive_the_round_trip(
         f"raw#{i}" for i in range(len(read))
     ]
     images = [image for document in documents for image in document.images]
-    assert read.image_widths.tolist() == [image.width for image in images]
-    assert read.image_heights.tolist() == [image.height for image in images]
+    assert read.image_sizes.tolist() == [
+        [image.width, image.height] for image in images
+    ]
     assert np.diff(read.image_offsets).tolist() == [
         len(document.images) for document in documents
     ]
-    assert (read.text_tokens.dtype, read.image_widths.dtype) == (
+    assert (read.text_tokens.dtype, read.image_sizes.dtype) == (
         np.int32,
         np.int32,
     )
@@ -81,8 +97,8 @@ def test_documents_survive_the_round_trip(
 def test_several_shards_are_numbered_consecutively(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "BATCH_BYTES", 300)
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(shard_writer, "BATCH_BYTES", 300)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 1000)
     documents = [
         Document(
             (
@@ -96,7 +112,7 @@ def test_several_shards_are_numbered_consecutively(
     assert len(list((tmp_path / "train").iterdir())) > 3
     order = np.random.default_rng(0).permutation(50).tolist()
     assert [read.document(i) for i in order] == [documents[i] for i in order]
-    assert read.image_widths.tolist() == list(range(1, 51))
+    assert read.image_sizes[:, 0].tolist() == list(range(1, 51))
 
 
 def test_datasets_opens_a_shard(tmp_path: Path) -> None:
@@ -197,3 +213,127 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(
     path.write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"manifest.json: the shard .* leads"):
         Shards(prepared)
+
+
+def test_few_shards_are_mapped_and_what_was_read_outlives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "BATCH_BYTES", 40)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 1)
+    documents = [
+        Document((Image(bytes([i]) * 50, 3, 2), Text(f"{i}", tokens=(i,))))
+        for i in range(8)
+    ]
+    read = write(tmp_path, documents)
+    assert read.mapped == {}
+
+    def mapped() -> int:
+        maps = Path("/proc/self/maps").read_text()
+        return sum(f"{tmp_path}/train/0" in line for line in maps.splitlines())
+
+    monkeypatch.setattr(shards, "MAX_MAPPED", 3)
+    kept = [read.read(i) for i in (0, 1, 2, 1, 3)]
+    assert list(read.mapped) == [2, 1, 3]
+    assert mapped() == 3
+    reader = read.mapped[2].readers
+    (view,) = [r.images.data for r in reader.values()]
+    kept += [read.read(i) for i in (4, 5, 6, 7, 0)]
+    assert [key for key, _ in kept] == [f"raw#{i}" for i in (0, 1, 2, 1, 3)] + [
+        f"raw#{i}" for i in (4, 5, 6, 7, 0)
+    ]
+    # a view keeps its shard mapped
+    assert bytes(view[:50]) == bytes([2]) * 50
+    assert mapped() == 4
+    del reader, view
+    assert mapped() == 3
+
+
+def test_a_shard_that_changes_before_it_is_mapped_is_refused(
+    prepared: Path,
+) -> None:
+    path = prepared / "train" / "00000-000.arrow"
+    content = path.read_bytes()
+    read = Shards(prepared)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"arrow was deleted .* copy the"):
+        read.document(0)
+    path.write_bytes(content)
+    first = read.document(0)
+    assert first == Shards(prepared).document(0)
+
+    read = Shards(prepared)
+    path.unlink()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"arrow was changed .* copy the"):
+        read.document(0)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_columns_of_another_size_or_content_are_refused(
+    column: str, prepared: Path
+) -> None:
+    path = prepared / "train" / f"{column}.npy"
+    content = path.read_bytes()
+    read = Shards(prepared)
+    before = read.columns[column].copy()
+    # the same content in another file is the same column
+    path.unlink()
+    path.write_bytes(content)
+    assert (read.columns[column] == before).all()
+    assert (Shards(prepared).columns[column] == before).all()
+
+    path.write_bytes(content[:-8])
+    with pytest.raises(ConfigError, match=rf"{column}.npy has .* copy the"):
+        Shards(prepared)
+    path.unlink()
+    with pytest.raises(ConfigError, match=rf"{column}.npy is missing"):
+        Shards(prepared)
+    path.write_bytes(bytes(len(content)))
+    with pytest.raises(ConfigError, match=rf"{column}.npy is damaged .* copy"):
+        Shards(prepared).columns[column]
+
+
+def test_a_column_that_is_written_to_while_in_use_is_refused(
+    prepared: Path,
+) -> None:
+    path = prepared / "train" / "text_tokens.npy"
+    read = Shards(prepared)
+    assert len(read.text_tokens) == 5
+    os.utime(path, ns=(0, 0))
+    assert len(read.text_tokens) == 5
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(bytes(4))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"tokens.npy was changed .* resume"):
+        len(read.text_tokens)
+
+
+def test_columns_join_the_shards_of_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several files, some without a document in a split, in several shards."""
+    monkeypatch.setattr(shard_writer, "BATCH_BYTES", 200)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 600)
+    for name, count in (("a", 9), ("b", 1), ("c", 5)):
+        write_lines(
+            tmp_path / f"{name}.jsonl",
+            [{"text": f"{name} " * (i % 4 + 1)} for i in range(count)],
+        )
+    train_tokenizer(["a b c"], tmp_path / "t.json", vocab_size=300)
+    config = Preparation.Config(
+        source=default_config(Source, "text"), validation=0.3
+    )
+    files = [tmp_path / f"{name}.jsonl" for name in "abc"]
+    out = tmp_path / "out"
+    manifest = prepare(config, files, out, tmp_path / "t.json")
+    for split in ("train", "validation"):
+        read = Shards(out, split)
+        documents = [read.document(i) for i in range(len(read))]
+        assert read.text_tokens.tolist() == [
+            1 + sum(len(part.tokens) for part in document.parts)  # type: ignore[union-attr, arg-type]
+            for document in documents
+        ]
+        assert read.image_offsets.tolist() == [0] * (len(read) + 1)
+        assert manifest["splits"][split]["columns"].keys() == COLUMNS.keys()
+    assert not (out / "scratch").exists()

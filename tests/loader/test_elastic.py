@@ -83,12 +83,13 @@ def check_each_token_once_per_epoch(
             ]
         )
         due = np.bincount(order[: after.drawn[name]], minlength=size)
-        times = np.zeros((size, source.num_tokens.max()), dtype=np.int64)
+        num_tokens, _ = source.lengths(np.arange(size))
+        times = np.zeros((size, num_tokens.max()), dtype=np.int64)
         for _, document, start, stop in (
             e[:4] for e in [*rows, *after.carried] if e[0] == name
         ):
             times[document, start:stop] += 1
-        within = np.arange(times.shape[1]) < source.num_tokens[:, None]
+        within = np.arange(times.shape[1]) < num_tokens[:, None]
         assert (times == due[:, None] * within).all()
 
 

@@ -1,6 +1,7 @@
 """Planned, rendered and collated lengths of documents agree, for every way to split
 images."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import picture
+from raw_files import jpeg, write_pages
 
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.data.image_processing import ImageProcessor
+from mm1.data.prepared import lengths
+from mm1.data.prepared.lengths import DocumentLengths
 from mm1.data.render import Renderer, text_length
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.collate import RenderedSegment, collate
+from mm1.overrides import default_config
+from mm1.prepare.pipeline import prepare
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 
 TOKENS = 3
 SIDES = (1, 3, 4, 7, 8, 13, 40)
@@ -162,3 +170,54 @@ def test_a_tokenizer_that_cannot_encode_an_index_is_named(
         ConfigError, match=r"loader\.index_tokens.*cannot encode '\(1,1,1\)'"
     ):
         renderer(words, WAYS["dynamic, padded"])(Document((Image(b"", 8, 4),)))
+
+
+@pytest.mark.parametrize(
+    "way", ["whole", "square", "dynamic, padded", "no encoder"]
+)
+def test_lengths_of_a_folder_are_those_of_rendering_one_by_one(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, repeated, and in blocks for the totals."""
+    monkeypatch.setattr(lengths, "BLOCK", 4)
+    pages = [
+        {
+            "images": [jpeg(i + n, (3 + 4 * n, 8)) for n in range(i % 4)]
+            + [None],
+            "texts": [None] * (i % 4) + [f"cat number {i}"],
+        }
+        for i in range(11)
+    ]
+    write_pages(tmp_path / "a.parquet", pages)
+    made = tiny.tokenizer(tmp_path)
+    prepare(
+        Preparation.Config(source=default_config(Source, "interleaved")),
+        [tmp_path / "a.parquet"],
+        tmp_path / "out",
+        tmp_path / "tokenizer.json",
+    )
+    render = renderer(made, WAYS[way]) if way in WAYS else Renderer(made, None)
+    source = DocumentLengths(str(tmp_path / "out"), render)
+    expected = []
+    for i in range(source.num_documents):
+        document = source.shards.document(i)
+        if render.image_processor is None:
+            texts = tuple(p for p in document.parts if isinstance(p, Text))
+            num_tokens = len(render(Document(texts)).tokens)
+            expected.append([num_tokens, len(document.images)])
+        else:
+            rendered = render(document)
+            batch = collate([[RenderedSegment.whole(rendered)]], render)
+            expected.append([len(rendered.tokens), len(batch.slots)])
+    ids = np.array([7, 0, 10, 7, 3, 3, 9])
+    found = np.stack(source.lengths(ids), axis=1)
+    assert found.tolist() == [expected[i] for i in ids]
+    tokens, images = np.sum(expected, axis=0).tolist()
+    assert source.describe() == {
+        "documents": 11,
+        "tokens": tokens,
+        "images": images,
+    }
+    unread = pickle.loads(pickle.dumps(source))
+    assert len(pickle.dumps(source)) < 5000 + len(pickle.dumps(render))
+    assert np.stack(unread.lengths(ids), axis=1).tolist() == found.tolist()

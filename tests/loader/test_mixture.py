@@ -30,11 +30,8 @@ class Fixed:
     def num_documents(self) -> int:
         return len(self.num_tokens)
 
-    def tokens(self, ids: np.ndarray) -> np.ndarray:
-        return self.num_tokens[ids]
-
-    def images(self, ids: np.ndarray) -> np.ndarray:
-        return self.num_images[ids]
+    def lengths(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.num_tokens[ids], self.num_images[ids]
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         """A single image, which cannot be cut."""
@@ -50,11 +47,8 @@ class TwoBillion:
     shortest: int = 50
     num_documents = 2_000_000_000
 
-    def tokens(self, ids: np.ndarray) -> np.ndarray:
-        return self.shortest + ids % 50
-
-    def images(self, ids: np.ndarray) -> np.ndarray:
-        return np.ones_like(ids)
+    def lengths(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.shortest + ids % 50, np.ones_like(ids)
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         raise AssertionError("every document fits a row")

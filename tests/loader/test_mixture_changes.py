@@ -68,8 +68,7 @@ def amounts(
             before.drawn.get(name, 0),
             after.drawn[name],
         )
-        tokens = source.tokens(ids)
-        images = source.images(ids)
+        tokens, images = source.lengths(ids)
         rows = np.maximum(
             tokens / mixture.sequence_length, images / mixture.max_images
         )
@@ -97,7 +96,8 @@ def check_each_document_once_per_epoch(
             documents(name, source.num_documents, 0, state.drawn[name]).tolist()
         )
         assert seen[name] == {
-            d: times[d] * int(source.tokens(np.array([d]))[0]) for d in times
+            d: times[d] * int(source.lengths(np.array([d]))[0][0])
+            for d in times
         }
 
 

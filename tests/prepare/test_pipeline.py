@@ -239,7 +239,9 @@ def test_unfinished_files_of_a_killed_run_are_prepared_again(
         parents=True
     )
     prepare("captions", [raw], tmp_path / "out", tokenizer)
-    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == [
+    assert sorted(
+        p.name for p in (tmp_path / "out" / "train").glob("*.arrow")
+    ) == [
         "00000-000.arrow",
         "00001-000.arrow",
     ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import raw_files
 import tiny
 from worlds import pretrain
@@ -34,7 +35,8 @@ def test_each_sub_image_follows_its_index(tmp_path: Path) -> None:
         loader.renderer(source.shards.document(i))
         for i in range(source.num_documents)
     ]
-    assert source.num_tokens.tolist() == [
+    num_tokens, _ = source.lengths(np.arange(source.num_documents))
+    assert num_tokens.tolist() == [
         len(sequence.tokens) for sequence in rendered
     ]
 

@@ -1,6 +1,8 @@
 """Lengths of prepared documents under a renderer, known without reading the
 documents."""
 
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,13 @@ from jaxtyping import Int
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
 
+BLOCK = 1 << 16
+"""Documents whose lengths are computed at a time where those of all are needed."""
+
 
 class DocumentLengths:
-    """Tokens and images of each document in one split of a prepared folder."""
+    """Tokens and images of the documents in one split of a prepared folder, computed
+    from its columns for those that are asked for."""
 
     def __init__(
         self, folder: str, renderer: Renderer, split: str = "train"
@@ -20,20 +26,35 @@ class DocumentLengths:
         self.renderer = renderer
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
         self.num_documents = len(self.shards)
-        self.num_tokens, self.num_images = renderer.lengths(
-            self.shards.text_tokens,
-            self.shards.image_offsets,
-            self.shards.image_widths,
-            self.shards.image_heights,
+
+    def lengths(
+        self, ids: Int[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """(rendered tokens, image tokens included; sub-images) of each document.
+
+        Raises:
+            ConfigError: the folder has changed since it was opened.
+        """
+        offsets = self.shards.image_offsets
+        text_tokens = self.shards.text_tokens[ids]
+        first = offsets[ids]
+        counts = offsets[ids + 1] - first
+        if (fixed := self.renderer.fixed_tokens_per_image) is not None:
+            return text_tokens + fixed * counts, counts
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        images = np.repeat(first - ends[:-1], counts) + np.arange(ends[-1])
+        sizes = self.shards.image_sizes[images]
+        return self.renderer.lengths(
+            text_tokens, ends, sizes[:, 0], sizes[:, 1]
         )
 
-    def tokens(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Rendered length of each document, image tokens included."""
-        return self.num_tokens[ids]
-
-    def images(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Images of each document; every sub-image counts."""
-        return self.num_images[ids]
+    def blocks(
+        self,
+    ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
+        """`lengths` of all documents in order, `BLOCK` at a time."""
+        for first in range(0, self.num_documents, BLOCK):
+            last = min(first + BLOCK, self.num_documents)
+            yield self.lengths(np.arange(first, last))
 
     def image_spans(self, document: int) -> list[tuple[int, int, int]]:
         """(start, stop, sub-images) of each image's tokens; reads the document.
@@ -52,8 +73,16 @@ class DocumentLengths:
 
     def describe(self) -> dict[str, int | float]:
         """Totals, for people."""
-        return {
-            "documents": self.num_documents,
-            "tokens": int(self.num_tokens.sum()),
-            "images": int(self.num_images.sum()),
-        }
+        return dict(self._totals)
+
+    @cached_property
+    def _totals(self) -> dict[str, int]:
+        documents, tokens, images = self.shards.totals()
+        fixed = self.renderer.fixed_tokens_per_image
+        if fixed is None:
+            # a pass over all documents, some 2 million a second
+            totals = [(t.sum(), i.sum()) for t, i in self.blocks()]
+            tokens, images = (int(sum(x)) for x in zip(*totals, strict=True))
+        else:
+            tokens += images * fixed
+        return {"documents": documents, "tokens": tokens, "images": images}

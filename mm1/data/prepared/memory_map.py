@@ -8,49 +8,73 @@ open; one whose modification time alone changes is the same file.
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from mm1.config import ConfigError
 
 
 class MappedFile:
-    """A file as it was when it was opened."""
+    """A file of a prepared folder as it was when the folder was opened. It may be
+    mapped later, or again."""
 
-    def __init__(self, path: Path, sha256: str | None) -> None:
-        """`sha256` is that of its content, if known."""
-        self.path = path
-        self.sha256 = sha256
-        self.opened: os.stat_result = path.stat()
+    __slots__ = ("path", "sha256", "stamp")
 
-    def check(self) -> None:
-        """Costs one `stat`, some microseconds, unless the file's size or time has
-        changed.
+    def __init__(self, folder: Path, entry: dict[str, Any]) -> None:
+        """`entry` is the file's in the manifest.
 
         Raises:
-            ConfigError: its content has changed.
+            ConfigError: it is missing, or its size is not that of the manifest.
+        """
+        self.path = os.path.join(folder, entry["file"])
+        self.sha256: str | None = entry.get("sha256")
+        try:
+            self.stamp = _stamp(self.path)
+        except OSError:
+            self.stamp = None
+        size = self.stamp and self.stamp[1]
+        if size != entry["bytes"]:
+            has = "is missing" if size is None else f"has {size:,} bytes"
+            raise ConfigError(
+                f"{self.path} {has}; the manifest says {entry['bytes']:,} bytes: copy"
+                " the folder again"
+            )
+
+    def check(self, *, mapped: bool) -> None:
+        """Costs one `stat`, some microseconds, unless the file has changed. `mapped`:
+        does this process have it mapped, whatever now lies at its path?
+
+        Raises:
+            ConfigError: its content has changed, or it is gone and not mapped.
         """
         try:
-            now = self.path.stat()
+            now = _stamp(self.path)
         except FileNotFoundError:
+            if mapped:
+                return
+            raise ConfigError(
+                f"{self.path} was deleted while it is in use: copy the folder again,"
+                " then resume"
+            ) from None
+        if now == self.stamp:
             return
-        if now.st_ino != self.opened.st_ino or _stamp(now) == _stamp(
-            self.opened
-        ):
+        assert self.stamp is not None
+        inode, size, _ = self.stamp
+        if mapped and now[0] != inode:
             return
-        if (
-            now.st_size != self.opened.st_size
-            or _hash(self.path) != self.sha256
-        ):
+        if now[1] != size or _hash(self.path) != self.sha256:
             raise ConfigError(
                 f"{self.path} was changed while it is in use: copy the folder again,"
                 " then resume"
             )
-        self.opened = now
+        self.stamp = now
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
+def _stamp(path: str) -> tuple[int, int, int]:
+    """(inode, bytes, time of modification)."""
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+def _hash(path: str) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

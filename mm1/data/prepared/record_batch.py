@@ -10,14 +10,36 @@ from typing import Any
 
 import numpy as np
 
+from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
+
+
+def shard_schema() -> Any:
+    """The `pyarrow.Schema` of a shard."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "key": pa.string(),  # "file#record"
+            "texts": pa.list_(pa.string()),
+            "tokens": pa.list_(pa.list_(pa.int32())),
+            "loss": pa.list_(pa.bool_()),
+            "ends": pa.list_(pa.bool_()),
+            "images": pa.list_(pa.binary()),
+            "widths": pa.list_(pa.int32()),
+            "heights": pa.list_(pa.int32()),
+            # of all texts, with the begin and end tokens that rendering adds
+            "num_text_tokens": pa.int32(),
+            "num_images": pa.int32(),
+        }
+    )
 
 
 class RecordBatchReader:
     """The documents of a record batch, numbered from 0."""
 
     def __init__(self, batch: Any) -> None:
-        """`batch` is a `pyarrow.RecordBatch` as `mm1.data.prepared.shards` writes it:
+        """`batch` is a `pyarrow.RecordBatch` as a shard holds it:
         not sliced, without null rows."""
         texts = batch.column("texts")
         tokens = batch.column("tokens").values
@@ -58,6 +80,39 @@ class RecordBatchReader:
             _bit(self.ends, index),
             tokens,
         )
+
+
+class MappedShard:
+    """A memory-mapped shard, unmapped when this and all views of it are gone. Opening
+    one reads nothing."""
+
+    def __init__(self, path: str) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        # closing the file keeps the map, which its buffers hold
+        with pa.memory_map(path) as file:
+            self.content = file.read_buffer()
+        self.readers: dict[int, RecordBatchReader] = {}
+
+    def batch(self, offset: int) -> RecordBatchReader:
+        """The record batch that begins at this byte.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if offset not in self.readers:
+            import pyarrow as pa
+
+            try:
+                message = pa.ipc.read_message(self.content.slice(offset))
+                batch = pa.ipc.read_record_batch(message, shard_schema())
+            except (pa.ArrowInvalid, EOFError, OSError) as error:
+                raise ConfigError(
+                    f"{self.path} is damaged ({error}): copy the folder again"
+                ) from error
+            self.readers[offset] = RecordBatchReader(batch)
+        return self.readers[offset]
 
 
 class _Strings:

@@ -15,7 +15,7 @@ import pytest
 from raw_files import pairs, write_tar
 
 from cases import Case, plain, prepared, refused, tokenizer
-from mm1.data.prepared import shards
+from mm1.data.prepared.hashing_file import HashingFile
 from mm1.prepare import convert
 from mm1.prepare import pipeline as module
 from mm1.prepare.convert import ConvertJob
@@ -69,7 +69,7 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    opened = shards._HashingFile.__init__
+    opened = HashingFile.__init__
 
     def begin(self: Any, path: Path) -> None:
         opened(self, path)
@@ -78,7 +78,7 @@ def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> str:
             self.file = Full(path, "w")
 
     raw(folder)
-    patch.setattr(shards._HashingFile, "__init__", begin)
+    patch.setattr(HashingFile, "__init__", begin)
     outcome = refused(lambda: prepared_all(folder), folder)
     patch.undo()
     return scrubbed(outcome) + resumed(folder)

@@ -81,6 +81,17 @@ def change(folder: Path) -> None:
     os.utime(shard(folder), ns=(0, 0))  # clocks of file systems are coarse
 
 
+def lengths(folder: Path) -> Path:
+    return folder / "train" / "image_offsets.npy"
+
+
+def change_lengths(folder: Path) -> None:
+    with lengths(folder).open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(bytes(8))
+    os.utime(lengths(folder), ns=(0, 0))
+
+
 def shorten(folder: Path) -> None:
     os.truncate(shard(folder), shard(folder).stat().st_size // 2)
 
@@ -133,6 +144,9 @@ CASES: dict[str, Case] = {
         lambda folder: shard(folder).unlink()
     ),
     "opened: a shard is too short": opening(shorten),
+    "opened: lengths are missing": opening(
+        lambda folder: lengths(folder).unlink()
+    ),
     "opened: no manifest": opening(
         lambda folder: (folder / "manifest.json").unlink()
     ),
@@ -155,5 +169,6 @@ CASES: dict[str, Case] = {
     "in use: a shard is written to, read by a worker": reading(
         change, workers=1
     ),
+    "in use: lengths are written to": reading(change_lengths),
     "in use: a worker is killed (`kill -9`)": killed_worker,
 }
