@@ -8,6 +8,9 @@ from typing import Any
 
 from mm1.config import UserError
 
+ANSWER_SECONDS = 5.0
+"""How long an actor is waited for."""
+
 
 class RayJob:
     """One submitted call."""
@@ -64,6 +67,25 @@ class RayJobs:
         # Ray raises bare Exceptions, for example when a raylet starts too late.
         except Exception as error:
             raise UserError(f"--on ray: {error}") from error
+
+    @property
+    def num_cpus(self) -> int:
+        """CPUs of the whole cluster as it is now; at least 1."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
+    def start_actor(self, cls: type) -> Any:
+        """An actor beside the jobs, which takes none of their CPUs and begins anew when
+        its node is lost."""
+        return (
+            self.ray.remote(cls).options(num_cpus=0, max_restarts=-1).remote()
+        )
+
+    def read(self, method: Any) -> dict[Any, Any]:
+        """What a method of an actor returns; nothing while the actor cannot answer."""
+        try:
+            return self.ray.get(method.remote(), timeout=ANSWER_SECONDS)
+        except self.ray.exceptions.RayError:
+            return {}
 
     def submit(self, *arguments: Any) -> RayJob:
         return RayJob(self.ray, self.task.remote(*arguments))
