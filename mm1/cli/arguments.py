@@ -1,7 +1,8 @@
 """What commands have in common: how one is added, and overrides."""
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,3 +58,28 @@ def is_override(word: str) -> bool:
     """Is it `a.b=value`? In a path, a slash stands before the equals sign."""
     key, equals, _ = word.partition("=")
     return bool(equals) and "/" not in key and not key.startswith("-")
+
+
+def named_values(ask: Sequence[str]) -> dict[str, Any]:
+    """The resources of `--ask NAME=VALUE ...`; a value is JSON or text.
+
+    Raises:
+        ConfigError: one is not NAME=VALUE.
+    """
+    from mm1.config import ConfigError
+
+    if wrong := [each for each in ask if "=" not in each]:
+        raise ConfigError(
+            f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8"
+        )
+    return {
+        name: _json_or_text(value)
+        for name, _, value in (each.partition("=") for each in ask)
+    }
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,17 +1,26 @@
-"""Commands that make data: `tokenizer`, `prepare`, `filter-captions`, `recaption`."""
+"""Commands that make data: `tokenizer`, `deduplicate`, `prepare`, `filter-captions`,
+`recaption`."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
+from mm1.cli.arguments import (
+    add_command,
+    add_out,
+    add_overrides,
+    add_trust,
+    named_values,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
+    from mm1.prepare.preparation import Preparation
 
 
 def add_data_commands(commands: "Commands") -> None:
     _add_tokenizer(commands)
+    _add_deduplicate(commands)
     _add_prepare(commands)
     _add_filter_captions(commands)
     _add_recaption(commands)
@@ -60,20 +69,7 @@ def _add_prepare(commands: "Commands") -> None:
         "Turn raw data into the shards that training reads.",
         "The same command resumes one that was interrupted.",
     )
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="the raw format: captions, interleaved, text, instructions or another one"
-        " of `mm1 list sources`",
-    )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="raw files, or folders of them"
-    )
-    add_overrides(
-        parser,
-        "options of the source and filters, such as source.field=recaption"
-        " filters=web_pages filters.images.min_side=100",
-    )
+    _add_raw_data(parser)
     add_out(parser, "DIR", "the folder to write")
     add_trust(parser)
     parser.add_argument(
@@ -110,6 +106,70 @@ def _add_prepare(commands: "Commands") -> None:
         default="processes",
         help="where files are read: processes of this machine, or tasks of a Ray"
         " cluster (default: %(default)s)",
+    )
+
+
+def _add_raw_data(parser: argparse.ArgumentParser) -> None:
+    """The words that say what is read, and how."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="the raw format: captions, interleaved, text, instructions or another one"
+        " of `mm1 list sources`",
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="raw files, or folders of them"
+    )
+    add_overrides(
+        parser,
+        "options of the source and filters, such as source.field=recaption"
+        " filters=web_pages filters.images.min_side=100",
+    )
+
+
+def _add_deduplicate(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "deduplicate",
+        _deduplicate,
+        "Find copies among raw data of any size, for `mm1 prepare` to leave out.",
+        "The same command resumes one that was interrupted.",
+    )
+    _add_raw_data(parser)
+    add_out(
+        parser,
+        "DIR",
+        "the folder to write, for filters.duplicates.verdicts=DIR of `mm1 prepare`",
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        metavar="N",
+        help="blocks of files that are read on their own, at most (default: 1000)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="tasks at a time, here or on Slurm (default: %(default)s here, all on"
+        " Slurm)",
+    )
+    parser.add_argument(
+        "--on",
+        choices=["processes", "ray", "slurm"],
+        default="processes",
+        help="where tasks run: processes of this machine, tasks of a Ray cluster, or"
+        " jobs of Slurm (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ask",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the Slurm jobs by datatrove's names, such as partition=cpu"
+        " time=8:00:00 mem_per_cpu_gb=8",
     )
 
 
@@ -234,22 +294,13 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from mm1.overrides import default_config, override
     from mm1.prepare.pipeline import prepare
-    from mm1.prepare.preparation import Preparation
-    from mm1.prepare.sources import Source
-    from mm1.recipes.filters import filters_named
 
-    config = Preparation.Config(
-        source=default_config(Source, arguments.source),
+    config = _preparation(
+        arguments,
         validation=arguments.validation,
         validation_by=arguments.validation_by,
     )
-    for assignment in arguments.overrides:
-        if assignment.startswith("filters="):
-            config.filters = filters_named(assignment.removeprefix("filters="))
-        else:
-            override(config, assignment)
     prepare(
         config,
         [Path(path) for path in arguments.paths],
@@ -257,6 +308,43 @@ def _prepare(arguments: argparse.Namespace) -> None:
         arguments.tokenizer,
         workers=arguments.workers,
         on=arguments.on,
+    )
+
+
+def _preparation(
+    arguments: argparse.Namespace, **fields: Any
+) -> "Preparation.Config":
+    """The config that SOURCE and the overrides say; they win over `fields`."""
+    from mm1.overrides import default_config, override
+    from mm1.prepare.preparation import Preparation
+    from mm1.prepare.sources import Source
+    from mm1.recipes.filters import filters_named
+
+    config = Preparation.Config(
+        source=default_config(Source, arguments.source), **fields
+    )
+    for assignment in arguments.overrides:
+        if assignment.startswith("filters="):
+            config.filters = filters_named(assignment.removeprefix("filters="))
+        else:
+            override(config, assignment)
+    return config
+
+
+def _deduplicate(arguments: argparse.Namespace) -> None:
+    from mm1.config import ConfigError
+    from mm1.prepare.deduplicate_files import MAX_TASKS, deduplicate
+
+    if arguments.ask and arguments.on != "slurm":
+        raise ConfigError(f"--ask {arguments.ask[0]} needs --on slurm")
+    deduplicate(
+        _preparation(arguments),
+        [Path(path) for path in arguments.paths],
+        arguments.out,
+        workers=arguments.workers,
+        on=arguments.on,
+        tasks=arguments.tasks or MAX_TASKS,
+        slurm=named_values(arguments.ask),
     )
 
 

@@ -1,13 +1,18 @@
 """`mm1 study`: ablations, and the law of the learning rate."""
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
+from mm1.cli.arguments import (
+    add_command,
+    add_out,
+    add_overrides,
+    add_trust,
+    named_values,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -169,23 +174,9 @@ def _executor(
         raise ConfigError(
             f"--ask {ask[0]} needs --on slurm or ray; runs on this machine share it"
         )
-    if wrong := [each for each in ask if "=" not in each]:
-        raise ConfigError(
-            f"--ask {wrong[0]}: NAME=VALUE, such as gpus_per_node=8"
-        )
-    resources = {
-        name: _json_or_text(value)
-        for name, _, value in (each.partition("=") for each in ask)
-    }
+    resources = named_values(ask)
     if on == "slurm":
         return SlurmExecutor(out / "slurm", jobs, launcher, resources)
     if on == "ray":
         return RayExecutor(jobs, launcher, resources)
     return LocalExecutor(jobs, launcher)
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -16,6 +16,7 @@ from mm1.prepare.output_folder import SCRATCH, ConversionStats, file_output
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.process_pool import Report
 from mm1.prepare.sources import Unusable
+from mm1.prepare.verdicts import FileVerdicts
 
 PENDING = f"{SCRATCH}/pending"
 """The "split" of documents that are not yet compared with those of other files."""
@@ -45,11 +46,13 @@ def convert_file(
     duplicates = preparation.filters.duplicates
     tokenizer = load_tokenizer(job.folder, job.tokenizer)
     fingerprints: list[dict[str, Any]] = []
+    verdicts = FileVerdicts(job.file, duplicates.config.verdicts)
     with file_output(job, begin=tokenizer.begin is not None) as output:
-        for record in preparation.source.read(job.file):
+        for place, record in enumerate(preparation.source.read(job.file)):
             output.stats.records_in += 1
             report(output.stats.records_in, output.stats.drops.total())
             try:
+                verdicts.check(place, record)
                 document, lost = preparation.document(
                     record, job.file, tokenizer
                 )
@@ -64,6 +67,7 @@ def convert_file(
                 fingerprints.append(duplicates.fingerprint(key, document))
             else:
                 output.keep(preparation.split(document), key, document)
+        verdicts.check_complete()
         if duplicates.enabled:
             path = fingerprints_path(output.folder, job.number)
             _write_fingerprints(path, fingerprints, duplicates)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt64
+import xxhash
+from jaxtyping import Bool, Int, UInt32, UInt64
 
 from mm1.config import Configurable, UserError
 from mm1.data.document import Document
@@ -60,6 +61,9 @@ class Duplicates(Configurable):
         1 / sqrt(near_hashes)."""
         max_documents_of_image: PositiveInt | None = None
         """An image in more documents than this is removed from all of them."""
+        verdicts: str = ""
+        """A folder that `mm1 deduplicate` wrote with these filters, from these files:
+        what it names is dropped, and nothing is compared again."""
 
         def build(self) -> "Duplicates":
             return self.make()
@@ -69,7 +73,7 @@ class Duplicates(Configurable):
         self.config = config
         self.empty = (
             None
-            if config.near is None
+            if config.near is None or config.verdicts
             else _datasketch().MinHash(config.near_hashes, scheme=SCHEME)
         )
 
@@ -77,7 +81,7 @@ class Duplicates(Configurable):
     def enabled(self) -> bool:
         """Whether documents have to be compared across files."""
         c = self.config
-        return (
+        return not c.verdicts and (
             c.exact
             or c.near is not None
             or c.max_documents_of_image is not None
@@ -169,6 +173,41 @@ class Duplicates(Configurable):
                 comparison.drop(number, "near-duplicate", detail)
         return comparison.removals
 
+    @property
+    def num_band_keys(self) -> int:
+        """How many `band_keys` a document has."""
+        bands = 0 if self.config.near is None else self.new_index().b
+        return bands + self.config.exact
+
+    def band_keys(
+        self, fingerprints: Any
+    ) -> UInt32[np.ndarray, "documents keys 2"]:
+        """Keys of a batch of documents. Documents that `find_removals` compares have
+        one in common, at the same place: of their content, or of a band of hashes.
+
+        63 bits in two halves; others may have a key in common by chance.
+        """
+        rows = len(fingerprints)
+        keys = []
+        if self.config.exact:
+            keys.append(fingerprints.column("document").to_numpy())
+        if self.config.near is not None:
+            index = self.new_index()
+            values = _hash_values(fingerprints.column("signature"), index.h)
+            for first, end in index.hashranges:
+                band = np.ascontiguousarray(values[:, first:end])
+                hashes = map(xxhash.xxh3_64_intdigest, band)
+                keys.append(np.fromiter(hashes, np.uint64, rows))
+        whole = np.stack(keys, axis=1) >> 1
+        low = whole & 0xFFFFFFFF
+        return np.stack([whole >> 32, low], axis=2).astype(np.uint32)
+
+    def new_index(self) -> Any:
+        """An empty index of bands that suit the similarity."""
+        return _datasketch().MinHashLSH(
+            threshold=self.config.near, num_perm=self.config.near_hashes
+        )
+
     def _frequent_images(
         self, table: Any
     ) -> tuple[
@@ -198,10 +237,12 @@ class Duplicates(Configurable):
         library = _datasketch()
         threshold = self.config.near or 0.0
         size = self.config.near_hashes
-        index = library.MinHashLSH(threshold=threshold, num_perm=size)
-        chunks = [chunk.flatten().to_numpy() for chunk in signatures.chunks]
-        values = np.concatenate(chunks or [np.empty(0, np.uint32)]).reshape(
-            -1, size
+        index = self.new_index()
+        values = np.concatenate(
+            [
+                np.empty((0, size), np.uint32),
+                *(_hash_values(chunk, size) for chunk in signatures.chunks),
+            ]
         )
         for number in np.flatnonzero(alive).tolist():
             signature = library.LeanMinHash(
@@ -248,6 +289,13 @@ def _datasketch() -> Any:
             "duplicates.near needs `datasketch`: pip install 'mm1[filters]'"
         ) from error
     return datasketch
+
+
+def _hash_values(
+    signatures: Any, size: int
+) -> UInt32[np.ndarray, "documents hashes"]:
+    """The signatures of one chunk as a matrix."""
+    return signatures.flatten().to_numpy().reshape(-1, size)
 
 
 def _copies(

@@ -274,7 +274,7 @@ def open_output_folder(
     output = OutputFolder(unfinished_path(out))
     _refuse_foreign_files(output.path)
     output.scratch.mkdir(parents=True, exist_ok=True)
-    with _locked(output.scratch / "lock", out):
+    with lock_output(output.scratch / "lock", out):
         _resume_or_clear(output, plan)
         try:
             yield output
@@ -305,7 +305,7 @@ def _refuse_foreign_files(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, out: Path) -> Iterator[None]:
+def lock_output(path: Path, out: Path) -> Iterator[None]:
     """Hold the lock; the system releases it however this process dies."""
     with path.open("w") as lock:
         try:

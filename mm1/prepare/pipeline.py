@@ -41,6 +41,7 @@ from mm1.prepare.rewrite import (
 )
 from mm1.prepare.skipped import describe_skipped
 from mm1.prepare.sources import Source
+from mm1.prepare.verdicts import check_verdicts
 
 
 def prepare(
@@ -78,6 +79,8 @@ def prepare(
     if manifest := read_finished(out, plan):
         say(f"{out} is already prepared: {manifest['documents']:,} documents")
         return manifest
+    if verdicts := config.filters.duplicates.verdicts:
+        check_verdicts(Path(verdicts), plan)
     sizes = [each["bytes"] for each in plan["inputs"]]
     with open_output_folder(out, plan) as output:
         vocabulary.save(output.path)

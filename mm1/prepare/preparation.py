@@ -53,11 +53,18 @@ class Preparation(Configurable):
     def document(
         self, record: Record, file: Path, tokenizer: Tokenizer
     ) -> tuple[Document, list[Unusable]]:
-        """The document of a record, and why images of it were left out.
+        """The tokenised document of a record, and why images of it were left out.
 
         Raises:
             Unusable: the record is dropped.
         """
+        document, lost = self.checked(record, file)
+        return tokenize(document, tokenizer), lost
+
+    def checked(
+        self, record: Record, file: Path
+    ) -> tuple[Document, list[Unusable]]:
+        """As `document`, before it is tokenised."""
         if isinstance(record.data, Unusable):
             raise record.data
         try:
@@ -73,7 +80,7 @@ class Preparation(Configurable):
             check=self.filters.images.for_one_document(check_image),
         )
         self.filters.check(document)
-        return tokenize(document, tokenizer), lost
+        return document, lost
 
     def split(self, document: Document) -> str:
         config = self.config

@@ -1,0 +1,168 @@
+"""De-duplication in stages of datatrove pipelines, for more documents than one machine
+has memory to compare.
+
+    fingerprints   raw files -> tables of fingerprints, a task for each block of files
+    signatures     fingerprints -> keys of bands, sorted          (datatrove)
+    buckets        equal keys -> pairs, a task for each band      (datatrove)
+    clusters       pairs -> clusters, in one task
+    members        fingerprints of what is in a cluster, by part
+    comparison     a part -> what it loses: `Duplicates.find_removals`
+    verdicts       what each raw file loses
+
+Documents that the comparison in one process would compare share a band, or are equal;
+so they are in one cluster, and in one part. Each part is compared by the very code that
+compares everything where it fits into memory, so the verdicts are the same.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
+
+from datatrove.executor.slurm import SlurmPipelineExecutor  # type: ignore[import-not-found]
+from datatrove.pipeline.base import PipelineStep  # type: ignore[import-not-found]
+from datatrove.pipeline.dedup import MinhashDedupBuckets  # type: ignore[import-not-found]
+from datatrove.pipeline.dedup.minhash import MinhashConfig  # type: ignore[import-not-found]
+from datatrove.utils.hashing import HashConfig  # type: ignore[import-not-found]
+from datatrove.utils.word_tokenizers import WordTokenizer  # type: ignore[import-not-found]
+from loguru import logger  # type: ignore[import-not-found]
+
+from mm1.config import UserError
+from mm1.prepare.datatrove_steps import (
+    BandKeys,
+    Clusters,
+    Comparison,
+    Fingerprints,
+    Members,
+    Signatures,
+    Step,
+    Verdicts,
+    Work,
+)
+from mm1.prepare.process_pool import Report
+
+LINES = 1024
+"""Signatures read at a time from each file that is merged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A pipeline for any of datatrove's executors; it needs the stages before it."""
+
+    name: str
+    pipeline: list[PipelineStep]
+    tasks: int
+    sizes: list[int] = field(default_factory=list)
+    """Bytes that each task reads, where they are known; progress is measured by
+    them."""
+
+
+def stages(work: Work) -> list[Stage]:
+    """The pipelines of a de-duplication, in order."""
+    blocks = len(work.blocks)
+    sizes = [
+        sum(work.inputs[n]["bytes"] for n in block) for block in work.blocks
+    ]
+    config = MinhashConfig(
+        num_buckets=work.preparation.filters.duplicates.build().num_band_keys,
+        hashes_per_bucket=2,
+        hash_config=HashConfig(precision=32),
+    )
+    signatures = str(work.scratch / "signatures")
+    buckets = str(work.scratch / "buckets")
+    return [
+        Stage(
+            name="fingerprints",
+            pipeline=[Fingerprints(work)],
+            tasks=blocks,
+            sizes=sizes,
+        ),
+        Stage(
+            name="signatures",
+            pipeline=[
+                BandKeys(work),
+                Signatures(signatures, config, _NoTokenizer()),
+            ],
+            tasks=blocks,
+        ),
+        Stage(
+            name="buckets",
+            pipeline=[
+                MinhashDedupBuckets(
+                    signatures,
+                    buckets,
+                    config=config,
+                    lines_to_buffer=LINES,
+                )
+            ],
+            tasks=config.num_buckets,
+        ),
+        Stage(name="clusters", pipeline=[Clusters(work)], tasks=1),
+        Stage(name="members", pipeline=[Members(work)], tasks=blocks),
+        Stage(name="comparison", pipeline=[Comparison(work)], tasks=blocks),
+        Stage(name="verdicts", pipeline=[Verdicts(work)], tasks=blocks),
+    ]
+
+
+def run_pipeline(stage: Stage, task: int, report: Report) -> tuple[int, int]:
+    """Run one task of a stage in this process; return the records read and dropped."""
+    counts = (0, 0)
+
+    def note(records: int, dropped: int) -> None:
+        nonlocal counts
+        counts = (records, dropped)
+        report(records, dropped)
+
+    logger.disable("datatrove")
+    data = None
+    for step in stage.pipeline:
+        if isinstance(step, Step):
+            step.report = note
+        data = step(data, task, stage.tasks)
+    deque(data or (), maxlen=0)
+    return counts
+
+
+def submit_to_slurm(
+    stages: Sequence[Stage],
+    logs: Path,
+    workers: int,
+    options: Mapping[str, Any],
+) -> None:
+    """One array of Slurm jobs for each stage, each after the one before it; what is
+    done is not submitted again.
+
+    Raises:
+        UserError: there is no Slurm, or it refuses; an option is missing or unknown.
+    """
+    last = None
+    try:
+        for stage in stages:
+            last = SlurmPipelineExecutor(
+                stage.pipeline,
+                stage.tasks,
+                job_name=f"mm1-{stage.name}",
+                workers=workers if workers > 1 else -1,
+                logging_dir=str(logs / stage.name),
+                depends=last,
+                **options,
+            )
+        if last is not None:
+            last.run()
+    except (TypeError, OSError, CalledProcessError) as error:
+        raise UserError(f"--on slurm: {error}") from error
+
+
+class _NoTokenizer(WordTokenizer):
+    """What datatrove asks for, and `Signatures` does not use."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        raise NotImplementedError
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        raise NotImplementedError
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        raise NotImplementedError
