@@ -90,7 +90,7 @@ def measure(
         start = time.perf_counter()
         data = next(steps)
         arrived = time.perf_counter()
-        trainer.throughput.clear()
+        trainer.reporter.throughput.clear()
         trainer.train_step(data)
         trainer.step += 1
         queued = time.perf_counter()
@@ -103,9 +103,9 @@ def measure(
         result.seconds.append(took)
         result.host_seconds.append(queued - arrived)
         result.data_seconds.append(arrived - start)
-        result.flops.append(trainer.throughput.flops)
-        result.tokens += trainer.throughput.tokens
-        result.images += trainer.throughput.images
+        result.flops.append(trainer.reporter.throughput.flops)
+        result.tokens += trainer.reporter.throughput.tokens
+        result.images += trainer.reporter.throughput.images
         work = [Work.of(batch) for batch in data.micro_batches]
         result.predicted += predict(trainer, work, rates)
     result.later_graphs = graphs_compiled(trainer)
@@ -121,6 +121,7 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
     median = statistics.median(seconds)
     rate = sum(result.flops) / total
     sequences = trainer.config.loader.batch_size  # type: ignore[attr-defined]
+    peak = trainer.reporter.throughput.peak_flops
     spread = (max(seconds) - min(seconds)) / median
     rows = {
         "parameters": ", ".join(
@@ -133,8 +134,8 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
         "useful tokens/s": f"{result.tokens / total:,.0f}",
         "images/s": f"{result.images / total:,.1f}",
         "model TFLOP/s": f"{rate / 1e12:.4g}",
-        "product, measured": f"{trainer.throughput.peak_flops / 1e12:.4g} TFLOP/s",
-        "MFU of the product": f"{rate / trainer.throughput.peak_flops:.1%}",
+        "product, measured": f"{peak / 1e12:.4g} TFLOP/s",
+        "MFU of the product": f"{rate / peak:.1%}",
     }
     if trainer.device.type == "cuda":
         name = torch.cuda.get_device_name()
@@ -161,7 +162,7 @@ def report(trainer: Trainer, result: Measurement) -> dict[str, str]:
             f" {total / result.predicted:.2f} times that"
         )
     else:
-        memory = trainer.throughput.read()["max_memory_gib"]
+        memory = trainer.reporter.throughput.read()["max_memory_gib"]
         rows["peak memory"] = f"{memory:.1f} GiB"
     return rows | {
         "time to the first batch, warm-up steps": f"{result.startup:.1f} s; "

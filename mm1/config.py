@@ -46,6 +46,11 @@ class UserError(Exception):
     """An error the user can fix: the message says what is wrong and how to fix it, and
     is shown without a traceback."""
 
+    exit_code: ClassVar[int] = 2
+    """Of a command that ends with it."""
+    said: bool = False
+    """Whether it has been shown already."""
+
 
 class ConfigError(UserError, ValueError):
     """An invalid configuration: the message names the key and the nearest valid one."""

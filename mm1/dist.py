@@ -19,17 +19,27 @@ import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from mm1.peers import Peers
+
 Value = TypeVar("Value")
 
 LAUNCHER_PID = "MM1_LAUNCHER_PID"
 """In the environment of a process that must not outlive the one of this number."""
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
+PATIENCE = 600.0
+"""Seconds that ranks wait for one another."""
+MARGIN = 15.0
+"""Seconds between what ends a process with a line and what ends it without: gloo raises
+an error in the main thread, NCCL aborts the process."""
+
+peers: Peers | None = None
+"""The other ranks; None where there are none."""
 
 
-def start() -> torch.device:
+def start(patience: float = PATIENCE) -> torch.device:
     """Joins the process group (without a launcher: one of a single rank) and returns
-    this rank's device."""
+    this rank's device. `patience` is in seconds."""
     if (
         not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
         & os.environ.keys()
@@ -49,12 +59,35 @@ def start() -> torch.device:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+            _join(backend, patience)
         else:
             dist.init_process_group(
                 backend, store=dist.HashStore(), rank=0, world_size=1
             )
     return device
+
+
+def _join(backend: str, patience: float) -> None:
+    """Joins the ranks that a launcher has started."""
+    global peers
+    nccl = "nccl" in backend
+    timeout = timedelta(seconds=patience + (4 * MARGIN if nccl else 0))
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    # `torchrun` keeps its store when it starts ranks again, and in it the addresses of
+    # those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
+    if world_size > 1:
+        peers = Peers(
+            dist.PrefixStore("peers", store),
+            rank=rank,
+            world_size=world_size,
+            patience=patience,
+            hang_seconds=patience + (0 if nccl else MARGIN),
+        )
 
 
 def _end_with_launcher() -> None:
@@ -72,8 +105,19 @@ def _end_with_launcher() -> None:
 
 
 def stop() -> None:
+    """Leaves the process group."""
+    global peers
+    if peers is not None:
+        peers.stop()
+        peers = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def at(step: int, doing: str) -> None:
+    """Notes where this rank stands, for the line that names a lost one."""
+    if peers is not None:
+        peers.at(step, doing)
 
 
 def rank() -> int:
@@ -117,10 +161,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def is_first_of_data_rank() -> bool:
+    """Of the ranks that read the same data, is this the one that counts?"""
+    return rank() % _ranks_per_data_rank == 0
+
+
 def sum_over_data_ranks(values: Tensor) -> Tensor:
     """Sums over all ranks in place; of ranks that read the same data, the first
     counts."""
-    if rank() % _ranks_per_data_rank:
+    if not is_first_of_data_rank():
         values.zero_()
     return sum_over_ranks(values)
 

@@ -4,7 +4,7 @@ mm1 once (see `conftest.py`)."""
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,13 @@ PATIENCE = 240  # seconds, so that a hang is a failure
 
 
 def on_ranks(
-    number: int, function: Callable[..., Any], *arguments: Any
+    number: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    codes: Sequence[int] | None = None,
 ) -> None:
-    """Calls the function once on each of so many ranks; fails where one of them
-    does."""
+    """Calls the function once on each of so many ranks; fails where one of them does,
+    or does not end with its exit code of `codes`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,7 +40,7 @@ def on_ranks(
     for rank in hanging:
         rank.kill()
     assert not hanging, f"{len(hanging)} of {number} ranks hang"
-    assert [rank.exitcode for rank in ranks] == [0] * number
+    assert [rank.exitcode for rank in ranks] == list(codes or [0] * number)
 
 
 def _rank(

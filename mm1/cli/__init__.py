@@ -16,8 +16,9 @@ from mm1.cli.weights import add_weights_commands
 def main() -> None:
     """Runs one command.
 
-    A user's mistake is one line and exit code 2. A diverged run exits with 3, an
-    interrupted one with 130.
+    A user's mistake is one line and exit code 2. A diverged run exits with 3, one that
+    has saved a checkpoint on a signal with 75, one that has lost a rank with 69, and
+    what was interrupted at once with 130.
     """
     arguments = parse_arguments()
     # Before torch is loaded: threads that wait by spinning are many times slower as
@@ -39,8 +40,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (UserError, OSError) as error:
-        print(f"mm1: {error}", file=sys.stderr)
-        code = {"Interrupted": 130, "Diverged": 3}.get(type(error).__name__, 2)
+        if not getattr(error, "said", False):
+            print(f"mm1: {error}", file=sys.stderr)
+        code = getattr(error, "exit_code", 2)
     sys.exit(code)
 
 

@@ -90,6 +90,15 @@ def add_run_commands(commands: "Commands") -> None:
         action="store_true",
         help="continue from the run folder's newest checkpoint, if it has one",
     )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="for saving a checkpoint after Ctrl-C, SIGTERM or SIGUSR1; then the run"
+        " ends without (default: 25 under torchrun, which kills after 30 unless its own"
+        " --shutdown-timeout says otherwise; elsewhere as long as it takes). The exit"
+        " code is 75; torchrun's is 1",
+    )
 
     parser = add_command(
         commands, "eval", _eval, "Evaluate a finished run on benchmarks."
@@ -166,18 +175,23 @@ def _view(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.catalog import run_config
+    from mm1.lost_ranks import one_voice
     from mm1.runs.layout import checkpoint_steps
     from mm1.train.origins import say_config_differences
 
     try:
-        resumes = arguments.resume and checkpoint_steps(arguments.out)
-        name = str(arguments.out) if resumes else arguments.name
-        config = run_config(name, arguments.overrides)
-        if resumes:
-            say_config_differences(
-                arguments.out, arguments.name, run_config(arguments.name)
+        with one_voice():
+            resumes = arguments.resume and checkpoint_steps(arguments.out)
+            name = str(arguments.out) if resumes else arguments.name
+            config = run_config(name, arguments.overrides)
+            if resumes:
+                say_config_differences(
+                    arguments.out, arguments.name, run_config(arguments.name)
+                )
+            trainer = config.build(
+                folder=arguments.out, resume=arguments.resume
             )
-        config.build(folder=arguments.out, resume=arguments.resume).fit()
+            trainer.fit(shutdown_timeout=arguments.shutdown_timeout)
     finally:
         dist.stop()
 

@@ -42,6 +42,10 @@ class Loader(Configurable):
             """Folder of the prepared data's tokenizer."""
             raise NotImplementedError
 
+        def folders(self) -> tuple[str, ...]:
+            """The prepared folders that it reads."""
+            raise NotImplementedError
+
         def image_processor(self, whole: ImageProcessor) -> ImageProcessor:
             """How this loader preprocesses images, given how the encoder takes a whole
             image."""

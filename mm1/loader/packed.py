@@ -102,6 +102,9 @@ class PackedLoader(Loader):
             _check_split(image_processor)
             return image_processor
 
+        def folders(self) -> tuple[str, ...]:
+            return tuple(self.sources.values())
+
         def tokenizer(self) -> str:
             if not self.sources:
                 raise ConfigError(

@@ -44,6 +44,9 @@ class ShuffledLoader(Loader):
         batch_size: PositiveInt = 512
         """Items per optimiser step, over all ranks."""
 
+        def folders(self) -> tuple[str, ...]:
+            return self.sources
+
         def tokenizer(self) -> str:
             if not self.sources:
                 raise ConfigError(

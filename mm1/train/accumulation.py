@@ -3,11 +3,35 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from mm1 import dist
 from mm1.batch import Batch, move
 from mm1.nn.model import Losses, Model
+from mm1.train.shutdown import GracefulShutdown, StopRequested
+
+
+def count_targets(
+    micro_batches: Sequence[Batch], shutdown: GracefulShutdown
+) -> Tensor:
+    """Targets of all ranks, a number on the host. Each step starts with this, so it
+    also tells every rank of a signal that one has had; every rank must call it.
+
+    Raises:
+        StopRequested: there was one.
+    """
+    own = (
+        sum(batch.num_targets for batch in micro_batches)
+        if dist.is_first_of_data_rank()
+        else 0
+    )
+    totals = dist.sum_over_ranks(
+        torch.tensor([float(own), float(shutdown.requested)])
+    )
+    if totals[1] > 0:
+        raise StopRequested
+    return totals[0]
 
 
 def accumulate_gradients(
@@ -15,15 +39,14 @@ def accumulate_gradients(
     micro_batches: Sequence[Batch],
     device: torch.device,
     *,
+    num_targets: Tensor,
     sync_each_micro_batch: bool,
 ) -> Iterator[tuple[Batch, Losses]]:
     """Runs forward and backward, yielding each micro-batch and its losses.
 
-    Every target weighs the same, whatever micro-batch or rank it is in.
+    Every target weighs the same, whatever micro-batch or rank it is in: `num_targets`
+    are those of all.
     """
-    num_targets = dist.sum_over_data_ranks(
-        torch.tensor(float(sum(batch.num_targets for batch in micro_batches)))
-    )
     # FSDP2 averages gradients over the ranks that read different data. All on the
     # host: nothing waits for a device.
     scale = float(dist.data_size() / num_targets.clamp(min=1.0))

@@ -15,6 +15,7 @@ on and tries again.
 """
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,14 @@ class Checkpoints:
         if self.group is not None and self.pending is None:
             torch.distributed.destroy_process_group(self.group)
             self.group = None
+
+    def ensure(self, step: int, save: Callable[[], None]) -> None:
+        """Waits until there is a checkpoint of this step, the last one of this attempt;
+        saves one if need be. A collective: all ranks must call it."""
+        self.finish(may_fail=True)
+        if step not in dist.on_rank_zero(self.steps):
+            save()
+            self.finish(may_fail=True)
 
     def _publish(self, path: Path, checksums: dict[str, Any]) -> None:
         """Makes a checkpoint count that all ranks have written."""

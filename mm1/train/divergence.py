@@ -9,6 +9,8 @@ MAX_SKIPPED_STEPS = 20
 class Diverged(UserError):
     """The gradient stayed non-finite."""
 
+    exit_code = 3
+
 
 class DivergenceCheck:
     """Counts skipped updates in a row."""

@@ -6,7 +6,8 @@ Figures stay on the device until they are logged, so that a step never waits for
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -102,6 +103,9 @@ class Throughput:
         self.start: float = time.perf_counter()
         self.data_seconds: float = 0.0
         """Time the training waited for data."""
+        self.idle_seconds: float = 0.0
+        """Time it waited for other ranks to begin a step."""
+        self.steps: int = 0
         self.flops: int = 0
         """Of this rank."""
         self.tokens: float = 0.0
@@ -109,14 +113,28 @@ class Throughput:
         self.images: float = 0.0
         """Of all ranks."""
 
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.data_seconds += time.perf_counter() - start
+
+    @contextmanager
+    def waiting_for_ranks(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.idle_seconds += time.perf_counter() - start
+
     def add(self, counts: Mapping[str, int | float]) -> None:
         """The work of a step of all ranks, as the loader counts it."""
+        self.steps += 1
         self.tokens += counts.get("unpadded_tokens", 0)
         self.images += counts.get("images", 0)
 
     def read(self) -> dict[str, float]:
         """Rates since the last call; `mfu` is model FLOPs (with the encoder's, without
-        recomputation) over those of a large matrix product."""
+        recomputation) over those of a large matrix product. Every rank must call this.
+        """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -130,9 +148,29 @@ class Throughput:
             "data_loading_fraction": self.data_seconds / seconds,
             "max_memory_gib": memory,
             "mfu": self.flops / seconds / self.peak_flops,
+            **self._by_rank(seconds),
         }
         self.clear()
         return {name: float(f"{value:.4g}") for name, value in line.items()}
+
+    def _by_rank(self, seconds: float) -> dict[str, float]:
+        """What tells a straggler: seconds a step that ranks work and wait for data, and
+        the rank that the others wait for most. Empty for a single rank.
+
+        All end a step together. What a rank spends on it is the time until that, less
+        what it waits for the others to begin it.
+        """
+        if dist.world_size() == 1:
+            return {}
+        own = [seconds - self.idle_seconds, self.data_seconds]
+        ranks = dist.all_gather(torch.tensor([own])) / max(1, self.steps)
+        work, data = ranks.unbind(1)
+        return {
+            "step_seconds_mean": float(work.mean()),
+            "step_seconds_max": float(work.max()),
+            "data_seconds_max": float(data.max()),
+            "slowest_rank": float(work.argmax()),
+        }
 
 
 def peak_flops(

@@ -1,8 +1,6 @@
 """One run: what is trained, on what, how, and what it is evaluated on. Every stage is a
 `Trainer.Config`, and this is its loop."""
 
-import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +23,12 @@ from mm1.folder_lock import FolderLock
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.packed import PackedLoader
+from mm1.lost_ranks import lost_ranks_named
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
+from mm1.peers import TRAINING, WAITING_FOR_DATA
 from mm1.progress import ProgressBar
-from mm1.ranges import NonNegativeInt, PositiveInt, Seed, Share
+from mm1.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
 from mm1.runs.description import (
     write_config,
     write_summary,
@@ -37,22 +37,23 @@ from mm1.runs.description import (
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.trackers import TrackerName
 from mm1.runs.weights import weights_fingerprint, write_weights
-from mm1.train.accumulation import accumulate_gradients
+from mm1.train.accumulation import accumulate_gradients, count_targets
 from mm1.train.activation_checkpointing import ActivationCheckpointing
+from mm1.train.agreement import check_ranks_agree
 from mm1.train.build_model import build_on_meta, fill_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
-from mm1.train.divergence import DivergenceCheck
 from mm1.train.layout import ParallelLayout
 from mm1.train.lora import Lora
-from mm1.train.metrics import Meter, Throughput, peak_flops
+from mm1.train.metrics import peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_startable
 from mm1.train.parallel import AttentionKernel, parallelize
+from mm1.train.reporting import Reporter
 from mm1.train.schedulers import Scheduler, WarmupCosine
-from mm1.train.shutdown import GracefulShutdown, Interrupted
+from mm1.train.shutdown import GracefulShutdown, Interrupted, StopRequested
 from mm1.train.validation import validation_losses
 
 # Covariant, so that a recipe's `Trainer.Config[MM1.Config, PackedLoader.Config]` goes
@@ -116,6 +117,9 @@ class Trainer(Configurable):
         """Steps between losses on validation documents; 0: only at the end."""
         checkpoint_every: PositiveInt = 1000
         keep_checkpoints: PositiveInt = 2
+        patience: PositiveFloat = dist.PATIENCE
+        """Seconds that ranks wait for one another before the run ends: longer than the
+        slowest step, and than reading or writing this rank's share of a checkpoint."""
         trackers: tuple[TrackerName, ...] = ()
         """Where metrics go in addition to metrics.jsonl."""
 
@@ -124,7 +128,7 @@ class Trainer(Configurable):
 
             Nothing is written to the folder before all of it is built."""
             check_together(self)
-            dist.start()
+            dist.start(self.patience)
             lock = FolderLock(folder)
             return lock.keep_for(
                 lambda: self.make(folder=folder, resume=resume, lock=lock)
@@ -139,6 +143,7 @@ class Trainer(Configurable):
         self.device: torch.device = dist.start()
         self.layout = config.layout.build(self.device, config.model)
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
+        check_ranks_agree(folder, config)
         check_startable(folder, config, resume=resume)
         saved_step = self.checkpoints.newest_whole() if resume else None
         self.tokenizer: Tokenizer = Tokenizer.Config(
@@ -191,18 +196,16 @@ class Trainer(Configurable):
         )
         self.step: int = 0
         self.loader_state: Any = None
-        self.meter = Meter(self.device)
-        self.counts: Counter[str] = Counter()  # since the last line of metrics
-        self.divergence = DivergenceCheck()
+        self.reporter = Reporter(
+            self.device, peak_flops=peak_flops(self.device, config.precision)
+        )
+        self.shutdown = GracefulShutdown()
         num_lines = (
             None if saved_step is None else self._load_checkpoint(saved_step)
         )
         self._write_config()
         self.log = MetricsLog(
             folder, config, resume_step=self.step, num_lines=num_lines
-        )
-        self.throughput = Throughput(
-            self.device, peak_flops(self.device, config.precision)
         )
         self._write_summary(finished=False)
 
@@ -211,8 +214,7 @@ class Trainer(Configurable):
         progress = self.checkpoints.load(step, self.model, self.optimizer)
         self.step = progress["step"]
         self.loader_state = progress["loader"]
-        self.meter.restore(progress["means"])
-        self.counts.update(progress["counts"])
+        self.reporter.restore(progress)
         return progress.get("metrics_lines")
 
     def _write_config(self) -> None:
@@ -230,70 +232,86 @@ class Trainer(Configurable):
             world_size=dist.data_size(),
         )
 
-    def fit(self) -> None:
+    def fit(self, *, shutdown_timeout: float | None = None) -> None:
         """Trains to the last step, from wherever the run stands.
 
+        `shutdown_timeout` is in seconds (see `GracefulShutdown`).
+
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been
-                saved.
+            Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint of the last step
+                has been saved.
             Diverged: the gradient stayed non-finite (see `DivergenceCheck`).
             FolderInUse: another process has taken over the folder.
+            LostRank: another rank is gone, or hangs.
         """
-        c = self.config
         steps = self._steps()
         self.model.train()
-        self.throughput.clear()
+        self.reporter.throughput.clear()
+        self.shutdown = GracefulShutdown(shutdown_timeout)
         with self.lock, self.checkpoints:
             with (
                 ProgressBar(
                     self.folder.name,
-                    c.steps,
+                    self.config.steps,
                     completed=self.step,
                     transient=False,
                 ) as bar,
-                GracefulShutdown() as shutdown,
+                self.shutdown,
+                lost_ranks_named(),
             ):
-                while self.step < c.steps:
-                    started = time.perf_counter()
-                    data = next(steps)
-                    self.throughput.data_seconds += (
-                        time.perf_counter() - started
-                    )
-                    self.train_step(data)
-                    self.step = self.step + 1
-                    self.loader_state = data.state
-                    is_last = self.step == c.steps
-                    is_logged = is_last or self.step % c.log_every == 0
-                    if is_logged:
-                        self._log(data, bar)
-                        self.checkpoints.settle()
-                    if is_last or (
-                        c.validate_every and self.step % c.validate_every == 0
-                    ):
-                        self.log.write_metrics(
-                            self.step,
-                            validation_losses(
-                                self.model, self.loader, self.device
-                            ),
-                        )
-                        self.throughput.clear()
-                    # Asking other ranks takes a synchronisation: only where they log.
-                    stops = (
-                        dist.world_size() == 1 or is_logged
-                    ) and shutdown.requested_on_any_rank()
-                    if is_last or stops or self.step % c.checkpoint_every == 0:
-                        self._save_checkpoint()
-                    if stops:
-                        self.checkpoints.finish(may_fail=True)
-                        raise Interrupted(
-                            f"stopped after step {self.step} of {c.steps}; resume it"
-                            " with `mm1 train --resume`"
-                        )
+                try:
+                    while self.step < self.config.steps:
+                        self._fit_step(steps, bar)
+                    self.shutdown.check_any_rank()
+                except StopRequested:
+                    self.checkpoints.ensure(self.step, self._save_checkpoint)
+                    raise Interrupted(
+                        f"stopped after step {self.step} of {self.config.steps}; resume"
+                        " it with `mm1 train --resume`"
+                    ) from None
             self._finish()
+
+    def _fit_step(self, steps: Iterator[StepBatches], bar: ProgressBar) -> None:
+        """One step, and what is due after it."""
+        c = self.config
+        dist.at(self.step, WAITING_FOR_DATA)
+        with self.reporter.throughput.waiting_for_data():
+            data = next(steps)
+        dist.at(self.step, TRAINING)
+        self.train_step(data)
+        self.step = self.step + 1
+        self.loader_state = data.state
+        is_last = self.step == c.steps
+        if is_last or self.step % c.log_every == 0:
+            self.lock.check()
+            self.reporter.report(
+                self.step,
+                self.log,
+                bar,
+                log_every=c.log_every,
+                lr=self.scheduler.learning_rate(self.step - 1),
+                gauges=data.gauges,
+            )
+            self.checkpoints.settle()
+        if is_last or (c.validate_every and self.step % c.validate_every == 0):
+            dist.at(self.step, "validating")
+            self.log.write_metrics(
+                self.step,
+                validation_losses(self.model, self.loader, self.device),
+            )
+            self.reporter.throughput.clear()
+        if is_last or self.step % c.checkpoint_every == 0:
+            self._save_checkpoint()
 
     def train_step(self, data: StepBatches) -> None:
         """One optimizer step, with gradient accumulation over the micro-batches: every
-        target weighs the same, whatever micro-batch or rank it is in."""
+        target weighs the same, whatever micro-batch or rank it is in.
+
+        Raises:
+            StopRequested: a signal has reached some rank; nothing is done.
+        """
+        with self.reporter.throughput.waiting_for_ranks():
+            num_targets = count_targets(data.micro_batches, self.shutdown)
         # What a step draws at random depends on (seed, step, data rank) alone: there is
         # no random state to save.
         torch.manual_seed(
@@ -303,49 +321,22 @@ class Trainer(Configurable):
             self.model,
             data.micro_batches,
             self.device,
+            num_targets=num_targets,
             sync_each_micro_batch=self.config.sync_each_micro_batch,
         ):
-            self.meter.add(losses.means)
-            self.throughput.flops += sum(self.model.flops(batch).values())
+            self.reporter.meter.add(losses.means)
+            self.reporter.throughput.flops += sum(
+                self.model.flops(batch).values()
+            )
         norm, skipped = self.optimizer.step(
             self.scheduler.learning_rate(self.step)
         )
-        self.meter.add_values(grad_norm=norm, skipped_updates=skipped)
-        self.counts.update(data.counts)
-        self.throughput.add(data.counts)
+        self.reporter.add_update(norm, skipped, data.counts)
         if self.compiled is not None:
             self.compiled.warn_once()
 
-    def _log(self, data: StepBatches, bar: ProgressBar) -> None:
-        """Writes and shows metrics since the last line."""
-        self.lock.check()
-        metrics = self.meter.read()
-        self.divergence.update(
-            self.step, self.config.log_every, metrics["skipped_updates"]
-        )
-        self.log.write_metrics(
-            self.step,
-            metrics
-            | {"lr": self.scheduler.learning_rate(self.step - 1)}
-            | self.counts
-            | data.gauges,
-        )
-        self.counts.clear()
-        speed = self.throughput.read()
-        self.log.write_speed(self.step, speed)
-        rates = "".join(
-            f"  {rate:,.0f} {work}/s"
-            for work in ("tokens", "images")
-            if (rate := speed[f"{work}_per_second"])
-        )
-        bar.update(
-            self.step,
-            f"step {self.step}/{self.config.steps}  loss {metrics['loss']:.3f}"
-            + rates,
-            at_once=self.step == self.config.steps,
-        )
-
     def _save_checkpoint(self) -> None:
+        dist.at(self.step, "saving a checkpoint")
         self.lock.check()
         self.checkpoints.save(
             self.step,
@@ -354,14 +345,14 @@ class Trainer(Configurable):
             {
                 "step": self.step,
                 "loader": self.loader_state,
-                "means": self.meter.state(),
-                "counts": self.counts,
                 "metrics_lines": self.log.num_lines,
+                **self.reporter.state(),
             },
         )
 
     def _finish(self) -> None:
         """Writes the weights, runs the benchmarks, and marks the run as finished."""
+        dist.at(self.step, "finishing")
         self.lock.check()
         self.checkpoints.finish(may_fail=True)
         dist.on_rank_zero(self.log.flush)

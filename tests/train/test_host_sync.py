@@ -1,7 +1,6 @@
 """A training step never waits for the device: shown on a made-up one, whose tensors
 have no values, and, where there is a GPU, by torch's own check."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.train import accumulation
-from mm1.train.metrics import Meter, Throughput
 from mm1.train.optimizers.adamw import AdamW
+from mm1.train.reporting import Reporter
 from mm1.train.schedulers import WarmupCosine
+from mm1.train.shutdown import GracefulShutdown
 from mm1.train.trainer import Trainer
 
 DEVICE = torch.device("meta")
@@ -126,9 +126,8 @@ def step(model: Any, batches: list[Batch], monkeypatch: Any) -> None:
     made.model = model().to(DEVICE, torch.bfloat16)
     made.step = 0
     made.compiled = None
-    made.counts = Counter()
-    made.meter = Meter(DEVICE)
-    made.throughput = Throughput(DEVICE, 1.0)
+    made.reporter = Reporter(DEVICE, peak_flops=1.0)
+    made.shutdown = GracefulShutdown()
     made.optimizer = AdamW.Config().build(model=made.model)
     made.scheduler = WarmupCosine.Config().build(peak_lr=1e-3, steps=10)
     with NoWaiting():

@@ -101,6 +101,7 @@ OTHERWISE = (
     "checkpoint_every",
     "keep_checkpoints",
     "trackers",
+    "patience",
 )
 """Read anew by every process, and not seen in weights or metrics."""
 
