@@ -27,8 +27,8 @@ class StepBatches:
 class Loader(Configurable):
     """Batches in an order that depends on the seed and a small state alone.
 
-    The order is computed in the main process, the same on every rank; worker processes
-    only read, render and decode. So a run resumes exactly, on any number of ranks and
+    The order is computed by one process of a rank, the same on every rank; workers only
+    read, render and decode. So a run resumes exactly, on any number of ranks and
     workers, without reading anything twice.
     """
 

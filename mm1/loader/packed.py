@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
@@ -24,6 +24,8 @@ from mm1.loader.mixture_state import (
     WindowSettings,
 )
 from mm1.loader.packing import balance_rows
+from mm1.loader.plan_ahead import plan_ahead
+from mm1.loader.split_options import check_split
 from mm1.loader.validation_rows import validation_rows
 from mm1.loader.workers import load_batches
 from mm1.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
@@ -31,6 +33,15 @@ from mm1.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 PlannedStep = tuple[list[Row], MixtureState, dict[str, Any]]
 """The rows of a step over all ranks, the mixture after their window, and the loader's
 state after the step."""
+
+
+class RankStep(NamedTuple):
+    """What one rank loads in a step, and the other fields of its `StepBatches`."""
+
+    micro_batches: list[list[Row]]
+    counts: dict[str, int]
+    gauges: dict[str, int | float]
+    state: dict[str, Any]
 
 
 class PackedLoader(Loader):
@@ -99,7 +110,7 @@ class PackedLoader(Loader):
                 split_last=self.split_last,
                 index_tokens=self.index_tokens,
             )
-            _check_split(image_processor)
+            check_split(image_processor)
             return image_processor
 
         def folders(self) -> tuple[str, ...]:
@@ -188,34 +199,65 @@ class PackedLoader(Loader):
                 f" {world_size} ranks with loader.micro_batch_size={micro}: make it a"
                 f" multiple of {world_size * micro}"
             )
-        planned = self.plan_steps(state)
-        # planned, but not yet delivered by the workers
-        pending: deque[PlannedStep] = deque()
-
-        def plan() -> Iterator[list[Row]]:
-            for step in planned:
-                pending.append(step)
-                yield from self.micro_batches(step[0], rank, world_size)
+        start = self._begin(state)
 
         def deliver() -> Iterator[StepBatches]:
+            planned = self._planned(*start, rank, world_size)
+            # planned, but not yet delivered by the workers
+            pending: deque[RankStep] = deque()
+
+            def plan() -> Iterator[list[Row]]:
+                for step in planned:
+                    pending.append(step)
+                    yield from step.micro_batches
+
             dataset = self._dataset(self.config.sources)
             batches = load_batches(plan(), dataset, workers=self.config.workers)
             while True:
                 micro_batches = list(islice(batches, per_rank // micro))
-                rows, mixture, after = pending.popleft()
-                counts = self._counts(rows)
-                yield StepBatches(
-                    micro_batches, counts, self._gauges(mixture), after
-                )
+                yield StepBatches(micro_batches, *pending.popleft()[1:])
 
         return deliver()
+
+    def _planned(
+        self, mixture: MixtureState, used: int, rank: int, world_size: int
+    ) -> Iterator[RankStep]:
+        """A rank's steps. Where workers load, a process of its own plans, at least a
+        window ahead; without, planning is the smaller part of what a step waits for."""
+        if not self.config.workers:
+            return self.rank_steps(mixture, used, rank, world_size)
+        steps_per_window = -(
+            -self.config.packing_window // self.config.batch_size
+        )
+        return plan_ahead(
+            self.rank_steps,
+            mixture,
+            used,
+            rank,
+            world_size,
+            preload=type(self).__module__,
+            num_ahead=1 + steps_per_window,
+        )
+
+    def rank_steps(
+        self, mixture: MixtureState, used: int, rank: int, world_size: int
+    ) -> Iterator[RankStep]:
+        """Endless steps of one rank, from row `used` of a window on."""
+        for rows, after, state in self._plan(mixture, used):
+            yield RankStep(
+                self.micro_batches(rows, rank, world_size),
+                self._counts(rows),
+                self._gauges(after),
+                state,
+            )
 
     def plan_steps(self, state: dict[str, Any] | None) -> Iterator[PlannedStep]:
         """Endless steps from a state on; raises ConfigError if it is that of other
         data."""
-        return self._plan(
-            *(self._resume(state) if state else (self.mixture.start(), 0))
-        )
+        return self._plan(*self._begin(state))
+
+    def _begin(self, state: dict[str, Any] | None) -> tuple[MixtureState, int]:
+        return self._resume(state) if state else (self.mixture.start(), 0)
 
     def _plan(self, mixture: MixtureState, used: int) -> Iterator[PlannedStep]:
         rows: list[Row] = []
@@ -338,32 +380,3 @@ class PackedLoader(Loader):
             chunks += [[]] * (-len(chunks) % world_size)
             for chunk in chunks[rank::world_size]:
                 yield dataset[chunk]
-
-
-def _check_split(image_processor: ImageProcessor) -> None:
-    """Raises ConfigError for split options that contradict one another or the encoder's
-    resize mode."""
-    low = image_processor.min_tiles
-    high = image_processor.max_tiles
-    limits = f"loader.min_tiles={low} and loader.max_tiles={high}"
-    if not 1 <= low <= high:
-        raise ConfigError(
-            f"{limits}: the minimum must be at least 1, and at most the maximum"
-        )
-    split_last = image_processor.split_last
-    if split_last is not None and split_last < 1:
-        raise ConfigError(
-            f"loader.split_last={split_last} must be at least 1; loader.max_tiles=1"
-            " splits no image"
-        )
-    if not image_processor.allowed_grids():
-        raise ConfigError(
-            "loader.split=square makes 1, 4, 9, 16 ... tiles, none of them within"
-            f" {limits}; widen these, or set loader.split=dynamic"
-        )
-    if image_processor.split == "dynamic" and image_processor.resize == "crop":
-        raise ConfigError(
-            "loader.split=dynamic keeps whole images in their aspect ratio, but the"
-            " encoder crops them; set loader.resize=pad (or squash), or"
-            " loader.split=square"
-        )

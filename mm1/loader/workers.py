@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,7 @@ def load_batches(
             seconds.
     """
     pool = SharedMemoryPool(workers)
-    context = multiprocessing.get_context("forkserver") if workers else None
-    if context is not None:
-        context.set_forkserver_preload(
-            [__name__, type(dataset).__module__, *PRELOAD]
-        )
+    context = fork_server(type(dataset).__module__) if workers else None
     loader = DataLoader(
         _WorkerDataset(dataset, pool),
         sampler=plan,
@@ -61,13 +58,21 @@ def load_batches(
         timeout=POLL_INTERVAL if workers else 0,
         multiprocessing_context=context,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_begin if workers else None,
+        worker_init_fn=_begin_loading if workers else None,
     )
     for message in _with_timeout(iter(loader)):
         if isinstance(message, UserError):
             raise message
         yield message.decode()
         pool.release_freed()
+
+
+def fork_server(module: str) -> ForkServerContext:
+    """Whose processes share the imports of `module`, if it is the first that is asked
+    for."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, module, *PRELOAD])
+    return context
 
 
 class _WorkerDataset(Dataset):
@@ -132,8 +137,14 @@ def _decode(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _begin(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that died of it would keep
+def _begin_loading(_: int) -> None:
+    begin_worker()
+
+
+def begin_worker() -> None:
+    """Makes this process end with its parent, and with nothing else.
+
+    Ctrl-C reaches every process of a terminal; a worker that died of it would keep
     the run from writing its checkpoint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_training, daemon=True).start()

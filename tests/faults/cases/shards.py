@@ -1,12 +1,11 @@
 """Prepared folders that a loader opens, or has in use."""
 
 import json
+import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -114,25 +113,21 @@ def edit(**changes: object) -> Callable[[Path], object]:
     return spoil
 
 
-def parent(process: Path) -> int:
-    """Of a folder of /proc; 0 where the process has just ended."""
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+def killed(planner: bool) -> Case:
+    """The process that plans is killed, or the worker that loads."""
 
+    def case(folder: Path, _: pytest.MonkeyPatch) -> str:
+        loader = steps(world(folder), workers=1)
+        next(loader)
+        (process,) = [
+            child
+            for child in multiprocessing.active_children()
+            if (child.name == "planner") == planner
+        ]
+        process.kill()
+        return refused(lambda: [next(loader) for _ in range(25)], folder)
 
-def killed_worker(folder: Path, _: pytest.MonkeyPatch) -> str:
-    loader = steps(world(folder), workers=1)
-    next(loader)
-    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    (worker,) = [
-        int(path.name)
-        for path in Path("/proc").glob("[0-9]*")
-        if parent(path) == server
-    ]
-    os.kill(worker, signal.SIGKILL)
-    return refused(lambda: [next(loader) for _ in range(25)], folder)
+    return case
 
 
 def no_such_split(folder: Path, _: pytest.MonkeyPatch) -> str:
@@ -170,5 +165,8 @@ CASES: dict[str, Case] = {
         change, workers=1
     ),
     "in use: lengths are written to": reading(change_lengths),
-    "in use: a worker is killed (`kill -9`)": killed_worker,
+    "in use: a worker is killed (`kill -9`)": killed(planner=False),
+    "in use: the process that plans is killed (`kill -9`)": killed(
+        planner=True
+    ),
 }
