@@ -39,7 +39,8 @@ from mm1.files import write_json
 from mm1.infer.predictor import Predictor
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
-from mm1.runs.weights import load_model, write_weights
+from mm1.runs.weights import load_model
+from mm1.runs.weights_writer import write_weights
 from mm1.train.trainer import Trainer
 
 SMOLLM2_135M = LanguageModel.Config(

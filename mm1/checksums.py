@@ -7,7 +7,7 @@ The hash is XXH3, which finds damage, not forgery: at 10 GB/s on one core it cos
 tenth of reading the file from a fast disk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ Checksum = dict[str, Any]
 """`bytes` and `xxh3_128` of a file."""
 
 
-def checksum(path: Path) -> Checksum:
-    """Of a file of any size: it is read block by block.
+def checksum(
+    path: Path, on_block: Callable[[], None] = lambda: None
+) -> Checksum:
+    """Of a file of any size: it is read block by block; `on_block` is called after
+    each.
 
     Raises:
         OSError: it cannot be read.
@@ -36,6 +39,7 @@ def checksum(path: Path) -> Checksum:
         while block := file.read(BLOCK_BYTES):
             hasher.update(block)
             num_bytes += len(block)
+            on_block()
     return {"bytes": num_bytes, "xxh3_128": hasher.hexdigest()}
 
 
@@ -92,21 +96,35 @@ def find_damage(
 
 @contextmanager
 def checked_path(path: Path) -> Iterator[Path]:
-    """`atomic_path` for a file whose checksum is noted in its folder.
-
-    The note comes first, beside that of the file to be replaced: wherever a kill falls,
-    the file that is there has a checksum that is noted.
-    """
+    """`atomic_path` for a file whose checksum is noted in its folder before it has its
+    name."""
     with atomic_path(path) as temporary:
         yield temporary
-        noted = noted_checksums(path.parent)
-        sums = [checksum(temporary)]
-        if path.is_file():
-            old = checksum(path)
-            if old not in sums and old in noted.get(path.name, [old]):
-                sums.insert(0, old)
-        noted[path.name] = sums
-        write_json(path.parent / CHECKSUMS, noted)
+        note_replacement(path, checksum(temporary))
+
+
+def note_replacement(
+    path: Path, new: Checksum, on_block: Callable[[], None] = lambda: None
+) -> None:
+    """Notes the checksum of a file that is about to be renamed to `path`, beside that
+    of the file to be replaced: wherever a kill falls, the file that is there has a
+    checksum that is noted. `on_block` is called as the old file is read."""
+    noted = noted_checksums(path.parent)
+    sums = [new]
+    if path.is_file():
+        old = checksum(path, on_block)
+        if old not in sums and old in noted.get(path.name, [old]):
+            sums.insert(0, old)
+    noted[path.name] = sums
+    write_json(path.parent / CHECKSUMS, noted)
+
+
+def forget_checksums(folder: Path) -> None:
+    """Of files that are there no more."""
+    noted = noted_checksums(folder)
+    kept = {n: sums for n, sums in noted.items() if (folder / n).is_file()}
+    if kept != noted:
+        write_json(folder / CHECKSUMS, kept)
 
 
 def check_file(path: Path, remedy: str, found: Checksum | None = None) -> None:

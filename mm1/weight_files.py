@@ -10,7 +10,7 @@ size of the model.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ from mm1.files import FRESH_COPY, path_within, read_object, write_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARDS = "model-*-of-*.safetensors"
+"""Matches the names of shards."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,6 +40,8 @@ aligned."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_SHARD_BYTES = 5_000_000_000
+BLOCK_BYTES = 1 << 26
+"""Written at once."""
 
 
 class Layout(NamedTuple):
@@ -218,9 +222,13 @@ def write(
 ) -> None:
     """Writes one safetensors file, laid out as the library lays it out, with only one
     tensor in memory at a time."""
-    with _Writer(path, layouts) as writer:
+    writer = SafetensorsWriter(path, layouts)
+    try:
         for name, tensor in tensors:
             writer.put(name, tensor)
+        writer.finish()
+    finally:
+        writer.file.close()
 
 
 def write_sharded(
@@ -229,63 +237,79 @@ def write_sharded(
     tensors: Iterable[tuple[str, Tensor]],
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> None:
+) -> list[Path]:
     """Writes `model.safetensors`, or shards of at most this size with their index, as
-    the Hugging Face libraries expect them.
+    the Hugging Face libraries expect them; returns all files.
 
     `tensors` are in the order of `layouts`.
     """
-    shards = list(_cut(layouts, max_shard_bytes))
-    names = [
-        f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        for i in range(len(shards))
-    ]
+    shards = plan_shards(layouts, max_shard_bytes)
     stream = iter(tensors)
-    for file, shard in zip(
-        names if len(shards) > 1 else [WEIGHTS], shards, strict=True
-    ):
-        write(folder / file, shard, (next(stream) for _ in shard))
-    if len(shards) > 1:
-        total = sum(layout.num_bytes for layout in layouts.values())
-        where = {
-            name: file
-            for file, shard in zip(names, shards, strict=True)
-            for name in shard
-        }
-        index = {"metadata": {"total_size": total}, "weight_map": where}
-        write_json(folder / INDEX, index)
+    for name, shard in shards.items():
+        write(folder / name, shard, (next(stream) for _ in shard))
+    files = [folder / name for name in shards]
+    if WEIGHTS not in shards:
+        write_json(folder / INDEX, shard_index(shards))
+        files.append(folder / INDEX)
+    return files
 
 
-def _cut(
-    layouts: Mapping[str, Layout], most: int
-) -> Iterator[dict[str, Layout]]:
-    shard: dict[str, Layout] = {}
+def plan_shards(
+    layouts: Mapping[str, Layout], max_shard_bytes: int
+) -> dict[str, dict[str, Layout]]:
+    """File name -> what is in it: `model.safetensors` has everything if it is not too
+    large, else shards take tensors in order. A tensor is never cut."""
+    shards: list[dict[str, Layout]] = [{}]
+    num_bytes = 0
     for name, layout in layouts.items():
-        if (
-            shard
-            and sum(other.num_bytes for other in shard.values())
-            + layout.num_bytes
-            > most
-        ):
-            yield shard
-            shard = {}
-        shard[name] = layout
-    yield shard
+        if shards[-1] and num_bytes + layout.num_bytes > max_shard_bytes:
+            shards.append({})
+            num_bytes = 0
+        shards[-1][name] = layout
+        num_bytes += layout.num_bytes
+    if len(shards) == 1:
+        return {WEIGHTS: shards[0]}
+    return {
+        f"model-{i + 1:05}-of-{len(shards):05}.safetensors": shard
+        for i, shard in enumerate(shards)
+    }
 
 
-class _Writer:
+def shard_index(shards: Mapping[str, Mapping[str, Layout]]) -> dict[str, Any]:
+    """The content of `model.safetensors.index.json`."""
+    total = sum(
+        layout.num_bytes
+        for shard in shards.values()
+        for layout in shard.values()
+    )
+    return {
+        "metadata": {"total_size": total},
+        "weight_map": {
+            name: file for file, shard in shards.items() for name in shard
+        },
+    }
+
+
+def in_file_order(layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+    """As the safetensors library orders tensors: wider types first, then by name."""
+    widths = list(DTYPES.values())
+    return dict(
+        sorted(
+            layouts.items(),
+            key=lambda item: (widths.index(item[1].dtype), item[0]),
+        )
+    )
+
+
+class SafetensorsWriter:
     """Writes the header first, which needs only types and shapes, then every tensor to
     its place."""
 
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
-        rank = list(DTYPES.values())
-        ordered = sorted(
-            layouts.items(),
-            key=lambda item: (rank.index(item[1].dtype), item[0]),
-        )
+        """Raises OSError: the file cannot be written."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
-        for name, layout in ordered:
+        for name, layout in in_file_order(layouts).items():
             begin = end
             end = end + layout.num_bytes
             header[name] = {
@@ -303,30 +327,43 @@ class _Writer:
             name: 8 + len(text) + header[name]["data_offsets"][0]
             for name in layouts
         }
-        self.file = path.open("wb")
-        self.file.write(len(text).to_bytes(8, "little") + text)
+        # Unbuffered, so that a full disk shows as a tensor is written.
+        self.file = path.open("wb", buffering=0)
+        try:
+            self._write(len(text).to_bytes(8, "little") + text)
+        except OSError:
+            self.file.close()
+            raise
 
-    def __enter__(self) -> "_Writer":
-        return self
+    def put(
+        self,
+        name: str,
+        tensor: Tensor,
+        on_block: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Writes a tensor block by block; `on_block` is called after each.
 
-    def put(self, name: str, tensor: Tensor) -> None:
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
         if Layout.of(tensor) != self.layouts[name]:
             raise RuntimeError(
                 f"{name} is {Layout.of(tensor)}, laid out as {self.layouts[name]}"
             )
         self.file.seek(self.places[name])
-        self.file.write(
-            tensor.detach()
-            .cpu()
-            .contiguous()
-            .reshape(-1)
-            .view(torch.uint8)
-            .numpy()
-            .data
-        )
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        data = flat.view(torch.uint8).numpy().data
+        for start in range(0, len(data), BLOCK_BYTES):
+            self._write(data[start : start + BLOCK_BYTES])
+            on_block()
         self.missing.remove(name)
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def finish(self) -> None:
+        """Raises OSError: the disk is full, or cannot be written."""
         self.file.close()
-        if kind is None and self.missing:
+        if self.missing:
             raise RuntimeError(f"never written: {sorted(self.missing)}")
+
+    def _write(self, data: bytes | memoryview) -> None:
+        while data:  # an unbuffered file may write less than it is given
+            data = data[self.file.write(data) :]

@@ -1,26 +1,24 @@
 """A run's weights: writing, loading, and starting another run's part from them."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mm1 import dist
-from mm1.checksums import check_file, checked_path, checksum
-from mm1.config import ConfigError, UserError, nearest
+from mm1.checksums import check_file, checksum
+from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.initialization import BLOCK, held_indices, own_part, select
 from mm1.nn.model import Model, Module, adapt
 from mm1.runs.description import read_config
+from mm1.slow_work import Tick, slow_work_on_rank_zero
 from mm1.weight_files import (
     INDEX,
     WEIGHTS,
@@ -76,29 +74,6 @@ def weights_paths(folder: Path) -> list[Path]:
     return files
 
 
-def write_weights(folder: Path, state: Mapping[str, Any]) -> None:
-    """Writes unsharded tensors to one file; tied ones once, under their first name.
-
-    Raises:
-        UserError: the disk is full, or cannot be written.
-    """
-    seen: dict[int, str] = {}
-    unique = {}
-    for name, tensor in state.items():
-        if seen.setdefault(tensor.data_ptr(), name) == name:
-            unique[name] = tensor.detach().cpu().contiguous()
-    try:
-        with checked_path(folder / WEIGHTS) as path:
-            save_file(unique, path, metadata={"format": "pt"})
-    except (SafetensorError, OSError) as error:
-        num_bytes = sum(tensor.nbytes for tensor in unique.values())
-        raise UserError(
-            f"{folder / WEIGHTS} could not be written ({error}): it needs"
-            f" {num_bytes:,} bytes, {shutil.disk_usage(folder).free:,} are free; make"
-            " room, and resume the run with --resume"
-        ) from error
-
-
 def weights_fingerprint(folder: Path) -> str:
     """A fingerprint of the weights: predictions made with others are not reused.
 
@@ -109,18 +84,18 @@ def weights_fingerprint(folder: Path) -> str:
         ConfigError: a file is not the one that the run wrote.
     """
 
-    def fingerprint() -> str:
+    def fingerprint(tick: Tick) -> str:
         hashes = []
         paths = weights_paths(folder)
         if paths[0].name != WEIGHTS:
             check_file(folder / INDEX, REMEDY)
         for path in paths:
-            found = checksum(path)
+            found = checksum(path, tick)
             check_file(path, REMEDY, found)
             hashes.append(found["xxh3_128"])
         return joint_fingerprint(hashes)
 
-    return dist.on_rank_zero(fingerprint)
+    return slow_work_on_rank_zero(fingerprint)
 
 
 def joint_fingerprint(hashes: Sequence[str]) -> str:

@@ -5,16 +5,17 @@ For each chosen linear layer only the product of two thin matrices is trained, a
 merged into its weights at the end, so a finished run is a plain model again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.linear import Linear
 from mm1.nn.model import Model
 from mm1.ranges import PositiveFloat, PositiveInt
+from mm1.runs.weights_writer import LazyTensor
 
 FIRST = ".lora_A.default.weight"
 SECOND = ".lora_B.default.weight"
@@ -95,19 +96,28 @@ class Lora(Configurable):
             return None
         return name.replace(BASE, "")
 
-    def merged(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The state dict of a plain model, adapters merged into the weights."""
-        plain = {
-            n.replace(BASE, ""): t
-            for n, t in state.items()
-            if not n.endswith((FIRST, SECOND))
-        }
+    def merge(self, weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """A layer's weights with its adapter's two matrices added to them."""
+        return weight + self.config.alpha / self.config.rank * (second @ first)
+
+
+def plain_state(model: Model, lora: Lora | None) -> dict[str, LazyTensor]:
+    """The state dict of a plain model, sharded as the model is; adapters are merged
+    into the weights one tensor at a time, as they are written."""
+    state: dict[str, Any] = get_model_state_dict(model)
+    plain = {
+        name.replace(BASE, ""): LazyTensor.of(tensor)
+        for name, tensor in state.items()
+        if lora is None or not name.endswith((FIRST, SECOND))
+    }
+    if lora is not None:
         for name in state:
             if name.endswith(FIRST):
                 path = name.removesuffix(FIRST)
-                update = state[path + SECOND] @ state[name]
-                plain[f"{path}.weight"] = (
-                    plain[f"{path}.weight"]
-                    + self.config.alpha / self.config.rank * update
+                layout, parts, _ = plain[f"{path}.weight"]
+                plain[f"{path}.weight"] = LazyTensor(
+                    layout,
+                    (*parts, state[name], state[path + SECOND]),
+                    lora.merge,
                 )
-        return plain
+    return plain

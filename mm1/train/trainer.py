@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any, Generic, Literal, cast
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-)
 from typing_extensions import TypeVar
 
 from mm1 import dist
@@ -36,7 +32,7 @@ from mm1.runs.description import (
 )
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.trackers import TrackerName
-from mm1.runs.weights import weights_fingerprint, write_weights
+from mm1.runs.weights_writer import write_weights
 from mm1.train.accumulation import accumulate_gradients, count_targets
 from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.agreement import check_ranks_agree
@@ -45,7 +41,7 @@ from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
 from mm1.train.layout import ParallelLayout
-from mm1.train.lora import Lora
+from mm1.train.lora import Lora, plain_state
 from mm1.train.metrics import peak_flops
 from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
@@ -356,14 +352,8 @@ class Trainer(Configurable):
         self.lock.check()
         self.checkpoints.finish(may_fail=True)
         dist.on_rank_zero(self.log.flush)
-        state = get_model_state_dict(
-            self.model,
-            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
-        )
-        dist.on_rank_zero(
-            lambda: write_weights(
-                self.folder, self.lora.merged(state) if self.lora else state
-            )
+        fingerprint = write_weights(
+            self.folder, plain_state(self.model, self.lora)
         )
         if self.config.benchmarks:
             self.model.eval()
@@ -372,7 +362,7 @@ class Trainer(Configurable):
                 self.benchmarks,
                 self.config.shots,
                 self.folder,
-                version=weights_fingerprint(self.folder),
+                version=fingerprint,
             )
         self._write_summary(finished=True)
 

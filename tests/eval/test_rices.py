@@ -28,7 +28,8 @@ from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.features import Features
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.runs.weights import load_model, write_weights
+from mm1.runs.weights import load_model
+from mm1.runs.weights_writer import write_weights
 from mm1.train.trainer import Trainer
 
 

@@ -31,7 +31,8 @@ from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
 from mm1.nn.vit import ViT
-from mm1.runs.weights import load_model, write_weights
+from mm1.runs.weights import load_model
+from mm1.runs.weights_writer import write_weights
 from mm1.train.trainer import Trainer
 
 SIDES = [(40, 40), (90, 70), (64, 64), (33, 130), (20, 80)]

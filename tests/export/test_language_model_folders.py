@@ -27,7 +27,8 @@ from mm1.files import write_json
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.experts import MoE
 from mm1.runs.description import read_config
-from mm1.runs.weights import load_model, write_weights
+from mm1.runs.weights import load_model
+from mm1.runs.weights_writer import write_weights
 from mm1.train.trainer import Trainer
 
 TABLE = "decoder.embedding.weight"

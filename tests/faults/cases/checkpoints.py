@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import filesystem
 from worlds import make_world, text_only
 
 from cases import Case, plain, refused
 from mm1 import dist
-from mm1.runs import weights
 from mm1.runs.weights import load_model, load_part
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.trainer import Trainer
+from mm1.weight_files import SafetensorsWriter
 
 Spoil = Callable[[Path], object]
 
@@ -198,16 +197,13 @@ def scrubbed(message: str, folder: Path) -> str:
 
 
 def weights_too_large(folder: Path, patch: pytest.MonkeyPatch) -> str:
-    """As safetensors says it."""
     run = copy(folder)
 
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError(
-            "I/O error: No space left on device (os error 28)"
-        )
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with patch.context() as inner:
-        inner.setattr(weights, "save_file", full)
+        inner.setattr(SafetensorsWriter, "put", full)
         outcome = refused(lambda: resumed(folder, patch), folder)
     assert not list(run.glob("*.unfinished"))
     return f"{scrubbed(outcome, folder)}; then {resumed(folder, patch)}"
