@@ -7,10 +7,12 @@ import sys
 
 from mm1.cli.arguments import is_override
 from mm1.cli.data import add_data_commands
+from mm1.cli.launch import add_launch_command
 from mm1.cli.list import add_list_command
 from mm1.cli.run import add_demo_command, add_run_commands
 from mm1.cli.study import add_study_command
 from mm1.cli.weights import add_weights_commands
+from mm1.launch.final_exit import end_restarts
 
 
 def main() -> None:
@@ -43,6 +45,8 @@ def main() -> None:
         if not getattr(error, "said", False):
             print(f"mm1: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", 2)
+        if isinstance(error, (UserError, FileNotFoundError)):
+            end_restarts(code)
     sys.exit(code)
 
 
@@ -76,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add_list_command(commands)
     add_data_commands(commands)
     add_run_commands(commands)
+    add_launch_command(commands)
     add_study_command(commands)
     add_weights_commands(commands)
     return parser
