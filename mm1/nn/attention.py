@@ -94,7 +94,10 @@ class Attention(nn.Module):
         self.heads = (num_heads, num_kv_heads, num_kv_heads)
         self.head_dim = head_dim
         self.qkv = Linear(
-            dim, sum(self.heads) * head_dim, bias=bias or qkv_bias
+            dim,
+            sum(self.heads) * head_dim,
+            bias=bias or qkv_bias,
+            fused=tuple(heads * head_dim for heads in self.heads),
         )
         self.qk_norm = qk_norm
         widths = [

@@ -105,7 +105,9 @@ class SwiGLU(nn.Module):
         self, dim: int, hidden_dim: int, *, gain: float, bias: bool = False
     ) -> None:
         super().__init__()
-        self.gate_up = Linear(dim, 2 * hidden_dim, bias=bias)
+        self.gate_up = Linear(
+            dim, 2 * hidden_dim, bias=bias, fused=(hidden_dim, hidden_dim)
+        )
         self.down = Linear(hidden_dim, dim, bias=bias, gain=gain)
 
     def forward(

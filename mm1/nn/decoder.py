@@ -289,7 +289,7 @@ class LanguageModel(Model):
             self.inputs(batch), batch.positions + cache.offset, context
         )
         last = batch.cu_seqlens[1 : cache.num_prompts + 1] - 1
-        return (hidden[last] @ self.decoder.head.T).float()
+        return self._logits(hidden[last])
 
     def step(
         self, tokens: Int[Tensor, " B"], cache: KVCache
@@ -301,7 +301,12 @@ class LanguageModel(Model):
             cache.step(),
         )
         cache.advance()
-        return (hidden @ self.decoder.head.T).float()
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        vocabulary = self.chunk_loss.vocabulary
+        own = hidden @ vocabulary.own_rows(self.decoder.head).T
+        return vocabulary.gather(own).float()
 
     def _next_token(
         self, batch: PackedBatch

@@ -130,6 +130,7 @@ class Float8Linear(Linear):
                 linear.out_features,
                 bias=linear.bias is not None,
                 gain=linear.gain,
+                fused=linear.fused,
             )
         new.weight = linear.weight
         new.bias = linear.bias

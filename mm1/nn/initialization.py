@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mm1.config import ConfigError
+from mm1.nn.shards import held_indices, own_part, select
 
 BLOCK = 2**24
 """Numbers drawn at once, 64 MiB in fp32, where rows are independent and not longer than
@@ -64,7 +64,7 @@ def _draw(module: nn.Module, name: str, path: str, seed: int) -> None:
     own = own_part(parameter)
     if own.numel() == 0:
         return
-    rows, *others = held_indices(parameter)
+    rows, *others = held_indices(parameter, getattr(module, "fused", ()))
     num_rows, *shape = parameter.shape
     size = num_rows
     if name in getattr(module, "independent_rows", ()):
@@ -132,41 +132,3 @@ def _only(module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
     finally:
         for group, before in zip(groups, kept, strict=True):
             group.update(before)
-
-
-def own_part(parameter: Tensor) -> Tensor:
-    """The tensor that this rank holds of a parameter, sharded or not."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
-
-
-def held_indices(parameter: Tensor) -> list[Tensor]:
-    """Which rows, columns and so on of a parameter this rank holds, ascending, for each
-    dimension."""
-    held = [torch.arange(size) for size in parameter.shape]
-    if isinstance(parameter, DTensor):
-        mesh = parameter.device_mesh
-        coordinate = mesh.get_coordinate() or [0] * mesh.ndim
-        # From left to right: FSDP over tensor parallelism says so in its placements.
-        for axis, placement in enumerate(parameter.placements):
-            if placement.is_shard() or hasattr(placement, "split_factor"):
-                dim: int = placement.dim  # type: ignore[attr-defined]
-                shape = [-1 if d == dim else 1 for d in range(parameter.ndim)]
-                parts, _ = placement._split_tensor(  # type: ignore[attr-defined]
-                    held[dim].view(shape), mesh.size(axis), with_padding=False
-                )
-                held[dim] = parts[coordinate[axis]].flatten()
-    return held
-
-
-def select(whole: Tensor, indices: list[Tensor]) -> Tensor:
-    """These rows, columns and so on of a tensor; a view where they are consecutive."""
-    for dim, wanted in enumerate(indices[: whole.ndim]):
-        count = len(wanted)
-        if count == whole.shape[dim]:
-            continue
-        if count == 0 or int(wanted[-1] - wanted[0]) + 1 == count:
-            start = int(wanted[0]) if count else 0
-            whole = whole.narrow(dim, start, count)
-        else:
-            whole = whole.index_select(dim, wanted)
-    return whole

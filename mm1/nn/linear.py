@@ -20,8 +20,12 @@ class Linear(nn.Linear):
         *,
         bias: bool = False,
         gain: float = 1.0,
+        fused: tuple[int, ...] = (),
     ) -> None:
+        """`fused` are the output widths of the maps that this is at once; empty: it is
+        one map."""
         self.gain = gain
+        self.fused = fused
         super().__init__(input_dim, output_dim, bias=bias)
 
     def reset_parameters(self) -> None:

@@ -23,14 +23,51 @@ class NextTokenLoss(NamedTuple):
     """Is the target the most likely token?"""
 
 
+class VocabularyPart:
+    """The tokens whose logits this rank computes: here all of them. With tensor
+    parallelism it is a share of them, and what is said of all of them is reduced
+    (`mm1.train.tensor_parallel`)."""
+
+    def own_rows(self, head: Float[Tensor, "V D"]) -> Float[Tensor, "own D"]:
+        """The rows of the output map for these tokens."""
+        return head
+
+    def places(
+        self, targets: Int[Tensor, " n"]
+    ) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """The column of each target's logit, and 1; any column and 0 if it is another
+        rank's."""
+        places = targets[:, None]
+        return places, torch.ones_like(places, dtype=torch.float32)
+
+    def largest(
+        self, logits: Float[Tensor, "n own"]
+    ) -> tuple[Float[Tensor, "n 1"], Int[Tensor, "n 1"]]:
+        """The largest logit, and the first token that has it."""
+        largest, best = logits.max(-1, keepdim=True)
+        return largest, best
+
+    def sum(self, shares: Float[Tensor, "n any"]) -> Float[Tensor, "n any"]:
+        """Adds up what comes from each rank's tokens."""
+        return shares
+
+    def gather(self, logits: Float[Tensor, "n own"]) -> Float[Tensor, "n V"]:
+        """The logits of all tokens."""
+        return logits
+
+
 class ChunkLoss(nn.Module):
     """The losses of one chunk of targets, from logits that exist only here. It is a
     module so that it can be compiled (`Model.functions`)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.vocabulary = VocabularyPart()
+
     def forward(
         self,
         hidden: Float[Tensor, "n D"],
-        head: Float[Tensor, "V D"],
+        head: Float[Tensor, "own D"],
         targets: Int[Tensor, " n"],
         z_loss: float,
         learns: bool,
@@ -38,27 +75,30 @@ class ChunkLoss(nn.Module):
         Float[Tensor, " n"],
         Float[Tensor, " n"],
         Bool[Tensor, " n"],
-        Float[Tensor, "n V"] | None,
+        Float[Tensor, "n own"] | None,
     ]:
         """(nll, log-sum-exp, hit, slope): the slope is the gradient of nll + z_loss *
         log_sum_exp^2 with respect to the logits, None unless something `learns`."""
         logits = (hidden @ head.T).float()
-        target = targets[:, None]
-        largest, best = logits.max(-1, keepdim=True)
-        wanted = logits.gather(-1, target)
+        places, own = self.vocabulary.places(targets)
+        largest, best = self.vocabulary.largest(logits)
+        wanted = logits.gather(-1, places) * own
         exponentials = logits.sub_(largest).exp_()
         total = exponentials.sum(-1, keepdim=True)
+        wanted, total = self.vocabulary.sum(
+            torch.cat((wanted, total), -1)
+        ).split(1, -1)
         log_sum = total.log() + largest
         slope = None
         if learns:
             # d nll = softmax - onehot;  d lse^2 = 2 lse softmax
             slope = exponentials.mul_((1 + 2 * z_loss * log_sum) / total)
-            slope.scatter_add_(-1, target, torch.full_like(total, -1.0))
+            slope.scatter_add_(-1, places, -own)
             slope = slope.to(hidden.dtype)
         return (
             (log_sum - wanted)[:, 0],
             log_sum[:, 0],
-            (best == target)[:, 0],
+            best[:, 0] == targets,
             slope,
         )
 
@@ -70,7 +110,7 @@ def next_token_loss(
     *,
     z_loss: float = 0.0,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
-    chunk_loss: nn.Module | None = None,
+    chunk_loss: ChunkLoss | None = None,
 ) -> NextTokenLoss:
     """Cross-entropy of `hidden @ head.T` with MM1's z-loss, without materialising all n
     x V logits.
@@ -79,6 +119,8 @@ def next_token_loss(
     with it, so that the backward pass only scales them. The caller leaves out tokens
     that are not targets. `chunk_loss` may be a compiled `ChunkLoss`.
     """
+    chunk_loss = chunk_loss or ChunkLoss()
+    head = chunk_loss.vocabulary.own_rows(head)
     rows = max(1, logits_per_chunk // len(head))
     learns = [
         x.requires_grad and torch.is_grad_enabled() for x in (hidden, head)
@@ -91,7 +133,7 @@ def next_token_loss(
             z_loss,
             rows,
             learns,
-            chunk_loss or ChunkLoss(),
+            chunk_loss,
         )
     )
 
@@ -118,6 +160,8 @@ class _NextTokenLoss(torch.autograd.Function):
                 hidden_grad[chunk] = slope @ head
             if head_grad is not None:
                 head_grad += slope.T @ hidden[chunk]
+        if hidden_grad is not None:
+            hidden_grad = chunk_loss.vocabulary.sum(hidden_grad)
         ctx.save_for_backward(
             hidden_grad, None if head_grad is None else head_grad.to(head.dtype)
         )

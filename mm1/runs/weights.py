@@ -15,8 +15,9 @@ from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import TrainedModel, make_renderer
-from mm1.nn.initialization import BLOCK, held_indices, own_part, select
+from mm1.nn.initialization import BLOCK
 from mm1.nn.model import Model, Module, adapt
+from mm1.nn.shards import fused_widths, held_indices, own_part, select
 from mm1.runs.description import read_config
 from mm1.slow_work import Tick, slow_work_on_rank_zero
 from mm1.weight_files import (
@@ -31,6 +32,8 @@ REMEDY = (
     "take it from a copy of the run, or resume the run with `mm1 train --resume`, which"
     " writes it again from the last checkpoint"
 )
+Blocks = Iterator[tuple[Tensor, list[Tensor]]]
+
 TRAIN_AGAIN = (
     "take the file from a copy of the run, or train it again with a lower"
     " optimizer.peak_lr"
@@ -152,12 +155,15 @@ def load_part(
     fitted = adapt(parts[part], given)
     _check_fits(f"{part} of {folder}", wanted, fitted)
 
+    fused = fused_widths(parts[part])
+
     def fill() -> None:
         for name in [n for n in fitted if fitted[n] is given.get(n)]:
-            _read(wanted[name], weights, prefix + name)
+            blocks = _blocks(wanted[name], fused.get(name, ()))
+            _read(blocks, weights, prefix + name)
         for adapted in _adapted(parts[part], given, fitted, weights, prefix):
             for name, whole in adapted.items():
-                _copy(wanted[name], whole)
+                _copy(_blocks(wanted[name], fused.get(name, ())), whole)
 
     dist.on_every_rank(fill)
 
@@ -182,9 +188,9 @@ def _check_fits(
         )
 
 
-def _read(parameter: Tensor, weights: RunWeights, name: str) -> None:
+def _read(blocks: Blocks, weights: RunWeights, name: str) -> None:
     """Fills what this rank holds of a parameter, some rows at a time."""
-    for own, held in _blocks(parameter):
+    for own, held in blocks:
         starts = [int(indices[0]) for indices in held]
         ends = [int(indices[-1]) + 1 for indices in held]
         piece = weights.tensor(name, tuple(map(slice, starts, ends)))
@@ -196,20 +202,20 @@ def _read(parameter: Tensor, weights: RunWeights, name: str) -> None:
         )
 
 
-def _copy(parameter: Tensor, whole: Tensor) -> None:
+def _copy(blocks: Blocks, whole: Tensor) -> None:
     """Fills what this rank holds of a parameter from all of it."""
     if not isinstance(whole, DTensor):  # else its own, as it was initialised
-        for own, held in _blocks(parameter):
+        for own, held in blocks:
             own.copy_(select(whole, held))
 
 
 @torch.no_grad()
-def _blocks(parameter: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """What this rank holds of a parameter in blocks of rows, each with its indices in
-    the whole."""
+def _blocks(parameter: Tensor, widths: Sequence[int]) -> Blocks:
+    """What this rank holds of a parameter, of a fused map with these widths, in blocks
+    of rows, each with its indices in the whole."""
     own = own_part(parameter).detach()
     if own.numel() > 0:
-        rows, *others = held_indices(parameter)
+        rows, *others = held_indices(parameter, widths)
         size = max(1, BLOCK * len(own) // own.numel())
         for start in range(0, len(own), size):
             block = slice(start, start + size)

@@ -47,6 +47,7 @@ from mm1.files import (
     unfinished_path,
 )
 from mm1.nn.model import Model
+from mm1.nn.shards import fused_widths
 from mm1.runs.layout import (
     CHECKPOINTS,
     METRICS,
@@ -54,6 +55,7 @@ from mm1.runs.layout import (
     checkpoint_path,
     checkpoint_steps,
 )
+from mm1.train.checkpoint_planners import RegionSavePlanner
 from mm1.train.checkpoint_reader import load_state
 from mm1.train.checkpoint_writer import PROGRESS, CheckpointWriter
 from mm1.train.optimizers import Optimizer
@@ -108,6 +110,7 @@ class Checkpoints:
         future: Any = dcp.async_save(
             state,
             storage_writer=writer,
+            planner=RegionSavePlanner(fused_widths(model)),
             process_group=self.group,
         )
         self.pending = (future, writer, path)
@@ -248,7 +251,7 @@ class Checkpoints:
         state = _state(model, optimizer)
         options = state["optimizer"].pop("param_groups")
         path = checkpoint_path(self.folder, step)
-        load_state(state, path)
+        load_state(state, path, fused_widths(model))
         state["optimizer"]["param_groups"] = options
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(

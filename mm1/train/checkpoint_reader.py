@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -30,6 +30,8 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from mm1.config import ConfigError
 from mm1.files import path_within
+from mm1.nn.shards import FusedWidths
+from mm1.train.checkpoint_planners import RegionLoadPlanner
 
 METADATA = ".metadata"
 CLASSES = {
@@ -57,9 +59,12 @@ IGNORED = {
 REMEDY = "delete this checkpoint to resume from the one before"
 
 
-def load_state(state: dict[str, Any], folder: Path) -> None:
+def load_state(
+    state: dict[str, Any], folder: Path, widths: FusedWidths
+) -> None:
     """Loads the checkpoint in a folder into a nested dict of tensors and numbers, in
-    place and on any number of ranks, and runs no code of whoever wrote it.
+    place and on any number of ranks, and runs no code of whoever wrote it. `widths` are
+    those of the model's fused linear maps.
 
     Raises:
         ConfigError: the checkpoint is damaged, of another model, or holds anything that
@@ -67,7 +72,9 @@ def load_state(state: dict[str, Any], folder: Path) -> None:
     """
     reader = CheckpointReader(folder)
     try:
-        dcp.load(state, storage_reader=reader, planner=CheckpointPlanner())
+        dcp.load(
+            state, storage_reader=reader, planner=CheckpointPlanner(widths)
+        )
     except CheckpointException as error:
         first, _ = next(iter(error.failures.values()))
         said = (str(first).strip() or type(first).__name__).splitlines()[0]
@@ -88,8 +95,8 @@ class CheckpointReader(FileSystemReader):
         return self.metadata
 
 
-class CheckpointPlanner(DefaultLoadPlanner):
-    """torch's planner, but for values that are no tensors."""
+class CheckpointPlanner(RegionLoadPlanner):
+    """The planner of our checkpoints, but for values that are no tensors."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Raises ValueError if it is not of the kind of the value it replaces."""

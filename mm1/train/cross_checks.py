@@ -20,6 +20,11 @@ def check_together(config: Any) -> None:
         raise ConfigError(
             "steps=0 must be at least 1 for a run that is trained"
         )
+    if config.lora is not None and config.layout.tensor > 1:
+        raise ConfigError(
+            f"layout.tensor={config.layout.tensor} shares no adapters: set"
+            " layout.tensor=1 to train with lora"
+        )
     check_trackers(config.trackers)
     _check_decay(config.optimizer)
     warmup = config.scheduler.warmup_steps

@@ -5,7 +5,9 @@ For each chosen linear layer only the product of two thin matrices is trained, a
 merged into its weights at the end, so a finished run is a plain model again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.linear import Linear
 from mm1.nn.model import Model
+from mm1.nn.shards import fused_widths, in_whole_order, tensor_ranks
 from mm1.ranges import PositiveFloat, PositiveInt
 from mm1.runs.weights_writer import LazyTensor
 
@@ -105,8 +108,9 @@ def plain_state(model: Model, lora: Lora | None) -> dict[str, LazyTensor]:
     """The state dict of a plain model, sharded as the model is; adapters are merged
     into the weights one tensor at a time, as they are written."""
     state: dict[str, Any] = get_model_state_dict(model)
+    fused = fused_widths(model)
     plain = {
-        name.replace(BASE, ""): LazyTensor.of(tensor)
+        name.replace(BASE, ""): _lazy(tensor, fused.get(name, ()))
         for name, tensor in state.items()
         if lora is None or not name.endswith((FIRST, SECOND))
     }
@@ -121,3 +125,13 @@ def plain_state(model: Model, lora: Lora | None) -> dict[str, LazyTensor]:
                     lora.merge,
                 )
     return plain
+
+
+def _lazy(tensor: Tensor, widths: Sequence[int]) -> LazyTensor:
+    """`widths` are those of a fused map, whose rows are put into the order that they
+    have on one rank."""
+    ranks = tensor_ranks(tensor)
+    if ranks == 1 or not widths:
+        return LazyTensor.of(tensor)
+    join = partial(in_whole_order, widths=widths, ranks=ranks)
+    return LazyTensor.of(tensor)._replace(join=join)

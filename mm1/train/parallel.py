@@ -5,26 +5,30 @@ There is one code path: a single process is a mesh of one rank.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import Shard
 
 from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.nn.float8 import use_float8
 from mm1.nn.model import Model
+from mm1.nn.shards import tensor_ranks
 from mm1.train.activation_checkpointing import (
     ActivationCheckpointing,
     checkpoint_activations,
 )
 from mm1.train.compilation import CompiledUnits
 from mm1.train.layout import ParallelLayout
+from mm1.train.tensor_parallel import apply_tensor_parallelism
 
 AttentionKernel = Literal["flash", "cudnn"]
 """cuDNN's builds a plan for each new number of images, which takes about a second."""
@@ -55,7 +59,7 @@ def parallelize(
 
     Raises:
         ConfigError: a memory budget without the compiler that keeps to it, or float8
-            where it cannot be.
+            or tensor parallelism where it cannot be.
     """
     device = layout.device
     if float8:
@@ -63,6 +67,8 @@ def parallelize(
     if device.type == "cuda":
         torch.backends.cuda.enable_flash_sdp(attention_kernel == "flash")
         torch.backends.cuda.enable_cudnn_sdp(attention_kernel == "cudnn")
+    if layout.tensor_mesh is not None:
+        apply_tensor_parallelism(model, layout.tensor_mesh)
     compiled = prepare_units(
         model,
         activation_checkpointing=activation_checkpointing,
@@ -146,13 +152,44 @@ def shard(
                 mesh=mesh,
                 mp_policy=policy,
                 reshard_after_forward=several,
+                shard_placement_fn=_dimension(layout),
             )
     fully_shard(
         model,
         mesh=mesh,
         mp_policy=policy,
         reshard_after_forward=several,
+        shard_placement_fn=_dimension(layout),
     )
     for name in ENTRY_POINTS:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
+
+
+def _dimension(
+    layout: ParallelLayout,
+) -> Callable[[nn.Parameter], Shard | None]:
+    """Which dimension of a parameter FSDP2 shards: of one whose rows are shared out by
+    tensor parallelism the columns, if it can; otherwise the rows.
+
+    Rows of rows have a placement that not every operation of DTensor knows.
+
+    Raises:
+        ConfigError: neither can be shared out.
+    """
+
+    def dimension(parameter: nn.Parameter) -> Shard | None:
+        if tensor_ranks(parameter) == 1 or parameter.ndim == 1:
+            return None
+        rows, columns = parameter.shape
+        if columns % layout.shard == 0:
+            return Shard(1)
+        if rows % layout.tensor:
+            raise ConfigError(
+                f"layout.tensor={layout.tensor} does not divide the vocabulary's"
+                f" {rows} tokens, nor layout.shard={layout.shard} the decoder's width"
+                f" {columns}: one of them must"
+            )
+        return None
+
+    return dimension

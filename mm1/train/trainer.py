@@ -321,9 +321,8 @@ class Trainer(Configurable):
             sync_each_micro_batch=self.config.sync_each_micro_batch,
         ):
             self.reporter.meter.add(losses.means)
-            self.reporter.throughput.flops += sum(
-                self.model.flops(batch).values()
-            )
+            flops = sum(self.model.flops(batch).values())
+            self.reporter.throughput.flops += flops // self.layout.tensor
         norm, skipped = self.optimizer.step(
             self.scheduler.learning_rate(self.step)
         )

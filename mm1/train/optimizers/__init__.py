@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Placement
 
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.nn.model import Model
@@ -74,10 +77,7 @@ class Optimizer(Configurable):
         Returns the gradients' norm before clipping, and 1 where the update was skipped
         since the norm is not finite (then parameters and state are as before), else 0.
         """
-        norm = nn.utils.clip_grad_norm_(
-            self.parameters, self.config.max_grad_norm
-        )
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[operator]
+        norm = clip_gradients(self.parameters, self.config.max_grad_norm)
         skipped = (~torch.isfinite(norm)).float()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -86,6 +86,52 @@ class Optimizer(Configurable):
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         return norm.detach(), skipped
+
+
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], max_norm: float
+) -> Float[Tensor, ""]:
+    """Scales gradients so that their norm is at most `max_norm`; returns the norm
+    before.
+
+    torch's own takes tensors of one mesh; experts have another than the rest.
+    """
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for p in parameters:
+        if p.grad is not None:
+            groups.setdefault(_sharded_over(p.grad), []).append(p)
+    squares = []
+    for (mesh, axes), members in groups.items():
+        square = nn.utils.get_total_norm(
+            [local(p.grad) for p in members if p.grad is not None]
+        ).square()
+        for axis in axes:
+            torch.distributed.all_reduce(square, group=mesh.get_group(axis))
+        squares.append(square)
+    norm = torch.stack(squares).sum().sqrt()
+    for members in groups.values():
+        nn.utils.clip_grads_with_norm_(members, max_norm, norm)
+    return norm
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, or all of another."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def is_sharded(placement: Placement, dim: int | None = None) -> bool:
+    """Along `dim` (None: along any)? `is_shard` is false where FSDP2 strides shards of
+    what tensor parallelism has sharded along the same dimension."""
+    sharded = getattr(placement, "dim", None)
+    return sharded is not None and dim in (None, sharded)
+
+
+def _sharded_over(x: Tensor) -> tuple[Any, tuple[int, ...]]:
+    """A tensor's mesh, and the axes of it over which its parts are to be summed."""
+    if not isinstance(x, DTensor):
+        return None, ()
+    axes = [i for i, each in enumerate(x.placements) if is_sharded(each)]
+    return x.device_mesh, tuple(axes)
 
 
 def _param_groups(config: Optimizer.Config, model: Model) -> list[ParamGroup]:
@@ -98,16 +144,18 @@ def _param_groups(config: Optimizer.Config, model: Model) -> list[ParamGroup]:
     part_of = {
         id(p): name for name, part in parts.items() for p in part.parameters()
     }
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    # By mesh, too: torch's fused updates take the tensors of one.
+    groups: dict[tuple[float, bool, Any], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
             factor = config.lr_factors.get(part_of.get(id(p), ""), 1.0)
-            groups.setdefault((factor, p.ndim > 1), []).append(p)
+            key = (factor, p.ndim > 1, _sharded_over(p)[0])
+            groups.setdefault(key, []).append(p)
     return [
         {
             "params": params,
             "lr_factor": factor,
             "weight_decay": config.weight_decay if is_matrix else 0.0,
         }
-        for (factor, is_matrix), params in groups.items()
+        for (factor, is_matrix, _), params in groups.items()
     ]

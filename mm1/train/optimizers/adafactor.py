@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, zeros
 
 from mm1.nn.model import Model
-from mm1.train.optimizers import Optimizer, ParamGroup
+from mm1.train.optimizers import Optimizer, ParamGroup, is_sharded, local
 
 DECAY = -0.8
 """At step t, second moments move by a share of t ** DECAY."""
@@ -94,21 +94,19 @@ class ShardedAdafactor(torch.optim.Optimizer):
             }
         state["step"] += 1
         share = state["step"].item() ** DECAY
-        weights = _local(p)
-        grad = _local(grad)
+        weights = local(p)
+        grad = local(grad)
         square = grad.square() + SQUARE_EPSILON
         if p.ndim > 1:
-            rows = _local(state["rows"]).lerp_(_mean(square, p, last), share)
-            columns = _local(state["columns"]).lerp_(
+            rows = local(state["rows"]).lerp_(_mean(square, p, last), share)
+            columns = local(state["columns"]).lerp_(
                 _mean(square, p, before), share
             )
             update = (
                 grad * (_mean(rows, p, before) / rows).sqrt() * columns.rsqrt()
             )
         else:
-            update = (
-                grad * _local(state["squares"]).lerp_(square, share).rsqrt()
-            )
+            update = grad * local(state["squares"]).lerp_(square, share).rsqrt()
         scale = _rms(weights, p).clamp(min=MIN_SCALE) if self.relative else 1.0
         update *= lr * scale / (_rms(update, p) / CLIPPING).clamp(min=1.0)
         weights.mul_(1 - lr * weight_decay).sub_(update)
@@ -120,16 +118,12 @@ def _zeros(p: Tensor, dim: int) -> Tensor:
     if not isinstance(p, DTensor):
         return p.new_zeros(shape)
     placements = [
-        Replicate() if placement.is_shard(dim) else placement
+        Replicate() if is_sharded(placement, dim) else placement
         for placement in p.placements
     ]
     return zeros(
         shape, dtype=p.dtype, device_mesh=p.device_mesh, placements=placements
     )
-
-
-def _local(x: Tensor) -> Tensor:
-    return x.to_local() if isinstance(x, DTensor) else x
 
 
 def _mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
@@ -145,7 +139,7 @@ def _over_ranks(total: Tensor, p: Tensor, dim: int | None = None) -> Tensor:
     """Sums the ranks' totals where `p` is sharded along `dim` (None: along any)."""
     if isinstance(p, DTensor):
         for axis, placement in enumerate(p.placements):
-            if placement.is_shard(dim) and p.device_mesh.size(axis) > 1:
+            if is_sharded(placement, dim) and p.device_mesh.size(axis) > 1:
                 torch.distributed.all_reduce(
                     total, group=p.device_mesh.get_group(axis)
                 )
