@@ -50,6 +50,7 @@ from mm1.train.parallel import AttentionKernel, parallelize
 from mm1.train.reporting import Reporter
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted, StopRequested
+from mm1.train.start_report import say_start
 from mm1.train.validation import validation_losses
 
 # Covariant, so that a recipe's `Trainer.Config[MM1.Config, PackedLoader.Config]` goes
@@ -241,6 +242,14 @@ class Trainer(Configurable):
             LostRank: another rank is gone, or hangs.
         """
         steps = self._steps()
+        say_start(
+            self.model,
+            self.layout,
+            self.optimizer,
+            self.config,
+            folder=self.folder,
+            step=self.step,
+        )
         self.model.train()
         self.reporter.throughput.clear()
         self.shutdown = GracefulShutdown(shutdown_timeout)

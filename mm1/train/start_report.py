@@ -1,0 +1,189 @@
+"""What a run states before its first step: ranks, layout, precision, parameters,
+memory, the size of a step, and where it writes."""
+
+import resource
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mm1 import dist
+from mm1.nn.initialization import own_part
+from mm1.nn.model import Model
+from mm1.train.layout import ParallelLayout
+from mm1.train.optimizers import Optimizer
+
+FSDP_AXES = ("dp_shard", "efsdp")
+STATES: dict[type[torch.optim.Optimizer], int] = {
+    torch.optim.AdamW: 2,
+    torch.optim.Muon: 1,
+}
+"""fp32 numbers that an optimizer keeps for a parameter; others keep next to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateMemory:
+    """Bytes of this rank that do not depend on its batches: without activations."""
+
+    weights: int
+    """This rank's share, fp32."""
+    gathered: int
+    """Weights that are gathered at once, in the precision of the computation."""
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gathered + self.gradients + self.optimizer
+
+
+def state_memory(
+    model: Model, optimizer: Optimizer, *, precision: str, keeps_gathered: bool
+) -> StateMemory:
+    """Of a sharded model. `keeps_gathered`: gradients are added up where they are and
+    reduced once a step."""
+    width = 2 if precision == "bf16" else 4
+    units = [_gathered(unit.parameters()) for unit in model.units()]
+    everything = _gathered(model.parameters())
+    several = any(
+        _gathered([p]) > own_part(p).numel() for p in model.parameters()
+    )
+    # As in `mm1.train.memory`: what is in no unit, the unit at work and the next one.
+    at_once = (
+        everything - sum(units) + 2 * max(units, default=0)
+        if several and not keeps_gathered
+        else everything
+    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    num_gradients = _gathered(trained) if keeps_gathered else _num_own(trained)
+    return StateMemory(
+        weights=sum(own_part(p).nbytes for p in model.parameters()),
+        gathered=width * min(at_once, everything),
+        gradients=4 * num_gradients,
+        optimizer=sum(
+            4 * STATES.get(kind, 0) * _num_own(group["params"])
+            for each in optimizer.optimizers
+            for kind in STATES
+            if isinstance(each, kind)
+            for group in each.param_groups
+        ),
+    )
+
+
+def _num_own(parameters: Iterable[Tensor]) -> int:
+    return sum(own_part(p).numel() for p in parameters)
+
+
+def _gathered(parameters: Iterable[Tensor]) -> int:
+    """Numbers that this rank holds while FSDP has gathered them."""
+    total = 0
+    for p in parameters:
+        times = 1
+        if isinstance(p, DTensor):
+            names = p.device_mesh.mesh_dim_names or ()
+            for axis, name in enumerate(names):
+                if name in FSDP_AXES:
+                    times = times * p.device_mesh.size(axis)
+        total = total + times * own_part(p).numel()
+    return total
+
+
+def say_start(
+    model: Model,
+    layout: ParallelLayout,
+    optimizer: Optimizer,
+    config: Any,
+    *,
+    folder: Path,
+    step: int,
+) -> None:
+    """Prints some lines on rank 0. `config` is the run's. A collective: all ranks must
+    call it."""
+    hosts = Counter(dist.all_gather_objects(socket.gethostname()))
+    lines = {
+        "ranks": _ranks(layout, hosts),
+        "precision": f"{config.precision} computation, fp32 weights"
+        + (", float8 products" if config.float8 else ""),
+        "parameters": ", ".join(
+            _part(name, part) for name, part in model.parts().items()
+        ),
+        "memory": _memory(model, layout, optimizer, config),
+        "a step": _step(config.loader, layout),
+        "writes to": f"{folder}, a checkpoint every {config.checkpoint_every:,} steps;"
+        f" it is at step {step:,} of {config.steps:,}",
+    }
+    for name, text in lines.items():
+        dist.say(f"  {name:<11} {text}")
+
+
+def _ranks(layout: ParallelLayout, hosts: Counter[str]) -> str:
+    axes = {
+        "replicate": layout.replicate,
+        "shard": layout.shard,
+        "tensor": layout.tensor,
+        "experts": layout.experts,
+    }
+    shares = " ".join(f"{name}={n}" for name, n in axes.items() if n > 1)
+    names = ", ".join(f"{host} ({n})" for host, n in hosts.most_common(4)) + (
+        f" and {len(hosts) - 4:,} more" if len(hosts) > 4 else ""
+    )
+    number = dist.world_size()
+    return (
+        f"{number:,} {'rank' if number == 1 else 'ranks'} on {layout.device.type}:"
+        f" {names}" + (f"; layout {shares}" if shares else "")
+    )
+
+
+def _part(name: str, part: nn.Module) -> str:
+    number = sum(p.numel() for p in part.parameters())
+    trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+    if trained == number:
+        return f"{name} {number:,}"
+    if trained == 0:
+        return f"{name} {number:,} (frozen)"
+    return f"{name} {number:,} ({trained:,} of them trained)"
+
+
+def _memory(
+    model: Model, layout: ParallelLayout, optimizer: Optimizer, config: Any
+) -> str:
+    expected = state_memory(
+        model,
+        optimizer,
+        precision=config.precision,
+        keeps_gathered=dist.world_size() > 1
+        and not config.sync_each_micro_batch,
+    )
+    # in bytes on CUDA, in KiB from the kernel
+    measured = (
+        torch.cuda.max_memory_allocated(layout.device)
+        if layout.device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    return (
+        f"on each rank {_gib(expected.total)} GiB and activations: weights"
+        f" {_gib(expected.weights)}, gathered {_gib(expected.gathered)}, gradients"
+        f" {_gib(expected.gradients)}, optimizer {_gib(expected.optimizer)};"
+        f" {_gib(measured)} at most so far"
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f}"
+
+
+def _step(loader: Any, layout: ParallelLayout) -> str:
+    size = loader.batch_size
+    length = getattr(loader, "sequence_length", None)
+    if length is None:
+        return f"{size:,} examples on {layout.data_size:,} data ranks"
+    return (
+        f"{size * length:,} tokens, {size:,} sequences of {length:,}, of which each of"
+        f" {layout.data_size:,} data ranks computes {loader.micro_batch_size:,} at once"
+    )
