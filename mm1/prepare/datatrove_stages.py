@@ -14,11 +14,12 @@ so they are in one cluster, and in one part. Each part is compared by the very c
 compares everything where it fits into memory, so the verdicts are the same.
 """
 
+import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import CalledProcessError
+from subprocess import CalledProcessError, run
 from typing import Any
 
 from datatrove.executor.slurm import SlurmPipelineExecutor  # type: ignore[import-not-found]
@@ -135,24 +136,45 @@ def submit_to_slurm(
     done is not submitted again.
 
     Raises:
-        UserError: there is no Slurm, or it refuses; an option is missing or unknown.
+        UserError: there is no Slurm, or it refuses; an option is missing or unknown;
+            jobs that were submitted before have not ended.
     """
-    last = None
+    note = logs / "jobs.json"
+    if note.exists() and (left := _unfinished(json.loads(note.read_text()))):
+        raise UserError(
+            f"--on slurm: job {left} has not ended: wait, or cancel it"
+        )
+    executors: list[Any] = []
     try:
         for stage in stages:
-            last = SlurmPipelineExecutor(
-                stage.pipeline,
-                stage.tasks,
-                job_name=f"mm1-{stage.name}",
-                workers=workers if workers > 1 else -1,
-                logging_dir=str(logs / stage.name),
-                depends=last,
-                **options,
+            executors.append(
+                SlurmPipelineExecutor(
+                    stage.pipeline,
+                    stage.tasks,
+                    job_name=f"mm1-{stage.name}",
+                    workers=workers if workers > 1 else -1,
+                    logging_dir=str(logs / stage.name),
+                    depends=executors[-1] if executors else None,
+                    **options,
+                )
             )
-        if last is not None:
-            last.run()
-    except (TypeError, OSError, CalledProcessError) as error:
+        executors[-1].run()
+    except TypeError as error:
+        raise UserError(
+            f"--on slurm: {error} (--ask partition=cpu time=24:00:00)"
+        ) from error
+    except (OSError, CalledProcessError) as error:
         raise UserError(f"--on slurm: {error}") from error
+    # -1 where a stage is done.
+    jobs = [each.job_id for each in executors if each.job_id not in (None, -1)]
+    note.write_text(json.dumps(jobs))
+
+
+def _unfinished(jobs: Sequence[str]) -> str:
+    """The first of these jobs that waits or runs; Slurm forgets those that ended."""
+    words = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(jobs)}"]
+    answer = run(words, capture_output=True, text=True, check=False)
+    return next(iter(answer.stdout.split()), "")
 
 
 class _NoTokenizer(WordTokenizer):

@@ -4,6 +4,7 @@ tasks; resumed, refused and read by prepare."""
 import json
 import os
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +268,141 @@ def test_it_resumes_with_the_tasks_that_are_left(
     assert contents(out) == contents(whole)
     assert deduplicate(config_of(BOTH), files, out, tasks=3) is not None
     assert len(finished) == len([c for n, c in enumerate(calls, 1) if n % 5])
+
+
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+if os.path.basename(sys.argv[0]) == "squeue":
+    print(open(os.environ["QUEUE"]).read())
+    raise SystemExit
+path = sys.argv[-1]
+array = re.search(r"--array=0-([0-9]+)", open(path).read())
+for task in range(int(array[1]) + 1 if array else 0):
+    here = dict(os.environ, SLURM_ARRAY_TASK_ID=str(task), SLURM_NODELIST="here")
+    subprocess.run(["bash", path], check=True, env=here, stdout=sys.stderr)
+print("Submitted batch job 77")
+"""
+
+
+def stand_in_for_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `sbatch` that runs each job at once, and an `srun`; the queue's file."""
+    (commands := folder / "commands").mkdir()
+    python = Path(sys.executable)
+    (commands / "sbatch").write_text(SBATCH.format(python=python))
+    (commands / "squeue").write_text(SBATCH.format(python=python))
+    (commands / "scontrol").write_text('#!/bin/sh\necho "$3"\n')
+    (commands / "srun").write_text('#!/bin/sh\nshift 3; exec "$@"\n')
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    (queue := folder / "queue").write_text("")
+    path = f"{commands}:{python.parent}:{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("QUEUE", str(queue))
+    return queue
+
+
+@pytest.mark.long
+def test_on_slurm_the_same_command_submits_and_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a command that stands in for Slurm's and runs each job at once."""
+    datatrove()
+    queue = stand_in_for_slurm(tmp_path, monkeypatch)
+    files = write_files(tmp_path / "raw", texts_with_copies(90, 5), 2)
+    out = tmp_path / "out"
+    slurm = {"partition": "cpu", "time": "1:00:00", "qos": "", "requeue": False}
+
+    def again() -> Any:
+        exact = config_of(Duplicates.Config(exact=True))
+        return deduplicate(exact, files, out, tasks=2, on="slurm", slurm=slurm)
+
+    assert again() is None
+    logs = tmp_path / "out.unfinished" / "scratch" / "logs"
+    script = (logs / "buckets" / "launch_script.slurm").read_text()
+    assert "#SBATCH --partition=cpu" in script
+    assert "#SBATCH --job-name=mm1-buckets" in script
+    (logs / "verdicts" / "completions" / "00001").unlink()
+    queue.write_text("77_[1]\n")
+    with pytest.raises(UserError, match=r"job 77_\[1\] has not ended"):
+        again()
+    queue.write_text("")
+    assert again() is None
+    manifest = again()
+    whole = tmp_path / "whole"
+    exact = config_of(Duplicates.Config(exact=True))
+    assert manifest == deduplicate(exact, files, whole)
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"partition": "cpu", "time": "1:00"}, "sbatch"),
+        ({"partition": "cpu"}, "time.*--ask partition=cpu time="),
+        ({"partition": "cpu", "time": "1:00", "tiem": 1}, "tiem"),
+    ],
+)
+def test_what_slurm_lacks_is_said(
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datatrove()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    files = write_files(tmp_path / "raw", ["one", "two"], 1)
+    exact = config_of(Duplicates.Config(exact=True))
+    with pytest.raises(UserError, match=f"--on slurm: .*{message}"):
+        deduplicate(exact, files, tmp_path / "out", on="slurm", slurm=options)
+
+
+@pytest.mark.long
+def test_the_stages_run_on_executors_of_datatrove(tmp_path: Path) -> None:
+    datatrove()
+    from datatrove.executor import LocalPipelineExecutor
+
+    from mm1.prepare.datatrove_stages import stages
+    from mm1.prepare.datatrove_steps import Work
+    from mm1.prepare.process_files import file_identity
+
+    files = write_files(tmp_path / "raw", texts_with_copies(90, 5), 2)
+    whole = tmp_path / "whole"
+    deduplicate(config_of(BOTH), files, whole)
+    work = Work(
+        scratch=tmp_path / "out" / "scratch",
+        preparation=config_of(BOTH),
+        files=tuple(files),
+        inputs=tuple(file_identity(file) for file in files),
+        blocks=(range(1), range(1, 2)),
+    )
+    for stage in stages(work):
+        logs = str(tmp_path / "logs" / stage.name)
+        LocalPipelineExecutor(
+            stage.pipeline, stage.tasks, workers=1, logging_dir=logs
+        ).run()
+    assert contents(tmp_path / "out" / "verdicts") == contents(
+        whole / "verdicts"
+    )
+
+
+@pytest.mark.long
+def test_on_ray_the_verdicts_are_the_same(tmp_path: Path) -> None:
+    datatrove()
+    ray = pytest.importorskip("ray", reason="pip install 'mm1[ray]'")
+    files = write_files(tmp_path / "raw", texts_with_copies(90, 5), 2)
+    whole = tmp_path / "whole"
+    deduplicate(config_of(BOTH), files, whole)
+    path = str(Path(__file__).parents[2])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    try:
+        deduplicate(config_of(BOTH), files, tmp_path / "out", on="ray")
+    finally:
+        ray.shutdown()
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def test_another_plan_or_folder_is_refused(tmp_path: Path) -> None:
