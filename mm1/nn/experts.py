@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mm1.config import ConfigError
 from mm1.nn.attention import AttentionContext
 from mm1.nn.block import AttentionBlock
+from mm1.nn.expert_exchange import ExpertExchange
 from mm1.nn.linear import Linear
 from mm1.nn.model import MeanMetric, Module
 from mm1.nn.position import RotaryEmbedding
@@ -45,6 +46,15 @@ class Routing(NamedTuple):
     """Entropy of the router's probabilities in nats, summed over the tokens."""
     num_tokens: Float[Tensor, ""]
     """All tokens but padding."""
+
+
+class Router(Linear):
+    """Logits of the experts for each token, in fp32 whatever the precision."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "T D"]
+    ) -> Float[Tensor, "T experts"]:
+        return F.linear(x.float(), self.weight.float())
 
 
 class MoE(Module):
@@ -98,7 +108,9 @@ class MoE(Module):
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.gain = gain
-        self.router = Linear(dim, config.num_experts)
+        self.router = Router(dim, config.num_experts)
+        self.exchange: ExpertExchange | None = None
+        """Between ranks that hold different experts; None: all of them are here."""
         self.gate_up = nn.Parameter(
             torch.empty(config.num_experts, 2 * hidden_dim, dim)
         )
@@ -120,7 +132,7 @@ class MoE(Module):
         self, x: Float[Tensor, "T D"], valid: Bool[Tensor, " T"] | None = None
     ) -> tuple[Float[Tensor, "T D"], Routing]:
         """`valid` is false for padding; None: there is no padding."""
-        logits = F.linear(x.float(), self.router.weight.float())
+        logits = self.router(x)
         probabilities = logits.softmax(-1)
         gates, experts = probabilities.topk(self.config.top_k)
         if self.config.renormalise:
@@ -185,11 +197,27 @@ class MoE(Module):
         # A grouped product leaves rows after the last group unwritten, in backward too.
         if assignments.nowhere is not None:
             rows = rows.masked_fill(assignments.nowhere[:, None], 0)
-        gate, up = _grouped(rows, self.gate_up, assignments.ends).chunk(2, -1)
-        out = _grouped(F.silu(gate) * up, self.down, assignments.ends)
+        out = (
+            self._products(rows, assignments.ends)
+            if self.exchange is None
+            else self.exchange(rows, assignments.ends, self._products)
+        )
         if assignments.nowhere is not None:
             out = out.masked_fill(assignments.nowhere[:, None], 0)
         return out.index_select(0, assignments.order.argsort())
+
+    def _products(
+        self, rows: Float[Tensor, "n D"], ends: Int[Tensor, " own_experts"]
+    ) -> Float[Tensor, "n D"]:
+        gate_up: Tensor = self.gate_up
+        down: Tensor = self.down
+        if (
+            self.exchange is not None
+        ):  # DTensors of which the own experts are here
+            gate_up = gate_up.to_local()  # type: ignore[operator]
+            down = down.to_local()  # type: ignore[operator]
+        gate, up = _grouped(rows, gate_up, ends).chunk(2, -1)
+        return _grouped(F.silu(gate) * up, down, ends)
 
     def _routing(
         self,
@@ -288,6 +316,16 @@ class MoEBlock(AttentionBlock):
             ), routing
         out, routing = self.feed_forward(self.feed_forward_norm(x), valid)
         return x + self.feed_forward_scale(out), routing
+
+
+def methods_of_unit(unit: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The methods of a unit that are checkpointed one by one, of which the compiler can
+    take the first: `forward`, but a block whose experts are on other ranks does
+    attention in one piece, and in another what waits for those ranks."""
+    mixture = unit.feed_forward if isinstance(unit, MoEBlock) else None
+    if isinstance(mixture, MoE) and mixture.exchange is not None:
+        return [(unit, "attend"), (mixture, "forward")]
+    return [(unit, "forward")]
 
 
 def router_losses(

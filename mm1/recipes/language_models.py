@@ -2,7 +2,11 @@
 
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
-from mm1.recipes.sizes import decoder_config, decoder_peak_lr
+from mm1.recipes.sizes import (
+    decoder_config,
+    decoder_peak_lr,
+    layout_config,
+)
 from mm1.recipes.trainer_configs import LanguageModelTrainerConfig
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
@@ -102,5 +106,6 @@ def _language_model(
         scheduler=WarmupCosine.Config(warmup_steps=2000),
         activation_checkpointing="selective",
         compile=True,
+        layout=layout_config(size),
         log_every=log_every,
     )

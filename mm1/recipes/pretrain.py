@@ -13,7 +13,12 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.decoder import Decoder
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
-from mm1.recipes.sizes import decoder_config, decoder_peak_lr, encoder_config
+from mm1.recipes.sizes import (
+    decoder_config,
+    decoder_peak_lr,
+    encoder_config,
+    layout_config,
+)
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
@@ -94,12 +99,14 @@ def pretrain_30b() -> MM1TrainerConfig:
 
 
 def pretrain_3b_moe() -> MM1TrainerConfig:
-    """MM1-3B-MoE: as MM1-3B, with 64 experts in every second block of the decoder."""
+    """MM1-3B-MoE: as MM1-3B, with 64 experts in every second block of the decoder,
+    shared out over 64 ranks, or as many of them as there are (docs/scale.md)."""
     return _pretrain("3B-MoE", encoder_config("H/14", 378), log_every=100)
 
 
 def pretrain_7b_moe() -> MM1TrainerConfig:
-    """MM1-7B-MoE: as MM1-7B, with 32 experts in every fourth block of the decoder."""
+    """MM1-7B-MoE: as MM1-7B, with 32 experts in every fourth block of the decoder,
+    shared out over 32 ranks, or as many of them as there are (docs/scale.md)."""
     return _pretrain("7B-MoE", encoder_config("H/14", 378), log_every=100)
 
 
@@ -133,6 +140,7 @@ def _pretrain(
         scheduler=WarmupCosine.Config(warmup_steps=2000),
         activation_checkpointing="selective",
         compile=True,
+        layout=layout_config(size),
         log_every=log_every,
         checkpoint_every=1000,
         validate_every=5000,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from mm1.nn.decoder import Decoder
 from mm1.nn.experts import MoE
 from mm1.nn.vit import ViT
+from mm1.train.layout import ParallelLayout
 
 # name: (depth, dim, heads)
 DECODERS = {
@@ -78,6 +79,13 @@ def decoder_config(name: str) -> Decoder.Config:
         )
     depth, dim, heads = DECODERS[name]
     return Decoder.Config(depth=depth, dim=dim, num_heads=heads)
+
+
+def layout_config(name: str) -> ParallelLayout.Config:
+    """How ranks share a decoder of `DECODERS` or `MOE_DECODERS`: each holds one expert
+    of each sparse block where there are as many, and several on fewer."""
+    _, num_experts, _ = MOE_DECODERS.get(name, ("", 1, 0))
+    return ParallelLayout.Config(experts=num_experts)
 
 
 def encoder_config(name: str, image_size: int) -> ViT.Config:

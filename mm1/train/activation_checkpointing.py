@@ -23,6 +23,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from mm1.nn.experts import methods_of_unit
+
 ActivationCheckpointing = Literal["none", "selective", "full", "memory_budget"]
 
 KEPT = (
@@ -39,6 +41,7 @@ KEPT = (
     "aten::_scaled_dot_product_cudnn_attention",
     "aten::_scaled_dot_product_fused_attention_overrideable",
     "torch_attn::_varlen_attn",
+    "_c10d_functional::all_to_all_single",
 )
 """Operations whose results "selective" keeps: nearly all of the time, but less than
 half of the bytes."""
@@ -47,13 +50,16 @@ half of the bytes."""
 def checkpoint_activations(
     units: Sequence[nn.Module], mode: ActivationCheckpointing
 ) -> None:
-    """Wraps the units' `forward`, in a way that `torch.compile` sees through.
+    """Wraps the units' `forward`, in a way that `torch.compile` sees through; where
+    experts are on other ranks, attention and experts one by one.
 
     "memory_budget" is the compiler's and changes nothing here.
     """
-    if mode in ("full", "selective"):
-        for unit in units:
-            unit.forward = _checkpointed(unit.forward, mode)
+    if mode not in ("full", "selective"):
+        return
+    for unit in units:
+        for module, name in methods_of_unit(unit):
+            setattr(module, name, _checkpointed(getattr(module, name), mode))
 
 
 def _checkpointed(

@@ -9,6 +9,7 @@ from torch import nn
 
 from mm1 import dist
 from mm1.config import UserError
+from mm1.nn.experts import methods_of_unit
 
 GRAPHS_PER_KIND = 16
 """The compiler gives up a function at this many graphs, and all units share one."""
@@ -21,6 +22,9 @@ class NotCompilable(UserError):
 class CompiledUnits:
     """Compiles the units' `forward` for training; outside of training they run
     uncompiled, since prompts come in too many shapes.
+
+    Of a block whose experts are on other ranks, attention alone is compiled: what comes
+    from those ranks has a size that the host must wait for.
 
     Units of one kind share their graphs. There are at most two of each: the first for
     the shapes of the first micro-batch, the second for any number of images or
@@ -50,7 +54,10 @@ class CompiledUnits:
             kind = _kind(unit)
             if kind not in self.kinds:
                 self.kinds[kind] = self._counting_backend(kind)
-            unit.forward = self._compiled(unit, self.kinds[kind])
+            setattr(
+                *methods_of_unit(unit)[0],
+                self._compiled(unit, self.kinds[kind]),
+            )
         limit = GRAPHS_PER_KIND * len(self.kinds)
         torch._dynamo.config.recompile_limit = limit
         torch._dynamo.config.accumulated_recompile_limit = 4 * limit
@@ -67,7 +74,7 @@ class CompiledUnits:
     ) -> Callable[..., Any]:
         from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
-        uncompiled = unit.forward
+        uncompiled = getattr(*methods_of_unit(unit)[0])
         compiled = torch.compile(
             uncompiled, backend=backend, fullgraph=self.fullgraph
         )

@@ -110,7 +110,7 @@ class ParallelLayout(Configurable):
         if num_experts % wanted:
             raise ConfigError(
                 f"layout.experts={wanted} does not divide the {num_experts} experts of"
-                " the model (model.decoder.experts.num_experts)"
+                " the model (model.decoder.experts.num_experts): set a divisor of it"
             )
         if self.tensor > 1:
             raise ConfigError(

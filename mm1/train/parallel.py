@@ -6,7 +6,7 @@ There is one code path: a single process is a mesh of one rank.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from mm1.train.activation_checkpointing import (
     checkpoint_activations,
 )
 from mm1.train.compilation import CompiledUnits
+from mm1.train.expert_parallel import distribute_experts, shard_experts
 from mm1.train.layout import ParallelLayout
 from mm1.train.tensor_parallel import apply_tensor_parallelism
 
@@ -69,6 +70,7 @@ def parallelize(
         torch.backends.cuda.enable_cudnn_sdp(attention_kernel == "cudnn")
     if layout.tensor_mesh is not None:
         apply_tensor_parallelism(model, layout.tensor_mesh)
+    distribute_experts(model, layout)
     compiled = prepare_units(
         model,
         activation_checkpointing=activation_checkpointing,
@@ -143,24 +145,18 @@ def shard(
     )
     # A unit's output that is a view is harmful only if written to, which nothing does.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
-    mesh = layout.data_mesh
-    several = layout.data_size > 1
-    if by_unit:
-        for unit in model.units():
-            fully_shard(
-                unit,
-                mesh=mesh,
-                mp_policy=policy,
-                reshard_after_forward=several,
-                shard_placement_fn=_dimension(layout),
-            )
-    fully_shard(
-        model,
-        mesh=mesh,
-        mp_policy=policy,
-        reshard_after_forward=several,
-        shard_placement_fn=_dimension(layout),
-    )
+    options: dict[str, Any] = {
+        "mp_policy": policy,
+        "reshard_after_forward": layout.data_size > 1,
+    }
+    dense = options | {
+        "mesh": layout.data_mesh,
+        "shard_placement_fn": _dimension(layout),
+    }
+    for unit in model.units() if by_unit else ():
+        shard_experts(unit, layout, **options)
+        fully_shard(unit, **dense)
+    fully_shard(model, **dense)
     for name in ENTRY_POINTS:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
