@@ -34,7 +34,7 @@ from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
 from mm1.progress import ProgressBar
 from mm1.runs.layout import SCORES, predictions_path
-from mm1.runs.weights import load_model, weights_fingerprint
+from mm1.runs.weights import RunWeights, load_model
 
 NUM_WITH_IMAGES = 12
 """Questions of each benchmark whose images are written, for reports."""
@@ -87,13 +87,16 @@ def evaluate_run(
     }
     device = dist.start()
     with FolderLock(out or folder):
-        model, renderer, _ = load_model(folder, device, config=config)
+        weights = RunWeights(folder)
+        model, renderer, _ = load_model(
+            folder, device, config=config, weights=weights
+        )
         return evaluate(
             TrainedModel(model, renderer, device),
             benchmarks,
             config.shots,
             out or folder,
-            version=weights_fingerprint(folder),
+            version=weights.fingerprint,
         )
 
 

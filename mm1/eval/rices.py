@@ -21,7 +21,7 @@ from mm1.data.document import Image
 from mm1.infer.encoder import Encoder
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.runs.description import read_config
-from mm1.runs.weights import load_model, weights_fingerprint
+from mm1.runs.weights import RunWeights, load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,13 @@ def open_rices(folder: Path) -> Rices:
             f"retrieval={folder} is a run of {owner.__name__}, which has no image"
             " features: name a run of CLIP or AIM, or an imported encoder"
         )
-    return Rices(partial(_load_encoder, folder), weights_fingerprint(folder))
+    weights = RunWeights(folder)
+    return Rices(partial(_load_encoder, folder, weights), weights.fingerprint)
 
 
-def _load_encoder(folder: Path) -> Encoder:
-    model, renderer, _ = load_model(folder, device := dist.start())
+def _load_encoder(folder: Path, weights: RunWeights) -> Encoder:
+    device = dist.start()
+    model, renderer, _ = load_model(folder, device, weights=weights)
     return Encoder(model, renderer, device)
 
 

@@ -70,10 +70,9 @@ class StackedExperts(Link):
     sizes: tuple[int, ...]
 
     def join(self, theirs: Sequence[Tensor]) -> list[Tensor]:
-        num = len(self.sizes)
-        starts = range(0, len(theirs), num)
-        experts = [torch.cat(list(theirs[i : i + num])) for i in starts]
-        return [torch.stack(experts)]
+        num_experts = len(theirs) // len(self.sizes)
+        # In one step: large stacks are in memory once.
+        return [torch.cat(list(theirs)).unflatten(0, (num_experts, -1))]
 
     def split(self, ours: Sequence[Tensor]) -> list[Tensor]:
         return [part for expert in ours[0] for part in expert.split(self.sizes)]

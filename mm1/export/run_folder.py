@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mm1 import config as configs
-from mm1.checksums import checked_path
+from mm1.checksums import checksum, write_checksums
 from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
@@ -26,7 +26,7 @@ from mm1.progress import track_tensors
 from mm1.runs.description import write_config, write_tokenizer
 from mm1.runs.layout import SUMMARY
 from mm1.train.trainer import Trainer
-from mm1.weight_files import WEIGHTS, write
+from mm1.weight_files import write_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,10 @@ def write_run(
     check_import(links, model, weights, unused=source.unused)
     layouts = ours_layout(links, weights)
     total = sum(layout.num_bytes for layout in layouts.values())
-    with checked_path(folder / WEIGHTS) as path:
-        write(
-            path,
-            layouts,
-            track_tensors("import", joined(links, weights), total),
-        )
+    files = write_sharded(
+        folder, layouts, track_tensors("import", joined(links, weights), total)
+    )
+    write_checksums(folder, {path.name: checksum(path) for path in files})
     dtypes = {layout.dtype for layout in layouts.values()}
     config = Trainer.Config(
         model=source.model,

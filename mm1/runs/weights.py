@@ -15,7 +15,7 @@ from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import TrainedModel, make_renderer
-from mm1.nn.initialization import BLOCK
+from mm1.nn.initialization import BLOCK, initialize_buffers
 from mm1.nn.model import Model, Module, adapt
 from mm1.nn.shards import fused_widths, held_indices, own_part, select
 from mm1.runs.description import read_config
@@ -262,12 +262,17 @@ def _check_tokenizer(part: str, folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def load_model(
-    folder: Path, device: torch.device, *, config: Any = None
+    folder: Path,
+    device: torch.device,
+    *,
+    config: Any = None,
+    weights: RunWeights | None = None,
 ) -> tuple[Model, Renderer, Any]:
     """A finished run's model in the precision it computes in, its renderer and config.
 
-    A `config` replaces the folder's: for another precision, or other sub-images. All
-    ranks must call this.
+    Tensor by tensor: memory is that of the model and of one tensor. A `config` replaces
+    the folder's: for another precision, or other sub-images. `weights` are the run's if
+    they have been opened already. All ranks must call this.
 
     Raises:
         ConfigError: the weights are damaged, hold numbers that are not finite, or do
@@ -275,20 +280,21 @@ def load_model(
     """
     config = config or read_config(folder)
     tokenizer = Tokenizer.Config(path=str(folder)).build()
-    model = config.model.build(vocab_size=tokenizer.vocab_size)
-    weights = RunWeights(folder)
-    state = {name: weights.tensor(name) for name in weights.names}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    shared = {
-        name for name, _ in model.named_parameters(remove_duplicate=False)
-    } - {n for n, _ in model.named_parameters()}
-    if unexpected or set(missing) - shared:
-        raise ConfigError(
-            f"{folder}: the weights lack {missing}, not known here {unexpected}"
-        )
+    weights = weights or RunWeights(folder)
+    with torch.device("meta"):
+        model = config.model.build(vocab_size=tokenizer.vocab_size)
+    wanted = model.state_dict(keep_vars=True)
+    given = {name: weights.meta(name) for name in weights.names}
+    _check_fits(f"the model of {folder}", wanted, given)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    model.to(dtype).to_empty(device=device)
+    initialize_buffers(model)
+    # Tied ones are written once, and `to_empty` unties them.
+    names = {id(wanted[n]): n for n in wanted if n in weights.names}
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(weights.tensor(names[id(wanted[name])]))
     return (
-        model.to(device, dtype).eval(),
+        model.eval(),
         make_renderer(model, tokenizer, config.loader),
         config,
     )
@@ -297,8 +303,10 @@ def load_model(
 def load_trained(folder: Path) -> tuple[TrainedModel, str]:
     """A finished run's model on this process's device, and a name that identifies its
     weights."""
-    model, renderer, _ = load_model(folder, device := dist.start())
+    device = dist.start()
+    weights = RunWeights(folder)
+    model, renderer, _ = load_model(folder, device, weights=weights)
     return (
         TrainedModel(model, renderer, device),
-        f"{folder.resolve().name} {weights_fingerprint(folder)}",
+        f"{folder.resolve().name} {weights.fingerprint}",
     )
