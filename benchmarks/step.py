@@ -26,12 +26,13 @@ from multiprocessing import forkserver, set_forkserver_preload
 from pathlib import Path
 
 import torch
-from roofline import Rates, Work, predict
+from roofline import predict
 from step_profile import profile_step
 from synthetic import synthetic_run
 
 from mm1 import dist
 from mm1.loader.loader import StepBatches
+from mm1.plan.roofline import MicroBatchWork, Rates
 from mm1.train.trainer import Trainer
 
 DATA_SHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -106,7 +107,7 @@ def measure(
         result.flops.append(trainer.reporter.throughput.flops)
         result.tokens += trainer.reporter.throughput.tokens
         result.images += trainer.reporter.throughput.images
-        work = [Work.of(batch) for batch in data.micro_batches]
+        work = [MicroBatchWork.of(batch) for batch in data.micro_batches]
         result.predicted += predict(trainer, work, rates)
     result.later_graphs = graphs_compiled(trainer)
     for kind, count in result.graphs.items():

@@ -187,7 +187,7 @@ def test_help_answers_without_torch_and_fits_a_terminal() -> None:
     parser = cli._parser()
     (commands,) = (a for a in parser._actions if hasattr(a, "_name_parser_map"))
     names = list(commands.choices or ())
-    assert len(names) == 16
+    assert len(names) == 17
     code = (
         "import sys\nfrom mm1 import cli\nfor name in sys.argv[1:]:\n"
         "    sys.argv = ['mm1', *([name] if name else []), '--help']\n"
@@ -204,4 +204,6 @@ def test_help_answers_without_torch_and_fits_a_terminal() -> None:
     *pages, modules = done.stdout.splitlines()
     assert modules == "[]"
     assert max(map(len, pages)) <= 80
-    assert sum(page.startswith("usage: mm1") for page in pages) == 17
+    assert sum(page.startswith("usage: mm1") for page in pages) == 1 + len(
+        names
+    )

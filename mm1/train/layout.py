@@ -64,7 +64,7 @@ class ParallelLayout(Configurable):
     ) -> None:
         self.device = device
         self.tensor: int = config.tensor
-        self.replicate, self.shard = _data_axes(config, dist.world_size())
+        self.replicate, self.shard = data_axes(config, dist.world_size())
         self.experts: int = self._expert_axis(config, num_experts)
         dist.set_ranks_per_data_rank(self.tensor)
         dense = _mesh(
@@ -117,10 +117,8 @@ class ParallelLayout(Configurable):
                 f"layout.experts={wanted} and layout.tensor={self.tensor} are not built"
                 " together: set one of them to 1"
             )
-        fitting = max(
-            size
-            for size in range(1, wanted + 1)
-            if wanted % size == 0 and self._has_expert_axis(size)
+        fitting = largest_expert_axis(
+            wanted, shard=self.shard, data_size=self.data_size
         )
         if fitting != wanted:
             ranks = self.data_size
@@ -130,12 +128,6 @@ class ParallelLayout(Configurable):
                 f" {num_experts // fitting} of {num_experts} experts"
             )
         return fitting
-
-    def _has_expert_axis(self, size: int) -> bool:
-        """Within each copy, or over some copies as wholes."""
-        within = self.shard % size == 0
-        over = size % self.shard == 0 and self.data_size % size == 0
-        return within or over
 
     def _build_expert_meshes(self, device: torch.device) -> None:
         sharded = max(1, self.shard // self.experts)
@@ -154,10 +146,14 @@ class ParallelLayout(Configurable):
         )
 
 
-def _data_axes(
+def data_axes(
     config: ParallelLayout.Config, world_size: int
 ) -> tuple[int, int]:
-    """(replicate, shard), which with `tensor` make up all ranks."""
+    """(replicate, shard), which with `tensor` make up all ranks.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     if config.replicate is None and config.shard is None:
         raise ConfigError(
             "layout.replicate and layout.shard are both None: give one of them"
@@ -179,6 +175,17 @@ def _data_axes(
             " layout.replicate=None or layout.shard=None to use all of them"
         )
     return config.replicate or rest, config.shard or rest
+
+
+def largest_expert_axis(wanted: int, *, shard: int, data_size: int) -> int:
+    """The largest divisor of `wanted` that the ranks have: within each copy, or over
+    some copies as wholes."""
+    return max(
+        size
+        for size in range(1, wanted + 1)
+        if wanted % size == 0
+        and (shard % size == 0 or (size % shard == 0 and data_size % size == 0))
+    )
 
 
 def _num_experts(model: Model.Config | None) -> int | None:

@@ -91,8 +91,8 @@ def estimate_memory(
     gathered = apart + 2 * unit if several else num_params
     whole = several and config.sync_each_micro_batch
     gradients = num_params // world_size if whole else num_params
-    activations, workspace = _activations(
-        config, model, images_per_sequence=images_per_sequence
+    activations, workspace = activation_memory(
+        config, vocab_size=vocab_size, images_per_sequence=images_per_sequence
     )
     return MemoryEstimate(
         parameters=4 * num_params // world_size + width * gathered,
@@ -108,14 +108,24 @@ def _num_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _activations(
-    config: Trainer.Config, model: Model, *, images_per_sequence: float | None
+def activation_memory(
+    config: Trainer.Config,
+    *,
+    vocab_size: int,
+    images_per_sequence: float | None = None,
 ) -> tuple[int, int]:
-    """What a micro-batch keeps, and the most that it holds beside that."""
+    """Bytes that a micro-batch keeps for its backward pass, and the most that forward
+    and backward hold beside them, on one rank that computes all of it.
+
+    It takes some ten seconds, most of them to compile, and forgets what this process
+    has compiled.
+    """
     import torch._dynamo
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     torch._dynamo.reset()  # graphs of an earlier estimate
+    with torch.device("meta"):
+        model = config.model.build(vocab_size=vocab_size)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     with (
         FakeTensorMode(allow_non_fake_inputs=True),

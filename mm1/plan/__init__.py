@@ -1,0 +1,1 @@
+"""Plans a run before anything is rented: memory, time and cost from its config."""
