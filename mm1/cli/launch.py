@@ -42,6 +42,11 @@ def add_launch_command(commands: "Commands") -> None:
         dest="only_print",
         help="print the script or file, and start nothing",
     )
+    add(
+        "--wait",
+        action="store_true",
+        help="with Slurm: wait until the run has ended, and exit as `mm1 train` would",
+    )
     _add_size(parser)
     _add_limits(parser)
     _add_cluster(parser)
@@ -162,7 +167,7 @@ def _launch(arguments: argparse.Namespace) -> int:
     if arguments.only_print:
         print(target.text(job), end="")
         return 0
-    return target.start(job)
+    return target.start_and_wait(job) if arguments.wait else target.start(job)
 
 
 def _job(arguments: argparse.Namespace) -> "TrainingJob":

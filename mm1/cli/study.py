@@ -62,6 +62,13 @@ def add_study_command(commands: "Commands") -> None:
         " 'torchrun --nproc-per-node 8'",
     )
     add(
+        "--launch",
+        default="",
+        metavar="OPTIONS",
+        help="make each run a job of `mm1 launch` with these options, such as"
+        " '--on slurm --nodes 4'",
+    )
+    add(
         "--on",
         choices=["here", "slurm", "ray"],
         default="here",
@@ -111,6 +118,7 @@ def study_by_name(
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     launcher: str = "",
+    launch: str = "",
     on: str = "here",
     ask: Sequence[str] = (),
     fit: Path | None = None,
@@ -127,6 +135,7 @@ def study_by_name(
     from mm1.config import ConfigError
     from mm1.miniature.lr_law import LR_STUDIES, run_lr_study
     from mm1.recipes.lr_law import print_lr_law
+    from mm1.study.executors import LaunchExecutor
     from mm1.study.run_studies import run_studies
 
     if list(names) == ["lr-law"] and (fit or predict):
@@ -136,7 +145,16 @@ def study_by_name(
         raise ConfigError(
             "a study needs --out, the folder for its runs and its page"
         )
-    executor = _executor(on, ask, out, jobs, shlex.split(launcher))
+    if launch and (launcher or ask or on != "here"):
+        raise ConfigError(
+            "--launch says itself where runs are trained, and with what: leave out"
+            " --launcher, --on and --ask"
+        )
+    executor = (
+        LaunchExecutor(shlex.split(launch), jobs)
+        if launch
+        else _executor(on, ask, out, jobs, shlex.split(launcher))
+    )
     if set(names) & LR_STUDIES.keys():
         if len(names) > 1:
             raise ConfigError(

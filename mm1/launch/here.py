@@ -41,7 +41,7 @@ def run_here(job: TrainingJob) -> int:
     SIGINT and SIGTERM stop it with a checkpoint; a second one, at once.
     """
     script = render("here.sh", job, ranks_per_machine=job.nodes * job.processes)
-    with _signals() as received, _orphans_adopted():
+    with signals_noted() as received, _orphans_adopted():
         failures = 0
         for number in itertools.count():
             steps = checkpoint_steps(job.out)
@@ -252,7 +252,7 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    """In a child: has the kernel send SIGTERM when this process is killed."""
+    """Has the kernel send SIGTERM when what started this process is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -274,7 +274,7 @@ def _orphans_adopted() -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """Notes SIGINT and SIGTERM in a list."""
     received: list[int] = []
 

@@ -3,17 +3,25 @@
 import os
 import shutil
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from mm1.config import UserError
 from mm1.files import write_text
-from mm1.launch.here import python_environment
+from mm1.launch.here import python_environment, signals_noted
 from mm1.launch.job import TrainingJob
 
 SCRIPT = "job.sh"
 """In a run folder: what was submitted."""
 JOB_FILE = "job.txt"
 """In a run folder: the number of the job that trains it."""
+ANSWER = "answer"
+"""In a job's folder of logs: the exit code of its last start."""
+
+
+POLL_SECONDS = 10.0
+"""Between questions to the scheduler, which many others ask, too."""
 
 
 def queue_job(job: TrainingJob, script: str) -> str:
@@ -24,11 +32,10 @@ def queue_job(job: TrainingJob, script: str) -> str:
             the run.
     """
     slurm("sbatch", "--version")
-    earlier = job_of(job.out)
-    if earlier and (state := job_state(earlier)):
+    if earlier := queued_job(job.out):
         raise UserError(
-            f"job {earlier} trains {job.out} ({state}): wait for it, or scancel"
-            f" {earlier}"
+            f"job {earlier} trains {job.out} ({job_state(earlier)}): wait for it, or"
+            f" scancel {earlier}"
         )
     (job.out / "logs").mkdir(parents=True, exist_ok=True)
     path = job.out / SCRIPT
@@ -40,6 +47,27 @@ def queue_job(job: TrainingJob, script: str) -> str:
     ]  # the name of the cluster may follow
     write_text(job.out / JOB_FILE, number)
     return number
+
+
+def wait_for_job(folder: Path, number: str) -> int:
+    """Waits until a run's job is over, however often it is queued again, and returns
+    the run's exit code; 1 if it was ended before it could leave one. SIGINT and SIGTERM
+    cancel it, on which it saves."""
+    with signals_noted() as received:
+        while job_state(number):
+            if received:
+                slurm("scancel", number)
+                received.clear()
+            time.sleep(POLL_SECONDS)
+    with suppress(FileNotFoundError, ValueError):
+        return int((folder / "logs" / number / ANSWER).read_text())
+    return 1
+
+
+def queued_job(folder: Path) -> str:
+    """The number of the job that trains a run, or waits to; nothing if none does."""
+    number = job_of(folder)
+    return number if number and job_state(number) else ""
 
 
 def job_of(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from mm1.config import ConfigError, UserError
 from mm1.launch.here import run_here
 from mm1.launch.job import TrainingJob, render
-from mm1.launch.slurm import queue_job
+from mm1.launch.slurm import queue_job, queued_job, wait_for_job
 
 FOR_TARGETS = {
     "time": ("slurm",),
@@ -62,6 +62,16 @@ class Target:
         """Returns the command's exit code."""
         raise NotImplementedError
 
+    def start_and_wait(self, job: TrainingJob) -> int:
+        """Returns the run's exit code, as `mm1 train` would.
+
+        Raises:
+            ConfigError: the target cannot wait.
+        """
+        raise ConfigError(
+            f"--wait has no meaning with --on {self.name}, only with here or slurm"
+        )
+
 
 class Here(Target):
     """An agent of torchrun for each node on this machine."""
@@ -75,6 +85,9 @@ class Here(Target):
         )
 
     def start(self, job: TrainingJob) -> int:
+        return run_here(job)
+
+    def start_and_wait(self, job: TrainingJob) -> int:
         return run_here(job)
 
 
@@ -98,6 +111,11 @@ class Slurm(Target):
             f"  stop: scancel {number}"
         )
         return 0
+
+    def start_and_wait(self, job: TrainingJob) -> int:
+        """A job of an earlier call that is still queued is waited for."""
+        number = queued_job(job.out) or queue_job(job, self.text(job))
+        return wait_for_job(job.out, number)
 
 
 class _RentedNodes(Target):

@@ -4,7 +4,7 @@ On a cluster, the study's folder and this Python must lie on a file system that 
 machines share, under the same paths. Slurm jobs go through submitit: a job that nears
 its time limit, or is preempted, saves a checkpoint and is queued again. They outlive
 this process: a second call finds the jobs that are still queued and waits for them. Ray
-tasks end with this process.
+tasks end with this process. A run over several nodes is a job of `mm1.launch`.
 
 `launcher` replaces this Python at the start of a command: it is followed by `-m mm1.cli
 train ...`, must wait for the run to end, and must exit with its exit code.
@@ -143,6 +143,11 @@ class Executor:
         self.launcher = tuple(launcher) or (sys.executable,)
         self.environment: dict[str, str] = {}
 
+    def argv(self, config: Path, folder: Path) -> tuple[str, ...]:
+        """The command that trains a run, or goes on with it."""
+        words = ("-m", "mm1.cli", "train", str(config), "--out", str(folder))
+        return (*self.launcher, *words, "--resume")
+
     def start(self, command: RunCommand) -> RunProcess:
         raise NotImplementedError
 
@@ -166,6 +171,22 @@ class LocalExecutor(Executor):
 
     def start(self, command: RunCommand) -> RunProcess:
         return command.start()
+
+
+class LaunchExecutor(LocalExecutor):
+    """Jobs of `mm1 launch`, here or on a cluster, each on any number of nodes.
+
+    `jobs` defaults to one.
+    """
+
+    def __init__(self, options: Sequence[str], jobs: int | None = None) -> None:
+        """`options` are those of `mm1 launch`."""
+        super().__init__(jobs or 1)
+        self.options = tuple(options)
+
+    def argv(self, config: Path, folder: Path) -> tuple[str, ...]:
+        words = ("-m", "mm1.cli", "launch", str(config), "--out", str(folder))
+        return (*self.launcher, *words, "--wait", *self.options)
 
 
 class SlurmExecutor(Executor):
@@ -200,8 +221,7 @@ class SlurmExecutor(Executor):
         ):
             raise UserError(
                 "--on slurm: a job is one task on one node; for runs over several nodes"
-                ' leave --on out, and give --launcher "srun --nodes N ... torchrun'
-                ' --nnodes N ..."'
+                ' leave --on out, and give --launch "--on slurm --nodes N ..."'
             )
         try:
             self.executor = submitit.AutoExecutor(

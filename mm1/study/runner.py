@@ -6,7 +6,6 @@ with a checkpoint, and a second call resumes them. A run whose gradient stays no
 has diverged: that is its result, and it is not tried again.
 """
 
-import os
 import signal
 import sys
 import time
@@ -23,9 +22,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-import mm1
 from mm1 import config as configs
 from mm1.files import append_jsonl, write_json
+from mm1.launch.here import python_environment
 from mm1.runs.description import finished
 from mm1.study.executors import POLL_SECONDS, Executor, RunCommand, RunProcess
 from mm1.study.plan import ATTEMPTS, DIVERGED_CODE, StudyPlan, diverged
@@ -108,28 +107,12 @@ class Runner:
         config = folder.with_suffix(".json")
         write_json(config, configs.to_json(self.plan.runs[str(folder)]))
         argv = (
-            *self.executor.launcher,
-            "-m",
-            "mm1.cli",
-            "train",
-            str(config),
-            "--out",
-            str(folder),
-            "--resume",
+            *self.executor.argv(config, folder),
             *(f"--trust={module}" for module in configs.TRUSTED[1:]),
         )
-        command = RunCommand(argv, folder, self._environment())
+        environment = self.executor.environment | python_environment()
+        command = RunCommand(argv, folder, environment)
         return _Child(self.executor.start(command), time.monotonic())
-
-    def _environment(self) -> dict[str, str]:
-        path = [
-            str(Path(mm1.__path__[0]).parent),
-            *os.environ.get("PYTHONPATH", "").split(os.pathsep),
-        ]
-        return {
-            **self.executor.environment,
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        }
 
     def _collect(self) -> None:
         for folder, child in list(self.children.items()):

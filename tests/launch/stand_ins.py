@@ -20,6 +20,8 @@ case ${plan[number]-${plan[-1]}} in
   finish) echo "[rank$node]: step 1"; exit 0 ;;
   crash) exit 1 ;;
   save-and-crash) mkdir -p "$run/checkpoints/step-0000000$((number + 1))"; exit 1 ;;
+  complete) echo '{"finished": true}' > "$run/summary.json"; exit 0 ;;
+  diverge) echo 3 > "$MM1_EXIT_FILES-$node"; exit 1 ;;
   mistake) echo 2 > "$MM1_EXIT_FILES-$node"; exit 1 ;;
   die) if [ "$node" = 1 ]; then kill -KILL $$; fi ;;&
   wait | die)
@@ -57,6 +59,9 @@ if grep -q 'partition=nowhere' "$2"; then
   exit 1
 fi
 echo '4711;cluster'
+""",
+    "scancel": r"""#!/bin/bash
+rm "$(dirname "$0")/state"
 """,
     "squeue": r"""#!/bin/bash
 state=$(cat "$(dirname "$0")/state" 2> /dev/null)

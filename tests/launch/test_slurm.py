@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from stand_ins import write_slurm, write_torchrun
 
 from mm1.config import UserError
+from mm1.launch import slurm
 from mm1.launch.job import TrainingJob, render
-from mm1.launch.slurm import queue_job
+from mm1.launch.slurm import queue_job, wait_for_job
 from mm1.launch.targets import Slurm
 
 
@@ -66,6 +68,7 @@ def requeued(job: TrainingJob) -> int:
         ("finish", 0, 0),
         ("save-and-crash", 75, 1),
         ("mistake", 2, 0),
+        ("diverge", 3, 0),
     ],
 )
 def test_is_queued_again_if_that_helps(
@@ -74,6 +77,7 @@ def test_is_queued_again_if_that_helps(
     job = make_job(tmp_path, plan)
     assert run(job)[0] == code
     assert requeued(job) == again
+    assert (job.out / "logs/7/answer").read_text() == f"{code}\n"
     for node in range(2):
         (call,) = (tmp_path / f"calls-{node}").read_text().splitlines()
         assert "--rdzv-endpoint=node-a:20007 --rdzv-id=7" in call
@@ -147,3 +151,31 @@ def test_a_run_is_not_submitted_twice(
     refused = replace(job, options={"partition": "nowhere"})
     with pytest.raises(UserError, match="invalid partition"):
         queue_job(refused, Slurm().text(refused))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_waits_for_a_job(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is cancelled before it has started leaves no exit code."""
+    write_slurm(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.02)
+    job = make_job(tmp_path, "diverge")
+    number = queue_job(job, "script")
+    (tmp_path / "state").write_text("RUNNING")
+
+    def end() -> None:
+        time.sleep(0.3)
+        if interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            (job.out / "logs" / number).mkdir()
+            (job.out / "logs" / number / "answer").write_text("3\n")
+            (tmp_path / "state").unlink()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    assert wait_for_job(job.out, number) == (1 if interrupted else 3)
+    thread.join()
+    assert not (tmp_path / "state").exists()

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launch.stand_ins import write_torchrun
 
+from mm1.catalog import recipe
 from mm1.cli.study import study_by_name
 from mm1.config import ConfigError, UserError
 from mm1.study.executors import (
     JOB_FILE,
     Executor,
+    LaunchExecutor,
     RayExecutor,
     RunCommand,
     SlurmExecutor,
@@ -176,6 +179,33 @@ def test_a_second_call_waits_for_a_job_that_is_still_queued(
     assert second.wait() == first.wait() == 3
 
 
+@pytest.mark.slow
+def test_runs_over_several_nodes_are_jobs_of_mm1_launch(
+    tmp_path: Path,
+) -> None:
+    """How a run ends is known, which torchrun alone does not tell."""
+    plan = StudyPlan(tmp_path / "study")
+    names = []
+    for seed in range(2):
+        run = recipe("pretrain_small")
+        run.seed = seed
+        names.append(plan.add("run", run))
+    torchrun = write_torchrun(tmp_path, "complete diverge")
+    options = (
+        "--nodes",
+        "2",
+        "--gpus-per-node",
+        "0",
+        "--python",
+        str(torchrun),
+    )
+    states = Runner(plan, LaunchExecutor(options)).run()
+    assert list(states.values()) == ["finished", "diverged"]
+    (first, second) = (tmp_path / "calls-1").read_text().splitlines()
+    assert f"--out {names[0]} --resume" in first
+    assert f"--out {names[1]} --resume" in second
+
+
 def test_impossible_requests_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +224,14 @@ def test_impossible_requests_are_refused(
     with pytest.raises(ConfigError, match="--on slurm or ray"):
         study_by_name(
             ["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"]
+        )
+    with pytest.raises(ConfigError, match="leave out"):
+        study_by_name(
+            ["miniature_text"],
+            tmp_path,
+            seeds=[0],
+            launch="--nodes 2",
+            on="ray",
         )
     with pytest.raises(UserError, match="detect"):
         study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm")

@@ -102,6 +102,7 @@ done
 
 verdict
 answer=$?
+echo "$answer" > "$logs/answer"
 if [ "$answer" = 75 ] && [ -z "$slurm_decides" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
