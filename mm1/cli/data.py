@@ -146,7 +146,7 @@ def _add_deduplicate(commands: "Commands") -> None:
         "--tasks",
         type=int,
         metavar="N",
-        help="blocks of files that are read on their own, at most (default: 1000)",
+        help="blocks of files that are read on their own, at most (default: 500)",
     )
     parser.add_argument(
         "--workers",
@@ -343,7 +343,7 @@ def _deduplicate(arguments: argparse.Namespace) -> None:
         arguments.out,
         workers=arguments.workers,
         on=arguments.on,
-        tasks=arguments.tasks or MAX_TASKS,
+        tasks=MAX_TASKS if arguments.tasks is None else arguments.tasks,
         slurm=named_values(arguments.ask),
     )
 

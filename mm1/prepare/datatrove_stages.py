@@ -15,8 +15,11 @@ compares everything where it fits into memory, so the verdicts are the same.
 """
 
 import json
+import os
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CalledProcessError, run
@@ -47,6 +50,8 @@ from mm1.prepare.process_pool import Report
 LINES = 1024
 """Signatures read at a time from each file that is merged."""
 
+HEARTBEAT_SECONDS = 20.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -56,8 +61,10 @@ class Stage:
     pipeline: list[PipelineStep]
     tasks: int
     sizes: list[int] = field(default_factory=list)
-    """Bytes that each task reads, where they are known; progress is measured by
+    """Bytes that each task reads, where it reads raw files; progress is measured by
     them."""
+    labels: list[str] = field(default_factory=list)
+    """The raw files that each task reads."""
 
 
 def stages(work: Work) -> list[Stage]:
@@ -79,6 +86,12 @@ def stages(work: Work) -> list[Stage]:
             pipeline=[Fingerprints(work)],
             tasks=blocks,
             sizes=sizes,
+            labels=[
+                " ... ".join(
+                    str(work.files[n]) for n in sorted({block[0], block[-1]})
+                )
+                for block in work.blocks
+            ],
         ),
         Stage(
             name="signatures",
@@ -108,7 +121,11 @@ def stages(work: Work) -> list[Stage]:
 
 
 def run_pipeline(stage: Stage, task: int, report: Report) -> tuple[int, int]:
-    """Run one task of a stage in this process; return the records read and dropped."""
+    """Run one task of a stage in this process; return the records read and dropped.
+
+    `report` is told of records where they are read, and now and then in the other
+    stages.
+    """
     counts = (0, 0)
 
     def note(records: int, dropped: int) -> None:
@@ -121,9 +138,35 @@ def run_pipeline(stage: Stage, task: int, report: Report) -> tuple[int, int]:
     for step in stage.pipeline:
         if isinstance(step, Step):
             step.report = note
-        data = step(data, task, stage.tasks)
-    deque(data or (), maxlen=0)
+    with nullcontext() if stage.sizes else _heartbeat(report):
+        for step in stage.pipeline:
+            data = step(data, task, stage.tasks)
+        deque(data or (), maxlen=0)
     return counts
+
+
+@contextmanager
+def _heartbeat(report: Report) -> Iterator[None]:
+    """Say now and then that this process is alive: a merge takes hours.
+
+    Where nobody listens any more, it ends: another one may have begun the same task.
+    """
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            try:
+                report(0, 0)
+            except OSError:
+                os._exit(1)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def submit_to_slurm(

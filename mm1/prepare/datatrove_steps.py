@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,6 @@ class Work:
             temporary.write_bytes(pickle.dumps(self))
 
     @staticmethod
-    @lru_cache(maxsize=1)
     def load(scratch: Path) -> "Work":
         return pickle.loads((scratch / WORK).read_bytes())
 

@@ -19,7 +19,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError, UserError
 from mm1.dist import say
 from mm1.files import durable_rename, read_object, unfinished_path, write_json
-from mm1.prepare.output_folder import SCRATCH, lock_output
+from mm1.prepare.output_folder import lock_output
 from mm1.prepare.pipeline import find_files
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.process_files import file_identity
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from mm1.prepare.datatrove_stages import Stage
 
 Place = Literal["processes", "ray", "slurm"]
-MAX_TASKS = 1000
-"""Tasks of a stage, by default at most: each opens as many files."""
+STAGES = "stages"
+"""Subfolder of the unfinished folder for what passes from stage to stage."""
+MAX_TASKS = 500
+"""Tasks of a stage, by default at most. A merge opens as many files; a process may
+often have no more than 1,024."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,7 @@ class StageJob:
 
     number: int
     file: Path
-    """Where the stage notes the tasks that are done."""
+    """What it reads, as an error names it."""
     scratch: Path
     stage: int
 
@@ -71,7 +74,7 @@ def deduplicate(
         UserError: datatrove is not installed.
         WorkerDied: a task was killed or hung.
     """
-    _check(config)
+    _check(config, tasks)
     files = find_files(config.source.owner, paths)
     plan = {
         "kind": config.source.owner.__module__.rpartition(".")[2],
@@ -83,7 +86,7 @@ def deduplicate(
         say(f"{out} is finished: {_summary(manifest)}")
         return manifest
     folder = unfinished_path(out)
-    scratch = folder / SCRATCH
+    scratch = folder / STAGES
     _begin(folder, plan | {"tasks": tasks})
     with lock_output(scratch / "lock", out):
         write_json(scratch / "plan.json", plan | {"tasks": tasks})
@@ -102,7 +105,9 @@ def deduplicate(
     return manifest
 
 
-def _check(config: Preparation.Config) -> None:
+def _check(config: Preparation.Config, tasks: int) -> None:
+    if tasks < 1:
+        raise ConfigError(f"--tasks {tasks}: at least 1")
     duplicates = config.filters.duplicates
     if not duplicates.exact and duplicates.near is None:
         raise ConfigError(
@@ -134,7 +139,7 @@ def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         if not (folder / "manifest.json").is_file():
             return None
         _finish(folder, out)
-    shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    shutil.rmtree(out / STAGES, ignore_errors=True)
     path = out / "manifest.json"
     manifest = read_object(path, REMEDY) if path.is_file() else {}
     if "verdicts" not in manifest:
@@ -158,11 +163,11 @@ def _check_plan(
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
     """Make the unfinished folder, or check that it is of this plan."""
-    path = folder / SCRATCH / "plan.json"
+    path = folder / STAGES / "plan.json"
     if path.is_file():
         _check_plan(folder, read_object(path, REMEDY), plan)
     elif folder.exists() and any(
-        each.name != SCRATCH for each in folder.iterdir()
+        each.name != STAGES for each in folder.iterdir()
     ):
         raise ConfigError(
             f"{folder} is in the way and holds other files: move it"
@@ -171,9 +176,8 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _finish(folder: Path, out: Path) -> None:
-    """The scratch folder, of up to terabytes, is not synchronised with the disk: it
-    moves along and goes."""
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    """What passed from stage to stage, up to terabytes, is not synchronised first."""
+    shutil.rmtree(folder / STAGES, ignore_errors=True)
     durable_rename(folder, out)
 
 
@@ -241,7 +245,7 @@ def _run(
     jobs = [
         StageJob(
             number=task,
-            file=marks / f"{task:05}",
+            file=_label(stage, task),
             scratch=scratch.absolute(),
             stage=number,
         )
@@ -264,8 +268,14 @@ def _run(
             results = in_this_process(run_task, jobs, show)
         with closing(results):
             for job, counts in results:
-                job.file.touch()
+                (marks / f"{job.number:05}").touch()
                 display.finish(job.number, *counts)
+
+
+def _label(stage: "Stage", task: int) -> Path:
+    if stage.labels:
+        return Path(stage.labels[task])
+    return Path(f"{stage.name}, task {task + 1} of {stage.tasks}")
 
 
 def run_task(job: StageJob, report: Report) -> tuple[int, int]:

@@ -40,7 +40,9 @@ class FileVerdicts:
         self.left = self._read() if folder else {}
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        number = file_numbers(Path(self.folder)).get(str(self.file))
+        manifest = Path(self.folder) / "manifest.json"
+        changed = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+        number = file_numbers(self.folder, changed).get(str(self.file))
         if number is None:
             raise ConfigError(
                 f"{self.folder} has no verdicts on {self.file}: name the raw files as"
@@ -72,8 +74,9 @@ class FileVerdicts:
 
 
 @lru_cache(maxsize=1)
-def file_numbers(folder: Path) -> dict[str, int]:
-    inputs = read_verdicts(folder)["inputs"]
+def file_numbers(folder: str, changed: int) -> dict[str, int]:
+    """File -> number, read once as long as the manifest is of one time."""
+    inputs = read_verdicts(Path(folder))["inputs"]
     return {each["file"]: number for number, each in enumerate(inputs)}
 
 

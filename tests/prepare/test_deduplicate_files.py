@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from raw_files import write_lines
-from test_process_pool import contents
+from test_process_pool import Deadly, contents
 
 from mm1 import cli
 from mm1.config import ConfigError, UserError
@@ -25,6 +26,7 @@ from mm1.prepare.deduplicate_files import blocks, deduplicate
 from mm1.prepare.filters import Filters, TextRules
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
+from mm1.prepare.process_pool import WorkerDied
 from mm1.prepare.sources import Source
 from mm1.prepare.sources.text import Texts
 from mm1.prepare.verdicts import verdict_path
@@ -317,7 +319,7 @@ def test_on_slurm_the_same_command_submits_and_finishes(
         return deduplicate(exact, files, out, tasks=2, on="slurm", slurm=slurm)
 
     assert again() is None
-    logs = tmp_path / "out.unfinished" / "scratch" / "logs"
+    logs = tmp_path / "out.unfinished" / "stages" / "logs"
     script = (logs / "buckets" / "launch_script.slurm").read_text()
     assert "#SBATCH --partition=cpu" in script
     assert "#SBATCH --job-name=mm1-buckets" in script
@@ -369,7 +371,7 @@ def test_the_stages_run_on_executors_of_datatrove(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     deduplicate(config_of(BOTH), files, whole)
     work = Work(
-        scratch=tmp_path / "out" / "scratch",
+        scratch=tmp_path / "out" / "stages",
         preparation=config_of(BOTH),
         files=tuple(files),
         inputs=tuple(file_identity(file) for file in files),
@@ -405,6 +407,42 @@ def test_on_ray_the_verdicts_are_the_same(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(whole)
 
 
+def test_a_long_stage_says_that_it_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool of processes takes one that reports nothing for a time to hang."""
+    datatrove()
+    from datatrove.pipeline.base import PipelineStep
+
+    from mm1.prepare import datatrove_stages
+    from mm1.prepare.datatrove_stages import Stage, run_pipeline
+
+    monkeypatch.setattr(datatrove_stages, "HEARTBEAT_SECONDS", 0.01)
+    heard = threading.Event()
+
+    class Waiting(PipelineStep):
+        def run(
+            self, data: Any = None, rank: int = 0, world_size: int = 1
+        ) -> None:
+            assert heard.wait(60)
+
+    stage = Stage(name="long", pipeline=[Waiting()], tasks=1)
+    assert run_pipeline(stage, 0, lambda *_: heard.set()) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
+    datatrove()
+    file = write_lines(tmp_path / "die.jsonl", [{"text": "a"}, {"text": "die"}])
+    other = write_lines(tmp_path / "other.jsonl", [{"text": "a"}])
+    config = Preparation.Config(
+        source=Deadly.Config(),
+        filters=Filters.Config(duplicates=Duplicates.Config(exact=True)),
+    )
+    with pytest.raises(WorkerDied, match=r"read .*die\.jsonl was killed"):
+        deduplicate(config, [file, other], tmp_path / "out", workers=2)
+
+
 def test_another_plan_or_folder_is_refused(tmp_path: Path) -> None:
     datatrove()
     files = write_files(tmp_path / "raw", texts_with_copies(20, 1), 2)
@@ -418,6 +456,11 @@ def test_another_plan_or_folder_is_refused(tmp_path: Path) -> None:
     (other / "letter.txt").write_text("dear")
     with pytest.raises(ConfigError, match="not a folder of verdicts"):
         deduplicate(config_of(BOTH), files, other)
+    other.rename(tmp_path / "new.unfinished")
+    with pytest.raises(ConfigError, match="in the way"):
+        deduplicate(config_of(BOTH), files, tmp_path / "new")
+    with pytest.raises(ConfigError, match="--tasks 0: at least 1"):
+        deduplicate(config_of(BOTH), files, tmp_path / "third", tasks=0)
 
 
 @pytest.mark.parametrize(
