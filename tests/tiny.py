@@ -14,6 +14,7 @@ from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.infer.predictor import Predictor
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder
+from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.nn.vit import ViT
 
@@ -28,7 +29,9 @@ def tokenizer(folder: Path, kind: str = "bpe") -> Tokenizer:
     )  # type: ignore[arg-type]
 
 
-def mm1(vocab_size: int, *, seed: int = 0) -> MM1:
+def mm1(
+    vocab_size: int, *, seed: int = 0, experts: MoE.Config | None = None
+) -> MM1:
     torch.manual_seed(seed)
     config = MM1.Config(
         encoder=ViT.Config(
@@ -42,6 +45,7 @@ def mm1(vocab_size: int, *, seed: int = 0) -> MM1:
             num_kv_heads=2,
             hidden_dim=48,
             tied=False,
+            experts=experts,
         ),
     )
     model = config.build(vocab_size=vocab_size)
@@ -59,9 +63,10 @@ def predictor(
     kind: str = "bpe",
     seed: int = 0,
     tokens_per_batch: int = 16_384,
+    experts: MoE.Config | None = None,
 ) -> Predictor:
     made = tokenizer(folder, kind)
-    model = mm1(made.vocab_size, seed=seed)
+    model = mm1(made.vocab_size, seed=seed, experts=experts)
     renderer = Renderer(made, ImageProcessor((8, 8)), tokens_per_image=4)
     return Predictor(
         model, renderer, torch.device("cpu"), tokens_per_batch=tokens_per_batch

@@ -68,7 +68,14 @@ class ExpertExchange:
         order = experts.repeat_interleave(
             own.flatten(), output_size=sum(received)
         ).argsort(stable=True)
-        out = products(inbox.index_select(0, order), own.sum(0).cumsum(0).int())
+        grouped = inbox.index_select(0, order)
+        own_ends = own.sum(0).cumsum(0).int()
+        if not sum(received):
+            # A row of zeros, for products that need one, and weights that need a
+            # gradient: FSDP2 reduces them on every rank.
+            grouped = F.pad(grouped, (0, 0, 0, 1))
+            own_ends = own_ends + 1
+        out = products(grouped, own_ends)[: sum(received)]
         back = all_to_all_single_autograd(
             out.index_select(0, order.argsort()), sent, received, self.group
         )

@@ -19,6 +19,10 @@ from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.packed import PackedLoader
 from mm1.nn.attention import PackedAttention
 from mm1.nn.clip import CLIP
+from mm1.nn.decoder import Decoder
+from mm1.nn.experts import MoE
+from mm1.nn.mm1 import MM1
+from mm1.train.expert_parallel import distribute_experts
 from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import shard
 
@@ -287,10 +291,29 @@ def ask(folder: Path) -> None:
                 == answers
             )
 
+    ask_experts(place, documents, everything)
+
+
+def ask_experts(
+    place: Path, documents: list[Document], everything: list[Document]
+) -> None:
+    """Each rank holds two of four experts."""
+    mixture = MoE.Config(num_experts=4)
+    single = tiny.predictor(place, experts=mixture)
+    wanted = single.generate(everything, max_tokens=6)[: len(documents)]
+    predictor = tiny.predictor(place, tokens_per_batch=70, experts=mixture)
+    layout = ParallelLayout.Config(experts=2).build(
+        dist.start(), MM1.Config(decoder=Decoder.Config(experts=mixture))
+    )
+    distribute_experts(predictor.model, layout)
+    shard(predictor.model, layout, precision="fp32")
+    assert predictor.generate(documents, max_tokens=6) == wanted
+    assert len(predictor.log_likelihood(documents)) == len(documents)
+
 
 def test_ranks_stay_in_step(tmp_path: Path) -> None:
-    """Two ranks with different numbers of prompts and sharded weights would hang if one
-    made fewer calls."""
+    """Two ranks with different numbers of prompts and sharded weights, or experts,
+    would hang if one made fewer calls."""
     on_ranks(2, ask, tmp_path)
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from mm1 import dist
 from mm1.nn.expert_exchange import ExpertExchange, ExpertProducts
 
-COUNTS = [[2, 0, 3, 1], [0, 0, 0, 0], [0, 4, 0, 2]]
-"""Rows of each of four experts, in three trials of rank 0; rank 1 has them of the trial
-after."""
+COUNTS = [[2, 0, 3, 1], [0, 0, 0, 0], [0, 4, 0, 2], [3, 1, 0, 0], [0, 2, 0, 0]]
+"""Rows of each of four experts, in trials of rank 0; rank 1 has those of the trial
+after. In the fourth, none are for the experts of rank 1."""
 NOWHERE = 2
 """Rows after the last expert's: padding."""
 
@@ -30,8 +30,8 @@ def travel() -> None:
     exchange = ExpertExchange(torch.distributed.group.WORLD)
     rank = dist.rank()
     everything = torch.randn(4, 3, generator=torch.Generator().manual_seed(9))
-    for trial in range(3):
-        counts = COUNTS[(trial + rank) % 3]
+    for trial in range(len(COUNTS)):
+        counts = COUNTS[(trial + rank) % len(COUNTS)]
         draw = torch.Generator().manual_seed(10 * trial + rank)
         rows, direction = (
             torch.randn(sum(counts) + NOWHERE, 3, generator=draw)
