@@ -15,6 +15,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -148,7 +149,7 @@ def activation_memory(
             model(batch)
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        with _LiveBytes() as live:
+        with LiveBytes() as live:
             model(batch).objective.backward()
     return kept.total, max(0, live.peak - kept.total)
 
@@ -241,7 +242,7 @@ class _Kept:
         return sum(self.seen.values())
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """The most bytes of storages that live at once, of those made since it began."""
 
     supports_higher_order_operators = True
@@ -267,6 +268,10 @@ class _LiveBytes(TorchDispatchMode):
             if isinstance(x, Tensor)
         }
         for tensor in tree_leaves(out):
+            if isinstance(tensor, DTensor):
+                tensor = (
+                    tensor._local_tensor
+                )  # its own storage is as if it were whole
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage(), given)
         return out

@@ -44,15 +44,15 @@ class StateMemory:
 
 
 def state_memory(
-    model: Model, optimizer: Optimizer, *, precision: str, keeps_gathered: bool
+    model: Model, *, precision: str, keeps_gathered: bool, optimizer: int
 ) -> StateMemory:
-    """Of a sharded model. `keeps_gathered`: gradients are added up where they are and
-    reduced once a step."""
+    """Of a sharded model, and `optimizer` bytes. `keeps_gathered`: gradients are added
+    up where they are and reduced once a step."""
     width = 2 if precision == "bf16" else 4
-    units = [_gathered(unit.parameters()) for unit in model.units()]
-    everything = _gathered(model.parameters())
+    units = [gathered_size(unit.parameters()) for unit in model.units()]
+    everything = gathered_size(model.parameters())
     several = any(
-        _gathered([p]) > own_part(p).numel() for p in model.parameters()
+        gathered_size([p]) > own_part(p).numel() for p in model.parameters()
     )
     # As in `mm1.train.memory`: what is in no unit, the unit at work and the next one.
     at_once = (
@@ -61,18 +61,25 @@ def state_memory(
         else everything
     )
     trained = [p for p in model.parameters() if p.requires_grad]
-    num_gradients = _gathered(trained) if keeps_gathered else _num_own(trained)
+    num_gradients = (
+        gathered_size(trained) if keeps_gathered else _num_own(trained)
+    )
     return StateMemory(
         weights=sum(own_part(p).nbytes for p in model.parameters()),
         gathered=width * min(at_once, everything),
         gradients=4 * num_gradients,
-        optimizer=sum(
-            4 * STATES.get(kind, 0) * _num_own(group["params"])
-            for each in optimizer.optimizers
-            for kind in STATES
-            if isinstance(each, kind)
-            for group in each.param_groups
-        ),
+        optimizer=optimizer,
+    )
+
+
+def optimizer_memory(optimizer: Optimizer) -> int:
+    """Bytes of the states that it will keep on this rank."""
+    return sum(
+        4 * STATES[kind] * _num_own(group["params"])
+        for each in optimizer.optimizers
+        for kind in STATES
+        if isinstance(each, kind)
+        for group in each.param_groups
     )
 
 
@@ -80,7 +87,7 @@ def _num_own(parameters: Iterable[Tensor]) -> int:
     return sum(own_part(p).numel() for p in parameters)
 
 
-def _gathered(parameters: Iterable[Tensor]) -> int:
+def gathered_size(parameters: Iterable[Tensor]) -> int:
     """Numbers that this rank holds while FSDP has gathered them."""
     total = 0
     for p in parameters:
@@ -155,7 +162,7 @@ def _memory(
 ) -> str:
     expected = state_memory(
         model,
-        optimizer,
+        optimizer=optimizer_memory(optimizer),
         precision=config.precision,
         keeps_gathered=dist.world_size() > 1
         and not config.sync_each_micro_batch,

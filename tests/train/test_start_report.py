@@ -16,7 +16,7 @@ from mm1.train.layout import ParallelLayout
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.optimizers.muon import Muon
 from mm1.train.parallel import freeze, shard
-from mm1.train.start_report import state_memory
+from mm1.train.start_report import optimizer_memory, state_memory
 from mm1.train.trainer import Trainer
 
 
@@ -84,7 +84,7 @@ def test_memory_is_that_of_all_tensors_on_one_rank() -> None:
     for optimizer, states in ((AdamW.Config(), 2), (Muon.Config(), 0)):
         memory = state_memory(
             model,
-            optimizer.build(model=model),
+            optimizer=optimizer_memory(optimizer.build(model=model)),
             precision="bf16",
             keeps_gathered=False,
         )
@@ -105,7 +105,10 @@ def share() -> None:
     optimizer = AdamW.Config().build(model=model)
     memory, kept = (
         state_memory(
-            model, optimizer, precision="bf16", keeps_gathered=keeps_gathered
+            model,
+            optimizer=optimizer_memory(optimizer),
+            precision="bf16",
+            keeps_gathered=keeps_gathered,
         )
         for keeps_gathered in (False, True)
     )
