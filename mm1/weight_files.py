@@ -163,17 +163,19 @@ def model_files(
         return [folder / name]
     if not index.is_file():
         return []
-    stored = read_object(index, remedy)
-    try:
-        files = sorted(set(stored["weight_map"].values()))
-        for file in files:
-            path_within(folder, file, f"{index}: the shard")
-    except (KeyError, TypeError, AttributeError) as error:
+    where = read_object(index, remedy).get("weight_map")
+    if (
+        not isinstance(where, dict)
+        or not where
+        or not all(isinstance(file, str) for file in where.values())
+    ):
         raise ConfigError(
-            f"{index} is no index of shards: {error!r}; {remedy}"
-        ) from error
-    if not files:
-        raise ConfigError(f"{index} names no shards; {remedy}")
+            f"{index} is no index of shards: its weight_map must name a file for each"
+            f" tensor; {remedy}"
+        )
+    files = sorted(set(where.values()))
+    for file in files:
+        path_within(folder, file, f"{index}: the shard")
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise FileNotFoundError(
             f"{folder} lacks the shards {', '.join(missing)} that {index.name} names;"

@@ -5,7 +5,9 @@ tokenizer.json       with special_tokens.json where its tokens have other names
 metrics.jsonl        what was learnt, a line every `log_every` steps
 speed.jsonl          what it cost
 checkpoints/         step-00001000/ ...
-model.safetensors    the weights, once the run has finished
+model.safetensors    the weights, once the run has finished; beyond 5 GB in shards:
+                     model-00001-of-00003.safetensors ..., with an index
+                     (`mm1.weight_files`)
 predictions/         NAME-4shot.jsonl: every question with its prompt and answer
 scores.json          of the benchmarks
 checksums.json       of config, tokenizer and weights (`mm1.checksums`)

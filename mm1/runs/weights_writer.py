@@ -42,7 +42,7 @@ from mm1.weight_files import (
     shard_index,
 )
 
-BATCH_BYTES = 1 << 28
+BATCH_BYTES = 1 << 26
 """Of small tensors that are gathered before they are written."""
 
 

@@ -21,6 +21,7 @@ from worlds import make_world, text_only
 from cases import Case, plain, refused
 from mm1 import dist
 from mm1.runs.weights import load_model, load_part
+from mm1.runs.weights_writer import write_weights
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.trainer import Trainer
 from mm1.weight_files import SafetensorsWriter
@@ -229,6 +230,45 @@ def not_a_number(run: Path) -> None:
     (run / "checksums.json").unlink()
 
 
+def in_shards(spoil: Spoil, *, noted: bool = False) -> Case:
+    """A finished run whose weights are in shards, with or without their checksums."""
+
+    def spoiled(run: Path) -> None:
+        tensors = load_file(run / "model.safetensors")
+        write_weights(run, tensors, max_shard_bytes=30_000)
+        assert len(list(run.glob("model-*"))) == 3
+        spoil(run)
+        if not noted:
+            (run / "checksums.json").unlink()
+
+    return opened(spoiled)
+
+
+SHARD = "model-00002-of-00003.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def indexed(**files: str) -> Spoil:
+    """The index says that tensors are in these files."""
+
+    def spoil(run: Path) -> None:
+        index = json.loads((run / INDEX).read_text())
+        index["weight_map"] |= files
+        (run / INDEX).write_text(json.dumps(index))
+
+    return spoil
+
+
+def added(name: str) -> Spoil:
+    """A shard has a tensor more."""
+
+    def spoil(run: Path) -> None:
+        tensors = load_file(run / SHARD) | {name: torch.ones(2)}
+        save_file(tensors, run / SHARD)
+
+    return spoil
+
+
 def started_from(folder: Path, _: pytest.MonkeyPatch) -> str:
     run = copy(folder)
     not_a_number(run)
@@ -274,6 +314,29 @@ CASES: dict[str, Case] = {
     "weights: cut": opened(cut("model.safetensors")),
     "weights: NaN": opened(not_a_number),
     "weights: NaN, in a run that another one starts from": started_from,
+    "weights in shards: one is cut": in_shards(cut(SHARD), noted=True),
+    "weights in shards: one is cut, no checksums": in_shards(cut(SHARD)),
+    "weights in shards: one is missing": in_shards(delete(SHARD), noted=True),
+    "weights in shards: no index": in_shards(delete(INDEX), noted=True),
+    "weights in shards: the index is cut": in_shards(
+        lambda run: os.truncate(run / INDEX, 100), noted=True
+    ),
+    "weights in shards: the index is edited": in_shards(
+        indexed(more=SHARD), noted=True
+    ),
+    "weights in shards: the index names a file elsewhere": in_shards(
+        indexed(more="../whole run/model.safetensors")
+    ),
+    "weights in shards: the index names no files": in_shards(
+        lambda run: (run / INDEX).write_text('{"weight_map": {}}')
+    ),
+    "weights in shards: the index names numbers": in_shards(
+        lambda run: (run / INDEX).write_text('{"weight_map": {"a": 1}}')
+    ),
+    "weights in shards: a tensor more": in_shards(added("decoder.extra")),
+    "weights in shards: two have one tensor": in_shards(
+        added("decoder.norm.weight")
+    ),
     "config: a bit is flipped": opened(flip("config.json")),
     "config: edited": opened(edited),
     "tokenizer: a bit is flipped": opened(flip("tokenizer.json")),
