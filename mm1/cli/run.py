@@ -74,7 +74,9 @@ def add_run_commands(commands: "Commands") -> None:
         "train",
         _train,
         "Train a recipe.",
-        "`torchrun --nproc-per-node 8 -m mm1.cli train ...` does so on several GPUs.",
+        "`torchrun --nproc-per-node 8 -m mm1.cli train ...` does so on several GPUs."
+        " Exit codes: 2 a mistake, 3 diverged; with --resume the same command goes on"
+        " after 75, stopped by a signal, and 69, another rank was lost.",
     )
     parser.add_argument("name", metavar="NAME", help=CONFIG)
     add_overrides(

@@ -55,7 +55,7 @@ def check_ranks_agree(folder: Path, config: Any) -> None:
     if dist.world_size() == 1:
         return
     nonce = folder / dist.on_rank_zero(lambda: _write_nonce(folder))
-    first = dist.from_first_rank(config)
+    shared, first = dist.from_first_rank((folder.absolute(), config))
     views = dist.all_gather_objects(
         View(
             host_name(),
@@ -68,7 +68,7 @@ def check_ranks_agree(folder: Path, config: Any) -> None:
         )
     )
     dist.on_rank_zero(lambda: remove(nonce))
-    _check_folder(folder, views)
+    _check_folder(shared, views)
     _check_config(views)
     _check_data(views)
 
@@ -108,7 +108,7 @@ def _check_folder(folder: Path, views: Sequence[View]) -> None:
     blind = _ranks(views, lambda view: not view.sees_folder)
     if blind:
         raise RanksDisagree(
-            f"{folder.absolute()} is not shared: {blind} cannot see there what rank 0"
+            f"{folder} is not shared: {blind} cannot see there what rank 0"
             f" on {views[0].host} has written, within {SHARED_SECONDS:g} s. Choose a"
             " folder on a file system that all machines mount under the same path"
         )

@@ -14,15 +14,18 @@ it is used. One that cannot be saved, as the disk is full, costs no step: traini
 on and tries again.
 """
 
+import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -55,13 +58,17 @@ from mm1.runs.layout import (
     checkpoint_path,
     checkpoint_steps,
 )
+from mm1.train.agreement import seen_in_time
 from mm1.train.checkpoint_planners import RegionSavePlanner
-from mm1.train.checkpoint_reader import load_state
+from mm1.train.checkpoint_reader import load_state, read_metadata
 from mm1.train.checkpoint_writer import PROGRESS, CheckpointWriter
 from mm1.train.optimizers import Optimizer
 
 MAX_FAILED_SAVES = 3
 """In a row; then training stops, as it could lose too much."""
+
+SAVE_PATIENCE = timedelta(hours=1)
+"""Ranks wait so long for the slowest one to write its files."""
 
 
 class SaveFailed(UserError):
@@ -78,6 +85,17 @@ class Checkpoints:
         # of training.
         self.group: Any = None
         self.pending: tuple[Future, CheckpointWriter, Path] | None = None
+        cuda = torch.cuda.is_available()
+        # The copy that is written while training goes on: pinned for CUDA, and the same
+        # memory each time.
+        self.stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=cuda,
+                use_shared_memory=False,
+                use_async_staging=False,
+                use_non_blocking_copy=cuda,
+            )
+        )
         self.num_failed = 0
         """Saves that failed in a row."""
 
@@ -103,7 +121,9 @@ class Checkpoints:
         dist.on_rank_zero(lambda: remove(unfinished_path(path)))
         writer = CheckpointWriter(unfinished_path(path), progress)
         if self.group is None:
-            self.group = torch.distributed.new_group(backend="gloo")
+            self.group = torch.distributed.new_group(
+                backend="gloo", timeout=SAVE_PATIENCE
+            )
         state = _state(model, optimizer)
         # The config has its options; parameters may be grouped otherwise next time.
         del state["optimizer"]["param_groups"]
@@ -112,6 +132,7 @@ class Checkpoints:
             storage_writer=writer,
             planner=RegionSavePlanner(fused_widths(model)),
             process_group=self.group,
+            async_stager=self.stager,
         )
         self.pending = (future, writer, path)
 
@@ -155,6 +176,8 @@ class Checkpoints:
         if self.group is not None and self.pending is None:
             torch.distributed.destroy_process_group(self.group)
             self.group = None
+        if self.pending is None:
+            self.stager.close()
 
     def ensure(self, step: int, save: Callable[[], None]) -> None:
         """Waits until there is a checkpoint of this step, the last one of this attempt;
@@ -165,8 +188,19 @@ class Checkpoints:
             self.finish(may_fail=True)
 
     def _publish(self, path: Path, checksums: dict[str, Any]) -> None:
-        """Makes a checkpoint count that all ranks have written."""
+        """Makes a checkpoint count that all ranks have written.
+
+        Raises:
+            OSError: what another rank has written is not there to see.
+        """
         temporary = unfinished_path(path)
+        for name in checksums:
+            if not seen_in_time((temporary / name).is_file):
+                raise FileNotFoundError(
+                    errno.ENOENT,
+                    f"{name}, which another rank has written, is not there: do all"
+                    " machines see the same folder?",
+                )
         write_checksums(temporary, checksums)
         for name in (METRICS, SPEED):
             if (self.folder / name).is_file():
@@ -295,12 +329,25 @@ def _checkpoint_damage(path: Path) -> str:
         return noted
     own = sorted(noted)[dist.rank() :: dist.world_size()]
     damages = [find_damage(path / name, noted) for name in own]
-    return ", ".join(
+    found = ", ".join(
         damage
         for each in dist.all_gather_objects(damages)
         for damage in each
         if damage
     )
+    return found or dist.on_rank_zero(lambda: _unnoted(path, noted))
+
+
+def _unnoted(path: Path, noted: Mapping[str, Any]) -> str:
+    """A file that the list of shards names, and that has no checksum, in words; empty
+    if there is none."""
+    try:
+        entries = read_metadata(path).storage_data or {}
+    except ConfigError:
+        return ""  # is said when the checkpoint is loaded
+    names = {entry.relative_path for entry in entries.values()}
+    missing = sorted(names - noted.keys())
+    return f"{missing[0]} is not in {CHECKSUMS}" if missing else ""
 
 
 def _set_aside(damages: dict[Path, str], step: int) -> None:

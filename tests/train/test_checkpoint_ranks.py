@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from worlds import make_world, text_only
 
 from mm1 import dist
 from mm1.config import UserError
+from mm1.loader.loader import StepBatches
+from mm1.train import agreement, checkpoint
+from mm1.train.checkpoint import SaveFailed
 from mm1.train.trainer import Trainer
 
 
@@ -45,6 +49,41 @@ def fit_with_a_full_disk(world: Path, folder: Path) -> None:
     assert trainer.checkpoints.steps() == [2, 6]
 
 
+def fit_with_small_files(world: Path, folder: Path) -> None:
+    """As on a disk that fills up while the second checkpoint is written: what is beyond
+    20 kB of a file is refused by the kernel, on both ranks."""
+    trainer = config_of(world).build(folder=folder)
+    train_step = trainer.train_step
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def step(data: StepBatches) -> None:
+        if trainer.step == 5:
+            trainer.checkpoints.finish()
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        train_step(data)
+        if trainer.step == 3:
+            trainer.checkpoints.finish()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited[1]))
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    trainer.fit()
+    assert trainer.checkpoints.steps() == [2, 6]
+
+
+def keep_apart(world: Path, folder: Path) -> None:
+    """Rank 1's files end up on another machine, though it saw the folder at first."""
+    trainer = config_of(world).build(folder=folder)
+    agreement.SHARED_SECONDS = 0.2
+    checkpoint.MAX_FAILED_SAVES = 1
+    if dist.rank() == 1:
+        trainer.checkpoints.folder = folder.with_name("elsewhere")
+    with pytest.raises(
+        SaveFailed, match=r"__1_0.distcp, .* do all machines see"
+    ):
+        trainer.fit()
+    assert trainer.checkpoints.steps() == []
+
+
 def fail_on_rank_zero() -> None:
     dist.start()
 
@@ -66,6 +105,8 @@ def test_a_fault_on_one_rank_is_a_fault_on_all(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     run = tmp_path / "run"
     on_ranks(2, fit_with_a_full_disk, world, run)
+    on_ranks(2, fit_with_small_files, world, tmp_path / "small")
+    on_ranks(2, keep_apart, world, tmp_path / "apart")
     expected = {
         name: (run / name).read_bytes()
         for name in ("metrics.jsonl", "model.safetensors")
