@@ -31,9 +31,12 @@ MIXTURE = replace(
 ROUNDING = 1e-6
 """Of the largest number: losses and gradients of the first step, by the order of sums
 in fp32; 2.3e-7 was the most measured."""
-DRIFT = 1e-3
-"""Of the largest number: later, since optimizers divide gradients by their size; 1.1e-4
-was the most measured, with Muon, which computes in bf16."""
+DRIFT = 1e-4
+"""Of the largest number: later, since optimizers divide gradients by their size; 1.4e-5
+was the most measured."""
+MUON_DRIFT = 1e-2
+"""It computes in bf16: 1.9e-3 was the most measured, as much as of dense models that
+FSDP2 shards."""
 
 
 def batches(step: int, rank: int) -> list[PackedBatch]:
@@ -76,6 +79,7 @@ def compare(
     single = language_model(decoder=decoder)
     model = language_model(decoder=decoder)
     built = layout.build(device, LanguageModel.Config(decoder=decoder))
+    drift = MUON_DRIFT if isinstance(optimizer, Muon.Config) else DRIFT
     each: bool = options.pop("sync_each_micro_batch", True)
     parallelize(
         model,
@@ -106,7 +110,7 @@ def compare(
                 sync_each_micro_batch=each,
             )
         ]
-        share = DRIFT if step else ROUNDING
+        share = drift if step else ROUNDING
         torch.testing.assert_close(seen, own, rtol=share, atol=0)
         for name, parameter in model.named_parameters():
             close(whole(parameter.grad), gradients[name], share, name)
@@ -114,7 +118,7 @@ def compare(
         torch.testing.assert_close(norm, single_norm, rtol=share, atol=0)
         wanted = dict(single.named_parameters())
         for name, parameter in model.named_parameters():
-            close(whole(parameter), whole(wanted[name]), DRIFT, name)
+            close(whole(parameter), whole(wanted[name]), drift, name)
 
 
 def close(found: Tensor, wanted: Tensor, share: float, name: str) -> None:

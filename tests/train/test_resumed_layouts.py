@@ -1,13 +1,16 @@
-"""A checkpoint of one layout opens on any other, with its experts and their moments."""
+"""A checkpoint of one layout opens on any other, with its experts and their moments,
+and so does a dense run that experts start from."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import on_ranks
-from worlds import make_world, sparse
+from worlds import make_world, sparse, text_only
 
 from mm1.nn.experts import MoE
+from mm1.runs.weights import load_model
 from mm1.train.layout import ParallelLayout
 from mm1.train.trainer import Trainer
 
@@ -64,3 +67,30 @@ def test_a_run_goes_from_layout_to_layout(world: Path, tmp_path: Path) -> None:
             on_ranks(ranks, fit, config, moving)
     assert len(losses(moving)) == 16
     assert losses(moving) == pytest.approx(losses(staying), rel=1e-5)
+    assert_same_weights(moving, staying)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Up to the order of sums, which AdamW enlarges."""
+    device = torch.device("cpu")
+    found, wanted = (
+        load_model(folder, device)[0].state_dict() for folder in (one, other)
+    )
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-3)
+
+
+@pytest.mark.long
+def test_a_dense_decoder_is_upcycled_onto_expert_ranks(
+    world: Path, tmp_path: Path
+) -> None:
+    fit(text_only(world, steps=2), tmp_path / "dense")
+    for ranks in (1, 2):
+        config = four_experts(world, 3, experts=ranks)
+        config.init = {"decoder": str(tmp_path / "dense")}
+        on_ranks(ranks, fit, config, tmp_path / str(ranks))
+    both = [losses(tmp_path / str(ranks)) for ranks in (1, 2)]
+    assert len(both[0]) == 3
+    assert both[1] == pytest.approx(both[0], rel=1e-5)
+    assert_same_weights(tmp_path / "2", tmp_path / "1")
