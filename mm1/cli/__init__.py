@@ -27,6 +27,9 @@ def main() -> None:
     # Before torch is loaded: threads that wait by spinning are many times slower as
     # soon as anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "RANK" in os.environ:
+        # Frames of C++ wherever a socket closes; `mm1.lost_ranks` says what it means.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # It may be killed while torch is loaded (see `dist.start`).
         os.environ["MM1_LAUNCHER_PID"] = str(os.getppid())

@@ -202,13 +202,15 @@ def _eval(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.catalog import run_config
     from mm1.eval.evaluate import evaluate_run, format_scores
+    from mm1.lost_ranks import one_voice
 
-    scores = evaluate_run(
-        arguments.run,
-        run_config(str(arguments.run), arguments.overrides),
-        names=arguments.benchmarks,
-        shots=arguments.shots,
-        out=arguments.out or arguments.run,
-    )
+    with one_voice():
+        scores = evaluate_run(
+            arguments.run,
+            run_config(str(arguments.run), arguments.overrides),
+            names=arguments.benchmarks,
+            shots=arguments.shots,
+            out=arguments.out or arguments.run,
+        )
     if dist.rank() == 0:
         print(format_scores(scores))

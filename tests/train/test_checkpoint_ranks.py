@@ -105,8 +105,6 @@ def test_a_fault_on_one_rank_is_a_fault_on_all(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     run = tmp_path / "run"
     on_ranks(2, fit_with_a_full_disk, world, run)
-    on_ranks(2, fit_with_small_files, world, tmp_path / "small")
-    on_ranks(2, keep_apart, world, tmp_path / "apart")
     expected = {
         name: (run / name).read_bytes()
         for name in ("metrics.jsonl", "model.safetensors")
@@ -126,3 +124,10 @@ def test_a_fault_on_one_rank_is_a_fault_on_all(tmp_path: Path) -> None:
     ]
     for name, content in expected.items():
         assert (run / name).read_bytes() == content
+
+
+@pytest.mark.long
+def test_full_disks_and_folders_that_come_apart(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    on_ranks(2, fit_with_small_files, world, tmp_path / "small")
+    on_ranks(2, keep_apart, world, tmp_path / "apart")

@@ -14,7 +14,7 @@ from worlds import make_world, text_only
 
 from mm1 import dist, peers
 from mm1.loader.loader import StepBatches
-from mm1.lost_ranks import LostRank
+from mm1.lost_ranks import LostRank, one_voice
 from mm1.train import agreement
 from mm1.train.agreement import RanksDisagree, check_ranks_agree
 from mm1.train.shutdown import Interrupted
@@ -106,8 +106,6 @@ def lose(what: str, world: Path, folder: Path) -> None:
     trainer = config_of(world, patience=3.0).build(folder=folder)
     Happens(trainer, what)
     if dist.rank() == 1:
-        from mm1.lost_ranks import one_voice
-
         with one_voice():
             trainer.fit()
     with pytest.raises(LostRank, match=LINES[what]) as lost:
@@ -120,7 +118,7 @@ def lose(what: str, world: Path, folder: Path) -> None:
     ("what", "code"),
     [
         ("kill", -signal.SIGKILL),
-        ("hang", peers.LOST_CODE),
+        pytest.param("hang", peers.LOST_CODE, marks=pytest.mark.long),
         pytest.param("error", 1, marks=pytest.mark.long),
     ],
 )
@@ -130,6 +128,23 @@ def test_a_lost_rank_is_one_line(
     """Which one, where, since when and why, whatever gloo makes of it. Afterwards the
     run can be started again, and a rank that hangs does not stay behind."""
     on_ranks(2, lose, what, world, tmp_path / "run", codes=[0, code])
+
+
+def alone(folder: Path) -> None:
+    """Rank 0 of two, of which there is no other."""
+    os.environ["WORLD_SIZE"] = "2"
+    with (
+        pytest.raises(
+            LostRank,
+            match=r"^rank 0 of 2 did not find the others at 127\.0\.0\.1:",
+        ),
+        one_voice(),
+    ):
+        dist.start(patience=0.5)
+
+
+def test_a_rank_that_is_alone_says_so(tmp_path: Path) -> None:
+    on_ranks(1, alone, tmp_path)
 
 
 def disagree(world: Path, folder: Path) -> None:
