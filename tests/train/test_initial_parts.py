@@ -22,7 +22,8 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.runs import weights
-from mm1.runs.weights import load_part, write_weights
+from mm1.runs.weights import load_part
+from mm1.runs.weights_writer import write_weights
 from mm1.train.build_model import build_on_meta, fill_weights
 
 PARTS = ("encoder", "connector", "decoder")
