@@ -39,6 +39,26 @@ def children(number: int) -> list[int]:
     return []
 
 
+def kill_one(
+    launcher: subprocess.Popen, out: Path, chance: random.Random, lines: int
+) -> None:
+    """Kills an agent or a rank soon after the run has logged so often."""
+    while launcher.poll() is None and logged(out) < lines:
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0, 3))
+    if victims := agents_and_ranks(launcher.pid):
+        victim = chance.choice(victims)
+        print("after", logged(out), "lines: kill", victim, "of", victims)
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+
+
+def logged(out: Path) -> int:
+    with suppress(OSError):
+        return (out / "metrics.jsonl").read_bytes().count(b"\n")
+    return 0
+
+
 def agents_and_ranks(launcher: int) -> list[int]:
     agents = children(launcher)
     return agents + [rank for agent in agents for rank in children(agent)]
@@ -58,13 +78,8 @@ def test_a_run_killed_at_random_finishes(world: Path, tmp_path: Path) -> None:
     chance = random.Random(seed)
     out = tmp_path / "killed"
     with launch(world, out) as launcher:
-        for _ in range(KILLS):
-            time.sleep(chance.uniform(1, 20))
-            if victims := agents_and_ranks(launcher.pid):
-                victim = chance.choice(victims)
-                print("kill", victim, "of", victims)
-                with suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
+        for lines in sorted(chance.randrange(36) for _ in range(KILLS)):
+            kill_one(launcher, out, chance, lines)
         assert launcher.wait(PATIENCE) == 0, out.with_suffix(".log").read_text()
     assert finished(out)
     alone_metrics = (tmp_path / "alone/metrics.jsonl").read_bytes()
