@@ -110,7 +110,7 @@ class _Attempt:
         """Waits for the end of one agent in error, or of all; True if told to stop."""
         while not self.received:
             codes = [agent.process.poll() for agent in self.agents]
-            self._follow()
+            self._left()
             if any(codes) or None not in codes:
                 return False
             time.sleep(POLL_SECONDS)
@@ -136,7 +136,8 @@ class _Attempt:
             time.sleep(POLL_SECONDS)
 
     def _left(self) -> list[int]:
-        """The numbers of agents that run, and of ranks whose agent is gone."""
+        """The numbers of agents that run, and of what has lost its parent: ranks whose
+        agent is gone, workers whose rank is."""
         self._follow()
         agents = {agent.process.pid: agent for agent in self.agents}
         return [
