@@ -92,7 +92,8 @@ def write_weights(
     written once, under their first name. All ranks must call this.
 
     Beyond its own shards, each rank's memory holds the largest tensor, or
-    `BATCH_BYTES` of small ones, once as it is gathered and once where it is written.
+    `BATCH_BYTES` of small ones, as it is gathered (with gloo twice), and once more
+    where one is written.
 
     Raises:
         UserError: the disk is full, or cannot be written.
@@ -192,19 +193,25 @@ def _write_files(
     plans = [(file.rank, list(_batches(file.layouts))) for file in files]
     try:
         for number in range(max(len(batches) for _, batches in plans)):
-            held = {}
+            held: dict[str, Tensor] = {}
             for rank, batches in plans:
-                for name in batches[number] if number < len(batches) else ():
-                    tensor = state[name].gather(rank)
-                    if tensor is not None:
-                        held[name] = tensor
-                    bar.advance(state[name].layout.num_bytes)
+                names = batches[number] if number < len(batches) else []
+                held |= _gather(names, state, rank)
+                bar.advance(sum(state[n].layout.num_bytes for n in names))
             slow_work(partial(own.put, held))
         sums = slow_work(own.finish)
     except BaseException:
         own.abandon()
         raise
     return {k: v for e in dist.all_gather_objects(sums) for k, v in e.items()}
+
+
+def _gather(
+    names: Sequence[str], state: Mapping[str, LazyTensor], rank: int
+) -> dict[str, Tensor]:
+    """The tensors on this `rank`, nothing on the others."""
+    whole = ((name, state[name].gather(rank)) for name in names)
+    return {name: tensor for name, tensor in whole if tensor is not None}
 
 
 class _FileWriter:

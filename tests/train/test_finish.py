@@ -17,13 +17,19 @@ from ranks import on_ranks
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import (
+    DTensor,
+    Replicate,
+    Shard,
+    distribute_tensor,
+)
 from worlds import make_world, sparse, text_only
 
 from mm1 import dist, slow_work
 from mm1.checksums import noted_checksums
 from mm1.config import UserError
 from mm1.nn.experts import MoE
+from mm1.runs import weights_writer
 from mm1.runs.weights import RunWeights
 from mm1.runs.weights_writer import write_weights
 from mm1.slow_work import slow_work as in_own_time
@@ -231,8 +237,31 @@ def fail(folder: Path) -> None:
     write_weights(folder, state, max_shard_bytes=SHARD_BYTES)
 
 
+def peak(folder: Path) -> None:
+    """Twelve tensors of 8 MB: no rank has room for more than three of them."""
+    dist.start()
+    mesh = init_device_mesh("cpu", (2,))
+    state = {
+        str(n): DTensor.from_local(torch.ones(1000, 1000), mesh, [Shard(0)])
+        for n in range(12)
+    }
+    weights_writer.BATCH_BYTES = 1
+    write_weights(folder / "first", state)  # of modules and connections
+    dist.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = most_bytes()
+    write_weights(folder / "second", state)
+    assert most_bytes() - before < 3 * 8_000_000
+
+
+def most_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("function", [outlast, hang, fail])
+@pytest.mark.parametrize("function", [outlast, hang, fail, peak])
 def test_ranks_that_wait_for_files(function: Any, tmp_path: Path) -> None:
     on_ranks(2, function, tmp_path / "run")
 
