@@ -94,7 +94,8 @@ def pretrain_7b() -> MM1TrainerConfig:
 
 def pretrain_30b() -> MM1TrainerConfig:
     """MM1-30B: ViT-H/14 at 378 px, 144 tokens an image, 30B decoder; with z-loss, as in
-    the paper for this size only."""
+    the paper for this size only. On more than 256 GPUs add layout.tensor=8
+    (docs/scale.md)."""
     return _pretrain("30B", encoder_config("H/14", 378), z_loss=1e-4)
 
 

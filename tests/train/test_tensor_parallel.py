@@ -98,7 +98,8 @@ def gathered(tensor: Tensor | None, widths: tuple[int, ...]) -> Tensor:
 
 
 def assert_equal_to_one_rank(cases: list[Case], layout: Any) -> None:
-    """Gradients: worst measured 5e-6 of up to 8; norms after steps 1.1e-5 relative."""
+    """Gradients: worst measured 5e-6 of up to 8; after three steps of AdamW weights
+    1.4e-5, norms 1.1e-5 relative."""
     device = dist.start()
     single = ParallelLayout.Config(replicate=None, shard=1)
     batch = packed([9, 7, 8], num_pictures=2)
@@ -115,8 +116,10 @@ def assert_equal_to_one_rank(cases: list[Case], layout: Any) -> None:
             alone.log_probs(batch), shared.log_probs(batch), strict=True
         ):
             torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
-        # Rounding to float8 makes steps out of differences in the last bit.
-        for step in range(1 if case.float8 else 3):
+        # Rounding to float8, or Muon's to bf16, makes steps out of differences in the
+        # last bit.
+        exact = not (case.float8 or isinstance(case.optimizer, Muon.Config))
+        for step in range(3 if exact else 1):
             objectives = []
             for model in (alone, shared):
                 losses = model(batch)
