@@ -23,7 +23,11 @@ case ${plan[number]-${plan[-1]}} in
   complete) echo '{"finished": true}' > "$run/summary.json"; exit 0 ;;
   diverge) echo 3 > "$MM1_EXIT_FILES-$node"; exit 1 ;;
   mistake) echo 2 > "$MM1_EXIT_FILES-$node"; exit 1 ;;
-  die) if [ "$node" = 1 ]; then kill -KILL $$; fi ;;&
+  die) # node 1, when node 0 is ready
+    if [ "$node" = 1 ]; then
+      until [ -e "$here/ready-0" ]; do sleep 0.02; done
+      kill -KILL $$
+    fi ;;&
   wait | die)
     trap 'touch "$here/saved-$node"; exit 1' TERM
     touch "$here/ready-$node"
