@@ -95,6 +95,11 @@ OTHERWISE = (
     "sync_each_micro_batch",
     "compile",
     "float8",
+    "layout",
+    "layout.replicate",
+    "layout.shard",
+    "layout.tensor",
+    "layout.experts",
     # after the training, or around it
     "benchmarks",
     "shots",
