@@ -73,10 +73,12 @@ def _join(backend: str, patience: float) -> None:
     nccl = "nccl" in backend
     timeout = timedelta(seconds=patience + (4 * MARGIN if nccl else 0))
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    # `torchrun` keeps its store when it starts ranks again, and in it the addresses of
-    # those that are gone.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt-{attempt}", store)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # `torchrun` keeps its store when it starts ranks again, and in it the addresses
+        # of those that are gone. Agents of several nodes do not count starts alike:
+        # `mm1 launch` has a store made for each (TORCH_DISABLE_SHARE_RDZV_TCP_STORE).
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", store)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )

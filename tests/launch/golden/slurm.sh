@@ -60,6 +60,9 @@ export PYTORCH_ALLOC_CONF=expandable_segments:True
 export NCCL_DEBUG=WARN # NCCL names the link or the interface that fails
 # A collective that fails ends its process, and torchrun starts the ranks again.
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=3
+# Ranks that are started again meet in a store of their own: in the shared one are addresses of
+# those that are gone, and the agents of several nodes do not count starts alike.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=125 # from SIGTERM to SIGKILL: time to save
 export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE='[rank${rank}]: ' # whose line it is
 export WANDB_PROJECT='three billion'
