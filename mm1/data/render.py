@@ -15,8 +15,8 @@ text without loss:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -56,6 +56,16 @@ class RenderedDocument:
                 yield number, image, grid
 
 
+class UnitFlops(NamedTuple):
+    """What a model computes for one more of each, in a row of fixed length."""
+
+    pair: int = 0
+    """Of tokens of a document, for attention."""
+    text_token: int = 0
+    """In place of padding or an image's token: text is a target."""
+    image: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Renderer:
     """Lays documents out for a model that takes `tokens_per_image` tokens per
@@ -67,6 +77,8 @@ class Renderer:
     tokens_per_image: int = 0
     trained_length: int | None = None
     """Tokens of the sequences that the model is trained on, if it is on sequences."""
+    unit_flops: UnitFlops = field(default_factory=UnitFlops)
+    """The model's, if it is a language model."""
 
     def __call__(
         self, document: Document, *, end: bool = True

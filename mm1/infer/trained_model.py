@@ -5,9 +5,10 @@ from typing import TypeVar
 import torch
 
 from mm1.data.image_processing import ImageProcessor
-from mm1.data.render import Renderer
+from mm1.data.render import Renderer, UnitFlops
 from mm1.data.tokenizer import Tokenizer
 from mm1.loader.loader import Loader
+from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 
 Kind = TypeVar("Kind", bound="TrainedModel")
@@ -46,8 +47,15 @@ def make_renderer(
     """
     image_input = model.image_input
     length = getattr(loader, "sequence_length", None)
+    unit_flops = (
+        UnitFlops(**model.unit_flops())
+        if isinstance(model, LanguageModel)
+        else UnitFlops()
+    )
     if image_input is None:
-        return Renderer(tokenizer, None, trained_length=length)
+        return Renderer(
+            tokenizer, None, trained_length=length, unit_flops=unit_flops
+        )
     # rounded down, as in LLaVA
     red, green, blue = (int(255 * part) for part in image_input.mean)
     whole = ImageProcessor(
@@ -61,4 +69,5 @@ def make_renderer(
         loader.image_processor(whole),
         model.tokens_per_image,
         trained_length=length,
+        unit_flops=unit_flops,
     )

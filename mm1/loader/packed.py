@@ -13,7 +13,7 @@ from mm1.config import ConfigError
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.prepared.lengths import DocumentLengths
 from mm1.data.prepared.shards import Shards
-from mm1.data.render import Renderer
+from mm1.data.render import Renderer, UnitFlops
 from mm1.loader.collate import PackedDataset
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.mixture import Mixture
@@ -25,6 +25,7 @@ from mm1.loader.mixture_state import (
 )
 from mm1.loader.packing import balance_rows
 from mm1.loader.plan_ahead import plan_ahead
+from mm1.loader.row_flops import row_flops
 from mm1.loader.split_options import check_split
 from mm1.loader.validation_rows import validation_rows
 from mm1.loader.workers import load_batches
@@ -81,6 +82,11 @@ class PackedLoader(Loader):
         packing_window: PositiveInt = 512
         """Rows that are packed together. More pack more tightly, and mixing is exact
         over a window."""
+        balance_by: Literal["images", "flops"] = "images"
+        """What micro-batches of all ranks hold nearly equal amounts of: images, or the
+        model's floating-point operations, which also counts attention and targets.
+        Ranks wait less for the slowest of many with "flops" (benchmarks/stragglers.md);
+        the rows of a step are the same."""
         isolate: bool = True
         """Mask attention between documents of a row. If not, each also sees the
         documents before it, as in MM1's ablation."""
@@ -315,10 +321,17 @@ class PackedLoader(Loader):
         self, rows: list[Row], rank: int, world_size: int
     ) -> list[list[Row]]:
         """This rank's rows in micro-batches; those of all ranks hold nearly equal
-        numbers of images."""
-        images = [sum(segment.images for segment in row) for row in rows]
+        amounts of `balance_by`."""
+        unit = (
+            self.renderer.unit_flops
+            if self.config.balance_by == "flops"
+            else UnitFlops()
+        )
+        flops = [
+            row_flops(r, unit, self.renderer.tokens_per_image) for r in rows
+        ]
         num = len(rows) // self.config.micro_batch_size
-        chosen = balance_rows(images, num, rank, world_size)
+        chosen = balance_rows(flops, num, rank, world_size)
         return [[rows[i] for i in micro_batch] for micro_batch in chosen]
 
     def _counts(self, rows: list[Row]) -> dict[str, int]:

@@ -276,21 +276,21 @@ def _tokens_that_fit(text: PackedSegment, free: int, min_segment: int) -> int:
 
 
 def balance_rows(
-    images: list[int],
+    amounts: list[int],
     num_micro_batches: int,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[list[int]]:
     """Distributes rows over the micro-batches of all ranks and returns this rank's,
-    rows named by their index in `images` (the images in each row).
+    rows named by their index in `amounts` (of what is balanced: images, or work).
 
-    Rows are sorted by images and assigned in snake order, so that micro-batches hold
-    nearly equal numbers of images. Those that ranks compute at the same time differ
+    Rows are sorted by amount and assigned in snake order, so that micro-batches hold
+    nearly equal amounts. Those that ranks compute at the same time differ
     least, and the rank with the fullest one alternates.
     """
     micro_batches: list[list[int]] = [[] for _ in range(num_micro_batches)]
     for turn, row in enumerate(
-        sorted(range(len(images)), key=lambda i: (-images[i], i))
+        sorted(range(len(amounts)), key=lambda i: (-amounts[i], i))
     ):
         micro_batches[_snake(turn, num_micro_batches)].append(row)
     return [

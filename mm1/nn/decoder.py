@@ -220,6 +220,16 @@ class LanguageModel(Model):
             "decoder": self.decoder.flops(num_tokens=len(batch.tokens), **sizes)
         }
 
+    def unit_flops(self) -> dict[str, int]:
+        """Floating-point operations of forward and backward for one more text token
+        (which is a target), image, and pair of tokens of a document."""
+        flops = partial(self.decoder.flops, num_tokens=0)
+        return {
+            "pair": flops(num_pairs=1, num_targets=0),
+            "text_token": flops(num_pairs=0, num_targets=1),
+            "image": 0,
+        }
+
     def inputs(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """What the decoder reads; here the embeddings of the tokens."""
         return self.decoder.embed(batch.tokens)

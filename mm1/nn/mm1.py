@@ -62,6 +62,11 @@ class MM1(LanguageModel):
         }
         return of_images | super().flops(batch)
 
+    def unit_flops(self) -> dict[str, int]:
+        return super().unit_flops() | {
+            "image": sum(self._flops_per_image.values())
+        }
+
     @cached_property
     def _flops_per_image(self) -> dict[str, int]:
         return {

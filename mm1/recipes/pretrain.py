@@ -135,6 +135,7 @@ def _pretrain(
             max_images=16,
             packing_window=512,
             image_multiple=8,
+            balance_by="flops",
             workers=8,
         ),
         optimizer=AdamW.Config(peak_lr=decoder_peak_lr(size)),

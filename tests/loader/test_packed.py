@@ -3,6 +3,7 @@ Resuming is tested in test_elastic.py."""
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from worlds import contrastive, make_world, pretrain
 from mm1.batch import IGNORE
 from mm1.config import from_json, to_json, to_text
 from mm1.data.image_processing import ImageProcessor
-from mm1.data.render import Renderer
+from mm1.data.render import Renderer, UnitFlops
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.trained_model import make_renderer
 from mm1.loader.loader import Loader
+from mm1.loader.mixture_state import DocumentSegment
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
+from mm1.loader.row_flops import row_flops
 from mm1.overrides import override
 
 
@@ -146,3 +150,56 @@ def test_a_schedule_can_be_given_on_the_command_line_and_read_from_json() -> (
     }
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert to_text(config).count("schedule.200.captions = 0.5") == 1
+
+
+def test_unit_flops_are_what_one_more_of_each_adds(world: Path) -> None:
+    config = pretrain(world)
+    model = config.model.build(vocab_size=100)
+
+    step = next(packed(world).steps(None, rank=0, world_size=1))
+    batch: Any = step.micro_batches[0]
+
+    def flops(images: int, pairs: int, targets: int) -> int:
+        slots = torch.zeros(images, 4, dtype=torch.int64)
+        changed = replace(
+            batch, slots=slots, num_pairs=pairs, num_targets=targets
+        )
+        return sum(model.flops(changed).values())
+
+    tokenizer = Tokenizer.Config(path=config.loader.tokenizer()).build()
+    unit = make_renderer(model, tokenizer, config.loader).unit_flops
+    assert flops(3, 700, 50) == (
+        flops(0, 0, 0) + 3 * unit.image + 700 * unit.pair + 50 * unit.text_token
+    )
+    assert min(unit) > 0
+    text = DocumentSegment(0, 0, 10, 30, 0)
+    page = DocumentSegment(1, 0, 0, 20, 2)
+    assert row_flops((text, page), unit, tokens_per_image=4) == (
+        2 * unit.image + 420 * unit.pair + 32 * unit.text_token
+    )
+
+
+def test_micro_batches_are_balanced_by_what_they_compute(world: Path) -> None:
+    """Attention outweighs an image here: only "flops" sees it."""
+    config: Any = pretrain(world).loader
+    config.batch_size = 16
+    tokenizer = Tokenizer.Config(path=config.tokenizer()).build()
+    unit = UnitFlops(pair=10, text_token=1, image=100)
+    loader = config.build(
+        renderer=Renderer(
+            tokenizer, ImageProcessor((8, 8)), 4, unit_flops=unit
+        ),
+        seed=0,
+    )
+    spread: dict[str, list[int]] = {"images": [], "flops": []}
+    for rows, _, _ in islice(loader.plan_steps(None), 8):
+        for loader.config.balance_by in ("images", "flops"):
+            dealt = [loader.micro_batches(rows, rank, 2) for rank in range(2)]
+            micro_batches = [micro for of_rank in dealt for micro in of_rank]
+            assert Counter(r for m in micro_batches for r in m) == Counter(rows)
+            flops = [
+                sum(row_flops(row, unit, 4) for row in micro)
+                for micro in micro_batches
+            ]
+            spread[loader.config.balance_by].append(max(flops) - min(flops))
+    assert sum(spread["flops"]) < 0.6 * sum(spread["images"])
