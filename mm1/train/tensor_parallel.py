@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import (
     DTensor,
+    Placement,
     Replicate,
     Shard,
     distribute_tensor,
@@ -103,6 +104,21 @@ class FusedColwiseParallel(ColwiseParallel):
             )
 
 
+class VocabularyParallel(RowwiseParallel):
+    """An embedding by rows. Its output is waited for: a compiled block takes one that
+    is still on its way, and loses the gradient."""
+
+    @staticmethod
+    def _prepare_output_fn(
+        output_layouts: tuple[Placement, ...],
+        use_local_output: bool,
+        mod: nn.Module,
+        outputs: DTensor,
+        device_mesh: DeviceMesh,
+    ) -> Tensor:
+        return outputs.redistribute(placements=output_layouts).to_local()
+
+
 class SharedVocabulary(VocabularyPart):
     """The tokens of one rank of tensor parallelism: of V tokens on n ranks, V / n,
     rounded up; the last ranks may have fewer."""
@@ -180,7 +196,7 @@ def _share_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> None:
     _parallelize(
         decoder,
         mesh,
-        embedding=RowwiseParallel(input_layouts=Replicate()),
+        embedding=VocabularyParallel(input_layouts=Replicate()),
     )
     if decoder.output is not None:
         _parallelize(decoder, mesh, output=ColwiseParallel())

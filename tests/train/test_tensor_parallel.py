@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 import torch.distributed
-from nn.batches import DECODER, multimodal_model, packed
+import train.varlen_on_cpu as varlen_on_cpu
+from nn.batches import DECODER, language_model, multimodal_model, packed
 from ranks import on_ranks
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,7 +30,8 @@ from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adafactor import AdaFactor
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.optimizers.muon import Muon
-from mm1.train.parallel import parallelize
+from mm1.train.parallel import parallelize, prepare_units, shard
+from mm1.train.tensor_parallel import apply_tensor_parallelism
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,40 @@ def test_four_ranks_share_products_and_weights(replicate: int) -> None:
         for optimizer in OPTIMIZERS
     ]
     on_ranks(4, assert_equal_to_one_rank, cases, layout)
+
+
+def assert_compiled_whole() -> None:
+    """Gradients of units that are compiled as on a GPU, in bf16: the same bits."""
+    varlen_on_cpu.imitate()
+    layout = ParallelLayout.Config(tensor=2).build(dist.start())
+    assert layout.tensor_mesh is not None
+    batch = packed([9, 7, 8])
+    gradients = []
+    for compiled in (False, True):
+        model = language_model()
+        apply_tensor_parallelism(model, layout.tensor_mesh)
+        units = prepare_units(
+            model,
+            activation_checkpointing="selective",
+            activation_memory_budget=1.0,
+            compile_units=compiled,
+            fullgraph=True,
+            compile_backend="aot_eager",
+        )
+        shard(model, layout, precision="bf16")
+        model(batch).objective.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert units is not None
+    assert set(units.graphs) == {"Block of width 24", "ChunkLoss"}
+    for eager, compiled in zip(*gradients, strict=True):
+        assert isinstance(eager, DTensor)
+        assert isinstance(compiled, DTensor)
+        assert torch.equal(compiled.to_local(), eager.to_local())
+
+
+@pytest.mark.long
+def test_shared_products_compile_whole() -> None:
+    on_ranks(2, assert_compiled_whole)
 
 
 def answers(folder: Path) -> list[Any]:
