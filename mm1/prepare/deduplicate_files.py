@@ -253,7 +253,7 @@ def _run(
     ]
     sizes = stage.sizes or [1] * stage.tasks
     done = sorted({*range(stage.tasks)} - {*waiting})
-    with Display(stage.name, sizes, done) as display:
+    with Display(stage.name, sizes, done, "tasks") as display:
 
         def show(job: StageJob, records: int, dropped: int) -> None:
             display.show(job.number, records, dropped)

@@ -14,10 +14,15 @@ class Display:
     """
 
     def __init__(
-        self, description: str, sizes: Sequence[int], done: Sequence[int] = ()
+        self,
+        description: str,
+        sizes: Sequence[int],
+        done: Sequence[int] = (),
+        unit: str = "files",
     ) -> None:
         """`sizes`: bytes of each file; `done`: numbers of the files that an earlier
-        attempt finished."""
+        attempt finished. `unit` is their name, where they are others than files."""
+        self.unit = unit
         self.sizes = sizes
         self.open: dict[int, tuple[int, int]] = {}
         self.finished = set(done)
@@ -70,7 +75,10 @@ class Display:
         dropped = self.dropped + sum(
             dropped for _, dropped in self.open.values()
         )
+        finished = f"{len(self.finished)}/{len(self.sizes)} {self.unit}"
+        if not records:
+            return finished
         return (
-            f"{len(self.finished)}/{len(self.sizes)} files, {records:,} records,"
-            f" {dropped:,} dropped, {records / seconds:,.0f}/s"
+            f"{finished}, {records:,} records, {dropped:,} dropped,"
+            f" {records / seconds:,.0f}/s"
         )
