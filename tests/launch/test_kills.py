@@ -26,10 +26,10 @@ def launch(world: Path, out: Path) -> subprocess.Popen:
     stored = out.with_suffix(".json")
     stored.write_text(json.dumps(configs.to_json(config)))
     words = [sys.executable, "-m", "mm1.cli", "launch", str(stored)]
-    return subprocess.Popen(
-        [*words, "--nodes", "2", "--out", str(out)],
-        stderr=out.with_suffix(".log").open("w"),
-    )
+    with out.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(
+            [*words, "--nodes", "2", "--out", str(out)], stderr=log
+        )
 
 
 def children(number: int) -> list[int]:
