@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
@@ -22,6 +23,9 @@ WORKER_TIMEOUT = 600.0
 """Seconds without a batch after which loading fails instead of hanging."""
 POLL_INTERVAL = 5.0
 """Seconds of waiting after which torch checks that all workers are alive."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that stop a training, which may still wait for batches. Slurm sends them to
+every process of a job, a terminal to every process in front."""
 PRELOAD = ("datasets", "PIL.Image")
 """Imported once in the fork server, with the dataset's module. Otherwise each worker
 imports them, one after another: a worker starts only when the previous one has
@@ -72,6 +76,13 @@ def fork_server(module: str) -> ForkServerContext:
     for."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, module, *PRELOAD])
+    for start in (resource_tracker.ensure_running, forkserver.ensure_running):
+        # Its processes inherit what is blocked here, and so live through it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -142,11 +153,10 @@ def _begin_loading(_: int) -> None:
 
 
 def begin_worker() -> None:
-    """Makes this process end with its parent, and with nothing else.
-
-    Ctrl-C reaches every process of a terminal; a worker that died of it would keep
-    the run from writing its checkpoint."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Makes this process end with its parent, and with no signal that stops the run: a
+    worker that died of it would keep the run from writing its checkpoint."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_training, daemon=True).start()
 
 

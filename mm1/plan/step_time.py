@@ -25,9 +25,9 @@ from mm1.plan.roofline import BF16, MicroBatchWork, Roofline
 FP32 = 4
 SAVE_BANDWIDTH = 5e9
 """Bytes/s of copying a rank's state to the host, for which a step waits."""
-STRAGGLING = {1: 1.098, 2: 1.062, 4: 1.049}
+STRAGGLING = {1: 1.056, 2: 1.021}
 """Sequences of a micro-batch -> the slowest of 1,024 ranks in a unit over their mean,
-as documents and images differ (benchmarks/stragglers.md)."""
+for MM1-3B dealt by operations (benchmarks/stragglers.md); larger models have less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

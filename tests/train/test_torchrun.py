@@ -172,3 +172,40 @@ def test_a_signal_to_torchrun_saves_the_step(
     assert len(list(tmp_path.glob("run/checkpoints/step-*"))) == 1
     assert not rank_processes(tmp_path)
     assert INTERRUPTED_CODE not in (0, 1, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_every_process_of_a_job_saves_the_step(
+    number: signal.Signals, config: Path, tmp_path: Path
+) -> None:
+    """As Slurm sends it: to workers, planner and fork server, too."""
+    words = ("steps=100000", "checkpoint_every=1000", "loader.workers=2")
+    with (tmp_path / "said.txt").open("w") as said_file:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mm1.cli", "train", str(config)),
+                *("--out", "run", *words),
+            ],
+            cwd=tmp_path,
+            stdout=said_file,
+            stderr=said_file,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    end = time.monotonic() + PATIENCE
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes()):
+        assert time.monotonic() < end, said(tmp_path)
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    assert process.wait(PATIENCE) == INTERRUPTED_CODE, said(tmp_path)
+    assert len(list(tmp_path.glob("run/checkpoints/step-*"))) == 1
+    assert "Traceback" not in said(tmp_path)
+    while any(
+        f"({process.pid})" in line or f" {process.pid} " in line
+        for line in subprocess.run(
+            ["ps", "-eo", "sess,pid,args"], capture_output=True, text=True
+        ).stdout.splitlines()
+    ):
+        assert time.monotonic() < end, "processes are left"
+        time.sleep(0.2)
