@@ -20,8 +20,8 @@ def main() -> None:
     """Runs one command.
 
     A user's mistake is one line and exit code 2. A diverged run exits with 3, one that
-    has saved a checkpoint on a signal with 75, one that has lost a rank with 69, and
-    what was interrupted at once with 130.
+    has lost a rank with 69, that cannot save with 74, that has saved a checkpoint on a
+    signal with 75, and what was interrupted at once with 130.
     """
     arguments = parse_arguments()
     # Before torch is loaded: threads that wait by spinning are many times slower as

@@ -187,8 +187,9 @@ def _train(arguments: argparse.Namespace) -> None:
             name = str(arguments.out) if resumes else arguments.name
             config = run_config(name, arguments.overrides)
             if resumes:
+                recipe = run_config(arguments.name, arguments.overrides)
                 say_config_differences(
-                    arguments.out, arguments.name, run_config(arguments.name)
+                    arguments.out, config, arguments.name, recipe
                 )
             trainer = config.build(
                 folder=arguments.out, resume=arguments.resume

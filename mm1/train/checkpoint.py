@@ -72,7 +72,11 @@ SAVE_PATIENCE = timedelta(hours=1)
 
 
 class SaveFailed(UserError):
-    """Checkpoints cannot be saved."""
+    """Checkpoints cannot be saved: there may be room again later, when what launched
+    the run tries again."""
+
+    exit_code = 74
+    """`EX_IOERR` of <sysexits.h>; a mistake of the user's is 2, which is final."""
 
 
 class Checkpoints:

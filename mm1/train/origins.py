@@ -105,14 +105,14 @@ def _taken(own: Any, its: Any) -> Any:
     return taken
 
 
-def say_config_differences(folder: Path, name: str, recipe: Any) -> None:
+def say_config_differences(
+    folder: Path, own: Any, name: str, recipe: Any
+) -> None:
     """Prints where the config of a resumed run, which it keeps, differs from the recipe
-    of that name."""
+    of that name; both with the overrides that were given."""
     kept = [
-        f"{key}={own}"
-        for key, (_, own) in configs.differences(
-            recipe, read_config(folder)
-        ).items()
+        f"{key}={value}"
+        for key, (_, value) in configs.differences(recipe, own).items()
     ]
     if kept:
         more = (

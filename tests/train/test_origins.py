@@ -126,20 +126,13 @@ def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_says_what_it_keeps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = recipe("pretrain_small")
-    say_config_differences(
-        write_config(tmp_path, config),
-        "pretrain_small",
-        recipe("pretrain_small"),
-    )
+    name = "pretrain_small"
+    config = recipe(name)
+    say_config_differences(tmp_path, config, name, recipe(name))
     assert capsys.readouterr().err == ""
     for wish in ("steps=3", "seed=4"):
         override(config, wish)
-    say_config_differences(
-        write_config(tmp_path, config),
-        "pretrain_small",
-        recipe("pretrain_small"),
-    )
+    say_config_differences(tmp_path, config, name, recipe(name))
     assert capsys.readouterr().err.endswith(
         "resumes with its own config, unlike pretrain_small: steps=3, seed=4\n"
     )
