@@ -304,8 +304,11 @@ def load_trained(folder: Path) -> tuple[TrainedModel, str]:
     """A finished run's model on this process's device, and a name that identifies its
     weights."""
     device = dist.start()
+    config = read_config(folder)  # may be refused before weights are looked for
     weights = RunWeights(folder)
-    model, renderer, _ = load_model(folder, device, weights=weights)
+    model, renderer, _ = load_model(
+        folder, device, config=config, weights=weights
+    )
     return (
         TrainedModel(model, renderer, device),
         f"{folder.resolve().name} {weights.fingerprint}",

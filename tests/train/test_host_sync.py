@@ -24,6 +24,7 @@ from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
 from mm1.train import accumulation
+from mm1.train.layout import ParallelLayout
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.reporting import Reporter
 from mm1.train.schedulers import WarmupCosine
@@ -126,6 +127,7 @@ def step(model: Any, batches: list[Batch], monkeypatch: Any) -> None:
     made.model = model().to(DEVICE, torch.bfloat16)
     made.step = 0
     made.compiled = None
+    made.layout = ParallelLayout.Config().build(torch.device("cpu"))
     made.reporter = Reporter(DEVICE, peak_flops=1.0)
     made.shutdown = GracefulShutdown()
     made.optimizer = AdamW.Config().build(model=made.model)

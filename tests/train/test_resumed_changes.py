@@ -89,6 +89,7 @@ OTHERWISE = (
     "loader.workers",
     "loader.micro_batch_size",
     "loader.image_multiple",
+    "loader.balance_by",
     "attention_kernel",
     "activation_checkpointing",
     "activation_memory_budget",

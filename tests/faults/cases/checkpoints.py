@@ -29,6 +29,17 @@ from mm1.weight_files import SafetensorsWriter
 Spoil = Callable[[Path], object]
 
 
+def hear(said: list[str]) -> Callable[..., None]:
+    """What is said of faults, and not what a run states before its first step."""
+
+    def say(*words: str) -> None:
+        line = " ".join(words)
+        if not line.startswith("  "):
+            said.append(line)
+
+    return say
+
+
 def run_config(folder: Path) -> Trainer.Config:
     return text_only(
         folder.parent / "small world",
@@ -67,7 +78,7 @@ def resumed(folder: Path, patch: pytest.MonkeyPatch) -> str:
     """Resumes the run to its end: what was said, without the progress of training."""
     run = folder / "run"
     said: list[str] = []
-    patch.setattr(dist, "say", lambda *words: said.append(" ".join(words)))
+    patch.setattr(dist, "say", hear(said))
     (run / "model.safetensors").unlink(missing_ok=True)
     run_config(folder).build(folder=run, resume=True).fit()
     assert same_bytes(run, whole(folder.parent))
@@ -99,7 +110,7 @@ def chosen(folder: Path, patch: pytest.MonkeyPatch) -> str:
     """What is said as a checkpoint to resume from is chosen."""
     dist.start()
     said: list[str] = []
-    patch.setattr(dist, "say", lambda *words: said.append(" ".join(words)))
+    patch.setattr(dist, "say", hear(said))
     Checkpoints(folder / "run", keep=3).newest_whole()
     return scrubbed(". ".join(said), folder)
 
@@ -175,9 +186,7 @@ def cannot_save(saves: int) -> Case:
             config = run_config(folder)
             config.checkpoint_every = 1
             said: list[str] = []
-            patch.setattr(
-                dist, "say", lambda *words: said.append(" ".join(words))
-            )
+            patch.setattr(dist, "say", hear(said))
             (run / "model.safetensors").unlink()
             trainer = config.build(folder=run, resume=True)
             if saves < 3:
