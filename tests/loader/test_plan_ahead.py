@@ -45,6 +45,14 @@ def made(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def no_others() -> None:
+    """Planners that earlier tests have left to the garbage collector."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+
+
 def test_items_are_made_elsewhere_before_they_are_asked_for(
     tmp_path: Path,
 ) -> None:
