@@ -65,7 +65,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     from mm1.catalog import run_config
     from mm1.plan.accelerator import accelerator
-    from mm1.plan.plan import Assumptions, Planner
+    from mm1.plan.plan import Assumptions, Planner, worth_a_change
     from mm1.plan.tables import as_dict, as_text
 
     # The compiler has advice about checkpointing that is none for a plan.
@@ -91,14 +91,14 @@ def _plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(plans, indent=2))
     else:
         print(as_text(planner, outcome))
-        if best is not None and best.setting == outcome.setting:
-            print("\nno other setting tried that fits is faster")
-        elif best is not None:
+        if best is not None and worth_a_change(planner, outcome, best):
             print(f"\nfastest that fits: {best.setting.overrides()}")
             print(
                 f"  {best.step_seconds:,.2f} s a step,"
                 f" {best.total_memory / 2**30:,.1f} GiB"
             )
+        elif best is not None:
+            print("\nno other setting tried that fits is faster by 1%")
     if arguments.out:
         from mm1.plan.page import write_plan_page
 

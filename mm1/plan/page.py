@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mm1.files import write_text
-from mm1.plan.plan import GIB, Outcome, Planner, needed
+from mm1.plan.plan import GIB, Outcome, Planner, needed, worth_a_change
 from mm1.plan.tables import as_dict, assumptions
 from mm1.report.bars import BarSegment, bars
 from mm1.report.page import (
@@ -27,8 +27,8 @@ def write_plan_page(
     best: Outcome | None,
 ) -> None:
     """Writes a self-contained page about the recipe or run of that name; `best` is
-    shown below, if it is another outcome."""
-    others = [best] if best and best.setting != outcome.setting else []
+    shown below, if it is better."""
+    others = [best] if best and worth_a_change(planner, outcome, best) else []
     body = [
         tag("h1", f"Plan of {name}"),
         tag(

@@ -281,6 +281,12 @@ class Planner:
         )
 
 
+def worth_a_change(planner: Planner, outcome: Outcome, other: Outcome) -> bool:
+    """Is the other worth a change? The plan is not exact enough for less than 1%."""
+    fits = outcome.total_memory <= planner.memory_limit
+    return not fits or other.step_seconds < 0.99 * outcome.step_seconds
+
+
 def needed(outcome: Outcome, planner: Planner) -> Sequence[str]:
     """How much a plan lacks, and which settings would fit; nothing: it fits."""
     lacking = outcome.total_memory - planner.memory_limit

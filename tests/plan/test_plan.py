@@ -14,7 +14,7 @@ from mm1.catalog import recipe
 from mm1.config import ConfigError
 from mm1.plan.accelerator import LINK_SHARE, accelerator
 from mm1.plan.page import write_plan_page
-from mm1.plan.plan import GIB, Assumptions, Planner
+from mm1.plan.plan import GIB, Assumptions, Planner, worth_a_change
 from mm1.plan.step_time import RunSetting, Shape, StepTime
 from mm1.plan.tables import as_dict, as_text
 
@@ -197,6 +197,8 @@ def test_what_does_not_fit_says_how_much_and_what_would() -> None:
     assert best is not None
     assert best.total_memory <= 0.4 * GIB
     assert f"it would with {best.setting.overrides()}" in text
+    assert worth_a_change(plan, outcome, best)
+    assert not worth_a_change(plan, best, best)
 
 
 def test_a_batch_that_does_not_divide() -> None:
