@@ -89,17 +89,7 @@ class Checkpoints:
         # of training.
         self.group: Any = None
         self.pending: tuple[Future, CheckpointWriter, Path] | None = None
-        cuda = torch.cuda.is_available()
-        # The copy that is written while training goes on: pinned for CUDA, and the same
-        # memory each time.
-        self.stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=cuda,
-                use_shared_memory=False,
-                use_async_staging=False,
-                use_non_blocking_copy=cuda,
-            )
-        )
+        self.stager = _new_stager()
         self.num_failed = 0
         """Saves that failed in a row."""
 
@@ -128,6 +118,8 @@ class Checkpoints:
             self.group = torch.distributed.new_group(
                 backend="gloo", timeout=SAVE_PATIENCE
             )
+        if _is_closed(self.stager):
+            self.stager = _new_stager()
         state = _state(model, optimizer)
         # The config has its options; parameters may be grouped otherwise next time.
         del state["optimizer"]["param_groups"]
@@ -299,6 +291,25 @@ class Checkpoints:
             path / PROGRESS,
             "delete this checkpoint to resume from the one before",
         )
+
+
+def _new_stager() -> DefaultStager:
+    """Makes the copy that is written while training goes on: pinned for CUDA, and in
+    the same memory each time."""
+    cuda = torch.cuda.is_available()
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=cuda,
+            use_shared_memory=False,
+            use_async_staging=False,
+            use_non_blocking_copy=cuda,
+        )
+    )
+
+
+def _is_closed(stager: DefaultStager) -> bool:
+    """torch 2.11 closes a stager after each copy; one that is used again fails."""
+    return not stager._state_dict_stager._deepcopy_dispatch
 
 
 def _failure(future: Future) -> OSError | None:
