@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mm1.config import ConfigError, nearest
+from mm1.config import ConfigError
 from mm1.files import read_object
 from mm1.plan.roofline import Rates
 
@@ -64,13 +64,13 @@ def accelerator(name: str) -> Accelerator:
     """
     known = sorted(path.stem for path in GPUS.glob("*.json"))
     path = GPUS / f"{name}.json" if name in known else Path(name)
+    example = GPUS / f"{known[0]}.json"
     if not path.is_file():
         raise ConfigError(
-            f"--gpu {name} is neither one of {', '.join(known)}"
-            f"{nearest(name, known)} nor a file that describes a GPU"
-            f" (as {GPUS / known[0]} does)"
+            f"--gpu {name} is neither a file that describes a GPU, as {example} does,"
+            f" nor one of {', '.join(known)}"
         )
-    values = read_object(path, f"write it as {GPUS / known[0]} is")
+    values = read_object(path, f"write it as {example} is")
     fields = dataclasses.fields(Accelerator)
     needed = {f.name for f in fields if f.default is dataclasses.MISSING}
     missing = sorted(needed - values.keys())

@@ -97,7 +97,9 @@ def test_a_file_that_describes_no_gpu(
 
 
 def test_an_unknown_gpu() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'h100'"):
+    with pytest.raises(
+        ConfigError, match=r"as \S+a100\.json does, nor one of a100"
+    ):
         accelerator("h10O")
 
 
