@@ -14,12 +14,9 @@ it is used. One that cannot be saved, as the disk is full, costs no step: traini
 on and tries again.
 """
 
-import errno
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch.distributed
@@ -35,33 +32,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from mm1 import dist
-from mm1.checksums import (
-    CHECKSUMS,
-    find_damage,
-    noted_checksums,
-    write_checksums,
-)
+from mm1.checksums import CHECKSUMS
 from mm1.config import ConfigError, UserError
-from mm1.files import (
-    durable_rename,
-    read_object,
-    remove,
-    sync,
-    unfinished_path,
-)
 from mm1.nn.model import Model
 from mm1.nn.shards import fused_widths
-from mm1.runs.layout import (
-    CHECKPOINTS,
-    METRICS,
-    SPEED,
-    checkpoint_path,
-    checkpoint_steps,
-)
-from mm1.train.agreement import seen_in_time
+from mm1.train.checkpoint_files import CheckpointFiles
 from mm1.train.checkpoint_planners import RegionSavePlanner
-from mm1.train.checkpoint_reader import load_state, read_metadata
-from mm1.train.checkpoint_writer import PROGRESS, CheckpointWriter
+from mm1.train.checkpoint_reader import load_state
+from mm1.train.checkpoint_writer import CheckpointWriter
 from mm1.train.optimizers import Optimizer
 
 MAX_FAILED_SAVES = 3
@@ -80,22 +58,22 @@ class SaveFailed(UserError):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder = folder
+    def __init__(self, files: CheckpointFiles, *, keep: int) -> None:
+        self.files = files
         self.keep = keep
         # Checkpoints are written in a thread, whose collectives must not mix with those
         # of training.
         self.group: Any = None
-        self.pending: tuple[Future, CheckpointWriter, Path] | None = None
+        self.pending: tuple[Future, CheckpointWriter, int] | None = None
         self.stager = _new_stager()
         self.num_failed = 0
         """Saves that failed in a row."""
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, in order."""
-        return checkpoint_steps(self.folder)
+        return self.files.steps()
 
     def save(
         self,
@@ -111,9 +89,8 @@ class Checkpoints:
             SaveFailed: the one before could not be saved, nor those before it.
         """
         self.finish()
-        path = checkpoint_path(self.folder, step)
-        dist.on_rank_zero(lambda: remove(unfinished_path(path)))
-        writer = CheckpointWriter(unfinished_path(path), progress)
+        dist.on_rank_zero(lambda: self.files.clear(step))
+        writer = self.files.writer(step, progress)
         if self.group is None:
             self.group = torch.distributed.new_group(
                 backend="gloo", timeout=SAVE_PATIENCE
@@ -130,7 +107,7 @@ class Checkpoints:
             process_group=self.group,
             async_stager=self.stager,
         )
-        self.pending = (future, writer, path)
+        self.pending = (future, writer, step)
 
     def settle(self) -> None:
         """Makes the checkpoint count if all ranks have written it, without waiting;
@@ -139,7 +116,7 @@ class Checkpoints:
             self.finish()
 
     def finish(self, *, may_fail: bool = False) -> None:
-        """Waits for the checkpoint being written, renames it and deletes the oldest
+        """Waits for the checkpoint being written, makes it count and deletes the oldest
         beyond `keep`. One that could not be written leaves the others as they are.
 
         Raises:
@@ -148,7 +125,7 @@ class Checkpoints:
         """
         if self.pending is None:
             return
-        future, writer, path = self.pending
+        future, writer, step = self.pending
         self.pending = None
         ranks = dist.all_gather_objects(
             (_failure(future), writer.checksums, writer.num_bytes)
@@ -158,10 +135,10 @@ class Checkpoints:
             for failure, _, _ in ranks:
                 if failure is not None:
                     raise failure
-            dist.on_rank_zero(lambda: self._publish(path, checksums))
+            dist.on_rank_zero(lambda: self._publish(step, checksums))
             self.num_failed = 0
         except OSError as error:
-            self._fail(path, error, sum(each[2] for each in ranks), may_fail)
+            self._fail(step, error, sum(each[2] for each in ranks), may_fail)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -183,56 +160,28 @@ class Checkpoints:
             save()
             self.finish(may_fail=True)
 
-    def _publish(self, path: Path, checksums: dict[str, Any]) -> None:
-        """Makes a checkpoint count that all ranks have written.
-
-        Raises:
-            OSError: what another rank has written is not there to see.
-        """
-        temporary = unfinished_path(path)
-        for name in checksums:
-            if not seen_in_time((temporary / name).is_file):
-                raise FileNotFoundError(
-                    errno.ENOENT,
-                    f"{name}, which another rank has written, is not there: do all"
-                    " machines see the same folder?",
-                )
-        write_checksums(temporary, checksums)
-        for name in (METRICS, SPEED):
-            if (self.folder / name).is_file():
-                # A resumed run relies on the lines before its checkpoint.
-                sync(self.folder / name)
-        remove(path)
-        durable_rename(temporary, path)
-        for step in self.steps()[: -self.keep]:
-            # Renamed first: one that is half deleted must not look whole.
-            old = checkpoint_path(self.folder, step)
-            remove(unfinished_path(old))
-            old.rename(unfinished_path(old))
-            remove(unfinished_path(old))
+    def _publish(self, step: int, checksums: Mapping[str, Any]) -> None:
+        self.files.publish(step, checksums)
+        for old in self.steps()[: -self.keep]:
+            self.files.drop(old)
 
     def _fail(
-        self, path: Path, error: OSError, num_bytes: int, may_fail: bool
+        self, step: int, error: OSError, num_bytes: int, may_fail: bool
     ) -> None:
         """Says that a checkpoint could not be saved; too many of them end training."""
-
-        def clear() -> int:
-            shutil.rmtree(unfinished_path(path), ignore_errors=True)
-            return shutil.disk_usage(self.folder).free
-
         self.num_failed = self.num_failed + 1
-        free = dist.on_rank_zero(clear)
+        room = dist.on_rank_zero(lambda: self.files.abandon(step))
         line = (
-            f"{path} could not be saved ({error.strerror or error}): it needs"
-            f" {num_bytes:,} bytes, {free:,} are free"
+            f"{self.files.path(step)} could not be saved ({error.strerror or error}):"
+            f" it needs {num_bytes:,} bytes{room}"
         )
         if not may_fail and self.num_failed >= MAX_FAILED_SAVES:
             steps = dist.on_rank_zero(self.steps)
             newest = f"step {steps[-1]}" if steps else "the start"
             raise SaveFailed(
                 f"{line}. No checkpoint could be saved {self.num_failed} times in a"
-                " row, so training stops; make room, and resume it with --resume from"
-                f" {newest}"
+                f" row, so training stops; {self.files.MAKE_ROOM}, and resume it with"
+                f" --resume from {newest}"
             )
         goes_on = (
             "this is the last one of this attempt"
@@ -251,27 +200,62 @@ class Checkpoints:
         Raises:
             ConfigError: there are checkpoints, but none is whole.
         """
-        damages: dict[Path, str] = {}
+        damages: dict[int, str] = {}
         for step in reversed(dist.on_rank_zero(self._clean_steps)):
-            path = checkpoint_path(self.folder, step)
-            damage = _checkpoint_damage(path)
+            damage = self._damage(step)
             if not damage:
-                dist.on_rank_zero(lambda: _set_aside(damages, step))  # noqa: B023
+                dist.on_rank_zero(lambda: self._set_aside(damages, step))  # noqa: B023
                 return step
-            damages[path] = damage
+            damages[step] = damage
         if damages:
-            listed = "; ".join(f"{p}: {why}" for p, why in damages.items())
+            listed = "; ".join(
+                f"{self.files.path(n)}: {why}" for n, why in damages.items()
+            )
             raise ConfigError(
-                f"{self.folder} has no checkpoint that is whole ({listed}): take one"
-                " from a copy of the run, or train again in another folder"
+                f"{self.files.name} has no checkpoint that is whole ({listed}): take"
+                " one from a copy of the run, or train again in another folder"
             )
         return None
 
     def _clean_steps(self) -> list[int]:
         """`steps`, after what killed processes left behind has been deleted."""
-        for path in (self.folder / CHECKPOINTS).glob("*.unfinished"):
-            remove(path)
+        self.files.clean()
         return self.steps()
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with a checkpoint, empty if nothing is. A collective: each rank
+        reads a share of the files."""
+
+        def read() -> dict[str, Any] | str:
+            try:
+                noted = self.files.noted(step)
+            except ConfigError:
+                return f"{CHECKSUMS} is damaged"
+            return dict(noted) or f"it has no {CHECKSUMS}"
+
+        noted = dist.on_rank_zero(read)
+        if isinstance(noted, str):
+            return noted
+        own = sorted(noted)[dist.rank() :: dist.world_size()]
+        damages = [self.files.damage(step, name, noted) for name in own]
+        found = ", ".join(
+            damage
+            for each in dist.all_gather_objects(damages)
+            for damage in each
+            if damage
+        )
+        return found or dist.on_rank_zero(
+            lambda: self.files.unnoted(step, noted)
+        )
+
+    def _set_aside(self, damages: Mapping[int, str], step: int) -> None:
+        for damaged, damage in damages.items():
+            path = self.files.path(damaged)
+            aside = self.files.set_aside(damaged)
+            dist.say(
+                f"{path} is damaged: {damage}. It is set aside as {aside}, and the run"
+                f" resumes from step {step} in its place"
+            )
 
     def load(
         self, step: int, model: Model, optimizer: Optimizer
@@ -280,17 +264,13 @@ class Checkpoints:
         progress. The optimizer keeps the options and groups that it was built with."""
         state = _state(model, optimizer)
         options = state["optimizer"].pop("param_groups")
-        path = checkpoint_path(self.folder, step)
-        load_state(state, path, fused_widths(model))
+        load_state(state, self.files.reader(step), fused_widths(model))
         state["optimizer"]["param_groups"] = options
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(
             model, optimizer.optimizers, state["optimizer"]
         )
-        return read_object(
-            path / PROGRESS,
-            "delete this checkpoint to resume from the one before",
-        )
+        return self.files.progress(step)
 
 
 def _new_stager() -> DefaultStager:
@@ -327,53 +307,6 @@ def _failure(future: Future) -> OSError | None:
                 raise
         return causes[0]  # type: ignore[return-value]
     return None
-
-
-def _checkpoint_damage(path: Path) -> str:
-    """What is wrong with a checkpoint, empty if nothing is. A collective: each rank
-    reads a share of the files."""
-
-    def read() -> dict[str, Any] | str:
-        try:
-            return noted_checksums(path) or f"it has no {CHECKSUMS}"
-        except ConfigError:
-            return f"{CHECKSUMS} is damaged"
-
-    noted = dist.on_rank_zero(read)
-    if isinstance(noted, str):
-        return noted
-    own = sorted(noted)[dist.rank() :: dist.world_size()]
-    damages = [find_damage(path / name, noted) for name in own]
-    found = ", ".join(
-        damage
-        for each in dist.all_gather_objects(damages)
-        for damage in each
-        if damage
-    )
-    return found or dist.on_rank_zero(lambda: _unnoted(path, noted))
-
-
-def _unnoted(path: Path, noted: Mapping[str, Any]) -> str:
-    """A file that the list of shards names, and that has no checksum, in words; empty
-    if there is none."""
-    try:
-        entries = read_metadata(path).storage_data or {}
-    except ConfigError:
-        return ""  # is said when the checkpoint is loaded
-    names = {entry.relative_path for entry in entries.values()}
-    missing = sorted(names - noted.keys())
-    return f"{missing[0]} is not in {CHECKSUMS}" if missing else ""
-
-
-def _set_aside(damages: dict[Path, str], step: int) -> None:
-    for path, damage in damages.items():
-        aside = path.with_name(f"{path.name}.damaged")
-        remove(aside)
-        path.rename(aside)
-        dist.say(
-            f"{path} is damaged: {damage}. It is set aside as {aside.name}, and the run"
-            f" resumes from step {step} in its place"
-        )
 
 
 def _state(model: Model, optimizer: Optimizer) -> dict[str, Any]:

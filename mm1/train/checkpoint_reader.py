@@ -10,8 +10,9 @@ are built from them once names, types and ranges have been checked. Values are r
 import io
 import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -60,17 +61,16 @@ REMEDY = "delete this checkpoint to resume from the one before"
 
 
 def load_state(
-    state: dict[str, Any], folder: Path, widths: FusedWidths
+    state: dict[str, Any], reader: "CheckpointReader", widths: FusedWidths
 ) -> None:
-    """Loads the checkpoint in a folder into a nested dict of tensors and numbers, in
-    place and on any number of ranks, and runs no code of whoever wrote it. `widths` are
-    those of the model's fused linear maps.
+    """Loads a checkpoint into a nested dict of tensors and numbers, in place and on any
+    number of ranks, and runs no code of whoever wrote it. `widths` are those of the
+    model's fused linear maps.
 
     Raises:
         ConfigError: the checkpoint is damaged, of another model, or holds anything that
             a checkpoint of ours does not.
     """
-    reader = CheckpointReader(folder)
     try:
         dcp.load(
             state, storage_reader=reader, planner=CheckpointPlanner(widths)
@@ -79,17 +79,22 @@ def load_state(
         first, _ = next(iter(error.failures.values()))
         said = (str(first).strip() or type(first).__name__).splitlines()[0]
         raise ConfigError(
-            f"{folder} cannot be read ({said}): {REMEDY}"
+            f"{reader.origin} cannot be read ({said}): {REMEDY}"
         ) from error
 
 
 class CheckpointReader(FileSystemReader):
     """torch's reader, given metadata that has been checked."""
 
+    metadata: Metadata
+    origin: Path | str
+    """In messages."""
+
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError if `.metadata` is missing or is not what torch writes."""
         super().__init__(folder)
         self.metadata = read_metadata(folder)
+        self.origin = folder
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         return self.metadata
@@ -130,17 +135,31 @@ def read_metadata(folder: Path) -> Metadata:
     path = folder / METADATA
     if not path.is_file():
         raise ConfigError(f"{folder} has no {METADATA}: {REMEDY}")
+    with path.open("rb") as file:
+        return parse_metadata(
+            file, folder, lambda name: _num_bytes(folder, name)
+        )
+
+
+def parse_metadata(
+    file: BinaryIO, origin: Path | str, num_bytes: Callable[[str], int]
+) -> Metadata:
+    """The checked content of `.metadata` of the checkpoint at `origin`, where files
+    have the sizes that `num_bytes` tells, or for which it raises ConfigError.
+
+    Raises:
+        ConfigError: it is not what torch writes, or a file is missing or too short.
+    """
     # Anything can be raised by a pickle that nobody would write.
     try:
-        with path.open("rb") as file:
-            root = _Unpickler(file).load()
-        return _metadata(root, folder)
+        return _metadata(_Unpickler(file).load(), origin, num_bytes)
     except ConfigError:
         raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{path} is not the metadata of a checkpoint ({said}): {REMEDY}"
+            f"{origin}/{METADATA} is not the metadata of a checkpoint ({said}):"
+            f" {REMEDY}"
         ) from error
 
 
@@ -182,7 +201,9 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _metadata(root: Any, folder: Path) -> Metadata:
+def _metadata(
+    root: Any, origin: Path | str, num_bytes: Callable[[str], int]
+) -> Metadata:
     state = _state(root, "Metadata")
     tensors = {
         _checked(name, str): _entry(entry)
@@ -193,14 +214,14 @@ def _metadata(root: Any, folder: Path) -> Metadata:
         for index, info in _checked(state["storage_data"], dict).items()
     }
     sizes = {
-        name: _num_bytes(folder, name)
+        name: num_bytes(name)
         for name in {info.relative_path for info in files.values()}
     }
     for index, info in files.items():
         size = sizes[info.relative_path]
         if info.offset + info.length > size:
             raise ConfigError(
-                f"{folder / info.relative_path} has {size:,} bytes, too few for"
+                f"{origin}/{info.relative_path} has {size:,} bytes, too few for"
                 f" {index.fqn}: {REMEDY}"
             )
     return Metadata(tensors, storage_data=files)

@@ -38,6 +38,7 @@ from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.agreement import check_ranks_agree
 from mm1.train.build_model import build_on_meta, fill_weights
 from mm1.train.checkpoint import Checkpoints
+from mm1.train.checkpoint_files import CheckpointFolder
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
 from mm1.train.layout import ParallelLayout
@@ -139,7 +140,9 @@ class Trainer(Configurable):
         self.lock: FolderLock = lock
         self.device: torch.device = dist.start()
         self.layout = config.layout.build(self.device, config.model)
-        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
+        self.checkpoints = Checkpoints(
+            CheckpointFolder(folder), keep=config.keep_checkpoints
+        )
         check_ranks_agree(folder, config)
         check_startable(folder, config, resume=resume)
         saved_step = self.checkpoints.newest_whole() if resume else None

@@ -15,6 +15,7 @@ from mm1.config import UserError
 from mm1.loader.loader import StepBatches
 from mm1.train import agreement, checkpoint
 from mm1.train.checkpoint import SaveFailed
+from mm1.train.checkpoint_files import CheckpointFolder
 from mm1.train.trainer import Trainer
 
 
@@ -76,7 +77,9 @@ def keep_apart(world: Path, folder: Path) -> None:
     agreement.SHARED_SECONDS = 0.2
     checkpoint.MAX_FAILED_SAVES = 1
     if dist.rank() == 1:
-        trainer.checkpoints.folder = folder.with_name("elsewhere")
+        trainer.checkpoints.files = CheckpointFolder(
+            folder.with_name("elsewhere")
+        )
     with pytest.raises(
         SaveFailed, match=r"__1_0.distcp, .* do all machines see"
     ):

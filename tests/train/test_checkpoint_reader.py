@@ -19,7 +19,11 @@ from torch.distributed.checkpoint.metadata import (
 
 from mm1 import dist
 from mm1.config import ConfigError
-from mm1.train.checkpoint_reader import load_state, read_metadata
+from mm1.train.checkpoint_reader import (
+    CheckpointReader,
+    load_state,
+    read_metadata,
+)
 
 
 class Runs:
@@ -57,14 +61,14 @@ def change(folder: Path, edit: Callable[[Metadata], Any]) -> None:
 def refused(folder: Path, said: str) -> None:
     target = state(1.0)
     with pytest.raises(ConfigError, match=said) as error:
-        load_state(target, folder, {})
+        load_state(target, CheckpointReader(folder), {})
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
 
 
 def test_a_checkpoint_of_torch_is_read_as_torch_reads_it(folder: Path) -> None:
     ours = state(1.0)
-    load_state(ours, folder, {})
+    load_state(ours, CheckpointReader(folder), {})
     assert torch.equal(ours["model"]["w"], torch.full((3, 4), 2.0))
     assert ours["model"]["b"] == 2.0
     assert ours["optimizer"] == {"lr": 2.0, "betas": (0.9, 2.0), "name": None}

@@ -23,6 +23,7 @@ from mm1 import dist
 from mm1.runs.weights import load_model, load_part
 from mm1.runs.weights_writer import write_weights
 from mm1.train.checkpoint import Checkpoints
+from mm1.train.checkpoint_files import CheckpointFolder
 from mm1.train.trainer import Trainer
 from mm1.weight_files import SafetensorsWriter
 
@@ -111,7 +112,7 @@ def chosen(folder: Path, patch: pytest.MonkeyPatch) -> str:
     dist.start()
     said: list[str] = []
     patch.setattr(dist, "say", hear(said))
-    Checkpoints(folder / "run", keep=3).newest_whole()
+    Checkpoints(CheckpointFolder(folder / "run"), keep=3).newest_whole()
     return scrubbed(". ".join(said), folder)
 
 
