@@ -3,6 +3,7 @@ fp32."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image as Pillow
@@ -12,11 +13,16 @@ from mm1.data.image_processing import ImageProcessor
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.infer.predictor import Predictor
+from mm1.loader.packed import PackedLoader
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
+from mm1.nn.model import Model
 from mm1.nn.vit import ViT
+from mm1.runs.description import write_config, write_summary
+from mm1.runs.weights_writer import write_weights
+from mm1.train.trainer import Trainer
 
 WORDS = "red green blue cat dog sun two three question answer"
 
@@ -29,11 +35,8 @@ def tokenizer(folder: Path, kind: str = "bpe") -> Tokenizer:
     )  # type: ignore[arg-type]
 
 
-def mm1(
-    vocab_size: int, *, seed: int = 0, experts: MoE.Config | None = None
-) -> MM1:
-    torch.manual_seed(seed)
-    config = MM1.Config(
+def config(experts: MoE.Config | None = None) -> MM1.Config:
+    return MM1.Config(
         encoder=ViT.Config(
             image_size=8, patch_size=4, depth=1, dim=16, num_heads=2
         ),
@@ -48,7 +51,13 @@ def mm1(
             experts=experts,
         ),
     )
-    model = config.build(vocab_size=vocab_size)
+
+
+def mm1(
+    vocab_size: int, *, seed: int = 0, experts: MoE.Config | None = None
+) -> MM1:
+    torch.manual_seed(seed)
+    model = config(experts).build(vocab_size=vocab_size)
     # at initialisation all logits are nearly alike, and every prompt has the same
     # answer
     with torch.no_grad():
@@ -71,6 +80,37 @@ def predictor(
     return Predictor(
         model, renderer, torch.device("cpu"), tokens_per_batch=tokens_per_batch
     )
+
+
+def write_run(
+    folder: Path,
+    *,
+    source: str = "instructions",
+    model: Model.Config | None = None,
+    **fields: Any,
+) -> Path:
+    """A finished run of this model, or of another one, that says it was trained on one
+    `source`; `fields` are of its config."""
+    folder.mkdir(parents=True)
+    made = predictor(folder)
+    built = made.model
+    if model is not None:
+        built = model.build(vocab_size=built.decoder.vocab_size)
+    run = Trainer.Config(
+        model=model or config(),
+        loader=PackedLoader.Config(
+            sources={source: "data"}, weights={source: 1.0}, sequence_length=512
+        ),
+        precision="fp32",
+        steps=1,
+        **fields,
+    )
+    write_config(folder, run)
+    write_weights(folder, built.state_dict())
+    write_summary(
+        folder, run, params={}, data={}, device=made.device, finished=True
+    )
+    return folder
 
 
 def picture(number: int, side: int = 8) -> Image:

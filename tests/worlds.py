@@ -85,6 +85,10 @@ def decoder() -> Decoder.Config:
     return Decoder.Config(depth=2, dim=32, num_heads=2, hidden_dim=48)
 
 
+def text_tower() -> TextTower.Config:
+    return TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
+
+
 def settings(**fields: Any) -> dict[str, Any]:
     """What every stage shares, unless `fields` say otherwise."""
     return {
@@ -140,9 +144,8 @@ def text_only(world: Path, **fields: Any) -> LanguageModelTrainerConfig:
 
 
 def contrastive(world: Path, **fields: Any) -> CLIPTrainerConfig:
-    text = TextTower.Config(max_length=12, depth=1, dim=16, num_heads=2)
     return Trainer.Config(
-        model=CLIP.Config(encoder=encoder(), text=text, dim=16),
+        model=CLIP.Config(encoder=encoder(), text=text_tower(), dim=16),
         loader=PairLoader.Config(
             sources=(str(world / "captions"),), batch_size=8, context=12
         ),

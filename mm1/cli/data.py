@@ -3,7 +3,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mm1.cli.arguments import (
     add_command,
@@ -15,7 +15,6 @@ from mm1.cli.arguments import (
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
-    from mm1.prepare.preparation import Preparation
 
 
 def add_data_commands(commands: "Commands") -> None:
@@ -295,9 +294,11 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from mm1.prepare.pipeline import prepare
+    from mm1.recipes.filters import preparation_config
 
-    config = _preparation(
-        arguments,
+    config = preparation_config(
+        arguments.source,
+        arguments.overrides,
         validation=arguments.validation,
         validation_by=arguments.validation_by,
     )
@@ -311,34 +312,15 @@ def _prepare(arguments: argparse.Namespace) -> None:
     )
 
 
-def _preparation(
-    arguments: argparse.Namespace, **fields: Any
-) -> "Preparation.Config":
-    """The config that SOURCE and the overrides say; they win over `fields`."""
-    from mm1.overrides import default_config, override
-    from mm1.prepare.preparation import Preparation
-    from mm1.prepare.sources import Source
-    from mm1.recipes.filters import filters_named
-
-    config = Preparation.Config(
-        source=default_config(Source, arguments.source), **fields
-    )
-    for assignment in arguments.overrides:
-        if assignment.startswith("filters="):
-            config.filters = filters_named(assignment.removeprefix("filters="))
-        else:
-            override(config, assignment)
-    return config
-
-
 def _deduplicate(arguments: argparse.Namespace) -> None:
     from mm1.config import ConfigError
     from mm1.prepare.deduplicate_files import MAX_TASKS, deduplicate
+    from mm1.recipes.filters import preparation_config
 
     if arguments.ask and arguments.on != "slurm":
         raise ConfigError(f"--ask {arguments.ask[0]} needs --on slurm")
     deduplicate(
-        _preparation(arguments),
+        preparation_config(arguments.source, arguments.overrides),
         [Path(path) for path in arguments.paths],
         arguments.out,
         workers=arguments.workers,

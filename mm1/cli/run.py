@@ -176,23 +176,16 @@ def _view(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
-    from mm1.catalog import run_config
+    from mm1.api import open_trainer
     from mm1.lost_ranks import one_voice
-    from mm1.runs.layout import checkpoint_steps
-    from mm1.train.origins import say_config_differences
 
     try:
         with one_voice():
-            resumes = arguments.resume and checkpoint_steps(arguments.out)
-            name = str(arguments.out) if resumes else arguments.name
-            config = run_config(name, arguments.overrides)
-            if resumes:
-                recipe = run_config(arguments.name, arguments.overrides)
-                say_config_differences(
-                    arguments.out, config, arguments.name, recipe
-                )
-            trainer = config.build(
-                folder=arguments.out, resume=arguments.resume
+            trainer = open_trainer(
+                arguments.name,
+                arguments.overrides,
+                arguments.out,
+                arguments.resume,
             )
             trainer.fit(shutdown_timeout=arguments.shutdown_timeout)
     finally:

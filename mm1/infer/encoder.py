@@ -13,6 +13,7 @@ from mm1.infer.ranks import chunked, in_step
 from mm1.infer.trained_model import TrainedModel
 from mm1.loader.pairs import caption_tokens, pad_captions
 from mm1.nn.clip import CLIP
+from mm1.nn.mm1 import MM1
 
 IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
 TEXTS_PER_BATCH = 256
@@ -28,12 +29,18 @@ class Encoder(TrainedModel):
     def patches(
         self, images: Sequence[Image]
     ) -> Iterator[Float[Tensor, "n P E"]]:
-        """Patch features, batch by batch: what a probe is trained on.
+        """Patch features, batch by batch: what a probe is trained on. Of an MM1, those
+        of its encoder.
 
         Raises:
             ImageError: an image cannot be decoded.
         """
-        return self._encode(images, self.model.encode_patches)  # type: ignore[arg-type]
+        encode = (
+            self.model.encoder
+            if isinstance(self.model, MM1)
+            else self.model.encode_patches
+        )
+        return self._encode(images, encode)  # type: ignore[arg-type]
 
     def images(self, images: Sequence[Image]) -> Float[Tensor, "N E"]:
         """CLIP's image features of unit length, comparable with those of texts.

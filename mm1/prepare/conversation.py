@@ -96,7 +96,7 @@ def parse_conversation(
             parts += _answer(places.filled(pieces))
         else:
             suffix = config.suffix if turn.role == "user" else ""
-            parts += _question(places.filled(pieces), suffix)
+            parts += question_parts(places.filled(pieces), suffix)
     return Document(tuple(parts))
 
 
@@ -284,10 +284,11 @@ def _split_answer(
     ]
 
 
-def _question(
+def question_parts(
     pieces: Sequence[str | Image], suffix: str
 ) -> Iterator[Text | Image]:
-    """Texts without loss; the last one ends with a line break."""
+    """A question with its images, as training and chat lay it out: texts without loss;
+    the last one ends with a line break."""
     pieces = _joined(pieces)
     if isinstance(pieces[0], str):
         pieces[0] = pieces[0].lstrip()

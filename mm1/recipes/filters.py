@@ -1,9 +1,15 @@
 """Predefined filters: `mm1 prepare ... filters=web_pages`, changed by further overrides
 such as `filters.images.min_side=200`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from mm1.config import ConfigError, nearest
+from mm1.overrides import default_config, override
 from mm1.prepare.deduplicate import Duplicates
 from mm1.prepare.filters import Filters, ImageRules, TextRules
+from mm1.prepare.preparation import Preparation
+from mm1.prepare.sources import Source
 
 
 def web_pages() -> Filters.Config:
@@ -51,3 +57,16 @@ def filters_named(name: str) -> Filters.Config:
     if name not in SETS:
         raise ConfigError(f"no set of filters {name!r}{nearest(name, SETS)}")
     return SETS[name]()
+
+
+def preparation_config(
+    source: str, overrides: Sequence[str], **fields: Any
+) -> Preparation.Config:
+    """The config that a source's name and overrides say; they win over `fields`."""
+    config = Preparation.Config(source=default_config(Source, source), **fields)
+    for assignment in overrides:
+        if assignment.startswith("filters="):
+            config.filters = filters_named(assignment.removeprefix("filters="))
+        else:
+            override(config, assignment)
+    return config

@@ -1,0 +1,163 @@
+"""The stages of a run from Python, as the command line has them: `mm1.prepare`,
+`mm1.train` and `mm1.evaluate`.
+
+Keyword arguments change keys of a config, with two underscores for a point:
+`loader__batch_size=8` is `loader.batch_size=8` of the command line.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mm1.catalog import run_config
+from mm1.config import ConfigError
+from mm1.eval.evaluate import evaluate_run
+from mm1.prepare.pipeline import prepare
+from mm1.recipes.filters import preparation_config
+from mm1.runs.layout import checkpoint_steps
+from mm1.train.origins import say_config_differences
+from mm1.train.trainer import Trainer
+
+
+def prepare_raw_data(
+    source: str,
+    paths: Path | str | Sequence[Path | str],
+    *,
+    out: Path | str,
+    tokenizer: Path | str,
+    workers: int = 1,
+    **changes: Any,
+) -> dict[str, Any]:
+    """`mm1.prepare`: raw files to the shards that training reads. The same call resumes
+    one that was interrupted.
+
+    Args:
+        source: the raw format, one of `mm1 list sources`.
+        paths: raw files, or folders of them.
+        out: the folder to write.
+        tokenizer: a tokenizer.json, or a folder that has one.
+        workers: files read at a time, each in a process.
+        changes: options of source, filters and split, such as `validation=0.02`,
+            `source__field="recaption"` or `filters="web_pages"`.
+
+    Returns:
+        The folder's manifest: how many documents, tokens and images, and what was left
+        out.
+
+    Raises:
+        ConfigError, FileNotFoundError: as `mm1.prepare.pipeline.prepare`.
+
+    >>> manifest = mm1.prepare(
+    ...     "captions", "raw", out="data/captions", tokenizer="tokenizer.json"
+    ... )
+    >>> manifest["documents"]
+    20
+    """
+    several = [paths] if isinstance(paths, Path | str) else paths
+    return prepare(
+        preparation_config(source, _assignments(changes)),
+        [Path(path) for path in several],
+        Path(out),
+        Path(tokenizer),
+        workers=workers,
+    )
+
+
+def train_recipe(
+    recipe: str | Path | Trainer.Config,
+    *,
+    out: Path | str,
+    resume: bool = False,
+    **changes: Any,
+) -> Path:
+    """`mm1.train`: trains a recipe and returns its run folder.
+
+    Args:
+        recipe: its name (`mm1 list`), a run folder, a config.json or a config.
+        out: the run folder to write.
+        resume: continue from its newest checkpoint, if it has one.
+        changes: keys to change, such as `steps=100`, `optimizer__peak_lr=1e-3` or
+            `model__connector="average_pool"`.
+
+    Raises:
+        ConfigError: there is no such recipe or key, or data do not fit.
+
+    >>> run = mm1.train("tiny.json", out="runs/tiny", steps=2)
+    >>> mm1.load(run).layout
+    'plain'
+    """
+    open_trainer(recipe, _assignments(changes), Path(out), resume).fit()
+    return Path(out)
+
+
+def evaluate_finished_run(
+    run: Path | str,
+    *,
+    benchmarks: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    out: Path | str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """`mm1.evaluate`: a finished run on its benchmarks, or on others.
+
+    Args:
+        run: the run folder.
+        benchmarks: which of the config's; None: all.
+        shots: numbers of demonstrations in the prompt; None: the run's.
+        out: folder for predictions and scores; None: the run folder.
+        changes: keys to change, such as `benchmarks__coco="coco"`.
+
+    Returns:
+        The content of scores.json (`mm1.eval.evaluate`).
+
+    Raises:
+        ConfigError: there is no such benchmark or key.
+
+    >>> scores = mm1.evaluate(
+    ...     "runs/demo/finetune", benchmarks=["colour"], shots=[0, 2]
+    ... )
+    >>> list(scores["colour"]["shots"])
+    ['0', '2']
+    """
+    return evaluate_run(
+        Path(run),
+        run_config(str(run), _assignments(changes)),
+        names=benchmarks,
+        shots=shots,
+        out=None if out is None else Path(out),
+    )
+
+
+def open_trainer(
+    recipe: str | Path | Trainer.Config,
+    overrides: Sequence[str],
+    out: Path,
+    resume: bool,
+) -> Trainer:
+    """The trainer of a recipe with overrides. One that resumes has the config of its
+    run folder; where the recipe says otherwise now, the differences are printed.
+
+    Raises:
+        ConfigError: there is no such recipe or key.
+    """
+    if isinstance(recipe, Trainer.Config):
+        if overrides:
+            raise ConfigError(
+                f"{overrides[0]}: change the config itself, or name a recipe"
+            )
+        return recipe.build(folder=out, resume=resume)
+    resumes = resume and checkpoint_steps(out)
+    config = run_config(str(out if resumes else recipe), overrides)
+    if resumes:
+        asked = run_config(str(recipe), overrides)
+        say_config_differences(out, config, str(recipe), asked)
+    return config.build(folder=out, resume=resume)
+
+
+def _assignments(changes: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as the command line has them."""
+    return [
+        f"{name.replace('__', '.')}="
+        + (str(value) if isinstance(value, str | Path) else repr(value))
+        for name, value in changes.items()
+    ]

@@ -1,0 +1,215 @@
+"""A finished run for Python: questions, captions, likelihoods and features.
+
+m = mm1.load("runs/demo/finetune")
+m.ask("what colour ?", photo)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mm1.config import ConfigError
+from mm1.data.document import Document, Image
+from mm1.eval.captioning_and_vqa import CAPTION_PROMPT_IN_CHAT
+from mm1.infer.dialogue import STOP, Message, PromptLayout, lay_out
+from mm1.infer.encoder import Encoder
+from mm1.infer.pictures import Picture, encoded_image
+from mm1.infer.predictor import Predictor
+from mm1.infer.trained_model import TrainedModel
+from mm1.nn.decoder import LanguageModel
+from mm1.runs.description import read_config
+from mm1.runs.weights import load_trained
+
+CONVERSATIONS = "instructions"
+"""The name that fine-tuning recipes give their source of conversations."""
+
+Question = str | Sequence[str | Picture]
+Shot = tuple[Picture | Sequence[Picture] | None, Question, str]
+"""(picture or pictures, question, answer)."""
+
+
+class LoadedRun:
+    """A finished run's model, ready to be asked. `load` makes one.
+
+    A question is laid out as in a conversation (`layout="chat"`) where the run was
+    fine-tuned on a source named `instructions`, as the recipes name it. Elsewhere the
+    model continues the words as they are (`"plain"`): write them as the data it was
+    trained on have them, and show with `shots` what an answer looks like.
+
+    >>> m = mm1.load("runs/demo/finetune")
+    >>> answer = m.ask("what colour ?", photo)
+    >>> shots = [(photo, "what shape ?", "circle")]
+    >>> answer = m.ask("what shape ?", other_photo, shots=shots)
+    >>> answer = m.ask(["is", photo, "like", other_photo, "?"], max_tokens=4)
+    >>> caption = m.caption("photo.png")
+    >>> nats = m.log_likelihood("what colour ?", photo, answer="red")
+    >>> nats < 0
+    True
+    >>> m.embed([photo, other_photo]).shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(
+        self, trained: TrainedModel, config: Any, *, layout: PromptLayout
+    ) -> None:
+        self.trained = trained
+        self.config = config
+        self.layout: PromptLayout = layout
+
+    def ask(
+        self,
+        question: Question,
+        pictures: Picture | Sequence[Picture] | None = None,
+        *,
+        shots: Sequence[Shot] = (),
+        max_tokens: int = 64,
+        stop: Sequence[str] = (),
+    ) -> str:
+        """The most likely answer, up to the end token, a stop string (in the plain
+        layout a line break, too) or `max_tokens`.
+
+        Args:
+            question: text, or texts and pictures in the order in which they are read.
+            pictures: one or several that stand before the question.
+            shots: demonstrations, the nearest last: (pictures, question, answer).
+
+        Raises:
+            ConfigError: the run's model is not a language model, or what is given is
+                no picture.
+            ImageError: a picture cannot be decoded.
+        """
+        document = self._document(pictures, question, shots)
+        stop = (*STOP[self.layout], *stop)
+        answers = self.predictor.generate(
+            [document], max_tokens=max_tokens, stop=stop
+        )
+        return answers[0].strip()
+
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        *,
+        prompt: str | None = None,
+        shots: Sequence[Shot] = (),
+        max_tokens: int = 64,
+    ) -> str:
+        """A caption: what follows the picture and the `prompt`, which is by default
+        LLaVA-1.5's request in the chat layout and nothing in the plain one, as in
+        pre-training on captions. Arguments and errors as in `ask`.
+        """
+        if prompt is None:
+            prompt = CAPTION_PROMPT_IN_CHAT if self.layout == "chat" else ""
+        return self.ask(prompt, pictures, shots=shots, max_tokens=max_tokens)
+
+    def log_likelihood(
+        self,
+        question: Question,
+        pictures: Picture | Sequence[Picture] | None = None,
+        *,
+        answer: str,
+        shots: Sequence[Shot] = (),
+    ) -> float:
+        """The log-likelihood of the answer in nats, with the token that ends it: the
+        end token in the chat layout, a line break in the plain one. Other arguments
+        and errors as in `ask`.
+        """
+        document = self._document(pictures, question, shots, answer)
+        return self.predictor.log_likelihood([document])[0]
+
+    def embed(
+        self, pictures: Picture | Sequence[Picture]
+    ) -> Float[Tensor, " E"] | Float[Tensor, "N E"]:
+        """A feature of unit length, fp32 on the CPU, for a picture or for each of
+        several: CLIP's own, else the mean of the encoder's patches.
+
+        Raises:
+            ConfigError: the run's model has no image encoder.
+            ImageError: a picture cannot be decoded.
+        """
+        if self.trained.renderer.image_processor is None:
+            raise ConfigError("the run's model has no image encoder")
+        several = not isinstance(pictures, Picture)
+        features = Encoder.of(self.trained).pooled(_images(pictures))
+        return features if several else features[0]
+
+    @property
+    def predictor(self) -> Predictor:
+        """What generates and scores; takes batches of documents.
+
+        Raises:
+            ConfigError: the run's model is not a language model.
+        """
+        model = self.trained.model
+        if not isinstance(model, LanguageModel):
+            raise ConfigError(
+                f"a {type(model).__name__} gives features (`embed`), not text"
+            )
+        self.trained = Predictor.of(self.trained)
+        return self.trained
+
+    def _document(
+        self,
+        pictures: Picture | Sequence[Picture] | None,
+        question: Question,
+        shots: Sequence[Shot],
+        answer: str | None = None,
+    ) -> Document:
+        messages = []
+        for shot in shots:
+            if len(shot) != 3:
+                raise ConfigError(
+                    "a shot is (pictures, question, answer); one has"
+                    f" {len(shot)} items"
+                )
+            messages += [
+                _user_message(shot[0], shot[1]),
+                Message("assistant", (shot[2],)),
+            ]
+        messages.append(_user_message(pictures, question))
+        if answer is not None:
+            messages.append(Message("assistant", (answer,)))
+        return lay_out(messages, self.layout)
+
+
+def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
+    """A finished run, or an imported model, on the GPU if there is one.
+
+    Args:
+        run: the run folder.
+        layout: `chat` or `plain`; by default as `LoadedRun` says.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has not finished.
+        ConfigError: its files are damaged.
+
+    >>> m = mm1.load("runs/demo/finetune")
+    >>> m.layout
+    'chat'
+    """
+    config = read_config(Path(run))
+    trained, _ = load_trained(Path(run))
+    return LoadedRun(trained, config, layout=layout or prompt_layout(config))
+
+
+def prompt_layout(config: Any) -> PromptLayout:
+    """The layout of a run with this config: that of conversations if it was trained on
+    some."""
+    sources = getattr(config.loader, "sources", ())
+    return "chat" if CONVERSATIONS in sources else "plain"
+
+
+def _user_message(
+    pictures: Picture | Sequence[Picture] | None, question: Question
+) -> Message:
+    before = () if pictures is None else _images(pictures)
+    words = [question] if isinstance(question, str) else question
+    parts = [p if isinstance(p, str) else encoded_image(p) for p in words]
+    return Message("user", (*before, *parts))
+
+
+def _images(pictures: Picture | Sequence[Picture]) -> list[Image]:
+    several = [pictures] if isinstance(pictures, Picture) else pictures
+    return [encoded_image(picture) for picture in several]
