@@ -124,6 +124,12 @@ def add_run_commands(commands: "Commands") -> None:
         metavar="N",
         help="numbers of demonstrations in the prompt (default: the run's)",
     )
+    parser.add_argument(
+        "--controls",
+        action="store_true",
+        help="also with wrong, moved and bare labels in the shots, and with answers"
+        " restricted to the choices, where a benchmark has a closed set of them",
+    )
     add_out(
         parser,
         "DIR",
@@ -204,6 +210,7 @@ def _eval(arguments: argparse.Namespace) -> None:
             run_config(str(arguments.run), arguments.overrides),
             names=arguments.benchmarks,
             shots=arguments.shots,
+            controls=arguments.controls,
             out=arguments.out or arguments.run,
         )
     if dist.rank() == 0:

@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from mm1 import dist
 from mm1.config import ConfigError, nearest
 from mm1.data.image_processing import decode_image, resize
+from mm1.eval.controls import with_controls
 from mm1.eval.evaluator import Evaluator, Line
 from mm1.files import (
     file_name,
@@ -50,6 +51,7 @@ def evaluate_run(
     *,
     names: Sequence[str] | None = None,
     shots: Sequence[int] | None = None,
+    controls: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a finished run on the benchmarks of `config`, or on those in `names`.
@@ -59,13 +61,16 @@ def evaluate_run(
         config: its config, possibly edited: more benchmarks, other options.
         names: which of the config's benchmarks; None: all.
         shots: numbers of shots that replace the benchmarks' own.
+        controls: whether to add the controls of few-shot figures
+            (`mm1.eval.controls`).
         out: where predictions and scores go; None: the run folder.
 
     Returns:
         The content of scores.json, as `evaluate` does.
 
     Raises:
-        ConfigError: the config has no benchmark of that name, or none at all.
+        ConfigError: the config has no benchmark of that name, or none at all, or none
+            that `controls` are defined for.
         FolderInUse: another process writes there.
     """
     chosen = list(names or config.benchmarks)
@@ -79,11 +84,19 @@ def evaluate_run(
             "the run has no benchmarks; add one, such as benchmarks.coco=coco"
         )
     own = {} if shots is None else {"shots": tuple(shots)}
+    selected = {
+        name: replace(config.benchmarks[name], **own) for name in chosen
+    }
+    if controls:
+        selected = with_controls(selected, config.shots)
+        if len(selected) == len(chosen):
+            raise ConfigError(
+                f"there are no controls for {', '.join(chosen)}: they need shots, and"
+                " questions with a closed set of answers"
+            )
     benchmarks = {
-        file_name(name, "benchmark"): replace(
-            config.benchmarks[name], **own
-        ).build()
-        for name in chosen
+        file_name(name, "benchmark"): each.build()
+        for name, each in selected.items()
     }
     device = dist.start()
     with FolderLock(out or folder):
@@ -196,9 +209,10 @@ def format_score(metric: str, score: Mapping[str, Any]) -> str:
         if "spread" in score
         else ""
     )
-    meaning = (
-        f" ({score['zero_shot_prompt']})" if "zero_shot_prompt" in score else ""
-    )
+    said = [
+        score[key] for key in ("zero_shot_prompt", "control") if key in score
+    ]
+    meaning = f" ({'; '.join(said)})" if said else ""
     return f"{metric} {score['score']:.3f} +- {score['stderr']:.3f}{spread}{meaning}"
 
 
@@ -349,4 +363,6 @@ def _result(
         result["spread"] = float(means.std(ddof=1))
     if meaning := benchmark.describe_zero_shot(num_shots):
         result["zero_shot_prompt"] = meaning
+    if control := benchmark.describe_control(num_shots):
+        result["control"] = control
     return result

@@ -82,6 +82,10 @@ class Evaluator(Configurable):
         choice."""
         return None
 
+    def describe_control(self, num_shots: int) -> str | None:
+        """What is changed on purpose, for tables; None if nothing is."""
+        return None
+
     def settings(self, num_shots: int) -> str:
         """The part of the config that results at this number of shots depend on."""
         return configs.to_text(replace(self.config, shots=None))

@@ -140,6 +140,25 @@ class Predictor(TrainedModel):
                 scores[i] = pair
         return scores
 
+    @torch.no_grad()
+    def next_token_logits(
+        self,
+        documents: Sequence[Document],
+        tokens: Sequence[Sequence[int]],
+    ) -> list[list[float]]:
+        """For each document, the logits of these tokens as its next one."""
+        prompts = [self.renderer(document, end=False) for document in documents]
+        self._warn_of_length(prompts)
+        results: list[list[float]] = [[] for _ in prompts]
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        for members in in_step(self._batches(lengths)):
+            batch = self._collate(prompts, members)
+            cache = self.model.new_cache(max(1, len(members)), batch.max_seqlen)
+            logits = self.model.prefill(batch, cache)
+            for i, row in zip(members, logits, strict=False):
+                results[i] = row[list(tokens[i])].tolist()
+        return results
+
     def _warn_of_length(self, sequences: Sequence[RenderedDocument]) -> None:
         """Says where documents are longer than anything the model was trained on, and
         than those that it was said of before."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from mm1.eval.controls import control_name, with_controls
 from mm1.eval.evaluator import Evaluator
 from mm1.loader.image_only import ImageLoader
 from mm1.miniature.benchmarks import Miniature
@@ -122,10 +123,16 @@ def base(plan: StudyPlan, seed: int, image_size: int) -> MM1TrainerConfig:
 def _benchmarks() -> dict[str, Evaluator.Config]:
     benchmarks: dict[str, Evaluator.Config] = {
         task: Miniature.Config(
-            task=task, named=False, seed=1, num_questions=150, shots=(4,)
+            task=task,
+            named=False,
+            restricted=True,
+            seed=1,
+            num_questions=150,
+            shots=(0, 4),
         )
         for task in UNNAMED
     }
+    benchmarks = with_controls(benchmarks, (4,))
     benchmarks["captions"] = MiniatureCaptions.Config(
         seed=1, num_questions=200, shots=(0,)
     )
@@ -157,6 +164,18 @@ def _with_four_objects(run: MM1TrainerConfig) -> None:
         loader.sequence_length = 72
 
 
+def _few(shots: int, control: str = "") -> Measure:
+    """Of the tasks that only shots tell. Answers are the likeliest of a task's own
+    words, so that knowing the format of answers is not counted as skill."""
+    names = [
+        control_name(task, control) if control else task for task in UNNAMED
+    ]
+    return Measure(
+        read=mean_score(names, shots),
+        about="restricted to the task's words, mean of colour, shape, count and digit",
+    )
+
+
 MINIATURE = Scale(
     base=base,
     measures={
@@ -164,10 +183,12 @@ MINIATURE = Scale(
             read=mean_score(("captions",), 0),
             about="right words of captions, without demonstrations",
         ),
-        FEW: Measure(
-            read=mean_score(UNNAMED, 4),
-            about="exact match, mean of colour, shape, count and digit",
-        ),
+        FEW: _few(4),
+        "no shots, restricted": _few(0),
+        **{
+            f"{FEW}, {control}": _few(4, control)
+            for control in ("wrong labels", "labels alone", "moved labels")
+        },
         TEXT: Measure(
             read=mean_score(("fact (text)", "copy (text)"), 0),
             about="exact match, mean of facts and copying",

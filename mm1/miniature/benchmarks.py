@@ -53,6 +53,7 @@ class Miniature(Benchmark):
                 "the miniature world has no task"
                 f" {config.task!r}{nearest(config.task, known)}"
             )
+        self.has_choices = config.task not in WITHOUT_IMAGE
         if config.task in TASKS:
             self.chance = 1 / len(TASKS[config.task].answers)
         elif config.task == NEW_LABELS:
@@ -78,8 +79,10 @@ class Miniature(Benchmark):
     def question(self, record: tuple[Split, int]) -> Question:
         split, n = record
         c = self.config
+        choices: tuple[str, ...] = ()
         if c.task == NEW_LABELS:
             asked = world.nth_new_labels(c.seed, n, 0)[0]
+            choices = world.nth_new_names(c.seed, n)
         elif c.task in WITHOUT_IMAGE:
             asked = WITHOUT_IMAGE[c.task](
                 c.seed, n if split == "test" else n + NUM_RECORDS
@@ -88,14 +91,15 @@ class Miniature(Benchmark):
             asked = cached_question(
                 c.seed, c.task, n, split, named=c.named, grid=c.grid
             )
-        return _question(asked, str(n))
+            choices = TASKS[c.task].answers
+        return _question(asked, str(n), choices)
 
-    def shot(self, record: tuple[Split, int]) -> Document:
-        return (
-            super().shot(record)
-            if self.config.chat
-            else _shot(self.question(record))
-        )
+    def answer_text(self, question: Question, answer: str) -> Text:
+        """As in pages: a space before the answer of a question, none after an image."""
+        if self.config.chat:
+            return super().answer_text(question, answer)
+        follows_words = isinstance(question.prompt.parts[-1], Text)
+        return Text(f" {answer}" if follows_words else answer)
 
     def shots(
         self, question: Question, number: int, num_shots: int, draw: int = 0
@@ -104,7 +108,10 @@ class Miniature(Benchmark):
             return super().shots(question, number, num_shots, draw)
         episode = world.nth_new_labels(self.config.seed, number, num_shots)
         return [
-            _shot(_question(each, question.id)) for each in episode[:num_shots]
+            self.demonstration(
+                _question(each, question.id, question.choices), key
+            )
+            for key, each in enumerate(episode[:num_shots])
         ]
 
     def score(
@@ -116,18 +123,12 @@ class Miniature(Benchmark):
         ]
 
 
-def _question(asked: world.WorldQuestion, name: str) -> Question:
+def _question(
+    asked: world.WorldQuestion, name: str, choices: tuple[str, ...]
+) -> Question:
     shown = asked.image
     image = (
         () if shown is None else (Image(shown.png, shown.width, shown.width),)
     )
     words = (Text(asked.prompt),) if asked.prompt else ()
-    return Question(Document((*image, *words)), (asked.answer,), name)
-
-
-def _shot(question: Question) -> Document:
-    """As in pages: a space before the answer of a question, none after an image."""
-    follows_words = isinstance(question.prompt.parts[-1], Text)
-    return question.prompt + Document(
-        (Text(f" {question.answer}" if follows_words else question.answer),)
-    )
+    return Question(Document((*image, *words)), (asked.answer,), name, choices)

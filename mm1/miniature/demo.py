@@ -16,15 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1 import dist
+from mm1.eval.controls import is_control
 from mm1.eval.evaluate import evaluate_run
 from mm1.files import read_object, write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check_demo
+from mm1.miniature.control_table import HEAD, MEANING, control_rows
 from mm1.miniature.report import write_report
 from mm1.miniature.world.prepared import prepare_world
 from mm1.report.packed_rows import packing_layout
 from mm1.runs import layout
 from mm1.runs.description import finished, read_config
+from mm1.runs.results import RunFolder
 from mm1.train.trainer import Trainer
 
 STAGES: dict[str, Callable[[str], Trainer.Config]] = {
@@ -119,6 +122,8 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     for name in [f"{k} {stage}" for stage in stages for k in shots]:
         table.add_column(name, no_wrap=True)
     for task, known in scores["before"].items():
+        if is_control(task, tuple(scores["before"])):
+            continue
         cells = [
             (
                 f"{stage[task]['shots'][k]['score']:.2f}"
@@ -135,6 +140,10 @@ def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
         )
     console = Console(width=110)
     console.print(table)
+    controls = Table(*HEAD, title="What the shots add", caption=MEANING)
+    for row in control_rows({k: RunFolder(run) for k, run in stages.items()}):
+        controls.add_row(*row)
+    console.print(controls)
     for c in checks:
         console.print(
             f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}:"

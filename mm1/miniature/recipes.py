@@ -7,6 +7,7 @@ higher resolution with interpolated positions and sub-images. Training is in fp3
 because many CPUs only emulate bf16.
 """
 
+from mm1.eval.controls import with_controls
 from mm1.eval.evaluator import Evaluator
 from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.loader.packed import PackedLoader
@@ -32,6 +33,8 @@ from mm1.train.trainer import Trainer
 DEMO = "runs/demo"
 UNNAMED = ("colour", "shape", "count", "digit")
 """Tasks that only the shots tell, not the question; images as in pre-training."""
+CONTROL_SHOTS = 4
+"""Shots of the controls: where `mm1.miniature.checks` compares shots with none."""
 NAMED = ("colour", "shape", "digit", "small digit")
 """Tasks asked by name; the images show more than those of pre-training."""
 TEMPLATES = {
@@ -218,11 +221,16 @@ def _benchmarks() -> dict[str, Evaluator.Config]:
         benchmarks[task] = Miniature.Config(
             task=task, named=False, seed=1, num_questions=100
         )
+    benchmarks = with_controls(benchmarks, (CONTROL_SHOTS,))
     for task in NAMED:
         benchmarks[f"{task}, asked"] = Miniature.Config(
             task=task, grid="wide", seed=1, num_questions=200, shots=(0,)
         )
     benchmarks[NEW_LABELS] = Miniature.Config(
-        task=NEW_LABELS, seed=1, num_questions=100, shots=(2, 8)
+        task=NEW_LABELS,
+        seed=1,
+        num_questions=100,
+        shots=(2, 8),
+        restricted=True,
     )
     return benchmarks | _text_benchmarks()

@@ -4,6 +4,8 @@ fine-tuning."""
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mm1.eval.controls import is_control
+from mm1.miniature.control_table import HEAD, MEANING, control_rows
 from mm1.report.charts import (
     NARROW,
     Axis,
@@ -30,9 +32,10 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
         ("before fine-tuning", runs["pretrain"], "tone-2"),
         ("after fine-tuning", runs["finetune"], "tone-1"),
     ]
-    names = list(
-        dict.fromkeys(name for _, run, _ in asked for name in run.scores)
-    )
+    every = tuple(name for _, run, _ in asked for name in run.scores)
+    names = [
+        name for name in dict.fromkeys(every) if not is_control(name, every)
+    ]
     note = (
         "Shots are solved examples put before the question, with their images. Bars"
         " are one standard error; the dotted line is what guessing would score."
@@ -48,7 +51,9 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     ]
     charts = [_score(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
-    parts = (card_grid(*charts, tight=True) if charts else None, *gone, alone)
+    controls = _controls({when: run for when, run, _ in asked})
+    cards = card_grid(*charts, tight=True) if charts else None
+    parts = (cards, *gone, controls, alone)
     return section(
         "Scores by number of shots", *parts, note=note, anchor="scores"
     )
@@ -115,6 +120,17 @@ def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
         Frame(shots_axis, scores, NARROW),
         aside=f" · {metric}",
         guide=guide,
+    )
+
+
+def _controls(runs: Mapping[str, RunFolder]) -> Html | None:
+    if not (rows := control_rows(runs)):
+        return None
+    title = tag("h3", "What the shots add")
+    numbers = range(2, len(HEAD))
+    note = tag("p", MEANING, class_="note")
+    return tag(
+        "div", title, note, table(HEAD, rows, numbers=numbers), class_="below"
     )
 
 

@@ -67,7 +67,8 @@ FULL = Scale(
         ),
         FEW: Measure(
             read=mean_score(("coco", "vqav2"), 4),
-            about="mean of CIDEr and VQA accuracy",
+            about="mean of CIDEr and VQA accuracy; answers are open, so knowing their"
+            " format counts",
         ),
         TEXT: Measure(
             read=_minus_text_loss,

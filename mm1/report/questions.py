@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from mm1.eval.controls import is_control
 from mm1.report.page import (
     Html,
     badge,
@@ -65,7 +66,9 @@ def questions_section(before: RunFolder, after: RunFolder) -> Html:
 def _choose(run: RunFolder, before: RunFolder | None) -> list[AnsweredQuestion]:
     """Benchmarks take turns in numbers of shots, up to 4, which still fit on a card."""
     chosen: list[AnsweredQuestion] = []
-    for turn, benchmark in enumerate(run.scores):
+    names = tuple(run.scores)
+    plain = [name for name in names if not is_control(name, names)]
+    for turn, benchmark in enumerate(plain):
         few = [k for k in run.shots(benchmark) if k <= 4]
         if not few:
             continue

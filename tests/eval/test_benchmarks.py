@@ -75,6 +75,17 @@ def test_the_example_is_a_question(benchmark: Benchmark) -> None:
     assert question == benchmark.question(benchmark.EXAMPLE)
 
 
+def test_a_closed_set_of_answers_holds_the_right_one(
+    benchmark: Benchmark,
+) -> None:
+    question = benchmark.question(benchmark.EXAMPLE)
+    assert benchmark.has_choices == bool(question.choices)
+    assert len(set(question.choices)) == len(question.choices)
+    if benchmark.has_choices:
+        assert question.answer in question.choices
+        assert len(question.choices) > 1
+
+
 def test_a_prompt_does_not_contain_the_answer(benchmark: Benchmark) -> None:
     question = benchmark.question(benchmark.EXAMPLE)
     assert question.answer.lower() not in question.prompt.text.lower().split()

@@ -44,7 +44,7 @@ def make_demo(folder: Path) -> Path:
         ("Loss falls: pre-training", True, "4.40 to 0.88"),
         ("Loss falls: fine-tuning", True, "1.20 to 0.55"),
         (
-            "Few shots beat none",
+            "Few shots tell what is asked",
             True,
             "colour 98.0% with 4 shots, 0.0% with none; shape 61.2%, 0.0%",
         ),

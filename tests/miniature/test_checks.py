@@ -95,7 +95,7 @@ def test_a_loss_that_does_not_fall_fails(tmp_path: Path) -> None:
             "unseen handwritten digits are read",
         ),
         ("finetune", miniature.SMALL, 0.12, "sub-images"),
-        ("pretrain", miniature.UNNAMED[0], 0.75, "beat none"),
+        ("pretrain", miniature.UNNAMED[0], 0.75, "tell what is asked"),
     ],
 )
 def test_a_score_that_is_too_low_fails(

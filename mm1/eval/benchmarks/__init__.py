@@ -36,6 +36,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.data.document import Document, Image, Text
 from mm1.eval.evaluator import Evaluator, Line, Split
+from mm1.eval.question import LABELS, Question, ShotLabels, relabelled
 from mm1.eval.rices import RecordImages, Rices, open_rices
 from mm1.eval.shots import (
     random_candidates,
@@ -43,6 +44,7 @@ from mm1.eval.shots import (
     user_turn,
     without_images,
 )
+from mm1.infer.choose import choose
 from mm1.infer.predictor import Predictor
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.infer.trained_model import TrainedModel
@@ -64,22 +66,6 @@ PIXEL = base64.b64decode(
 """The smallest image, for an `EXAMPLE`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    prompt: Document
-    answers: tuple[str, ...]
-    """The references that the score compares with: several captions, the answers of ten
-    annotators, or the one right answer."""
-    id: str
-
-    @property
-    def answer(self) -> str:
-        """The answer shown in a demonstration: the most frequent one, the first of
-        equals."""
-        frequent = Counter(answer for answer in self.answers if answer.strip())
-        return frequent.most_common(1)[0][0]
-
-
 class Benchmark(Evaluator):
     """Questions answered in words, with a score. Records should be small; an image is
     read only when its question is asked."""
@@ -91,6 +77,9 @@ class Benchmark(Evaluator):
     ANSWER: ClassVar[str] = " {}\n"
     """How an answer follows its question in a demonstration; what follows the answer is
     a stop string."""
+
+    has_choices: bool = False
+    """Has each question a closed set of answers, `Question.choices`?"""
 
     needs = {"prefill": "a language model"}
 
@@ -113,6 +102,12 @@ class Benchmark(Evaluator):
         retrieval: str = ""
         """A run folder with an image encoder: demonstrations are then those with the
         most similar images (`mm1.eval.rices`), not random ones."""
+        restricted: bool = False
+        """Is the answer the likeliest of the question's choices, in place of whatever
+        the model writes?"""
+        shot_labels: ShotLabels = "right"
+        """The answers that demonstrations show; others than "right" are controls
+        (`mm1.eval.controls`)."""
 
         def build(self) -> "Benchmark":
             return self.make()
@@ -162,15 +157,22 @@ class Benchmark(Evaluator):
             return question
         return replace(question, prompt=user_turn(question.prompt))
 
-    def shot(self, record: Any) -> Document:
-        """A record as a demonstration: the question and its answer."""
-        question = self.formatted_question(record)
-        answer = (
-            Text(question.answer, end=True)
-            if self.config.chat
-            else Text(self.ANSWER.format(question.answer))
-        )
-        return question.prompt + Document((answer,))
+    def shot(self, record: Any, key: int = 0) -> Document:
+        """A record as a demonstration: the question and its answer. `key` draws a wrong
+        answer where `shot_labels` asks for one."""
+        return self.demonstration(self.formatted_question(record), key)
+
+    def demonstration(self, question: Question, key: int) -> Document:
+        """The question with the answer that `shot_labels` asks for."""
+        c = self.config
+        shown = relabelled(question, c.shot_labels, (c.seed, key))
+        return shown.prompt + Document((self.answer_text(shown, shown.answer),))
+
+    def answer_text(self, question: Question, answer: str) -> Text:
+        """An answer as it follows its question."""
+        if self.config.chat:
+            return Text(answer, end=True)
+        return Text(self.ANSWER.format(answer))
 
     def prompt(self, question: Question, shots: Sequence[Document]) -> Document:
         """The demonstrations, then the question, with nothing between them."""
@@ -205,9 +207,11 @@ class Benchmark(Evaluator):
 
     def _shot(self, candidate: int) -> Document:
         if not self.config.same_shots:
-            return self.shot(self.train[candidate])
+            return self.shot(self.train[candidate], candidate)
         if candidate not in self.cached_shots:
-            self.cached_shots[candidate] = self.shot(self.train[candidate])
+            self.cached_shots[candidate] = self.shot(
+                self.train[candidate], candidate
+            )
         return self.cached_shots[candidate]
 
     def question_and_prompt(
@@ -222,12 +226,24 @@ class Benchmark(Evaluator):
                 without_images(shot)
                 for shot in self.shots(question, number, NUM_TEXT_ONLY, draw)
             ]
+        if self.config.shot_labels == "alone":
+            shots = [without_images(shot) for shot in shots]
+        elif self.config.shot_labels == "moved":
+            question = relabelled(question, "moved", (self.config.seed,))
         return question, self.prompt(question, shots)
 
     # Evaluator's interface
 
     def check(self, model: Model) -> None:
         super().check(model)
+        c = self.config
+        if not self.has_choices and (
+            c.restricted or c.shot_labels in ("wrong", "moved")
+        ):
+            raise ConfigError(
+                f"{type(self).__name__} has no closed set of answers, which"
+                " restricted=True and shot_labels=wrong or moved need"
+            )
         if self.config.retrieval and self.rices is None:
             self.rices = open_rices(Path(self.config.retrieval))
 
@@ -243,6 +259,12 @@ class Benchmark(Evaluator):
             if num_shots
             else ZERO_SHOT_PROMPTS[self.config.zero_shot_prompt]
         )
+
+    def describe_control(self, num_shots: int) -> str | None:
+        c = self.config
+        said = [LABELS[c.shot_labels]] if num_shots else []
+        said += ["answers restricted to the choices"] if c.restricted else []
+        return "; ".join(filter(None, said)) or None
 
     def settings(self, num_shots: int) -> str:
         """Without the number of draws, which may grow; an encoder enters by its
@@ -311,7 +333,7 @@ class Benchmark(Evaluator):
             asked = [
                 self.question_and_prompt(n, num_shots, draw) for n in numbers
             ]
-            texts = self._generate(predictor, asked)
+            texts = self._answers(predictor, asked)
             lines += [
                 {
                     "id": question.id,
@@ -330,6 +352,21 @@ class Benchmark(Evaluator):
         return [
             line | {"score": float(score)}
             for line, score in zip(lines, scores, strict=True)
+        ]
+
+    def _answers(
+        self, predictor: Predictor, asked: Sequence[tuple[Question, Document]]
+    ) -> list[str]:
+        if not self.config.restricted:
+            return self._generate(predictor, asked)
+        choices = [
+            [self.answer_text(question, each) for each in question.choices]
+            for question, _ in asked
+        ]
+        likeliest = choose(predictor, [prompt for _, prompt in asked], choices)
+        return [
+            question.choices[i]
+            for (question, _), i in zip(asked, likeliest, strict=True)
         ]
 
     def _generate(

@@ -13,6 +13,7 @@ of yes as well.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mm1.eval.annotation_files import (
     index_by,
     read_annotation_lines,
 )
-from mm1.eval.benchmarks import PIXEL, Split
+from mm1.eval.benchmarks import PIXEL, Question, Split
 from mm1.eval.captioning_and_vqa import VQABenchmark, VQARecord
 from mm1.eval.evaluator import Line
 
@@ -36,6 +37,10 @@ class Pope(VQABenchmark):
 
     metric = "accuracy"
     chance = 0.5
+    has_choices = True
+
+    def question(self, record: VQARecord) -> Question:
+        return replace(super().question(record), choices=("yes", "no"))
 
     def read_file(
         self, name: str, split: Split, keys: Sequence[str] | None

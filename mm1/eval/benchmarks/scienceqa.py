@@ -67,6 +67,7 @@ class ScienceQA(Benchmark):
     )
 
     metric = "exact match of the letter"
+    has_choices = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Benchmark.Config):
@@ -136,8 +137,12 @@ class ScienceQA(Benchmark):
         parts.append(
             Text("\n".join([*context, record.question, *choices, self.ending]))
         )
+        letters = tuple(ascii_uppercase[: len(record.choices)])
         return Question(
-            Document(tuple(parts)), (ascii_uppercase[record.answer],), record.id
+            Document(tuple(parts)),
+            (letters[record.answer],),
+            record.id,
+            letters,
         )
 
     def score(

@@ -90,7 +90,7 @@ def nth_new_labels(seed: int, n: int, num_shots: int) -> list[WorldQuestion]:
     Each episode calls two random colours by two random words.
     """
     rng = generator("new labels", seed, n)
-    names = [WORDS[i] for i in rng.permutation(len(WORDS))[:2]]
+    names = _two_words(rng)
     called = dict(
         zip(
             (list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]),
@@ -103,6 +103,15 @@ def nth_new_labels(seed: int, n: int, num_shots: int) -> list[WorldQuestion]:
         *(_called(called, "train", rng) for _ in range(num_shots)),
         question,
     ]
+
+
+def nth_new_names(seed: int, n: int) -> tuple[str, ...]:
+    """The two words of the n-th episode."""
+    return _two_words(generator("new labels", seed, n))
+
+
+def _two_words(rng: np.random.Generator) -> tuple[str, ...]:
+    return tuple(WORDS[i] for i in rng.permutation(len(WORDS))[:2])
 
 
 def _called(
