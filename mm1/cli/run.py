@@ -96,7 +96,7 @@ def add_run_commands(commands: "Commands") -> None:
         "--shutdown-timeout",
         type=float,
         metavar="SECONDS",
-        help="for saving a checkpoint after Ctrl-C, SIGTERM or SIGUSR1; then the run"
+        help="for saving a checkpoint after Ctrl-C, SIGTERM or the like; then the run"
         " ends without (default: 25 under torchrun, which kills after 30 unless its own"
         " --shutdown-timeout says otherwise; elsewhere as long as it takes). The exit"
         " code is 75; torchrun's is 1",

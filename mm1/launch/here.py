@@ -23,6 +23,7 @@ from mm1.dist import PR_SET_PDEATHSIG, say
 from mm1.launch.final_exit import FINAL_CODES, final_exit_code
 from mm1.launch.job import TrainingJob, render
 from mm1.runs.layout import checkpoint_steps
+from mm1.stop_signals import leave_closed_terminal, stop_signals
 
 AGAIN_CODE = 75
 """Exit code of a run that was stopped by a signal and has saved."""
@@ -38,7 +39,7 @@ FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 def run_here(job: TrainingJob) -> int:
     """Trains until the run is finished, and returns an exit code as `mm1 train` does.
 
-    SIGINT and SIGTERM stop it with a checkpoint; a second one, at once.
+    A signal of `stop_signals` stops it with a checkpoint; a second one, at once.
     """
     script = render("here.sh", job, ranks_per_machine=job.nodes * job.processes)
     with signals_noted() as received, _orphans_adopted():
@@ -276,16 +277,14 @@ def _orphans_adopted() -> Iterator[None]:
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Notes SIGINT and SIGTERM in a list."""
+    """Notes signals that stop a run in a list."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        leave_closed_terminal()
         received.append(number)
 
-    before = {
-        number: signal.signal(number, note)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, note) for number in stop_signals()}
     try:
         yield received
     finally:

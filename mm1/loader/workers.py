@@ -18,14 +18,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from mm1.batch import Batch
 from mm1.config import UserError
 from mm1.loader.shared_memory import SharedMemoryPool, SharedTensor
+from mm1.stop_signals import STOP_SIGNALS
 
 WORKER_TIMEOUT = 600.0
 """Seconds without a batch after which loading fails instead of hanging."""
 POLL_INTERVAL = 5.0
 """Seconds of waiting after which torch checks that all workers are alive."""
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Signals that stop a training, which may still wait for batches. Slurm sends them to
-every process of a job, a terminal to every process in front."""
 PRELOAD = ("datasets", "PIL.Image")
 """Imported once in the fork server, with the dataset's module. Otherwise each worker
 imports them, one after another: a worker starts only when the previous one has
@@ -78,7 +76,7 @@ def fork_server(module: str) -> ForkServerContext:
     context.set_forkserver_preload([__name__, module, *PRELOAD])
     for start in (resource_tracker.ensure_running, forkserver.ensure_running):
         # Its processes inherit what is blocked here, and so live through it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             start()
         finally:
@@ -155,7 +153,7 @@ def _begin_loading(_: int) -> None:
 def begin_worker() -> None:
     """Makes this process end with its parent, and with no signal that stops the run: a
     worker that died of it would keep the run from writing its checkpoint."""
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_training, daemon=True).start()
 

@@ -16,10 +16,12 @@ from typing import Any
 from mm1 import dist
 from mm1.config import UserError
 from mm1.peers import SILENT_SECONDS
+from mm1.stop_signals import (
+    STOP_SIGNALS,
+    leave_closed_terminal,
+    stop_signals,
+)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C; what torchrun, Slurm and Kubernetes end a job with; what Slurm sends ahead of
-that (`--signal=USR1@120`)."""
 INTERRUPTED_CODE = 75
 """Exit code of a run that a signal has stopped: EX_TEMPFAIL of <sysexits.h>, which
 asks to be tried again."""
@@ -40,7 +42,7 @@ class StopRequested(Exception):
 
 
 class GracefulShutdown:
-    """Notes `SIGNALS` inside a `with` block; a second Ctrl-C ends the process at once.
+    """Notes signals inside a `with` block; a second Ctrl-C ends the process at once.
 
     Signals reach only the main thread: in others nothing is handled.
     """
@@ -67,7 +69,7 @@ class GracefulShutdown:
                 self.writer, warn_on_full_buffer=False
             )
             threading.Thread(target=self._watch, daemon=True).start()
-            for number in SIGNALS:
+            for number in stop_signals():
                 self.previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -87,6 +89,7 @@ class GracefulShutdown:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        leave_closed_terminal()
         if not self.requested:
             self.since = now
         elif number == signal.SIGINT and now - self.since > AGAIN_SECONDS:
@@ -97,11 +100,12 @@ class GracefulShutdown:
         """The thread that says what happens, and keeps the time."""
         with open(self.reader, "rb", buffering=0) as reader:
             while number := reader.read(1):
-                if number[0] in SIGNALS:
+                if number[0] in STOP_SIGNALS:
                     break
             else:
                 return  # the other end was closed
             self.requested = True
+            leave_closed_terminal()
             limit = (
                 f" within {self.timeout:g} s"
                 if self.timeout is not None

@@ -238,8 +238,8 @@ class Trainer(Configurable):
         `shutdown_timeout` is in seconds (see `GracefulShutdown`).
 
         Raises:
-            Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint of the last step
-                has been saved.
+            Interrupted: a signal of `mm1.stop_signals` came; a checkpoint of the last
+                step has been saved.
             Diverged: the gradient stayed non-finite (see `DivergenceCheck`).
             FolderInUse: another process has taken over the folder.
             LostRank: another rank is gone, or hangs.

@@ -73,7 +73,9 @@ def test_nodes_share_the_cores(tmp_path: Path) -> None:
     assert int(threads) == max(1, cores // 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+)
 def test_a_signal_reaches_all_nodes(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from worlds import make_world, pretrain
 
 from mm1 import config as configs
 from mm1.runs.description import finished
+from mm1.train.shutdown import INTERRUPTED_CODE
 
 PATIENCE = 900.0
 KILLS = 4
@@ -84,6 +85,24 @@ def test_a_run_killed_at_random_finishes(world: Path, tmp_path: Path) -> None:
     assert finished(out)
     alone_metrics = (tmp_path / "alone/metrics.jsonl").read_bytes()
     assert (out / "metrics.jsonl").read_bytes() == alone_metrics
+
+
+@pytest.mark.long
+def test_a_signal_to_every_process_leaves_a_checkpoint(
+    world: Path, tmp_path: Path
+) -> None:
+    """As `scancel --signal=USR1 --full` and `pkill` send it: to agents, too."""
+    out = tmp_path / "run"
+    with launch(world, out) as launcher:
+        while not (out / "metrics.jsonl").exists():
+            assert launcher.poll() is None
+            time.sleep(0.1)
+        for number in (*agents_and_ranks(launcher.pid), launcher.pid):
+            os.kill(number, signal.SIGUSR1)
+        assert launcher.wait(PATIENCE) == INTERRUPTED_CODE
+    said = out.with_suffix(".log").read_text()
+    assert "mm1: stopped after step" in said, said
+    assert list((out / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.long

@@ -103,7 +103,8 @@ def test_a_new_checkpoint_starts_the_count_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "again"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 0)]
+    ("number", "again"),
+    [(signal.SIGUSR1, 1), (signal.SIGUSR2, 1), (signal.SIGTERM, 0)],
 )
 def test_saves_ahead_of_the_time_limit_and_when_preempted(
     number: signal.Signals, again: int, tmp_path: Path

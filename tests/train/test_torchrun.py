@@ -3,8 +3,10 @@ and started again."""
 
 import json
 import os
+import pty
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -174,7 +176,38 @@ def test_a_signal_to_torchrun_saves_the_step(
     assert INTERRUPTED_CODE not in (0, 1, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_terminal_that_closes_leaves_a_checkpoint(
+    config: Path, tmp_path: Path
+) -> None:
+    """Whatever is still written to it."""
+    words = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    )
+    command = ("-m", "mm1.cli", "train", str(config), "--out", "run")
+    number, terminal = pty.fork()
+    if number == 0:
+        os.chdir(tmp_path)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        forever = ("steps=100000", "checkpoint_every=100000")
+        os.execv(sys.executable, (sys.executable, *words, *command, *forever))
+    end = time.monotonic() + PATIENCE
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes()):
+        assert time.monotonic() < end
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(number, 0)
+    assert os.waitstatus_to_exitcode(status) == 1  # torchrun's own
+    assert len(list(tmp_path.glob("run/checkpoints/step-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
+)
 def test_a_signal_to_every_process_of_a_job_saves_the_step(
     number: signal.Signals, config: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@
 
 told=
 torchrun=
-trap 'told=yes; kill -TERM "$torchrun"' TERM INT # torchrun passes it on, and the ranks save
+trap 'told=yes; kill -TERM "$torchrun"' TERM INT HUP USR1 USR2 # torchrun passes it on, and the ranks save
 {% with prefix = "", suffix = " &" %}{% include "torchrun.sh" %}{% endwith %}
 torchrun=$!
 [ -n "$told" ] && kill -TERM "$torchrun"

@@ -50,7 +50,7 @@ END
 told=
 slurm_decides=
 step=
-trap 'told=yes; kill -TERM "$step"' USR1                   # srun passes SIGTERM on, and the ranks save
+trap 'told=yes; kill -TERM "$step"' USR1 USR2              # srun passes SIGTERM on, and the ranks save
 trap 'told=yes; slurm_decides=yes; kill -TERM "$step"' TERM # preempted or cancelled
 srun --kill-on-bad-exit=1{% if job.image %} --container-image={{ job.image | sh }}{% if job.mounts %} --container-mounts={{ job.mounts | join(",") | sh }}{% endif %}{% endif %} bash -c "$on_node" &
 step=$!

@@ -37,11 +37,13 @@ if ! [ -e "$logs/shared" ]; then
   exit 1
 fi
 
+# torchrun hands on the signals named below; of others it dies, and the ranks save no checkpoint.
 export MM1_EXIT_FILES=$logs/exit-code # a mistake or a divergence, which no restart mends, is noted there
 exec /opt/mm1/bin/python -m torch.distributed.run \
   --nnodes=2 --nproc-per-node=1 --max-restarts=3 \
   --rdzv-backend=c10d --rdzv-endpoint="$head:$port" --rdzv-id="$job" --local-addr="$address" \
   --rdzv-conf="is_host=$((node == 0)),join_timeout=900,read_timeout=900" \
+  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 \
   --log-dir="$logs/node-$node" --redirects=3 --tee=3 \
   -m mm1.cli train pretrain_small --out "$run" --resume \
   --shutdown-timeout=120
