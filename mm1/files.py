@@ -5,12 +5,15 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
 from mm1.config import ConfigError
+from mm1.storage.remote_file import put_file
+from mm1.storage.remote_path import RemotePath
 
 FRESH_COPY = "get a fresh copy"
 """The remedy where others wrote a file."""
@@ -32,7 +35,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The folder around it is made if need be. What was written is on the disk before it
     is renamed, so no power failure leaves an empty file under the name of a whole one.
+    A file at an object store is written on this machine, and put whole.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="mm1-") as folder:
+            yield Path(folder, path.name)
+            put_file(Path(folder, path.name), str(path))
+        return
     temporary = unfinished_path(path)
     remove(temporary)
     temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +85,10 @@ def sync(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Deletes a file or a folder, if there is one."""
-    if path.is_dir():
+    if isinstance(path, RemotePath):
+        path.remove_tree()
+        path.unlink(missing_ok=True)
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
