@@ -17,14 +17,24 @@ if TYPE_CHECKING:
     from mm1.api import evaluate_finished_run as evaluate
     from mm1.api import prepare_raw_data as prepare
     from mm1.api import train_recipe as train
+    from mm1.infer.sampling import Sampling
     from mm1.loaded_run import LoadedRun, load
 
-__all__ = ["LoadedRun", "__version__", "evaluate", "load", "prepare", "train"]
+__all__ = [
+    "LoadedRun",
+    "Sampling",
+    "__version__",
+    "evaluate",
+    "load",
+    "prepare",
+    "train",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "LoadedRun": ("mm1.loaded_run", "LoadedRun"),
+    "Sampling": ("mm1.infer.sampling", "Sampling"),
     "evaluate": ("mm1.api", "evaluate_finished_run"),
     "load": ("mm1.loaded_run", "load"),
 }

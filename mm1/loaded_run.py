@@ -18,6 +18,7 @@ from mm1.infer.dialogue import STOP, Message, PromptLayout, lay_out
 from mm1.infer.encoder import Encoder
 from mm1.infer.pictures import Picture, encoded_image
 from mm1.infer.predictor import Predictor
+from mm1.infer.sampling import Sampling
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.decoder import LanguageModel
 from mm1.runs.description import read_config
@@ -44,6 +45,8 @@ class LoadedRun:
     >>> shots = [(photo, "what shape ?", "circle")]
     >>> answer = m.ask("what shape ?", other_photo, shots=shots)
     >>> answer = m.ask(["is", photo, "like", other_photo, "?"], max_tokens=4)
+    >>> sampling = mm1.Sampling(temperature=0.8, seed=1)
+    >>> drawn = m.ask("is it red ?", photo, sampling=sampling)
     >>> caption = m.caption("photo.png")
     >>> nats = m.log_likelihood("what colour ?", photo, answer="red")
     >>> nats < 0
@@ -67,14 +70,16 @@ class LoadedRun:
         shots: Sequence[Shot] = (),
         max_tokens: int = 64,
         stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
     ) -> str:
-        """The most likely answer, up to the end token, a stop string (in the plain
-        layout a line break, too) or `max_tokens`.
+        """The answer, up to the end token, a stop string (in the plain layout a line
+        break, too) or `max_tokens`: the most likely one, or one that is drawn.
 
         Args:
             question: text, or texts and pictures in the order in which they are read.
             pictures: one or several that stand before the question.
             shots: demonstrations, the nearest last: (pictures, question, answer).
+            sampling: such as `mm1.Sampling(temperature=0.8, seed=1)`.
 
         Raises:
             ConfigError: the run's model is not a language model, or what is given is
@@ -83,10 +88,15 @@ class LoadedRun:
         """
         document = self._document(pictures, question, shots)
         stop = (*STOP[self.layout], *stop)
-        answers = self.predictor.generate(
-            [document], max_tokens=max_tokens, stop=stop
+        if sampling is None:
+            answers = self.predictor.generate(
+                [document], max_tokens=max_tokens, stop=stop
+            )
+            return answers[0].strip()
+        drawn = self.predictor.stream(
+            document, max_tokens=max_tokens, stop=stop, sampling=sampling
         )
-        return answers[0].strip()
+        return "".join(token.text for token in drawn).strip()
 
     def caption(
         self,

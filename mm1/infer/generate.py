@@ -13,7 +13,7 @@ from mm1.nn.cache import KVCache
 
 
 @dataclass(slots=True)
-class _Answer:
+class Answer:
     """What has been generated for one prompt so far."""
 
     tokens: list[int] = field(default_factory=list)
@@ -64,7 +64,7 @@ def generate(
     in its text. All ranks must call this together with the same `max_tokens`: a sharded
     model needs every rank for each step, so they go on until the last one is done.
     """
-    answers = [_Answer() for _ in range(num_prompts)]
+    answers = [Answer() for _ in range(num_prompts)]
     for steps in decoding.decode(
         batch, num_prompts=num_prompts, max_tokens=max_tokens, prefix=prefix
     ):

@@ -1,7 +1,7 @@
 """Text from a trained language model: continuations of documents, and likelihoods."""
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,11 +10,16 @@ from torch import Tensor
 
 from mm1 import dist
 from mm1.batch import PackedBatch, move
-from mm1.data.document import Document, Image
-from mm1.data.render import Grid, RenderedDocument, Renderer
+from mm1.config import ConfigError
+from mm1.data.document import Document
+from mm1.data.render import RenderedDocument, Renderer
 from mm1.infer.decoding import TOKENS_PER_CHECK, GreedyDecoding
 from mm1.infer.generate import generate
+from mm1.infer.prefix_caches import PrefixCaches
+from mm1.infer.prefixes import common_prefix_length
 from mm1.infer.ranks import in_step
+from mm1.infer.sampling import Sampling
+from mm1.infer.stream import StreamedToken, stream_tokens
 from mm1.infer.trained_model import TrainedModel
 from mm1.loader.collate import RenderedSegment, collate
 from mm1.nn.cache import KVCache
@@ -114,6 +119,55 @@ class Predictor(TrainedModel):
             for i, text in zip(members, texts, strict=False):
                 answers[i] = text
         return answers
+
+    def stream(
+        self,
+        document: Document,
+        *,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        num_alternatives: int = 0,
+        prefixes: PrefixCaches | None = None,
+    ) -> Iterator[StreamedToken]:
+        """The continuation of one document, token by token; closing the iterator stops
+        it. In one process only.
+
+        Args:
+            sampling: None is greedy decoding, whose text is that of `generate`.
+            num_alternatives: how many of the most likely tokens come with each.
+            prefixes: beginnings that have been read before; what is read now is added.
+
+        Raises:
+            ConfigError: the document is empty.
+            ImageError: an image cannot be decoded.
+        """
+        prompt = self.renderer(document, end=False)
+        if not len(prompt.tokens):
+            raise ConfigError("the prompt is empty")
+        self._warn_of_length([prompt])
+        prefix = prefixes.longest(prompt) if prefixes is not None else None
+        begin = 0 if prefix is None else prefix.bound
+        rest = len(prompt.tokens) - begin
+        cache = self.model.new_cache(1, rest + max_tokens, prefix)
+        read: list[int] = []
+        try:
+            for token in stream_tokens(
+                self.model,
+                self._collate([prompt], [0], begin),
+                cache,
+                tokenizer=self.renderer.tokenizer,
+                max_tokens=max_tokens,
+                stop=stop,
+                sampling=sampling or Sampling(),
+                num_alternatives=num_alternatives,
+            ):
+                read.append(token.id)
+                yield token
+        finally:
+            if prefixes is not None and read:
+                said = read[: cache.bound - rest]
+                prefixes.add(continued(prompt, said), cache)
 
     def log_likelihood(self, documents: Sequence[Document]) -> list[float]:
         """The log-likelihood in nats of each document's parts that carry loss, given
@@ -240,33 +294,13 @@ class Predictor(TrainedModel):
         return move(collate([spans], self.renderer), self.device)
 
 
-def common_prefix_length(sequences: Sequence[RenderedDocument]) -> int:
-    """Number of tokens that all sequences begin with.
-
-    An image is in the prefix whole or not at all; one token of each sequence is left.
-    """
-    if not sequences:
-        return 0
-    first = sequences[0]
-    shared = min(len(sequence.tokens) for sequence in sequences) - 1
-    for other in sequences:
-        same = first.tokens[:shared] == other.tokens[:shared]
-        shared = shared if same.all() else int(same.argmin())
-        for one, two in zip_longest(_images(first), _images(other)):
-            if (
-                one is not None
-                and one[0] < shared
-                and (one != two or one[1] > shared)
-            ):
-                shared = one[0]
-    return shared
-
-
-def _images(
-    sequence: RenderedDocument,
-) -> Iterator[tuple[int, int, Image, Grid]]:
-    """(first token, token after the last, image, grid) of each image."""
-    for (begin, end), image, grid in zip(
-        sequence.image_spans, sequence.images, sequence.grids, strict=True
-    ):
-        yield begin, end, image, grid
+def continued(
+    prompt: RenderedDocument, tokens: Sequence[int]
+) -> RenderedDocument:
+    """The prompt with tokens after it."""
+    said = np.array(tokens, dtype=np.int64)
+    return replace(
+        prompt,
+        tokens=np.concatenate((prompt.tokens, said)),
+        loss_mask=np.concatenate((prompt.loss_mask, np.ones(len(said), bool))),
+    )

@@ -97,6 +97,46 @@ class KVCache:
         self.lengths.add_(1)
         self.bound += 1
 
+    def first(self, length: int) -> "KVCache":
+        """The first tokens of the only prompt, without a copy; a prefix for others.
+
+        Raises:
+            ValueError: there are several prompts, or fewer tokens.
+        """
+        if self.num_prompts != 1 or length > self.bound or self.prefix:
+            raise ValueError(
+                f"a cache of {self.num_prompts} prompts and {self.bound} tokens has no"
+                f" first {length}"
+            )
+        view = KVCache(1, length)
+        view.bound = length
+        view.lengths = self.lengths.new_full((1,), length)
+        view.keys = {n: keys[:, :length] for n, keys in self.keys.items()}
+        view.values = {n: each[:, :length] for n, each in self.values.items()}
+        return view
+
+    def joined(self) -> "KVCache":
+        """The only prompt with its prefix, as one cache without room for more; a copy.
+
+        Raises:
+            ValueError: there are several prompts.
+        """
+        if self.num_prompts != 1:
+            raise ValueError(f"{self.num_prompts} prompts cannot be joined")
+        whole = KVCache(1, self.offset + self.bound)
+        whole.bound = whole.max_length
+        whole.lengths = self.lengths + self.offset
+        for own, past, joined in (
+            (self.keys, self.prefix and self.prefix.keys, whole.keys),
+            (self.values, self.prefix and self.prefix.values, whole.values),
+        ):
+            for layer, memory in own.items():
+                parts = [memory[:, : self.bound]]
+                if past:
+                    parts.insert(0, past[layer][:, : self.offset])
+                joined[layer] = torch.cat(parts, 1)
+        return whole
+
     def write(
         self,
         layer: int,

@@ -13,7 +13,8 @@ from ranks import on_ranks
 from mm1 import dist
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
-from mm1.infer.predictor import Predictor, common_prefix_length
+from mm1.infer.predictor import Predictor
+from mm1.infer.prefixes import common_prefix_length
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.collate import RenderedSegment, collate
 from mm1.loader.packed import PackedLoader
