@@ -58,6 +58,7 @@ def a_step(run: Trainer.Config, model: Model) -> Any:
     return SimpleNamespace(
         tokens=range(tokens),
         images=range(images),
+        slots=range(images),
         num_pairs=tokens * DOCUMENT // 2,
         num_targets=text,
     )

@@ -30,10 +30,11 @@ from mm1.nn.connectors import Connector
 from mm1.overrides import component_names, override
 from mm1.prepare.sources import Source
 from mm1.runs.description import read_config
+from mm1.runs.layout import CONFIG
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
 from mm1.train.optimizers import Optimizer
-from mm1.train.origins import adopt_architectures
+from mm1.train.origins import adopt_architectures, origin_runs
 from mm1.train.schedulers import Scheduler
 from mm1.train.trainer import Trainer
 
@@ -162,7 +163,8 @@ def studies_named(names: Sequence[str]) -> dict[str, Study]:
 def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
     """The config of a recipe, a run folder or a config.json, with overrides.
 
-    Parts that an override starts from another run take their shape from it.
+    Parts that an override starts from another run take their shape from it; so do those
+    of a recipe whose run is there.
 
     Raises:
         ConfigError: there is no such recipe or key, or the file is of something else.
@@ -174,13 +176,14 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
         raise ConfigError(
             f"{name} is the config of a {path_of(config)}, not of a run"
         )
-    before = dict(config.init)
+    before = origin_runs(config.init)
     for assignment in overrides:
         override(config, assignment)
     changed = {
-        part: Path(origin)
-        for part, origin in config.init.items()
+        part: origin
+        for part, origin in origin_runs(config.init).items()
         if before.get(part) != origin
+        or (not is_path and (origin / CONFIG).is_file())
     }
     adopt_architectures(config, changed, overrides)
     return config
@@ -295,7 +298,8 @@ def _folders(config: Trainer.Config) -> list[str]:
     """The prepared folders and runs that a run starts from."""
     sources = getattr(config.loader, "sources", ())
     data = sources.values() if isinstance(sources, dict) else sources
-    return list(dict.fromkeys((*data, *config.init.values())))
+    runs = map(str, origin_runs(config.init).values())
+    return list(dict.fromkeys((*data, *runs)))
 
 
 def _summary(named: Any) -> str:

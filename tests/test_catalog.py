@@ -23,6 +23,7 @@ from mm1.cli.study import study_by_name
 from mm1.config import ConfigError
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
+from mm1.train.origins import RANDOM, origin_runs
 
 every_study = pytest.mark.parametrize(
     "make", all_studies().values(), ids=all_studies().keys()
@@ -59,8 +60,37 @@ def test_its_configs_survive_json_and_start_from_known_runs(
     for folder, config in plan.runs.items():
         assert configs.from_json(configs.to_json(config)) == config
         assert " " not in Path(folder).name
-        for origin in config.init.values():
+        for origin in map(str, origin_runs(config.init).values()):
             assert origin in plan.runs or origin.startswith("runs/")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in all_recipes() if name.startswith("pretrain_")]
+)
+def test_pre_training_starts_from_what_other_recipes_train(name: str) -> None:
+    """Of the very shape that it goes on with; from scratch only where that is said."""
+    run = recipe(name)
+    assert set(run.init) == {"encoder", "decoder"}
+    if name == "pretrain_small":
+        assert set(run.init.values()) == {RANDOM}
+        return
+    for part, origin in origin_runs(run.init).items():
+        folder, _, made_by = str(origin).partition("/")
+        assert folder == "runs"
+        trained = recipe(made_by).model
+        assert getattr(trained, part) == getattr(run.model, part)
+    assert run.shots == (0, 4, 8, 16)
+
+
+def test_table_1_is_with_the_decoder_of_the_paper(tmp_path: Path) -> None:
+    plan = StudyPlan(tmp_path)
+    rows = all_studies()["encoder_loss"]().rows(plan, 0)
+    for row, folder in rows.items():
+        run = plan.runs[folder]
+        assert run.init["decoder"] == "runs/language_model_3b"
+        assert run.model.decoder == recipe("pretrain_3b").model.decoder
+        assert (run.init["encoder"] == RANDOM) == row.startswith("untrained")
+    assert plan.runs[rows["CLIP H, 336 px"]].model.encoder.image_size == 336
 
 
 def test_lessons_share_runs(tmp_path: Path) -> None:

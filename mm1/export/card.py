@@ -13,6 +13,7 @@ from typing import Any
 from mm1 import config as configs
 from mm1.files import read_object
 from mm1.runs.layout import SCORES, SUMMARY
+from mm1.train.origins import origin_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ def _origin(summary: dict[str, Any], config: Any) -> dict[str, dict[str, Any]]:
     if "origin" in summary:
         return {"all": summary["origin"]}
     runs = {
-        part: _json(Path(folder) / SUMMARY).get("origin")
-        for part, folder in config.init.items()
+        part: _json(folder / SUMMARY).get("origin")
+        for part, folder in origin_runs(config.init).items()
     }
     return {part: origin for part, origin in runs.items() if origin}
 

@@ -36,6 +36,7 @@ from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Measure, Study, better, mean_score
 from mm1.train.optimizers.adamw import AdamW
+from mm1.train.origins import RANDOM
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
 
@@ -108,9 +109,10 @@ def _pretrain(
     run.benchmarks = _benchmarks()
     run.model.encoder = vit
     run.model.connector = AveragePool.Config(num_tokens=4)
-    run.init = {"decoder": _add_decoder(plan, seed)}
-    if encoder:
-        run.init["encoder"] = encoder
+    run.init = {
+        "decoder": _add_decoder(plan, seed),
+        "encoder": encoder or RANDOM,
+    }
     return run
 
 

@@ -10,7 +10,6 @@ from mm1.runs.results import RunFolder
 HEAD = (
     "task",
     "model",
-    "chance",
     "0 shots",
     "0, restricted",
     f"{CONTROL_SHOTS} shots",
@@ -19,9 +18,10 @@ HEAD = (
 MEANING = (
     "Restricted: the likeliest of the task's own words. Wrong labels: each shot shows"
     " another of them. Labels alone: shots without their pictures. Moved labels: the"
-    " words trade places in shots and truth. Where the first three equal the plain"
-    " score and the last is low, shots only tell which words are asked for; nothing is"
-    " learnt from them."
+    " words trade places in shots and truth. If restricted answers without shots, wrong"
+    " labels and labels alone come near the plain score, and moved labels are not"
+    " followed, then shots only tell which words are asked for: nothing is learnt from"
+    " them."
 )
 
 
@@ -40,7 +40,6 @@ def control_rows(runs: Mapping[str, RunFolder]) -> list[tuple[str, ...]]:
     rows = []
     for name in names:
         for model, run in runs.items():
-            chance = (run.scores.get(name) or {}).get("chance")
             restricted = control_name(name, "restricted")
             at = CONTROL_SHOTS
             cells = [
@@ -49,8 +48,7 @@ def control_rows(runs: Mapping[str, RunFolder]) -> list[tuple[str, ...]]:
                 _score(run, name, at),
                 *(_score(run, control_name(name, c), at) for c in CONTROLS),
             ]
-            guess = "" if chance is None else f"{chance:.2f}"
-            rows.append((name, model, guess, *cells))
+            rows.append((name, model, *cells))
     return rows
 
 

@@ -1,9 +1,9 @@
 """MM1's ablations of pre-training (section 3) at full size, one study for each figure,
 from `pretrain_ablation_base`. Their miniatures are in `mm1/miniature/ablations.py`.
 
-The rows start from `runs/clip_l14_336`, `runs/language_model_1b` and so on, each
-trained by the recipe of that name or imported (`mm1 import`), and the benchmarks need
-their files:
+The rows start from `runs/clip_l14_336`, `runs/language_model_1b` and so on (those of
+`encoder_loss` from `runs/language_model_3b`), each trained by the recipe of that name
+or imported (`mm1 import`), and the benchmarks need their files:
 
     mm1 study mixture --out runs/mixture --seeds 0 \\
         --launcher "srun --nodes 8 --gpus-per-node 8 ..." \\
@@ -17,18 +17,20 @@ from dataclasses import replace
 
 from mm1.eval.benchmarks.coco import Coco
 from mm1.eval.benchmarks.vqa import Vqa
+from mm1.eval.evaluator import Evaluator
 from mm1.nn.connectors import Connector
 from mm1.nn.connectors.attention_pool import AttentionPool
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.recipes import figures
 from mm1.recipes.figures import FEW, SECOND_HAND, TEXT, ZERO, Scale
-from mm1.recipes.pretrain import pretrain_ablation_base
+from mm1.recipes.pretrain import pretrain_3b, pretrain_ablation_base
 from mm1.recipes.sizes import aim_encoder_config, encoder_config
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.runs.results import RunFolder
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Measure, Study, better, mean_score
+from mm1.train.origins import RANDOM
 
 SYNTHETIC = 0.07
 """Share of the captions: VeCap's in MM1."""
@@ -45,12 +47,12 @@ def _base(plan: StudyPlan, seed: int, image_size: int) -> MM1TrainerConfig:
         pretrain_ablation_base(image_size),
         seed=seed,
         shots=(0, 4, 8),
-        init={
-            "encoder": f"runs/clip_l14_{image_size}",
-            "decoder": "runs/language_model_1b",
-        },
-        benchmarks={"coco": Coco.Config(), "vqav2": Vqa.Config()},
+        benchmarks=_benchmarks(),
     )
+
+
+def _benchmarks() -> dict[str, Evaluator.Config]:
+    return {"coco": Coco.Config(), "vqav2": Vqa.Config()}
 
 
 def _minus_text_loss(run: RunFolder) -> float | None:
@@ -143,8 +145,8 @@ def connector() -> Study:
 
 
 def encoder_loss() -> Study:
-    """Encoders by contrast and by reconstruction, their sizes and resolutions (table
-    1)."""
+    """Encoders by contrast and by reconstruction, their sizes and resolutions, with the
+    2.9B decoder (table 1)."""
     encoders = {
         "AIM 600M, 224 px": ("runs/aim_600m", aim_encoder_config("600M")),
         "AIM 1B, 224 px": ("runs/aim_1b", aim_encoder_config("1B")),
@@ -152,23 +154,29 @@ def encoder_loss() -> Study:
         "CLIP L, 224 px": ("runs/clip_l14_224", encoder_config("L/14", 224)),
         "CLIP H, 224 px": ("runs/clip_h14_224", encoder_config("H/14", 224)),
         "CLIP L, 336 px": ("runs/clip_l14_336", encoder_config("L/14", 336)),
+        "CLIP H, 336 px": ("runs/clip_h14_336", encoder_config("H/14", 336)),
         "CLIP H, 378 px": ("runs/clip_h14_378", encoder_config("H/14", 378)),
-        "untrained L, 336 px": (None, encoder_config("L/14", 336)),
+        "untrained L, 336 px": (RANDOM, encoder_config("L/14", 336)),
     }
 
     def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
         folders = {}
         for row, (start, config) in encoders.items():
-            run = _base(plan, seed, 336)
+            run = replace(
+                pretrain_3b(),
+                seed=seed,
+                shots=(0, 4, 8),
+                benchmarks=_benchmarks(),
+            )
             run.model.encoder = config
-            del run.init["encoder"]
-            run.init |= {"encoder": start} if start else {}
+            run.init["encoder"] = start
             folders[row] = plan.add("pretrain", run)
         return folders
 
     return FULL.study(
         "Encoders",
-        "The paper's CLIP encoders at 224 and 336 px saw DFN-5B and VeCap, that at 378"
+        "All rows start from the language model of 2.9B, as the paper's notes have it."
+        " The paper's CLIP encoders at 224 and 336 px saw DFN-5B and VeCap, that at 378"
         " px DFN-5B, its AIM DFN-2B.",
         rows,
         (
@@ -206,6 +214,7 @@ def _table_1(column: int) -> dict[str, float]:
         "CLIP L, 224 px": (36.9, 58.7),
         "CLIP H, 224 px": (37.5, 60.0),
         "CLIP L, 336 px": (39.9, 62.4),
+        "CLIP H, 336 px": (40.5, 62.6),
         "CLIP H, 378 px": (40.9, 62.5),
     }
     return {row: numbers[column] for row, numbers in scores.items()}

@@ -122,12 +122,22 @@ def clip_h14_224() -> CLIPTrainerConfig:
     )
 
 
+def clip_h14_336() -> CLIPTrainerConfig:
+    """`clip_h14_224` at 336 px, a row of MM1's ablation of encoders; pairs and rate are
+    those of `clip_h14_378`."""
+    return _finer_h14(336)
+
+
 def clip_h14_378() -> CLIPTrainerConfig:
     """`clip_h14_224` at MM1's 378 px: DFN's 5B further pairs, a tenth of its rate (our
     choice)."""
+    return _finer_h14(378)
+
+
+def _finer_h14(image_size: int) -> CLIPTrainerConfig:
     return _clip(
         "H/14",
-        image_size=378,
+        image_size=image_size,
         start="runs/clip_h14_224",
         pairs=5e9,
         batch_size=90_112,

@@ -14,8 +14,8 @@ Known from notes on the papers (docs/fine-tuning.md): steps, batch size, sequenc
 length, AdaFactor, peak rates, cosine, nothing frozen, tile sizes, and MM1.5's mixture.
 The rest is our choice, and no model of these sizes has been trained with it: warm-up
 over 3% of the steps, decay to 0, no weight decay, absolute rates, shares counted in
-documents, sequences of 4,096 tokens where an image has up to ten views, and each image
-split into 2 x 2 tiles whatever its size.
+documents, and sequences of 4,096 tokens where an image has up to ten views. That each
+image is split into 2 x 2 tiles whatever its size follows from MM1's one input size.
 """
 
 from dataclasses import replace

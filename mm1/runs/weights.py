@@ -111,6 +111,12 @@ def joint_fingerprint(hashes: Sequence[str]) -> str:
     return joint[:16]
 
 
+def check_part(model: Model, part: str) -> None:
+    """Raises ConfigError if the model has no part of that name."""
+    if part not in (parts := model.parts()):
+        raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
+
+
 def load_part(
     model: Model,
     part: str,
@@ -131,9 +137,8 @@ def load_part(
             tokenizer, tensors do not fit (all of them are named), or numbers are not
             finite.
     """
+    check_part(model, part)
     parts = model.parts()
-    if part not in parts:
-        raise ConfigError(f"init names the part {part!r}{nearest(part, parts)}")
     prefix = f"{part}."
     weights = RunWeights(folder)
     if any(

@@ -20,7 +20,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError, nearest
 from mm1.files import file_name, read_jsonl
 from mm1.overrides import override
-from mm1.train.origins import adopt_architectures
+from mm1.train.origins import adopt_architectures, origin_runs
 from mm1.train.trainer import Trainer
 
 DIVERGED_CODE = 3
@@ -50,15 +50,15 @@ class StudyPlan:
                 be that of a folder.
         """
         config = copy.deepcopy(config)
-        before = dict(config.init)
+        before = origin_runs(config.init)
         own = [
             text for chosen, text in self.overrides if chosen in (None, stage)
         ]
         for assignment in own:
             override(config, assignment)
         changed = {
-            part: Path(origin)
-            for part, origin in config.init.items()
+            part: origin
+            for part, origin in origin_runs(config.init).items()
             if before.get(part) != origin
         }
         adopt_architectures(config, changed, own)

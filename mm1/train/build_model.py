@@ -6,15 +6,15 @@ only its share and the tensor it is reading or drawing.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
 from mm1.data.tokenizer import Tokenizer
 from mm1.nn.initialization import initialize_buffers, initialize_weights
 from mm1.nn.model import Model
-from mm1.runs.weights import load_part
+from mm1.runs.weights import check_part, load_part
 from mm1.train.lora import Lora
+from mm1.train.origins import origin_runs
 from mm1.train.parallel import freeze
 
 
@@ -56,11 +56,13 @@ def fill_weights(
         initialize_buffers(model)
         return
     initialize_weights(model, seed)
-    for part, origin in init.items():
+    for part in init:
+        check_part(model, part)
+    for part, origin in origin_runs(init).items():
         load_part(
             model,
             part,
-            Path(origin),
+            origin,
             tokenizer=tokenizer,
             plain_name=lora.plain_name if lora else str,
         )

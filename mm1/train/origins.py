@@ -16,6 +16,10 @@ from mm1.dist import say
 from mm1.runs.description import read_config
 from mm1.runs.layout import CONFIG, checkpoint_steps
 
+RANDOM = "random"
+"""In place of a run in `init`: the part is trained from scratch, knowingly. A run
+folder of that name is `./random`."""
+
 LOSSES = frozenset({"balance_loss", "router_z_loss", "capacity_factor"})
 CHOICES = LOSSES | {"image_size"}
 """What the recipe decides about a part whatever its origin: positions are interpolated,
@@ -41,6 +45,25 @@ MAX_SETTINGS = 6
 """Listed in one message."""
 
 
+def origin_runs(init: Mapping[str, str]) -> dict[str, Path]:
+    """Part -> the run that it starts from, of those that start from one."""
+    return {
+        part: Path(origin) for part, origin in init.items() if origin != RANDOM
+    }
+
+
+def check_origins(init: Mapping[str, str]) -> None:
+    """Raises ConfigError if a run that a part starts from is not there."""
+    for part, folder in origin_runs(init).items():
+        if not (folder / CONFIG).is_file():
+            raise ConfigError(
+                f"init.{part}={folder}: there is no such run. Train it (`mm1 train"
+                f" RECIPE --out {folder}`, `mm1 list recipes`), import published"
+                f" weights (`mm1 import PATH_OR_ID --out {folder}`) or name another"
+                f" run; init.{part}={RANDOM} trains the {part} from scratch"
+            )
+
+
 def adopt_architectures(
     config: Any, origins: Mapping[str, Path], assignments: Sequence[str] = ()
 ) -> None:
@@ -55,9 +78,10 @@ def adopt_architectures(
         assignments: those of the command line, which are never overruled.
 
     Raises:
-        ConfigError: an assignment contradicts the origin of its part.
-        FileNotFoundError: an origin is no run folder.
+        ConfigError: an assignment contradicts the origin of its part, or an origin is
+            no run folder.
     """
+    check_origins({part: str(folder) for part, folder in origins.items()})
     for part, folder in origins.items():
         own, its = (
             getattr(model, part, None)
@@ -131,7 +155,8 @@ def check_startable(folder: Path, config: Any, *, resume: bool) -> None:
 
     Raises:
         FileExistsError: the folder holds a run that is not to be resumed.
-        ConfigError: what is trained is not what the run's checkpoints hold.
+        ConfigError: what is trained is not what the run's checkpoints hold, or a run
+            that it starts from is not there.
     """
     if not resume and (folder / CONFIG).exists():
         raise FileExistsError(
@@ -140,6 +165,8 @@ def check_startable(folder: Path, config: Any, *, resume: bool) -> None:
         )
     if resume and checkpoint_steps(folder):
         check_resumable(folder, config)
+    else:
+        check_origins(config.init)
 
 
 def check_resumable(folder: Path, config: Any) -> None:

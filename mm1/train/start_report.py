@@ -4,7 +4,7 @@ memory, the size of a step, and where it writes."""
 import resource
 import socket
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mm1.nn.initialization import own_part
 from mm1.nn.model import Model
 from mm1.train.layout import ParallelLayout
 from mm1.train.optimizers import Optimizer
+from mm1.train.origins import RANDOM
 
 FSDP_AXES = ("dp_shard", "efsdp")
 STATES: dict[type[torch.optim.Optimizer], int] = {
@@ -120,6 +121,7 @@ def say_start(
         "parameters": ", ".join(
             _part(name, part) for name, part in model.parts().items()
         ),
+        "starts from": _origins(model, config.init, step),
         "memory": _memory(model, layout, optimizer, config),
         "a step": _step(config.loader, layout),
         "writes to": f"{folder}, a checkpoint every {config.checkpoint_every:,} steps;"
@@ -155,6 +157,16 @@ def _part(name: str, part: nn.Module) -> str:
     if trained == 0:
         return f"{name} {number:,} (frozen)"
     return f"{name} {number:,} ({trained:,} of them trained)"
+
+
+def _origins(model: Model, init: Mapping[str, str], step: int) -> str:
+    if step:
+        return f"its checkpoint of step {step:,}"
+    runs = {part: init.get(part, RANDOM) for part in model.parts()}
+    return ", ".join(
+        f"{part} from {'scratch' if origin == RANDOM else origin}"
+        for part, origin in runs.items()
+    )
 
 
 def _memory(

@@ -85,7 +85,7 @@ class Trainer(Configurable):
         seed: Seed = 0
         init: dict[str, str] = field(default_factory=dict)
         """Part -> the finished run whose weights it starts from: `{"encoder":
-        "runs/clip"}`."""
+        "runs/clip"}`; "random", or no entry: from scratch."""
         frozen: tuple[str, ...] = ()
         """Parts that are not trained."""
         lora: Lora.Config | None = None

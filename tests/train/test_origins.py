@@ -15,8 +15,11 @@ from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.overrides import override
 from mm1.train.origins import (
+    RANDOM,
     adopt_architectures,
     check_resumable,
+    check_startable,
+    origin_runs,
     say_config_differences,
 )
 from mm1.train.trainer import Trainer
@@ -111,8 +114,49 @@ def test_only_origins_named_on_the_command_line_are_looked_into(
     )  # a recipe's own: the run may not be made yet
     write_config(tmp_path, config)
     assert run_config(str(tmp_path), ["steps=3"]).model == config.model
-    with pytest.raises(FileNotFoundError, match="elsewhere is no run folder"):
+    with pytest.raises(
+        ConfigError, match=r"init\.encoder=elsewhere: .* no such run"
+    ):
         run_config(str(tmp_path), ["init.encoder=elsewhere"])
+
+
+def test_a_run_that_is_missing_is_named_with_ways_to_get_it(
+    tmp_path: Path,
+) -> None:
+    config = worlds.pretrain(tmp_path, init={"decoder": str(tmp_path / "lm")})
+    with pytest.raises(ConfigError) as caught:
+        check_startable(tmp_path / "run", config, resume=False)
+    for words in (
+        f"init.decoder={tmp_path / 'lm'}",
+        f"mm1 train RECIPE --out {tmp_path / 'lm'}",
+        f"mm1 import PATH_OR_ID --out {tmp_path / 'lm'}",
+        "init.decoder=random",
+    ):
+        assert words in str(caught.value)
+    config.init = {"decoder": RANDOM}
+    check_startable(tmp_path / "run", config, resume=False)
+
+
+def test_a_part_from_scratch_is_asked_for_by_name(tmp_path: Path) -> None:
+    """What an override says instead of a recipe's run, without looking for one."""
+    own = run_config("pretrain_3b", ["init.encoder=random"])
+    assert own.init["encoder"] == RANDOM
+    assert own.model == recipe("pretrain_3b").model
+    assert list(origin_runs(own.init)) == ["decoder"]
+
+
+def test_a_recipe_takes_the_shape_of_its_run_where_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = replace(
+        recipe("clip_h14_378").model.encoder, activation="quick_gelu"
+    )
+    made = recipe("clip_h14_378")
+    made.model.encoder = encoder
+    Path("runs/clip_h14_378").mkdir(parents=True)
+    write_config(Path("runs/clip_h14_378"), made)
+    assert run_config("pretrain_7b").model.encoder == encoder
 
 
 def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:

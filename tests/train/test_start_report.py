@@ -53,6 +53,9 @@ def test_a_run_states_what_it_is(
         f"encoder {sizes['encoder']} (frozen), connector {sizes['connector']},"
         f" decoder {sizes['decoder']}"
     )
+    assert lines["starts from"] == (
+        "encoder from scratch, connector from scratch, decoder from scratch"
+    )
     assert lines["a step"].startswith("256 tokens, 4 sequences of 64")
     assert "GiB and activations" in lines["memory"]
     assert str(tmp_path / "run") in lines["writes to"]
@@ -60,6 +63,7 @@ def test_a_run_states_what_it_is(
     config.steps = 4
     again = said(config, tmp_path / "run", capsys, resume=True)
     assert again["writes to"].endswith("at step 2 of 4")
+    assert again["starts from"] == "its checkpoint of step 2"
 
 
 def test_a_run_without_sequences_counts_examples(
