@@ -4,6 +4,7 @@ function; heavy imports wait until that function runs, so that help answers at o
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from mm1.cli.arguments import is_override
 from mm1.cli.data import add_data_commands
@@ -34,8 +35,12 @@ def main() -> None:
         # It may be killed while torch is loaded (see `dist.start`).
         os.environ["MM1_LAUNCHER_PID"] = str(os.getppid())
     from mm1.config import UserError, trust
+    from mm1.storage.remote_path import as_path
 
     try:
+        for name, value in vars(arguments).items():
+            if isinstance(value, Path):
+                setattr(arguments, name, as_path(value))
         for module in getattr(arguments, "trust", ()):
             trust(module)
         code = arguments.command(arguments) or 0

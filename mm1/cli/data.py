@@ -259,6 +259,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
     from mm1.prepare.preparation import Preparation
     from mm1.prepare.sources import Source
     from mm1.prepare.tokenizer_texts import TokenizerTexts
+    from mm1.storage.remote_path import as_path
 
     source = None
     if arguments.source:
@@ -277,7 +278,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
             f"{arguments.overrides[0]} is an option of a source: name it (--source)"
         )
     texts = TokenizerTexts(
-        [Path(path) for path in arguments.paths],
+        [as_path(path) for path in arguments.paths],
         field=arguments.field,
         source=source,
     )
@@ -295,6 +296,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     from mm1.prepare.pipeline import prepare
     from mm1.recipes.filters import preparation_config
+    from mm1.storage.remote_path import as_path
 
     config = preparation_config(
         arguments.source,
@@ -304,7 +306,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     )
     prepare(
         config,
-        [Path(path) for path in arguments.paths],
+        [as_path(path) for path in arguments.paths],
         arguments.out,
         arguments.tokenizer,
         workers=arguments.workers,
@@ -316,12 +318,13 @@ def _deduplicate(arguments: argparse.Namespace) -> None:
     from mm1.config import ConfigError
     from mm1.prepare.deduplicate_files import MAX_TASKS, deduplicate
     from mm1.recipes.filters import preparation_config
+    from mm1.storage.remote_path import as_path
 
     if arguments.ask and arguments.on != "slurm":
         raise ConfigError(f"--ask {arguments.ask[0]} needs --on slurm")
     deduplicate(
         preparation_config(arguments.source, arguments.overrides),
-        [Path(path) for path in arguments.paths],
+        [as_path(path) for path in arguments.paths],
         arguments.out,
         workers=arguments.workers,
         on=arguments.on,

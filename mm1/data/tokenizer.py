@@ -27,6 +27,7 @@ from mm1.checksums import check_file
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.data.tokenizer_file import open_backend, refusing_panics
 from mm1.files import read_object
+from mm1.storage.remote_path import as_path
 
 PAD = "<pad>"
 END = "<end>"
@@ -104,7 +105,7 @@ class Tokenizer(Configurable):
             return self.make()
 
     def __init__(self, config: Config) -> None:
-        path = Path(config.path)
+        path = as_path(config.path)
         path = path / TOKENIZER if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(

@@ -3,7 +3,6 @@ laid end to end, targets shifted inside each document, images decoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from mm1.data.prepared.shards import Shards
 from mm1.data.render import RenderedDocument, Renderer
 from mm1.loader.mixture_state import DocumentSegment, Row
 from mm1.loader.shared_memory import empty_images
+from mm1.storage.remote_path import as_path
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,7 +66,8 @@ class PackedDataset(Dataset):
 
     def __getitem__(self, rows: list[Row]) -> PackedBatch:
         self.shards = self.shards or [
-            Shards(Path(folder), self.split) for folder in self.folders
+            Shards(as_path(folder), self.split, prefetch=self.split == "train")
+            for folder in self.folders
         ]
         return collate(
             [[self._render(segment) for segment in row] for row in rows]

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from mm1.batch import PackedBatch
@@ -30,6 +29,7 @@ from mm1.loader.split_options import check_split
 from mm1.loader.validation_rows import validation_rows
 from mm1.loader.workers import load_batches
 from mm1.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from mm1.storage.remote_path import as_path
 
 PlannedStep = tuple[list[Row], MixtureState, dict[str, Any]]
 """The rows of a step over all ranks, the mixture after their window, and the loader's
@@ -379,7 +379,7 @@ class PackedLoader(Loader):
     ) -> Iterator[PackedBatch]:
         """Source by source; a batch holds `micro_batch_size` rows of one source."""
         for name, folder in self.config.sources.items():
-            if not Shards.has_split(Path(folder), "validation"):
+            if not Shards.has_split(as_path(folder), "validation"):
                 continue
             rows = validation_rows(
                 DocumentLengths(folder, self.renderer, "validation"),

@@ -29,6 +29,7 @@ from mm1.loader.permutation import permute
 from mm1.loader.shared_memory import empty_images
 from mm1.loader.workers import load_batches
 from mm1.ranges import PositiveInt
+from mm1.storage.remote_path import as_path
 
 
 class ShuffledLoader(Loader):
@@ -163,9 +164,9 @@ class ShuffledDataset(Dataset):
         self.renderer = renderer
         self.split = split
         self.folders = [
-            Path(folder)
+            as_path(folder)
             for folder in sources
-            if Shards.has_split(Path(folder), split)
+            if Shards.has_split(as_path(folder), split)
         ]
         self.shards: list[Shards] = []
 
@@ -184,7 +185,8 @@ class ShuffledDataset(Dataset):
 
     def _open(self) -> list[Shards]:
         self.shards = self.shards or [
-            Shards(folder, self.split) for folder in self.folders
+            Shards(folder, self.split, prefetch=self.split == "train")
+            for folder in self.folders
         ]
         return self.shards
 

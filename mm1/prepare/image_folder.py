@@ -31,6 +31,7 @@ from mm1.prepare.sources import (
     Unusable,
     raw_image,
 )
+from mm1.storage.remote_path import RemotePath, as_path
 
 _HOLDERS = ("bytes", "path", "url")
 SHARD_DIGITS = 5
@@ -47,7 +48,10 @@ class ImageFolder:
         Raises:
             ConfigError: neither a known rule nor an existing table.
         """
-        if urls not in ("", "sha256", "basename") and not Path(urls).exists():
+        if (
+            urls not in ("", "sha256", "basename")
+            and not as_path(urls).exists()
+        ):
             raise ConfigError(
                 f"urls must be sha256, basename or a table of URLs, not {urls!r}: no"
                 " such file"
@@ -112,7 +116,7 @@ class ImageFolder:
     @cached_property
     def _table(self) -> tuple[dict[str, str], bool]:
         """URL -> path, or URL -> img2dataset's key (True)."""
-        table = Path(self.urls)
+        table = as_path(self.urls)
         parts = sorted(table.glob("*.parquet")) if table.is_dir() else []
         first = parts[0] if parts else table
         has_keys = tables.table_suffix(
@@ -123,10 +127,13 @@ class ImageFolder:
 
     def _relative(self, name: str) -> str:
         """A path relative to the folder; raises `Unusable` if it is not inside."""
+        is_local = not isinstance(self.folder, RemotePath)
         path = os.path.normpath(
-            os.path.relpath(name, self.folder) if os.path.isabs(name) else name
+            os.path.relpath(name, self.folder)
+            if os.path.isabs(name) and is_local
+            else name
         )
-        if path.split(os.sep)[0] == os.pardir:
+        if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
             raise Unusable(
                 "path out of the image folder",
                 f"{name!r} is not in {self.folder}",
@@ -180,7 +187,7 @@ class ImageFolderSource(Source):
         """The images of the records in a file, or in a folder that is read as one."""
         default = file if file.is_dir() else file.parent
         return ImageFolder(
-            Path(self.config.folder or default), self.config.urls
+            as_path(self.config.folder or default), self.config.urls
         )
 
 

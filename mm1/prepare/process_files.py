@@ -11,6 +11,7 @@ from mm1.prepare.output_folder import ConversionStats, OutputFolder
 from mm1.prepare.process_pool import FileFunction, in_processes, in_this_process
 from mm1.prepare.progress import Display
 from mm1.prepare.rewrite import RewriteJob, pending_shards
+from mm1.storage.remote_path import RemotePath, as_path
 
 Executor = Literal["processes", "ray"]
 
@@ -20,9 +21,11 @@ def file_identity(file: Path) -> dict[str, Any]:
 
     Used to recognise raw data without reading it.
     """
+    # Not as it was when its folder was listed.
+    fresh = as_path(str(file)) if isinstance(file, RemotePath) else file
     stats = [
         each.stat()
-        for each in (file.rglob("*") if file.is_dir() else [file])
+        for each in (fresh.rglob("*") if fresh.is_dir() else [fresh])
         if each.is_file()
     ]
     newest = max((stat.st_mtime_ns for stat in stats), default=0)

@@ -18,6 +18,7 @@ from mm1.prepare import verify
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
 from mm1.prepare.tars import Member
+from mm1.storage.remote_path import RemotePath
 
 Sample = dict[str, bytes | Unusable]
 """Suffix, without its dot and in lower case -> content."""
@@ -120,6 +121,9 @@ class Samples:
 def folder_members(folder: Path, skipped: Skipped) -> Iterator[Member]:
     """The files of a folder at any depth, sorted in each folder; hidden and linked
     folders are `skipped`."""
+    if isinstance(folder, RemotePath):
+        yield from _remote_members(folder, folder, skipped)
+        return
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
         for name in sorted(folders):
@@ -139,6 +143,23 @@ def folder_members(folder: Path, skipped: Skipped) -> Iterator[Member]:
                     "link to nothing" if path.is_symlink() else "special file"
                 )
                 skipped.add(kind, relative)
+
+
+def _remote_members(
+    root: RemotePath, folder: RemotePath, skipped: Skipped
+) -> Iterator[Member]:
+    """As `folder_members` does; a listing gives no more than a folder at a time."""
+    folders = []
+    for path in folder.iterdir():
+        relative = path.relative_to(root).as_posix()
+        if path.is_file():
+            yield Member(relative, partial(read_small_file, path))
+        elif path.name.startswith("."):
+            skipped.add("hidden folder", relative)
+        else:
+            folders.append(path)
+    for each in folders:
+        yield from _remote_members(root, each, skipped)
 
 
 def read_small_file(file: Path) -> bytes | Unusable:

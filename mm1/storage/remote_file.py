@@ -4,8 +4,10 @@ aside and put whole."""
 import io
 import os
 import tempfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from mm1.storage.requests import (
     submit,
 )
 
+BLOCKS_AHEAD = 4
+"""On their way at a time where a whole object is read."""
 MAX_BLOCKS = 8
 """That a reader holds: columns of a table are read by turns."""
 
@@ -157,6 +161,20 @@ def read_range(
         return data
 
     return retried(url, attempt) if end > start else b""
+
+
+def read_blocks(url: str, start: int, end: int) -> Iterator[bytes]:
+    """The bytes of an object from `start` up to `end`, in order, a few blocks of
+    `BLOCK_BYTES` being on their way at a time. Raises as `read_range` does."""
+    coming: deque[tuple[int, int, Future[bytes]]] = deque()
+    places = iter(range(start, end, BLOCK_BYTES))
+    while True:
+        for place in islice(places, BLOCKS_AHEAD - len(coming)):
+            stop = min(place + BLOCK_BYTES, end)
+            coming.append((place, stop, _submit_range(url, place, stop)))
+        if not coming:
+            return
+        yield read_range(url, *coming.popleft())
 
 
 def put_file(file: Path, url: str) -> None:

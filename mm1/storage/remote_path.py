@@ -13,12 +13,13 @@ import io
 import os
 import stat
 from collections.abc import Generator
+from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
 from typing import Any
 
-from mm1.storage.remote_file import RemoteReader, RemoteWriter, read_range
+from mm1.storage.remote_file import RemoteReader, RemoteWriter, read_blocks
 from mm1.storage.requests import (
     BLOCK_BYTES,
     STORES,
@@ -203,11 +204,19 @@ class RemotePath(PosixPath):
         return io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
     def read_bytes(self) -> bytes:
-        size = self._size()
-        return b"".join(
-            read_range(str(self), start, min(start + BLOCK_BYTES, size))
-            for start in range(0, size, BLOCK_BYTES)
-        )
+        if self.listed is None:
+            with suppress(FileNotFoundError, StorageError):
+                # One request for a small file. One that is empty has no such range.
+                data = request(
+                    str(self),
+                    lambda store, path: store._cat_file(
+                        path, start=0, end=BLOCK_BYTES
+                    ),
+                    BLOCK_BYTES,
+                )
+                if len(data) < BLOCK_BYTES:
+                    return data
+        return b"".join(read_blocks(str(self), 0, self._size()))
 
     def _size(self) -> int:
         info = self.listed or self._ask()

@@ -63,6 +63,7 @@ REFUSED = {
 FINAL = {
     "InvalidBucketName",
     "InvalidArgument",
+    "InvalidRange",
     "KeyTooLongError",
     "MethodNotAllowed",
     "NotImplemented",
@@ -70,6 +71,7 @@ FINAL = {
     "AuthorizationHeaderMalformed",
     "301",
     "405",
+    "416",
     "501",
 }
 """Codes of errors that stay, as of another region than the bucket's."""
@@ -104,13 +106,29 @@ class StorageUnavailable(StorageError):
     )
 
 
+def positive_number(variable: str, default: float) -> float:
+    """The value of a variable of the environment.
+
+    Raises:
+        StorageError: it is none.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise StorageError(f"{variable}={text} is no positive number")
+    return value
+
+
 def timeout() -> float:
     """Seconds."""
-    return _number("MM1_STORAGE_TIMEOUT", 60.0)
+    return positive_number("MM1_STORAGE_TIMEOUT", 60.0)
 
 
 def max_attempts() -> int:
-    return max(1, int(_number("MM1_STORAGE_ATTEMPTS", 5.0)))
+    return max(1, int(positive_number("MM1_STORAGE_ATTEMPTS", 5.0)))
 
 
 def _seconds(num_bytes: int) -> float:
@@ -214,17 +232,6 @@ def _pauses() -> Iterator[float]:
     for number in range(last):
         yield FIRST_PAUSE * 2**number * random.uniform(0.75, 1.25)
     yield 0.0
-
-
-def _number(variable: str, default: float) -> float:
-    text = os.environ.get(variable, "")
-    try:
-        value = float(text or default)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise StorageError(f"{variable}={text} is no positive number")
-    return value
 
 
 def _system(scheme: str) -> Any:

@@ -21,6 +21,7 @@ from mm1.config import ConfigError, UserError
 from mm1.data.prepared.shards import read_manifest
 from mm1.files import remove
 from mm1.peers import host_name, listed
+from mm1.storage.remote_path import as_path
 
 SHARED_SECONDS = 10.0
 """For a file that one machine has written to be seen on another."""
@@ -64,7 +65,7 @@ def check_ranks_agree(folder: Path, config: Any) -> None:
                 f"{key}={own}"
                 for key, (_, own) in configs.differences(first, config).items()
             ),
-            {each: _content(Path(each)) for each in config.loader.folders()},
+            {each: _content(as_path(each)) for each in config.loader.folders()},
         )
     )
     dist.on_rank_zero(lambda: remove(nonce))

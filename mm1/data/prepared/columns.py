@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from mm1.config import ConfigError
 from mm1.data.prepared.hashing_file import HashingFile
-from mm1.data.prepared.memory_map import MappedFile
+from mm1.data.prepared.memory_map import mapped_files
 from mm1.files import atomic_path
 
 SCRATCH = "scratch"
@@ -47,9 +47,8 @@ class Columns:
         Raises:
             ConfigError: a file is missing, or its size is not that of the manifest.
         """
-        self.files = {
-            name: MappedFile(folder, entries[name]) for name in COLUMNS
-        }
+        files = mapped_files(folder, [entries[name] for name in COLUMNS])
+        self.files = dict(zip(COLUMNS, files, strict=True))
         self.mapped: dict[str, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,7 +60,7 @@ class Columns:
         file.check(mapped=name in self.mapped)
         if name not in self.mapped:
             try:
-                column = np.load(file.path, mmap_mode="r")
+                column = file.map(lambda path: np.load(path, mmap_mode="r"))
             except ValueError as error:
                 raise ConfigError(
                     f"{file.path} is damaged ({error}): copy the folder again"

@@ -3,13 +3,13 @@ documents."""
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from mm1.data.prepared.shards import Shards
 from mm1.data.render import Renderer
+from mm1.storage.remote_path import as_path
 
 BLOCK = 1 << 16
 """Documents whose lengths are computed at a time where those of all are needed."""
@@ -22,7 +22,7 @@ class DocumentLengths:
     def __init__(
         self, folder: str, renderer: Renderer, split: str = "train"
     ) -> None:
-        self.shards = Shards(Path(folder), split)
+        self.shards = Shards(as_path(folder), split)
         self.renderer = renderer
         self.shards.check_tokenizer(renderer.tokenizer.fingerprint)
         self.num_documents = len(self.shards)

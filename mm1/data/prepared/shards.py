@@ -22,7 +22,11 @@ from jaxtyping import Int
 from mm1.config import ConfigError, nearest
 from mm1.data.document import Document
 from mm1.data.prepared.columns import Columns
-from mm1.data.prepared.memory_map import MappedFile
+from mm1.data.prepared.memory_map import (
+    CachedFile,
+    fetch_ahead,
+    mapped_files,
+)
 from mm1.data.prepared.record_batch import (
     MappedShard,
     RecordBatchReader,
@@ -84,9 +88,15 @@ class Shards:
     """Random access to the documents of one split of a prepared folder, numbered from
     0."""
 
-    def __init__(self, folder: Path, split: str = "train") -> None:
-        """Raises ConfigError if the split is empty or its files do not match the
-        manifest."""
+    def __init__(
+        self, folder: Path, split: str = "train", *, prefetch: bool = False
+    ) -> None:
+        """`prefetch`: all documents will be read, so files at an object store are
+        fetched before they are asked for.
+
+        Raises:
+            ConfigError: the split is empty or its files do not match the manifest.
+        """
         self.folder = folder
         self.split = split
         self.manifest = read_manifest(folder)
@@ -102,7 +112,8 @@ class Shards:
         entry = splits[split]
         self.num_documents: int = entry["documents"]
         self.columns = Columns(folder, entry["columns"])
-        self.files = [MappedFile(folder, shard) for shard in entry["shards"]]
+        self.files = mapped_files(folder, entry["shards"])
+        self.prefetch = prefetch
         self.mapped: OrderedDict[int, MappedShard] = OrderedDict()
         """By number, the one that was read last at the end."""
 
@@ -157,9 +168,22 @@ class Shards:
             # documents that were read stay valid: they are copies
             if len(self.mapped) >= MAX_MAPPED:
                 self.mapped.popitem(last=False)
-            shard = self.mapped[number] = MappedShard(file.path)
+            if isinstance(file, CachedFile):
+                self._before_fetching()
+            shard = self.mapped[number] = file.map(MappedShard)
         self.mapped.move_to_end(number)
         return shard
+
+    def _before_fetching(self) -> None:
+        """Unmaps what has left the cache, whose room is free only then; the first time,
+        also begins to fetch ahead."""
+        if self.prefetch:
+            fetch_ahead([f for f in self.files if isinstance(f, CachedFile)])
+            self.prefetch = False
+        for number in [*self.mapped]:
+            file = self.files[number]
+            if isinstance(file, CachedFile) and not file.object.is_cached():
+                del self.mapped[number]
 
     @property
     def text_tokens(self) -> Int[np.ndarray, " documents"]:

@@ -39,6 +39,7 @@ from mm1.prepare.turns import (
     exchange_fields,
     turn_column,
 )
+from mm1.storage.remote_path import as_path
 
 COLUMNS = {
     *TURN_COLUMNS,
@@ -81,7 +82,7 @@ class Instructions(ConversationSource):
         self.config = config
 
     def read(self, path: Path) -> Iterator[Record]:
-        folder = ImageFolder(Path(self.config.folder or path.parent))
+        folder = ImageFolder(as_path(self.config.folder or path.parent))
         known = COLUMNS | self._named_columns()
         for record in self.read_records(path):
             if isinstance(record.data, dict):

@@ -25,6 +25,7 @@ from mm1.prepare.image_folder import ImageFolder
 from mm1.prepare.page_tars import TarImages, TarPage, read_pages
 from mm1.prepare.sources import DOT, Record, Source, Unusable, raw_image
 from mm1.ranges import Range
+from mm1.storage.remote_path import as_path
 
 FIELDS = ("text_list", "image_info")
 
@@ -65,7 +66,7 @@ class MMC4(Source):
 
     def read(self, path: Path) -> Iterator[Record]:
         default = path.with_name(path.name.partition(".json")[0] + "_images")
-        folder = ImageFolder(Path(self.config.folder or default))
+        folder = ImageFolder(as_path(self.config.folder or default))
         is_tar = path.suffix.lower() == ".tar"
         members = TarImages(path) if is_tar else None
         others = tables.OtherColumns(FIELDS, self.skipped)

@@ -28,6 +28,7 @@ from mm1.prepare import tables
 from mm1.prepare.sources import DOT, Record, Unusable
 from mm1.prepare.sources.captions import Captions
 from mm1.ranges import Share
+from mm1.storage.remote_path import as_path
 
 
 class SyntheticCaptions(Captions):
@@ -77,7 +78,7 @@ class SyntheticCaptions(Captions):
             self.noted["own captions"] += 1
             return {}
         table = tables.load_mapping(
-            Path(config.table), config.key, config.caption
+            as_path(config.table), config.key, config.caption
         )
         caption = table.get(key, "").strip()
         self.noted[
