@@ -31,6 +31,7 @@ from mm1.overrides import component_names, override
 from mm1.prepare.sources import Source
 from mm1.runs.description import read_config
 from mm1.runs.layout import CONFIG
+from mm1.storage.remote_path import as_path
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Study
 from mm1.train.optimizers import Optimizer
@@ -169,7 +170,7 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
     Raises:
         ConfigError: there is no such recipe or key, or the file is of something else.
     """
-    path = Path(name)
+    path = as_path(name)
     is_path = path.is_dir() or path.suffix == ".json"
     config = read_config(path) if is_path else recipe(name)
     if not isinstance(config, Trainer.Config):

@@ -5,13 +5,13 @@ writer.lock   names the process and host that write here, while they do
 The lock is filelock's lease: a file that is made exclusively, which every file system
 can do (flock fails on some, and on others reaches no other host), and touched as long
 as its holder lives. A process that is gone locks nobody out: on its own host its number
-shows that, on another one the file that is no longer touched.
+shows that, on another one the file that is no longer touched. At an object store it is
+an object (`mm1.object_lease`).
 """
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from filelock import OwnerRecord, SoftFileLease, Timeout
 
 from mm1 import dist
 from mm1.config import UserError
+from mm1.object_lease import LeaseRecord, ObjectLease, this_host
+from mm1.storage.remote_path import RemotePath
 
 LOCK = "writer.lock"
 LEASE_SECONDS = 60.0
@@ -46,7 +48,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path: Path = folder / LOCK
-        self.lease: SoftFileLease | None = None
+        self.lease: SoftFileLease | ObjectLease | None = None
         self.made: list[Path] = []
         """Folders that were not there, the innermost first."""
 
@@ -101,6 +103,19 @@ class FolderLock:
                 raise
 
     def _acquire(self) -> None:
+        if isinstance(self.path, RemotePath):
+            self._acquire_object(self.path)
+        else:
+            self._acquire_file()
+
+    def _acquire_object(self, path: RemotePath) -> None:
+        lease = ObjectLease(path)
+        holder = lease.acquire()
+        if holder is not None:
+            raise self._in_use(holder)
+        self.lease = lease
+
+    def _acquire_file(self) -> None:
         parents = (self.folder, *self.folder.parents)
         self.made = [path for path in parents if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +153,7 @@ class FolderLock:
     def _wait_for_heartbeat(self, lease: SoftFileLease) -> None:
         """Takes over a lock of another host that is no longer touched."""
         holder = lease.owner
-        if holder is None or holder.hostname == _this_host():
+        if holder is None or holder.hostname == this_host():
             raise self._in_use(holder)
         dist.say(
             f"{self.path} is held by {_name(holder)}: waiting up to"
@@ -159,7 +174,7 @@ class FolderLock:
         except FileNotFoundError:
             return None
 
-    def _in_use(self, holder: OwnerRecord | None) -> FolderInUse:
+    def _in_use(self, holder: OwnerRecord | LeaseRecord | None) -> FolderInUse:
         who = _name(holder) if holder else "another process"
         return FolderInUse(
             f"{who} writes to {self.folder}: wait for it or stop it, or choose another"
@@ -172,17 +187,6 @@ class FolderLock:
                 folder.rmdir()
 
 
-def _name(owner: OwnerRecord) -> str:
+def _name(owner: OwnerRecord | LeaseRecord) -> str:
     host = owner.hostname.partition("?")[0]  # a container's has a suffix
     return f"process {owner.pid} on {host}"
-
-
-def _this_host() -> str:
-    """This host as filelock names it: also by the container whose numbers of processes
-    it shares."""
-    with TemporaryDirectory() as folder:
-        lease = SoftFileLease(Path(folder) / LOCK, thread_local=False)
-        with lease:
-            owner = lease.owner
-    assert owner is not None
-    return owner.hostname

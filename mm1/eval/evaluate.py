@@ -9,6 +9,7 @@ predictions/
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -294,7 +295,9 @@ def _write_images(
         pixels = resize(decode_image(image.data), (height, width)).permute(
             1, 2, 0
         )
-        Pillow.fromarray(pixels.numpy()).save(file)
+        content = io.BytesIO()
+        Pillow.fromarray(pixels.numpy()).save(content, format="PNG")
+        file.write_bytes(content.getvalue())
         files.append(file.relative_to(path.parent.parent).as_posix())
     return files
 

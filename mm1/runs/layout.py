@@ -20,7 +20,9 @@ writer.lock          who writes here, while they do (`mm1.folder_lock`)
 
 from pathlib import Path
 
+from mm1.checksums import CHECKSUMS
 from mm1.files import file_name
+from mm1.storage.remote_path import RemotePath
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -51,8 +53,13 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """Steps with a whole checkpoint, in order; one still being written has a suffix."""
-    names = (path.name for path in (run / CHECKPOINTS).glob("step-*"))
+    """Steps with a whole checkpoint, in order. One still being written has a suffix, or
+    at an object store, where nothing can be renamed, no checksums yet."""
+    folder = run / CHECKPOINTS
+    if isinstance(run, RemotePath):
+        names = [path.parent.name for path in folder.rglob(CHECKSUMS)]
+    else:
+        names = [path.name for path in folder.glob("step-*")]
     return sorted(
         int(number)
         for name in names

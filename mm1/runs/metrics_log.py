@@ -12,6 +12,7 @@ from mm1 import dist
 from mm1.files import append_jsonl, read_jsonl, write_jsonl
 from mm1.runs.layout import METRICS, SPEED
 from mm1.runs.trackers import Tracker, open_trackers
+from mm1.runs.working_folder import put_working_files, start_working_folder
 
 
 class MetricsLog:
@@ -28,6 +29,7 @@ class MetricsLog:
         """Drops lines after `resume_step`, whose steps will be done again. Says where
         metrics.jsonl has fewer lines than `num_lines`, as a checkpoint noted it."""
         self.run = run
+        self.folder = start_working_folder(run)
         self.unwritten: dict[str, list[Any]] = {METRICS: [], SPEED: []}
         """Lines that the disk was too full for, by file."""
         self.trackers: Sequence[Tracker] = ()
@@ -39,7 +41,7 @@ class MetricsLog:
             lines = read_jsonl(run / name)
             if lines:
                 lines = [x for x in lines if x["step"] <= resume_step]
-                write_jsonl(run / name, lines)
+                write_jsonl(self.folder / name, lines)
             if name == METRICS:
                 self.num_lines = len(lines)
         self.trackers = open_trackers(config.trackers, run, config, resume_step)
@@ -62,8 +64,18 @@ class MetricsLog:
         still cannot."""
         for name, lines in self.unwritten.items():
             if lines:
-                append_jsonl(self.run / name, *lines)
+                append_jsonl(self.folder / name, *lines)
                 lines.clear()
+
+    def finish(self) -> None:
+        """Has every line where reports read it.
+
+        Raises:
+            OSError: some cannot be written.
+            StorageError: the run is at an object store, which does not take them.
+        """
+        self.flush()
+        put_working_files(self.run)
 
     def _write(self, name: str, step: int, values: Mapping[str, float]) -> None:
         if dist.rank() != 0:

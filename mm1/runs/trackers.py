@@ -17,6 +17,8 @@ from typing import Any, Literal
 from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.files import read_object, write_json
+from mm1.runs.working_folder import working_folder
+from mm1.storage.remote_path import RemotePath
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 Tracker = Callable[[int, Mapping[str, float]], object]
@@ -54,10 +56,17 @@ def open_trackers(
 def _tensorboard(run: Path, resume_step: int) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=resume_step + 1)
-    return lambda step, values: [
-        writer.add_scalar(name, value, step) for name, value in values.items()
-    ]
+    writer = SummaryWriter(
+        str(working_folder(run) / "tensorboard"), purge_step=resume_step + 1
+    )
+
+    def track(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        if isinstance(run, RemotePath):
+            writer.flush()  # its files are put with the next checkpoint
+
+    return track
 
 
 def _wandb(run: Path, config: Any) -> Tracker:
@@ -69,7 +78,7 @@ def _wandb(run: Path, config: Any) -> Tracker:
         name=run.name,
         id=_id_of(run, "wandb"),
         config=configs.to_json(config),
-        dir=str(run),
+        dir=str(working_folder(run)),
         resume="allow",
         reinit="create_new",
     )

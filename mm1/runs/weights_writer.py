@@ -28,8 +28,11 @@ from mm1.checksums import (
 from mm1.config import UserError
 from mm1.files import durable_rename, remove, sync, unfinished_path, write_json
 from mm1.progress import ProgressBar
+from mm1.runs.remote_weights import put_weights
 from mm1.runs.weights import joint_fingerprint
+from mm1.runs.working_folder import working_folder
 from mm1.slow_work import Tick, slow_work, slow_work_on_rank_zero
+from mm1.storage.remote_path import RemotePath
 from mm1.weight_files import (
     INDEX,
     MAX_SHARD_BYTES,
@@ -107,18 +110,22 @@ def write_weights(
         {name: lazy[name].layout for name in names}, max_shard_bytes
     )
     num_bytes = sum(lazy[name].layout.num_bytes for name in names)
+    working = working_folder(folder)
     try:
-        dist.on_rank_zero(lambda: _clear(folder))
+        dist.on_rank_zero(lambda: _clear(working))
         sums: dict[str, Checksum] = {}
         with ProgressBar("weights", num_bytes, in_bytes=True) as bar:
-            for files in _waves(folder, shards):
+            for files in _waves(working, shards):
                 sums |= _write_files(files, lazy, bar)
-        slow_work_on_rank_zero(
-            lambda tick: _publish(folder, shards, sums, tick)
-        )
+        if isinstance(folder, RemotePath):
+            put_weights(folder, working, shards, sums)
+        else:
+            slow_work_on_rank_zero(
+                lambda tick: _publish(folder, shards, sums, tick)
+            )
     except OSError as error:
-        free = dist.on_rank_zero(lambda: _clear(folder))
-        path = folder / (WEIGHTS if WEIGHTS in shards else SHARDS)
+        free = dist.on_rank_zero(lambda: _clear(working))
+        path = working / (WEIGHTS if WEIGHTS in shards else SHARDS)
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): it needs"
             f" {num_bytes:,} bytes, {free:,} are free; make room, and resume the run"

@@ -52,7 +52,7 @@ class CheckpointFiles(ABC):
     """Of the run, in messages."""
 
     @abstractmethod
-    def path(self, step: int) -> Path | str:
+    def path(self, step: int) -> Path:
         """In messages."""
 
     @abstractmethod

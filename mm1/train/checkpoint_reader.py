@@ -10,9 +10,10 @@ are built from them once names, types and ranges have been checked. Values are r
 import io
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -27,7 +28,12 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+)
+from torch.futures import Future
 
 from mm1.config import ConfigError
 from mm1.files import path_within
@@ -86,18 +92,24 @@ def load_state(
 class CheckpointReader(FileSystemReader):
     """torch's reader, given metadata that has been checked."""
 
-    metadata: Metadata
-    origin: Path | str
-    """In messages."""
-
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError if `.metadata` is missing or is not what torch writes."""
         super().__init__(folder)
-        self.metadata = read_metadata(folder)
         self.origin = folder
+        self.metadata = read_metadata(folder)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         return self.metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """In the order of the files, which are read from start to end."""
+
+        def place(item: ReadItem) -> tuple[str, int]:
+            info = self.storage_data[item.storage_index]
+            return info.relative_path, info.offset
+
+        items = sorted(plan.items, key=place)
+        return super().read_data(replace(plan, items=items), planner)
 
 
 class CheckpointPlanner(RegionLoadPlanner):
@@ -135,31 +147,16 @@ def read_metadata(folder: Path) -> Metadata:
     path = folder / METADATA
     if not path.is_file():
         raise ConfigError(f"{folder} has no {METADATA}: {REMEDY}")
-    with path.open("rb") as file:
-        return parse_metadata(
-            file, folder, lambda name: _num_bytes(folder, name)
-        )
-
-
-def parse_metadata(
-    file: BinaryIO, origin: Path | str, num_bytes: Callable[[str], int]
-) -> Metadata:
-    """The checked content of `.metadata` of the checkpoint at `origin`, where files
-    have the sizes that `num_bytes` tells, or for which it raises ConfigError.
-
-    Raises:
-        ConfigError: it is not what torch writes, or a file is missing or too short.
-    """
+    content = path.read_bytes()
     # Anything can be raised by a pickle that nobody would write.
     try:
-        return _metadata(_Unpickler(file).load(), origin, num_bytes)
+        return _metadata(_Unpickler(io.BytesIO(content)).load(), folder)
     except ConfigError:
         raise
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{origin}/{METADATA} is not the metadata of a checkpoint ({said}):"
-            f" {REMEDY}"
+            f"{path} is not the metadata of a checkpoint ({said}): {REMEDY}"
         ) from error
 
 
@@ -201,9 +198,7 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _metadata(
-    root: Any, origin: Path | str, num_bytes: Callable[[str], int]
-) -> Metadata:
+def _metadata(root: Any, folder: Path) -> Metadata:
     state = _state(root, "Metadata")
     tensors = {
         _checked(name, str): _entry(entry)
@@ -213,15 +208,16 @@ def _metadata(
         _index(index): _storage(info)
         for index, info in _checked(state["storage_data"], dict).items()
     }
+    paths = {path.name: path for path in folder.iterdir()}
     sizes = {
-        name: num_bytes(name)
+        name: _num_bytes(folder, name, paths)
         for name in {info.relative_path for info in files.values()}
     }
     for index, info in files.items():
         size = sizes[info.relative_path]
         if info.offset + info.length > size:
             raise ConfigError(
-                f"{origin}/{info.relative_path} has {size:,} bytes, too few for"
+                f"{folder / info.relative_path} has {size:,} bytes, too few for"
                 f" {index.fqn}: {REMEDY}"
             )
     return Metadata(tensors, storage_data=files)
@@ -261,8 +257,9 @@ def _storage(info: Any) -> _StorageInfo:
     return _StorageInfo(_checked(state["relative_path"], str), offset, length)
 
 
-def _num_bytes(folder: Path, name: str) -> int:
+def _num_bytes(folder: Path, name: str, paths: Mapping[str, Path]) -> int:
     path = path_within(folder, name, f"{folder / METADATA}: the file")
+    path = paths.get(name, path)  # at an object store listed with its size
     if path.is_symlink() or not path.is_file():
         raise ConfigError(f"{path} is missing, or a link: {REMEDY}")
     return path.stat().st_size

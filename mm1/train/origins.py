@@ -15,6 +15,7 @@ from mm1.config import ConfigError, Configurable
 from mm1.dist import say
 from mm1.runs.description import read_config
 from mm1.runs.layout import CONFIG, checkpoint_steps
+from mm1.storage.remote_path import as_path
 
 RANDOM = "random"
 """In place of a run in `init`: the part is trained from scratch, knowingly. A run
@@ -48,7 +49,9 @@ MAX_SETTINGS = 6
 def origin_runs(init: Mapping[str, str]) -> dict[str, Path]:
     """Part -> the run that it starts from, of those that start from one."""
     return {
-        part: Path(origin) for part, origin in init.items() if origin != RANDOM
+        part: as_path(origin)
+        for part, origin in init.items()
+        if origin != RANDOM
     }
 
 

@@ -38,7 +38,6 @@ from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.agreement import check_ranks_agree
 from mm1.train.build_model import build_on_meta, fill_weights
 from mm1.train.checkpoint import Checkpoints
-from mm1.train.checkpoint_files import CheckpointFolder
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
 from mm1.train.layout import ParallelLayout
@@ -48,6 +47,7 @@ from mm1.train.optimizers import Optimizer
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.origins import check_startable
 from mm1.train.parallel import AttentionKernel, parallelize
+from mm1.train.remote_checkpoints import checkpoint_files
 from mm1.train.reporting import Reporter
 from mm1.train.schedulers import Scheduler, WarmupCosine
 from mm1.train.shutdown import GracefulShutdown, Interrupted, StopRequested
@@ -141,7 +141,7 @@ class Trainer(Configurable):
         self.device: torch.device = dist.start()
         self.layout = config.layout.build(self.device, config.model)
         self.checkpoints = Checkpoints(
-            CheckpointFolder(folder), keep=config.keep_checkpoints
+            checkpoint_files(folder), keep=config.keep_checkpoints
         )
         check_ranks_agree(folder, config)
         check_startable(folder, config, resume=resume)
@@ -362,7 +362,7 @@ class Trainer(Configurable):
         dist.at(self.step, "finishing")
         self.lock.check()
         self.checkpoints.finish(may_fail=True)
-        dist.on_rank_zero(self.log.flush)
+        dist.on_rank_zero(self.log.finish)
         fingerprint = write_weights(
             self.folder, plain_state(self.model, self.lora)
         )
