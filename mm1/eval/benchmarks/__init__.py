@@ -151,8 +151,10 @@ class Benchmark(Evaluator):
     # Prompts
 
     def formatted_question(self, record: Any) -> Question:
+        return self.formatted(self.question(record))
+
+    def formatted(self, question: Question) -> Question:
         """The question, in the layout of conversations with `chat`."""
-        question = self.question(record)
         if not self.config.chat:
             return question
         return replace(question, prompt=user_turn(question.prompt))
