@@ -7,8 +7,10 @@ anyone makes progress, however slow the disk is.
 
 import itertools
 import pickle
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, Store
@@ -63,6 +65,24 @@ def slow_work_on_rank_zero(work: Callable[[Tick], Value]) -> Value:
     """`slow_work` of rank 0 alone, whose value every rank returns."""
     value = slow_work(lambda tick: work(tick) if dist.rank() == 0 else None)
     return dist.from_first_rank(value)  # type: ignore[return-value]
+
+
+@contextmanager
+def ticking(tick: Tick) -> Iterator[None]:
+    """Shows progress inside the block, whose requests have deadlines of their own."""
+    done = threading.Event()
+
+    def keep_ticking() -> None:
+        while not done.wait(TICK_SECONDS):
+            tick()
+
+    thread = threading.Thread(target=keep_ticking, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _ticker(store: Store) -> Tick:

@@ -5,10 +5,11 @@ As in a run folder, a run has weights once `model.safetensors`, or the index of 
 shards, is there, which is put last; checksums are noted before.
 """
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import xxhash
 
 from mm1 import dist
 from mm1.checksums import (
@@ -19,10 +20,40 @@ from mm1.checksums import (
     noted_checksums,
 )
 from mm1.files import remove, unfinished_path, write_json
-from mm1.slow_work import TICK_SECONDS, Tick, slow_work
+from mm1.slow_work import Tick, slow_work, ticking
+from mm1.storage.cache import CachedObject
 from mm1.storage.remote_file import put_file
 from mm1.storage.remote_path import RemotePath
+from mm1.storage.requests import StorageError
 from mm1.weight_files import INDEX, SHARDS, WEIGHTS, Layout, shard_index
+
+
+class _CachedWeights(CachedObject):
+    """A file of weights, known by the hash in `checksums.json`."""
+
+    def new_hasher(self) -> Any:
+        return xxhash.xxh3_128()
+
+
+def local_weights(path: Path, tick: Tick) -> Path:
+    """A file of weights, or its copy in the cache if it is at an object store.
+
+    Raises:
+        StorageError: it is not what `checksums.json` says, or that says nothing.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    noted = noted_checksums(path.parent).get(path.name)
+    if not noted:
+        raise StorageError(
+            f"{path} cannot be read from there, as {CHECKSUMS} does not name it: copy"
+            " the folder to this machine"
+        )
+    newest = noted[-1]
+    with ticking(tick):
+        return _CachedWeights(
+            str(path), newest["bytes"], newest["xxh3_128"]
+        ).fetch()
 
 
 def put_weights(
@@ -51,7 +82,7 @@ def put_weights(
         for name in shards:
             path = unfinished_path(folder / name)
             if path.is_file():
-                with _ticking(tick):
+                with ticking(tick):
                     put_file(path, str(run / name))
                 remove(path)
 
@@ -68,21 +99,3 @@ def _finish(run: Path, shards: Mapping[str, Mapping[str, Layout]]) -> None:
         if path.name not in shards:
             remove(path)
     forget_checksums(run)
-
-
-@contextmanager
-def _ticking(tick: Tick) -> Iterator[None]:
-    """Shows progress inside the block, whose requests have deadlines of their own."""
-    done = threading.Event()
-
-    def keep_ticking() -> None:
-        while not done.wait(TICK_SECONDS):
-            tick()
-
-    thread = threading.Thread(target=keep_ticking, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

@@ -19,7 +19,9 @@ from mm1.nn.initialization import BLOCK, initialize_buffers
 from mm1.nn.model import Model, Module, adapt
 from mm1.nn.shards import fused_widths, held_indices, own_part, select
 from mm1.runs.description import read_config
-from mm1.slow_work import Tick, slow_work_on_rank_zero
+from mm1.runs.remote_weights import local_weights
+from mm1.slow_work import Tick, slow_work, slow_work_on_rank_zero
+from mm1.storage.remote_path import RemotePath
 from mm1.weight_files import (
     INDEX,
     WEIGHTS,
@@ -53,9 +55,14 @@ class RunWeights(WeightFiles):
         """
         self.fingerprint: str = weights_fingerprint(folder)
         files = weights_paths(folder)
+        local = {file: file for file in files}
+        if isinstance(folder, RemotePath):
+            local = slow_work(
+                lambda tick: {file: local_weights(file, tick) for file in files}
+            )
         super().__init__(
             folder,
-            {file: read_safetensors(file, REMEDY) for file in files},
+            {file: read_safetensors(local[file], REMEDY) for file in files},
             remedy=REMEDY,
             if_not_finite=TRAIN_AGAIN,
         )
@@ -93,7 +100,7 @@ def weights_fingerprint(folder: Path) -> str:
         if paths[0].name != WEIGHTS:
             check_file(folder / INDEX, REMEDY)
         for path in paths:
-            found = checksum(path, tick)
+            found = checksum(local_weights(path, tick), tick)
             check_file(path, REMEDY, found)
             hashes.append(found["xxh3_128"])
         return joint_fingerprint(hashes)

@@ -46,20 +46,20 @@ def cache_bytes() -> int:
 
 
 class CachedObject:
-    """An object whose content is known by its hash."""
+    """An object whose content is known by its hash: by default SHA-256."""
 
-    __slots__ = ("num_bytes", "sha256", "touched", "url")
+    __slots__ = ("digest", "num_bytes", "touched", "url")
 
-    def __init__(self, url: str, num_bytes: int, sha256: str) -> None:
+    def __init__(self, url: str, num_bytes: int, digest: str) -> None:
         self.url = url
         self.num_bytes = num_bytes
-        self.sha256 = sha256
+        self.digest = digest
         self.touched = 0.0
 
     @property
     def path(self) -> Path:
         """Where the copy is, if there is one."""
-        return cache_folder() / self.sha256
+        return cache_folder() / self.digest
 
     def is_cached(self) -> bool:
         """Costs one `stat`. A file that is in use is kept from being the next to
@@ -102,7 +102,7 @@ class CachedObject:
     def _fetch_locked(self) -> None:
         if self.is_cached():  # another process was first
             return
-        part = self.path.with_name(self.sha256 + ".part")
+        part = self.path.with_name(self.digest + ".part")
         _make_room(self.num_bytes, part)
         try:
             self._download(part)
@@ -111,24 +111,27 @@ class CachedObject:
         part.replace(self.path)
         self.touched = time.monotonic()
 
+    def new_hasher(self) -> Any:
+        return hashlib.sha256()
+
     def _download(self, part: Path) -> None:
         """Adds what is missing to the file, and checks the whole."""
-        hasher = hashlib.sha256()
+        hasher = self.new_hasher()
         with part.open("a+b") as file:
             file.seek(0)
             while block := file.read(1 << 20):
                 hasher.update(block)
             if file.tell() > self.num_bytes:
                 file.truncate(0)
-                hasher = hashlib.sha256()
+                hasher = self.new_hasher()
             start = file.seek(0, os.SEEK_END)
             for block in read_blocks(self.url, start, self.num_bytes):
                 hasher.update(block)
                 file.write(block)
-        if hasher.hexdigest() != self.sha256:
+        if hasher.hexdigest() != self.digest:
             part.unlink()
             raise DamagedObject(
-                f"{self.url} is not what the manifest says (its SHA-256 is another):"
+                f"{self.url} is not what its folder says of it (its hash is another):"
                 " upload the whole folder again"
             )
 

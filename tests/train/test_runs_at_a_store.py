@@ -26,12 +26,17 @@ from ranks import on_ranks
 from worlds import make_world, text_only
 
 from mm1 import dist, object_lease
+from mm1.catalog import run_config
 from mm1.config import ConfigError
+from mm1.export.export_run import export_run
 from mm1.folder_lock import FolderInUse, FolderLock
 from mm1.loader.loader import StepBatches
 from mm1.object_lease import LeaseRecord
 from mm1.runs.layout import checkpoint_steps
+from mm1.runs.results import RunFolder
+from mm1.runs.weights import load_model
 from mm1.storage.remote_path import RemotePath
+from mm1.storage.requests import StorageError
 from mm1.train.checkpoint import SaveFailed
 from mm1.train.shutdown import Interrupted
 from mm1.train.trainer import Trainer
@@ -334,3 +339,49 @@ def test_ranks_that_share_nothing_but_the_store(
         )
     )
     assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_other_stages_read_a_run_there(
+    world: Path,
+    whole: Path,
+    store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its weights are fetched once, and those that are damaged are not used."""
+    monkeypatch.setenv("MM1_CACHE", str(tmp_path / "cache"))
+    run = store.upload(whole, "runs/whole")
+    here, there = (
+        config_of(world, init={"decoder": str(folder)})
+        .build(folder=tmp_path / folder.parent.name)
+        .model.state_dict()
+        for folder in (whole, run)
+    )
+    assert all(torch.equal(here[name], there[name]) for name in here)
+    for folder in (whole, run):
+        export_run(folder, tmp_path / f"exported {folder.parent.name}")
+    one, two = (
+        (tmp_path / f"exported {folder.parent.name}" / "model.safetensors")
+        for folder in (whole, run)
+    )
+    assert one.read_bytes() == two.read_bytes()
+    fetched = [r for r in store.requests if r == f"GET {whole_path(run)}"]
+    assert len(fetched) == 1
+    assert run_config(str(run)) == run_config(str(whole))
+    lines = RunFolder(run).curve("loss")
+    assert lines == RunFolder(whole).curve("loss") != []
+    (tmp_path / "cache" / noted_hash(whole)).unlink()
+    spoil(run / "model.safetensors")
+    with pytest.raises(StorageError, match="is not what its folder says") as e:
+        load_model(run, torch.device("cpu"))
+    assert str(run / "model.safetensors") in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def whole_path(run: RemotePath) -> str:
+    return str(run / "model.safetensors").removeprefix("s3:/")
+
+
+def noted_hash(run: Path) -> str:
+    noted = json.loads((run / "checksums.json").read_text())
+    return noted["model.safetensors"][-1]["xxh3_128"]
