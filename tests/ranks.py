@@ -1,6 +1,7 @@
 """Several ranks in a test: processes forked from a server that has imported torch and
 mm1 once (see `conftest.py`)."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -40,7 +41,10 @@ def on_ranks(
     for rank in hanging:
         rank.kill()
     assert not hanging, f"{len(hanging)} of {number} ranks hang"
-    assert [rank.exitcode for rank in ranks] == list(codes or [0] * number)
+    ended = [rank.exitcode for rank in ranks]
+    expected = list(codes or [0] * number)
+    # This file's assertions are not rewritten, so that it says what it has seen.
+    assert ended == expected, f"exit codes {ended} in place of {expected}"
 
 
 def _rank(
@@ -57,6 +61,7 @@ def _rank(
     }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    faulthandler.enable()  # a crash in C++ says where
     try:
         function(*arguments)
     finally:
