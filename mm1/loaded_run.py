@@ -204,6 +204,29 @@ def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
     return LoadedRun(trained, config, layout=layout or prompt_layout(config))
 
 
+def load_runs(folders: Sequence[Path]) -> dict[str, LoadedRun]:
+    """The runs by the names of their folders, or by their paths where those are the
+    same.
+
+    Raises:
+        ConfigError: a run has no language model, or is given twice.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{names[0]} is given twice")
+    runs = {
+        name: load(folder) for name, folder in zip(names, folders, strict=True)
+    }
+    for name, run in runs.items():
+        try:
+            _ = run.predictor
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return runs
+
+
 def prompt_layout(config: Any) -> PromptLayout:
     """The layout of a run with this config: that of conversations if it was trained on
     some."""

@@ -204,6 +204,10 @@ def test_mistakes_are_named(tmp_path: Path, run: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png: not an image"):
         m.caption(tmp_path / "text.png")
+    whole = encoded_image(Pillow.new("RGB", (60, 60), "red")).data
+    (tmp_path / "cut.png").write_bytes(whole[:-30])
+    with pytest.raises(ValueError, match=r"cut\.png: damaged image"):
+        m.caption(tmp_path / "cut.png")
     with pytest.raises(FileNotFoundError):
         m.caption(tmp_path / "missing.png")
     with pytest.raises(ConfigError, match="steps=3: change the config itself"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mm1.cli.arguments import is_override
+from mm1.cli.chat import add_chat_command
 from mm1.cli.data import add_data_commands
 from mm1.cli.launch import add_launch_command
 from mm1.cli.list import add_list_command
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_list_command(commands)
     add_data_commands(commands)
     add_run_commands(commands)
+    add_chat_command(commands)
     add_plan_command(commands)
     add_launch_command(commands)
     add_study_command(commands)

@@ -50,17 +50,32 @@ MAX_CROP_RATIO = 16
 """Of an image with a larger aspect ratio, "crop" keeps no more than the centre of this
 ratio."""
 
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    MemoryError,
+)
+"""What decoders raise for damaged images."""
+
 DYNAMIC_SPLIT_LIMIT = 3
 """With this many images to split in a document, "dynamic" splits none (MM1.5)."""
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) after EXIF rotation, read from the header alone.
+    """(width, height) after EXIF rotation, read from the header alone but where the
+    orientation may follow the pixels.
 
     Raises:
-        ImageError: the bytes are not an image, or it is too large.
+        ImageError: the bytes are not an image, a damaged one, or it is too large.
     """
-    return upright_size(open_image(data))
+    image = open_image(data)
+    try:
+        return upright_size(image)
+    except DAMAGE as error:
+        raise ImageError(f"damaged image: {error}") from error
 
 
 def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
@@ -76,14 +91,7 @@ def decode_image(data: bytes) -> UInt8[Tensor, "3 height width"]:
     image = open_image(data)
     try:
         return pil_to_tensor(upright(image))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        MemoryError,
-    ) as error:
+    except DAMAGE as error:
         raise ImageError(f"damaged image: {error}") from error
 
 

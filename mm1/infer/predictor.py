@@ -1,6 +1,6 @@
 """Text from a trained language model: continuations of documents, and likelihoods."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -129,7 +129,7 @@ class Predictor(TrainedModel):
         sampling: Sampling | None = None,
         num_alternatives: int = 0,
         prefixes: PrefixCaches | None = None,
-    ) -> Iterator[StreamedToken]:
+    ) -> Generator[StreamedToken]:
         """The continuation of one document, token by token; closing the iterator stops
         it. In one process only.
 

@@ -4,7 +4,7 @@ Unlike `mm1.infer.decoding` it looks at the logits of every step: tokens may be 
 and each comes with its probability and the likeliest alternatives.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +46,7 @@ def stream_tokens(
     stop: Sequence[str],
     sampling: Sampling,
     num_alternatives: int,
-) -> Iterator[StreamedToken]:
+) -> Generator[StreamedToken]:
     """The continuation of the batch's only document, which is read into the cache."""
     sampler = Sampler(sampling)
     answer = Answer()

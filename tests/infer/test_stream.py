@@ -134,7 +134,7 @@ def test_a_closed_stream_computes_no_more(
     steps = count_steps(predictor, monkeypatch)
     stream = predictor.stream(tiny.prompts(1)[0], max_tokens=50)
     assert len(list(islice(stream, 3))) == 3
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert len(steps) == 2
     assert torch.is_grad_enabled()
     with pytest.raises(ConfigError, match="the prompt is empty"):

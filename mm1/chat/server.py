@@ -1,0 +1,51 @@
+"""`mm1 chat RUN [RUN2]`: loads the runs and serves them."""
+
+# pyright: reportMissingImports=false
+# FastAPI is the extra `chat`.
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mm1.config import ConfigError
+from mm1.loaded_run import load_runs
+
+TOKEN = "MM1_CHAT_TOKEN"
+"""The environment variable with the token; one on the command line would be in the list
+of processes."""
+
+
+def serve(
+    folders: Sequence[Path], *, host: str, port: int, max_length: int
+) -> None:
+    """Serves until it is interrupted. Where the host is not a loopback name, a token is
+    needed: that of the environment, or a new one, which is printed.
+
+    Raises:
+        ConfigError: two runs have the same name and path, or FastAPI is missing.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(
+            "mm1 chat needs FastAPI and uvicorn: pip install 'mm1[chat]'; without"
+            " them there is `mm1 chat --terminal`"
+        ) from error
+    from mm1.chat.app import make_app
+    from mm1.chat.guard import LOOPBACK
+    from mm1.chat.prompts import Limits
+
+    token = os.environ.get(TOKEN)
+    if token is None and host not in LOOPBACK:
+        token = secrets.token_urlsafe(24)
+    runs = load_runs(folders)
+    app = make_app(runs, token=token, limits=Limits(max_length=max_length))
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{port}"
+    print(f"{' and '.join(runs)}: {address}/" + (f"#{token}" if token else ""))
+    print(f"OpenAI's API: {address}/v1" + (f", key {token}" if token else ""))
+    sys.stdout.flush()
+    uvicorn.run(app, host=host, port=port, log_level="warning")

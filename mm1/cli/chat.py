@@ -1,0 +1,100 @@
+"""`mm1 chat`: talk to finished runs."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1.cli.arguments import add_command, add_trust
+
+if TYPE_CHECKING:
+    from mm1.cli.arguments import Commands
+
+
+def add_chat_command(commands: "Commands") -> None:
+    parser = add_command(
+        commands,
+        "chat",
+        _chat,
+        "Talk to one or two finished runs: a page and OpenAI's API.",
+        "On another host than this one a token is needed: that of MM1_CHAT_TOKEN, or"
+        " one that is printed.",
+    )
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run folder, or two to compare",
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--terminal", action="store_true", help="no server: talk here"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen; 0.0.0.0 for every interface (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        default=8_192,
+        metavar="N",
+        help="most tokens of prompt and answer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="in the terminal; 0 is greedy (default: %(default)s)",
+    )
+
+
+def _chat(arguments: argparse.Namespace) -> None:
+    from mm1.chat.server import serve
+    from mm1.config import ConfigError
+
+    if len(arguments.runs) > (1 if arguments.terminal else 2):
+        raise ConfigError(
+            f"{len(arguments.runs)} runs; a terminal talks to one, a page to two"
+        )
+    if not arguments.terminal:
+        serve(
+            arguments.runs,
+            host=arguments.host,
+            port=arguments.port,
+            max_length=arguments.max_length,
+        )
+        return
+    from mm1.chat.terminal import HELP, Terminal
+    from mm1.infer.sampling import Sampling
+    from mm1.loaded_run import load_runs
+
+    (run,) = load_runs(arguments.runs).values()
+    print(HELP)
+    terminal = Terminal(
+        run,
+        max_tokens=256,
+        sampling=Sampling(temperature=arguments.temperature),
+        write=_write,
+    )
+    terminal.talk(_lines())
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, with a prompt where somebody types."""
+    while True:
+        if sys.stdin.isatty():
+            _write("> ")
+        if not (line := sys.stdin.readline()):
+            return
+        yield line

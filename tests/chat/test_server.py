@@ -1,0 +1,418 @@
+"""The API as OpenAI's client sees it: answers of the predictor, whole and streamed;
+errors in OpenAI's form; limits; who may call."""
+
+import io
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image as Pillow
+
+import mm1
+from mm1.data.document import Document, Image, Text
+from mm1.loaded_run import LoadedRun
+
+pytest.importorskip("fastapi", reason="pip install 'mm1[chat]'")
+pytest.importorskip("uvicorn", reason="pip install 'mm1[chat]'")
+openai = pytest.importorskip("openai", reason="pip install openai")
+
+import httpx  # noqa: E402
+from serving import data_url, image_part, serving, text_part  # noqa: E402
+
+from mm1.chat.app import make_app  # noqa: E402
+from mm1.chat.prompts import Limits  # noqa: E402
+
+LIMITS = Limits(
+    max_length=400, max_images=6, max_pixels=10_000, max_body=200_000
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
+    return mm1.load(tiny.write_run(tmp_path_factory.mktemp("chat") / "tuned"))
+
+
+@pytest.fixture(scope="module")
+def address(run: LoadedRun) -> Iterator[str]:
+    base = LoadedRun(run.trained, run.config, layout="plain")
+    runs = {"tuned": run, "base": base}
+    with serving(make_app(runs, limits=LIMITS)) as found:
+        yield found
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Any]:
+    with openai.OpenAI(
+        base_url=f"{address}/v1", api_key="none", max_retries=0
+    ) as made:
+        yield made
+
+
+def question(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+MESSAGES = [
+    {"role": "system", "content": "red cat"},
+    question(image_part(tiny.picture(1)), text_part("two dog")),
+    {"role": "assistant", "content": "sun"},
+    question(
+        text_part("is "),
+        image_part(tiny.picture(2)),
+        text_part(" like "),
+        image_part(tiny.picture(3)),
+        text_part(" red"),
+    ),
+]
+DOCUMENT = Document(
+    (
+        Text("red cat\n", loss=False),
+        tiny.picture(1),
+        Text("two dog\n", loss=False),
+        Text("sun", loss=False, end=True),
+        Text("is ", loss=False),
+        tiny.picture(2),
+        Text(" like ", loss=False),
+        tiny.picture(3),
+        Text(" red\n", loss=False),
+    )
+)
+
+
+def greedy(run: LoadedRun, document: Document, **options: Any) -> str:
+    return run.predictor.generate([document], **options)[0]
+
+
+def test_a_chat_is_answered_as_the_predictor_does(
+    client: Any, run: LoadedRun
+) -> None:
+    made = client.chat.completions.create(
+        model="tuned", messages=MESSAGES, max_tokens=9
+    )
+    wanted = greedy(run, DOCUMENT, max_tokens=9)
+    assert made.choices[0].message.content == wanted
+    assert made.choices[0].finish_reason in ("stop", "length")
+    tokens = run.predictor.renderer(DOCUMENT, end=False).tokens
+    assert made.usage.prompt_tokens == len(tokens)
+    assert made.model == "tuned"
+    assert [each.id for each in client.models.list()] == ["tuned", "base"]
+
+
+def test_a_stream_is_the_same_answer_in_pieces(
+    client: Any, run: LoadedRun
+) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tuned",
+            messages=MESSAGES,
+            max_completion_tokens=9,
+            stream=True,
+            stream_options={"include_usage": True},
+            logprobs=True,
+            top_logprobs=2,
+        )
+    )
+    *chunks, last = chunks
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == greedy(run, DOCUMENT, max_tokens=9)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+    assert not last.choices
+    assert last.usage.completion_tokens == len(chunks) - 1
+    for chunk in chunks[1:]:
+        (entry,) = chunk.choices[0].logprobs.content
+        assert entry.token == entry.top_logprobs[0].token
+        assert len(entry.top_logprobs) == 2
+
+
+def test_a_run_that_was_not_tuned_gets_plain_shots(
+    client: Any, run: LoadedRun
+) -> None:
+    shots = [
+        question(image_part(tiny.picture(1)), text_part("red")),
+        {"role": "assistant", "content": "cat"},
+        question(image_part(tiny.picture(2)), text_part("red")),
+    ]
+    document = Document(
+        (
+            tiny.picture(1),
+            Text("red"),
+            Text(" cat\n"),
+            tiny.picture(2),
+            Text("red"),
+        )
+    )
+    wanted = greedy(run, document, max_tokens=9, stop=("\n",))
+    for options in (
+        {"model": "base"},
+        {"model": "tuned", "extra_body": {"layout": "plain"}},
+    ):
+        made = client.chat.completions.create(
+            messages=shots, max_tokens=9, **options
+        )
+        assert made.choices[0].message.content == wanted
+
+
+def test_a_completion_has_images_where_their_marks_are(
+    client: Any, run: LoadedRun
+) -> None:
+    images = [tiny.picture(4), tiny.picture(5)]
+    document = Document((images[0], Text("cat"), images[1], Text(" dog red")))
+    options: dict[str, Any] = {
+        "model": "base",
+        "prompt": "<image>cat<image> dog red",
+        "max_tokens": 8,
+        "extra_body": {"images": [data_url(image) for image in images]},
+    }
+    wanted = greedy(run, document, max_tokens=8)
+    made = client.completions.create(**options, logprobs=3)
+    assert made.choices[0].text == wanted
+    tokens = made.choices[0].logprobs
+    assert len(tokens.tokens) == made.usage.completion_tokens
+    stops = [wanted[3:5], wanted[5:6]]
+    cut = client.completions.create(**options, stop=stops)
+    assert cut.choices[0].text == greedy(
+        run, document, max_tokens=8, stop=stops
+    )
+    pieces = client.completions.create(**options, stream=True)
+    assert "".join(each.choices[0].text for each in pieces) == wanted
+
+
+def test_names_of_control_tokens_stay_text(client: Any, run: LoadedRun) -> None:
+    spelled = "<image> <end><pad>"
+    made = client.chat.completions.create(
+        model="tuned",
+        messages=[{"role": "user", "content": spelled}],
+        max_tokens=5,
+    )
+    document = Document((Text(f"{spelled}\n"),))
+    tokens = run.predictor.renderer(document, end=False).tokens
+    control = run.predictor.renderer.tokenizer.control_ids
+    assert control.isdisjoint(tokens.tolist())
+    assert made.usage.prompt_tokens == len(tokens)
+    assert made.choices[0].message.content == greedy(
+        run, document, max_tokens=5
+    )
+
+
+def test_a_seed_repeats_a_drawn_answer(client: Any) -> None:
+    def drawn(seed: int) -> str:
+        made = client.chat.completions.create(
+            model="tuned",
+            messages=MESSAGES,
+            max_tokens=12,
+            temperature=2.0,
+            top_p=0.9,
+            seed=seed,
+        )
+        return made.choices[0].message.content
+
+    assert drawn(3) == drawn(3)
+    assert len({drawn(seed) for seed in range(4)}) > 1
+
+
+def png(width: int, height: int) -> Image:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return Image(buffer.getvalue(), width, height)
+
+
+def of_url(url: str) -> dict[str, Any]:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return {"messages": [question(part)]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "said"),
+    [
+        ({"model": "tunde"}, 404, "there is tuned and base"),
+        ({"n": 2}, 400, "n: "),
+        ({"tools": []}, 400, "tools: "),
+        ({"temperature": -1}, 400, "temperature: "),
+        ({"temperature": "hot"}, 400, "temperature: "),
+        ({"max_tokens": 0}, 400, "max_tokens: "),
+        ({"max_tokens": 399}, 400, "at most 400 are allowed together"),
+        ({"stop": ["a"] * 17}, 400, "stop"),
+        ({"stop": ""}, 400, "stop"),
+        ({"messages": []}, 400, "messages: "),
+        ({"messages": [question()]}, 400, "the prompt is empty"),
+        ({"messages": MESSAGES[:3]}, 400, "nothing to answer"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "role"),
+        ({"messages": [question({"type": "input_audio"})]}, 400, "messages"),
+        (of_url("http://127.0.0.1:1/a.png"), 400, "no data URL"),
+        (of_url("file:///etc/hostname"), 400, "no data URL"),
+        (of_url("/etc/hostname"), 400, "no data URL"),
+        (of_url("data:image/png,abc"), 400, "must be base64"),
+        (of_url("data:image/png;base64,a*b"), 400, "not base64"),
+        (of_url("data:image/png;base64,aGFsbG8="), 400, "not an image"),
+        (of_url(data_url(png(200, 51))), 400, "the limit is 10,000"),
+        (
+            {"messages": [question(*[image_part(tiny.picture(1))] * 7)]},
+            400,
+            "at most 6",
+        ),
+        (
+            {
+                "messages": [
+                    question(image_part(tiny.picture(1))),
+                    {
+                        "role": "assistant",
+                        "content": [image_part(tiny.picture(1))],
+                    },
+                    question(text_part("red")),
+                ]
+            },
+            400,
+            "can only be text",
+        ),
+    ],
+)
+def test_a_mistake_is_named_in_openais_form(
+    address: str, changed: dict[str, Any], status: int, said: str
+) -> None:
+    body = {"model": "tuned", "messages": MESSAGES} | changed
+    answer = httpx.post(f"{address}/v1/chat/completions", json=body)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert said in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+def test_a_damaged_image_is_an_error_before_a_stream_begins(
+    client: Any,
+) -> None:
+    whole = png(60, 60)
+    cut = Image(whole.data[:-30], 60, 60)
+    with pytest.raises(openai.BadRequestError, match="damaged image"):
+        client.chat.completions.create(
+            model="tuned", messages=[question(image_part(cut))], stream=True
+        )
+
+
+def test_marks_without_images_are_refused(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="1 <image> marks"):
+        client.completions.create(model="base", prompt="<image>red")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_beyond_the_limit_is_refused(
+    address: str, chunked: bool
+) -> None:
+    body = b" " * 200_001
+    answer = httpx.post(
+        f"{address}/v1/completions",
+        content=iter([body[:100_000], body[100_000:]]) if chunked else body,
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 413
+    assert "larger than" in answer.json()["error"]["message"]
+
+
+def test_only_pages_of_this_machine_may_call(address: str) -> None:
+    for headers, status in (
+        ({}, 200),
+        ({"origin": address}, 200),
+        ({"origin": "http://example.org"}, 403),
+        ({"host": "example.org"}, 403),
+        ({"host": "localhost:123"}, 200),
+    ):
+        answer = httpx.get(f"{address}/v1/models", headers=headers)
+        assert answer.status_code == status
+    assert httpx.get(f"{address}/nothing").json()["error"]["message"]
+
+
+def test_a_token_is_needed_where_there_is_one(run: LoadedRun) -> None:
+    with serving(make_app({"tuned": run}, token="secret")) as address:
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
+        for given, status in (
+            (None, 401),
+            ("Bearer wrong", 401),
+            ("Bearer s\u00e9cret", 401),
+            ("Bearer secret", 200),
+        ):
+            headers = {} if given is None else {"authorization": given}
+            found = httpx.get(
+                f"{address}/v1/models",
+                headers={k: v.encode("latin-1") for k, v in headers.items()},
+            )
+            assert found.status_code == status
+        client = openai.OpenAI(
+            base_url=f"{address}/v1", api_key="wrong", max_retries=0
+        )
+        with client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
+
+
+@pytest.fixture
+def endless(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Answers do not end and take 20 ms a token; the list grows by each."""
+    steps: list[int] = []
+    model = run.predictor.model
+    step = model.step
+
+    def slow(tokens: Any, cache: Any) -> Any:
+        steps.append(1)
+        time.sleep(0.02)
+        logits = step(tokens, cache)
+        logits[:, run.predictor.renderer.tokenizer.end] = -1e9
+        return logits
+
+    monkeypatch.setattr(model, "step", slow)
+    return steps
+
+
+def wait_until_idle(address: str) -> None:
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{address}/health").json()["in_flight"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_who_goes_away_ends_the_answer(
+    run: LoadedRun, endless: list[int]
+) -> None:
+    limits = Limits(max_in_flight=2)
+    with (
+        serving(make_app({"tuned": run}, limits=limits)) as address,
+        openai.OpenAI(
+            base_url=f"{address}/v1", api_key="x", max_retries=0
+        ) as client,
+    ):
+        create = client.chat.completions.create
+        asked = {"model": "tuned", "messages": MESSAGES, "max_tokens": 5_000}
+        stream = create(**asked, stream=True)
+        next(iter(stream))
+        # one waits behind it, whose patience ends before its turn
+        with pytest.raises(openai.APITimeoutError):
+            create(**asked, timeout=0.3)
+        stream.close()
+        wait_until_idle(address)
+        done = len(endless)
+        time.sleep(0.2)
+        assert len(endless) == done < 2_000
+        made = create(**(asked | {"max_tokens": 2}))
+        assert made.usage.completion_tokens == 2
+
+
+def test_too_many_requests_are_turned_away(
+    run: LoadedRun, endless: list[int]
+) -> None:
+    limits = Limits(max_in_flight=1)
+    with (
+        serving(make_app({"tuned": run}, limits=limits)) as address,
+        openai.OpenAI(
+            base_url=f"{address}/v1", api_key="x", max_retries=0
+        ) as client,
+    ):
+        create = client.chat.completions.create
+        asked = {"model": "tuned", "messages": MESSAGES, "max_tokens": 5_000}
+        stream = create(**asked, stream=True)
+        with pytest.raises(openai.RateLimitError, match="try again later"):
+            create(**asked)
+        stream.close()
+        wait_until_idle(address)
+        made = create(**(asked | {"max_tokens": 2}))
+        assert made.usage.completion_tokens == 2
