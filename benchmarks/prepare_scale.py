@@ -3,12 +3,15 @@ preparing texts and captions, and de-duplication in one process and in stages.
 
     python benchmarks/prepare_scale.py text captions --records 1e4 1e5
     python benchmarks/prepare_scale.py exact near stages --records 1e5 1e6
+    python benchmarks/prepare_scale.py copies relatives --records 1e4 3e4
 
 Records are synthetic, so that any number of them can be had: texts of 100 words,
 captions of 96 x 72 pixels. `exact`, `near` and `stages` compare random fingerprints, of
 which one in ten copies the content and one in five the hashes of an earlier document;
-what it costs to take fingerprints is `fingerprints`. Each line is a process of its own.
-Processor time is measured, which depends less than a clock on what else runs.
+what it costs to take fingerprints is `fingerprints`. In `copies` and `relatives` all
+documents are in one cluster, of copies or of none (similarity 0.95 and 0.7 where 0.8
+makes a copy); the latter takes the square of its size. Each line is a process of its
+own. Processor time is measured, which depends less than a clock on what else runs.
 """
 
 import argparse
@@ -265,6 +268,39 @@ def in_stages(records: int, folder: Path) -> list[Cost]:
     return [*costs, ("stages: sum", total, max(cost[2] for cost in costs))]
 
 
+def cluster(similarity: float) -> Callable[[int, Path], list[Cost]]:
+    """All documents in one cluster, any two of them of about this similarity."""
+
+    def run(records: int, folder: Path) -> list[Cost]:
+        duplicates = Duplicates.Config(near=0.8).build()
+        rng = np.random.default_rng(0)
+        shape = (records, duplicates.config.near_hashes)
+        values = rng.integers(0, 2**32, shape, dtype=np.uint32)
+        same = rng.random(shape, np.float32) < similarity**0.5
+        first = rng.integers(0, 2**32, shape[1], dtype=np.uint32)
+        values = np.where(same, first, values)
+        schema = duplicates.schema()
+        columns = {
+            "key": [f"file#{n}" for n in range(records)],
+            "document": np.zeros(records, np.uint64),
+            "images": pa.array([[]] * records, schema.field("images").type),
+            "signature": pa.FixedSizeListArray.from_arrays(
+                pa.array(values.reshape(-1)), shape[1]
+            ),
+        }
+        table = pa.table(columns, schema=schema)
+        del values, same
+
+        def find() -> None:
+            duplicates.find_removals(
+                [table], lambda _: None, images_required=False
+            )
+
+        return [measure(f"one cluster, similarity {similarity}", find)]
+
+    return run
+
+
 CASES: dict[str, Callable[[int, Path], list[Cost]]] = {
     "text": lambda n, folder: prepare_records("text", n, folder),
     "captions": lambda n, folder: prepare_records("captions", n, folder),
@@ -272,6 +308,8 @@ CASES: dict[str, Callable[[int, Path], list[Cost]]] = {
     "exact": lambda n, folder: compare("exact", n, folder),
     "near": lambda n, folder: compare("near", n, folder),
     "stages": in_stages,
+    "copies": cluster(0.95),
+    "relatives": cluster(0.7),
 }
 
 

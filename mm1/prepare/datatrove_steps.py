@@ -60,6 +60,11 @@ class Work:
         """Of a block's documents in clusters: their places, and their clusters."""
         return self.scratch / "clusters" / f"{block:05}.npy"
 
+    @property
+    def largest_cluster(self) -> Path:
+        """Where its number of documents is noted."""
+        return self.scratch / "largest_cluster.json"
+
     def table(self, stage: str, task: int) -> Path:
         return self.scratch / stage / f"{task:05}.arrow"
 
@@ -172,6 +177,8 @@ class Clusters(Step):
             graph = coo_array((edges, tuple(ends.T)), shape=(count, count))
             count, joined = connected_components(graph, directed=False)
             labels = joined[labels]
+        largest = int(np.bincount(labels).max(initial=0))
+        write_json(self.work.largest_cluster, {"documents": largest})
         for block in range(len(self.work.blocks)):
             low, high = np.searchsorted(
                 documents, np.array([block, block + 1], np.uint64) << 32

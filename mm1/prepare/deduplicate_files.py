@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Place = Literal["processes", "ray", "slurm"]
 STAGES = "stages"
 """Subfolder of the unfinished folder for what passes from stage to stage."""
+LARGE_CLUSTER = 100_000
+"""Documents of a cluster that are worth a line: if no two of them are copies, their
+comparison takes minutes, a hundred times as long for ten times as many."""
 MAX_TASKS = 500
 """Tasks of a stage, by default at most. A merge opens as many files; a process may
 often have no more than 1,024."""
@@ -97,6 +100,8 @@ def deduplicate(
                 return None
         else:
             for number, stage in enumerate(stages):
+                if stage.name == "comparison":
+                    _say_if_large(_largest_cluster(scratch))
                 _run(stage, number, scratch, workers, on)
         manifest = plan | _counts(scratch)
         write_json(folder / "manifest.json", manifest)
@@ -309,7 +314,26 @@ def _counts(scratch: Path) -> dict[str, Any]:
         counts = read_object(path, REMEDY)
         documents += counts["documents"]
         verdicts += Counter(counts["drops"])
-    return {"documents": documents, "verdicts": dict(verdicts.most_common())}
+    return {
+        "documents": documents,
+        "largest_cluster": _largest_cluster(scratch),
+        "verdicts": dict(verdicts.most_common()),
+    }
+
+
+def _largest_cluster(scratch: Path) -> int:
+    from mm1.prepare.datatrove_steps import Work
+
+    path = Work.load(scratch).largest_cluster
+    return read_object(path, REMEDY)["documents"]
+
+
+def _say_if_large(documents: int) -> None:
+    if documents >= LARGE_CLUSTER:
+        say(
+            f"a cluster has {documents:,} documents, which one task compares:"
+            " docs/preparing.md says how long that takes"
+        )
 
 
 def _summary(manifest: dict[str, Any]) -> str:

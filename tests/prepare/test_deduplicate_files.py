@@ -240,6 +240,26 @@ def test_blocks_hold_every_file_once(sizes: list[int], most: int) -> None:
         assert len(found) == min(most, len(sizes))
 
 
+def test_a_large_cluster_is_announced(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its documents are compared in one task, which may take hours."""
+    datatrove()
+    texts = [*["a b c"] * 7, *["d e f"] * 3, "g h i"]
+    files = write_files(tmp_path / "raw", texts, 2)
+    exact = config_of(Duplicates.Config(exact=True))
+    for least, words in ((8, ""), (7, "a cluster has 7 documents, which one")):
+        monkeypatch.setattr(deduplicate_files, "LARGE_CLUSTER", least)
+        manifest = deduplicate(exact, files, tmp_path / f"out{least}")
+        assert manifest is not None
+        assert manifest["largest_cluster"] == 7
+        said = capsys.readouterr().err
+        assert words in said
+        assert ("a cluster has" in said) == bool(words)
+
+
 def test_it_resumes_with_the_tasks_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
