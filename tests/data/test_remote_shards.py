@@ -157,7 +157,7 @@ def test_what_is_left_of_something_else_is_not_taken(
 ):
     content = os.urandom(10_000)
     far = put(store, "some.bin", content)
-    part = far.path.with_name(far.sha256 + ".part")
+    part = far.path.with_name(far.digest + ".part")
     part.parent.mkdir()
     part.write_bytes(left)
     assert far.fetch().read_bytes() == content
