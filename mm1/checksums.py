@@ -82,7 +82,7 @@ def find_damage(
     try:
         found = found or checksum(path)
     except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
+        return f"{path.name} cannot be read ({error.strerror or error})"
     if found in expected:
         return ""
     last: Any = expected[-1] if expected else None
