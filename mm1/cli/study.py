@@ -44,9 +44,14 @@ def add_study_command(commands: "Commands") -> None:
         "--seeds",
         nargs="+",
         type=int,
-        default=[0, 1, 2],
         metavar="N",
-        help="every run is trained once with each (default: 0 1 2)",
+        help="every run is trained once with each (default: those that a study is"
+        " stated for, else 0 1 2)",
+    )
+    add(
+        "--state",
+        action="store_true",
+        help="print rows, measures, tests and seeds of the studies, and run nothing",
     )
     add(
         "--jobs",
@@ -114,7 +119,8 @@ def study_by_name(
     names: Sequence[str],
     out: Path | None,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None = None,
+    state: bool = False,
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     launcher: str = "",
@@ -137,10 +143,15 @@ def study_by_name(
     from mm1.recipes.lr_law import print_lr_law
     from mm1.study.executors import LaunchExecutor
     from mm1.study.run_studies import run_studies
+    from mm1.study.statement import statement
+    from mm1.study.study import DEFAULT_SEEDS
 
     if list(names) == ["lr-law"] and (fit or predict):
         return print_lr_law(fit, predict)
     check_studies(names)
+    if state:
+        print(statement(studies_named(names)), end="")
+        return None
     if out is None:
         raise ConfigError(
             "a study needs --out, the folder for its runs and its page"
@@ -161,7 +172,11 @@ def study_by_name(
                 f"{' and '.join(names)}: run a law by itself; it may share the folder"
             )
         return run_lr_study(
-            names[0], out, seeds=seeds, executor=executor, overrides=overrides
+            names[0],
+            out,
+            seeds=DEFAULT_SEEDS if seeds is None else seeds,
+            executor=executor,
+            overrides=overrides,
         )
     title = " \N{MIDDLE DOT} ".join(names)
     if list(names) == ["lessons"]:

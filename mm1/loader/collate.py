@@ -48,6 +48,7 @@ class PackedDataset(Dataset):
         *,
         sequence_length: int,
         isolate: bool,
+        restart_positions: bool = True,
         image_multiple: int = 1,
         split: str = "train",
     ) -> None:
@@ -57,6 +58,7 @@ class PackedDataset(Dataset):
         self.folders = list(folders.values())
         self.sequence_length = sequence_length
         self.isolate = isolate
+        self.restart_positions = restart_positions
         self.image_multiple = image_multiple
         self.split = split
         self.shards: list[Shards] = []
@@ -76,6 +78,7 @@ class PackedDataset(Dataset):
             sequence_length=self.sequence_length,
             source_names=self.names,
             isolate=self.isolate,
+            restart_positions=self.restart_positions,
             image_multiple=self.image_multiple,
         )
 
@@ -97,14 +100,15 @@ def collate(
     sequence_length: int | None = None,
     source_names: tuple[str, ...] = ("data",),
     isolate: bool = True,
+    restart_positions: bool = True,
     image_multiple: int = 1,
 ) -> PackedBatch:
     """Lays rows of segments end to end, each padded to `sequence_length` (None: no
     padding).
 
     Without `isolate` a row is one document to attention: each document sees those
-    before it. Positions still restart and targets stay the same, so that only the mask
-    differs.
+    before it. Targets stay the same, and positions restart, unless `restart_positions`
+    is false: so only the mask differs.
 
     The last token of a cut segment still has its target, the next token of the
     document: cutting loses no target.
@@ -119,6 +123,7 @@ def collate(
         renderer.tokenizer.pad,
         sequence_length=sequence_length,
         isolate=isolate,
+        restart_positions=restart_positions,
     )
     k = renderer.tokens_per_image
     sizes = np.diff(stream.cu_seqlens)
@@ -183,6 +188,7 @@ def _lay_out(
     *,
     sequence_length: int | None,
     isolate: bool,
+    restart_positions: bool,
 ) -> _TokenStream:
     lengths = [
         sum(segment.stop - segment.start for segment in row) for row in rows
@@ -193,8 +199,11 @@ def _lay_out(
     stream = _TokenStream(total, pad)
     for row, length in zip(rows, lengths, strict=True):
         first = len(stream.cu_seqlens)
+        start = stream.cu_seqlens[-1]
         for segment in row:
             stream.add(segment)
+        if not restart_positions:
+            stream.positions[start : start + length] = np.arange(length)
         if not isolate:
             del stream.cu_seqlens[first:-1]
         if sequence_length is not None and length < sequence_length:

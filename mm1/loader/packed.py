@@ -90,6 +90,8 @@ class PackedLoader(Loader):
         isolate: bool = True
         """Mask attention between documents of a row. If not, each also sees the
         documents before it, as in MM1's ablation."""
+        restart_positions: bool = True
+        """Count positions from each document's start? If not, from the row's."""
         resize: Literal["squash", "crop", "pad"] | None = None
         """How whole images are resized; None: as the encoder was trained."""
         split: Literal["square", "dynamic"] = "square"
@@ -188,6 +190,7 @@ class PackedLoader(Loader):
             folders,
             sequence_length=self.config.sequence_length,
             isolate=self.config.isolate,
+            restart_positions=self.config.restart_positions,
             image_multiple=self.config.image_multiple,
             split=split,
         )

@@ -23,6 +23,7 @@ from mm1.miniature.recipes import (
     miniature_encoder,
     miniature_pretrain,
 )
+from mm1.miniature.stated import PIXEL_SEEDS, stated
 from mm1.miniature.world.prepared import prepare_four_objects, prepare_world
 from mm1.nn.aim import AIM
 from mm1.nn.connectors.attention_pool import AttentionPool
@@ -222,12 +223,12 @@ MINIATURE = Scale(
 
 def miniature_mixture() -> Study:
     """Captions : interleaved pages, 100/0 to 0/100."""
-    return figures.mixture_study(MINIATURE)
+    return stated(figures.mixture_study(MINIATURE))
 
 
 def miniature_text() -> Study:
     """With and without text-only data."""
-    return figures.text_study(MINIATURE)
+    return stated(figures.text_study(MINIATURE))
 
 
 def miniature_text_share() -> Study:
@@ -237,7 +238,7 @@ def miniature_text_share() -> Study:
 
 def miniature_isolation() -> Study:
     """Attention across packed documents, or not."""
-    return figures.isolation_study(MINIATURE)
+    return stated(figures.isolation_study(MINIATURE))
 
 
 def miniature_freezing() -> Study:
@@ -252,42 +253,61 @@ def miniature_connector() -> Study:
 
 def miniature_tokens() -> Study:
     """The rows of `miniature_connector` at 32 px alone."""
-    return figures.connector_study(replace(MINIATURE, sizes=(32,)))
+    return stated(figures.connector_study(replace(MINIATURE, sizes=(32,))))
 
 
 def miniature_encoder_loss() -> Study:
-    """Encoders by contrast, by reconstruction and untrained; fewer pixels; wider."""
+    """Encoders by contrast, by reconstruction and untrained; fewer pixels."""
     aim = replace(small_vit(), positions="fixed", patch_norm=True, bias=False)
 
     def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
-        clip: dict[str, ViT.Config] = {
-            "CLIP": small_vit(),
-            "CLIP, 16 px": small_vit(16),
-            "CLIP, 16 px, wider": small_vit(16, dim=192),
-        }
         runs = {
-            row: _pretrain(plan, seed, vit, add_clip(plan, seed, vit))
-            for row, vit in clip.items()
+            "CLIP": base(plan, seed, 32),
+            "CLIP, 16 px": base(plan, seed, 16),
+            "AIM": _pretrain(plan, seed, aim, _add_aim(plan, seed, aim)),
+            "untrained": _pretrain(plan, seed, small_vit(), None),
         }
-        runs["AIM"] = _pretrain(plan, seed, aim, _add_aim(plan, seed, aim))
-        runs["untrained"] = _pretrain(plan, seed, small_vit(), None)
         return {row: plan.add("pretrain", run) for row, run in runs.items()}
 
-    return MINIATURE.study(
+    study = MINIATURE.study(
         "Encoders",
         "Images have 32 px unless stated otherwise. CLIP and AIM saw the same number of"
-        " images; AIM's rate and head are not tuned. Wider: 192 in place of 128"
-        " channels, 2.2 times the parameters; from 16 to 32 px: 4 times the patches.",
+        " images; AIM's rate and head are not tuned.",
         rows,
         (
             better("Contrast beats reconstruction", FEW, "CLIP", "AIM"),
             better("A trained encoder helps", FEW, "CLIP", "untrained"),
             better("More pixels help", FEW, "CLIP", "CLIP, 16 px"),
+        ),
+    )
+    return stated(study)
+
+
+def miniature_pixels_or_width() -> Study:
+    """Twice the pixels against a wider encoder, with twelve seeds."""
+
+    def rows(plan: StudyPlan, seed: int) -> dict[str, str]:
+        wider = small_vit(16, dim=192)
+        runs = {
+            "32 px": base(plan, seed, 32),
+            "16 px, wider": _pretrain(
+                plan, seed, wider, add_clip(plan, seed, wider)
+            ),
+        }
+        return {row: plan.add("pretrain", run) for row, run in runs.items()}
+
+    study = MINIATURE.study(
+        "Pixels or width",
+        "Wider: 192 in place of 128 channels, 2.2 times the parameters; from 16 to 32"
+        " px: 4 times the patches.",
+        rows,
+        (
             better(
                 "More pixels help more than a larger encoder",
                 FEW,
-                "CLIP",
-                "CLIP, 16 px, wider",
+                "32 px",
+                "16 px, wider",
             ),
         ),
     )
+    return stated(study, PIXEL_SEEDS)

@@ -12,6 +12,7 @@ from mm1.miniature.ablations import (
     without_workers,
 )
 from mm1.miniature.recipes import NAMED, SMALL, miniature_finetune
+from mm1.miniature.stated import stated
 from mm1.recipes.finetune import PARTS
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.study.plan import StudyPlan
@@ -47,7 +48,7 @@ def miniature_resolution() -> Study:
             for row, (image_size, max_tiles) in choices.items()
         }
 
-    return _finetune_study(
+    study = _finetune_study(
         "Resolution of fine-tuning",
         "One pre-trained model, fine-tuned for the same number of steps. Small digits"
         " cover 1/36 of their image, other objects 1/9.",
@@ -68,6 +69,7 @@ def miniature_resolution() -> Study:
             ),
         ),
     )
+    return stated(study)
 
 
 def miniature_steps() -> Study:

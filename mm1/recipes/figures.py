@@ -210,24 +210,34 @@ def isolation_study(scale: Scale) -> Study:
     def share(run: MM1TrainerConfig) -> None:
         run.loader.isolate = False
 
+    def leak(run: MM1TrainerConfig) -> None:
+        share(run)
+        run.loader.restart_positions = False
+
     return scale.study(
         "Isolation of packed documents",
-        "The rows differ in the attention mask alone: in both, positions restart with"
-        " each document, and the targets are the same. Benchmarks prompt with a single"
+        "The first two rows differ in the attention mask alone: in both, positions"
+        " restart with each document. In the third they also run on, as where packing"
+        " is not masked at all. Targets are the same. Benchmarks prompt with a single"
         " document, as in the training of the isolated row only.",
-        scale.rows({"isolated": lambda _: None, "seeing one another": share}),
+        scale.rows(
+            {
+                "isolated": lambda _: None,
+                "seeing one another": share,
+                "positions run on": leak,
+            }
+        ),
         (
-            better(
-                "Isolation helps few-shot performance",
-                FEW,
-                "isolated",
-                "seeing one another",
-            ),
-            better(
-                "Isolation helps zero-shot performance",
-                ZERO,
-                "isolated",
-                "seeing one another",
+            *(
+                better(f"Isolation helps {name}{against}", by, "isolated", row)
+                for row, against in (
+                    ("seeing one another", ""),
+                    ("positions run on", ", against positions that run on"),
+                )
+                for name, by in (
+                    ("few-shot performance", FEW),
+                    ("zero-shot performance", ZERO),
+                )
             ),
         ),
     )

@@ -24,6 +24,7 @@ from mm1.report.page import (
     tag,
 )
 from mm1.runs.results import RunFolder
+from mm1.study.family import FAMILY_COLUMNS, corrected_lessons, family_rows
 from mm1.study.plan import StudyPlan, wall_seconds
 from mm1.study.statistics import Estimate
 from mm1.study.study import Contrast, Results
@@ -35,7 +36,8 @@ SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), "", percent=True)
 LEAD = (
     "Each lesson is judged by a test that was stated before the runs: paired over"
     " seeds, the 95% interval of its contrast lies above zero (holds), below zero (does"
-    " not hold), or neither (undecided at this scale)."
+    " not hold), or neither (undecided at this scale). What counts is the verdict after"
+    " Holm's correction over all lessons of this page, in its first table."
 )
 LESSON_COLUMNS = (
     "LessonVerdict",
@@ -53,6 +55,7 @@ def write_study_pages(
     """Writes report.html and report.md into the plan's folder."""
     body = (
         _head(title, results, plan),
+        _family(results),
         *(_study(each, plan) for each in results),
         _cost_section(plan),
         _foot(plan),
@@ -66,7 +69,7 @@ def write_study_pages(
 
 
 def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
-    verdicts = [judged.verdict for each in results for judged in each.lessons]
+    verdicts = [each.verdict for each in corrected_lessons(results)]
     states = {
         run: state for each in results for run, state in each.states.items()
     }
@@ -87,6 +90,25 @@ def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
         key_figures(pairs),
         links,
     )
+
+
+def _family(results: Sequence[Results]) -> Html:
+    rows = [
+        (*row[:4], badge(row[4], KINDS[row[4]]), row[5])
+        for row in family_rows(results)
+    ]
+    dates = {
+        each.study.title: each.study.stated
+        for each in results
+        if each.study.stated
+    }
+    stated = "; ".join(f"{title}: {date}" for title, date in dates.items())
+    note = (
+        "One family of tests. Of several contrasts the lowest is shown: all must be"
+        f" above zero. Stated on: {stated or 'no date'}."
+    )
+    what = table(FAMILY_COLUMNS, rows) if rows else missing("No lessons.")
+    return section("All lessons", what, note=note, anchor="lessons")
 
 
 def _study(results: Results, plan: StudyPlan) -> Html:
@@ -311,6 +333,8 @@ def _foot(plan: StudyPlan) -> Html:
 
 def _markdown(title: str, results: Sequence[Results], plan: StudyPlan) -> str:
     lines = [f"# {title}", "", LEAD, ""]
+    if rows := family_rows(results):
+        lines += [*_table(FAMILY_COLUMNS, rows), ""]
     for each in results:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
         lines += (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mm1.dist import say
 from mm1.study.executors import Executor
+from mm1.study.family import corrected_lessons
 from mm1.study.page import write_study_pages
 from mm1.study.plan import StudyPlan
 from mm1.study.runner import Runner
@@ -16,11 +17,14 @@ def run_studies(
     studies: Mapping[str, Study],
     folder: Path,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None = None,
     executor: Executor,
     overrides: Sequence[str] = (),
 ) -> int:
     """Writes report.html, report.md and results.json into the folder.
+
+    Args:
+        seeds: those of all studies; None: those that each is stated for.
 
     Returns 1 if a run failed, else 0.
 
@@ -29,7 +33,10 @@ def run_studies(
     """
     plan = StudyPlan(folder, overrides)
     rows = {
-        name: {seed: study.rows(plan, seed) for seed in seeds}
+        name: {
+            seed: study.rows(plan, seed)
+            for seed in (study.seeds if seeds is None else seeds)
+        }
         for name, study in studies.items()
     }
     plan.check()
@@ -43,8 +50,8 @@ def run_studies(
     ]
     write_results(results, folder / "results.json")
     write_study_pages(title, results, plan)
-    for judged in (judged for each in results for judged in each.lessons):
-        print(f"{judged.verdict:13}  {judged.lesson.text}")
+    for each in corrected_lessons(results):
+        print(f"{each.verdict:13}  {each.judged.lesson.text}")
     say(f"report: {folder / 'report.html'}")
     failed = [run for run, state in states.items() if state == "failed"]
     if failed:

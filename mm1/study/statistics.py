@@ -52,6 +52,44 @@ def t_quantile(probability: float, dof: int) -> float:
     return math.copysign(math.sqrt(dof) * math.tan(angle), probability - 0.5)
 
 
+def p_value(values: Sequence[float]) -> float | None:
+    """Two-sided, of a mean of zero, by Student's t; None for fewer than two values.
+
+    It is at most 0.05 where the 95% interval of `estimate` leaves out zero.
+    """
+    num = len(values)
+    if num < 2:
+        return None
+    mean = float(np.mean(values))
+    deviation = float(np.std(values, ddof=1))
+    if deviation == 0:
+        return float(mean == 0)
+    t = abs(mean) * math.sqrt(num) / deviation
+    u = np.linspace(math.atan(t / math.sqrt(num - 1)), math.pi / 2, NUM_NODES)
+    whole = np.linspace(0.0, math.pi / 2, NUM_NODES)
+    tail, all_of_it = (
+        np.trapezoid(np.cos(x) ** (num - 2), x) for x in (u, whole)
+    )
+    return float(tail / all_of_it)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """Adjusted p-values of a family of tests (Holm 1979, Scandinavian Journal of
+    Statistics 6): those at most 0.05 are rejected, and the probability of rejecting any
+    true hypothesis of the family is at most 0.05, whatever depends on what.
+
+    A test without a result (None) counts as one of the family that is not rejected.
+    """
+    values = [1.0 if p is None else p for p in p_values]
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    adjusted = [1.0] * len(values)
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, (len(values) - rank) * values[i])
+        adjusted[i] = min(1.0, highest)
+    return adjusted
+
+
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """The mean of independent values with its confidence interval at `level`."""
     num = len(values)

@@ -12,8 +12,9 @@ mean over seeds and its 95% interval by Student's t, a lesson
     is undecided      otherwise: too few seeds, too small a difference, or runs that
                       diverged
 
-There is no correction for testing several lessons: of twenty without any effect, about
-one comes out as "holds" or "does not hold" by chance.
+Of twenty lessons without any effect about one so comes out as "holds" or "does not
+hold" by chance. `mm1.study.family` corrects verdicts for all lessons that are judged
+together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,15 @@ from mm1.files import write_json
 from mm1.runs.results import RunFolder
 from mm1.study.plan import StudyPlan
 from mm1.study.runner import RunState
-from mm1.study.statistics import LEVEL, Estimate, contrast_values, estimate
+from mm1.study.statistics import (
+    LEVEL,
+    Estimate,
+    contrast_values,
+    estimate,
+    p_value,
+)
+
+DEFAULT_SEEDS = (0, 1, 2)
 
 Contrast = Mapping[str, float]
 """Row -> its weight; the weights sum to zero."""
@@ -48,6 +57,8 @@ class Lesson:
     contrasts: tuple[Contrast, ...]
     words: tuple[str, ...] = ()
     """The contrasts in words, where they have too many terms to be readable."""
+    earlier: tuple[str, ...] = ()
+    """Designs that this one replaced after they had been run: dates and results."""
 
 
 def better(text: str, measure: str, row: str, than: str) -> Lesson:
@@ -72,6 +83,11 @@ class Study:
     """Where these come from; it says so if they are second-hand."""
     prepare: Callable[[Path], None] | None = None
     """Prepares the data in the study's folder, unless they exist."""
+    seeds: tuple[int, ...] = DEFAULT_SEEDS
+    """Those that its lessons are stated for."""
+    stated: str = ""
+    """The date of the statement, before the first of these seeds was run; empty: it
+    states none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,9 @@ class JudgedLesson:
     estimates: tuple[Estimate | None, ...]
     """For each contrast, over the seeds for which all its rows have the measure; None
     if there is no such seed."""
+    p_value: float | None = None
+    """Of the verdict: that all its contrasts are above zero or, of those below zero,
+    that one is. None if there are too few seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +179,20 @@ def judge_lesson(
         verdict = "holds"
     elif any(each and estimate(each, level).below_zero for each in contrasts):
         verdict = "does not hold"
-    return JudgedLesson(lesson, verdict, estimates)
+    return JudgedLesson(lesson, verdict, estimates, _p_value(contrasts))
+
+
+def _p_value(contrasts: Sequence[Sequence[float]]) -> float | None:
+    """The largest of several contrasts that all must be above zero; if some are below,
+    the smallest of theirs, times the number of contrasts."""
+    p_values = [p_value(each) for each in contrasts]
+    if None in p_values:
+        return None
+    known = [p for p in p_values if p is not None]
+    below = [
+        p for p, each in zip(known, contrasts, strict=True) if sum(each) < 0
+    ]
+    return min(1.0, len(contrasts) * min(below)) if below else max(known)
 
 
 def mean_score(
@@ -198,6 +230,7 @@ def write_results(results: Sequence[Results], path: Path) -> None:
                         }
                         for each in judged.estimates
                     ],
+                    "p_value": judged.p_value,
                     "verdict": judged.verdict,
                 }
                 for judged in r.lessons

@@ -187,6 +187,25 @@ def test_without_isolation_only_the_mask_differs(renderer: Renderer) -> None:
         assert torch.equal(getattr(apart, name), getattr(together, name))
 
 
+@pytest.mark.parametrize("isolate", [True, False])
+def test_positions_run_on_if_they_do_not_restart(
+    renderer: Renderer, isolate: bool
+) -> None:
+    """Over the documents of a row, not over rows and not into the padding."""
+    spans = [
+        RenderedSegment.whole(renderer(Document((Text(text),))))
+        for text in ("a cat", "two dogs", "sit")
+    ]
+    batch = collate(
+        [spans[:2], spans[2:]],
+        renderer,
+        sequence_length=8,
+        isolate=isolate,
+        restart_positions=False,
+    )
+    assert batch.positions.tolist() == [*range(6), 0, 1, 0, 1, *range(6)]
+
+
 def test_cutting_a_document_loses_no_target(
     renderer: Renderer, tokenizer: Tokenizer
 ) -> None:

@@ -1,0 +1,81 @@
+"""All lessons that are judged together: their verdicts corrected by Holm's method, and
+the table that a README shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mm1.study.statistics import LEVEL, Estimate, holm
+from mm1.study.study import JudgedLesson, Results, Verdict
+
+FAMILY_COLUMNS = (
+    "Lesson",
+    "Estimate, 95% interval",
+    "Seeds",
+    "p, corrected",
+    "Verdict, corrected",
+    "First designs",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedLesson:
+    judged: JudgedLesson
+    adjusted: float
+    """Its p-value after Holm's correction over the family."""
+    percent: bool
+    """Is its measure a share?"""
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of its own test, if it stands the correction."""
+        if self.adjusted > 1 - LEVEL:
+            return "undecided"
+        return self.judged.verdict
+
+
+def corrected_lessons(results: Sequence[Results]) -> list[CorrectedLesson]:
+    """The lessons of all studies, in order: one family of tests."""
+    judged = [
+        (each, one.study.measures[each.lesson.measure].percent)
+        for one in results
+        for each in one.lessons
+    ]
+    adjusted = holm([each.p_value for each, _ in judged])
+    return [
+        CorrectedLesson(each, p, percent)
+        for (each, percent), p in zip(judged, adjusted, strict=True)
+    ]
+
+
+def family_rows(results: Sequence[Results]) -> list[tuple[str, ...]]:
+    """A row under `FAMILY_COLUMNS` for each lesson. Of several contrasts, all of which
+    must be above zero, the estimate is that of the lowest."""
+    rows = []
+    for lesson in corrected_lessons(results):
+        judged = lesson.judged
+        known = [each for each in judged.estimates if each is not None]
+        lowest = min(known, key=lambda each: each.mean, default=None)
+        rows.append(
+            (
+                judged.lesson.text,
+                _interval(lowest, lesson.percent),
+                str(lowest.num) if lowest else "0",
+                "" if judged.p_value is None else f"{lesson.adjusted:.3g}",
+                lesson.verdict,
+                "; ".join(judged.lesson.earlier) or "the same",
+            )
+        )
+    return rows
+
+
+def _interval(each: Estimate | None, percent: bool) -> str:
+    if each is None:
+        return "not measured"
+    scale = 100 if percent else 1
+    digits = 1 if percent else 3
+    half = (
+        ""
+        if each.half is None
+        else f" \N{PLUS-MINUS SIGN} {scale * each.half:.{digits}f}"
+    )
+    return f"{scale * each.mean:+.{digits}f}{half}"

@@ -1,0 +1,97 @@
+"""Verdicts of several lessons together, on made-up numbers."""
+
+from dataclasses import replace
+
+from mm1.study.family import corrected_lessons, family_rows
+from mm1.study.statement import statement
+from mm1.study.study import (
+    Lesson,
+    Measure,
+    Results,
+    Study,
+    better,
+    judge_lesson,
+)
+
+SCORE = Measure(read=lambda run: None, about="of made-up numbers")
+VALUES = {
+    "base": dict.fromkeys(range(4), 0.5),
+    "far above": {0: 0.90, 1: 0.91, 2: 0.90, 3: 0.89},
+    "just above": {0: 0.60, 1: 0.70, 2: 0.57, 3: 0.58},
+    "level": {0: 0.6, 1: 0.4, 2: 0.5, 3: 0.51},
+    "below": {0: 0.10, 1: 0.11, 2: 0.10, 3: 0.09},
+}
+
+
+def results(*rows: str) -> Results:
+    lessons = tuple(
+        better(f"{row} is better", "score", row, "base") for row in rows
+    )
+    study = Study(
+        title="Made up",
+        about="Nothing varies.",
+        rows=lambda plan, seed: dict.fromkeys(VALUES, "run"),
+        measures={"score": SCORE},
+        lessons=lessons,
+        seeds=(7, 8),
+        stated="2026-01-02",
+    )
+    judged = tuple(judge_lesson(lesson, VALUES) for lesson in lessons)
+    return Results("made_up", study, {}, {}, {}, judged)
+
+
+def test_what_holds_by_itself_may_not_hold_among_many() -> None:
+    alone = corrected_lessons([results("just above")])
+    assert [each.verdict for each in alone] == ["holds"]
+    several = corrected_lessons(
+        [results("far above", "just above"), results("level", "below")]
+    )
+    assert [each.verdict for each in several] == [
+        "holds",
+        "undecided",
+        "undecided",
+        "does not hold",
+    ]
+    assert [each.judged.verdict for each in several][1] == "holds"
+
+
+def test_a_lesson_of_several_contrasts_counts_by_its_weakest() -> None:
+    strong = {"far above": 1.0, "base": -1.0}
+    weak = {"just above": 1.0, "base": -1.0}
+    against = {"below": 1.0, "base": -1.0}
+    single, both, mixed = (
+        judge_lesson(Lesson(text="", measure="", contrasts=c), VALUES)
+        for c in ((weak,), (strong, weak), (strong, against))
+    )
+    assert both.p_value == single.p_value
+    assert both.verdict == "holds"
+    assert mixed.verdict == "does not hold"
+    assert mixed.p_value is not None
+    assert mixed.p_value < 0.001
+
+
+def test_the_table_shows_estimates_and_designs_that_were_given_up() -> None:
+    made = results("far above")
+    tried = replace(
+        made.study.lessons[0], earlier=("in May: -3.0, does not hold",)
+    )
+    made = replace(made, lessons=(judge_lesson(tried, VALUES),))
+    (row,) = family_rows([made])
+    assert row[:3] == (
+        "far above is better",
+        "+40.0 \N{PLUS-MINUS SIGN} 1.3",
+        "4",
+    )
+    assert row[4:] == ("holds", "in May: -3.0, does not hold")
+
+
+def test_a_statement_says_rows_measures_tests_and_seeds() -> None:
+    text = statement({"made_up": results("level", "below").study})
+    for words in (
+        "The 2 lessons below are one family",
+        "Stated: 2026-01-02. Seeds: 7, 8.",
+        "Rows: base; far above; just above; level; below.",
+        "- Measure *score*: of made-up numbers.",
+        "**level is better.** *score*: (level) - (base).",
+    ):
+        assert words in text
