@@ -172,7 +172,8 @@ def main() -> None:
         config.activation_checkpointing = arguments.mode
         activations = 0
         if not arguments.no_activations:
-            activations = sum(activation_memory(config, vocab_size=VOCABULARY))
+            asked = activation_memory(config, vocab_size=VOCABULARY)
+            activations = asked.kept + asked.beside
         for world_size in arguments.world_sizes:
             _print_rows(name, config, world_size, activations, arguments.all)
 

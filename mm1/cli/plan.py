@@ -8,6 +8,8 @@ from mm1.cli.arguments import add_command, add_overrides
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
+    from mm1.plan.plan import Assumptions
+    from mm1.train.trainer import Trainer
 
 
 def add_plan_command(commands: "Commands") -> None:
@@ -21,19 +23,26 @@ def add_plan_command(commands: "Commands") -> None:
     )
     parser.add_argument("recipe", help="a recipe or a run's folder")
     add_overrides(parser, "settings, as for `mm1 train`")
-    parser.add_argument("--nodes", type=_number, default=1)
-    parser.add_argument("--gpus-per-node", type=_number, default=8)
+    parser.add_argument("--nodes", type=_number, metavar="N", help="default: 1")
     parser.add_argument(
-        "--gpu",
-        default="h100",
-        help="a100, h100, h200, b200, or a JSON file with the same keys",
+        "--gpus-per-node", type=_number, metavar="N", help="default: 8"
     )
     parser.add_argument(
-        "--price", type=float, metavar="P", help="of a GPU and hour"
+        "--gpu",
+        help="a100, h100 (the default), h200, b200, or a JSON file with the same keys",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="take some real steps on what is here, on synthetic rows, and put them"
+        " beside the plan; on several ranks under torchrun",
+    )
+    parser.add_argument(
+        "--price", type=_price, metavar="P", help="of a GPU and hour"
     )
     parser.add_argument(
         "--images-per-sequence",
-        type=float,
+        type=_price,
         metavar="N",
         help="default: 93%% of loader.max_images",
     )
@@ -56,30 +65,55 @@ def _number(text: str) -> int:
     return value
 
 
+def _price(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number from 0 on")
+    return value
+
+
 def _plan(arguments: argparse.Namespace) -> None:
-    import json
     import logging
-    import sys
 
     import torch._logging
 
     from mm1.catalog import run_config
-    from mm1.plan.accelerator import accelerator
-    from mm1.plan.plan import Assumptions, Planner, worth_a_change
-    from mm1.plan.tables import as_dict, as_text
+    from mm1.plan.plan import Assumptions
 
     # The compiler has advice about checkpointing that is none for a plan.
     torch._logging.set_logs(all=logging.ERROR)
+    config = run_config(arguments.recipe, arguments.overrides)
+    assumptions = Assumptions(
+        vocab_size=arguments.vocab_size,
+        images_per_sequence=arguments.images_per_sequence,
+        price=arguments.price,
+    )
+    if arguments.measure:
+        _measure(arguments, config, assumptions)
+    else:
+        _ahead(arguments, config, assumptions)
+
+
+def _ahead(
+    arguments: argparse.Namespace,
+    config: "Trainer.Config",
+    assumptions: "Assumptions",
+) -> None:
+    """For machines that need not be there."""
+    import json
+    import sys
+
+    from mm1.plan.accelerator import accelerator
+    from mm1.plan.page import write_plan_page
+    from mm1.plan.plan import Planner, worth_a_change
+    from mm1.plan.tables import as_dict, as_text
+
     planner = Planner(
-        run_config(arguments.recipe, arguments.overrides),
-        accelerator(arguments.gpu),
-        nodes=arguments.nodes,
-        gpus_per_node=arguments.gpus_per_node,
-        assumptions=Assumptions(
-            vocab_size=arguments.vocab_size,
-            images_per_sequence=arguments.images_per_sequence,
-            price=arguments.price,
-        ),
+        config,
+        accelerator(arguments.gpu or "h100"),
+        nodes=arguments.nodes or 1,
+        gpus_per_node=arguments.gpus_per_node or 8,
+        assumptions=assumptions,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     outcome = planner.outcome(planner.as_configured())
@@ -100,6 +134,54 @@ def _plan(arguments: argparse.Namespace) -> None:
         elif best is not None:
             print("\nno other setting tried that fits is faster by 1%")
     if arguments.out:
-        from mm1.plan.page import write_plan_page
-
         write_plan_page(arguments.out, arguments.recipe, planner, outcome, best)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    config: "Trainer.Config",
+    assumptions: "Assumptions",
+) -> None:
+    """What is here: planned by single units, and measured."""
+    import json
+
+    from mm1 import dist
+    from mm1.config import ConfigError
+    from mm1.plan.comparison import comparison_dict, comparison_text
+    from mm1.plan.here import measure_here
+    from mm1.plan.page import write_plan_page
+    from mm1.plan.tables import as_dict, as_text
+
+    if arguments.nodes or arguments.gpus_per_node:
+        raise ConfigError(
+            "--measure is of the ranks that are here: leave out --nodes and"
+            " --gpus-per-node, and start several ranks with torchrun"
+        )
+    try:
+        measured = measure_here(
+            config, assumptions, gpu=arguments.gpu, say=dist.say
+        )
+        planner = measured.planner
+        outcome = planner.outcome(planner.as_configured())
+        if dist.rank() > 0:
+            return
+        if arguments.json:
+            plans = {
+                "configured": as_dict(planner, outcome),
+                "compared": comparison_dict(measured),
+            }
+            print(json.dumps(plans, indent=2))
+        else:
+            print(as_text(planner, outcome))
+            print(f"\n{comparison_text(measured)}")
+        if arguments.out:
+            write_plan_page(
+                arguments.out,
+                arguments.recipe,
+                planner,
+                outcome,
+                None,
+                measured=measured,
+            )
+    finally:
+        dist.stop()

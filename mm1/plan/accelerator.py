@@ -36,6 +36,10 @@ class Accelerator:
     """Where the figures are from."""
     product_share: float = 0.70
     """Of the peak that the decoder's products sustain."""
+    reserved_gib: float = 5.0
+    """For CUDA, NCCL and fragments."""
+    device: str = "cuda"
+    """As torch calls it; `cpu` has no such file: it is measured (`mm1.plan.here`)."""
 
     def rates(self) -> Rates:
         """What its kernels sustain: the shares of the peak that an H200 is taken to
@@ -75,7 +79,7 @@ def accelerator(name: str) -> Accelerator:
     needed = {f.name for f in fields if f.default is dataclasses.MISSING}
     missing = sorted(needed - values.keys())
     extra = sorted(values.keys() - {f.name for f in fields})
-    texts = {"name", "source"}
+    texts = {"name", "source", "device"}
     wrong = [
         key
         for key, value in values.items()

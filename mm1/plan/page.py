@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from mm1.files import write_text
+from mm1.plan.comparison import HEAD, conditions, rows
+from mm1.plan.here import Measurement
 from mm1.plan.plan import GIB, Outcome, Planner, needed, worth_a_change
 from mm1.plan.tables import as_dict, assumptions
 from mm1.report.bars import BarSegment, bars
@@ -25,9 +27,11 @@ def write_plan_page(
     planner: Planner,
     outcome: Outcome,
     best: Outcome | None,
+    *,
+    measured: Measurement | None = None,
 ) -> None:
     """Writes a self-contained page about the recipe or run of that name; `best` is
-    shown below, if it is better."""
+    shown below, if it is better, and what was measured beside what was planned."""
     others = [best] if best and worth_a_change(planner, outcome, best) else []
     body = [
         tag("h1", f"Plan of {name}"),
@@ -38,6 +42,7 @@ def write_plan_page(
             class_="lead",
         ),
         *(tag("p", line) for line in needed(outcome, planner)),
+        *([_measured_section(measured)] if measured else []),
         _outcome_section("As configured", planner, outcome),
         *(
             _outcome_section("The fastest that fits", planner, other)
@@ -46,6 +51,24 @@ def write_plan_page(
         section("Assumed", tag("pre", "\n".join(assumptions(planner)))),
     ]
     write_text(path, html_page(f"Plan of {name}", *body))
+
+
+def _measured_section(measured: Measurement) -> Html:
+    ratio = measured.memory_ratio
+    return section(
+        "Measured beside planned",
+        tag("p", conditions(measured)),
+        key_figures(
+            (
+                (f"{measured.time_ratio:.2f}", "time, measured over planned"),
+                (
+                    "unknown" if ratio is None else f"{ratio:.2f}",
+                    "memory, measured over planned",
+                ),
+            )
+        ),
+        table(HEAD, rows(measured), numbers=(1, 2, 3)),
+    )
 
 
 def _outcome_section(title: str, planner: Planner, outcome: Outcome) -> Html:

@@ -13,6 +13,7 @@ from mm1.nn.decoder import Decoder
 from mm1.nn.experts import MoE
 from mm1.nn.model import Model
 from mm1.plan.accelerator import Accelerator
+from mm1.plan.calibration import Calibration
 from mm1.plan.rank_memory import RankMemory
 from mm1.plan.roofline import MicroBatchWork
 from mm1.plan.step_time import RunSetting, Shape, StepTime, UnitTime
@@ -20,8 +21,6 @@ from mm1.train.layout import data_axes, largest_expert_axis
 from mm1.train.trainer import Trainer
 
 GIB = 2**30
-RESERVED = 5 * GIB
-"""For CUDA, NCCL and fragments."""
 IMAGE_FILL = 0.93
 """Images of a sequence over those allowed (14.9 of 16: benchmarks/packing.md)."""
 DOCUMENT_TOKENS = 512
@@ -79,6 +78,12 @@ class Outcome:
             + self.save_seconds
         )
 
+    @property
+    def even_step_seconds(self) -> float:
+        """Of a step that waits for no slower rank and no checkpoint."""
+        micro = sum(unit.total for unit in self.units)
+        return micro * self.num_micro_batches + self.update_seconds
+
 
 class Planner:
     """Plans one config on one kind of cluster."""
@@ -105,6 +110,8 @@ class Planner:
         self.nodes = nodes
         self.gpus_per_node = gpus_per_node
         self.assumptions = assumptions
+        self.calibration: Calibration | None = None
+        """What units take here; None: what the GPU's rates say."""
         with torch.device("meta"):
             self.model: Model = config.model.build(
                 vocab_size=assumptions.vocab_size
@@ -114,7 +121,8 @@ class Planner:
             config,
             self.model,
             vocab_size=assumptions.vocab_size,
-            images_per_sequence=self.images_per_sequence,
+            work=self.work,
+            on_gpu=gpu.device == "cuda",
             say=say,
         )
 
@@ -132,7 +140,7 @@ class Planner:
 
     @property
     def memory_limit(self) -> int:
-        return int(self.gpu.memory_gib * GIB) - RESERVED
+        return int((self.gpu.memory_gib - self.gpu.reserved_gib) * GIB)
 
     def as_configured(self) -> RunSetting:
         """The recipe's own.
@@ -158,11 +166,23 @@ class Planner:
             activation_checkpointing=self.config.activation_checkpointing,
         )
 
-    def outcome(self, setting: RunSetting) -> Outcome:
-        """Raises ConfigError if the batch does not divide over the ranks."""
-        return replace(self._timed(setting), memory=self.memory.parts(setting))
+    def outcome(
+        self, setting: RunSetting, *, batch_size: int | None = None
+    ) -> Outcome:
+        """`batch_size` None: the recipe's.
 
-    def _timed(self, setting: RunSetting) -> Outcome:
+        Raises:
+            ConfigError: the batch does not divide over the ranks.
+        """
+        timed = self.timed(setting, batch_size=batch_size)
+        memory = self.memory.parts(
+            setting, num_micro_batches=timed.num_micro_batches
+        )
+        return replace(timed, memory=memory)
+
+    def timed(
+        self, setting: RunSetting, *, batch_size: int | None = None
+    ) -> Outcome:
         """Without its memory, which takes longer to find."""
         shape = setting.shape
         step = StepTime(
@@ -172,9 +192,11 @@ class Planner:
             compiled=self.config.compile,
             recomputed=setting.activation_checkpointing == "full",
             sync_each_micro_batch=self.config.sync_each_micro_batch,
+            calibration=self.calibration,
         )
         micro = setting.micro_batch_size
-        batch: int = getattr(self.config.loader, "batch_size", 0)
+        loader: Any = self.config.loader
+        batch: int = batch_size or loader.batch_size
         num, rest = divmod(batch, shape.data_size * micro)
         if rest or not num:
             raise ConfigError(
@@ -186,7 +208,7 @@ class Planner:
         return Outcome(
             setting=setting,
             memory={},
-            units=step.micro_batch(self.work(micro)),
+            units=step.micro_batch(self.work(micro), num_micro_batches=num),
             num_micro_batches=num,
             update_seconds=step.update(),
             straggling=step.straggling(micro),
@@ -200,16 +222,21 @@ class Planner:
         images = round(micro_batch_size * self.images_per_sequence)
         length = min(self.assumptions.document_tokens, loader.sequence_length)
         whole, rest = divmod(tokens, length)
+        encoded = 0
+        if self.model.image_input is not None:
+            multiple = loader.image_multiple
+            encoded = -(-max(1, images) // multiple) * multiple
         return MicroBatchWork(
             documents=(length,) * whole + (rest,) * (rest > 0),
             num_targets=tokens - images * self.model.tokens_per_image,
             num_images=images,
+            num_blank=encoded - images,
         )
 
     def fastest(self) -> Outcome | None:
         """The fastest setting that fits; None: none does."""
         timed = sorted(
-            map(self._timed, self.settings()),
+            map(self.timed, self.settings()),
             key=lambda each: each.step_seconds,
         )
         for each in timed:

@@ -3,7 +3,7 @@ shares it out, and activations of what the rank computes, from fake tensors."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -13,8 +13,13 @@ from torch import nn
 from mm1.nn.decoder import Decoder
 from mm1.nn.experts import MoE
 from mm1.nn.model import Model
-from mm1.plan.step_time import RunSetting, Shape
-from mm1.train.memory import activation_memory
+from mm1.plan.roofline import MicroBatchWork
+from mm1.plan.step_time import FP32, RunSetting, Shape
+from mm1.train.memory import (
+    ActivationMemory,
+    BackwardMemory,
+    activation_memory,
+)
 from mm1.train.trainer import Trainer
 
 
@@ -28,44 +33,85 @@ class RankMemory:
         model: Model,
         *,
         vocab_size: int,
-        images_per_sequence: float,
+        work: Callable[[int], MicroBatchWork],
+        on_gpu: bool,
         say: Callable[[str], None],
     ) -> None:
+        """`work`: of a micro-batch of so many sequences."""
         self.config = config
         self.model = model
         self.vocab_size = vocab_size
-        self.images_per_sequence = images_per_sequence
+        self.work = work
+        self.on_gpu = on_gpu
         self.say = say
         self._asked = cache(self._ask)
 
-    def parts(self, setting: RunSetting) -> dict[str, int]:
-        """Bytes by what they hold."""
+    def parts(
+        self, setting: RunSetting, *, num_micro_batches: int
+    ) -> dict[str, int]:
+        """Bytes by what they hold, at the fullest moment of a step."""
         shape = setting.shape
-        several = shape.data_size > 1
-        width = 2 if self.config.precision == "bf16" else 4
+        weights = self._weights(shape)
+        asked = self._activations(setting)
+        width = 2 if self.config.precision == "bf16" else FP32
+        # Those of earlier micro-batches are there all the time.
+        earlier = weights.gradients if num_micro_batches > 1 else 0
+        apart = width * weights.apart
+        # For each parameter the fp32 copy that is reduced, which lives until the next
+        # unit's on CUDA, and what comes of it. gloo copies what it is given.
+        copies = 2 * FP32 if self.on_gpu else FP32 + FP32 // shape.shard
+        # The loss, with all that the backward pass will need.
+        moments = [(earlier, apart, asked.forward)]
+        before = 0
+        for unit, held in zip(weights.units, asked.backward, strict=True):
+            gathered = apart
+            if weights.apart < weights.everything:
+                # The unit at work and the next one, which is before it.
+                gathered += width * (unit + before)
+            reduced = copies * unit if self._by_unit(shape) else 0
+            moments += [
+                (earlier, gathered, held.peak),
+                (earlier, gathered, held.complete + reduced),
+            ]
+            before = unit
+        # The last reduction, all gradients being there. One group is not gathered then.
+        if self._by_unit(shape):
+            moments += [(weights.gradients, apart, copies * weights.units[0])]
+        else:
+            moments += [(weights.gradients, 0, copies * weights.apart)]
+        gradients, gathered, held = max(moments, key=sum)
+        activations = min(held, asked.kept)
+        return {
+            "weights": FP32 * weights.own,
+            "gradients": gradients,
+            "optimizer": 2 * FP32 * weights.own,
+            "gathered weights": gathered,
+            "activations": activations,
+            "workspace": held - activations,
+        }
+
+    def _by_unit(self, shape: Shape) -> bool:
+        """Are units gathered and reduced one by one (`mm1.train.parallel`)?"""
+        return self.on_gpu or shape.data_size > 1
+
+    def _weights(self, shape: Shape) -> "_Weights":
         dense = self._local_dense([self.model], shape)
         experts = _expert_weights(self.model) // shape.experts
+        everything = dense + experts
         expert_shards = shape.shard // shape.experts or 1
         if shape.experts == 1:
             expert_shards = shape.shard
         own = dense // shape.shard + experts // expert_shards
-        reduces = several and self.config.sync_each_micro_batch
-        unit = max(self._local(u, shape) for u in self.model.units())
-        gathered = dense + experts
-        if several:
-            # The unit at work, the next one, and what is in no unit.
-            inside = sum(self._local(u, shape) for u in self.model.units())
-            gathered += 2 * unit - inside
-        activations, beside = self._activations(setting)
-        return {
-            "weights": 4 * own,
-            "gradients": 4 * (own if reduces else dense + experts),
-            "optimizer": 8 * own,
-            "gathered weights": width * gathered,
-            "activations": activations,
-            # A unit's gradients, copied for the reduction and reduced.
-            "workspace": beside + (width + 8) * unit,
-        }
+        units = [self._local(u, shape) for u in self.model.units()]
+        # Otherwise weights stay gathered and gradients whole until the last one.
+        each = shape.data_size > 1 and self.config.sync_each_micro_batch
+        return _Weights(
+            own=own,
+            everything=everything,
+            gradients=FP32 * (own if each else everything),
+            units=units,
+            apart=everything - sum(units) if each else everything,
+        )
 
     def _local(self, unit: nn.Module, shape: Shape) -> int:
         """Parameters of a unit on a rank before they are sharded."""
@@ -84,7 +130,7 @@ class RankMemory:
             total -= _expert_weights(module) // shape.tensor
         return total
 
-    def _activations(self, setting: RunSetting) -> tuple[int, int]:
+    def _activations(self, setting: RunSetting) -> ActivationMemory:
         """Of a micro-batch: they grow evenly with its sequences."""
         micro = setting.micro_batch_size
         asked = (
@@ -96,15 +142,22 @@ class RankMemory:
         if micro == 1:
             return one
         two = self._asked(2, *asked)
-        kept, beside = (
-            max(0, a + (micro - 1) * (b - a))
-            for a, b in zip(one, two, strict=True)
+
+        def extended(a: int, b: int) -> int:
+            return a + (micro - 1) * (b - a)
+
+        return ActivationMemory(
+            kept=extended(one.kept, two.kept),
+            forward=extended(one.forward, two.forward),
+            backward=tuple(
+                BackwardMemory(*map(extended, a, b))
+                for a, b in zip(one.backward, two.backward, strict=True)
+            ),
         )
-        return kept, beside
 
     def _ask(
         self, micro: int, mode: str, tensor: int, experts: int
-    ) -> tuple[int, int]:
+    ) -> ActivationMemory:
         sequences = f"{micro} sequence{'s' * (micro > 1)}"
         layout = f"tensor={tensor} experts={experts}"
         self.say(f"asking what activations take: {mode}, {layout}, {sequences}")
@@ -114,11 +167,27 @@ class RankMemory:
         config.loader = replace(loader, micro_batch_size=micro)
         model: Any = config.model
         _shrink(model.decoder, tensor=tensor, experts=experts)
+        work = self.work(micro)
         return activation_memory(
             config,
             vocab_size=-(-self.vocab_size // tensor),
-            images_per_sequence=self.images_per_sequence,
+            images_per_sequence=work.num_images / micro,
+            documents=None if self.on_gpu else work.documents,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Weights:
+    """Of one rank: numbers of parameters, and bytes of gradients."""
+
+    own: int
+    everything: int
+    gradients: int
+    """That are added up over micro-batches."""
+    units: list[int]
+    """Of each, when it is gathered."""
+    apart: int
+    """Gathered all the time."""
 
 
 def _shrink(config: Decoder.Config, *, tensor: int, experts: int) -> None:

@@ -81,11 +81,24 @@ class MicroBatchWork:
     """Their lengths, padding among them."""
     num_targets: int
     num_images: int
+    num_blank: int = 0
+    """Images without tokens, which make up a multiple for the encoder."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "MicroBatchWork":
         lengths = np.diff(batch.cu_seqlens.cpu().numpy())
-        return cls(tuple(lengths.tolist()), batch.num_targets, len(batch.slots))
+        images = len(batch.slots)
+        return cls(
+            tuple(lengths.tolist()),
+            batch.num_targets,
+            images,
+            len(batch.images) - images,
+        )
+
+    @property
+    def num_encoded(self) -> int:
+        """Images that encoder and connector compute."""
+        return self.num_images + self.num_blank
 
     @property
     def num_tokens(self) -> int:
@@ -129,6 +142,19 @@ class Roofline:
                 total[name] = total.get(name, 0.0) + seconds
         return total
 
+    def casts(self, num_params: int) -> float:
+        """Seconds of adding so many gradients to those in fp32, in each micro-batch."""
+        return self._moved(num_params * CAST_BYTES)
+
+    def block_products(self, work: MicroBatchWork) -> float:
+        """Seconds of the products of the decoder's blocks, without the output map."""
+        decoder = self.parts["decoder"]
+        assert isinstance(decoder, Decoder)
+        flops = decoder.flops(
+            num_tokens=work.num_tokens, num_pairs=0, num_targets=0
+        )
+        return self._products(flops, self.rates.decoder_products)
+
     def update(self) -> float:
         """Seconds of the optimizer's update of all parameters."""
         return self._moved(self.num_params * ADAMW_BYTES)
@@ -137,9 +163,9 @@ class Roofline:
         """Seconds of forward and backward by part, without weights and gradients."""
         seconds = self._decoder(work)
         if isinstance(encoder := self.parts.get("encoder"), ViT):
-            seconds |= self._encoder(encoder, work.num_images)
+            seconds |= self._encoder(encoder, work.num_encoded)
         if "connector" in self.parts:
-            seconds |= self._connector(work.num_images)
+            seconds |= self._connector(work.num_encoded)
         return seconds
 
     def _decoder(self, work: MicroBatchWork) -> dict[str, float]:
@@ -162,7 +188,9 @@ class Roofline:
             ),
             "decoder elementwise": c.depth
             * self._elementwise(
-                DECODER, work.num_tokens * c.dim, work.num_tokens * hidden_dim
+                DECODER,
+                work.num_tokens * c.dim,
+                work.num_tokens * hidden_dim * _feed_forwards(decoder),
             ),
             "loss": self._moved(
                 LOSS_BYTES * work.num_targets * decoder.head.shape[0]
@@ -232,3 +260,12 @@ class Roofline:
 
     def _moved(self, num_bytes: float | int) -> float:
         return num_bytes / self.rates.bandwidth
+
+
+def _feed_forwards(decoder: Decoder) -> float:
+    """That a token passes in a block, in the mean: one, or its experts."""
+    c = decoder.config
+    if c.experts is None:
+        return 1.0
+    sparse = c.depth // c.experts.every
+    return 1 + sparse * (c.experts.top_k - 1) / c.depth

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from mm1.nn.decoder import Decoder
-from mm1.nn.experts import MoE
+from mm1.nn.linear import num_weights
 from mm1.nn.model import Model
 from mm1.plan.accelerator import LINK_SHARE, Accelerator
+from mm1.plan.calibration import Calibration
 from mm1.plan.roofline import BF16, MicroBatchWork, Roofline
+from mm1.plan.unit_kinds import REST, moes, unit_kinds
 
 FP32 = 4
 SAVE_BANDWIDTH = 5e9
@@ -91,9 +93,13 @@ class UnitTime:
     """Weights and gradients, hidden behind computation as far as it goes."""
     waits: float
     """Tokens or products on their way."""
+    overlaps: bool = True
+    """Do weights move while it computes?"""
 
     @property
     def total(self) -> float:
+        if not self.overlaps:
+            return self.computes + self.moves + self.waits
         return max(self.computes, self.moves) + self.waits
 
 
@@ -109,7 +115,10 @@ class StepTime:
         compiled: bool,
         recomputed: bool,
         sync_each_micro_batch: bool,
+        calibration: Calibration | None = None,
     ) -> None:
+        """`calibration` None: by the GPU's rates."""
+        self.calibration = calibration
         self.model = model
         self.gpu = gpu
         self.shape = shape
@@ -118,67 +127,118 @@ class StepTime:
             model, gpu.rates(), compiled=compiled, recomputed=recomputed
         )
 
-    def micro_batch(self, work: MicroBatchWork) -> list[UnitTime]:
-        """By kind of unit, in the order of execution."""
-        seconds = self.roofline.micro_batch(work)
-        parts = self.model.parts()
-        units: list[UnitTime] = []
-        for part in ("encoder", "connector"):
-            if part in parts:
-                blocks = list(getattr(parts[part], "blocks", [parts[part]]))
-                own = sum(t for n, t in seconds.items() if n.startswith(part))
-                units.append(
-                    UnitTime(
-                        name=f"{part} blocks" if len(blocks) > 1 else part,
-                        count=len(blocks),
-                        computes=own,
-                        moves=self._moves(_num_params(blocks)),
-                        waits=0.0,
-                    )
-                )
-        decoder = parts["decoder"]
-        assert isinstance(decoder, Decoder)
-        units += self._decoder(decoder, work, seconds)
-        return units
-
-    def _decoder(
-        self, decoder: Decoder, work: MicroBatchWork, seconds: dict[str, float]
+    def micro_batch(
+        self, work: MicroBatchWork, *, num_micro_batches: int = 1
     ) -> list[UnitTime]:
-        tensor = self.shape.tensor
-        own = (
-            seconds["decoder products"] + seconds["decoder attention"]
-        ) / tensor + seconds["decoder elementwise"]
-        kinds = {
-            "sparse decoder blocks": [b for b in decoder.blocks if _moes([b])],
-            "decoder blocks": [b for b in decoder.blocks if not _moes([b])],
-        }
-        units = []
-        for name, blocks in kinds.items():
-            if blocks:
-                units.append(
-                    UnitTime(
-                        name=name,
-                        count=len(blocks),
-                        computes=own * len(blocks) / len(decoder.blocks),
-                        moves=self._block_moves(blocks),
-                        waits=self._block_waits(blocks, decoder, work),
-                    )
-                )
-        rest = _num_params([decoder]) - _num_params(decoder.blocks)
-        loss = seconds["loss"] / tensor
+        """By kind of unit, in the order of execution; one of so many in a step, which
+        decides what is moved for each."""
+        kinds = unit_kinds(self.model)
+        if self.calibration is not None:
+            return self._calibrated(self.calibration, kinds, num_micro_batches)
+        computes = self._computes(work, kinds)
+        decoder = self.model.parts()["decoder"]
+        units = [
+            UnitTime(
+                name=name,
+                count=len(units),
+                computes=computes[name],
+                moves=self._block_moves(units)
+                if "decoder" in name
+                else self._moves(_num_params(units)),
+                waits=self._block_waits(units, decoder, work)
+                if "decoder" in name
+                else 0.0,
+            )
+            for name, units in kinds.items()
+        ]
+        apart = self._num_apart(kinds) // self.shape.tensor
         units.append(
             UnitTime(
-                name="embedding and loss",
+                name=REST,
                 count=1,
-                computes=loss,
-                moves=self._moves(rest // tensor),
+                computes=computes[REST],
+                moves=self._moves(apart),
+                waits=0.0,
+            )
+        )
+        units.append(
+            UnitTime(
+                name="gradients cast and added",
+                count=1,
+                computes=self.roofline.casts(self._num_gathered()),
+                moves=0.0,
                 waits=0.0,
             )
         )
         return units
 
+    def _computes(
+        self, work: MicroBatchWork, kinds: dict[str, list[nn.Module]]
+    ) -> dict[str, float]:
+        """Seconds of all units of a kind."""
+        seconds = self.roofline.micro_batch(work)
+        computes = {
+            part: sum(t for n, t in seconds.items() if n.startswith(part))
+            for part in ("encoder", "connector")
+        }
+        computes["encoder blocks"] = computes["encoder"]
+        tensor = self.shape.tensor
+        decoder = [n for n in kinds if n.endswith("decoder blocks")]
+        blocks = sum(len(kinds[name]) for name in decoder)
+        active = {name: _num_active(kinds[name]) for name in decoder}
+        for name in decoder:
+            share = len(kinds[name]) / blocks
+            computes[name] = (
+                active[name]
+                / sum(active.values())
+                * self.roofline.block_products(work)
+                + share * seconds["decoder attention"]
+            ) / tensor + share * seconds["decoder elementwise"]
+        of_blocks = self.roofline.block_products(work)
+        head = seconds["decoder products"] - of_blocks
+        computes[REST] = (seconds["loss"] + head) / tensor
+        return computes
+
+    def _calibrated(
+        self,
+        calibration: Calibration,
+        kinds: dict[str, list[nn.Module]],
+        num_micro_batches: int,
+    ) -> list[UnitTime]:
+        moves = calibration.moves
+        if not self.syncs or self.shape.data_size == 1:
+            # Reduced once a step.
+            moves += (num_micro_batches - 1) * calibration.adds
+            moves /= num_micro_batches
+        sizes = {name: _num_params(units) for name, units in kinds.items()}
+        sizes[REST] = self._num_apart(kinds)
+        counts = {name: len(units) for name, units in kinds.items()} | {REST: 1}
+        return [
+            UnitTime(
+                name=name,
+                count=counts[name],
+                computes=counts[name] * calibration.computes[name],
+                moves=moves * size,
+                waits=0.0,
+                overlaps=calibration.overlaps,
+            )
+            for name, size in sizes.items()
+        ]
+
+    def _num_apart(self, kinds: dict[str, list[nn.Module]]) -> int:
+        """Parameters of no unit."""
+        return _num_params([self.model]) - sum(map(_num_params, kinds.values()))
+
+    def _num_gathered(self) -> int:
+        """Parameters that a rank has in a micro-batch, one unit after another."""
+        experts = sum(
+            m.gate_up.numel() + m.down.numel() for m in moes([self.model])
+        )
+        dense = _num_params([self.model]) - experts
+        return dense // self.shape.tensor + experts // self.shape.experts
+
     def _block_moves(self, blocks: Sequence[nn.Module]) -> float:
-        experts = sum(m.gate_up.numel() + m.down.numel() for m in _moes(blocks))
+        experts = sum(m.gate_up.numel() + m.down.numel() for m in moes(blocks))
         dense = _num_params(blocks) - experts
         seconds = self._moves(dense // self.shape.tensor)
         if not experts:
@@ -197,9 +257,10 @@ class StepTime:
     def _block_waits(
         self,
         blocks: Sequence[nn.Module],
-        decoder: Decoder,
+        decoder: nn.Module,
         work: MicroBatchWork,
     ) -> float:
+        assert isinstance(decoder, Decoder)
         width = BF16 * work.num_tokens * decoder.dim
         seconds = 0.0
         if (size := self.shape.tensor) > 1:
@@ -207,7 +268,7 @@ class StepTime:
             moved = 4 * len(blocks) * 2 * width * (size - 1) / size
             seconds = moved / self._bandwidth(size, 1)
         if (size := self.shape.experts) > 1:
-            for moe in _moes(blocks):
+            for moe in moes(blocks):
                 moved = 4 * moe.config.top_k * width * (size - 1) / size
                 near = (min(size, self.shape.per_node) - 1) / (size - 1)
                 seconds += (
@@ -253,6 +314,9 @@ class StepTime:
 
     def update(self) -> float:
         """Seconds of the optimizer's step: memory is read and written, no more."""
+        if self.calibration is not None:
+            num_params = _num_params([self.model])
+            return self.calibration.updates * num_params
         return self.roofline.update() / self.shape.num_ranks
 
     def straggling(self, micro_batch_size: int) -> float:
@@ -273,5 +337,8 @@ def _num_params(modules: Sequence[nn.Module] | nn.ModuleList) -> int:
     return sum(p.numel() for m in modules for p in m.parameters())
 
 
-def _moes(modules: Sequence[nn.Module]) -> list[MoE]:
-    return [m for each in modules for m in each.modules() if isinstance(m, MoE)]
+def _num_active(blocks: Sequence[nn.Module]) -> int:
+    """Weights of these blocks that one token uses."""
+    return num_weights(nn.ModuleList(blocks)) + sum(
+        m.num_active for m in moes(list(blocks))
+    )

@@ -11,7 +11,6 @@ from mm1.plan.plan import (
     DECODE_SECONDS,
     GIB,
     IMAGE_BYTES,
-    RESERVED,
     TOKEN_BYTES,
     Outcome,
     Planner,
@@ -186,11 +185,22 @@ def _loader_lines(facts: dict[str, Any]) -> list[str]:
 
 def assumptions(planner: Planner) -> Sequence[str]:
     """What the figures stand on."""
-    gpu = planner.gpu
-    rates = gpu.rates()
     assumed = planner.assumptions
     return [
         "assumed",
+        *(_timed_here(planner) if planner.calibration else _by_rates(planner)),
+        f"  {planner.images_per_sequence:.1f} images a sequence, documents of"
+        f" {assumed.document_tokens} tokens, a vocabulary of {assumed.vocab_size:,}",
+        f"  a save copies {SAVE_BANDWIDTH / 1e9:.0f} GB/s while steps wait",
+        f"  a photograph takes {1e3 * DECODE_SECONDS:.1f} ms of a core and"
+        f" {IMAGE_BYTES / 1e3:.0f} kB of disk",
+    ]
+
+
+def _by_rates(planner: Planner) -> Sequence[str]:
+    gpu = planner.gpu
+    rates = gpu.rates()
+    return [
         f"  {gpu.name}: {gpu.source}",
         f"  products at {rates.decoder_products / 1e12:,.0f} (decoder),"
         f" {rates.encoder_products / 1e12:,.0f} (encoder) TFLOP/s of"
@@ -198,10 +208,21 @@ def assumptions(planner: Planner) -> Sequence[str]:
         f"  links at {gpu.gpu_link / 1e9:,.0f} GB/s in a node,"
         f" {gpu.node_link / 1e9:,.0f} GB/s a GPU between nodes, of which collectives"
         " reach 80%; weights and gradients move while units compute",
-        f"  {planner.images_per_sequence:.1f} images a sequence, documents of"
-        f" {assumed.document_tokens} tokens, a vocabulary of {assumed.vocab_size:,}",
-        f"  {RESERVED / GIB:.0f} GiB for CUDA, NCCL and fragments; a save copies"
-        f" {SAVE_BANDWIDTH / 1e9:.0f} GB/s while steps wait",
-        f"  a photograph takes {1e3 * DECODE_SECONDS:.1f} ms of a core and"
-        f" {IMAGE_BYTES / 1e3:.0f} kB of disk",
+        f"  {gpu.reserved_gib:.0f} GiB for CUDA, NCCL and fragments",
+    ]
+
+
+def _timed_here(planner: Planner) -> Sequence[str]:
+    timed = planner.calibration
+    assert timed is not None
+    units = ", ".join(
+        f"{name} {1e3 * seconds:,.1f}"
+        for name, seconds in timed.computes.items()
+    )
+    return [
+        f"  {planner.gpu.name}: {planner.gpu.source}; no rate of a data sheet",
+        f"  one unit of each kind, forward and backward, ms: {units}",
+        f"  a million parameters, ms: gathered and reduced {1e9 * timed.moves:,.2f},"
+        f" updated {1e9 * timed.updates:,.2f}; they move"
+        f" {'while' if timed.overlaps else 'before and after'} units compute",
     ]

@@ -6,23 +6,27 @@ GiB.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+)
 from torch.utils._pytree import tree_leaves
 
 from mm1.batch import PackedBatch
 from mm1.config import ConfigError
 from mm1.loader.packed import PackedLoader
-from mm1.nn import attention
+from mm1.nn import attention, experts
+from mm1.nn.grouping import Grouping
 from mm1.nn.model import Model
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.parallel import prepare_units
@@ -92,16 +96,16 @@ def estimate_memory(
     gathered = apart + 2 * unit if several else num_params
     whole = several and config.sync_each_micro_batch
     gradients = num_params // world_size if whole else num_params
-    activations, workspace = activation_memory(
+    activations = activation_memory(
         config, vocab_size=vocab_size, images_per_sequence=images_per_sequence
     )
     return MemoryEstimate(
         parameters=4 * num_params // world_size + width * gathered,
         gradients=4 * gradients,
         optimizer=8 * num_params // world_size,
-        activations=activations,
+        activations=activations.kept,
         # A unit's gradients, copied for the reduction and reduced.
-        workspace=workspace + (width + 8) * unit,
+        workspace=activations.beside + (width + 8) * unit,
     )
 
 
@@ -109,14 +113,42 @@ def _num_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+class BackwardMemory(NamedTuple):
+    """Bytes held in the backward pass of one unit, the gradients of its weights among
+    them."""
+
+    peak: int
+    complete: int
+    """When all gradients are there."""
+
+
+class ActivationMemory(NamedTuple):
+    """Bytes of one micro-batch, beside weights and gradients of other units."""
+
+    kept: int
+    """For its backward pass, when that begins."""
+    forward: int
+    """At the peak of forward and loss."""
+    backward: tuple[BackwardMemory, ...]
+    """By unit, in the order of execution."""
+
+    @property
+    def beside(self) -> int:
+        """The most that is held beside what is kept."""
+        peak = max(unit.peak for unit in self.backward)
+        return max(0, self.forward - self.kept, peak - self.kept)
+
+
 def activation_memory(
     config: Trainer.Config,
     *,
     vocab_size: int,
     images_per_sequence: float | None = None,
-) -> tuple[int, int]:
-    """Bytes that a micro-batch keeps for its backward pass, and the most that forward
-    and backward hold beside them, on one rank that computes all of it.
+    documents: Sequence[int] | None = None,
+) -> ActivationMemory:
+    """What forward and backward of a micro-batch hold, on one rank that computes all of
+    it: a GPU, or, where the lengths of its `documents` are given, the CPU, whose
+    attention takes documents in groups.
 
     It takes some ten seconds, most of them to compile, and forgets what this process
     has compiled.
@@ -130,7 +162,8 @@ def activation_memory(
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
-        _as_on_a_gpu(),
+        _as_on_a_gpu() if documents is None else _as_on_the_cpu(documents),
+        _grouped_products_of(dtype),
     ):
         _materialise(model, dtype)
         batch = _batch(config, model, images_per_sequence)
@@ -147,11 +180,21 @@ def activation_memory(
         kept = _Kept(model)
         with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             model(batch)
-        for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
         with LiveBytes() as live:
-            model(batch).objective.backward()
-    return kept.total, max(0, live.peak - kept.total)
+            units = [
+                _DroppedGradients(list(unit.parameters()), live)
+                for unit in model.units()
+            ]
+            _drop_others(model, live)
+            objective = model(batch).objective
+            forward = live.peak
+            live.peak = live.now
+            objective.backward()
+    return ActivationMemory(
+        kept=kept.total,
+        forward=max(forward, kept.total),
+        backward=tuple(unit.memory for unit in units),
+    )
 
 
 @contextmanager
@@ -163,6 +206,36 @@ def _as_on_a_gpu() -> Iterator[None]:
         yield
     finally:
         attention.has_varlen_kernel = real
+
+
+@contextmanager
+def _as_on_the_cpu(documents: Sequence[int]) -> Iterator[None]:
+    """Packed attention takes documents of these lengths in groups."""
+    real = attention.Grouping
+
+    def grouping(cu_seqlens: Tensor, **heads: int) -> Grouping:
+        # Its shapes depend on the lengths, which fake tensors have not.
+        with _disable_current_modes():
+            return real(torch.tensor([0, *documents]).cumsum(0), **heads)
+
+    attention.Grouping = grouping  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        attention.Grouping = real  # type: ignore[misc]
+
+
+@contextmanager
+def _grouped_products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Fake grouped products are for bf16 alone: in fp32 all rows take one expert's
+    weights, which keeps tensors of the same shapes."""
+    real = experts._uncompiled
+    if dtype == torch.float32:
+        experts._uncompiled = lambda rows, weight, ends: rows @ weight[0]
+    try:
+        yield
+    finally:
+        experts._uncompiled = real
 
 
 def _materialise(model: Model, dtype: torch.dtype) -> None:
@@ -189,7 +262,8 @@ def _batch(
         each = loader.max_images
         if images_per_sequence is not None:
             each = images_per_sequence
-        num_images = math.ceil(rows * each)
+        # Of a mean that was a whole number before it was divided.
+        num_images = math.ceil(rows * each - 1e-6)
     multiple = loader.image_multiple
     padded = max(1, math.ceil(num_images / multiple)) * multiple
     size = model.image_input.size if model.image_input else (1, 1)
@@ -219,9 +293,32 @@ def _batch(
     )
 
 
-def _drop_gradient(parameter: Tensor) -> None:
-    """FSDP2 adds it to one in fp32, which is counted apart."""
-    parameter.grad = None
+class _DroppedGradients:
+    """Drops the gradients of a unit when all are there, as FSDP2 reduces them, or adds
+    them to those in fp32, which are counted apart."""
+
+    def __init__(self, parameters: Sequence[Tensor], live: "LiveBytes") -> None:
+        self.parameters = parameters
+        self.live = live
+        self.memory = BackwardMemory(0, 0)
+        """Since the unit before was complete."""
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._added)
+
+    def _added(self, parameter: Tensor) -> None:
+        if all(p.grad is not None for p in self.parameters):
+            self.memory = BackwardMemory(self.live.peak, self.live.now)
+            for each in self.parameters:
+                each.grad = None
+            self.live.peak = self.live.now
+
+
+def _drop_others(model: Model, live: "LiveBytes") -> None:
+    """The gradients of what is in no unit, one by one."""
+    inside = {id(p) for unit in model.units() for p in unit.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in inside:
+            _DroppedGradients([parameter], live)
 
 
 class _Kept:
