@@ -15,6 +15,7 @@ from mm1.eval.evaluate import evaluate_run
 from mm1.prepare.pipeline import prepare
 from mm1.recipes.filters import preparation_config
 from mm1.runs.layout import checkpoint_steps
+from mm1.storage.remote_path import as_path
 from mm1.train.origins import say_config_differences
 from mm1.train.trainer import Trainer
 
@@ -56,9 +57,9 @@ def prepare_raw_data(
     several = [paths] if isinstance(paths, Path | str) else paths
     return prepare(
         preparation_config(source, _assignments(changes)),
-        [Path(path) for path in several],
-        Path(out),
-        Path(tokenizer),
+        [as_path(path) for path in several],
+        as_path(out),
+        as_path(tokenizer),
         workers=workers,
     )
 
@@ -86,8 +87,8 @@ def train_recipe(
     >>> mm1.load(run).layout
     'plain'
     """
-    open_trainer(recipe, _assignments(changes), Path(out), resume).fit()
-    return Path(out)
+    open_trainer(recipe, _assignments(changes), as_path(out), resume).fit()
+    return as_path(out)
 
 
 def evaluate_finished_run(
@@ -120,11 +121,11 @@ def evaluate_finished_run(
     ['0', '2']
     """
     return evaluate_run(
-        Path(run),
+        as_path(run),
         run_config(str(run), _assignments(changes)),
         names=benchmarks,
         shots=shots,
-        out=None if out is None else Path(out),
+        out=None if out is None else as_path(out),
     )
 
 

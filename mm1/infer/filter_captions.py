@@ -29,11 +29,11 @@ from mm1.prepare.output_folder import (
     SPLITS,
     ConversionStats,
     file_output,
-    open_output_folder,
 )
 from mm1.prepare.pipeline import read_finished, summary, write_manifest
 from mm1.prepare.process_files import process_files
 from mm1.prepare.process_pool import Report
+from mm1.prepare.remote_output import open_output
 from mm1.prepare.rewrite import RewriteJob, rewrite_file, write_removals
 
 PAIRS_PER_BATCH = 512
@@ -96,7 +96,7 @@ def filter_captions(
     if finished := read_finished(out, plan):
         return finished
     sizes = [shard["bytes"] for _, shard in shards]
-    with open_output_folder(out, plan) as output:
+    with open_output(out, plan) as output:
         Tokenizer.Config(path=str(prepared)).build().save(output.path)
         jobs = [
             RewriteJob(

@@ -22,10 +22,10 @@ from mm1.prepare.output_folder import (
     SPLITS,
     ConversionStats,
     file_output,
-    open_output_folder,
 )
 from mm1.prepare.process_files import process_files
 from mm1.prepare.process_pool import Report
+from mm1.prepare.remote_output import open_output
 
 IMAGES_PER_BATCH = 256
 
@@ -80,7 +80,7 @@ def recaption(
             {"file": str(prepared / each["file"]), **each} for each in shards
         ],
     }
-    with open_output_folder(out, plan) as output:
+    with open_output(out, plan) as output:
         jobs = [
             RecaptionJob(
                 number=number,

@@ -36,6 +36,8 @@ from mm1.files import durable_rename, read_object, unfinished_path, write_json
 from mm1.prepare.bounded_text import shorten
 from mm1.prepare.skipped import Skipped
 from mm1.prepare.sources import Unusable
+from mm1.storage.remote_file import put_file
+from mm1.storage.remote_path import RemotePath
 
 SPLITS = ("train", "validation")
 MAX_KEY = 1000
@@ -210,6 +212,8 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scratch = path / SCRATCH
+        self.shards_go_to: RemotePath | None = None
+        """Where shards are put instead of being kept here."""
 
     def stats(self, step: str) -> dict[int, ConversionStats]:
         """Counts of the files that have finished a step: number -> counts, in order."""
@@ -224,7 +228,11 @@ class OutputFolder:
     ) -> None:
         """Move the output of a file into place, then record that it is finished."""
         for file in sorted(path for path in part.rglob("*") if path.is_file()):
-            target = self.path / file.relative_to(part)
+            name = file.relative_to(part)
+            if self.shards_go_to is not None and name.parts[0] in SPLITS:
+                put_file(file, str(self.shards_go_to / name))
+                continue
+            target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             durable_rename(file, target)
         shutil.rmtree(part)

@@ -29,10 +29,14 @@ from mm1.prepare.output_folder import (
     SCRATCH,
     ConversionStats,
     OutputFolder,
-    open_output_folder,
 )
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.process_files import Executor, file_identity, process_files
+from mm1.prepare.remote_output import (
+    finish_upload,
+    is_unfinished,
+    open_output,
+)
 from mm1.prepare.rewrite import (
     RewriteJob,
     pending_shards,
@@ -42,6 +46,7 @@ from mm1.prepare.rewrite import (
 from mm1.prepare.skipped import describe_skipped
 from mm1.prepare.sources import Source
 from mm1.prepare.verdicts import check_verdicts
+from mm1.storage.remote_path import RemotePath, as_path
 
 
 def prepare(
@@ -80,9 +85,9 @@ def prepare(
         say(f"{out} is already prepared: {manifest['documents']:,} documents")
         return manifest
     if verdicts := config.filters.duplicates.verdicts:
-        check_verdicts(Path(verdicts), plan)
+        check_verdicts(as_path(verdicts), plan)
     sizes = [each["bytes"] for each in plan["inputs"]]
-    with open_output_folder(out, plan) as output:
+    with open_output(out, plan) as output:
         vocabulary.save(output.path)
         facts: dict[str, Any] = {
             "folder": output.path,
@@ -183,6 +188,10 @@ def read_finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         ConfigError: `out` is something else; the difference is named.
     """
+    if isinstance(out, RemotePath):
+        finish_upload(out)
+        if is_unfinished(out, plan):
+            return None
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / "manifest.json").is_file():
@@ -190,7 +199,8 @@ def read_finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
             f"{out} is not empty and not prepared data; choose another folder"
         )
     # Left by a process that was killed while it cleaned up.
-    shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    if not isinstance(out, RemotePath):
+        shutil.rmtree(out / SCRATCH, ignore_errors=True)
     manifest = read_manifest(out)
     # Older manifests lack these.
     unfiltered = {

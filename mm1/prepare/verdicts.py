@@ -18,6 +18,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError
 from mm1.files import read_jsonl, read_object
 from mm1.prepare.sources import Record, Unusable
+from mm1.storage.remote_path import as_path
 
 REMEDY = "delete the folder, and run `mm1 deduplicate` again"
 
@@ -40,7 +41,7 @@ class FileVerdicts:
         self.left = self._read() if folder else {}
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        manifest = Path(self.folder) / "manifest.json"
+        manifest = as_path(self.folder) / "manifest.json"
         changed = manifest.stat().st_mtime_ns if manifest.is_file() else 0
         number = file_numbers(self.folder, changed).get(str(self.file))
         if number is None:
@@ -48,7 +49,7 @@ class FileVerdicts:
                 f"{self.folder} has no verdicts on {self.file}: name the raw files as"
                 " `mm1 deduplicate` was given them"
             )
-        path = verdict_path(Path(self.folder), number)
+        path = verdict_path(as_path(self.folder), number)
         if not path.is_file():
             raise ConfigError(f"{path} is missing: {REMEDY}")
         return {row["record"]: row for row in read_jsonl(path)}
@@ -76,7 +77,7 @@ class FileVerdicts:
 @lru_cache(maxsize=1)
 def file_numbers(folder: str, changed: int) -> dict[str, int]:
     """File -> number, read once as long as the manifest is of one time."""
-    inputs = read_verdicts(Path(folder))["inputs"]
+    inputs = read_verdicts(as_path(folder))["inputs"]
     return {each["file"]: number for number, each in enumerate(inputs)}
 
 

@@ -169,7 +169,7 @@ def _copies() -> list[tuple[float, int, Path]]:
             status = entry.stat()
         except FileNotFoundError:  # another process has deleted it
             continue
-        if not entry.name.endswith(".lock"):
+        if entry.is_file() and not entry.name.endswith(".lock"):
             path = Path(entry.path)
             found.append((status.st_mtime, status.st_size, path))
     return sorted(found)

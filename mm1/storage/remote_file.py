@@ -29,8 +29,10 @@ class RemoteReader(io.RawIOBase):
     """An object, read from any place in blocks of `BLOCK_BYTES`. While blocks are read
     in order, the next one is on its way."""
 
+    mode = "rb"
+
     def __init__(self, url: str, num_bytes: int) -> None:
-        self.url = url
+        self.name = url
         self.num_bytes = num_bytes
         self.position = 0
         self.blocks: OrderedDict[int, bytes] = OrderedDict()
@@ -84,11 +86,11 @@ class RemoteReader(io.RawIOBase):
             and number not in self.blocks
             and number * BLOCK_BYTES < self.num_bytes
         ):
-            self.coming[number] = _submit_range(self.url, *self._range(number))
+            self.coming[number] = _submit_range(self.name, *self._range(number))
 
     def _receive(self, number: int) -> bytes:
         start, end = self._range(number)
-        return read_range(self.url, start, end, self.coming.pop(number, None))
+        return read_range(self.name, start, end, self.coming.pop(number, None))
 
     def _range(self, number: int) -> tuple[int, int]:
         start = number * BLOCK_BYTES
@@ -106,8 +108,10 @@ class RemoteWriter(io.RawIOBase):
     """A new object, written to a file of this machine, and put when closed; nothing is
     put if the block that it is opened for fails."""
 
+    mode = "wb"
+
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.name = url
         self.file = tempfile.NamedTemporaryFile(prefix="mm1-")  # noqa: SIM115
 
     def writable(self) -> bool:
@@ -124,7 +128,7 @@ class RemoteWriter(io.RawIOBase):
             return
         try:
             self.file.flush()
-            put_file(Path(self.file.name), self.url)
+            put_file(Path(self.file.name), self.name)
         finally:
             self.discard()
 

@@ -23,6 +23,7 @@ from mm1.storage.remote_file import RemoteReader, RemoteWriter, read_blocks
 from mm1.storage.requests import (
     BLOCK_BYTES,
     STORES,
+    EmptyRange,
     StorageError,
     request,
     split_url,
@@ -204,8 +205,8 @@ class RemotePath(PosixPath):
         return io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
     def read_bytes(self) -> bytes:
-        if self.listed is None:
-            with suppress(FileNotFoundError, StorageError):
+        if self.listed is None and len(self.parts) > 2:
+            with suppress(FileNotFoundError, EmptyRange):
                 # One request for a small file. One that is empty has no such range.
                 data = request(
                     str(self),

@@ -63,7 +63,6 @@ REFUSED = {
 FINAL = {
     "InvalidBucketName",
     "InvalidArgument",
-    "InvalidRange",
     "KeyTooLongError",
     "MethodNotAllowed",
     "NotImplemented",
@@ -71,10 +70,11 @@ FINAL = {
     "AuthorizationHeaderMalformed",
     "301",
     "405",
-    "416",
     "501",
 }
 """Codes of errors that stay, as of another region than the bucket's."""
+EMPTY_RANGE = ("416", "InvalidRange")
+"""Codes where nothing of an object is in the range that is asked for."""
 LIBRARIES = (
     "botocore",
     "aiobotocore",
@@ -95,6 +95,10 @@ _systems: dict[str, tuple[int, Any]] = {}
 
 class StorageError(UserError):
     """An object store does not do what is asked, and will not if asked again."""
+
+
+class EmptyRange(StorageError):
+    """An object has no byte in the range that is asked for."""
 
 
 class StorageUnavailable(StorageError):
@@ -181,6 +185,8 @@ def retried(url: str, attempt: Callable[[], Value]) -> Value:
         except Exception as error:
             if not _is_about_the_store(error):
                 raise
+            if _code(error) in EMPTY_RANGE:
+                raise EmptyRange(f"{url}: {_reason(error)}") from error
             if _is_final(error):
                 raise StorageError(f"{url}: {_reason(error)}") from error
             # They may have been renewed in their file since it was read.

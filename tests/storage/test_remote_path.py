@@ -32,6 +32,14 @@ from mm1.storage.requests import StorageError, StorageUnavailable
 
 
 @pytest.fixture
+def new_client() -> Iterator[None]:
+    """For tests of what is read when a client is opened."""
+    requests.forget_connections(f"s3://{BUCKET}")
+    yield
+    requests.forget_connections(f"s3://{BUCKET}")
+
+
+@pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     with running_store(monkeypatch) as store:
         yield store
@@ -134,6 +142,8 @@ def test_no_file_no_folder_no_bucket(store: ObjectStore):
         RemotePath("s3://elsewhere/b").write_text("b")
     with pytest.raises(IsADirectoryError):
         store.folder().read_bytes()
+    store.folder("empty").touch()
+    assert store.folder("empty").read_bytes() == b""
 
 
 def test_a_file_read_in_any_order_is_what_was_written(
@@ -289,9 +299,11 @@ def test_credentials_that_expire_are_named_with_their_remedy(
         assert len(store.requests) <= 4  # the library looks for the bucket
 
 
+@pytest.mark.usefixtures("new_client")
 def test_credentials_that_were_renewed_are_read_again(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    requests.forget_connections(f"s3://{BUCKET}")
     file = tmp_path / "credentials"
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
@@ -314,7 +326,9 @@ def test_credentials_that_were_renewed_are_read_again(
     assert keys[-1] is True
 
 
+@pytest.mark.usefixtures("new_client")
 def test_no_credentials(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    requests.forget_connections(f"s3://{BUCKET}")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
@@ -322,20 +336,20 @@ def test_no_credentials(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
         store.folder("a").read_bytes()
 
 
+@pytest.mark.usefixtures("new_client")
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("s3fs")
     for variable, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "MM1_STORAGE_ATTEMPTS": "2",
     }.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(requests, "FIRST_PAUSE", 0.01)
-    requests.forget_connections(f"s3://{BUCKET}")
     with pytest.raises(StorageUnavailable, match="AWS_ENDPOINT_URL") as caught:
         RemotePath(f"s3://{BUCKET}/a").exists()
-    requests.forget_connections(f"s3://{BUCKET}")
     assert "127.0.0.1:9" in str(caught.value)
 
 

@@ -32,6 +32,7 @@ from mm1.data.prepared.record_batch import (
     RecordBatchReader,
 )
 from mm1.files import path_within, read_object
+from mm1.storage.remote_path import RemotePath
 
 FORMAT = 2
 """Changes whenever shards written before cannot be read any more."""
@@ -75,7 +76,12 @@ def read_documents(path: Path) -> Iterator[tuple[str, Document]]:
     "file#record"."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+    opened: Any = (
+        path.open("rb")
+        if isinstance(path, RemotePath)
+        else pa.memory_map(str(path))
+    )
+    with opened as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             reader = RecordBatchReader(batch)
             yield from (
