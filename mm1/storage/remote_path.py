@@ -246,9 +246,10 @@ class RemotePath(PosixPath):
 
     def remove_tree(self) -> None:
         """Deletes all files of a folder below its bucket, many with one request."""
-        assert split_url(str(self))[1].strip("/").count("/"), (
-            "s3fs would delete it"
-        )
+        if "/" not in split_url(str(self))[1].strip("/"):
+            raise StorageError(
+                f"{self} is a whole bucket, which is not deleted"
+            )
         with suppress(FileNotFoundError):
             request(
                 str(self), lambda store, path: store._rm(path, recursive=True)

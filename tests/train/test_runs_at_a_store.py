@@ -23,20 +23,23 @@ from object_store import (
     running_store,
 )
 from ranks import on_ranks
-from worlds import make_world, text_only
+from worlds import contrastive, make_world, text_only
 
 from mm1 import dist, object_lease
 from mm1.catalog import run_config
 from mm1.config import ConfigError
+from mm1.eval.evaluate import evaluate_run
+from mm1.eval.zero_shot_classification import ZeroShotClassification
 from mm1.export.export_run import export_run
 from mm1.folder_lock import FolderInUse, FolderLock
 from mm1.loader.loader import StepBatches
+from mm1.miniature.classes import MiniatureClasses
 from mm1.object_lease import LeaseRecord
 from mm1.runs.layout import checkpoint_steps
 from mm1.runs.results import RunFolder
 from mm1.runs.weights import load_model
 from mm1.storage.remote_path import RemotePath
-from mm1.storage.requests import StorageError
+from mm1.storage.requests import StorageError, StorageUnavailable
 from mm1.train.checkpoint import SaveFailed
 from mm1.train.shutdown import Interrupted
 from mm1.train.trainer import Trainer
@@ -234,7 +237,14 @@ def test_only_whole_checkpoints_count(
     assert not (run / "writer.lock").exists()
 
 
-@pytest.mark.parametrize("fault", [reset, overloaded, expired])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        expired,
+        pytest.param(reset, marks=pytest.mark.long),
+        pytest.param(overloaded, marks=pytest.mark.long),
+    ],
+)
 def test_a_checkpoint_that_cannot_be_put_costs_no_step(
     fault: Any,
     world: Path,
@@ -255,6 +265,7 @@ def test_a_checkpoint_that_cannot_be_put_costs_no_step(
     assert_same(whole, run)
 
 
+@pytest.mark.long
 def test_a_store_that_is_gone_ends_training_with_what_was_saved(
     world: Path, store: ObjectStore
 ) -> None:
@@ -385,3 +396,35 @@ def whole_path(run: RemotePath) -> str:
 def noted_hash(run: Path) -> str:
     noted = json.loads((run / "checksums.json").read_text())
     return noted["model.safetensors"][-1]["xxh3_128"]
+
+
+@pytest.mark.long
+def test_a_run_is_evaluated_there_and_finishes_once_the_store_takes_its_weights(
+    world: Path,
+    store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MM1_CACHE", str(tmp_path / "cache"))
+    benchmark = ZeroShotClassification.Config(
+        data=MiniatureClasses.Config(num_test=6)
+    )
+    config = contrastive(world, steps=2, benchmarks={"digit": benchmark})
+    config.build(folder=tmp_path / "run").fit()
+    run = store.folder("runs/measured")
+    store.fault(reset, "model.safetensors", method="PUT")
+    with pytest.raises(StorageUnavailable, match=r"model\.safetensors") as e:
+        config.build(folder=run).fit()
+    assert "\n" not in str(e.value)
+    assert not (run / "writer.lock").exists()
+    store.faults.clear()
+    config.build(folder=run, resume=True).fit()
+    assert files_of(run) - {"speed.jsonl"} == files_of(tmp_path / "run") - {
+        "speed.jsonl"
+    }
+    for name in ("model.safetensors", "scores.json", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (
+            tmp_path / "run" / name
+        ).read_bytes()
+    scores = json.loads((run / "scores.json").read_text())
+    assert evaluate_run(run, run_config(str(run))) == scores
