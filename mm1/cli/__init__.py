@@ -42,10 +42,8 @@ def main() -> None:
         for name, value in vars(arguments).items():
             if isinstance(value, Path):
                 setattr(arguments, name, as_path(value))
-            elif isinstance(value, list):
-                value[:] = [
-                    as_path(e) if isinstance(e, Path) else e for e in value
-                ]
+            elif name == "runs":
+                value[:] = map(as_path, value)
         for module in getattr(arguments, "trust", ()):
             trust(module)
         code = arguments.command(arguments) or 0
