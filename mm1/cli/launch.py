@@ -174,11 +174,19 @@ def _job(arguments: argparse.Namespace) -> "TrainingJob":
     """Raises ConfigError for a malformed or impossible option, or a config that the
     ranks cannot share."""
     from mm1.catalog import run_config
+    from mm1.config import ConfigError
     from mm1.dist import say
     from mm1.launch.batches import micro_batch_override
     from mm1.launch.job import Mount, Setting, TrainingJob, job_name
     from mm1.runs.layout import checkpoint_steps
+    from mm1.storage.remote_path import RemotePath, as_path
 
+    if isinstance(as_path(arguments.out), RemotePath):
+        raise ConfigError(
+            f"--out {arguments.out}: nodes keep logs and exit codes in the run folder:"
+            " choose a folder that all of them see, or write the job by hand, with"
+            " `mm1 train --resume`, as docs/storage.md says"
+        )
     shares_files = arguments.on in ("here", "slurm")
     out = arguments.out.absolute() if shares_files else arguments.out
     name = arguments.name

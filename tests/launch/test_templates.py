@@ -110,6 +110,7 @@ def test_is_a_shell_script_without_faults(name: str, tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("pretrain_3b --out r --nodes 0", "--nodes 0"),
+        ("pretrain_3b --out s3://bucket/r --on slurm", "all of them see"),
         ("pretrain_3c --out r", "did you mean 'pretrain_3b'"),
         ("pretrain_3b optimiser.lr=1 --out r", "optimiser"),
         ("pretrain_3b --out r --on here --time 1:00", "only with slurm"),
