@@ -27,7 +27,7 @@ from mm1.study.statement import statement
 from mm1.study.study import Study
 from mm1.train.origins import RANDOM, origin_runs
 
-FAMILIES = ("lessons", "miniature_pixels_or_width")
+FAMILIES = ("lessons", "miniature_pixels_or_width", "in_context")
 """What is stated before it is run; each is corrected for by itself."""
 
 every_study = pytest.mark.parametrize(

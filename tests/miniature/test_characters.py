@@ -1,0 +1,220 @@
+"""Episodes of unseen characters, on drawings made here in Omniglot's layout."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from mm1.config import ConfigError, UserError
+from mm1.data.document import Document, Text
+from mm1.miniature import in_context_benchmark
+from mm1.miniature.characters import prepared
+from mm1.miniature.characters.episodes import (
+    HELD_OUT,
+    NAMES,
+    Episode,
+    binding_episode,
+    fixed_episode,
+    fixed_names,
+    rule_episode,
+    split_drawings,
+)
+from mm1.miniature.characters.omniglot import (
+    VARIABLE,
+    Characters,
+    omniglot_files,
+    read_characters,
+    unseen_characters,
+)
+from mm1.miniature.in_context_benchmark import InContext
+
+PEOPLE = 20
+
+
+def drawing(number: int) -> bytes:
+    """A picture whose first row is the number in binary."""
+    image = Pillow.new("1", (105, 105), 1)
+    for bit in range(16):
+        image.putpixel((bit, 0), int(number >> bit & 1 == 0))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_zip(path: Path, alphabets: dict[str, int], first: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        number = first
+        for alphabet, characters in alphabets.items():
+            for character in range(1, characters + 1):
+                folder = f"images/{alphabet}/character{character:02d}"
+                for person in range(1, PEOPLE + 1):
+                    archive.writestr(
+                        f"{folder}/0001_{person:02d}.png", drawing(number)
+                    )
+                    number += 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("omniglot")
+    write_zip(made / "train.zip", {"Elvish": 3, "Runes": 2}, 0)
+    write_zip(made / "test.zip", {"Runes": 2, "Ogham": 4}, 1000)
+    return made
+
+
+def train(folder: Path) -> Characters:
+    return read_characters(folder / "train.zip")
+
+
+def names_of(episode: Episode) -> list[str]:
+    return [item.name for item in episode.items]
+
+
+def test_alphabets_of_both_files_are_no_test(folder: Path) -> None:
+    seen = train(folder)
+    assert list(seen)[:2] == ["Elvish/character01", "Elvish/character02"]
+    assert {len(drawings) for drawings in seen.values()} == {PEOPLE}
+    unseen = unseen_characters(read_characters(folder / "test.zip"), seen)
+    assert {name.split("/")[0] for name in unseen} == {"Ogham"}
+    assert len(unseen) == 4
+
+
+def test_a_page_that_may_teach_has_names_of_its_own(folder: Path) -> None:
+    characters = train(folder)
+    called = fixed_names(characters)
+    fresh = set()
+    for seed in range(30):
+        made = binding_episode(characters, np.random.default_rng(seed), 8)
+        by_drawing = {item.png: item.name for item in made.items}
+        for character, drawings in characters.items():
+            shown = {by_drawing[png] for png in drawings if png in by_drawing}
+            assert len(shown) <= 1
+            fresh |= {(character, name) for name in shown}
+        fixed = fixed_episode(characters, np.random.default_rng(seed), 8)
+        for item in fixed.items:
+            owner = next(
+                c for c, each in characters.items() if item.png in each
+            )
+            assert item.name == called[owner]
+    assert len(fresh) > 40
+    assert len(NAMES) == len(set(NAMES)) > 200
+
+
+def test_paired_shots_show_both_and_a_page_any(folder: Path) -> None:
+    characters = train(folder)
+    made = binding_episode(
+        characters, np.random.default_rng(0), 17, paired=True
+    )
+    names = names_of(made)[:-1]
+    assert all(
+        set(names[i : i + 2]) == set(made.items[0].choices)
+        for i in range(0, 16, 2)
+    )
+    orders = {
+        tuple(
+            name == made.items[0].choices[0]
+            for name in names_of(
+                binding_episode(characters, np.random.default_rng(seed), 2)
+            )
+        )
+        for seed in range(40)
+    }
+    assert len(orders) > 1
+
+
+def test_a_rule_names_one_side_all_along(folder: Path) -> None:
+    characters = train(folder)
+    for seed in range(10):
+        made = rule_episode(characters, np.random.default_rng(seed), 6)
+        sides = {item.choices.index(item.name) for item in made.items}
+        assert len(sides) == 1
+    left = rule_episode(characters, np.random.default_rng(0), 6, rule=0)
+    assert all(item.name == item.choices[0] for item in left.items)
+    with Pillow.open(io.BytesIO(left.items[0].png)) as image:
+        assert image.size == (210, 105)
+
+
+@pytest.fixture(autouse=True)
+def few_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_context_benchmark, "NUM_EPISODES", 20)
+
+
+def words(prompt: Document) -> list[str]:
+    return [part.content for part in prompt.parts if isinstance(part, Text)]
+
+
+@pytest.mark.parametrize("task", ["binding", "induction"])
+def test_names_that_trade_places_flip_the_answer(
+    task: str, folder: Path
+) -> None:
+    config = {"folder": str(folder), "task": task}
+    plain = InContext.Config(**config).build()
+    moved = InContext.Config(**config, shot_labels="moved").build()
+    answers = set()
+    for number in range(20):
+        question, prompt = plain.question_and_prompt(number, 8, 0)
+        other, traded = moved.question_and_prompt(number, 8, 0)
+        assert prompt.images == traded.images
+        assert set(question.choices) == {question.answer, other.answer}
+        assert all(
+            a != b for a, b in zip(words(prompt), words(traded), strict=True)
+        )
+        answers.add(question.choices.index(question.answer))
+        # whoever takes no notice of shots is right in one of the two
+        said = [question.choices[0]]
+        scores = [
+            plain.score(said, [each.answers])[0] for each in (question, other)
+        ]
+        assert sum(scores) == 1
+    assert answers == {0, 1}
+
+
+def test_the_test_shows_no_drawing_of_training(folder: Path) -> None:
+    shown, held_out = split_drawings(train(folder))
+    assert {len(each) for each in held_out.values()} == {HELD_OUT}
+    trained = {png for each in shown.values() for png in each}
+    binding = InContext.Config(folder=str(folder)).build()
+    for record in binding.test[:20]:
+        assert not trained & {item.png for item in record.items}
+    question, prompt = binding.question_and_prompt(3, 2, 0)
+    assert set(words(prompt)) == set(question.choices)
+    assert len({image.data for image in prompt.images}) == 3
+
+
+def test_missing_or_damaged_drawings_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match=r"no images_background_small2\.zip in"):
+        omniglot_files()
+    for name in ("a_small1.zip", "a_small2.zip"):
+        (tmp_path / name).write_bytes(b"PK no zip")
+    assert set(omniglot_files()) == {"train", "test"}
+    with pytest.raises(UserError, match="get it again"):
+        read_characters(tmp_path / "a_small1.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(UserError, match="holds no drawings"):
+        read_characters(tmp_path / "b.zip")
+    with pytest.raises(ConfigError, match="belong to their question"):
+        InContext.Config(draws=2).build()
+
+
+def test_folders_are_prepared_by_the_real_sources(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "x_small1.zip").write_bytes((folder / "test.zip").read_bytes())
+    (given / "x_small2.zip").write_bytes((folder / "train.zip").read_bytes())
+    monkeypatch.setenv(VARIABLE, str(given))
+    monkeypatch.setattr(prepared, "NUM_PAGES", 12)
+    monkeypatch.setattr(prepared, "NUM_TEXTS", 12)
+    out = tmp_path / "characters"
+    prepared.prepare_characters(out)
+    for name in ("captions", "fresh", "fixed", "text"):
+        assert (out / name / "manifest.json").is_file()
+    prepared.prepare_characters(out)
