@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from mm1.chat.engine import Engine
 from mm1.chat.guard import Guard
+from mm1.chat.page import add_page_routes
 from mm1.chat.prompts import (
     Generation,
     Limits,
@@ -70,6 +71,7 @@ def make_app(
     app.add_middleware(Guard, token=token, max_body=limits.max_body)  # type: ignore[arg-type]
     _add_error_handlers(app)
     _add_openai_routes(app, runs, engine, limits)
+    add_page_routes(app, runs, engine, limits)
     return app
 
 

@@ -141,18 +141,9 @@ def generation(
     Raises:
         ApiError: it is empty, or prompt and answer are too long.
     """
-    rendered = run.predictor.renderer(document, end=False)
-    number = len(rendered.tokens)
-    if not number:
-        raise ApiError("the prompt is empty")
-    room = limits.max_length - number
     wanted = body.most_tokens
-    if room < (wanted or 1):
-        raise ApiError(
-            f"the prompt has {number} tokens and the answer may have {wanted or 1}; at"
-            f" most {limits.max_length} are allowed together",
-            code="context_length_exceeded",
-        )
+    number = check_length(run, document, limits, wanted or 1)
+    room = limits.max_length - number
     return Generation(
         name,
         run,
@@ -168,6 +159,26 @@ def generation(
         ),
         body.num_alternatives,
     )
+
+
+def check_length(
+    run: LoadedRun, document: Document, limits: Limits, wanted: int = 1
+) -> int:
+    """The number of tokens of a prompt.
+
+    Raises:
+        ApiError: it has none, or too many with the `wanted` ones of the answer.
+    """
+    number = len(run.predictor.renderer(document, end=False).tokens)
+    if not number:
+        raise ApiError("the prompt is empty")
+    if number + wanted > limits.max_length:
+        raise ApiError(
+            f"the prompt has {number} tokens and the answer may have {wanted}; at most"
+            f" {limits.max_length} are allowed together",
+            code="context_length_exceeded",
+        )
+    return number
 
 
 def decode_data_url(url: str, limits: Limits) -> Image:

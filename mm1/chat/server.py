@@ -31,8 +31,8 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise ConfigError(
-            "mm1 chat needs FastAPI and uvicorn: pip install 'mm1[chat]'; without"
-            " them there is `mm1 chat --terminal`"
+            "the page of mm1 chat needs FastAPI and uvicorn: pip install 'mm1[chat]';"
+            " --terminal needs nothing more"
         ) from error
     from mm1.chat.app import make_app
     from mm1.chat.guard import LOOPBACK

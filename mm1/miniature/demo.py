@@ -66,7 +66,8 @@ def run_demo(folder: Path) -> int:
     _print(folder, checks)
     console.print(
         f"{time.monotonic() - began:.0f} s in all; the report:"
-        f" [bold]{folder / layout.REPORT}[/]"
+        f" [bold]{folder / layout.REPORT}[/]\n"
+        f"to talk to it: [bold]mm1 chat {folder / 'finetune'}[/]"
     )
     dist.stop()
     return 0 if all(c["passed"] for c in checks) else 1
