@@ -95,8 +95,12 @@ class RemoteCheckpoints(CheckpointFolder):
 
     def _delete(self, step: int) -> None:
         """What makes it count first."""
-        (self.path(step) / CHECKSUMS).unlink(missing_ok=True)
-        remove(self.path(step))
+        path = cast(RemotePath, self.path(step))
+        names = {each.name for each in path.rglob("*")}
+        if CHECKSUMS in names:
+            (path / CHECKSUMS).unlink(missing_ok=True)
+        if names - {CHECKSUMS}:
+            path.remove_tree()
 
 
 class RemoteCheckpointWriter(CheckpointWriter):
