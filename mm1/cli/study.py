@@ -71,21 +71,21 @@ def add_study_command(commands: "Commands") -> None:
         default="",
         metavar="OPTIONS",
         help="make each run a job of `mm1 launch` with these options, such as"
-        " '--on slurm --nodes 4'",
+        " '--on slurm --nodes 4 --time 24:00:00'",
     )
     add(
         "--on",
-        choices=["here", "slurm", "ray"],
+        choices=["here", "ray"],
         default="here",
-        help="where runs are trained: as processes of this machine or as jobs of a"
-        " cluster (default: %(default)s)",
+        help="where runs are trained: as processes of this machine or as tasks of Ray"
+        " (default: %(default)s); on Slurm by --launch",
     )
     add(
         "--ask",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="resources of each job, by submitit's or Ray's names",
+        help="resources of each task, by Ray's names",
     )
     law = parser.add_argument_group(
         "the law of the learning rate (NAME is lr-law), without training"
@@ -164,7 +164,7 @@ def study_by_name(
     executor = (
         LaunchExecutor(shlex.split(launch), jobs)
         if launch
-        else _executor(on, ask, out, jobs, shlex.split(launcher))
+        else _executor(on, ask, jobs, shlex.split(launcher))
     )
     if set(names) & LR_STUDIES.keys():
         if len(names) > 1:
@@ -194,22 +194,19 @@ def study_by_name(
 def _executor(
     on: str,
     ask: Sequence[str],
-    out: Path,
     jobs: int | None,
     launcher: Sequence[str],
 ) -> "Executor":
     """Raises ConfigError for resources that are not NAME=VALUE, or asked of this
     machine, which grants none."""
     from mm1.config import ConfigError
-    from mm1.study.executors import LocalExecutor, RayExecutor, SlurmExecutor
+    from mm1.study.executors import LocalExecutor, RayExecutor
 
     if on == "here" and ask:
         raise ConfigError(
-            f"--ask {ask[0]} needs --on slurm or ray; runs on this machine share it"
+            f"--ask {ask[0]} needs --on ray; runs on this machine share it"
         )
     resources = named_values(ask)
-    if on == "slurm":
-        return SlurmExecutor(out / "slurm", jobs, launcher, resources)
     if on == "ray":
         return RayExecutor(jobs, launcher, resources)
     return LocalExecutor(jobs, launcher)

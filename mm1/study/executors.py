@@ -1,10 +1,9 @@
-"""Where the runs of a study are trained: on this machine, as Slurm jobs, or on Ray.
+"""Where the runs of a study are trained: on this machine, as jobs of `mm1 launch` or
+as tasks of Ray.
 
 On a cluster, the study's folder and this Python must lie on a file system that all
-machines share, under the same paths. Slurm jobs go through submitit: a job that nears
-its time limit, or is preempted, saves a checkpoint and is queued again. They outlive
-this process: a second call finds the jobs that are still queued and waits for them. Ray
-tasks end with this process. A run over several nodes is a job of `mm1.launch`.
+machines share, under the same paths. Jobs of Slurm outlive this process: a second call
+finds those that are still queued and waits for them. Ray tasks end with this process.
 
 `launcher` replaces this Python at the start of a command: it is followed by `-m mm1.cli
 train ...`, must wait for the run to end, and must exit with its exit code.
@@ -16,8 +15,9 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,10 +27,6 @@ from mm1.dist import LAUNCHER_PID
 from mm1.ray_jobs import RayJob, RayJobs
 
 POLL_SECONDS = 0.2
-MAX_TIMEOUTS = 1000
-"""How often a job may reach its time limit and be queued again."""
-JOB_FILE = "job.txt"
-"""In a run's folder: the number of the Slurm job that trains it."""
 
 
 @runtime_checkable
@@ -104,18 +100,6 @@ class RunCommand:
                     raise
                 self.process.terminate()
 
-    def checkpoint(self) -> Any:
-        """Called by submitit, in a signal handler, before it queues the job again."""
-        from submitit.helpers import DelayedSubmission  # type: ignore[import-not-found]
-
-        if self.process is not None:
-            self.process.terminate()
-            # Not `Popen.wait`: it waits for a lock that the interrupted call holds.
-            with suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        again = RunCommand(self.argv, self.folder, self.environment)
-        return DelayedSubmission(again)
-
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
@@ -149,7 +133,8 @@ class Executor:
         return (*self.launcher, *words, "--resume")
 
     def start(self, command: RunCommand) -> RunProcess:
-        raise NotImplementedError
+        """A process of this machine, which trains the run or waits for its job."""
+        return command.start()
 
 
 class LocalExecutor(Executor):
@@ -169,114 +154,25 @@ class LocalExecutor(Executor):
                 max(1, cores // (jobs or cores))
             )
 
-    def start(self, command: RunCommand) -> RunProcess:
-        return command.start()
 
+class LaunchExecutor(Executor):
+    """Jobs of `mm1 launch`, each on any number of nodes.
 
-class LaunchExecutor(LocalExecutor):
-    """Jobs of `mm1 launch`, here or on a cluster, each on any number of nodes.
-
-    `jobs` defaults to one.
+    `jobs` defaults to one on this machine; on a cluster, whose scheduler decides, to
+    all.
     """
 
     def __init__(self, options: Sequence[str], jobs: int | None = None) -> None:
         """`options` are those of `mm1 launch`."""
-        super().__init__(jobs or 1)
+        parser = ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--on", default="here")
+        is_here = parser.parse_known_args(options)[0].on == "here"
+        super().__init__(jobs or (1 if is_here else None))
         self.options = tuple(options)
 
     def argv(self, config: Path, folder: Path) -> tuple[str, ...]:
         words = ("-m", "mm1.cli", "launch", str(config), "--out", str(folder))
         return (*self.launcher, *words, "--wait", *self.options)
-
-
-class SlurmExecutor(Executor):
-    """Slurm jobs, through submitit."""
-
-    def __init__(
-        self,
-        folder: Path,
-        jobs: int | None = None,
-        launcher: Sequence[str] = (),
-        parameters: Mapping[str, Any] | None = None,
-        cluster: str = "slurm",
-    ) -> None:
-        """`folder` holds submitit's own files; `parameters` are for its `AutoExecutor`.
-
-        A `cluster` of "local" imitates Slurm on this machine.
-
-        Raises:
-            UserError: submitit is not installed, there is no Slurm, or a parameter is
-                unknown.
-        """
-        try:
-            import submitit  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise UserError(
-                "--on slurm needs submitit: pip install 'mm1[slurm]'"
-            ) from error
-        super().__init__(jobs, launcher)
-        parameters = parameters or {}
-        if any(
-            parameters.get(name, 1) != 1 for name in ("nodes", "tasks_per_node")
-        ):
-            raise UserError(
-                "--on slurm: a job is one task on one node; for runs over several nodes"
-                ' leave --on out, and give --launch "--on slurm --nodes N ..."'
-            )
-        try:
-            self.executor = submitit.AutoExecutor(
-                folder,
-                cluster=cluster,
-                **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS},
-            )
-            self.executor.update_parameters(**parameters)
-        except (
-            RuntimeError,
-            AssertionError,
-            NameError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise UserError(f"--on slurm: {error}") from error
-
-    def start(self, command: RunCommand) -> RunProcess:
-        job_file = command.folder / JOB_FILE
-        job_class: Any = self.executor.job_class
-        if job_file.is_file():
-            earlier = job_class(self.executor.folder, job_file.read_text())
-            if not earlier.done():
-                return _SlurmRun(earlier, command)
-        self.executor.update_parameters(name=command.folder.name)
-        job = self.executor.submit(command)
-        job_file.write_text(job.job_id)
-        return _SlurmRun(job, command)
-
-
-class _SlurmRun:
-    """A run that is a job of submitit."""
-
-    def __init__(self, job: Any, command: RunCommand) -> None:
-        self.job = job
-        self.command = command
-
-    def poll(self) -> int | None:
-        return self._code() if self.job.done() else None
-
-    def terminate(self) -> None:
-        self.job.cancel(check=False)
-
-    kill = terminate
-
-    def wait(self) -> int:
-        while (code := self.poll()) is None:
-            time.sleep(POLL_SECONDS)
-        return code
-
-    def _code(self) -> int:
-        error = self.job.exception()
-        return (
-            self.job.result() if error is None else _failed(self.command, error)
-        )
 
 
 class RayExecutor(Executor):

@@ -180,3 +180,21 @@ def test_waits_for_a_job(
     assert wait_for_job(job.out, number) == (1 if interrupted else 3)
     thread.join()
     assert not (tmp_path / "state").exists()
+
+
+def test_a_second_call_waits_for_the_job_that_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run of a study, say, that was killed meanwhile."""
+    write_slurm(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.02)
+    job = make_job(tmp_path, "finish")
+    number = queue_job(job, "script")
+    (tmp_path / "sbatch").unlink()  # nothing can be submitted
+    (job.out / "logs" / number).mkdir()
+    (job.out / "logs" / number / "answer").write_text("3\n")
+    states = iter(["PENDING", "RUNNING", ""])
+    monkeypatch.setattr(slurm, "job_state", lambda _: next(states))
+    assert Slurm().start_and_wait(job) == 3
+    assert not list(states)

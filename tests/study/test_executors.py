@@ -1,7 +1,5 @@
-"""Runs of a study as submitit jobs (with its local stand-in for Slurm) and as tasks of
-a local Ray."""
+"""Runs of a study as tasks of a local Ray, and as jobs of `mm1 launch`."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -12,18 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch.stand_ins import write_torchrun
+from launch.stand_ins import write_slurm, write_torchrun
 
 from mm1.catalog import recipe
 from mm1.cli.study import study_by_name
 from mm1.config import ConfigError, UserError
 from mm1.study.executors import (
-    JOB_FILE,
     Executor,
     LaunchExecutor,
     RayExecutor,
     RunCommand,
-    SlurmExecutor,
 )
 from mm1.study.plan import StudyPlan, attempts
 from mm1.study.runner import Runner
@@ -38,20 +34,8 @@ def add(plan: StudyPlan, rate: float, **init: str) -> str:
     return plan.add("run", run)
 
 
-@pytest.fixture(params=["slurm", "ray"])
-def executor(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Executor]:
-    if request.param == "slurm":
-        pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-        # A process that a shell starts in the background ignores SIGINT, and so do its
-        # children: a cancelled job would not stop.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        yield SlurmExecutor(
-            tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local"
-        )
-        signal.signal(signal.SIGINT, before)
-        return
+@pytest.fixture
+def executor() -> Iterator[Executor]:
     ray = pytest.importorskip("ray", reason="pip install 'mm1[ray]'")
     folder = Path(__file__).parents[2]
     ray.init(
@@ -95,9 +79,6 @@ def test_interrupted_runs_save_and_resume(
     with pytest.raises(KeyboardInterrupt):
         Runner(plan, executor).run()
     thread.join()
-    # Slurm's stand-in kills a job after a second, while the run is still saving.
-    with (run / "log.txt").open("a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
     assert (run / "saved").exists()
     assert len(attempts(run)) == 1
     assert set(Runner(plan, executor).run().values()) == {"finished"}
@@ -118,65 +99,6 @@ def test_an_interrupt_while_a_process_is_started_stops_it(
 
     monkeypatch.setattr(RunCommand, "start", interrupted)
     assert command() == -signal.SIGTERM
-
-
-def test_a_job_near_its_time_limit_saves_and_is_queued_again(
-    tmp_path: Path,
-) -> None:
-    pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-    plan = StudyPlan(tmp_path)
-    run = add(plan, 9.0)
-    runner = Runner(
-        plan,
-        SlurmExecutor(
-            tmp_path / "slurm", None, FAKE, {"timeout_min": 5}, cluster="local"
-        ),
-    )
-
-    def signalled() -> None:
-        while not (Path(run) / "ready").exists():
-            time.sleep(0.01)
-        controller = (Path(run) / JOB_FILE).read_text()
-        (task,) = (
-            Path(f"/proc/{controller}/task/{controller}/children")
-            .read_text()
-            .split()
-        )
-        os.kill(int(task), signal.SIGUSR2)  # as Slurm does, to the task itself
-
-    thread = threading.Thread(target=signalled)
-    thread.start()
-    assert runner.run() == {run: "finished"}
-    thread.join()
-    assert (Path(run) / "saved").exists()
-    assert (Path(run) / "started").read_text().count("\n") == 2
-
-
-def test_a_second_call_waits_for_a_job_that_is_still_queued(
-    tmp_path: Path,
-) -> None:
-    """As with Slurm. submitit's stand-in forgets jobs that are not its children, so one
-    object makes both calls."""
-    pytest.importorskip("submitit", reason="pip install 'mm1[slurm]'")
-    executor = SlurmExecutor(tmp_path / "slurm", None, (), {}, cluster="local")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    command = RunCommand(
-        (
-            sys.executable,
-            "-c",
-            "import time; time.sleep(1); raise SystemExit(3)",
-        ),
-        folder,
-        {},
-    )
-    first = executor.start(command)
-    kind = executor.executor.job_class
-    known = {(folder / JOB_FILE).read_text(): first}
-    executor.executor.job_class = lambda _, number: known[number].job
-    second = executor.start(command)
-    executor.executor.job_class = kind
-    assert second.wait() == first.wait() == 3
 
 
 @pytest.mark.slow
@@ -206,22 +128,74 @@ def test_runs_over_several_nodes_are_jobs_of_mm1_launch(
     assert f"--out {names[1]} --resume" in second
 
 
+SBATCH = """#!/bin/bash
+# A job that is over at once: the first has finished, the second has diverged.
+[ "$1" = --version ] && exit
+run=$(sed -n 's/^run=//p' "$2")
+cp "$2" "$0.$(ls "$0".* 2> /dev/null | wc -l)"
+mkdir -p "$run/logs/4711"
+if [ -e "$0.1" ]; then echo 3; else echo 0; fi > "$run/logs/4711/answer"
+echo '{"finished": true}' > "$run/summary.json"
+echo 4711
+"""
+
+
+@pytest.mark.slow
+def test_runs_are_jobs_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through `mm1 launch`, with commands that stand in for Slurm's."""
+    write_slurm(tmp_path)
+    (tmp_path / "sbatch").write_text(SBATCH)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    plan = StudyPlan(tmp_path / "study")
+    for seed in range(2):
+        run = recipe("pretrain_small")
+        run.seed = seed
+        plan.add("run", run)
+    options = [
+        "--on",
+        "slurm",
+        "--gpus-per-node",
+        "0",
+        "--option",
+        "partition=cpu",
+    ]
+    executor = LaunchExecutor(options)
+    assert executor.jobs is None
+    executor.jobs = 1
+    states = Runner(plan, executor).run()
+    assert list(states.values()) == ["finished", "diverged"]
+    script = (tmp_path / "sbatch.0").read_text()
+    assert "#SBATCH --partition=cpu" in script
+    assert "-m mm1.cli train" in script
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [
+        ((), 1),
+        (("--nodes", "2"), 1),
+        (("--on=here",), 1),
+        (("--nodes", "2", "--on", "slurm"), None),
+        (("--on=slurm",), None),
+    ],
+)
+def test_a_scheduler_decides_how_many_run_at_a_time(
+    options: tuple[str, ...], jobs: int | None
+) -> None:
+    assert LaunchExecutor(options).jobs == jobs
+    assert LaunchExecutor(options, 3).jobs == 3
+
+
 def test_impossible_requests_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="timeout_min"):
-        SlurmExecutor(
-            tmp_path, None, (), {"timeout_min": "2:00"}, cluster="local"
-        )
-    with pytest.raises(UserError, match="gpus_per_nod"):
-        SlurmExecutor(tmp_path, None, (), {"gpus_per_nod": 8}, cluster="local")
-    with pytest.raises(UserError, match="one task on one node"):
-        SlurmExecutor(tmp_path, None, (), {"nodes": 2}, cluster="local")
     with pytest.raises(ConfigError, match="NAME=VALUE"):
         study_by_name(
-            ["miniature_text"], tmp_path, seeds=[0], on="slurm", ask=["8"]
+            ["miniature_text"], tmp_path, seeds=[0], on="ray", ask=["8"]
         )
-    with pytest.raises(ConfigError, match="--on slurm or ray"):
+    with pytest.raises(ConfigError, match="needs --on ray"):
         study_by_name(
             ["miniature_text"], tmp_path, seeds=[0], ask=["gpus_per_node=8"]
         )
@@ -233,12 +207,6 @@ def test_impossible_requests_are_refused(
             launch="--nodes 2",
             on="ray",
         )
-    with pytest.raises(UserError, match="detect"):
-        study_by_name(["miniature_text"], tmp_path, seeds=[0], on="slurm")
-    for name, make in (
-        ("submitit", lambda: SlurmExecutor(tmp_path)),
-        ("ray", RayExecutor),
-    ):
-        monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(UserError, match="pip install"):
-            make()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="pip install"):
+        RayExecutor()
