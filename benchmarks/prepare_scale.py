@@ -313,8 +313,10 @@ CASES: dict[str, Callable[[int, Path], list[Cost]]] = {
 }
 
 
-def show(sizes: Sequence[int], costs: Sequence[list[Cost]]) -> None:
-    """A line for each size, and what two sizes say of 2 billion:
+def show(
+    sizes: Sequence[int], costs: Sequence[list[Cost]], *, is_linear: bool
+) -> None:
+    """A line for each size, and what two sizes say of 2 billion where costs are linear:
     y(N) = y2 + (N - n2) (y2 - y1) / (n2 - n1)."""
     for lines in zip(*costs, strict=True):
         for size, (what, seconds, peak) in zip(sizes, lines, strict=True):
@@ -323,7 +325,7 @@ def show(sizes: Sequence[int], costs: Sequence[list[Cost]]) -> None:
                 f" {1e6 * seconds / size:,.1f} | {peak / 1e6:,.0f} |"
                 f" {peak / size:,.0f} |"
             )
-        if len(lines) > 1:
+        if is_linear and len(lines) > 1:
             (n1, n2), (first, second) = sizes[-2:], lines[-2:]
             hours, peak = (
                 second[k] + (GOAL - n2) * (second[k] - first[k]) / (n2 - n1)
@@ -358,7 +360,7 @@ def main() -> None:
                 words = [what, "--records", str(size), "--result", result.name]
                 subprocess.run([sys.executable, __file__, *words], check=True)
                 costs.append(json.loads(Path(result.name).read_text()))
-        show(sizes, costs)
+        show(sizes, costs, is_linear=what != "relatives")
 
 
 if __name__ == "__main__":

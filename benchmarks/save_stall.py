@@ -1,7 +1,9 @@
 """How long training stands still for a checkpoint, and how much it is slowed while the
 checkpoint is written aside.
 
-    python benchmarks/save_stall.py [--saves 3] [--out benchmarks/save_stall.md]
+    python benchmarks/save_stall.py --saves 5 --out benchmarks/save_stall.md
+
+writes the note anew, and says in it whether the machine was quiet when it began.
 
 A language model of about 100 million parameters on synthetic documents. Steps without a
 save and steps during one take turns, so that other work on the machine meets both. The
@@ -38,6 +40,8 @@ OVERRIDES = (
     "model.decoder.hidden_dim=2048",
 )
 STEPS_BETWEEN_SAVES = 100
+QUIET_LOAD = 0.5
+"""What a quiet machine has at most, before anything starts."""
 PLAIN_STEPS = 3
 """Without a save, before each save."""
 
@@ -79,7 +83,15 @@ def timed_step(trainer: Trainer, steps: object) -> float:
     return time.perf_counter() - start
 
 
-def note(trainer: Trainer, measured: Measured) -> str:
+def note(trainer: Trainer, measured: Measured, load: float) -> str:
+    """`load` is that of the machine before anything was measured."""
+    cores = len(os.sched_getaffinity(0))
+    quiet = (
+        "The machine was quiet."
+        if load < QUIET_LOAD
+        else "Other work ran on the machine, and took from steps and saves alike: only"
+        " the shares mean something. Repeat the command on a quiet one."
+    )
     step = statistics.median(measured.plain)
     stall = statistics.median(measured.stalls)
     slowdown = statistics.median(measured.slowdowns)
@@ -89,9 +101,10 @@ def note(trainer: Trainer, measured: Measured) -> str:
         [
             "# The stall of a checkpoint",
             "",
-            f"{time.strftime('%Y-%m-%d')}, `python benchmarks/save_stall.py`:"
-            f" {platform.machine()}, {len(os.sched_getaffinity(0))} cores, load"
-            f" {os.getloadavg()[0]:.0f}, {torch.get_num_threads()} threads, torch"
+            f"{time.strftime('%Y-%m-%d')}, `python benchmarks/save_stall.py --saves"
+            f" {len(measured.stalls)} --out benchmarks/save_stall.md`:"
+            f" {platform.machine()}, {cores} cores, load"
+            f" {load:.1f}, {torch.get_num_threads()} threads, torch"
             f" {torch.__version__}. {millions:.0f}M parameters,"
             f" {12 * millions / 1e3:.1f} GB of weights and optimizer state;"
             f" {len(measured.stalls)} saves, medians.",
@@ -105,6 +118,8 @@ def note(trainer: Trainer, measured: Measured) -> str:
             f"| steps during the save ({len(measured.during)}) are slower by, in all |"
             f" {slowdown:.2f} | {slowdown * share:.2f}% |",
             "",
+            quiet,
+            "",
         ]
     )
 
@@ -114,6 +129,7 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument("--out", type=Path, help="the note")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         config = synthetic_run(
             "pretrain_small",
@@ -131,7 +147,7 @@ def main() -> None:
         trainer.checkpoints.finish()
         for _ in range(arguments.saves):
             measured.save(trainer, steps)
-        text = note(trainer, measured)
+        text = note(trainer, measured, load)
         trainer.lock.__exit__()
         dist.stop()
     print(text)
