@@ -403,3 +403,30 @@ def test_c_abstractor_looks_at_neighbours_and_attention_pool_does_not() -> None:
             torch.allclose(connector(x), connector(x[:, order]), atol=1e-5)
             != order_matters
         )
+
+
+def test_attention_pooling_is_a_resampler_with_residuals() -> None:
+    """Against torch's own attention, put together as in Flamingo's resampler
+    (arXiv:2204.14198, appendix A.1.1) but for keys, which are of the patches alone:
+    queries plus what they attend to, then plus a feed-forward of it."""
+    config = AttentionPool.Config(num_tokens=9, dim=32, num_heads=4, depth=2)
+    connector = build(config)
+    reset_parameters(connector)
+    x = patches()
+    memory = connector.input_norm(connector.input(x))
+    out = connector.queries.expand(2, -1, -1)
+    for layer in connector.layers:
+        attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+        with torch.no_grad():
+            attention.in_proj_weight.copy_(
+                torch.cat((layer.query.weight, layer.key_value.weight))
+            )
+            attention.in_proj_bias.copy_(
+                torch.cat((layer.query.bias, layer.key_value.bias))
+            )
+            attention.out_proj.load_state_dict(layer.mix.state_dict())
+        attended, _ = attention(layer.query_norm(out), memory, memory)
+        out = out + attended
+        out = out + layer.feed_forward(layer.feed_forward_norm(out))
+    expected = connector.output(connector.output_norm(out))
+    torch.testing.assert_close(connector(x), expected, rtol=1e-4, atol=1e-5)

@@ -175,6 +175,20 @@ def test_the_gate_is_fp32_whatever_is_computed_in() -> None:
     torch.testing.assert_close(out.float(), expected, atol=0.06, rtol=0)
 
 
+def test_balance_counts_first_choices() -> None:
+    """All tokens prefer expert 0, and their second choices differ: the loss is that of
+    first choices, as in Switch and GShard."""
+    module = experts()
+    torch.nn.init.zeros_(module.router.weight)
+    with torch.no_grad():
+        module.router.weight[:, :4] = torch.eye(4)
+    x = torch.zeros(3, 16)
+    x[:, 0] = 2.0
+    x[torch.arange(3), torch.arange(1, 4)] = 1.0
+    mean = x[:, :4].softmax(-1).mean(0)
+    assert module(x)[1].balance.item() == pytest.approx(4 * mean[0].item())
+
+
 def test_balance_is_one_when_balanced_and_their_number_when_collapsed() -> None:
     module = experts(num_experts=4, top_k=1)
     torch.nn.init.zeros_(module.router.weight)

@@ -13,6 +13,7 @@ from mm1 import cli
 from mm1.config import ConfigError
 from mm1.recipes.sizes import law_peak_lr
 from mm1.study.lr_fit import LrLaw, Point, best_rate, fit_lr_law, read_points
+from mm1.study.statistics import t_quantile
 
 SIZES = (9e6, 85e6, 302e6, 1.2e9)
 
@@ -238,3 +239,53 @@ def test_the_command_fits_and_predicts(
             cli.main()
         assert ended.value.code == 0
         assert said in capsys.readouterr().out
+
+
+def excess_of(law: LrLaw) -> float:
+    """The scatter of best rates around the line in units of their errors, by numpy's
+    own weighted least squares."""
+    x = [math.log(o.params) for o in law.optima]
+    y = [math.log(o.lr) for o in law.optima]
+    w = [1 / (o.error or math.nan) for o in law.optima]
+    (slope, intercept), covariance = np.polyfit(x, y, 1, w=w, cov="unscaled")
+    assert (law.slope, law.intercept) == pytest.approx((slope, intercept))
+    left = np.array(w) * (np.array(y) - slope * np.array(x) - intercept)
+    excess = float(left @ left) / (len(x) - 2)
+    assert law.covariance is not None
+    factor = law.covariance[0][0] / covariance[0][0]
+    assert factor == pytest.approx(max(1.0, excess), rel=1e-6)
+    weights = np.array(w) ** 2
+    assert law.scatter == pytest.approx(factor * len(x) / weights.sum())
+    assert law.slope_half == pytest.approx(
+        t_quantile(0.975, len(x) - 2) * math.sqrt(law.covariance[0][0])
+    )
+    return excess
+
+
+def test_the_line_is_that_of_weighted_least_squares() -> None:
+    """Errors are scaled up where the rates scatter more than they allow, never down:
+    both cases occur among these draws."""
+    found = [
+        excess_of(law_of(noise=0.003, seeds=3, draw=draw)) for draw in range(8)
+    ]
+    assert min(found) < 1 < max(found)
+
+
+def test_the_error_of_a_best_rate_is_that_of_its_parabola() -> None:
+    """Three rates by three seeds, each with an intercept: nine points, five
+    parameters."""
+    size = 5e6
+    points = grid(size, 1e-3, noise=0.003, seeds=3)
+    best = best_rate(points)
+    used = [p for p in points if best.centre / 2.1 < p.lr < 2.1 * best.centre]
+    x = np.array([math.log(p.lr / best.centre) for p in used])
+    design = np.column_stack(
+        (x, x**2, *([p.seed == seed for p in used] for seed in range(3)))
+    ).astype(float)
+    y = np.array([p.cost for p in used])
+    (c1, c2, *_), (rest,), *_ = np.linalg.lstsq(design, y, rcond=None)
+    covariance = np.linalg.inv(design.T @ design) * rest / (9 - 5)
+    gradient = np.array([-1 / (2 * c2), c1 / (2 * c2**2), 0, 0, 0])
+    assert best.error == pytest.approx(
+        float(gradient @ covariance @ gradient) ** 0.5
+    )

@@ -52,6 +52,26 @@ def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
         assert judge_lesson(lesson, VALUES).verdict == verdict
 
 
+def test_one_contrast_of_several_below_zero_is_judged_more_strictly() -> None:
+    """Its interval at 95% lies below zero, but not that at 97.5%, which two contrasts
+    need for 95% together."""
+    values = {
+        "base": {0: 0.0, 1: 0.0, 2: 0.0},
+        "above": {0: 1.0, 1: 1.1, 2: 0.9},
+        # t = 5.2: p is 0.035 for two degrees of freedom
+        "below": {0: -0.1, 1: -0.15, 2: -0.2},
+    }
+    down = {"below": 1.0, "base": -1.0}
+    up = {"above": 1.0, "base": -1.0}
+    one, two = (
+        judge_lesson(Lesson(text="", measure="", contrasts=c), values)
+        for c in ((down,), (down, up))
+    )
+    assert (one.verdict, two.verdict) == ("does not hold", "undecided")
+    assert one.p_value is not None
+    assert two.p_value == pytest.approx(2 * one.p_value)
+
+
 def test_a_contrast_is_written_with_its_weights() -> None:
     assert (
         contrast_text({"b": -1.0, "a": 0.5, "c": 0.5})

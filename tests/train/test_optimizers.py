@@ -17,6 +17,7 @@ from mm1.config import ConfigError
 from mm1.nn.model import Model
 from mm1.train import optimizers
 from mm1.train.optimizers import Optimizer
+from mm1.train.optimizers.adamw import AdamW
 from mm1.train.optimizers.muon import Muon
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -213,3 +214,71 @@ def test_a_part_that_does_not_exist_and_nothing_to_train_are_errors(
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="every part is frozen"):
         kind.Config().build(model=model)
+
+
+class TwoParts(Model):
+    """A matrix and a vector in each of two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.left = torch.nn.Linear(3, 2)
+        self.right = torch.nn.Linear(2, 2)
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {"left": self.left, "right": self.right}
+
+
+def gradients(model: Model, seed: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, p in model.named_parameters():
+        p.grad = torch.randn(p.shape, generator=draw)
+        found[name] = p.grad.clone()
+    return found
+
+
+def test_adamw_takes_the_step_of_its_paper() -> None:
+    """Algorithm 2 of arXiv:1711.05101 with torch's convention for the decay, over three
+    steps: clipped gradients, decoupled decay of matrices alone, each part at its own
+    multiple of the rate."""
+    model = TwoParts()
+    config = AdamW.Config(
+        weight_decay=0.1, max_grad_norm=0.5, lr_factors={"left": 0.25}
+    )
+    optimizer = config.build(model=model)
+    x = {n: p.detach().clone() for n, p in model.named_parameters()}
+    m = {n: torch.zeros_like(v) for n, v in x.items()}
+    v = {n: torch.zeros_like(value) for n, value in x.items()}
+    b1, b2 = config.betas
+    for step, lr in enumerate((1e-2, 3e-2, 2e-2), 1):
+        grads = gradients(model, step)
+        norm = sum(g.square().sum() for g in grads.values()) ** 0.5
+        said, skipped = optimizer.step(lr)
+        assert said == pytest.approx(float(norm), rel=1e-6)
+        assert not skipped
+        for name, p in model.named_parameters():
+            g = grads[name] * min(1.0, 0.5 / float(norm))
+            rate = lr * (0.25 if name.startswith("left") else 1.0)
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g.square()
+            ahead = m[name] / (1 - b1**step)
+            spread = (v[name] / (1 - b2**step)).sqrt() + 1e-8
+            decay = 0.1 if p.ndim > 1 else 0.0
+            x[name] = x[name] - rate * (ahead / spread + decay * x[name])
+            torch.testing.assert_close(
+                p.detach(), x[name], rtol=2e-5, atol=1e-7
+            )
+
+
+def test_gradients_within_the_norm_are_left_alone() -> None:
+    model = TwoParts()
+    optimizer = AdamW.Config(max_grad_norm=1e3).build(model=model)
+    kept = gradients(model, 1)
+    seen = {}
+    optimizer.update = lambda skipped: seen.update(  # type: ignore[method-assign]
+        {n: p.grad.clone() for n, p in model.named_parameters()}  # type: ignore[union-attr]
+    )
+    optimizer.step(1e-2)
+    for name, grad in kept.items():
+        torch.testing.assert_close(seen[name], grad, rtol=0, atol=0)

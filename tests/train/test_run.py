@@ -16,6 +16,7 @@ from mm1.config import ConfigError
 from mm1.data.tokenizer import Tokenizer, train_tokenizer
 from mm1.loader.loader import StepBatches
 from mm1.runs.weights import load_model, load_part
+from mm1.train import trainer
 from mm1.train.divergence import Diverged
 from mm1.train.shutdown import Interrupted
 from mm1.train.trainer import Trainer
@@ -282,3 +283,31 @@ def test_rows_that_do_not_divide_are_an_error_before_training(
     config.loader.micro_batch_size = 3
     with pytest.raises(ConfigError, match="does not divide"):
         fit(config, tmp_path / "run")
+
+
+def test_what_a_step_draws_depends_on_its_number_and_the_seed(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step has a state of its own, another one with another seed, and a run that
+    goes on has those of the whole."""
+    drawn: list[float] = []
+    count = trainer.accumulate_gradients
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            drawn.append(float(torch.rand(())))
+        return count(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "accumulate_gradients", watched)
+    for seed in (0, 1):
+        text_only(world, steps=4, seed=seed).build(
+            folder=tmp_path / f"whole-{seed}"
+        ).fit()
+    whole = drawn[:4]
+    assert len(set(drawn)) == len(drawn) == 8
+    drawn.clear()
+    config = text_only(world, steps=2, seed=0)
+    config.build(folder=tmp_path / "cut").fit()
+    config.steps = 4
+    config.build(folder=tmp_path / "cut", resume=True).fit()
+    assert drawn == whole
