@@ -141,7 +141,9 @@ def add_run_commands(commands: "Commands") -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from mm1.miniature.demo import run_demo
+    from mm1.storage.remote_path import check_local
 
+    check_local(arguments.out)
     return run_demo(arguments.out)
 
 

@@ -107,11 +107,15 @@ def add_study_command(commands: "Commands") -> None:
 
 
 def _study(arguments: argparse.Namespace) -> int | None:
+    from mm1.storage.remote_path import check_local
+
     kwargs = {
         key: value
         for key, value in vars(arguments).items()
         if key not in ("command", "trust")
     }
+    if arguments.out is not None:
+        check_local(arguments.out)
     return study_by_name(**kwargs)
 
 

@@ -26,7 +26,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from mm1.checksums import check_file
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.data.tokenizer_file import open_backend, refusing_panics
-from mm1.files import read_object
+from mm1.files import atomic_path, read_object
 from mm1.storage.remote_path import as_path
 
 PAD = "<pad>"
@@ -316,6 +316,6 @@ def train_tokenizer(
             vocab_size=vocab_size, special_tokens=special, show_progress=False
         )
     backend.train_from_iterator(texts, trainer)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    backend.save(str(out))
+    with atomic_path(out) as temporary:
+        backend.save(str(temporary))
     return Tokenizer.Config(path=str(out)).build()

@@ -25,7 +25,7 @@ from mm1.prepare.output_folder import (
 )
 from mm1.prepare.process_files import process_files
 from mm1.prepare.process_pool import Report
-from mm1.prepare.remote_output import open_output
+from mm1.prepare.remote_output import UNFINISHED, open_output
 
 IMAGES_PER_BATCH = 256
 
@@ -63,7 +63,7 @@ def recaption(
         ConfigError: the model cannot write; a document has no image; `out` exists or is
             being written.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(each.name != UNFINISHED for each in out.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another folder")
     if not isinstance(trained.model, LanguageModel):
         raise ConfigError(

@@ -26,6 +26,7 @@ from mm1.prepare.process_files import file_identity
 from mm1.prepare.process_pool import Report, in_processes, in_this_process
 from mm1.prepare.progress import Display
 from mm1.prepare.verdicts import REMEDY
+from mm1.storage.remote_path import check_local
 
 if TYPE_CHECKING:
     from mm1.prepare.datatrove_stages import Stage
@@ -77,6 +78,7 @@ def deduplicate(
         UserError: datatrove is not installed.
         WorkerDied: a task was killed or hung.
     """
+    check_local(out)
     _check(config, tasks)
     files = find_files(config.source.owner, paths)
     plan = {

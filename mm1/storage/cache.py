@@ -48,18 +48,15 @@ def cache_bytes() -> int:
 class CachedObject:
     """An object whose content is known by its hash: by default SHA-256."""
 
-    __slots__ = ("digest", "num_bytes", "touched", "url")
+    __slots__ = ("digest", "num_bytes", "path", "touched", "url")
 
     def __init__(self, url: str, num_bytes: int, digest: str) -> None:
         self.url = url
         self.num_bytes = num_bytes
         self.digest = digest
-        self.touched = 0.0
-
-    @property
-    def path(self) -> Path:
+        self.path = cache_folder() / digest
         """Where the copy is, if there is one."""
-        return cache_folder() / self.digest
+        self.touched = 0.0
 
     def is_cached(self) -> bool:
         """Costs one `stat`. A file that is in use is kept from being the next to
@@ -68,7 +65,7 @@ class CachedObject:
             if time.monotonic() - self.touched > TOUCH_SECONDS:
                 os.utime(self.path)
                 self.touched = time.monotonic()
-            return self.path.stat().st_size == self.num_bytes
+            return os.stat(self.path).st_size == self.num_bytes
         except (FileNotFoundError, NotADirectoryError):
             return False
 

@@ -48,6 +48,14 @@ def as_path(name: str | Path) -> Path:
     return RemotePath(name)
 
 
+def check_local(path: Path) -> None:
+    """Raises StorageError for what must be a file or folder of this machine."""
+    if isinstance(as_path(path), RemotePath):
+        raise StorageError(
+            f"{path}: this needs a file or folder of this machine"
+        )
+
+
 class RemotePath(PosixPath):
     """A file or folder at an object store. One that `iterdir` or `rglob` has returned
     is as it was when it was listed."""
@@ -66,7 +74,7 @@ class RemotePath(PosixPath):
 
     def __fspath__(self) -> str:
         raise StorageError(
-            f"{self}: this needs a file or folder of this machine: copy it here"
+            f"{self}: this needs a file or folder of this machine"
         )
 
     def __reduce__(self) -> Any:

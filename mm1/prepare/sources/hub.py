@@ -34,6 +34,7 @@ from mm1.prepare.sources.interleaved import (
     split_articles,
 )
 from mm1.prepare.turns import ConversationSource
+from mm1.storage.remote_path import check_local
 
 
 class Hub(ConversationSource):
@@ -63,6 +64,7 @@ class Hub(ConversationSource):
 
     @classmethod
     def find(cls, path: Path) -> list[Path]:
+        check_local(path)
         if not path.is_dir() and (
             path.exists() or not _may_be_name(path) or _is_format(path)
         ):
