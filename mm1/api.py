@@ -96,6 +96,7 @@ def evaluate_finished_run(
     *,
     benchmarks: Sequence[str] | None = None,
     shots: Sequence[int] | None = None,
+    controls: bool = False,
     out: Path | str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def evaluate_finished_run(
         run: the run folder.
         benchmarks: which of the config's; None: all.
         shots: numbers of demonstrations in the prompt; None: the run's.
+        controls: whether to add those of few-shot figures (`mm1.eval.controls`).
         out: folder for predictions and scores; None: the run folder.
         changes: keys to change, such as `benchmarks__coco="coco"`.
 
@@ -125,6 +127,7 @@ def evaluate_finished_run(
         run_config(str(run), _assignments(changes)),
         names=benchmarks,
         shots=shots,
+        controls=controls,
         out=None if out is None else as_path(out),
     )
 

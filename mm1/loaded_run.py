@@ -23,6 +23,7 @@ from mm1.infer.trained_model import TrainedModel
 from mm1.nn.decoder import LanguageModel
 from mm1.runs.description import read_config
 from mm1.runs.weights import load_trained
+from mm1.storage.remote_path import as_path
 
 CONVERSATIONS = "instructions"
 """The name that fine-tuning recipes give their source of conversations."""
@@ -188,7 +189,7 @@ def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
     """A finished run, or an imported model, on the GPU if there is one.
 
     Args:
-        run: the run folder.
+        run: the run folder, here or at an object store.
         layout: `chat` or `plain`; by default as `LoadedRun` says.
 
     Raises:
@@ -199,8 +200,9 @@ def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
     >>> m.layout
     'chat'
     """
-    config = read_config(Path(run))
-    trained, _ = load_trained(Path(run))
+    folder = as_path(run)
+    config = read_config(folder)
+    trained, _ = load_trained(folder)
     return LoadedRun(trained, config, layout=layout or prompt_layout(config))
 
 
