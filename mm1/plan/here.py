@@ -12,7 +12,7 @@ import torch
 from mm1 import dist
 from mm1.batch import PackedBatch
 from mm1.config import UserError
-from mm1.plan.accelerator import Accelerator, accelerator
+from mm1.plan.accelerator import GPUS, Accelerator, accelerator
 from mm1.plan.calibration import Calibrator, Clock
 from mm1.plan.plan import GIB, Assumptions, Outcome, Planner
 from mm1.plan.process_memory import (
@@ -31,7 +31,6 @@ ROUNDS = 5
 WARMUP = 2
 MICRO_BATCHES = 4
 """Of a measured step, at most: a recipe's may have hundreds."""
-KNOWN = ("a100", "h100", "h200", "b200")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +83,7 @@ def measure_here(
         UserError: it does not fit what is free here; nothing has been allocated.
     """
     check_together(config)
+    by_name = None if gpu is None else accelerator(gpu)
     device = dist.start(config.patience)
     planner = _planner(config, _machine(device, config), assumptions, say)
     setting = planner.as_configured()
@@ -122,10 +122,10 @@ def measure_here(
         seconds.append(max(dist.all_gather_objects(steps.timed(clock))))
     planner.calibration = calibrator.result()
     timed = planner.timed(setting, batch_size=batch_size)
-    name = gpu or _known_gpu(device)
+    rates = by_name or _known_gpu(device)
     data_sheet = None
-    if name is not None:
-        other = _planner(config, accelerator(name), assumptions, say)
+    if rates is not None:
+        other = _planner(config, rates, assumptions, say)
         data_sheet = other.timed(setting, batch_size=batch_size)
     return Measurement(
         planner=planner,
@@ -195,12 +195,13 @@ def _machine(device: torch.device, config: Trainer.Config) -> Accelerator:
     )
 
 
-def _known_gpu(device: torch.device) -> str | None:
-    """The file of `gpus/` that describes the GPU that is here."""
+def _known_gpu(device: torch.device) -> Accelerator | None:
+    """What is here, if there is a file of it."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device).lower()
-    return next((known for known in KNOWN if known in name), None)
+    known = sorted(path.stem for path in GPUS.glob("*.json"))
+    return next((accelerator(each) for each in known if each in name), None)
 
 
 def _check_fits(outcome: Outcome, device: torch.device) -> None:

@@ -18,6 +18,7 @@ from mm1.plan.rank_memory import RankMemory
 from mm1.plan.roofline import MicroBatchWork
 from mm1.plan.step_time import RunSetting, Shape, StepTime, UnitTime
 from mm1.train.layout import data_axes, largest_expert_axis
+from mm1.train.optimizers.adamw import AdamW
 from mm1.train.trainer import Trainer
 
 GIB = 2**30
@@ -104,6 +105,10 @@ class Planner:
             raise ConfigError(
                 "a plan is made for packed sequences: language models, pre-training and"
                 " fine-tuning, not for contrastive or reconstructive encoders"
+            )
+        if not isinstance(config.optimizer, AdamW.Config):
+            raise ConfigError(
+                "a plan is made for AdamW, whose moments it counts: set optimizer=adamw"
             )
         self.config = config
         self.gpu = gpu

@@ -173,7 +173,8 @@ def activation_memory(
             activation_memory_budget=config.activation_memory_budget,
             compile_units=config.compile,
             compile_backend="aot_eager",
-            fullgraph=True,
+            # As `mm1.train.parallel` has it on a GPU, and on the CPU.
+            fullgraph=documents is None and dtype == torch.bfloat16,
         )
         model(batch).objective.backward()  # compiles
         model.zero_grad()

@@ -50,11 +50,11 @@ MODELS = {
     ),
 }
 ROWS = (
-    "loader.sequence_length=512",
-    "loader.max_images=8",
+    "loader.sequence_length=256",
+    "loader.max_images=4",
     "loader.batch_size=2",
 )
-ASSUMED = Assumptions(vocab_size=4096, document_tokens=128)
+ASSUMED = Assumptions(vocab_size=1024, document_tokens=128)
 
 
 def config(name: str) -> Trainer.Config:
@@ -88,15 +88,14 @@ def test_synthetic_rows_are_what_the_plan_assumes() -> None:
     settings.loader.image_multiple = 5  # type: ignore[attr-defined]
     planner = _planner(settings)
     work = planner.work(2)
-    assert (work.num_images, work.num_encoded) == (15, 15)
+    assert (work.num_images, work.num_encoded) == (7, 10)
     batch = synthetic_rows(
-        work, planner.model, vocab_size=4096, max_seqlen=512, seed=0
+        work, planner.model, vocab_size=1024, max_seqlen=256, seed=0
     )
     assert (batch.targets >= 0).sum() == batch.num_targets
     assert batch.slots.unique().numel() == batch.slots.numel()
-    assert batch.cu_seqlens.tolist() == list(range(0, 1025, 128))
-    assert len(planner.work(1).documents) == 4
-    assert planner.work(1).num_encoded == 10
+    assert batch.cu_seqlens.tolist() == [0, 128, 256, 384, 512]
+    assert len(batch.images) == 10
 
 
 def _planner(settings: Trainer.Config) -> Planner:
