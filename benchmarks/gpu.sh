@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 budget=540
-pieces=attention,step,profile,peers,generate,fp8,kernels,tests
+pieces=attention,step,profile,plan,peers,generate,fp8,kernels,tests
 note=${OUT:-benchmarks}/gpu_note.md
 tiny=
 configs=()
@@ -71,6 +71,10 @@ peers="--size gpu"
 generate="--precision fp32 bf16 --shots 0 8 --prompts 32"
 selective="compile=true activation_checkpointing=selective"
 fp8="loader.micro_batch_size=3 $selective float8=true"
+plans=(
+    "$recipe $common loader.micro_batch_size=2 $selective"
+    "pretrain_ablation_base loader.batch_size=8 loader.micro_batch_size=2 $selective"
+)
 if [ ${#configs[@]} -eq 0 ]; then
     configs=(
         "loader.micro_batch_size=2 $selective"
@@ -88,6 +92,10 @@ if [ -n "$tiny" ]; then
     timing="--warmup 1 --steps 2 --vocab-size 300"
     configs=("loader.micro_batch_size=1 compile=false")
     fp8="loader.micro_batch_size=1 compile=false float8=true"
+    plans=(
+        "$recipe $common ${configs[0]} --vocab-size 300 --rounds 1"
+        "$recipe $common loader.micro_batch_size=2 --vocab-size 300 --rounds 1"
+    )
     peers="--size tiny --rounds 1"
     generate="--shots 0 2 --tiny"
 fi
@@ -106,6 +114,14 @@ if wanted step; then
     for config in "${configs[@]}"; do
         step $config $profile
         profile=
+    done
+fi
+
+if wanted plan; then
+    tell '' '## Planned and measured' ''
+    for point in "${plans[@]}"; do
+        # shellcheck disable=SC2086
+        run 180 benchmarks/planned.py $point
     done
 fi
 

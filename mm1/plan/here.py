@@ -83,8 +83,9 @@ def measure_here(
         UserError: it does not fit what is free here; nothing has been allocated.
     """
     check_together(config)
-    by_name = None if gpu is None else accelerator(gpu)
+    rates = None if gpu is None else accelerator(gpu)
     device = dist.start(config.patience)
+    rates = rates or _known_gpu(device)
     planner = _planner(config, _machine(device, config), assumptions, say)
     setting = planner.as_configured()
     per_micro_batch = setting.shape.data_size * setting.micro_batch_size
@@ -122,15 +123,14 @@ def measure_here(
         seconds.append(max(dist.all_gather_objects(steps.timed(clock))))
     planner.calibration = calibrator.result()
     timed = planner.timed(setting, batch_size=batch_size)
-    rates = by_name or _known_gpu(device)
-    data_sheet = None
-    if rates is not None:
-        other = _planner(config, rates, assumptions, say)
-        data_sheet = other.timed(setting, batch_size=batch_size)
     return Measurement(
         planner=planner,
         outcome=replace(timed, memory=outcome.memory),
-        data_sheet=data_sheet,
+        data_sheet=None
+        if rates is None
+        else _planner(config, rates, assumptions, say).timed(
+            setting, batch_size=batch_size
+        ),
         memory=memory,
         state=steps.state_memory(),
         seconds=seconds,

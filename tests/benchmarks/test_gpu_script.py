@@ -71,14 +71,17 @@ def test_why_a_piece_failed_is_told_and_the_rest_runs(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_every_piece_runs(tmp_path: Path) -> None:
     note = tmp_path / "note.md"
-    pieces = "attention,step,profile,peers,generate,fp8,kernels"
+    pieces = "attention,step,profile,plan,peers,generate,fp8,kernels"
     run("gpu.sh", "--tiny", "--pieces", pieces, "--out", str(note))
     text = note.read_text()
     assert "ailed" not in text
     assert "Left out" not in text
+    assert text.count("a step, by units timed one by one") == 2
     for heading in (
         "encoder_attention",
         "Whole steps",
+        "Planned and measured",
+        "measured on 1 CPU",
         "LLaVA",
         "Generation",
         "float8",
