@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mm1 import dist
+from mm1.data.prepared.shards import read_manifest
 from mm1.nn.initialization import own_part
 from mm1.nn.model import Model
+from mm1.storage.cache import cache_bytes, cache_folder
+from mm1.storage.remote_path import RemotePath, as_path
 from mm1.train.layout import ParallelLayout
 from mm1.train.optimizers import Optimizer
 from mm1.train.origins import RANDOM
@@ -127,6 +130,8 @@ def say_start(
         "writes to": f"{folder}, a checkpoint every {config.checkpoint_every:,} steps;"
         f" it is at step {step:,} of {config.steps:,}",
     }
+    if text := dist.on_rank_zero(lambda: cached_data(config.loader.folders())):
+        lines["reads"] = text
     for name, text in lines.items():
         dist.say(f"  {name:<11} {text}")
 
@@ -191,6 +196,32 @@ def _memory(
         f" {_gib(expected.gradients)}, optimizer {_gib(expected.optimizer)};"
         f" {_gib(measured)} at most so far"
     )
+
+
+def cached_data(folders: Iterable[str]) -> str:
+    """What is read from object stores through the cache, and whether that holds it;
+    empty if nothing is."""
+    far = [
+        each for each in map(as_path, folders) if isinstance(each, RemotePath)
+    ]
+    if not far:
+        return ""
+    num_bytes = sum(
+        entry["bytes"]
+        for folder in far
+        for split in read_manifest(folder)["splits"].values()
+        for entry in (*split["shards"], *split["columns"].values())
+    )
+    text = (
+        f"{num_bytes / 1e9:.2f} GB at object stores through {cache_folder()}, which may"
+        f" hold {cache_bytes() / 1e9:g} GB"
+    )
+    if num_bytes > cache_bytes():
+        text += (
+            ": too little, as documents come in random order, and a shard is fetched"
+            " again for each; raise MM1_CACHE_GB"
+        )
+    return text
 
 
 def _gib(num_bytes: int) -> str:

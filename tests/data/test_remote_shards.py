@@ -220,8 +220,13 @@ def test_those_that_want_the_same_fetch_it_once(store: ObjectStore):
 
 
 def test_training_from_a_store_gives_the_same_weights(
-    store: ObjectStore, world: Path, tmp_path: Path
+    store: ObjectStore,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    monkeypatch.setenv("MM1_CACHE_GB", "0.00001")
     far = store.upload(world, "world")
     store.fault(broken_halfway, ".arrow", times=2)
     store.fault(reset, ".arrow", skip=2, times=1)
@@ -233,5 +238,7 @@ def test_training_from_a_store_gives_the_same_weights(
             sources={each: f"{where}/{each}" for each in worlds.WEIGHTS},
         )
         config.build(folder=tmp_path / name).fit()
+        said = capsys.readouterr().err
+        assert ("may hold 1e-05 GB: too little" in said) == (name == "far")
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
