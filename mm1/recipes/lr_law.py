@@ -1,11 +1,58 @@
-"""MM1's law of the peak learning rate, beside a law fitted to a file of points."""
+"""MM1's law of the peak learning rate, beside a law fitted to a file of points; and the
+search for it at MM1's sizes."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from mm1.recipes.sizes import law_peak_lr
+from mm1.recipes.pretrain import pretrain_ablation_base
+from mm1.recipes.sizes import decoder_config, decoder_size, law_peak_lr
 from mm1.study.lr_fit import LrLaw, fit_lr_law, read_points
+from mm1.study.lr_search import LrSearch
+from mm1.study.plan import StudyPlan
+from mm1.train.origins import RANDOM
+
+LAW_SIZES = ("9M", "85M", "302M", "1.2B")
+LARGER = "2.9B"
+LAW_STEPS = 20_000
+FLAT_GUESS = 3e-4
+
+
+def full_search() -> LrSearch:
+    """MM1's search (section 3.3) at its own sizes, and a fifth that it foretold. It has
+    not been run.
+
+    Steps are our choice. Decoders start from scratch and grids at one rate for all
+    sizes, so that no guess about the law is in the result.
+    """
+    sizes = {
+        decoder_size(name): partial(_add_mm1, name)
+        for name in (*LAW_SIZES, LARGER)
+    }
+    *small, larger = sizes.items()
+    return LrSearch(
+        name="lr-law-full",
+        title="The learning rates of MM1s",
+        about=f"45/45/10, {LAW_STEPS:,} steps of 512 sequences of 4,096 tokens, each"
+        " with a complete schedule. Only the decoder varies, which starts from scratch;"
+        " the encoder is a trained ViT-L/14. The objective is the validation loss on"
+        " captions, pages and text.",
+        sizes=dict(small),
+        larger=larger,
+        guess=lambda size: FLAT_GUESS,
+        prepare=lambda folder: None,
+    )
+
+
+def _add_mm1(name: str, plan: StudyPlan, lr: float, seed: int) -> str:
+    run = pretrain_ablation_base()
+    run.seed = seed
+    run.steps = LAW_STEPS
+    run.model.decoder = decoder_config(name)
+    run.init["decoder"] = RANDOM
+    run.optimizer.peak_lr = lr
+    return plan.add("pretrain", run)
 
 
 def print_lr_law(points: Path | None, sizes: Sequence[float]) -> None:

@@ -27,6 +27,8 @@ COLUMNS = (
     "Parameters",
     "Best rate",
     "x/ standard error",
+    "First guess",
+    "Best / guess",
     "Line",
     "95% of the line",
     "95% of one size",
@@ -63,7 +65,11 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
         ),
         section(
             "Numbers",
-            table(COLUMNS, _rows(law, larger, paper), numbers=range(7)),
+            table(
+                COLUMNS,
+                _rows(law, larger, paper, search.guess),
+                numbers=range(len(COLUMNS)),
+            ),
             note=NUMBERS_NOTE,
         ),
     )
@@ -110,8 +116,11 @@ def _equation(law: LrLaw) -> str:
     )
 
 
-def _rows(law: LrLaw, larger: Optimum, paper: RateLaw) -> list[tuple[str, ...]]:
-    """The row of each size: its best rate, and what both lines predict."""
+def _rows(
+    law: LrLaw, larger: Optimum, paper: RateLaw, guess: RateLaw
+) -> list[tuple[str, ...]]:
+    """The row of each size: its best rate beside the guess that its grid began with,
+    and what both lines predict."""
     lines = []
     for best in (*law.optima, larger):
         predicted = law.predict(best.params)
@@ -121,6 +130,8 @@ def _rows(law: LrLaw, larger: Optimum, paper: RateLaw) -> list[tuple[str, ...]]:
                 count(best.params),
                 f"{best.lr:.3g}",
                 error,
+                f"{guess(best.params):.3g}",
+                f"{best.lr / guess(best.params):.2f}",
                 f"{predicted.lr:.3g}",
                 _interval(predicted.line),
                 _interval(predicted.single),

@@ -10,13 +10,14 @@ import pytest
 from mm1.config import ConfigError, UserError
 from mm1.miniature.lr_law import language_model_search, mm1_search
 from mm1.nn.mm1 import MM1
-from mm1.recipes.lr_law import describe_law
+from mm1.recipes.lr_law import describe_law, full_search
 from mm1.study import runner
 from mm1.study.executors import LocalExecutor
 from mm1.study.lr_fit import fit_lr_law, read_points
 from mm1.study.lr_page import check_prediction, write_lr_page
 from mm1.study.lr_search import LrSearch, run_lr_search
 from mm1.study.plan import StudyPlan
+from mm1.train.origins import RANDOM
 from mm1.train.trainer import Trainer
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
@@ -131,16 +132,28 @@ def test_the_grids_of_the_recipes_differ_in_width_and_rate_alone(
         }
 
 
-def test_mm1s_start_from_the_language_models_of_the_first_law(
-    tmp_path: Path,
+@pytest.mark.parametrize("make_search", [mm1_search, full_search])
+def test_what_mm1s_start_from_is_the_same_for_every_size(
+    make_search: Callable[[], LrSearch], tmp_path: Path
 ) -> None:
+    """A language model of each size would bring a rate that falls with size along."""
     plan = StudyPlan(tmp_path)
-    laws = (language_model_search(), mm1_search())
-    first, second = (
-        [
-            add_run(plan, law.guess(size), 3)
-            for size, add_run in law.sizes.items()
-        ]
-        for law in laws
-    )
-    assert [plan.runs[run].init["decoder"] for run in second] == first
+    law = make_search()
+    starts = {
+        tuple(sorted(plan.runs[add_run(plan, 1e-3, 3)].init.items()))
+        for add_run in law.sizes.values()
+    }
+    assert len(starts) == 1
+    assert dict(*starts)["decoder"] == RANDOM
+
+
+def test_the_full_search_is_at_the_sizes_of_the_paper(tmp_path: Path) -> None:
+    law = full_search()
+    assert [f"{size:.2g}" for size in law.sizes] == [
+        "9.4e+06",
+        "8.5e+07",
+        "3e+08",
+        "1.2e+09",
+    ]
+    assert law.larger[0] == pytest.approx(2.9e9, rel=0.02)
+    assert len({law.guess(size) for size in law.sizes}) == 1
