@@ -15,7 +15,8 @@ from mm1.chat.protocol import (
 )
 from mm1.config import UserError
 from mm1.data.document import Document, Image, Text
-from mm1.data.image_processing import ImageError, image_size
+from mm1.data.image_decoding import ImageError, open_image
+from mm1.data.image_processing import image_size
 from mm1.infer.dialogue import STOP, Message, PromptLayout, Speaker, lay_out
 from mm1.infer.sampling import Sampling
 from mm1.loaded_run import LoadedRun
@@ -198,7 +199,10 @@ def decode_data_url(url: str, limits: Limits) -> Image:
         raise ApiError("a picture's data URL must be base64", param="image_url")
     try:
         data = base64.b64decode(content, validate=True)
-        width, height = image_size(data)
+        width, height = open_image(data).size
+        # only now: where the orientation follows the pixels, they are decoded
+        if width * height <= limits.max_pixels:
+            width, height = image_size(data)
     except binascii.Error as error:
         raise ApiError(f"not base64: {error}", param="image_url") from error
     except ImageError as error:

@@ -17,6 +17,10 @@ TOKEN = "MM1_CHAT_TOKEN"
 of processes."""
 
 
+MAX_CONNECTIONS = 64
+"""At a time; the body of each may be in memory."""
+
+
 def serve(
     folders: Sequence[Path], *, host: str, port: int, max_length: int
 ) -> None:
@@ -38,7 +42,8 @@ def serve(
     from mm1.chat.guard import LOOPBACK
     from mm1.chat.prompts import Limits
 
-    token = os.environ.get(TOKEN)
+    # an empty one would let everybody in
+    token = os.environ.get(TOKEN) or None
     if token is None and host not in LOOPBACK:
         token = secrets.token_urlsafe(24)
     runs = load_runs(folders)
@@ -48,4 +53,10 @@ def serve(
     print(f"{' and '.join(runs)}: {address}/" + (f"#{token}" if token else ""))
     print(f"OpenAI's API: {address}/v1" + (f", key {token}" if token else ""))
     sys.stdout.flush()
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        limit_concurrency=MAX_CONNECTIONS,
+    )

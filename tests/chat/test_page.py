@@ -212,7 +212,9 @@ def test_shots_are_filled_moved_and_switched_off(
     texts.nth(0).fill("first")
     page.locator("#cards .grip").first.press("ArrowDown")
     assert texts.nth(1).input_value() == "first"
-    page.get_by_role("checkbox").nth(1).uncheck()
+    cards.nth(1).drag_to(cards.nth(0))
+    assert texts.nth(0).input_value() == "first"
+    page.get_by_role("checkbox").nth(0).uncheck()
     after = [before[1], *before[2:]]
     page.get_by_role("tab", name="What the model sees").click()
     tokens = page.locator("#sees")

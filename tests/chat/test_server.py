@@ -4,6 +4,7 @@ errors in OpenAI's form; limits; who may call."""
 import io
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from serving import data_url, image_part, serving, text_part  # noqa: E402
 
 from mm1.chat.app import make_app  # noqa: E402
 from mm1.chat.prompts import Limits  # noqa: E402
+from mm1.chat.server import TOKEN, serve  # noqa: E402
 
 LIMITS = Limits(
     max_length=400, max_images=6, max_pixels=10_000, max_body=200_000
@@ -344,6 +346,48 @@ def test_a_token_is_needed_where_there_is_one(run: LoadedRun) -> None:
         )
         with client, pytest.raises(openai.AuthenticationError):
             client.models.list()
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "token"),
+    [
+        ("127.0.0.1", None, None),
+        ("127.0.0.1", "mine", "mine"),
+        ("0.0.0.0", "mine", "mine"),
+        ("0.0.0.0", None, "made"),
+        ("0.0.0.0", "", "made"),
+        ("::", None, "made"),
+    ],
+)
+def test_a_server_for_others_has_a_token(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    given: str | None,
+    token: str | None,
+) -> None:
+    """Its address, which is printed, lets whoever opens it in."""
+    run = tiny.write_run(tmp_path / "tuned")
+    served: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: served.append(app))
+    monkeypatch.delenv(TOKEN, raising=False)
+    if given is not None:
+        monkeypatch.setenv(TOKEN, given)
+    serve([run], host=host, port=8000, max_length=100)
+    said = capsys.readouterr().out
+    address, _, shown = said.splitlines()[0].rpartition(" ")[2].partition("#")
+    assert address == f"http://{f'[{host}]' if ':' in host else host}:8000/"
+    assert len(shown) > 30 if token == "made" else shown == (token or "")
+    with serving(served[0]) as found:
+        answer = httpx.get(f"{found}/v1/models")
+        assert answer.status_code == (401 if shown else 200)
+        header = {"authorization": f"Bearer {shown}"} if shown else {}
+        answer = httpx.get(f"{found}/v1/models", headers=header)
+        assert answer.status_code == 200
+        page = httpx.get(found)
+        assert page.status_code == 200
+        assert "tuned" not in page.text
 
 
 @pytest.fixture
