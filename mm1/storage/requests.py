@@ -274,6 +274,10 @@ def _open_system(scheme: str) -> Any:
             f"{scheme}:// needs the package {STORES[scheme]}: pip install"
             " 'mm1[cloud]'"
         ) from error
+    except ValueError as error:  # adlfs, without an account
+        raise StorageError(
+            f"{scheme}:// cannot be opened ({error}): set {CREDENTIALS[scheme]}"
+        ) from error
     if scheme == "s3":
         system.retries = 1
         system.connect()  # two first requests at a time would do so twice

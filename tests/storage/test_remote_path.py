@@ -98,6 +98,17 @@ def test_a_store_without_its_package_names_the_extra(
         as_path("gs://bucket/a.txt").read_bytes()
 
 
+def test_a_store_that_wants_an_account_says_which_variables(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ValueError("Must provide an account")
+
+    monkeypatch.setattr("fsspec.filesystem", refuse)
+    with pytest.raises(StorageError, match=r"az://.*account.*AZURE_STORAGE"):
+        as_path("az://container/a.txt").read_bytes()
+
+
 def test_files_and_folders(store: ObjectStore):
     folder = store.folder("deep/er")
     for name in ("b.txt", "a.txt", "sub/c.json"):
