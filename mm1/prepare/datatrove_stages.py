@@ -182,6 +182,7 @@ def submit_to_slurm(
         UserError: there is no Slurm, or it refuses; an option is missing or unknown;
             jobs that were submitted before have not ended.
     """
+    logger.disable("datatrove")
     note = logs / "jobs.json"
     if note.exists() and (left := _unfinished(json.loads(note.read_text()))):
         raise UserError(

@@ -94,29 +94,33 @@ class Fingerprints(Step):
                 *self.work.preparation.filters.duplicates.build().schema(),
             ]
         )
+        drops: Counter[str] = Counter()
         with _table(self.work.table("fingerprints", rank), schema) as stream:
             rows: list[dict[str, Any]] = []
-            for row in self._rows(self.work.blocks[rank]):
+            for row in self._rows(self.work.blocks[rank], drops):
                 rows.append(row)
                 if len(rows) == BATCH:
                     stream.write(pa.RecordBatch.from_pylist(rows, schema))
                     rows = []
             stream.write(pa.RecordBatch.from_pylist(rows, schema))
+        write_json(self.work.scratch / "unusable" / f"{rank:05}.json", drops)
 
-    def _rows(self, numbers: range) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, numbers: range, drops: Counter[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Counts in `drops`, by reason, the records that a preparation would drop."""
         preparation = self.work.preparation.build()
         duplicates = preparation.filters.duplicates
         read = 0
-        dropped = 0
         for number in numbers:
             file = self.work.files[number]
             for place, record in enumerate(preparation.source.read(file)):
                 read += 1
-                self.report(read, dropped)
+                self.report(read, drops.total())
                 try:
                     document, _ = preparation.checked(record, file)
-                except Unusable:
-                    dropped += 1
+                except Unusable as why:
+                    drops[why.reason] += 1
                     continue
                 key = document_key(file, record.key)
                 yield {

@@ -74,7 +74,7 @@ def deduplicate(
 
     Raises:
         ConfigError: no copies are asked for, or those of images; `out` holds something
-            else or is being written; a file changes.
+            else or is being written; a file changes; not one record can be used.
         UserError: datatrove is not installed.
         WorkerDied: a task was killed or hung.
     """
@@ -316,8 +316,17 @@ def _counts(scratch: Path) -> dict[str, Any]:
         counts = read_object(path, REMEDY)
         documents += counts["documents"]
         verdicts += Counter(counts["drops"])
+    unusable: Counter[str] = Counter()
+    for path in sorted((scratch / "unusable").glob("*.json")):
+        unusable += Counter(read_object(path, REMEDY))
+    if not documents:
+        raise ConfigError(
+            f"none of {unusable.total():,} records can be used:"
+            f" {_listed(unusable) or 'the files are empty'}"
+        )
     return {
         "documents": documents,
+        "unusable": dict(unusable.most_common()),
         "largest_cluster": _largest_cluster(scratch),
         "verdicts": dict(verdicts.most_common()),
     }
@@ -339,9 +348,15 @@ def _say_if_large(documents: int) -> None:
 
 
 def _summary(manifest: dict[str, Any]) -> str:
-    verdicts = ", ".join(
-        f"{count:,} {reason}" for reason, count in manifest["verdicts"].items()
+    text = (
+        f"{_listed(manifest['verdicts']) or 'no copies'} among"
+        f" {manifest['documents']:,} documents"
     )
-    return (
-        f"{verdicts or 'no copies'} among {manifest['documents']:,} documents"
-    )
+    if unusable := manifest["unusable"]:
+        count = sum(unusable.values())
+        text += f"; not compared: {count:,} records ({_listed(unusable)})"
+    return text
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())

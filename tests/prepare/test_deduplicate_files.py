@@ -260,6 +260,26 @@ def test_a_large_cluster_is_announced(
         assert ("a cluster has" in said) == bool(words)
 
 
+def test_what_is_not_compared_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datatrove()
+    (raw := tmp_path / "raw.jsonl").write_text(
+        '{"text": "a b c"}\n{"text": "a b c"}\n{"text": ""}\n{"txt": "d"}\n'
+    )
+    exact = config_of(Duplicates.Config(exact=True))
+    manifest = deduplicate(exact, [raw], tmp_path / "out")
+    assert manifest is not None
+    assert sum(manifest["unusable"].values()) == 2
+    said = capsys.readouterr().err
+    assert "1 duplicate among 2 documents; not compared: 2 records (" in said
+    assert "1 empty text" in said
+    strict = config_of(Duplicates.Config(exact=True))
+    strict.filters.text = TextRules.Config(min_words=4)
+    with pytest.raises(ConfigError, match="none of 4 records can be used: 2"):
+        deduplicate(strict, [raw], tmp_path / "nothing")
+
+
 def test_it_resumes_with_the_tasks_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
