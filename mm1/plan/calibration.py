@@ -6,7 +6,7 @@ the optimizer. A whole step is never timed here.
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,11 +19,11 @@ from mm1 import dist
 from mm1.batch import PackedBatch, move
 from mm1.config import ConfigError
 from mm1.nn.float8 import use_float8
-from mm1.nn.model import Losses, Model
+from mm1.nn.model import Model
 from mm1.nn.shards import own_part
+from mm1.plan.carrier import Carrier, carry
 from mm1.plan.real_steps import fill_with_noise
 from mm1.plan.unit_kinds import REST, unit_kinds
-from mm1.train.accumulation import set_gradient_sync
 from mm1.train.build_model import build_on_meta
 from mm1.train.layout import ParallelLayout
 from mm1.train.parallel import prepare_units, shard
@@ -40,6 +40,8 @@ class Calibration:
 
     computes: dict[str, float]
     """Forward and backward of one unit of each kind, and of `REST`."""
+    starts: float
+    """For each group of weights that is gathered and reduced, however small."""
     moves: float
     """For each parameter: gathered, and its gradient reduced."""
     adds: float
@@ -82,19 +84,23 @@ class Calibrator:
             name: units[0] for name, units in unit_kinds(self.model).items()
         }
         self.calls = self._calls()
-        self.carrier = _Carrier(self.model)
-        self.num_carried = sum(p.numel() for p in self.carrier.parameters())
-        shard(
-            self.carrier,
-            layout,
-            precision=config.precision,
-            by_unit=dist.world_size() > 1 or layout.device.type == "cuda",
-        )
-        fill_with_noise(self.carrier, layout.device)
+        self.by_unit = dist.world_size() > 1 or layout.device.type == "cuda"
+        self.carrier = self._carrier(layout, config.precision, whole=True)
+        self.empty = self._carrier(layout, config.precision, whole=False)
+        self.num_carried = sum(p.numel() for p in self.model.parameters())
+        self.num_groups = 1 + self.by_unit * len(self.model.units())
         optimizer = replace(config.optimizer, lr_factors={})
         self.optimizer = optimizer.build(model=self.carrier)
         self.repeats: dict[str, int] = {}
         self.seconds: dict[str, list[float]] = {}
+
+    def _carrier(
+        self, layout: ParallelLayout, precision: Any, *, whole: bool
+    ) -> Carrier:
+        carrier = Carrier(self.model, whole=whole)
+        shard(carrier, layout, precision=precision, by_unit=self.by_unit)
+        fill_with_noise(carrier, layout.device)
+        return carrier
 
     def _calls(self) -> dict[str, "_Call"]:
         """What each kind of unit is given, and gives, in the model."""
@@ -119,9 +125,10 @@ class Calibrator:
             self._time(name, self.calls[name].runs(unit, self.model))
         with _skipped(self.model, self.calls):
             self._time(REST, self._rest)
-        self._time("moves", lambda: self._carry(1))
-        self._time("moves and adds", lambda: self._carry(2))
-        self._carry(1)
+        self._time("starts", lambda: carry(self.empty, 1))
+        self._time("moves", lambda: carry(self.carrier, 1))
+        self._time("moves and adds", lambda: carry(self.carrier, 2))
+        carry(self.carrier, 1)
         for parameter in self.carrier.parameters():
             if parameter.grad is not None:
                 own_part(parameter.grad).fill_(1e-3)
@@ -134,9 +141,11 @@ class Calibrator:
             for name, values in self.seconds.items()
         }
         moves = seconds["moves"]
+        starts = min(seconds["starts"], moves)
         return Calibration(
             computes={n: seconds[n] for n in (*self.units, REST)},
-            moves=moves / self.num_carried,
+            starts=starts / self.num_groups,
+            moves=(moves - starts) / self.num_carried,
             adds=max(0.0, seconds["moves and adds"] - moves) / self.num_carried,
             updates=seconds["updates"] / self.num_carried,
             overlaps=self.device.type == "cuda",
@@ -163,17 +172,6 @@ class Calibrator:
     def _rest(self) -> None:
         self.model(self.batch).objective.backward()
         self.model.zero_grad()
-
-    def _carry(self, num_micro_batches: int) -> None:
-        for parameter in self.carrier.parameters():
-            parameter.grad = None
-        for number in range(num_micro_batches):
-            set_gradient_sync(
-                self.carrier,
-                is_last=number == num_micro_batches - 1,
-                sync_each_micro_batch=False,
-            )
-            self.carrier(None).objective.backward()
 
     def _update(self) -> None:
         gradients = [p.grad for p in self.carrier.parameters()]
@@ -291,60 +289,3 @@ class _Given(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs):
         return ctx.gradient, None, None
-
-
-class _Carried(nn.Module):
-    """Parameters of some shapes, which compute nothing."""
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.own = nn.ParameterList(
-            nn.Parameter(
-                torch.empty(p.shape, device="meta"),
-                requires_grad=p.requires_grad,
-            )
-            for p in parameters
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Touch.apply(x, *self.own)
-
-
-class _Touch(torch.autograd.Function):
-    """x; the gradients of the parameters are whatever their memory holds."""
-
-    @staticmethod
-    def forward(ctx, x, *parameters):
-        ctx.save_for_backward(*parameters)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, *grad_outputs):
-        return grad_outputs[0], *(
-            torch.empty_like(p) for p in ctx.saved_tensors
-        )
-
-
-class _Carrier(Model):
-    """All weights of a model, sharded as they are there, without what they compute."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        units = [list(unit.parameters()) for unit in model.units()]
-        inside = {id(p) for unit in units for p in unit}
-        self.blocks = nn.ModuleList(_Carried(unit) for unit in units)
-        self.rest = _Carried(
-            [p for p in model.parameters() if id(p) not in inside]
-        )
-
-    def units(self) -> Sequence[nn.Module]:
-        return list(self.blocks)
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {}
-
-    def forward(self, batch: Any) -> Losses:
-        x = self.rest(next(self.rest.parameters()).new_zeros(()))
-        for block in self.blocks:
-            x = block(x)
-        return Losses(x)

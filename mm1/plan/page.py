@@ -48,7 +48,10 @@ def write_plan_page(
             _outcome_section("The fastest that fits", planner, other)
             for other in others
         ),
-        section("Assumed", tag("pre", "\n".join(assumptions(planner)))),
+        section(
+            "Assumed",
+            *(tag("p", line.strip()) for line in assumptions(planner)[1:]),
+        ),
     ]
     write_text(path, html_page(f"Plan of {name}", *body))
 
@@ -91,7 +94,7 @@ def _outcome_section(title: str, planner: Planner, outcome: Outcome) -> Html:
         card(
             _memory_bar(planner, outcome),
             _memory_legend(outcome),
-            title="Memory on each GPU",
+            title="Memory on each rank",
         ),
         card(_timeline(outcome), title="One micro-batch"),
         _units_table(outcome),

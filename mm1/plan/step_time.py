@@ -206,19 +206,24 @@ class StepTime:
         num_micro_batches: int,
     ) -> list[UnitTime]:
         moves = calibration.moves
+        starts = calibration.starts
         if not self.syncs or self.shape.data_size == 1:
             # Reduced once a step.
             moves += (num_micro_batches - 1) * calibration.adds
             moves /= num_micro_batches
+            starts /= num_micro_batches
         sizes = {name: _num_params(units) for name, units in kinds.items()}
         sizes[REST] = self._num_apart(kinds)
         counts = {name: len(units) for name, units in kinds.items()} | {REST: 1}
+        # On a single CPU all are one group: see `mm1.train.parallel`.
+        by_unit = calibration.overlaps or self.shape.data_size > 1
+        groups = counts if by_unit else dict.fromkeys(kinds, 0) | {REST: 1}
         return [
             UnitTime(
                 name=name,
                 count=counts[name],
                 computes=counts[name] * calibration.computes[name],
-                moves=moves * size,
+                moves=moves * size + starts * groups[name],
                 waits=0.0,
                 overlaps=calibration.overlaps,
             )

@@ -136,7 +136,7 @@ def as_text(planner: Planner, outcome: Outcome) -> str:
 
 
 def _memory_lines(outcome: Outcome, planner: Planner) -> list[str]:
-    head = f"memory on each GPU, of {planner.memory_limit / GIB:,.1f} GiB"
+    head = f"memory on each rank, of {planner.memory_limit / GIB:,.1f} GiB"
     return [
         head,
         *(
@@ -215,13 +215,12 @@ def _by_rates(planner: Planner) -> Sequence[str]:
 def _timed_here(planner: Planner) -> Sequence[str]:
     timed = planner.calibration
     assert timed is not None
-    units = ", ".join(
-        f"{name} {1e3 * seconds:,.1f}"
-        for name, seconds in timed.computes.items()
-    )
     return [
         f"  {planner.gpu.name}: {planner.gpu.source}; no rate of a data sheet",
-        f"  one unit of each kind, forward and backward, ms: {units}",
+        *(
+            f"  one of {name}, forward and backward: {1e3 * seconds:,.1f} ms"
+            for name, seconds in timed.computes.items()
+        ),
         f"  a million parameters, ms: gathered and reduced {1e9 * timed.moves:,.2f},"
         f" updated {1e9 * timed.updates:,.2f}; they move"
         f" {'while' if timed.overlaps else 'before and after'} units compute",

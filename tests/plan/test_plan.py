@@ -228,7 +228,7 @@ def test_a_plan_in_numbers_and_as_a_page(tmp_path: Path) -> None:
         tmp_path / "plan.html", "<recipe>", plan, outcome, plan.fastest()
     )
     page = (tmp_path / "plan.html").read_text()
-    assert "Memory on each GPU" in page
+    assert "Memory on each rank" in page
     assert "decoder blocks" in page
     assert "&lt;recipe&gt;" in page
 
