@@ -40,7 +40,7 @@ LEAD = (
     " Holm's correction over all lessons of this page, in its first table."
 )
 LESSON_COLUMNS = (
-    "LessonVerdict",
+    "By itself",
     "Lesson",
     "Measure",
     "Contrast",
@@ -97,18 +97,28 @@ def _family(results: Sequence[Results]) -> Html:
         (*row[:4], badge(row[4], KINDS[row[4]]), row[5])
         for row in family_rows(results)
     ]
-    dates = {
-        each.study.title: each.study.stated
-        for each in results
-        if each.study.stated
-    }
-    stated = "; ".join(f"{title}: {date}" for title, date in dates.items())
-    note = (
-        "One family of tests. Of several contrasts the lowest is shown: all must be"
-        f" above zero. Stated on: {stated or 'no date'}."
+    note = " ".join(
+        (
+            "One family of tests. Of several contrasts the lowest is shown: all must be"
+            " above zero.",
+            *map(_statement, results),
+        )
     )
     what = table(FAMILY_COLUMNS, rows) if rows else missing("No lessons.")
     return section("All lessons", what, note=note, anchor="lessons")
+
+
+def _statement(results: Results) -> str:
+    """When it was stated, and whether these are the seeds that it was stated for."""
+    study = results.study
+    seeds = {seed for runs in results.rows.values() for seed in runs}
+    if not study.stated:
+        return f"{study.title}: not stated in advance."
+    if seeds != set(study.seeds):
+        return (
+            f"{study.title}: other seeds than stated, so no test of what was."
+        )
+    return f"{study.title}: stated on {study.stated}, with these seeds."
 
 
 def _study(results: Results, plan: StudyPlan) -> Html:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from mm1.study.family import corrected_lessons, family_rows
+from mm1.study.page import _statement
 from mm1.study.statement import statement
 from mm1.study.study import (
     Lesson,
@@ -95,3 +96,16 @@ def test_a_statement_says_rows_measures_tests_and_seeds() -> None:
         "**level is better.** *score*: (level) - (base).",
     ):
         assert words in text
+
+
+def test_other_seeds_than_stated_are_no_test_of_what_was() -> None:
+    made = results("level")
+    stated = replace(made, rows={"base": {7: "run", 8: "run"}})
+    assert (
+        _statement(stated) == "Made up: stated on 2026-01-02, with these seeds."
+    )
+    assert "other seeds than stated" in _statement(
+        replace(made, rows={"base": {7: "run"}})
+    )
+    undated = replace(made, study=replace(made.study, stated=""))
+    assert "not stated in advance" in _statement(undated)
