@@ -23,7 +23,7 @@ def conditions(measured: Measurement) -> str:
         else ""
     )
     return (
-        f"measured on {ranks} {planner.gpu.name}{'s' * (ranks > 1)}:"
+        f"measured on {ranks} x {planner.gpu.name}:"
         f" {len(measured.seconds)} steps of {outcome.num_micro_batches}"
         f" micro-batches{part}; synthetic rows of the recipe's shapes, no data is read"
     )

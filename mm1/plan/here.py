@@ -180,7 +180,7 @@ def _machine(device: torch.device, config: Trainer.Config) -> Accelerator:
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"CPU rank of {torch.get_num_threads()} threads"
+        else f"CPU (threads of a rank: {torch.get_num_threads()})"
     )
     return Accelerator(
         name=name,

@@ -81,7 +81,7 @@ def test_every_piece_runs(tmp_path: Path) -> None:
         "encoder_attention",
         "Whole steps",
         "Planned and measured",
-        "measured on 1 CPU",
+        "measured on 1 x CPU",
         "LLaVA",
         "Generation",
         "float8",
