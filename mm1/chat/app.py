@@ -1,8 +1,5 @@
 """The routes: OpenAI's `/v1/...`, `/health`, and what the page needs."""
 
-# pyright: reportMissingImports=false
-# FastAPI is the extra `chat`.
-
 import asyncio
 import logging
 import time

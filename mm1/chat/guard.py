@@ -1,9 +1,6 @@
 """Who may call the server, and how much they may send: checks that come before any
 route, as ASGI middleware."""
 
-# pyright: reportMissingImports=false
-# FastAPI is the extra `chat`.
-
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

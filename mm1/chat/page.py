@@ -1,8 +1,5 @@
 """The page and the routes that only it uses."""
 
-# pyright: reportMissingImports=false
-# FastAPI is the extra `chat`.
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

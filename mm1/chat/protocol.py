@@ -1,9 +1,6 @@
 """Bodies of requests as OpenAI's clients send them; what is not computed is refused by
 name, never ignored. Two fields are ours: `layout` and, for completions, `images`."""
 
-# pyright: reportMissingImports=false
-# FastAPI is the extra `chat`.
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator

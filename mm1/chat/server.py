@@ -1,8 +1,5 @@
 """`mm1 chat RUN [RUN2]`: loads the runs and serves them."""
 
-# pyright: reportMissingImports=false
-# FastAPI is the extra `chat`.
-
 import os
 import secrets
 import sys

@@ -18,8 +18,8 @@ from mm1.loaded_run import LoadedRun
 pytest.importorskip("fastapi", reason="pip install 'mm1[chat]'")
 pytest.importorskip("uvicorn", reason="pip install 'mm1[chat]'")
 openai = pytest.importorskip("openai", reason="pip install openai")
+httpx = pytest.importorskip("httpx", reason="pip install httpx")
 
-import httpx  # noqa: E402
 from serving import data_url, image_part, serving, text_part  # noqa: E402
 
 from mm1.chat.app import make_app  # noqa: E402
