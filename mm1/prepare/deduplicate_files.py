@@ -352,7 +352,7 @@ def _summary(manifest: dict[str, Any]) -> str:
         f"{_listed(manifest['verdicts']) or 'no copies'} among"
         f" {manifest['documents']:,} documents"
     )
-    if unusable := manifest["unusable"]:
+    if unusable := manifest.get("unusable"):  # not of older folders
         count = sum(unusable.values())
         text += f"; not compared: {count:,} records ({_listed(unusable)})"
     return text
