@@ -3,7 +3,7 @@
 Plan and steps are timed by the CPU time of a rank, which others on the machine disturb
 less than wall time, and in turns: a round times each kind of unit once, then takes a
 step. Compared are medians of the rounds. Memory is within the plan's goal, 10%. Time
-was, too, in 27 of 29 cases on two cores under load, of which the worst was 16%
+was, too, in 31 of 35 cases on two cores under load, of which the worst was 16%
 (docs/planning.md): it is tested at 20%.
 """
 
