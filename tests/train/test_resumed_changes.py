@@ -85,6 +85,8 @@ OTHERWISE = (
     "loader.split",  # acts where images are larger than the encoder takes
     "loader.split_last",
     "loader.index_tokens",
+    # acts where documents see one another: rotary positions are relative
+    "loader.restart_positions",
     # the same result in another way
     "loader.workers",
     "loader.micro_batch_size",
