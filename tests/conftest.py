@@ -1,10 +1,16 @@
 """What several test modules share."""
 
 import multiprocessing
+import signal
 from multiprocessing import forkserver
 
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    # nohup has it ignored, by whatever the tests start, too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

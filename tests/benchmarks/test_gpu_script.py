@@ -32,7 +32,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_is_measured_and_profiled(tmp_path: Path) -> None:
     note = tmp_path / "note.md"
     run("gpu.sh", "--tiny", "--pieces", "step,profile", "--out", str(note))

@@ -49,6 +49,7 @@ def test_lines_are_answered_in_turn(tmp_path: Path) -> None:
     assert after("", "/quit", "red") == ""
 
 
+@pytest.mark.long
 def test_it_needs_no_package_of_the_server(tmp_path: Path) -> None:
     run = tiny.write_run(tmp_path / "run")
     talk = subprocess.run(

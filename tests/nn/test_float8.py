@@ -179,6 +179,7 @@ def test_a_decoder_learns_and_flops_are_counted_as_before() -> None:
     assert (exact - rough).abs().max() > 0
 
 
+@pytest.mark.long
 def test_a_compiled_block_is_one_graph_with_the_same_gradients() -> None:
     """In a process of its own: the compiler cannot read through the shape checks of the
     tests. With a GPU it compiles for that."""

@@ -34,6 +34,7 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.long
 def test_a_run_with_experts_learns_logs_its_routers_and_can_be_recomputed(
     world: Path, tmp_path: Path
 ) -> None:
