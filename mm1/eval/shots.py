@@ -1,7 +1,8 @@
 """Which train records demonstrate a question, and what their demonstrations look
 like."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,3 +70,31 @@ def user_turn(prompt: Document) -> Document:
     if isinstance(last, Text):
         last = replace(last, content=last.content.rstrip("\n") + "\n")
     return Document((*parts, last))
+
+
+def generate_after_shots(
+    generate: Callable[..., list[str]],
+    prompts: Sequence[Document],
+    own: Sequence[int],
+) -> list[str]:
+    """The answers; prompts that begin with the most common shots share them.
+
+    Args:
+        generate: `Predictor.generate` with its options.
+        prompts: shots and question.
+        own: how many of each prompt's last parts are its question.
+    """
+    shots = [
+        prompt.parts[:-num] for prompt, num in zip(prompts, own, strict=True)
+    ]
+    usual = Counter(shots).most_common(1)[0][0] if shots else ()
+    answers = [""] * len(prompts)
+    # all ranks make both calls, even with nothing to ask
+    for shared in (True, False):
+        members = [
+            i for i, each in enumerate(shots) if (each == usual) == shared
+        ]
+        texts = generate([prompts[i] for i in members], share_prefix=shared)
+        for i, text in zip(members, texts, strict=True):
+            answers[i] = text
+    return answers

@@ -8,10 +8,12 @@ The connector is average pooling unless stated otherwise: after 120 steps, how f
 demo's C-Abstractor has come varies more between seeds than most rows differ (LOG.md).
 """
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from mm1.eval.benchmarks import Benchmark
 from mm1.eval.controls import control_name, with_controls
 from mm1.eval.evaluator import Evaluator
 from mm1.loader.image_only import ImageLoader
@@ -32,7 +34,7 @@ from mm1.nn.connectors.c_abstractor import CAbstractor
 from mm1.nn.vit import ViT
 from mm1.recipes import figures
 from mm1.recipes.ablations import CONNECTORS
-from mm1.recipes.figures import FEW, TEXT, ZERO, Scale
+from mm1.recipes.figures import FEW, TEXT, ZERO, Scale, in_packed_rows
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Measure, Study, better, mean_score
@@ -167,6 +169,16 @@ def _with_four_objects(run: MM1TrainerConfig) -> None:
         loader.sequence_length = 72
 
 
+def _ask_in_packed_rows(run: MM1TrainerConfig) -> None:
+    """Few-shot tasks and captions again, after documents of the run's own mixture."""
+    for name, shots in (*((task, 4) for task in UNNAMED), ("captions", 0)):
+        config = run.benchmarks[name]
+        assert isinstance(config, Benchmark.Config)
+        run.benchmarks[in_packed_rows(name)] = replace(
+            config, shots=(shots,), packed_with=deepcopy(run.loader)
+        )
+
+
 def _few(shots: int, control: str = "") -> Measure:
     """Of the tasks that only shots tell. Answers are the likeliest of a task's own
     words, so that knowing the format of answers is not counted as skill."""
@@ -217,6 +229,17 @@ MINIATURE = Scale(
         )
     },
     equalise=_with_four_objects,
+    ask_in_packed_rows=_ask_in_packed_rows,
+    packed_measures={
+        ZERO: Measure(
+            read=mean_score((in_packed_rows("captions"),), 0),
+            about="right words of captions that come after other documents",
+        ),
+        FEW: Measure(
+            read=mean_score([in_packed_rows(task) for task in UNNAMED], 4),
+            about="as 4 shots, after other documents",
+        ),
+    },
     prepare=prepare_folder,
 )
 

@@ -48,6 +48,11 @@ class Scale:
     many tokens each takes."""
     connector_measure: dict[str, Measure] = field(default_factory=dict)
     """The measure to compare connectors by, if not FEW."""
+    ask_in_packed_rows: Edit = lambda _: None
+    """Adds the benchmarks that `packed_measures` read, with prompts in rows of the
+    run's own mixture."""
+    packed_measures: dict[str, Measure] = field(default_factory=dict)
+    """For ZERO and FEW, in packed rows; may be empty."""
     prepare: Callable[[Path], None] | None = None
 
     def rows(self, edits: Mapping[str, Edit]) -> Rows:
@@ -80,6 +85,11 @@ class Scale:
             prepare=self.prepare,
             **more,
         )
+
+
+def in_packed_rows(name: str) -> str:
+    """The name of a measure or benchmark with prompts in packed rows."""
+    return f"{name}, in packed rows"
 
 
 def set_weights(
@@ -214,30 +224,53 @@ def isolation_study(scale: Scale) -> Study:
         share(run)
         run.loader.restart_positions = False
 
-    return scale.study(
+    rows: dict[str, Edit] = {
+        "isolated": lambda _: None,
+        "seeing one another": share,
+        "positions run on": leak,
+    }
+
+    def measured(edit: Edit) -> Edit:
+        def edited(run: MM1TrainerConfig) -> None:
+            edit(run)
+            scale.ask_in_packed_rows(run)
+
+        return edited
+
+    others = tuple(rows)[1:]
+    against = ("", ", against positions that run on")
+    kinds = {"few-shot": FEW, "zero-shot": ZERO}
+    packed = {in_packed_rows(by): m for by, m in scale.packed_measures.items()}
+    return replace(scale, measures=scale.measures | packed).study(
         "Isolation of packed documents",
         "The first two rows differ in the attention mask alone: in both, positions"
         " restart with each document. In the third they also run on, as where packing"
         " is not masked at all. Targets are the same. Benchmarks prompt with a single"
-        " document, as in the training of the isolated row only.",
-        scale.rows(
-            {
-                "isolated": lambda _: None,
-                "seeing one another": share,
-                "positions run on": leak,
-            }
-        ),
+        " document, as in the training of the isolated row only; *in packed rows* each"
+        " prompt comes after other documents of the mixture, as in each row's own"
+        " training.",
+        scale.rows({row: measured(edit) for row, edit in rows.items()}),
         (
             *(
-                better(f"Isolation helps {name}{against}", by, "isolated", row)
-                for row, against in (
-                    ("seeing one another", ""),
-                    ("positions run on", ", against positions that run on"),
+                better(
+                    f"Isolation helps {kind} performance{than}",
+                    by,
+                    "isolated",
+                    row,
                 )
-                for name, by in (
-                    ("few-shot performance", FEW),
-                    ("zero-shot performance", ZERO),
+                for row, than in zip(others, against, strict=True)
+                for kind, by in kinds.items()
+            ),
+            *(
+                Lesson(
+                    text=f"Isolation helps {kind} performance in packed rows",
+                    measure=in_packed_rows(by),
+                    contrasts=tuple(
+                        {"isolated": 1.0, row: -1.0} for row in others
+                    ),
                 )
+                for kind, by in kinds.items()
+                if by in scale.packed_measures
             ),
         ),
     )

@@ -25,7 +25,6 @@ end token.
 """
 
 import base64
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,15 +38,18 @@ from mm1.eval.evaluator import Evaluator, Line, Split
 from mm1.eval.question import LABELS, Question, ShotLabels, relabelled
 from mm1.eval.rices import RecordImages, Rices, open_rices
 from mm1.eval.shots import (
+    generate_after_shots,
     random_candidates,
     select_shots,
     user_turn,
     without_images,
 )
 from mm1.infer.choose import choose
+from mm1.infer.packed_predictor import PackedPredictor
 from mm1.infer.predictor import Predictor
 from mm1.infer.ranks import gather_from_ranks, split_over_ranks
 from mm1.infer.trained_model import TrainedModel
+from mm1.loader.packed import PackedLoader
 from mm1.nn.model import Model
 from mm1.ranges import PositiveInt
 
@@ -108,6 +110,9 @@ class Benchmark(Evaluator):
         shot_labels: ShotLabels = "right"
         """The answers that demonstrations show; others than "right" are controls
         (`mm1.eval.controls`)."""
+        packed_with: PackedLoader.Config | None = None
+        """A training mixture, whose documents stand before each prompt in its row, as
+        in training (`mm1.infer.packed_predictor`); None: prompts stand alone."""
 
         def build(self) -> "Benchmark":
             return self.make()
@@ -266,6 +271,7 @@ class Benchmark(Evaluator):
         c = self.config
         said = [LABELS[c.shot_labels]] if num_shots else []
         said += ["answers restricted to the choices"] if c.restricted else []
+        said += ["in packed rows"] if c.packed_with else []
         return "; ".join(filter(None, said)) or None
 
     def settings(self, num_shots: int) -> str:
@@ -329,7 +335,7 @@ class Benchmark(Evaluator):
         advance: Callable[[int], object],
         draw: int = 0,
     ) -> list[Line]:
-        predictor = Predictor.of(trained)
+        predictor = self._predictor(trained)
         lines: list[Line] = []
         for numbers in split_over_ranks(self.chosen):
             asked = [
@@ -356,11 +362,27 @@ class Benchmark(Evaluator):
             for line, score in zip(lines, scores, strict=True)
         ]
 
+    def _predictor(self, trained: TrainedModel) -> Predictor:
+        if self.config.packed_with is None:
+            return Predictor.of(trained)
+        return PackedPredictor(
+            trained, self.config.packed_with, seed=self.config.seed
+        )
+
     def _answers(
         self, predictor: Predictor, asked: Sequence[tuple[Question, Document]]
     ) -> list[str]:
         if not self.config.restricted:
-            return self._generate(predictor, asked)
+            generate = partial(
+                predictor.generate,
+                max_tokens=self.config.max_tokens,
+                stop=self.config.stop,
+            )
+            prompts = [prompt for _, prompt in asked]
+            if not self.config.same_shots:
+                return generate(prompts)
+            own = [len(question.prompt.parts) for question, _ in asked]
+            return generate_after_shots(generate, prompts, own)
         choices = [
             [self.answer_text(question, each) for each in question.choices]
             for question, _ in asked
@@ -370,28 +392,3 @@ class Benchmark(Evaluator):
             question.choices[i]
             for (question, _), i in zip(asked, likeliest, strict=True)
         ]
-
-    def _generate(
-        self, predictor: Predictor, asked: Sequence[tuple[Question, Document]]
-    ) -> list[str]:
-        """The answers; prompts that begin with the most common shots share them."""
-        generate = partial(
-            predictor.generate,
-            max_tokens=self.config.max_tokens,
-            stop=self.config.stop,
-        )
-        prompts = [prompt for _, prompt in asked]
-        if not self.config.same_shots:
-            return generate(prompts)
-        shots = [prompt.parts[: -len(q.prompt.parts)] for q, prompt in asked]
-        usual = Counter(shots).most_common(1)[0][0] if shots else ()
-        answers = [""] * len(asked)
-        # all ranks make both calls, even with nothing to ask
-        for shared in (True, False):
-            members = [
-                i for i, own in enumerate(shots) if (own == usual) == shared
-            ]
-            texts = generate([prompts[i] for i in members], share_prefix=shared)
-            for i, text in zip(members, texts, strict=True):
-                answers[i] = text
-        return answers
