@@ -91,6 +91,35 @@ def test_questions_are_not_targets_and_answers_have_their_own_end(
     )
 
 
+def test_the_end_after_a_part_without_loss_is_no_target(
+    renderer: Renderer, tokenizer: Tokenizer
+) -> None:
+    asked = renderer(Document((Text("sit"), Text("two", loss=False))))
+    assert asked.tokens.tolist()[-1] == tokenizer.end
+    assert asked.loss_mask.tolist() == [True, False, False]
+    shown = renderer(Document((Text("two", loss=False), picture())))
+    assert shown.loss_mask.tolist() == [False, False, False, True]
+
+
+def test_a_segment_shows_the_images_of_its_tokens_alone(
+    renderer: Renderer,
+) -> None:
+    """Tokens 0 1 are the first image, 2 a word, 3 4 and 5 6 two images, 7 the end."""
+    page = renderer(Document((picture(), Text("sit"), picture(), picture())))
+    numbers = {
+        (start, stop): [n for n, *_ in page.images_between(start, stop)]
+        for start, stop in [(0, 8), (0, 3), (2, 5), (3, 8), (5, 7), (2, 3)]
+    }
+    assert numbers == {
+        (0, 8): [1, 2, 3],
+        (0, 3): [1],
+        (2, 5): [2],
+        (3, 8): [2, 3],
+        (5, 7): [3],
+        (2, 3): [],
+    }
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -185,6 +185,38 @@ def test_a_cut_leaves_no_segment_that_is_too_short() -> None:
     ]
 
 
+def test_nothing_follows_a_cut_text_in_its_row() -> None:
+    """Not even the short text that would fit the 11 tokens that the cut leaves."""
+    planned = pack_documents(
+        np.array([105, 5]),
+        np.array([0, 0]),
+        sequence_length=100,
+        max_images=0,
+        min_segment=16,
+    )
+    assert planned.rows == [
+        (PackedSegment(0, 0, 89),),
+        (PackedSegment(0, 89, 105), PackedSegment(1, 0, 5)),
+    ]
+
+
+def test_of_texts_that_are_cut_the_one_that_fills_most_is_taken() -> None:
+    planned = pack_documents(
+        np.array([105, 108, 300]),
+        np.array([0, 0, 0]),
+        sequence_length=100,
+        max_images=0,
+        num_rows=1,
+        min_segment=16,
+    )
+    assert planned.rows == [(PackedSegment(2, 0, 100),)]
+    assert planned.left_over == [
+        PackedSegment(0, 0, 105),
+        PackedSegment(1, 0, 108),
+        PackedSegment(2, 100, 300),
+    ]
+
+
 def test_no_documents_no_rows() -> None:
     assert plan_of([]) == PackingPlan(rows=[], left_over=[])
 
@@ -381,6 +413,16 @@ def test_each_row_goes_to_one_rank_and_micro_batches_are_of_equal_size(
             assert min(images[rows[0]] for rows in now) >= max(
                 images[rows[0]] for rows in then
             )
+
+
+def test_rows_are_dealt_to_and_fro() -> None:
+    """The fullest with the emptiest; the second rank has the fullest one of the next
+    turn."""
+    amounts = [1, 7, 3, 8, 5, 2, 6, 4]
+    assert balance_rows(amounts, 2) == [[3, 4, 7, 0], [1, 6, 2, 5]]
+    first, second = (balance_rows(amounts, 4, rank, 2) for rank in (0, 1))
+    assert first == [[3, 0], [4, 7]]
+    assert second == [[1, 5], [6, 2]]
 
 
 def test_eight_ranks_hold_nearly_equal_numbers_of_images() -> None:
