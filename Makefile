@@ -1,8 +1,8 @@
-# For a stranger: `make demo`, `make test`, and, with more time, `make lessons`. All make .venv first, once.
+# For a stranger: `make demo`, `make test`, `make docs`, and, with more time, `make lessons`. All make .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lessons test test-long test-all check install clean
+.PHONY: demo lessons test test-long test-all check docs browser install clean
 
 demo: install
 	$(BIN)/mm1 demo
@@ -24,6 +24,15 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/structure.py --check
+
+# The site, in build/site; a broken link fails.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
+
+# A Chromium for the tests of pages: the system's, else Playwright's, else they are skipped.
+browser: install
+	$(BIN)/python tests/browser.py
 
 install: .venv/installed
 

@@ -48,11 +48,12 @@ def prepare_raw_data(
     Raises:
         ConfigError, FileNotFoundError: as `mm1.prepare.pipeline.prepare`.
 
-    >>> manifest = mm1.prepare(
-    ...     "captions", "raw", out="data/captions", tokenizer="tokenizer.json"
-    ... )
-    >>> manifest["documents"]
-    20
+    Examples:
+        >>> manifest = mm1.prepare(
+        ...     "captions", "raw", out="data/captions", tokenizer="tokenizer.json"
+        ... )
+        >>> manifest["documents"]
+        20
     """
     several = [paths] if isinstance(paths, Path | str) else paths
     return prepare(
@@ -83,9 +84,10 @@ def train_recipe(
     Raises:
         ConfigError: there is no such recipe or key, or data do not fit.
 
-    >>> run = mm1.train("tiny.json", out="runs/tiny", steps=2)
-    >>> mm1.load(run).layout
-    'plain'
+    Examples:
+        >>> run = mm1.train("tiny.json", out="runs/tiny", steps=2)
+        >>> mm1.load(run).layout
+        'plain'
     """
     open_trainer(recipe, _assignments(changes), as_path(out), resume).fit()
     return as_path(out)
@@ -116,11 +118,12 @@ def evaluate_finished_run(
     Raises:
         ConfigError: there is no such benchmark or key.
 
-    >>> scores = mm1.evaluate(
-    ...     "runs/demo/finetune", benchmarks=["colour"], shots=[0, 2]
-    ... )
-    >>> list(scores["colour"]["shots"])
-    ['0', '2']
+    Examples:
+        >>> scores = mm1.evaluate(
+        ...     "runs/demo/finetune", benchmarks=["colour"], shots=[0, 2]
+        ... )
+        >>> list(scores["colour"]["shots"])
+        ['0', '2']
     """
     return evaluate_run(
         as_path(run),

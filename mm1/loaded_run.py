@@ -41,19 +41,20 @@ class LoadedRun:
     model continues the words as they are (`"plain"`): write them as the data it was
     trained on have them, and show with `shots` what an answer looks like.
 
-    >>> m = mm1.load("runs/demo/finetune")
-    >>> answer = m.ask("what colour ?", photo)
-    >>> shots = [(photo, "what shape ?", "circle")]
-    >>> answer = m.ask("what shape ?", other_photo, shots=shots)
-    >>> answer = m.ask(["is", photo, "like", other_photo, "?"], max_tokens=4)
-    >>> sampling = mm1.Sampling(temperature=0.8, seed=1)
-    >>> drawn = m.ask("is it red ?", photo, sampling=sampling)
-    >>> caption = m.caption("photo.png")
-    >>> nats = m.log_likelihood("what colour ?", photo, answer="red")
-    >>> nats < 0
-    True
-    >>> m.embed([photo, other_photo]).shape
-    torch.Size([2, 16])
+    Examples:
+        >>> m = mm1.load("runs/demo/finetune")
+        >>> answer = m.ask("what colour ?", photo)
+        >>> shots = [(photo, "what shape ?", "circle")]
+        >>> answer = m.ask("what shape ?", other_photo, shots=shots)
+        >>> answer = m.ask(["is", photo, "like", other_photo, "?"], max_tokens=4)
+        >>> sampling = mm1.Sampling(temperature=0.8, seed=1)
+        >>> drawn = m.ask("is it red ?", photo, sampling=sampling)
+        >>> caption = m.caption("photo.png")
+        >>> nats = m.log_likelihood("what colour ?", photo, answer="red")
+        >>> nats < 0
+        True
+        >>> m.embed([photo, other_photo]).shape
+        torch.Size([2, 16])
     """
 
     def __init__(
@@ -196,9 +197,10 @@ def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
         FileNotFoundError: there is no such run, or it has not finished.
         ConfigError: its files are damaged.
 
-    >>> m = mm1.load("runs/demo/finetune")
-    >>> m.layout
-    'chat'
+    Examples:
+        >>> m = mm1.load("runs/demo/finetune")
+        >>> m.layout
+        'chat'
     """
     folder = as_path(run)
     config = read_config(folder)

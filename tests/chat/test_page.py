@@ -4,7 +4,6 @@ what the model sees, and why; light and dark, narrow and wide."""
 import base64
 import json
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+from browser import NoBrowser, chromium
 
 import mm1
 from mm1.data.document import Document, Text
@@ -23,11 +23,7 @@ pytest.importorskip("uvicorn", reason="pip install 'mm1[chat]'")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="pip install playwright"
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
-]
+pytestmark = pytest.mark.long
 
 from serving import serving  # noqa: E402
 
@@ -44,12 +40,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )
-        yield browser
-        browser.close()
+    try:
+        with chromium() as browser:
+            yield browser
+    except NoBrowser as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,73 @@
+"""The pages of the repository: their links lead somewhere, and README.md is short."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "benchmarks/*.md",
+        "studies/*.md",
+        "mm1/**/*.md",
+        "tests/**/*.md",
+    )
+    for path in ROOT.glob(pattern)
+)
+CODE = re.compile(r"^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]+`", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.M)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    found: set[str] = set()
+    for heading in HEADING.findall(text):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        number = next(
+            n for n in range(100) if (f"{slug}-{n}" if n else slug) not in found
+        )
+        found.add(f"{slug}-{number}" if number else slug)
+    return found
+
+
+def broken(page: Path, text: str) -> list[str]:
+    """Links of a page that lead nowhere."""
+    wrong = []
+    for link in LINK.findall(CODE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    assert broken(page, page.read_text()) == []
+
+
+def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text("# One, two & three\n\n# One, two & three\n")
+    (tmp_path / "b.md").write_text("## `mm1 view` it\n")
+    good = "[a](#one-two--three-1) [b](b.md#mm1-view-it) [c](https://x.org/y)"
+    assert broken(page, good) == []
+    bad = "[a](#one) [b](b.md#view) [c](c.md) `[d](d.md)`"
+    assert broken(page, bad) == ["#one", "b.md#view", "c.md"]
+
+
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
