@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mm1.config import UserError
+from mm1.extras import needs_extra
 
 ANSWER_SECONDS = 5.0
 """How long an actor is waited for."""
@@ -46,12 +47,8 @@ class RayJobs:
         Raises:
             UserError: Ray is not installed or does not start, or has no such option.
         """
-        try:
+        with needs_extra("ray", "--on ray"):
             import ray  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise UserError(
-                "--on ray needs Ray: pip install 'mm1[ray]'"
-            ) from error
         self.ray: Any = ray
         self.is_ours: bool = not ray.is_initialized()
         try:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mm1.config import ConfigError
+from mm1.extras import needs_extra
 from mm1.loaded_run import load_runs
 
 TOKEN = "MM1_CHAT_TOKEN"
@@ -27,17 +27,12 @@ def serve(
     Raises:
         ConfigError: two runs have the same name and path, or FastAPI is missing.
     """
-    try:
-        import fastapi  # noqa: F401
+    with needs_extra("chat", "the page of mm1 chat (--terminal does without)"):
         import uvicorn
-    except ImportError as error:
-        raise ConfigError(
-            "the page of mm1 chat needs FastAPI and uvicorn: pip install 'mm1[chat]';"
-            " --terminal needs nothing more"
-        ) from error
-    from mm1.chat.app import make_app
-    from mm1.chat.guard import LOOPBACK
-    from mm1.chat.prompts import Limits
+
+        from mm1.chat.app import make_app
+        from mm1.chat.guard import LOOPBACK
+        from mm1.chat.prompts import Limits
 
     # an empty one would let everybody in
     token = os.environ.get(TOKEN) or None

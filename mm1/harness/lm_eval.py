@@ -18,13 +18,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
-from lm_eval.api.model import LM  # type: ignore[import-not-found]
-from lm_eval.api.registry import register_model  # type: ignore[import-not-found]
-
 from mm1 import config as configs
 from mm1.config import UserError
+from mm1.extras import needs_extra
 from mm1.harness.text import TextModel
+
+try:
+    with needs_extra("harness", "mm1.harness.lm_eval"):
+        from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]
+        from lm_eval.api.model import LM  # type: ignore[import-not-found]
+        from lm_eval.api.registry import (  # type: ignore[import-not-found]
+            register_model,
+        )
+except UserError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"mm1: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 @register_model("mm1")

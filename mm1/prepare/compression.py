@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mm1.config import ConfigError
+from mm1.extras import needs_extra
 
 BUFFER = 1 << 13
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -78,13 +78,11 @@ class _LongZstd:
     """
 
     def __init__(self, path: Path, file: BinaryIO, window: int) -> None:
-        try:
+        large = (
+            f"{path}, with a window of {window:,} bytes, which pyarrow lacks,"
+        )
+        with needs_extra("zstd", large):
             import zstandard  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise ConfigError(
-                f"{path} needs {window:,} bytes of zstd's window, more than pyarrow"
-                " reads: pip install 'mm1[zstd]'"
-            ) from error
         self.file = file
         self.decompressor = zstandard.ZstdDecompressor(
             max_window_size=MAX_WINDOW

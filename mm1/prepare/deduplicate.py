@@ -17,8 +17,9 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Int, UInt32, UInt64
 
-from mm1.config import Configurable, UserError
+from mm1.config import Configurable
 from mm1.data.document import Document
+from mm1.extras import needs_extra
 from mm1.prepare.content_hash import (
     document_hash,
     image_hash,
@@ -282,12 +283,8 @@ class _Comparison:
 
 
 def _datasketch() -> Any:
-    try:
+    with needs_extra("filters", "filters.duplicates.near"):
         import datasketch  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError(
-            "duplicates.near needs `datasketch`: pip install 'mm1[filters]'"
-        ) from error
     return datasketch
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mm1 import config as configs
-from mm1.config import ConfigError, UserError
+from mm1.config import ConfigError
 from mm1.dist import say
+from mm1.extras import needs_extra
 from mm1.files import durable_rename, read_object, unfinished_path, write_json
 from mm1.prepare.output_folder import lock_output
 from mm1.prepare.pipeline import find_files
@@ -195,13 +196,9 @@ def _stages(
     scratch: Path,
     tasks: int,
 ) -> "list[Stage]":
-    try:
+    with needs_extra("datatrove", "mm1 deduplicate"):
         from mm1.prepare.datatrove_stages import stages
         from mm1.prepare.datatrove_steps import Work
-    except ImportError as error:
-        raise UserError(
-            "mm1 deduplicate needs `datatrove`: pip install 'mm1[datatrove]'"
-        ) from error
     work = Work(
         scratch=scratch.absolute(),
         preparation=config,

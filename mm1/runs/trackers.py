@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from mm1 import config as configs
 from mm1.config import ConfigError
+from mm1.extras import installs, needs_extra
 from mm1.files import read_object, write_json
 from mm1.runs.working_folder import working_folder
 from mm1.storage.remote_path import RemotePath
@@ -33,8 +34,7 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"trackers={tuple(names)}: {name} is not installed; pip install"
-                " 'mm1[logging]'"
+                f"trackers={tuple(names)} needs {name}: {installs('logging')}"
             )
 
 
@@ -70,7 +70,8 @@ def _tensorboard(run: Path, resume_step: int) -> Tracker:
 
 
 def _wandb(run: Path, config: Any) -> Tracker:
-    import wandb  # type: ignore[import-not-found]
+    with needs_extra("logging", "wandb"):
+        import wandb  # type: ignore[import-not-found]
 
     # Steps that come again are equal to those it has, which it keeps.
     tracked = wandb.init(
@@ -86,7 +87,8 @@ def _wandb(run: Path, config: Any) -> Tracker:
 
 
 def _trackio(run: Path, config: Any) -> Tracker:
-    import trackio  # type: ignore[import-not-found]
+    with needs_extra("logging", "trackio"):
+        import trackio  # type: ignore[import-not-found]
 
     # a run is resumed by its name
     tracked = trackio.init(

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from mm1.config import UserError
+from mm1.extras import installs
 
 Value = TypeVar("Value")
 Call = Callable[[Any, str], Coroutine[Any, Any, Any]]
@@ -271,8 +272,7 @@ def _open_system(scheme: str) -> Any:
         )
     except ImportError as error:
         raise StorageError(
-            f"{scheme}:// needs the package {STORES[scheme]}: pip install"
-            " 'mm1[cloud]'"
+            f"{scheme}:// needs {STORES[scheme]}: {installs('cloud')}"
         ) from error
     except ValueError as error:  # adlfs, without an account
         raise StorageError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from mm1.config import ConfigError, Configurable, nearest
+from mm1.extras import needs_extra
 from mm1.nn.linear import Linear
 from mm1.nn.model import Model
 from mm1.nn.shards import fused_widths, in_whole_order, tensor_ranks
@@ -53,12 +54,8 @@ class Lora(Configurable):
             ConfigError: peft is missing, or there is no such part or no such layer in
                 it.
         """
-        try:
+        with needs_extra("lora", "lora"):
             from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise ConfigError(
-                "lora needs peft: pip install 'mm1[lora]'"
-            ) from error
         c = self.config
         parts = model.parts()
         for name in c.parts:

@@ -111,7 +111,7 @@ def test_a_tracker_that_is_not_installed_is_said_before_anything_is_written(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"wandb is not installed.*mm1\[log"):
+    with pytest.raises(ConfigError, match=r"needs wandb: .*mm1\[log"):
         train(world, tmp_path / "run", "wandb", 1)
     assert not (tmp_path / "run").exists()
 

@@ -18,6 +18,7 @@ from mm1.miniature.world.raw_files import (
     write_four_objects,
     write_world,
 )
+from mm1.miniature.world.scenes import handwritten_digits
 from mm1.prepare.pipeline import prepare
 from mm1.prepare.preparation import Preparation
 from mm1.prepare.sources import Source
@@ -39,7 +40,12 @@ SOURCES: dict[str, type[Source]] = {
 
 
 def prepare_world(folder: Path) -> None:
-    """Writes and prepares the miniature world; what exists already is kept."""
+    """Writes and prepares the miniature world; what exists already is kept.
+
+    Raises:
+        ConfigError: scikit-learn, which has the handwritten digits, is not installed.
+    """
+    handwritten_digits()  # nothing is written where they are missing
     raw = folder / "raw"
     if not raw.exists():
         with atomic_path(raw) as path:

@@ -32,6 +32,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from mm1.extras import needs_extra
+
 Split: TypeAlias = Literal["train", "test"]
 Rgb: TypeAlias = tuple[int, int, int]
 Position: TypeAlias = tuple[int | float, int | float]
@@ -315,17 +317,22 @@ def _printed(word: str) -> Pillow.Image:
 
 def _written(scan: int, rng: np.random.Generator) -> Pillow.Image:
     width = int(rng.integers(*DIGIT_WIDTHS, endpoint=True))
-    turned = Pillow.fromarray(_scans()[0][scan]).rotate(
+    turned = Pillow.fromarray(handwritten_digits()[0][scan]).rotate(
         rng.uniform(-8, 8), Pillow.Resampling.BICUBIC
     )
     return turned.resize((width, width), Pillow.Resampling.BICUBIC)
 
 
 @cache
-def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """Handwritten digits as 8 x 8 grey levels, with their values."""
-    # Optional, and slow to import.
-    from sklearn.datasets import load_digits
+def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits as 8 x 8 grey levels, with their values.
+
+    Raises:
+        ConfigError: scikit-learn, which has them, is not installed.
+    """
+    # slow to import
+    with needs_extra("miniature", "the miniature world (handwritten digits)"):
+        from sklearn.datasets import load_digits
 
     pixels, values = load_digits(return_X_y=True)
     return (np.asarray(pixels).reshape(-1, 8, 8) * 255 / 16).astype(
@@ -383,5 +390,5 @@ def _any_scene(kind: str, rng: np.random.Generator, split: Split) -> Scene:
 
 @cache
 def _scans_of(value: int, split: Split) -> np.ndarray:
-    scans = np.flatnonzero(_scans()[1] == value)
+    scans = np.flatnonzero(handwritten_digits()[1] == value)
     return scans[(scans >= NUM_TRAIN_SCANS) == (split == "test")]
