@@ -22,6 +22,7 @@ from mm1.infer.sampling import Sampling
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.decoder import LanguageModel
 from mm1.runs.description import read_config
+from mm1.runs.layout import distinct_names
 from mm1.runs.weights import load_trained
 from mm1.storage.remote_path import as_path
 
@@ -215,11 +216,7 @@ def load_runs(folders: Sequence[Path]) -> dict[str, LoadedRun]:
     Raises:
         ConfigError: a run has no language model, or is given twice.
     """
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{names[0]} is given twice")
+    names = distinct_names(folders)
     runs = {
         name: load(folder) for name, folder in zip(names, folders, strict=True)
     }

@@ -12,6 +12,7 @@ from mm1.cli.data import add_data_commands
 from mm1.cli.launch import add_launch_command
 from mm1.cli.list import add_list_command
 from mm1.cli.plan import add_plan_command
+from mm1.cli.report import add_report_command
 from mm1.cli.run import add_demo_command, add_run_commands
 from mm1.cli.study import add_study_command
 from mm1.cli.weights import add_weights_commands
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add_list_command(commands)
     add_data_commands(commands)
     add_run_commands(commands)
+    add_report_command(commands)
     add_chat_command(commands)
     add_plan_command(commands)
     add_launch_command(commands)

@@ -57,7 +57,13 @@ class Document:
     def text(self) -> str:
         """The text with `<image>` for each image: for people and logs, never for the
         model."""
+        return self.written_out("")
+
+    def written_out(self, end: str) -> str:
+        """As `text`, with `end` wherever an end token follows a text."""
         return "".join(
-            part.content if isinstance(part, Text) else "<image>"
+            part.content + end * part.end
+            if isinstance(part, Text)
+            else "<image>"
             for part in self.parts
         )

@@ -6,33 +6,25 @@ from typing import Any
 
 from mm1.eval.controls import is_control
 from mm1.miniature.control_table import HEAD, MEANING, control_rows
-from mm1.report.charts import (
-    NARROW,
-    Axis,
-    Frame,
-    Series,
-    axis,
-    line_chart,
-)
 from mm1.report.page import (
     NOTHING,
     Html,
-    card,
     card_grid,
     missing,
     section,
     table,
     tag,
 )
+from mm1.report.score_charts import ScoredRun, score_chart
 from mm1.runs.results import RunFolder
 
 
 def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     asked = [
-        ("before fine-tuning", runs["pretrain"], "tone-2"),
-        ("after fine-tuning", runs["finetune"], "tone-1"),
+        ScoredRun("before fine-tuning", runs["pretrain"], "tone-2"),
+        ScoredRun("after fine-tuning", runs["finetune"], "tone-1"),
     ]
-    every = tuple(name for _, run, _ in asked for name in run.scores)
+    every = tuple(name for each in asked for name in each.run.scores)
     names = [
         name for name in dict.fromkeys(every) if not is_control(name, every)
     ]
@@ -42,16 +34,18 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     )
     note += "".join(
         f" 0 shots{meaning}."
-        for meaning in _zero_shot(run for _, run, _ in asked)
+        for meaning in _zero_shot(each.run for each in asked)
     )
     gone = [
-        missing(f"{r.name}/scores.json is missing: no scores {when}.")
-        for when, r, _ in asked
-        if not r.scores
+        missing(
+            f"{each.run.name}/scores.json is missing: no scores {each.name}."
+        )
+        for each in asked
+        if not each.run.scores
     ]
-    charts = [_score(name, asked) for name in names]
+    charts = [score_chart(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
-    controls = _controls({when: run for when, run, _ in asked})
+    controls = _controls({each.name: each.run for each in asked})
     cards = card_grid(*charts, tight=True) if charts else None
     parts = (cards, *gone, controls, alone)
     return section(
@@ -73,53 +67,6 @@ def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
                 ),
             )
         )
-    )
-
-
-def _score(name: str, asked: list[tuple[str, RunFolder, str]]) -> Html:
-    series = []
-    facts = {}
-    for when, run, colour in asked:
-        shots = run.shots(name)
-        facts = run.scores.get(name) or facts
-        if shots:
-            points = [(float(k), float(s["score"])) for k, s in shots.items()]
-            errors = [float(s.get("stderr") or 0.0) for s in shots.values()]
-            series.append(
-                Series(
-                    when,
-                    points,
-                    colour,
-                    when,
-                    errors=errors,
-                    strong=True,
-                    dots=True,
-                )
-            )
-    if not series:
-        return card(
-            tag("p", "No number of shots has been scored.", class_="note"),
-            title=name,
-        )
-    chance = facts.get("chance")
-    metric = str(facts.get("metric", "score"))
-    places = sorted({x for each in series for x, _ in each.points})
-    shots_axis = Axis(min(places) - 0.4, max(places) + 0.4, places, "shots")
-    if "cider" in metric.lower():  # the one metric that is no share
-        scores = axis(
-            [0.0, *(y for each in series for _, y in each.points)], metric
-        )
-    else:
-        scores = Axis(
-            0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), metric, percent=True
-        )
-    guide = None if chance is None else ("chance", float(chance))
-    return line_chart(
-        name,
-        series,
-        Frame(shots_axis, scores, NARROW),
-        aside=f" · {metric}",
-        guide=guide,
     )
 
 

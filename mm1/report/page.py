@@ -62,15 +62,16 @@ def join(*children: Child) -> Html:
     )
 
 
-def html_page(title: str, *children: Child) -> str:
-    """The whole document."""
-    head = (
+def html_page(title: str, *children: Child, head: Html | None = None) -> str:
+    """The whole document; `head` ends its head."""
+    begin = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,'
         ' initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>"
     )
+    heads = join(Html(begin), head)
     body = tag("body", tag("main", *children))
-    page = f'<html lang="en">\n<head>\n{head}\n</head>\n{body}\n</html>'
+    page = f'<html lang="en">\n<head>\n{heads}\n</head>\n{body}\n</html>'
     return f"<!DOCTYPE html>\n{page}\n"
 
 
@@ -146,14 +147,37 @@ def table(
 def thumbnail(data: bytes | None, name: str) -> Html:
     """An image as a data URI, scaled down if it is large; a note if it cannot be
     read."""
+    found = _scaled(data, THUMBNAIL)
+    if found is None:
+        return tag(
+            "span", "picture cannot be read", class_="thumb lost", title=name
+        )
+    source, longest = found
+    # Tiny images are enlarged without smoothing, to show how little the model sees.
+    look = "thumb small" if longest < 72 else "thumb"
+    return Html(
+        f'<img class="{look}" src="{source}" alt="{html.escape(name)}"'
+        f' title="{html.escape(name)}">'
+    )
+
+
+def data_url(data: bytes | None, longest: int) -> str | None:
+    """An image as a data URI, scaled down to `longest` pixels; None if it cannot be
+    read."""
+    found = _scaled(data, longest)
+    return found and found[0]
+
+
+def _scaled(data: bytes | None, most: int) -> tuple[str, int] | None:
+    """A data URI, and the image's longer side as it was."""
     try:
         if data is None:
-            raise OSError("no file")
+            return None
         with Image.open(io.BytesIO(data)) as picture:
             longest = max(picture.size)
             kind = Image.MIME[picture.format or ""]
-            if longest > THUMBNAIL:
-                picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            if longest > most:
+                picture.thumbnail((most, most))
                 smaller = io.BytesIO()
                 picture.convert("RGB").save(smaller, "JPEG", quality=85)
                 data = smaller.getvalue()
@@ -165,16 +189,8 @@ def thumbnail(data: bytes | None, name: str) -> Html:
         SyntaxError,
         Image.DecompressionBombError,
     ):
-        return tag(
-            "span", "picture cannot be read", class_="thumb lost", title=name
-        )
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    # Tiny images are enlarged without smoothing, to show how little the model sees.
-    look = "thumb small" if longest < 72 else "thumb"
-    return Html(
-        f'<img class="{look}" src="{source}" alt="{html.escape(name)}"'
-        f' title="{html.escape(name)}">'
-    )
+        return None
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}", longest
 
 
 def count(value: int | float) -> str:

@@ -18,9 +18,11 @@ trackers.json        the run's ids in trackers (`mm1.runs.trackers`)
 writer.lock          who writes here, while they do (`mm1.folder_lock`)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mm1.checksums import CHECKSUMS
+from mm1.config import ConfigError
 from mm1.files import file_name
 from mm1.storage.remote_path import RemotePath
 
@@ -46,6 +48,22 @@ def predictions_path(
     suffix = f"-draw{draw + 1}" if draw else ""
     file_name(benchmark, "benchmark")
     return run / PREDICTIONS / f"{benchmark}-{num_shots}shot{suffix}.jsonl"
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """The names of run folders, or their paths where some have the same name.
+
+    Raises:
+        ConfigError: a run is given twice.
+    """
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    paths = [str(run) for run in runs]
+    for run in runs:
+        if [each.resolve() for each in runs].count(run.resolve()) > 1:
+            raise ConfigError(f"{run} is given twice")
+    return paths
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

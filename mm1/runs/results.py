@@ -107,8 +107,12 @@ class RunFolder:
         meaning = self.shots(benchmark).get(0, {}).get("zero_shot_prompt")
         return f" ({meaning})" if meaning else ""
 
-    def predictions(self, benchmark: str, shots: int) -> list[dict[str, Any]]:
-        return read_jsonl(layout.predictions_path(self.path, benchmark, shots))
+    def predictions(
+        self, benchmark: str, shots: int, draw: int = 0
+    ) -> list[dict[str, Any]]:
+        return read_jsonl(
+            layout.predictions_path(self.path, benchmark, shots, draw)
+        )
 
     def picture(self, relative: str) -> bytes | None:
         """An image that a prediction names; None if it is missing or outside the

@@ -336,6 +336,8 @@ class Benchmark(Evaluator):
         draw: int = 0,
     ) -> list[Line]:
         predictor = self._predictor(trained)
+        tokenizer = trained.renderer.tokenizer
+        end = tokenizer.name(tokenizer.end)
         lines: list[Line] = []
         for numbers in split_over_ranks(self.chosen):
             asked = [
@@ -345,7 +347,7 @@ class Benchmark(Evaluator):
             lines += [
                 {
                     "id": question.id,
-                    "prompt": prompt.text,
+                    "prompt": prompt.written_out(end),
                     "answers": question.answers,
                     "prediction": text.strip(),
                 }
