@@ -313,7 +313,7 @@ def _summary(named: Any) -> str:
 
 
 def _extras(named: Any) -> list[str]:
-    """The optional dependencies that the docstrings around it name, as `mm1[x]`."""
+    """The optional dependencies that the docstrings around it name, as `mm1[NAME]`."""
     *packages, _ = itertools.accumulate(
         named.__module__.split("."), "{}.{}".format
     )

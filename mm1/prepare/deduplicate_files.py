@@ -284,8 +284,9 @@ def _label(stage: "Stage", task: int) -> Path:
 
 def run_task(job: StageJob, report: Report) -> tuple[int, int]:
     """Run one task of a stage; return the records that it read and dropped."""
-    from mm1.prepare.datatrove_stages import run_pipeline, stages
-    from mm1.prepare.datatrove_steps import Work
+    with needs_extra("datatrove", "mm1 deduplicate"):
+        from mm1.prepare.datatrove_stages import run_pipeline, stages
+        from mm1.prepare.datatrove_steps import Work
 
     work = Work.load(job.scratch)
     return run_pipeline(stages(work)[job.stage], job.number, report)
@@ -297,7 +298,8 @@ def _submit(
     workers: int,
     options: Mapping[str, Any],
 ) -> None:
-    from mm1.prepare.datatrove_stages import submit_to_slurm
+    with needs_extra("datatrove", "mm1 deduplicate"):
+        from mm1.prepare.datatrove_stages import submit_to_slurm
 
     submit_to_slurm(stages, scratch / "logs", workers, options)
     say(
@@ -330,7 +332,8 @@ def _counts(scratch: Path) -> dict[str, Any]:
 
 
 def _largest_cluster(scratch: Path) -> int:
-    from mm1.prepare.datatrove_steps import Work
+    with needs_extra("datatrove", "mm1 deduplicate"):
+        from mm1.prepare.datatrove_steps import Work
 
     path = Work.load(scratch).largest_cluster
     return read_object(path, REMEDY)["documents"]
