@@ -27,7 +27,12 @@ from mm1.study.statement import statement
 from mm1.study.study import Study
 from mm1.train.origins import RANDOM, origin_runs
 
-FAMILIES = ("lessons", "miniature_pixels_or_width", "in_context")
+FAMILIES = (
+    "lessons",
+    "miniature_pixels_or_width",
+    "in_context",
+    "photographs",
+)
 """What is stated before it is run; each is corrected for by itself."""
 
 every_study = pytest.mark.parametrize(

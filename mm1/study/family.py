@@ -28,9 +28,10 @@ class CorrectedLesson:
     @property
     def verdict(self) -> Verdict:
         """That of its own test, if it stands the correction."""
-        if self.adjusted > 1 - LEVEL:
+        own = self.judged.verdict
+        if self.adjusted > 1 - LEVEL and own != "no test":
             return "undecided"
-        return self.judged.verdict
+        return own
 
 
 def corrected_lessons(results: Sequence[Results]) -> list[CorrectedLesson]:

@@ -29,15 +29,21 @@ from mm1.study.plan import StudyPlan, wall_seconds
 from mm1.study.statistics import Estimate
 from mm1.study.study import Contrast, Results
 
-KINDS = {"holds": "good", "does not hold": "bad", "undecided": "plain"}
+KINDS = {
+    "holds": "good",
+    "does not hold": "bad",
+    "undecided": "plain",
+    "no test": "plain",
+}
 MAX_CHANGES = 6
 """Changes of a row's config that its cell spells out."""
 SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0), "", percent=True)
 LEAD = (
     "Each lesson is judged by a test that was stated before the runs: paired over"
     " seeds, the 95% interval of its contrast lies above zero (holds), below zero (does"
-    " not hold), or neither (undecided at this scale). What counts is the verdict after"
-    " Holm's correction over all lessons of this page, in its first table."
+    " not hold), or neither (undecided at this scale); of a single seed there is no"
+    " test. What counts is the verdict after Holm's correction over all lessons of this"
+    " page, in its first table."
 )
 LESSON_COLUMNS = (
     "By itself",
@@ -74,7 +80,11 @@ def _head(title: str, results: Sequence[Results], plan: StudyPlan) -> Html:
         run: state for each in results for run, state in each.states.items()
     }
     done = sum(state == "finished" for state in states.values())
-    pairs = [(verdicts.count(verdict), verdict) for verdict in KINDS]
+    pairs = [
+        (verdicts.count(verdict), verdict)
+        for verdict in KINDS
+        if verdict != "no test" or verdict in verdicts
+    ]
     pairs += [
         (f"{done} of {len(states)}", "runs finished"),
         (duration(sum(map(wall_seconds, plan.runs))), "of processes"),

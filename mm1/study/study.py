@@ -9,8 +9,9 @@ mean over seeds and its 95% interval by Student's t, a lesson
     holds             if the interval of every contrast lies above zero
     does not hold     if that of some contrast lies below zero, at 95% for all of them
                       together
-    is undecided      otherwise: too few seeds, too small a difference, or runs that
-                      diverged
+    has no test       if some contrast has fewer than two seeds: a single one was
+                      run, or runs diverged
+    is undecided      otherwise: too few seeds, or too small a difference
 
 Of twenty lessons without any effect about one so comes out as "holds" or "does not
 hold" by chance. `mm1.study.family` corrects verdicts for all lessons that are judged
@@ -38,7 +39,7 @@ DEFAULT_SEEDS = (0, 1, 2)
 
 Contrast = Mapping[str, float]
 """Row -> its weight; the weights sum to zero."""
-Verdict = Literal["holds", "does not hold", "undecided"]
+Verdict = Literal["holds", "does not hold", "undecided", "no test"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +175,9 @@ def judge_lesson(
     estimates = tuple(estimate(each) if each else None for each in contrasts)
     # Bonferroni: any one contrast below zero is enough to reject the lesson.
     level = 1 - (1 - LEVEL) / len(contrasts)
-    verdict: Verdict = "undecided"
+    verdict: Verdict = (
+        "undecided" if min(map(len, contrasts)) > 1 else "no test"
+    )
     if all(each is not None and each.above_zero for each in estimates):
         verdict = "holds"
     elif any(each and estimate(each, level).below_zero for each in contrasts):

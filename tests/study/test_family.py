@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from mm1.study.family import corrected_lessons, family_rows
 from mm1.study.page import _statement
 from mm1.study.statement import statement
@@ -54,6 +56,17 @@ def test_what_holds_by_itself_may_not_hold_among_many() -> None:
         "does not hold",
     ]
     assert [each.judged.verdict for each in several][1] == "holds"
+
+
+def test_a_single_seed_is_no_test_and_counts_as_one_of_the_family() -> None:
+    values = VALUES | {"once": {3: 0.9}}
+    judged = tuple(
+        judge_lesson(better("", "score", row, "base"), values)
+        for row in ("once", "just above")
+    )
+    both = corrected_lessons([replace(results(), lessons=judged)])
+    assert [each.verdict for each in both] == ["no test", "undecided"]
+    assert both[0].judged.estimates[0].mean == pytest.approx(0.4)
 
 
 def test_a_lesson_of_several_contrasts_counts_by_its_weakest() -> None:

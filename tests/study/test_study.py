@@ -29,8 +29,8 @@ VALUES = {
         ("good", "poor", "holds"),
         ("poor", "good", "does not hold"),
         ("like poor", "poor", "undecided"),
-        ("good", "one seed", "undecided"),
-        ("good", "none", "undecided"),
+        ("good", "one seed", "no test"),
+        ("good", "none", "no test"),
     ],
 )
 def test_the_verdict_follows_the_interval(
@@ -50,6 +50,20 @@ def test_a_lesson_of_several_contrasts_holds_if_all_do() -> None:
     ):
         lesson = Lesson(text="", measure="m", contrasts=contrasts)
         assert judge_lesson(lesson, VALUES).verdict == verdict
+
+
+def test_a_contrast_without_seeds_leaves_no_test_unless_another_fails() -> None:
+    single = {"good": 1.0, "one seed": -1.0}
+    up = {"good": 1.0, "poor": -1.0}
+    down = {row: -weight for row, weight in up.items()}
+    for contrasts, verdict in (
+        ((up, single), "no test"),
+        ((down, single), "does not hold"),
+    ):
+        lesson = Lesson(text="", measure="m", contrasts=contrasts)
+        judged = judge_lesson(lesson, VALUES)
+        assert judged.verdict == verdict
+        assert judged.p_value is None
 
 
 def test_one_contrast_of_several_below_zero_is_judged_more_strictly() -> None:
@@ -162,4 +176,4 @@ def test_a_study_from_its_function_to_its_page(
     ]  # a row for each contrast
     assert "Calm &lt;or&gt; wild" in html
     assert "http" not in html
-    assert "undecided      calm is better" in capsys.readouterr().out
+    assert "no test        calm is better" in capsys.readouterr().out

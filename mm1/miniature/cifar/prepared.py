@@ -179,4 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     arguments = parser.parse_args()
-    prepare_photographs(arguments.folder, arguments.tokenizer)
+    try:
+        prepare_photographs(arguments.folder, arguments.tokenizer)
+    except UserError as error:
+        raise SystemExit(f"mm1: {error}") from None
