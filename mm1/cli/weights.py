@@ -20,7 +20,7 @@ def add_weights_commands(commands: "Commands") -> None:
     parser.add_argument(
         "name",
         metavar="PATH_OR_ID",
-        help="a folder, or owner/model[@revision] on the Hugging Face hub",
+        help="a folder, a GGUF file, or owner/model[@revision] on the Hugging Face hub",
     )
     add_out(parser, "DIR", "the run folder to write")
     add_trust(parser)
@@ -34,7 +34,7 @@ def add_weights_commands(commands: "Commands") -> None:
         commands,
         "export",
         _export,
-        "Write a finished run in the Hugging Face format.",
+        "Write a finished run in the Hugging Face format, or as GGUF.",
         "With tokenizer, image processor and model card; transformers opens it without"
         " mm1.",
     )
@@ -43,8 +43,15 @@ def add_weights_commands(commands: "Commands") -> None:
     add_trust(parser)
     parser.add_argument(
         "--part",
-        choices=["encoder"],
-        help="only the image encoder of a larger model",
+        choices=["encoder", "decoder"],
+        help="only the image encoder or the decoder of a larger model",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["transformers", "gguf"],
+        default="transformers",
+        help="gguf: the decoder for llama.cpp, as one file in the folder (default:"
+        " transformers)",
     )
 
 
@@ -57,4 +64,9 @@ def _import(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from mm1.export.export_run import export_run
 
-    export_run(arguments.run, arguments.out, part=arguments.part)
+    export_run(
+        arguments.run,
+        arguments.out,
+        part=arguments.part,
+        file_format=arguments.format,
+    )

@@ -59,6 +59,7 @@ from mm1.nn.features import Features
 from mm1.nn.model import Model
 from mm1.nn.vit import ViT
 from mm1.runs.weights import RunWeights
+from mm1.weight_files import WeightFiles
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -75,7 +76,7 @@ def encoder_weights(folder: Path, *, pickle: bool) -> Weights:
     return Weights(folder, pickle=pickle)
 
 
-def read_encoder(folder: Path, weights: Weights) -> Import | None:
+def read_encoder(folder: Path, weights: WeightFiles) -> Import | None:
     """None: the folder holds no image encoder that is known here.
 
     Raises:

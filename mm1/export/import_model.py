@@ -1,24 +1,27 @@
 """`mm1 import`: a published model -> a run folder. `model_type` in its config.json is
 the family."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.export.decoders.config import FAMILIES
 from mm1.export.encoders.read import READERS
+from mm1.export.gguf.read import gguf_as_folder
 from mm1.export.image_encoders import encoder_weights, read_encoder
 from mm1.export.language_models import read_language_model
 from mm1.export.multimodal import read_multimodal
 from mm1.export.options import Options
-from mm1.export.origin import find_model
+from mm1.export.origin import Origin, find_model
 from mm1.export.run_folder import Import, new_folder, write_run
-from mm1.export.weights import Weights
+from mm1.weight_files import WeightFiles
 
 
 def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
-    """Makes the run folder `out` from a published model: a folder, or `owner/model` on
-    the hub.
+    """Makes the run folder `out` from a published model: a folder, a GGUF file, or
+    `owner/model` on the hub.
 
     Raises:
         ConfigError: an option, a tensor or the tokenizer is not supported, missing or
@@ -26,9 +29,7 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
         FileNotFoundError, FileExistsError, UserError: there is no such model, or `out`
             is taken.
     """
-    origin = find_model(name, pickle=pickle)
-    with new_folder(out) as folder:
-        weights = encoder_weights(origin.folder, pickle=pickle)
+    with new_folder(out) as folder, _opened(name, pickle) as (origin, weights):
         model = read_multimodal(origin.folder) or read_encoder(
             origin.folder, weights
         )
@@ -39,7 +40,17 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
     say(f"{out}: a run folder of the family {model.family}, from {origin.name}")
 
 
-def _language_model(folder: Path, weights: Weights) -> Import:
+@contextmanager
+def _opened(name: str, pickle: bool) -> Iterator[tuple[Origin, WeightFiles]]:
+    if Path(name).is_file():
+        with gguf_as_folder(Path(name)) as (folder, weights):
+            yield Origin(folder, name), weights
+        return
+    origin = find_model(name, pickle=pickle)
+    yield origin, encoder_weights(origin.folder, pickle=pickle)
+
+
+def _language_model(folder: Path, weights: WeightFiles) -> Import:
     options = Options.read(folder / "config.json")
     family = options.need("model_type", str)
     if family not in FAMILIES:

@@ -2,6 +2,8 @@
 opens with its own classes."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from mm1.export.decoders.config import (
 )
 from mm1.export.decoders.links import UNUSED, decoder_links
 from mm1.export.fields import Fields
-from mm1.export.mapping import Link, MeanRows, check_export
+from mm1.export.mapping import NOTHING, Link, MeanRows, check_export
 from mm1.export.options import Options
 from mm1.export.published_folder import (
     CONFIG,
@@ -38,14 +40,24 @@ from mm1.export.tokens import (
     import_vocabulary,
     published_ends,
 )
-from mm1.export.weights import Weights
 from mm1.files import write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
+from mm1.nn.mm1 import MM1
 from mm1.runs.weights import RunWeights
+from mm1.weight_files import WeightFiles
 
 HEAD = "lm_head.weight"
 TABLE = "model.embed_tokens.weight"
+
+LIMITS = (
+    "It continues text and was not tuned on instructions, unless its origin was.",
+    (
+        "What it writes may be wrong, biased or offensive; nothing was done here to"
+        " prevent that."
+    ),
+    "Nothing is known about its quality beyond the scores above.",
+)
 
 USAGE = Usage(
     what="A decoder-only language model, trained or kept with mm1.",
@@ -58,20 +70,13 @@ inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_id
 output = model.generate(**inputs, max_new_tokens=40)[0]
 print(tokenizer.decode(output, skip_special_tokens=True))
 """,
-    limits=(
-        "It continues text and was not tuned on instructions, unless its origin was.",
-        (
-            "What it writes may be wrong, biased or offensive; nothing was done here to"
-            " prevent that."
-        ),
-        "Nothing is known about its quality beyond the scores above.",
-    ),
+    limits=LIMITS,
     task="text-generation",
 )
 
 
 def read_language_model(
-    folder: Path, options: Options, family: str, weights: Weights
+    folder: Path, options: Options, family: str, weights: WeightFiles
 ) -> Import:
     """A published language model; `options` are those of its `config.json`.
 
@@ -128,7 +133,7 @@ def _with_new_rows(link: Link, num_new: int) -> Link:
     return link
 
 
-def _check_tied(weights: Weights) -> None:
+def _check_tied(weights: WeightFiles) -> None:
     """Raises ConfigError if the config ties two tables that differ in the file."""
     if weights.names >= {HEAD, TABLE} and not torch.equal(
         weights.tensor(HEAD), weights.tensor(TABLE)
@@ -161,26 +166,63 @@ def _own(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RunDecoder:
+    """A run's language model, or the decoder of a multimodal run as one."""
+
+    model: LanguageModel.Config
+    family: str
+    """Of published language models, that computes the same."""
+    decoder: Decoder
+    """On the meta device."""
+    links: Sequence[Link]
+    weights: RunWeights
+    tokenizer: Tokenizer
+    max_length: int
+    """Longest text in tokens."""
+
+
+def run_decoder(run: Path, config: Any) -> RunDecoder:
+    """The decoder of a finished run on its way out.
+
+    Raises:
+        ConfigError: no published family has the decoder's options together, or the
+            model has no decoder that a format has room for.
+    """
+    model = config.model
+    unused = NOTHING
+    if isinstance(model, MM1.Config):
+        model = LanguageModel.Config(decoder=model.decoder, z_loss=model.z_loss)
+        unused = r"(encoder|connector)\..*"
+    fields = Fields(model, LanguageModel, "", run_decoder)
+    fields.leave("z_loss")  # of training alone
+    family = family_of(fields.take("decoder"))
+    fields.finish("LanguageModel")
+    tokenizer = Tokenizer.Config(path=str(run)).build()
+    built = _built(model, tokenizer.vocab_size)
+    weights = RunWeights(run)
+    links = decoder_links(built.decoder, family)
+    check_export(links, built, weights, unused=unused)
+    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
+    return RunDecoder(
+        model, family, built.decoder, links, weights, tokenizer, max_length
+    )
+
+
 def write_language_model(run: Path, config: Any, folder: Path) -> str:
-    """Writes the run's model for transformers, with no code of its own; returns the
+    """Writes the run's decoder for transformers, with no code of its own; returns the
     family.
 
     Raises:
         ConfigError: no published family has the decoder's options together.
     """
-    fields = Fields(config.model, LanguageModel, "", write_language_model)
-    fields.leave("z_loss")  # of training alone
-    family = family_of(fields.take("decoder"))
-    fields.finish("LanguageModel")
-    tokenizer = Tokenizer.Config(path=str(run)).build()
-    model = _built(config.model, tokenizer.vocab_size)
-    weights = RunWeights(run)
-    links = decoder_links(model.decoder, family)
-    check_export(links, model, weights)
-    max_length = getattr(config.loader, "sequence_length", MAX_LENGTH)
-    values = to_decoder_config(model.decoder, family, max_length=max_length)
+    source = run_decoder(run, config)
+    tokenizer = source.tokenizer
+    values = to_decoder_config(
+        source.decoder, source.family, max_length=source.max_length
+    )
     ids = token_ids(tokenizer)
-    values |= ids | {"dtype": stored_dtype(links, weights)}
+    values |= ids | {"dtype": stored_dtype(source.links, source.weights)}
     write_json(folder / CONFIG, values)
     # Image places, padding and ids without a token are never generated, as in a run.
     generation = {
@@ -189,12 +231,12 @@ def write_language_model(run: Path, config: Any, folder: Path) -> str:
     }
     write_json(folder / GENERATION_CONFIG, ids | generation)
     export_vocabulary(
-        tokenizer, folder, max_length=max_length, padding_side="left"
+        tokenizer, folder, max_length=source.max_length, padding_side="left"
     )
     own = {
-        "model": configs.to_json(config.model),
+        "model": configs.to_json(source.model),
         "special_tokens": json.loads(tokenizer.special_tokens.to_json()),
     }
     write_json(folder / OWN, own)
-    write_tensors(folder, links, weights)
-    return family
+    write_tensors(folder, source.links, source.weights)
+    return source.family

@@ -60,7 +60,7 @@ def find_model(name: str, *, pickle: bool = False) -> Origin:
     identifier, _, revision = name.partition("@")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", identifier):
         raise Unreachable(
-            f"no folder {name}; a model on the hub is named owner/model or"
+            f"no folder or file {name}; a model on the hub is named owner/model or"
             " owner/model@revision"
         )
     from huggingface_hub import snapshot_download

@@ -18,7 +18,6 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.export.mapping import NOTHING, Link, check_import, joined, ours_layout
 from mm1.export.origin import Origin
 from mm1.export.tokens import Vocabulary
-from mm1.export.weights import Weights
 from mm1.files import atomic_path, write_json
 from mm1.loader.loader import Loader
 from mm1.nn.model import Model
@@ -26,7 +25,7 @@ from mm1.progress import track_tensors
 from mm1.runs.description import write_config, write_tokenizer
 from mm1.runs.layout import SUMMARY
 from mm1.train.trainer import Trainer
-from mm1.weight_files import write_sharded
+from mm1.weight_files import WeightFiles, write_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Import:
 
 
 def write_run(
-    folder: Path, source: Import, weights: Weights, origin: Origin
+    folder: Path, source: Import, weights: WeightFiles, origin: Origin
 ) -> None:
     """Writes the run folder.
 

@@ -164,7 +164,7 @@ FIELDS: dict[str, Case] = {
     "language model": (
         LanguageModel,
         language_model,
-        "for made_up, which write_language_model in mm1/export/language_models.py",
+        "for made_up, which run_decoder in mm1/export/language_models.py",
     ),
     "MM1": (
         MM1,

@@ -22,10 +22,10 @@ from mm1.export.preprocessor import (
     from_preprocess_cfg,
     from_preprocessor,
 )
-from mm1.export.weights import Weights
 from mm1.nn.clip import CLIP
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT
+from mm1.weight_files import WeightFiles
 
 
 class PublishedEncoder(NamedTuple):
@@ -45,7 +45,7 @@ class EncoderFolder(NamedTuple):
     """A folder and its weights."""
 
     path: Path
-    weights: Weights
+    weights: WeightFiles
 
     def options(self) -> Options:
         """Without `auto_map`: AIMv2 comes with its own code, which transformers does
@@ -114,7 +114,7 @@ def _covered(config: ViT.Config, notes: list[str]) -> ViT.Config:
 
 
 def read_published_encoder(
-    folder: Path, weights: Weights
+    folder: Path, weights: WeightFiles
 ) -> PublishedEncoder | None:
     """None: the folder holds no image encoder that is known here.
 
