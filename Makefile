@@ -27,7 +27,7 @@ check: install
 
 # The site, in build/site; a broken link fails.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 # A Chromium for the tests of pages: the system's, else Playwright's, else they are skipped.

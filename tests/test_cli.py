@@ -184,7 +184,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 
 def test_help_answers_without_torch_and_fits_a_terminal() -> None:
     """Torch alone takes over a second to import."""
-    parser = cli._parser()
+    parser = cli.command_parser()
     (commands,) = (a for a in parser._actions if hasattr(a, "_name_parser_map"))
     names = list(commands.choices or ())
     assert len(names) == 18

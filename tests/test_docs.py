@@ -1,6 +1,7 @@
 """The pages of the repository: their links lead somewhere, and README.md is short."""
 
 import re
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
 
 def test_the_readme_can_be_read_in_a_few_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+def test_the_page_of_commands_is_that_of_their_parsers() -> None:
+    made = runpy.run_path(str(ROOT / "docs/site/commands.py"))
+    page = (ROOT / "docs/commands.md").read_text()
+    assert page == made["page"](), "python docs/site/commands.py writes it"
+    headings = re.findall(r"^## mm1 (\S+)$", page, re.M)
+    assert made["GUIDES"].keys() <= set(headings)

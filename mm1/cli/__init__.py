@@ -66,7 +66,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command's arguments. Overrides may stand anywhere; argparse alone takes them
     only where they follow the other positional words."""
-    parser = _parser()
+    parser = command_parser()
     arguments, others = parser.parse_known_args()
     overrides: list[str] | None = getattr(arguments, "overrides", None)
     for other in others:
@@ -82,7 +82,8 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """That of `mm1`, with a parser for each command."""
     parser = argparse.ArgumentParser(
         "mm1",
         description="Multimodal pre-training as in MM1, from raw data to scores.",
