@@ -172,13 +172,15 @@ def _diff(arguments: argparse.Namespace) -> None:
 
 def _view(arguments: argparse.Namespace) -> None:
     from mm1.catalog import run_config
-    from mm1.report.packed_rows import view_rows
+    from mm1.report.packed_rows import packing_faults, view_rows
     from mm1.report.view import write_view
 
     config = run_config(arguments.name, arguments.overrides)
-    write_view(
-        view_rows(config, arguments.rows), arguments.out, title=arguments.name
-    )
+    rows = view_rows(config, arguments.rows)
+    faults = packing_faults(config)
+    write_view(rows, arguments.out, title=arguments.name, why_not_full=faults)
+    for fault in faults:
+        print(fault)
     print(arguments.out)
 
 

@@ -15,6 +15,7 @@ from mm1.data.tokenizer import Tokenizer
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.mixture_state import DocumentSegment
 from mm1.loader.packed import PackedLoader
+from mm1.report.row_fill import PackedPiece, RowLimits, why_not_full
 from mm1.report.view import ViewDocument, ViewImage, ViewRow, ViewText
 from mm1.train.trainer import Trainer
 
@@ -65,6 +66,20 @@ def view_rows(config: Trainer.Config, num_rows: int) -> list[ViewRow]:
         )
         for row in _first_rows(loader, num_rows)
     ]
+
+
+def packing_faults(config: Trainer.Config) -> list[str]:
+    """Why the rows of the first packing window are not full, where they are not."""
+    loader = open_loader(config)
+    window = loader.config.packing_window
+    rows = [
+        [PackedPiece(e.stop - e.start, e.images) for e in row]
+        for row in _first_rows(loader, window)
+    ]
+    limits = RowLimits(
+        loader.config.sequence_length, loader.mixture.max_images, window
+    )
+    return why_not_full(rows, limits)
 
 
 def _first_rows(

@@ -24,6 +24,9 @@ NOTHING = "\N{EM DASH}"
 THUMBNAIL = 160
 """Longer side of a thumbnail in pixels; smaller images are embedded as they are."""
 
+ENLARGED = 72
+"""Images whose longer side has fewer pixels are shown larger than they are."""
+
 
 class Html(str):
     """Markup. Adding to it or formatting it gives plain text, which is escaped: a
@@ -154,11 +157,27 @@ def thumbnail(data: bytes | None, name: str) -> Html:
         )
     source, longest = found
     # Tiny images are enlarged without smoothing, to show how little the model sees.
-    look = "thumb small" if longest < 72 else "thumb"
+    look = "thumb small" if longest < ENLARGED else "thumb"
     return Html(
         f'<img class="{look}" src="{source}" alt="{html.escape(name)}"'
         f' title="{html.escape(name)}">'
     )
+
+
+def thumbnail_file(data: bytes) -> tuple[bytes, str, bool]:
+    """An image as the content of a file and its suffix, and whether it is so small that
+    it is enlarged; that is kept to the pixel, others are compressed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Image.open(io.BytesIO(data)) as picture:
+        small = max(picture.size) < ENLARGED
+        kind = "png" if small else "webp"
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        file = io.BytesIO()
+        picture.convert("RGB").save(file, kind, quality=80)
+    return file.getvalue(), kind, small
 
 
 def data_url(data: bytes | None, longest: int) -> str | None:

@@ -176,9 +176,12 @@ dl.answers { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12p
   margin-bottom: 8px; }
 .row > header h2 { margin: 0; }
 .row > .bar { height: 12px; border-radius: 4px; margin-bottom: 10px; }
-.document, .card.document { margin: 6px 0; }
+.documents { display: grid; gap: 6px; grid-auto-flow: dense; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.document, .card.document { margin: 0; grid-column: 1 / -1; }
+.document.brief { grid-column: auto; padding: 6px 10px 8px; }
+.document.brief.several { grid-column: span 2; }
 .document { border-left: 4px solid currentColor; border-radius: 4px 8px 8px 4px;
-  margin: 6px 0;
   padding: 8px 14px 10px; }
 .document > small { display: flex; flex-wrap: wrap; gap: 0 12px; margin-bottom: 4px;
   font-size: 0.8rem; }
@@ -219,6 +222,7 @@ background: repeating-linear-gradient(135deg, var(--well) 0 4px, transparent 4px
   .bars:not(.rows) .bar { margin-bottom: 6px; }
   .bar i { font-size: 0.7rem; }
   th, td { padding-right: 10px; }
+  .document.brief.several { grid-column: 1 / -1; }
   svg text { font-size: 13px; }
 }
 @media print { .card, section { break-inside: avoid; } }

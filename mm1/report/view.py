@@ -1,13 +1,19 @@
 """Packed rows as a page to read: `mm1 view` shows what a run or a recipe trains on.
 
+Images lie in a folder beside the page, NAME_files, each once, and are loaded when they
+are scrolled to: rows hold dozens of them.
+
 ViewRow                     a row of the loader
   ViewDocument              a document in it, or a piece of one cut at the row's end
     ViewText | ViewImage    text with or without loss; the sub-images of one image
 """
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from mm1.report.bars import BarSegment, bar, bars
 from mm1.report.charts import legend, tones
@@ -20,8 +26,13 @@ from mm1.report.page import (
     plural,
     section,
     tag,
-    thumbnail,
+    thumbnail_file,
 )
+
+MAX_BRIEF = 160
+"""Characters of a document that takes a third or a quarter of a line; an image counts
+as half as many."""
+IMAGE_FILE = re.compile(r"[0-9a-f]{16}\.(png|webp)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,42 @@ class ViewRow:
         return sum(document.num_targets for document in self.documents)
 
 
-def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
+class _Images:
+    """The folder of a page's images."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out.with_name(f"{out.stem}_files")
+        self.written: set[str] = set()
+
+    def add(self, image: bytes, name: str) -> Html:
+        """Writes an image where it is not there yet; returns its element."""
+        data, kind, small = thumbnail_file(image)
+        file = f"{hashlib.blake2b(data, digest_size=8).hexdigest()}.{kind}"
+        if file not in self.written:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / file).write_bytes(data)
+            self.written.add(file)
+        return Html(
+            f'<img class="{"thumb small" if small else "thumb"}" loading="lazy"'
+            f' src="{quote(self.folder.name)}/{file}" alt="{name}" title="{name}">'
+        )
+
+    def delete_others(self) -> None:
+        """Those of an earlier page of this name."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if IMAGE_FILE.fullmatch(path.name) and (
+                path.name not in self.written
+            ):
+                path.unlink()
+
+
+def write_view(
+    rows: Sequence[ViewRow],
+    out: Path,
+    *,
+    title: str,
+    why_not_full: Sequence[str] = (),
+) -> None:
     """Writes the page; `title` names the run or recipe of the rows.
 
     Raises:
@@ -116,8 +162,23 @@ def write_view(rows: Sequence[ViewRow], out: Path, *, title: str) -> None:
         card(_overview(rows, tone), _legend(tone)),
         note="A number leads to its row; at the right, its images.",
     )
-    parts = [_row(number, row, tone) for number, row in enumerate(rows, 1)]
-    out.write_text(html_page(title, header, overview, *parts), encoding="utf-8")
+    images = _Images(out)
+    parts = [
+        _row(number, row, tone, images) for number, row in enumerate(rows, 1)
+    ]
+    out.write_text(
+        html_page(title, header, overview, _reasons(why_not_full), *parts),
+        encoding="utf-8",
+    )
+    images.delete_others()
+
+
+def _reasons(why_not_full: Sequence[str]) -> Html | None:
+    if not why_not_full:
+        return None
+    first, *others = why_not_full
+    listed = tag("ul", *(tag("li", each) for each in others))
+    return section("Why rows are not full", tag("p", first), listed)
 
 
 def _figures(rows: Sequence[ViewRow]) -> Html:
@@ -186,7 +247,9 @@ def _pieces(row: ViewRow, tone: dict[str, str]) -> list[BarSegment]:
     return pieces
 
 
-def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
+def _row(
+    number: int, row: ViewRow, tone: dict[str, str], images: _Images
+) -> Html:
     padding = row.sequence_length - row.num_tokens
     facts = (
         f"{row.num_tokens} of {row.sequence_length} tokens"
@@ -198,7 +261,8 @@ def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
         "header", tag("h2", f"Row {number}"), tag("span", facts, class_="note")
     )
     shown = [
-        _document(document, tone[document.source]) for document in row.documents
+        _document(document, tone[document.source], images)
+        for document in row.documents
     ]
     if padding:
         shown.append(
@@ -210,13 +274,13 @@ def _row(number: int, row: ViewRow, tone: dict[str, str]) -> Html:
         "section",
         header,
         bar(_pieces(row, tone)),
-        *shown,
+        tag("div", *shown, class_="documents"),
         class_="row",
         id=f"row-{number}",
     )
 
 
-def _document(document: ViewDocument, colour: str) -> Html:
+def _document(document: ViewDocument, colour: str, images: _Images) -> Html:
     cut = document.num_tokens < document.length
     span = (
         f"tokens {document.start} to {document.stop} of {document.length}"
@@ -236,20 +300,30 @@ def _document(document: ViewDocument, colour: str) -> Html:
     body = tag(
         "div",
         *(
-            _piece(piece, number)
+            _piece(piece, number, images)
             for number, piece in enumerate(document.pieces, 1)
         ),
     )
-    return tag("article", head, body, class_=f"card document {colour}")
+    look = f"card document {colour} {_width(document)}".strip()
+    return tag("article", head, body, class_=look)
 
 
-def _piece(piece: ViewText | ViewImage, number: int) -> Html:
+def _width(document: ViewDocument) -> str:
+    """Captions and what is as short stand several in a line; the class of that."""
+    texts = [p.text for p in document.pieces if isinstance(p, ViewText)]
+    length = sum(map(len, texts)) + MAX_BRIEF // 2 * document.num_images
+    if length <= MAX_BRIEF:
+        return "brief"
+    return "brief several" if length <= 2 * MAX_BRIEF else ""
+
+
+def _piece(piece: ViewText | ViewImage, number: int, images: _Images) -> Html:
     if isinstance(piece, ViewText):
         return tag(
             "span", piece.text, class_="learnt" if piece.loss else "unlearnt"
         )
     thumbnails = (
-        thumbnail(image, f"part {number}, view {i}")
+        images.add(image, f"part {number}, view {i}")
         for i, image in enumerate(piece.sub_images, 1)
     )
     return tag("span", *thumbnails, class_="views")
