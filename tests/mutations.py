@@ -1,9 +1,11 @@
 """Mutation testing: plants one fault after another and runs the tests that should fail.
 
     python tests/mutations.py                 # all; goes on where it was stopped
-    python tests/mutations.py nn shots.py     # those whose path or name has such a word
+    python tests/mutations.py shots.py /nn/   # paths or names with such a word,
+                                              # in the order of the words
     python tests/mutations.py --check         # only: can each be applied? (`make test`)
     python tests/mutations.py --write         # all, then tests/mutations/README.md
+    python tests/mutations.py --known         # what is known so far
 
 The faults stand in tests/mutations/*.toml: the file, the exact text that is replaced
 (it occurs there once), the new text, and the tests that should fail. They are planted
@@ -124,7 +126,7 @@ class Mutation:
             if not (root / path).is_file():
                 raise ValueError(f"there is no {path}")
             text = (root / path).read_text()
-            if names and f"def {names[-1]}(" not in text:
+            if names and f"def {names[-1].split('[')[0]}(" not in text:
                 raise ValueError(f"there is no test {test}")
 
     def __str__(self) -> str:
@@ -409,23 +411,26 @@ class Unmutated:
         Raises:
             SystemExit: one fails.
         """
-        return sum(self._seconds(test, folder, shapes) for test in tests)
+        groups = [tests] if shapes else [[test] for test in tests]
+        return sum(self._seconds(group, folder, shapes) for group in groups)
 
-    def _seconds(self, test: str, folder: Path, shapes: bool) -> float:
-        key = digest(self.package, text_of_tests(ROOT, [test]), str(shapes))
+    def _seconds(
+        self, tests: Sequence[str], folder: Path, shapes: bool
+    ) -> float:
+        key = digest(self.package, text_of_tests(ROOT, tests), str(shapes))
         if key not in self.results.known:
-            run = Run(folder=folder, tests=[test], shapes=shapes)
+            run = Run(folder=folder, tests=tests, shapes=shapes)
             run.begin()
             (result,) = _wait([run]).values()
             if result["result"] != "survived":
                 raise SystemExit(
-                    f"{run.log.read_text()[-4000:]}\n{test} fails without any fault:"
+                    f"{run.log.read_text()[-4000:]}\n{tests} fail without any fault:"
                     f" {result}"
                 )
-            entry = {"unmutated": test, "shapes": shapes} | result
+            entry = {"unmutated": tests, "shapes": shapes} | result
             self.results.add(key, entry)
             print(
-                f"without a fault in {result['seconds']:.1f} s: {test}",
+                f"without a fault in {result['seconds']:.1f} s: {' '.join(tests)}",
                 flush=True,
             )
         return self.results.known[key]["seconds"]
@@ -450,20 +455,29 @@ def _wait(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
         raise
 
 
+def key_of(mutation: Mutation) -> str:
+    return digest(mutation.source(ROOT), *mutation.tests)
+
+
+def known_results(
+    mutations: Sequence[Mutation], results: Results
+) -> list[tuple[Mutation, dict[str, Any]]]:
+    """Those of mutations that need not be run again."""
+    found = []
+    for each in mutations:
+        entry = results.known.get(key_of(each))
+        if entry and entry["grounds"] == grounds(ROOT, each, entry):
+            found.append((each, entry))
+    return found
+
+
 def run_all(
     mutations: Sequence[Mutation], results: Results, *, jobs: int, slack: float
-) -> Iterator[tuple[Mutation, dict[str, Any], bool]]:
-    """Each mutation, its result, and whether it is new."""
-    keys = {each: digest(each.source(ROOT), *each.tests) for each in mutations}
-    open_ones = []
-    for each in mutations:
-        entry = results.known.get(keys[each])
-        if entry and entry["grounds"] == grounds(ROOT, each, entry):
-            yield each, entry, False
-        else:
-            open_ones.append(each)
-    if not open_ones:
+) -> Iterator[tuple[Mutation, dict[str, Any]]]:
+    """Runs each mutation."""
+    if not mutations:
         return
+    keys = {each: key_of(each) for each in mutations}
     with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
         folders = [Path(temporary) / f"copy-{i}" for i in range(jobs)]
         for folder in folders:
@@ -471,7 +485,7 @@ def run_all(
         preload()
         unmutated = Unmutated(results)
         running: dict[int, Run] = {}
-        waiting = [(each, False) for each in reversed(open_ones)]
+        waiting = [(each, False) for each in reversed(mutations)]
         while waiting or running:
             while waiting and len(running) < jobs:
                 used = {run.folder for run in running.values()}
@@ -483,13 +497,14 @@ def run_all(
                 mutation = run.mutation
                 assert mutation is not None
                 if result["result"] == "survived" and not run.shapes:
-                    waiting.append((mutation, True))
+                    waiting.insert(0, (mutation, True))
+                    print(f"survived, shapes unchecked: {mutation}", flush=True)
                     continue
                 entry = {"mutation": str(mutation), **result}
                 entry["grounds"] = grounds(run.folder, mutation, entry)
                 if result["result"] != "not run":
                     results.add(keys[mutation], entry)
-                yield mutation, entry, True
+                yield mutation, entry
 
 
 def _begun(
@@ -535,8 +550,10 @@ def summary(found: Sequence[tuple[Mutation, dict[str, Any]]]) -> str:
 OTHERS = ("survived", "timed out", "not run")
 
 
-def page(found: Sequence[tuple[Mutation, dict[str, Any]]], spent: float) -> str:
-    """The page of a run over all lists."""
+def page(
+    found: Sequence[tuple[Mutation, dict[str, Any]]], *, num_open: int
+) -> str:
+    """The page of a run over all lists, of which some may not have been run yet."""
     counts: dict[str, Counter[str]] = {}
     for mutation, entry in found:
         folder = str(Path(mutation.path).parent)
@@ -556,7 +573,8 @@ def page(found: Sequence[tuple[Mutation, dict[str, Any]]], spent: float) -> str:
         f"**{killed} of {len(found)} killed"
         f" ({100 * killed / len(found):.1f}%)** on {datetime.date.today()}, with Python"
         f" {platform.python_version()}, {versions}.",
-        f"The tests took {spent / 60:.0f} minutes of one core in all.",
+        f"They took {sum(e['seconds'] for _, e in found) / 60:.0f} minutes of one core."
+        + (f" {num_open} more have not been run yet." if num_open else ""),
         "",
         "| Folder | Mutations | Killed | Survived | Timed out |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -607,6 +625,11 @@ def arguments() -> argparse.Namespace:
         "--fresh", action="store_true", help=f"forget the results in {RESULTS}"
     )
     parser.add_argument(
+        "--known",
+        action="store_true",
+        help=f"run none, report what {RESULTS} has",
+    )
+    parser.add_argument(
         "--write", action="store_true", help=f"write {PAGE} at the end"
     )
     return parser.parse_args()
@@ -623,26 +646,26 @@ def main() -> int:
     if args.check:
         print(f"{len(mutations)} mutations can be applied")
         return 0
-    chosen = [
-        each
-        for each in mutations
-        if not args.words or any(word in str(each) for word in args.words)
-    ]
+    chosen = list(
+        dict.fromkeys(
+            each
+            for word in args.words or [""]
+            for each in mutations
+            if word in str(each)
+        )
+    )
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.default_int_handler)
     results = Results.open(ROOT / RESULTS, fresh=args.fresh)
-    found = []
-    num_new = 0
-    begin = 0.0
+    found = known_results(chosen, results)
+    seen = {mutation for mutation, _ in found}
+    waiting = [each for each in chosen if each not in seen and not args.known]
+    begin = time.monotonic()
     try:
-        for mutation, entry, is_new in run_all(
-            chosen, results, jobs=args.jobs, slack=args.slack
+        for num_new, (mutation, entry) in enumerate(
+            run_all(waiting, results, jobs=args.jobs, slack=args.slack), 1
         ):
             found.append((mutation, entry))
-            if not is_new:
-                continue
-            begin = begin or time.monotonic() - entry["seconds"]
-            num_new += 1
             pace = (time.monotonic() - begin) / num_new
             left = pace * (len(chosen) - len(found)) / 60
             print(
@@ -660,14 +683,13 @@ def main() -> int:
     found.sort(key=lambda pair: order[pair[0]])
     print(summary(found))
     if args.write and not args.words:
-        spent = sum(entry["seconds"] for _, entry in found)
-        (ROOT / PAGE).write_text(page(found, spent))
+        (ROOT / PAGE).write_text(page(found, num_open=len(chosen) - len(found)))
     wrong = [
         mutation
         for mutation, entry in found
         if (entry["result"] != "killed") != bool(mutation.survives)
     ]
-    return 1 if wrong else 0
+    return 1 if wrong or len(found) < len(chosen) else 0
 
 
 if __name__ == "__main__":

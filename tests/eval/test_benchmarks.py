@@ -333,6 +333,8 @@ def test_fewer_questions_are_a_subset_of_more_with_the_same_shots() -> None:
         < set(Colours.Config().build().chosen)
     )
     assert few.chosen == sorted(few.chosen)
+    other = Colours.Config(num_questions=5, seed=1).build()
+    assert other.chosen not in (few.chosen, list(range(5)))
     assert shots(few, few.chosen[0], 4) == shots(more, few.chosen[0], 4)
 
 

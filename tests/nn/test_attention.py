@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mm1.nn import attention
 from mm1.nn.attention import Attention, FullAttention, PackedAttention
+from mm1.nn.position import apply_rotary, rotary_embedding
 
 LENGTHS = (5, 1, 17, 9, 8, 33, 2, 300, 6)
 """More than one length in a group, and one beyond `EAGER_MAX_LENGTH`."""
@@ -139,6 +140,29 @@ def test_qk_norm_is_over_each_head_or_over_all_heads() -> None:
             torch.testing.assert_close(kept.flatten(1), expected.flatten(1))
         assert attention.q_norm is not None
         assert attention.q_norm.weight.shape == shape
+
+
+def test_queries_and_keys_are_normed_apart_and_turned_and_values_are_not() -> (
+    None
+):
+    x = torch.randn(5, 24)
+    attention = Attention(24, num_heads=4, num_kv_heads=2, qk_norm="head")
+    assert attention.q_norm is not None
+    assert attention.k_norm is not None
+    torch.nn.init.constant_(attention.q_norm.weight, 2.0)
+    torch.nn.init.constant_(attention.k_norm.weight, 3.0)
+    turns = rotary_embedding(
+        torch.tensor([0, 3, 1, 7, 2]), 6, base=100.0, dtype=torch.float32
+    )
+    keeper = Keeper()
+    attention(x, keeper, turns)
+    q, k, v = attention.qkv(x).unflatten(-1, (-1, 6)).split((4, 2, 2), -2)
+    for kept, plain, weight in zip(keeper.seen, (q, k), (2, 3), strict=False):
+        torch.testing.assert_close(
+            kept,
+            apply_rotary(weight * F.rms_norm(plain, (6,), eps=1e-5), turns),
+        )
+    assert torch.equal(keeper.seen[2], v)
 
 
 def test_biases_of_queries_keys_and_values_alone() -> None:

@@ -7,6 +7,7 @@ from nn.batches import ENCODER, without_gradient
 
 from mm1.batch import PairBatch
 from mm1.config import ConfigError
+from mm1.nn.block import quick_gelu
 from mm1.nn.clip import CLIP, MAX_SCALE
 from mm1.nn.text_tower import TextTower
 from mm1.nn.vit import ViT
@@ -103,6 +104,32 @@ def test_what_follows_a_captions_end_is_never_looked_at() -> None:
         for tokens in (batch.tokens, junk)
     )
     assert torch.equal(given, changed)
+
+
+def test_a_captions_feature_is_that_of_its_end() -> None:
+    model = make()
+    batch = pairs()
+    other = batch.tokens.clone()
+    other[torch.arange(4), batch.lengths - 1] = 30
+    given, changed = (
+        model.encode_texts(tokens, batch.lengths)
+        for tokens in (batch.tokens, other)
+    )
+    assert ((given - changed).abs().amax(-1) > 1e-3).all()
+
+
+def test_quick_gelu_is_openai_s() -> None:
+    """Their `QuickGELU`: x * sigmoid(1.702 * x)."""
+    torch.testing.assert_close(
+        quick_gelu(torch.tensor([-1.0, 2.0])),
+        torch.tensor([-0.154204, 1.935659]),
+    )
+
+
+def test_the_softmax_starts_at_clips_temperature() -> None:
+    projection = make().projection
+    assert projection.bias is None
+    assert projection.scale.item() == pytest.approx(1 / 0.07)
 
 
 def test_the_softmax_temperature_is_bounded_and_can_come_back() -> None:

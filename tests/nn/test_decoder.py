@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mm1.batch import IGNORE
 from mm1.nn.attention import PackedAttention
-from mm1.nn.block import NormPlacement
+from mm1.nn.block import NormPlacement, SwiGLU
 from mm1.nn.decoder import Decoder
 
 LENGTHS = (7, 1, 12, 5, 12, 3)
@@ -224,6 +224,15 @@ def test_norms_stand_before_or_behind_attention_and_feed_forward(
         torch.testing.assert_close(
             added.square().mean(-1), torch.ones(6), atol=1e-3, rtol=0
         )  # epsilon 1e-5 of it
+
+
+def test_the_gate_is_the_first_half_and_is_the_one_squashed() -> None:
+    feed_forward = SwiGLU(6, 10, gain=1.0)
+    x = torch.randn(4, 6)
+    gate, up = (x @ w.T for w in feed_forward.gate_up.weight.split(10))
+    torch.testing.assert_close(
+        feed_forward(x), feed_forward.down(gate / (1 + (-gate).exp()) * up)
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ from mm1.nn import initialization
 from mm1.nn.block import LayerScale
 from mm1.nn.clip import CLIP
 from mm1.nn.connectors.c_abstractor import CAbstractor
+from mm1.nn.decoder import Decoder
 from mm1.nn.experts import MoE
 from mm1.nn.initialization import initialize_buffers, initialize_weights
 from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
 from mm1.nn.text_tower import TextTower
+from mm1.nn.vit import ViT
 
 SEED = 11
 
@@ -65,6 +67,59 @@ def contrastive() -> Model:
     return CLIP.Config(
         encoder=ENCODER, text=text, dim=8, loss="sigmoid", pooling="attention"
     ).build(vocab_size=VOCABULARY)
+
+
+def gains(module: nn.Module) -> dict[str, float]:
+    """How much larger the outputs of its maps are than their inputs, to 5%."""
+    maps = {n: p for n, p in module.named_parameters() if p.ndim > 1}
+    return {
+        name: round(20 * (p.std() * p.shape[-1] ** 0.5).item()) / 20
+        for name, p in maps.items()
+    }
+
+
+def test_what_writes_to_the_residual_stream_starts_small_in_deep_models() -> (
+    None
+):
+    """8 blocks are 16 writers: each starts at 16 ** -0.5, what it reads at 1."""
+    torch.manual_seed(0)
+    experts = MoE.Config(num_experts=4, top_k=2, hidden_dim=128)
+    dense, sparse = (
+        Decoder.Config(
+            depth=8,
+            dim=256,
+            num_heads=4,
+            hidden_dim=512,
+            experts=experts,
+        )
+        .build(vocab_size=4)
+        .blocks[:2]
+    )
+    assert gains(dense) == {
+        "attention.qkv.weight": 1.0,
+        "attention.out.weight": 0.25,
+        "feed_forward.gate_up.weight": 1.0,
+        "feed_forward.down.weight": 0.25,
+    }
+    assert gains(sparse.feed_forward) == {
+        "router.weight": 1.0,
+        "gate_up": 1.0,
+        "down": 0.25,
+    }
+    encoder = ViT.Config(
+        image_size=4, patch_size=4, depth=8, dim=256, num_heads=4
+    )
+    text = TextTower.Config(max_length=4, depth=8, dim=256, num_heads=4)
+    for block in (
+        encoder.build().blocks[0],
+        text.build(vocab_size=4).blocks[0],
+    ):
+        assert gains(block) == {
+            "attention.qkv.weight": 1.0,
+            "attention.out.weight": 0.25,
+            "feed_forward.up.weight": 1.0,
+            "feed_forward.down.weight": 0.25,
+        }
 
 
 def on_meta(make: Callable[[], Model]) -> Model:

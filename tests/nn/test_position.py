@@ -51,6 +51,14 @@ def test_sincos_tells_rows_from_columns() -> None:
     assert len(table.flatten(0, 1).unique(dim=0)) == 15
 
 
+def test_sincos_are_mae_s_waves() -> None:
+    """Wavelengths from 2 pi to 10,000 times that: sines, then cosines."""
+    expected = [math.sin(2), math.sin(0.02), math.cos(2), math.cos(0.02)]
+    torch.testing.assert_close(
+        sincos((3, 5), 8)[2, 0, :4], torch.tensor(expected)
+    )
+
+
 def test_sincos_refuses_a_width_it_cannot_share() -> None:
     with pytest.raises(ValueError, match="divisible by 4, got 6"):
         sincos((2, 2), 6)

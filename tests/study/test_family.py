@@ -84,6 +84,18 @@ def test_a_lesson_of_several_contrasts_counts_by_its_weakest() -> None:
     assert mixed.p_value < 0.001
 
 
+def test_the_table_shows_the_lowest_of_several_contrasts() -> None:
+    made = results("level")
+    contrasts = tuple(
+        {row: 1.0, "base": -1.0} for row in ("far above", "level", "just above")
+    )
+    both = judge_lesson(
+        Lesson(text="two", measure="score", contrasts=contrasts), VALUES
+    )
+    (row,) = family_rows([replace(made, lessons=(both,))])
+    assert row[1].startswith("+0.2 ")
+
+
 def test_the_table_shows_estimates_and_designs_that_were_given_up() -> None:
     made = results("far above")
     tried = replace(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import worlds
@@ -11,7 +12,16 @@ from mm1.study.executors import LocalExecutor
 from mm1.study.page import contrast_text
 from mm1.study.plan import StudyPlan
 from mm1.study.run_studies import run_studies
-from mm1.study.study import Lesson, Measure, Study, better, judge_lesson
+from mm1.study.runner import RunState
+from mm1.study.study import (
+    Lesson,
+    Measure,
+    Study,
+    better,
+    collect,
+    judge_lesson,
+    mean_score,
+)
 from mm1.train.optimizers.adamw import AdamW
 
 VALUES = {
@@ -84,6 +94,32 @@ def test_one_contrast_of_several_below_zero_is_judged_more_strictly() -> None:
     assert (one.verdict, two.verdict) == ("does not hold", "undecided")
     assert one.p_value is not None
     assert two.p_value == pytest.approx(2 * one.p_value)
+
+
+def test_runs_that_have_not_finished_and_scores_that_are_not_there_are_left_out() -> (
+    None
+):
+    study = Study(
+        title="",
+        about="",
+        rows=lambda plan, seed: {},
+        measures={"score": Measure(read=lambda run: 0.5, about="")},
+    )
+    rows = {0: {"row": "one"}, 1: {"row": "two"}}
+    states: dict[str, RunState] = {"one": "finished", "two": "failed"}
+    results = collect("study", study, rows, states)
+    assert results.values == {"score": {"row": {0: 0.5}}}
+
+    class Scores(RunFolder):
+        def shots(self, name: str) -> Any:
+            return {
+                "a": {4: {"score": 0.5}, 8: {"score": 1.0}},
+                "b": {4: {"score": 0.1}},
+            }[name]
+
+    run = Scores(Path())
+    assert mean_score(("a", "b"), 4)(run) == pytest.approx(0.3)
+    assert mean_score(("a", "b"), 8)(run) is None
 
 
 def test_a_contrast_is_written_with_its_weights() -> None:

@@ -285,6 +285,40 @@ def test_rows_that_do_not_divide_are_an_error_before_training(
         fit(config, tmp_path / "run")
 
 
+def test_a_run_steps_at_the_rates_of_its_scheduler(
+    world: Path, tmp_path: Path
+) -> None:
+    run = text_only(world, steps=3).build(folder=tmp_path / "run")
+    step = run.optimizer.step
+    rates: list[float] = []
+
+    def watched(lr: float) -> Any:
+        rates.append(lr)
+        return step(lr)
+
+    run.optimizer.step = watched  # type: ignore[method-assign]
+    run.fit()
+    assert rates == [run.scheduler.learning_rate(step) for step in range(3)]
+    assert len(set(rates)) == 3
+
+
+def test_a_seed_draws_weights_and_data(world: Path, tmp_path: Path) -> None:
+    starts = []
+    for number, seed in enumerate((0, 0, 1)):
+        run = text_only(world, seed=seed).build(folder=tmp_path / str(number))
+        data = next(run.loader.steps(None, rank=0, world_size=1))
+        weights = run.model.get_parameter(
+            "decoder.blocks.0.attention.out.weight"
+        )
+        full = getattr(weights, "full_tensor", lambda w=weights: w)().detach()
+        starts.append((full, data.micro_batches[0].tokens))
+        with run.lock:
+            pass
+    one, again, other = starts
+    assert all(map(torch.equal, one, again))
+    assert not any(map(torch.equal, one, other))
+
+
 def test_what_a_step_draws_depends_on_its_number_and_the_seed(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
