@@ -93,7 +93,7 @@ def test_the_table_shows_the_lowest_of_several_contrasts() -> None:
         Lesson(text="two", measure="score", contrasts=contrasts), VALUES
     )
     (row,) = family_rows([replace(made, lessons=(both,))])
-    assert row[1].startswith("+0.2 ")
+    assert row[1].startswith("+0.3 ")
 
 
 def test_the_table_shows_estimates_and_designs_that_were_given_up() -> None:
