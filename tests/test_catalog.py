@@ -22,6 +22,7 @@ from mm1.catalog import (
 from mm1.cli.list import GROUPS, print_entries
 from mm1.cli.study import study_by_name
 from mm1.config import ConfigError
+from mm1.miniature.lr_law import lr_study
 from mm1.study.plan import StudyPlan
 from mm1.study.statement import statement
 from mm1.study.study import Study
@@ -112,6 +113,25 @@ def test_the_committed_statement_is_that_of_the_code() -> None:
     for family in FAMILIES:
         said = statement(studies_named([family]))
         assert f"# `mm1 study {family}`\n\n{said}" in text
+
+
+@pytest.mark.parametrize("name", ["lr-law-starts", "lr-law-mm1"])
+def test_the_laws_are_stated_too(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_by_name([name], None, state=True)
+    said = capsys.readouterr().out
+    text = (Path(__file__).parents[1] / "studies" / "stated.md").read_text()
+    assert f"# `mm1 study {name}`\n\n{said}" in text
+    taken = {
+        seed
+        for family in FAMILIES
+        for study in studies_named([family]).values()
+        for seed in study.seeds
+    }
+    assert not set(lr_study(name).seeds) & ({*range(7)} | taken)
+    with pytest.raises(ConfigError, match="run a law by itself"):
+        study_by_name([name, "lessons"], None, state=True)
 
 
 def test_stated_seeds_are_fresh(tmp_path: Path) -> None:

@@ -143,18 +143,27 @@ def study_by_name(
     """
     from mm1.catalog import check_studies, studies_named
     from mm1.config import ConfigError
-    from mm1.miniature.lr_law import LR_STUDIES, run_lr_study
+    from mm1.miniature.lr_law import LR_STUDIES, lr_study, run_lr_study
     from mm1.recipes.lr_law import print_lr_law
     from mm1.study.executors import LaunchExecutor
     from mm1.study.run_studies import run_studies
-    from mm1.study.statement import statement
-    from mm1.study.study import DEFAULT_SEEDS
+    from mm1.study.statement import search_statement, statement
 
     if list(names) == ["lr-law"] and (fit or predict):
         return print_lr_law(fit, predict)
     check_studies(names)
+    laws = [name for name in names if name in LR_STUDIES]
+    if laws and len(names) > 1:
+        raise ConfigError(
+            f"{' and '.join(names)}: run a law by itself; it may share the folder"
+        )
     if state:
-        print(statement(studies_named(names)), end="")
+        said = (
+            search_statement(lr_study(names[0]))
+            if laws
+            else statement(studies_named(names))
+        )
+        print(said, end="")
         return None
     if out is None:
         raise ConfigError(
@@ -170,15 +179,11 @@ def study_by_name(
         if launch
         else _executor(on, ask, jobs, shlex.split(launcher))
     )
-    if set(names) & LR_STUDIES.keys():
-        if len(names) > 1:
-            raise ConfigError(
-                f"{' and '.join(names)}: run a law by itself; it may share the folder"
-            )
+    if laws:
         return run_lr_study(
             names[0],
             out,
-            seeds=DEFAULT_SEEDS if seeds is None else seeds,
+            seeds=seeds,
             executor=executor,
             overrides=overrides,
         )

@@ -57,7 +57,9 @@ def write_lr_page(result: LrSearchResult, paper: RateLaw, folder: Path) -> Path:
             "Each size",
             card_grid(
                 *(
-                    _losses(result.points, each)
+                    loss_chart(
+                        f"{count(each.params)} parameters", result.points, each
+                    )
                     for each in (*law.optima, larger)
                 )
             ),
@@ -200,8 +202,8 @@ def _marks(key: str, optimum: Optimum, tone: str) -> Series:
     )
 
 
-def _losses(points: Sequence[Point], best: Optimum) -> Html:
-    """A chart of losses, not of their logarithms."""
+def loss_chart(title: str, points: Sequence[Point], best: Optimum) -> Html:
+    """A chart of the losses of one size, not of their logarithms."""
     own = [
         p for p in points if p.params == best.params and math.isfinite(p.cost)
     ]
@@ -242,4 +244,4 @@ def _losses(points: Sequence[Point], best: Optimum) -> Html:
         axis(heights, "", air=0.05),
         WIDE,
     )
-    return line_chart(f"{count(best.params)} parameters", series, frame)
+    return line_chart(title, series, frame)

@@ -26,6 +26,7 @@ from mm1.study.lr_fit import (
 )
 from mm1.study.plan import StudyPlan
 from mm1.study.runner import Runner, RunState
+from mm1.study.study import DEFAULT_SEEDS
 
 STEP = 2.0
 AROUND = 2
@@ -51,6 +52,22 @@ class LrSearch:
     guess: Callable[[float], float]
     """Number of parameters -> the centre of its first grid."""
     prepare: Callable[[Path], None]
+    seeds: tuple[int, ...] = DEFAULT_SEEDS
+    """Those that it is stated for."""
+    stated: str = ""
+    """The date of its statement; empty: it states nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """The rates of one size, which are searched by themselves."""
+
+    params: float
+    add: AddRun
+    guess: float
+    """The centre of its first rates."""
+    file: str
+    """The CSV file of its points, which several grids may share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,36 +96,17 @@ def run_lr_search(
         UserError: a run failed for a reason other than divergence.
     """
     search.prepare(plan.folder)
-    sizes = dict([*search.sizes.items(), search.larger])
-    rates = {
-        size: [search.guess(size) * STEP**k for k in range(-AROUND, AROUND + 1)]
-        for size in sizes
-    }
-    points = []
-    extensions = 0
-    while True:
-        runs = {
-            (size, lr, seed): add_run(plan, lr, seed)
-            for size, add_run in sizes.items()
-            for lr in rates[size]
-            for seed in seeds
-        }
-        plan.check()
-        states = Runner(plan, executor).run()
-        points = [_point(*key, folder, states) for key, folder in runs.items()]
-        write_points(points, plan.folder / f"{search.name}.csv")
-        edges = [
-            edge
-            for size in sizes
-            if (edge := _edge([p for p in points if p.params == size]))
-        ]
-        if not edges or extensions == MAX_EXTENSIONS:
-            break
-        extensions += 1
-        for edge in edges:
-            say(f"{edge}: adding one")
-            own = rates[edge.params]
-            own.append(max(own) * STEP if edge.higher else min(own) / STEP)
+    grids = [
+        Grid(
+            params=size,
+            add=add_run,
+            guess=search.guess(size),
+            file=f"{search.name}.csv",
+        )
+        for size, add_run in (*search.sizes.items(), search.larger)
+    ]
+    trained = train_grids(grids, plan, seeds=seeds, executor=executor)
+    points = [point for each in trained for point in each]
     law = fit_lr_law(
         [point for point in points if point.params in search.sizes]
     )
@@ -116,6 +114,66 @@ def run_lr_search(
         [point for point in points if point.params == search.larger[0]]
     )
     return LrSearchResult(search, points, law, larger)
+
+
+def train_grids(
+    grids: Sequence[Grid],
+    plan: StudyPlan,
+    *,
+    seeds: Sequence[int],
+    executor: Executor,
+) -> list[list[Point]]:
+    """Trains the runs of all grids, extends those whose best rate lies at an edge, and
+    returns the points of each; they are written after each extension.
+
+    Raises:
+        UserError: a run failed for a reason other than divergence.
+    """
+    rates = [
+        [grid.guess * STEP**k for k in range(-AROUND, AROUND + 1)]
+        for grid in grids
+    ]
+    points: list[list[Point]] = []
+    for extensions in range(MAX_EXTENSIONS + 1):
+        runs = [
+            {
+                (lr, seed): grid.add(plan, lr, seed)
+                for lr in own
+                for seed in seeds
+            }
+            for grid, own in zip(grids, rates, strict=True)
+        ]
+        plan.check()
+        states = Runner(plan, executor).run()
+        points = [
+            [
+                _point(grid.params, *key, folder, states)
+                for key, folder in own.items()
+            ]
+            for grid, own in zip(grids, runs, strict=True)
+        ]
+        _write_grids(grids, points, plan.folder)
+        edges = [_edge(own) for own in points]
+        if extensions == MAX_EXTENSIONS or not any(edges):
+            break
+        for edge, own in zip(edges, rates, strict=True):
+            if edge:
+                say(f"{edge}: adding one")
+                own.append(max(own) * STEP if edge.higher else min(own) / STEP)
+    return points
+
+
+def _write_grids(
+    grids: Sequence[Grid], points: Sequence[Sequence[Point]], folder: Path
+) -> None:
+    for file in dict.fromkeys(grid.file for grid in grids):
+        own = [
+            point
+            for grid, each in zip(grids, points, strict=True)
+            if grid.file == file
+            for point in each
+        ]
+        write_points(own, folder / file)
 
 
 def _edge(points: Sequence[Point]) -> EdgeError | None:
