@@ -80,3 +80,24 @@ def _interval(each: Estimate | None, percent: bool) -> str:
         else f" \N{PLUS-MINUS SIGN} {scale * each.half:.{digits}f}"
     )
     return f"{scale * each.mean:+.{digits}f}{half}"
+
+
+def when_stated(results: Sequence[Results]) -> list[str]:
+    """What is said of several studies alike is said once."""
+    titles: dict[str, list[str]] = {}
+    for each in results:
+        titles.setdefault(_when(each), []).append(each.study.title)
+    if len(titles) == 1 and len(results) > 1:
+        return [f"All of it: {next(iter(titles))}."]
+    return [f"{'; '.join(own)}: {said}." for said, own in titles.items()]
+
+
+def _when(results: Results) -> str:
+    """When it was stated, and whether these are the seeds that it was stated for."""
+    study = results.study
+    seeds = {seed for runs in results.rows.values() for seed in runs}
+    if not study.stated:
+        return "not stated in advance"
+    if seeds != set(study.seeds):
+        return "other seeds than stated, so no test of what was"
+    return f"stated on {study.stated}, with these seeds"

@@ -24,7 +24,12 @@ from mm1.report.page import (
     tag,
 )
 from mm1.runs.results import RunFolder
-from mm1.study.family import FAMILY_COLUMNS, corrected_lessons, family_rows
+from mm1.study.family import (
+    FAMILY_COLUMNS,
+    corrected_lessons,
+    family_rows,
+    when_stated,
+)
 from mm1.study.plan import StudyPlan, wall_seconds
 from mm1.study.statistics import Estimate
 from mm1.study.study import Contrast, Results
@@ -111,24 +116,11 @@ def _family(results: Sequence[Results]) -> Html:
         (
             "One family of tests. Of several contrasts the lowest is shown: all must be"
             " above zero.",
-            *map(_statement, results),
+            *when_stated(results),
         )
     )
     what = table(FAMILY_COLUMNS, rows) if rows else missing("No lessons.")
     return section("All lessons", what, note=note, anchor="lessons")
-
-
-def _statement(results: Results) -> str:
-    """When it was stated, and whether these are the seeds that it was stated for."""
-    study = results.study
-    seeds = {seed for runs in results.rows.values() for seed in runs}
-    if not study.stated:
-        return f"{study.title}: not stated in advance."
-    if seeds != set(study.seeds):
-        return (
-            f"{study.title}: other seeds than stated, so no test of what was."
-        )
-    return f"{study.title}: stated on {study.stated}, with these seeds."
 
 
 def _study(results: Results, plan: StudyPlan) -> Html:
@@ -270,9 +262,16 @@ def _rows(results: Results, plan: StudyPlan) -> list[tuple[str, ...]]:
 
 
 def _changes(plan: StudyPlan, first: str, run: str) -> str:
+    """Differences in training; of benchmarks only where there are no others."""
+    differences = plan.difference(first, run)
+    training = {
+        key: values
+        for key, values in differences.items()
+        if not key.startswith("benchmarks.")
+    }
     changes = [
         f"{key}: {_short(a)} \N{RIGHTWARDS ARROW} {_short(b)}"
-        for key, (a, b) in plan.difference(first, run).items()
+        for key, (a, b) in (training or differences).items()
     ]
     hidden = len(changes) - MAX_CHANGES
     return "\n".join(

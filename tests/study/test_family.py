@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mm1.study.family import corrected_lessons, family_rows
-from mm1.study.page import _statement
+from mm1.study.family import corrected_lessons, family_rows, when_stated
 from mm1.study.statement import statement
 from mm1.study.study import (
     Lesson,
@@ -126,11 +125,13 @@ def test_a_statement_says_rows_measures_tests_and_seeds() -> None:
 def test_other_seeds_than_stated_are_no_test_of_what_was() -> None:
     made = results("level")
     stated = replace(made, rows={"base": {7: "run", 8: "run"}})
-    assert (
-        _statement(stated) == "Made up: stated on 2026-01-02, with these seeds."
-    )
-    assert "other seeds than stated" in _statement(
-        replace(made, rows={"base": {7: "run"}})
-    )
+    as_stated = "stated on 2026-01-02, with these seeds"
+    assert when_stated([stated]) == [f"Made up: {as_stated}."]
+    other = replace(made, rows={"base": {7: "run"}})
     undated = replace(made, study=replace(made.study, stated=""))
-    assert "not stated in advance" in _statement(undated)
+    assert when_stated([other, stated, undated, stated]) == [
+        "Made up: other seeds than stated, so no test of what was.",
+        f"Made up; Made up: {as_stated}.",
+        "Made up: not stated in advance.",
+    ]
+    assert when_stated([stated, stated]) == [f"All of it: {as_stated}."]
