@@ -49,6 +49,7 @@ def read(name: str) -> Any:
         ("Two, dont.", "2 don't"),
         ("The  red\tbus", "red bus"),
         ("none", "0"),
+        ("An apple or the pear", "apple or pear"),
         ("09/14/2007", "09 14 2007"),  # a mark away from spaces becomes a space
         (
             "salt -pepper-mill",
@@ -301,6 +302,11 @@ def test_cider_by_hand() -> None:
         for cosine, penalty in zip(unigrams, penalties, strict=True)
     ]
     assert scores == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_word_of_no_reference_weighs_as_one_of_a_single_image() -> None:
+    _, scores = cider(["red zebra", "bus"], [["red dog"], ["bus"]])
+    assert scores == pytest.approx([10 * 1 / 2 / 4, 10 / 4], abs=1e-12)
 
 
 def test_cider_averages_over_references_and_ignores_common_words() -> None:

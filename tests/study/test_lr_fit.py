@@ -168,6 +168,38 @@ def test_seeds_that_do_not_share_rates_have_no_minimum() -> None:
         best_rate(points)
 
 
+def test_seeds_of_other_rates_may_bend_the_parabola_downwards() -> None:
+    """The middle rate has the lowest mean. But each seed falls by .7 up to it, and the
+    third by 1.3 beyond it."""
+    points = [
+        *(Point(5e4, 1e-3, 0.7, seed) for seed in (0, 1)),
+        *(Point(5e4, 2e-3, cost, seed) for seed, cost in enumerate((0, 0, 2))),
+        Point(5e4, 4e-3, 0.7, 2),
+    ]
+    with pytest.raises(ConfigError, match="have no minimum"):
+        best_rate(points)
+
+
+def test_sizes_count_the_same_where_the_error_of_one_is_not_known() -> None:
+    law = fit_lr_law(
+        [
+            point
+            for size, seeds in zip(SIZES, (2, 2, 1, 2), strict=True)
+            for point in grid(size, law_peak_lr(size), noise=0.01, seeds=seeds)
+        ]
+    )
+    assert [each.error is None for each in law.optima] == [
+        *(False, False, True, False)
+    ]
+    assert not law.weighted
+    slope, intercept = np.polyfit(
+        [math.log(each.params) for each in law.optima],
+        [math.log(each.lr) for each in law.optima],
+        1,
+    )
+    assert (law.slope, law.intercept) == pytest.approx((slope, intercept))
+
+
 def test_one_seed_that_diverges_rules_a_rate_out() -> None:
     points = [
         *points_of(3.0, 2.0, 1.0, 2.0, 0.1),
@@ -186,8 +218,11 @@ def test_points_are_read_from_csv(tmp_path: Path) -> None:
         Point(1e6, 1e-3, math.log(2), 1),
         Point(1e6, 2e-3, math.inf, 1),
     ]
-    path.write_text("params,lr,score\n1e6,1e-3,0.0\n")
-    assert read_points(path) == [Point(1e6, 1e-3, 0.0, 0)]
+    path.write_text("params,lr,score\n1e6,1e-3,0.0\n1e6,2e-3,0.25\n")
+    assert read_points(path) == [
+        Point(1e6, 1e-3, 0.0, 0),
+        Point(1e6, 2e-3, -0.25, 0),
+    ]
 
 
 def test_bad_lines_are_named(tmp_path: Path) -> None:

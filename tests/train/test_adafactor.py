@@ -54,6 +54,13 @@ def test_an_update_does_not_depend_on_the_size_of_gradients(
     )  # a rate is the update's size
 
 
+def test_weights_of_zero_move_as_if_they_were_a_thousandth() -> None:
+    weight = nn.Parameter(torch.zeros(6, 8))
+    weight.grad = torch.ones(6, 8)
+    ShardedAdafactor([weight], lr=0.1, relative=True).step()
+    torch.testing.assert_close(weight.detach(), torch.full((6, 8), -1e-4))
+
+
 def test_a_matrix_has_the_state_of_its_edges() -> None:
     weight = nn.Parameter(torch.ones(30, 50))
     weight.grad = torch.ones(30, 50)

@@ -59,3 +59,23 @@ def test_hidden_matrices_are_muons_and_the_rest_is_adamws() -> None:
     }
     assert matrices <= taken
     assert any("embed" in name for name in others)
+
+
+def test_momentum_is_the_configs_and_rates_are_adamws() -> None:
+    config = MM1.Config(
+        encoder=encoder(),
+        connector=AveragePool.Config(num_tokens=4),
+        decoder=decoder(),
+    )
+    model = config.build(vocab_size=30)
+    muon, adamw = (
+        Muon.Config(momentum=0.7, betas=(0.8, 0.85))
+        .build(model=model)
+        .optimizers
+    )
+    for group in muon.param_groups:
+        assert group["momentum"] == 0.7
+        assert group["adjust_lr_fn"] == "match_rms_adamw"
+    assert [group["betas"] for group in adamw.param_groups] == [
+        (0.8, 0.85) for _ in adamw.param_groups
+    ]
