@@ -64,12 +64,31 @@ def main() -> None:
         return
     except NoBrowser as error:
         print(f"{error}; trying to install Playwright's", flush=True)
+    try:
+        install()
+        print(said())
+    except NoBrowser as error:
+        print(f"the tests of pages will be skipped: {error}")
+
+
+def install() -> None:
+    """Playwright's own; raises `NoBrowser`, such as where there is no network."""
     command = [sys.executable, "-m", "playwright", "install", "chromium"]
     try:
-        subprocess.run(command, timeout=INSTALL_SECONDS, check=True)
-        print(said())
-    except (NoBrowser, OSError, subprocess.SubprocessError) as error:
-        print(f"the tests of pages will be skipped: {error}")
+        subprocess.run(
+            command,
+            timeout=INSTALL_SECONDS,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoBrowser(str(error)) from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stdout.strip().splitlines()
+        reasons = [line for line in lines if line.startswith("Error")]
+        raise NoBrowser((reasons or lines or ["no reason"])[0]) from error
 
 
 if __name__ == "__main__":

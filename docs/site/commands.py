@@ -93,7 +93,7 @@ def _name(action: argparse.Action) -> str:
 
 
 def _value(action: argparse.Action) -> str:
-    if action.choices is not None:
+    if action.choices is not None and action.option_strings:
         one = ", ".join(map(str, action.choices))
     else:
         one = str(action.metavar or action.dest.upper())

@@ -138,6 +138,7 @@ class Benchmark(Evaluator):
     # What a benchmark defines, besides `records`, `metric` and `chance` of Evaluator
 
     def question(self, record: Any) -> Question:
+        """A record as a question: its prompt without shots, and its answers."""
         raise NotImplementedError
 
     def score(

@@ -76,6 +76,7 @@ class Connector(Module):
     def forward(
         self, patches: Float[Tensor, "N P E"]
     ) -> Float[Tensor, "N K D"]:
+        """The tokens of N images, from their patches row by row."""
         raise NotImplementedError
 
     def flops(self) -> int:
