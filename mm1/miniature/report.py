@@ -6,14 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mm1.miniature.score_sections import scores_section
-from mm1.report.charts import (
-    WIDE,
-    Frame,
-    Series,
-    axis,
-    line_chart,
-    tones,
-)
+from mm1.report.axes import axis
+from mm1.report.charts import WIDE, Frame, Series, line_chart, tones
 from mm1.report.data_sections import (
     mixture_section,
     packed_sources,

@@ -1,10 +1,10 @@
 """Charts as inline SVG; colours come from the page's style sheet, so
 they follow light and dark mode."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mm1.report.axes import Axis
 from mm1.report.page import Html, tag
 
 HEIGHT = 236
@@ -24,8 +24,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve; `errors` are half lengths of error bars, `tone` is a class of the
-    style sheet.
+    """One curve; `errors` are half lengths of error bars, on a logarithmic axis the
+    logarithms of the factors up and down; `tone` is a class of the style sheet.
 
     `key` is its entry in the legend; a curve without one is named on hover only.
     """
@@ -38,46 +38,6 @@ class Series:
     dashed: bool = False
     strong: bool = False
     dots: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Range, ticks and label."""
-
-    low: float
-    high: float
-    ticks: Sequence[float]
-    label: str
-    percent: bool = False
-
-    def text(self, value: float) -> str:
-        return f"{value * 100:.0f}%" if self.percent else f"{value:,.6g}"
-
-    def share(self, value: float) -> float:
-        return (
-            (value - self.low) / (self.high - self.low)
-            if self.high > self.low
-            else 0.5
-        )
-
-
-def axis(values: Sequence[float], label: str, *, air: float = 0.0) -> Axis:
-    """An axis over the values, with round ticks; `air` is the share of its length left
-    free below them."""
-    low = min(values)
-    high = max(values)
-    if low == high:
-        low = low - 0.5
-        high = high + 0.5
-    low -= air * (high - low)
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return Axis(
-        low, high, [round(i * step, 10) for i in range(first, last + 1)], label
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +96,7 @@ def line_chart(
         viewBox=f"0 0 {frame.width} {HEIGHT}",
         role="img",
         aria_label=title,
+        class_="wide" if frame.width > WIDE else None,
     )
     keys = [
         (each.key, each.tone, "dashed" if each.dashed else "line")
@@ -206,8 +167,8 @@ def _curve(series: Series, frame: Frame) -> Html:
         )
     ]
     for (a, b), error in zip(series.points, series.errors, strict=False):
-        low = frame.down(max(frame.y.low, b - error))
-        high = frame.down(min(frame.y.high, b + error))
+        low = frame.down(frame.y.shifted(b, -error))
+        high = frame.down(frame.y.shifted(b, error))
         parts.append(
             tag(
                 "line",

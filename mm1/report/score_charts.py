@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mm1.report.charts import NARROW, Axis, Frame, Series, axis, line_chart
+from mm1.report.axes import Axis, axis
+from mm1.report.charts import NARROW, Frame, Series, line_chart
 from mm1.report.page import Html, card, tag
 from mm1.runs.results import RunFolder
 

@@ -224,6 +224,8 @@ background: repeating-linear-gradient(135deg, var(--well) 0 4px, transparent 4px
   th, td { padding-right: 10px; }
   .document.brief.several { grid-column: 1 / -1; }
   svg text { font-size: 13px; }
+  figure:has(svg.wide) { overflow-x: auto; }
+  svg.wide { min-width: 620px; }
 }
 @media print { .card, section { break-inside: avoid; } }
 """

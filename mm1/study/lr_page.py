@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mm1.report.charts import WIDE, Frame, Series, axis, line_chart
+from mm1.report.axes import axis, log_axis
+from mm1.report.charts import WIDE, Frame, Series, line_chart
 from mm1.report.page import (
     NOTHING,
     Html,
@@ -153,14 +154,12 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
     sizes = [optimum.params for optimum in law.optima]
-    ends = (math.log10(min(sizes)), math.log10(larger.params) + 0.2)
-    xs = np.linspace(*ends, 40).tolist()
-    predicted = [law.predict(10**x) for x in xs]
+    ends = (min(sizes), larger.params * 1.6)
+    xs = np.geomspace(*ends, 40).tolist()
+    predicted = [law.predict(x) for x in xs]
 
     def curve(rates: Sequence[float]) -> list[tuple[float, float]]:
-        return [
-            (x, math.log10(rate)) for x, rate in zip(xs, rates, strict=True)
-        ]
+        return list(zip(xs, rates, strict=True))
 
     ours = curve([each.lr for each in predicted])
     series = [Series("our line", ours, "tone-1", "our line", strong=True)]
@@ -170,7 +169,7 @@ def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
         low, high = (curve(rates) for rates in zip(*intervals, strict=True))
         series.append(Series(name, low, "tone-1", dashed=True))
         series.append(Series(name, high, "tone-1", name, dashed=True))
-    theirs = curve([paper(10**x) for x in xs])
+    theirs = curve([paper(x) for x in xs])
     series.append(Series("MM1's law", theirs, "tone-2", "MM1's law"))
     for key, optima, tone in (
         ("best rates", law.optima, "tone-0"),
@@ -182,24 +181,22 @@ def _line(law: LrLaw, larger: Optimum, paper: RateLaw) -> Html:
         ]
     points = [point for each in series for point in each.points]
     frame = Frame(
-        axis([x for x, _ in points], "log10 of parameters"),
-        axis([y for _, y in points], "", air=0.05),
+        log_axis([x for x, _ in points], "parameters", short=True),
+        log_axis([y for _, y in points], ""),
         2 * WIDE,
     )
     return line_chart(
         "Best rate against size",
         series,
         frame,
-        aside=" log10 of the rate; bars: one standard error",
+        aside=" both axes logarithmic; bars: one standard error",
     )
 
 
 def _marks(key: str, optimum: Optimum, tone: str) -> Series:
-    error = () if optimum.error is None else (optimum.error / math.log(10),)
-    point = (math.log10(optimum.params), math.log10(optimum.lr))
-    return Series(
-        f"{optimum.lr:.3g}", [point], tone, key, errors=error, dots=True
-    )
+    error = () if optimum.error is None else (optimum.error,)
+    point = (float(optimum.params), optimum.lr)
+    return Series("best rate", [point], tone, key, errors=error, dots=True)
 
 
 def loss_chart(title: str, points: Sequence[Point], best: Optimum) -> Html:
@@ -210,17 +207,14 @@ def loss_chart(title: str, points: Sequence[Point], best: Optimum) -> Html:
     rates = sorted({p.lr for p in own})
     losses = [[math.exp(p.cost) for p in own if p.lr == rate] for rate in rates]
     means = [
-        (math.log10(rate), float(np.exp(np.mean(np.log(each)))))
+        (rate, float(np.exp(np.mean(np.log(each)))))
         for rate, each in zip(rates, losses, strict=True)
     ]
     spread = [(max(each) - min(each)) / 2 for each in losses]
     c0, c1, c2 = best.curve
     near = np.linspace(-math.log(2), math.log(2), 20)
     parabola = [
-        (
-            math.log10(best.centre) + x / math.log(10),
-            math.exp(c0 + c1 * x + c2 * x * x),
-        )
+        (best.centre * math.exp(x), math.exp(c0 + c1 * x + c2 * x * x))
         for x in near.tolist()
     ]
     series = [
@@ -240,7 +234,7 @@ def loss_chart(title: str, points: Sequence[Point], best: Optimum) -> Html:
         for (_, y), e in zip(means, spread, strict=True)
     ]
     frame = Frame(
-        axis([x for x, _ in means], "log10 of the rate"),
+        log_axis(rates, "peak rate"),
         axis(heights, "", air=0.05),
         WIDE,
     )

@@ -8,7 +8,8 @@ log.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mm1.report.charts import Axis, Dot, axis, dot_chart
+from mm1.report.axes import Axis, axis
+from mm1.report.charts import Dot, dot_chart
 from mm1.report.page import (
     NOTHING,
     Html,

@@ -6,17 +6,9 @@ import math
 import pytest
 from PIL import Image
 
+from mm1.report.axes import Axis, axis, log_axis
 from mm1.report.bars import BarSegment, bar
-from mm1.report.charts import (
-    NARROW,
-    Axis,
-    Dot,
-    Frame,
-    Series,
-    axis,
-    dot_chart,
-    line_chart,
-)
+from mm1.report.charts import NARROW, Dot, Frame, Series, dot_chart, line_chart
 from mm1.report.page import Html, count, duration, join, tag, thumbnail
 
 
@@ -48,6 +40,35 @@ def test_ticks_are_round_and_inside(
     values: list[float], ticks: list[float]
 ) -> None:
     assert list(axis(values, "x").ticks) == ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([4e-4, 3e-3], [5e-4, 1e-3, 2e-3]),
+        ([9e6, 3e10], [1e7, 1e8, 1e9, 1e10]),
+        ([1.1e-3, 1.3e-3], [1.1e-3, 1.3e-3]),
+        ([0.7, 300.0], [1.0, 10.0, 100.0]),
+        ([2.5, 2.5], [2.5]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_the_values_themselves(
+    values: list[float], ticks: list[float]
+) -> None:
+    made = log_axis(values, "x")
+    assert made.ticks == pytest.approx(ticks)
+    assert made.low < min(values) <= max(values) < made.high
+    middle = (made.low * made.high) ** 0.5
+    assert made.share(middle) == pytest.approx(0.5)
+
+
+def test_error_bars_on_a_logarithmic_axis_are_factors() -> None:
+    rates = log_axis([1e-4, 1e-2], "")
+    assert rates.shifted(1e-3, math.log(2)) == pytest.approx(2e-3)
+    assert rates.shifted(1e-3, -math.log(2)) == pytest.approx(5e-4)
+    assert rates.shifted(1e-3, 9.0) == rates.high
+    sizes = log_axis([9e6, 3e10], "parameters", short=True)
+    assert sizes.text(1e9) == "1B"
 
 
 def test_curves_are_thinned_but_keep_their_end() -> None:
