@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1.catalog import run_config
-from mm1.config import ConfigError
+from mm1.catalog import finished_run_config, run_config
+from mm1.config import ConfigError, to_text
+from mm1.data.prepared.shards import NotPrepared
+from mm1.dist import is_verbose, say
 from mm1.eval.evaluate import evaluate_run
+from mm1.next_steps import unprepared
 from mm1.prepare.pipeline import prepare
 from mm1.recipes.filters import preparation_config
 from mm1.runs.layout import checkpoint_steps
@@ -127,7 +130,7 @@ def evaluate_finished_run(
     """
     return evaluate_run(
         as_path(run),
-        run_config(str(run), _assignments(changes)),
+        finished_run_config(as_path(run), _assignments(changes)),
         names=benchmarks,
         shots=shots,
         controls=controls,
@@ -145,7 +148,8 @@ def open_trainer(
     run folder; where the recipe says otherwise now, the differences are printed.
 
     Raises:
-        ConfigError: there is no such recipe or key.
+        ConfigError: there is no such recipe or key, or its data have not been prepared:
+            the message has the commands that do.
     """
     if isinstance(recipe, Trainer.Config):
         if overrides:
@@ -158,7 +162,15 @@ def open_trainer(
     if resumes:
         asked = run_config(str(recipe), overrides)
         say_config_differences(out, config, str(recipe), asked)
-    return config.build(folder=out, resume=resume)
+    try:
+        trainer = config.build(folder=out, resume=resume)
+    except NotPrepared as error:
+        raise unprepared(error, str(recipe), config) from error
+    changes = f" with {' '.join(overrides)}" if overrides else ""
+    say(f"  {'recipe':<11} {recipe}{changes}")
+    if is_verbose():
+        say(to_text(config))
+    return trainer
 
 
 def _assignments(changes: Mapping[str, Any]) -> list[str]:

@@ -114,9 +114,9 @@ def _unknown(
             f"{name} in {file} is no {kind} yet: {' and '.join(missing)}"
         )
     listed = {"recipe": "mm1 list recipes", "study": "mm1 list studies"}[kind]
-    return ConfigError(
-        f"no {kind} {name!r}{nearest(name, known)}; `{listed}` shows all"
-    )
+    close = nearest(name, known)
+    near = close if "did you mean" in close else ""
+    return ConfigError(f"no {kind} {name!r}{near}; `{listed}` shows all")
 
 
 def all_recipes() -> dict[str, Recipe]:
@@ -172,6 +172,12 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
     """
     path = as_path(name)
     is_path = path.is_dir() or path.suffix == ".json"
+    if not is_path and ("/" in name or path.is_file()):
+        raise ConfigError(
+            f"no run folder at {name}"
+            + (": it is a file" if path.is_file() else "")
+            + "; a recipe has a name without slashes (`mm1 list recipes`)"
+        )
     config = read_config(path) if is_path else recipe(name)
     if not isinstance(config, Trainer.Config):
         raise ConfigError(
@@ -188,6 +194,17 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> Trainer.Config:
     }
     adopt_architectures(config, changed, overrides)
     return config
+
+
+def finished_run_config(run: Path, overrides: Sequence[str]) -> Trainer.Config:
+    """As `run_config`, for what takes a run folder alone.
+
+    Raises:
+        FileNotFoundError: it is no run folder.
+        ConfigError: there is no such key, or the file is of something else.
+    """
+    read_config(run)
+    return run_config(str(run), overrides)
 
 
 ROLES: dict[str, type[Configurable]] = {

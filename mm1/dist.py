@@ -23,6 +23,9 @@ from mm1.peers import Peers
 
 Value = TypeVar("Value")
 
+QUIET = "MM1_QUIET"
+"""In the environment of a process that prints no progress, and of what it starts."""
+VERBOSE = "MM1_VERBOSE"
 LAUNCHER_PID = "MM1_LAUNCHER_PID"
 """In the environment of a process that must not outlive the one of this number."""
 PR_SET_PDEATHSIG = 1
@@ -150,9 +153,20 @@ def data_size() -> int:
     return world_size() // _ranks_per_data_rank
 
 
+def is_quiet() -> bool:
+    """Is only to be printed what was asked for, and errors (`mm1 -q`)?"""
+    return bool(os.environ.get(QUIET))
+
+
+def is_verbose() -> bool:
+    """Is more to be printed than usual (`mm1 -v`)?"""
+    return bool(os.environ.get(VERBOSE))
+
+
 def say(*words: object) -> None:
-    """Prints on rank 0, to stderr: stdout is for results."""
-    if rank() == 0:
+    """Prints on rank 0, to stderr: stdout is for results. A quiet process says
+    nothing."""
+    if rank() == 0 and not is_quiet():
         print(*words, file=sys.stderr, flush=True)
 
 

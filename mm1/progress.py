@@ -48,7 +48,7 @@ class ProgressBar:
             BarColumn(),
             TextColumn("{task.fields[details]}", markup=False),
             console=Console(stderr=True),
-            disable=not self.is_terminal or dist.rank() != 0,
+            disable=not self.is_terminal or dist.rank() != 0 or dist.is_quiet(),
             transient=transient,
         )
         self.task = self.bar.add_task(

@@ -187,7 +187,7 @@ def test_help_answers_without_torch_and_fits_a_terminal() -> None:
     parser = cli.command_parser()
     (commands,) = (a for a in parser._actions if hasattr(a, "_name_parser_map"))
     names = list(commands.choices or ())
-    assert len(names) == 18
+    assert len(names) == 20
     code = (
         "import sys\nfrom mm1 import cli\nfor name in sys.argv[1:]:\n"
         "    sys.argv = ['mm1', *([name] if name else []), '--help']\n"

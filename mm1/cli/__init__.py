@@ -4,16 +4,24 @@ function; heavy imports wait until that function runs, so that help answers at o
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
-from mm1.cli.arguments import is_override
+import mm1
+from mm1.cli.arguments import (
+    add_verbosity,
+    is_override,
+    set_verbosity,
+)
 from mm1.cli.chat import add_chat_command
+from mm1.cli.completion import add_completion_command
 from mm1.cli.data import add_data_commands
 from mm1.cli.launch import add_launch_command
 from mm1.cli.list import add_list_command
 from mm1.cli.plan import add_plan_command
 from mm1.cli.report import add_report_command
 from mm1.cli.run import add_demo_command, add_run_commands
+from mm1.cli.show import add_show_command
 from mm1.cli.study import add_study_command
 from mm1.cli.weights import add_weights_commands
 from mm1.launch.final_exit import end_restarts
@@ -55,6 +63,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (UserError, OSError) as error:
+        if getattr(arguments, "verbose", False):
+            traceback.print_exc()
         if not getattr(error, "said", False):
             print(f"mm1: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", 2)
@@ -79,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
             words[:] = [word for word in words if not is_override(word)]
             if not words:
                 parser.error(f"nothing but overrides: {' '.join(overrides)}")
+    set_verbosity(arguments)
     return arguments
 
 
@@ -89,10 +100,15 @@ def command_parser() -> argparse.ArgumentParser:
         description="Multimodal pre-training as in MM1, from raw data to scores.",
         epilog="`mm1 COMMAND --help` explains a command.",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"mm1 {mm1.__version__}"
+    )
+    add_verbosity(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_demo_command(commands)
     add_list_command(commands)
     add_data_commands(commands)
+    add_show_command(commands)
     add_run_commands(commands)
     add_report_command(commands)
     add_chat_command(commands)
@@ -100,4 +116,5 @@ def command_parser() -> argparse.ArgumentParser:
     add_launch_command(commands)
     add_study_command(commands)
     add_weights_commands(commands)
+    add_completion_command(commands, command_parser)
     return parser

@@ -2,12 +2,45 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+CONFIG = "a recipe (see `mm1 list`), a run folder or a config.json"
+VERBOSITY = {"quiet": "MM1_QUIET", "verbose": "MM1_VERBOSE"}
+"""Option -> a variable of the environment, for what a command starts (`mm1.dist`)."""
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """The options -q and -v, which may stand before or after a command."""
+    group = parser.add_mutually_exclusive_group()
+    add = group.add_argument
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print results and errors alone: no progress",
+    )
+    add(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="also print a run's whole config, and where in the code an error arose",
+    )
+
+
+def set_verbosity(arguments: argparse.Namespace) -> None:
+    """For this process and those that it starts."""
+    for option, variable in VERBOSITY.items():
+        if getattr(arguments, option, False):
+            os.environ[variable] = "1"
 
 
 def add_command(
@@ -21,6 +54,7 @@ def add_command(
     about = f"{summary} {details}".strip()
     parser = commands.add_parser(name, help=summary, description=about)
     parser.set_defaults(command=function)
+    add_verbosity(parser)
     return parser
 
 

@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
-from mm1.cli.run import CONFIG
+from mm1.cli.arguments import (
+    CONFIG,
+    add_command,
+    add_out,
+    add_overrides,
+    add_trust,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands

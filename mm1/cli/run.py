@@ -1,16 +1,20 @@
-"""`mm1 demo`, and what is done with a recipe or a run: `show`, `diff`, `view`, `train`
-and `eval`."""
+"""`mm1 demo`, and what is done with a recipe or a run: `diff`, `view`, `train` and
+`eval`."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_out, add_overrides, add_trust
+from mm1.cli.arguments import (
+    CONFIG,
+    add_command,
+    add_out,
+    add_overrides,
+    add_trust,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
-
-CONFIG = "a recipe (see `mm1 list`), a run folder or a config.json"
 
 
 def add_demo_command(commands: "Commands") -> None:
@@ -31,11 +35,6 @@ def add_demo_command(commands: "Commands") -> None:
 
 
 def add_run_commands(commands: "Commands") -> None:
-    parser = add_command(commands, "show", _show, "Print a config in full.")
-    parser.add_argument("name", metavar="NAME", help=CONFIG)
-    add_overrides(parser, "keys to change, such as steps=100")
-    add_trust(parser)
-
     parser = add_command(
         commands,
         "diff",
@@ -147,13 +146,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments.out)
 
 
-def _show(arguments: argparse.Namespace) -> None:
-    from mm1.catalog import run_config
-    from mm1.config import to_text
-
-    print(to_text(run_config(arguments.name, arguments.overrides)), end="")
-
-
 def _diff(arguments: argparse.Namespace) -> None:
     from mm1.catalog import run_config
     from mm1.config import ConfigError, differences
@@ -172,11 +164,16 @@ def _diff(arguments: argparse.Namespace) -> None:
 
 def _view(arguments: argparse.Namespace) -> None:
     from mm1.catalog import run_config
+    from mm1.data.prepared.shards import NotPrepared
+    from mm1.next_steps import unprepared
     from mm1.report.packed_rows import packing_faults, view_rows
     from mm1.report.view import write_view
 
     config = run_config(arguments.name, arguments.overrides)
-    rows = view_rows(config, arguments.rows)
+    try:
+        rows = view_rows(config, arguments.rows)
+    except NotPrepared as error:
+        raise unprepared(error, arguments.name, config) from error
     faults = packing_faults(config)
     write_view(rows, arguments.out, title=arguments.name, why_not_full=faults)
     for fault in faults:
@@ -188,6 +185,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from mm1 import dist
     from mm1.api import open_trainer
     from mm1.lost_ranks import one_voice
+    from mm1.next_steps import finished_run
 
     try:
         with one_voice():
@@ -198,20 +196,21 @@ def _train(arguments: argparse.Namespace) -> None:
                 arguments.resume,
             )
             trainer.fit(shutdown_timeout=arguments.shutdown_timeout)
+            dist.say(finished_run(arguments.out, trainer.config))
     finally:
         dist.stop()
 
 
 def _eval(arguments: argparse.Namespace) -> None:
     from mm1 import dist
-    from mm1.catalog import run_config
+    from mm1.catalog import finished_run_config
     from mm1.eval.evaluate import evaluate_run, format_scores
     from mm1.lost_ranks import one_voice
 
     with one_voice():
         scores = evaluate_run(
             arguments.run,
-            run_config(str(arguments.run), arguments.overrides),
+            finished_run_config(arguments.run, arguments.overrides),
             names=arguments.benchmarks,
             shots=arguments.shots,
             controls=arguments.controls,

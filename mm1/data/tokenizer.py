@@ -15,6 +15,7 @@ with a published model has its own names, in a second file:
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -92,6 +93,27 @@ class SpecialTokens:
         )
 
 
+def _where_one_comes_from(path: Path) -> str:
+    """The message about a file that is not there: one belongs to prepared data and to
+    runs, and is never to be made anew in their place."""
+    folder = path.parent
+    if path.name == TOKENIZER and (folder / "config.json").is_file():
+        return (
+            f"{folder} is a run without a {TOKENIZER}: an image encoder has none; name"
+            " a run that was trained on text, or take the file from a copy"
+        )
+    if path.name == TOKENIZER and (folder / "manifest.json").is_file():
+        return (
+            f"{path} is missing: take it from a copy of the folder, or prepare the data"
+            " again"
+        )
+    out = shlex.quote(str(path))
+    return (
+        f"no tokenizer at {path}; make one with"
+        f" `mm1 tokenizer RAW_FILES --out {out}`"
+    )
+
+
 class Tokenizer(Configurable):
     """Text <-> ids, from a `tokenizer.json`."""
 
@@ -108,10 +130,7 @@ class Tokenizer(Configurable):
         path = as_path(config.path)
         path = path / TOKENIZER if path.is_dir() else path
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no tokenizer at {path}; make one with `mm1 tokenizer TEXT_FILES --out"
-                f" {path}`"
-            )
+            raise FileNotFoundError(_where_one_comes_from(path))
         for each in (path, path.with_name(SPECIAL_TOKENS)):
             check_file(each, "take it from a copy of the folder")
         self.text = path.read_text(encoding="utf-8")

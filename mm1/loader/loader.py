@@ -39,7 +39,12 @@ class Loader(Configurable):
         process does."""
 
         def tokenizer(self) -> str:
-            """Folder of the prepared data's tokenizer."""
+            """Folder of the prepared data's tokenizer.
+
+            Raises:
+                NotPrepared: the folder is not there.
+                ConfigError: no folder is named.
+            """
             raise NotImplementedError
 
         def folders(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from mm1.batch import PackedBatch
 from mm1.config import ConfigError
 from mm1.data.image_processing import ImageProcessor
 from mm1.data.prepared.lengths import DocumentLengths
-from mm1.data.prepared.shards import Shards
+from mm1.data.prepared.shards import Shards, prepared_folder
 from mm1.data.render import Renderer, UnitFlops
 from mm1.loader.collate import PackedDataset
 from mm1.loader.loader import Loader, StepBatches
@@ -130,7 +130,7 @@ class PackedLoader(Loader):
                     "loader.sources is empty: name prepared folders, as"
                     " loader.sources.text=data/text"
                 )
-            return next(iter(self.sources.values()))
+            return prepared_folder(next(iter(self.sources.values())))
 
     def __init__(
         self, config: Config, *, renderer: Renderer, seed: int

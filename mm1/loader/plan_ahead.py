@@ -70,8 +70,8 @@ def _receive(receiver: Connection) -> Any:
     except (EOFError, ConnectionError):
         pass
     raise PlannerDied(
-        "the process that plans the loader's batches was killed or hangs: continue"
-        " with `mm1 train --resume`"
+        "the process that plans the loader's batches was killed or hangs: go on by the"
+        " same command with --resume"
     )
 
 

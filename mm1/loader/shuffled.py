@@ -22,7 +22,7 @@ from mm1.config import ConfigError
 from mm1.data.document import Image
 from mm1.data.image_processing import ImageError
 from mm1.data.prepared.lengths import DocumentLengths
-from mm1.data.prepared.shards import Shards
+from mm1.data.prepared.shards import Shards, prepared_folder
 from mm1.data.render import Renderer
 from mm1.loader.loader import Loader, StepBatches
 from mm1.loader.permutation import permute
@@ -54,7 +54,7 @@ class ShuffledLoader(Loader):
                     "loader.sources is empty: name prepared data, as"
                     " loader.sources=['data/captions']"
                 )
-            return self.sources[0]
+            return prepared_folder(self.sources[0])
 
     def __init__(
         self, config: Config, *, renderer: Renderer, seed: int

@@ -188,8 +188,8 @@ def _with_timeout(messages: Iterator[Any]) -> Iterator[Any]:
             if isinstance(error, RuntimeError) and not from_torch:
                 raise
             raise LoaderWorkerDied(
-                "a worker of the loader was killed or hangs: continue with"
-                " `mm1 train --resume`, with fewer loader.workers if memory ran out"
+                "a worker of the loader was killed or hangs: go on by the same command"
+                " with --resume, and fewer loader.workers if memory ran out"
             ) from error
         waited = 0.0
         yield message

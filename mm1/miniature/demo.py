@@ -7,6 +7,7 @@ pretrain   encoder + C-Abstractor + decoder, nothing frozen, 45/45/10
 finetune   on instructions, at a higher resolution, with sub-images
 """
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from mm1.report.packed_rows import packing_layout
 from mm1.runs import layout
 from mm1.runs.description import finished, read_config
 from mm1.runs.results import RunFolder
+from mm1.train.shutdown import Interrupted
 from mm1.train.trainer import Trainer
 
 STAGES: dict[str, Callable[[str], Trainer.Config]] = {
@@ -40,7 +42,7 @@ STAGES: dict[str, Callable[[str], Trainer.Config]] = {
 
 def run_demo(folder: Path) -> int:
     """Runs the stages that are not finished; returns 0 if all checks pass, else 1."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=dist.is_quiet())
     began = time.monotonic()
     prepare_world(folder / "world")
     for name, recipe in STAGES.items():
@@ -53,7 +55,13 @@ def run_demo(folder: Path) -> int:
             f"[bold]{name}[/]  {(recipe.__doc__ or '').splitlines()[0]}"
         )
         config = recipe(str(folder))
-        config.build(folder=run, resume=run.exists()).fit()
+        try:
+            config.build(folder=run, resume=run.exists()).fit()
+        except Interrupted as error:
+            raise Interrupted(
+                f"{name}: {str(error).partition(';')[0]}; go on with"
+                f" `mm1 demo --out {shlex.quote(str(folder))}`"
+            ) from error
         console.print(f"[bold]{name}[/]  {time.monotonic() - started:.0f} s")
     _evaluate_without_tiles(folder)
     for name in ("decoder", "pretrain", "finetune"):

@@ -88,6 +88,7 @@ class AIM(Model):
         encoder: ViT.Config = field(default_factory=ViT.Config)
         """Without class token and registers."""
         head_depth: NonNegativeInt = 12
+        """Blocks of the head that predicts patches."""
         head_dim: PositiveInt = 2048
         """Width of the head; its MLPs are four times as wide inside."""
 

@@ -105,6 +105,7 @@ class CLIP(Model):
         """The feature of an image: the class token, the mean over patches, or attention
         pooling as in SigLIP; None: the class token if there is one, else the mean."""
         loss: Loss = "softmax"
+        """CLIP's softmax over a batch, or SigLIP's sigmoid of each pair."""
 
         def build(self, *, vocab_size: int) -> "CLIP":
             return self.make(vocab_size=vocab_size)

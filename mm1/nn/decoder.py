@@ -35,8 +35,11 @@ class Decoder(Module):
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         depth: PositiveInt = 24
+        """Blocks."""
         dim: PositiveInt = 2048
+        """Width of a token."""
         num_heads: PositiveInt = 16
+        """Of the queries; keys and values: `num_kv_heads`."""
         num_kv_heads: PositiveInt | None = None
         """None: as many as query heads."""
         head_dim: PositiveInt | None = None
@@ -45,6 +48,7 @@ class Decoder(Module):
         """Width inside the feed-forward; None: 8/3 dim, rounded up to a multiple of
         256."""
         rope_base: PositiveFloat = 1e4
+        """Base of the rotary positions' wavelengths."""
         llama3_scaling: Llama3Scaling | None = None
         """RoPE scaling of Llama 3.1 and later."""
         qk_norm: QKNorm | None = None
@@ -58,6 +62,7 @@ class Decoder(Module):
         tied: bool = True
         """The output map is the table of token embeddings."""
         norm_eps: NonNegativeFloat = 1e-5
+        """Added to the mean square in RMSNorm."""
         experts: MoE.Config | None = None
         """The feed-forward of some blocks is a mixture of experts; None: all are
         dense."""

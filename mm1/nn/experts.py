@@ -70,6 +70,7 @@ class MoE(Module):
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_experts: PositiveInt = 64
+        """Of a block that has them."""
         top_k: PositiveInt = 2
         """Experts per token."""
         every: PositiveInt = 2
@@ -82,6 +83,7 @@ class MoE(Module):
         balance_loss: NonNegativeFloat = 0.01
         """Weight of `Routing.balance`, which is summed over the blocks."""
         router_z_loss: NonNegativeFloat = 0.001
+        """Weight of the squared log-sum-exp of the router's logits."""
         capacity_factor: PositiveFloat | None = None
         """Capacity of each expert in multiples of tokens / experts; None: nothing is
         dropped.

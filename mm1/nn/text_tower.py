@@ -31,13 +31,21 @@ class TextTower(Module):
         vocab_size: PositiveInt | None = None
         """Rows of the embedding; None: as many as the tokenizer has tokens."""
         max_length: PositiveInt = 77
+        """Tokens of a text that are read; the rest is cut off."""
         depth: PositiveInt = 12
+        """Blocks."""
         dim: PositiveInt = 768
+        """Width of a token."""
         num_heads: PositiveInt = 12
+        """Of the attention."""
         mlp_ratio: PositiveFloat = 4.0
+        """Width of the feed-forward layers over `dim`."""
         activation: Activation = "gelu"
+        """Of the feed-forward layers."""
         norm_eps: NonNegativeFloat = 1e-5
+        """Added to the variance in the norms."""
         causal: bool = True
+        """Does a token see only those before it?"""
         read: Literal["end", "last"] = "end"
         """The token whose feature is taken: each caption's end token, or the last token
         of captions padded to `max_length`."""

@@ -39,16 +39,23 @@ class ViT(Module):
         image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 336
         """Pixels: one side of a square, or (height, width)."""
         patch_size: PositiveInt = 14
+        """Side of a square patch, in pixels."""
         depth: PositiveInt = 24
+        """Blocks."""
         dim: PositiveInt = 1024
+        """Width of a patch."""
         num_heads: PositiveInt = 16
+        """Of the attention."""
         mlp_ratio: PositiveFloat = 4.0
         """Width inside the feed-forward as a multiple of `dim`."""
         feed_forward: Literal["mlp", "swiglu"] = "mlp"
+        """Two maps, or three with a gate (SwiGLU)."""
         activation: Activation = "gelu"
         """Of the MLP."""
         norm: Literal["layer", "rms"] = "layer"
+        """LayerNorm or RMSNorm."""
         norm_eps: NonNegativeFloat = 1e-5
+        """Added to the variance in the norms."""
         bias: bool = True
         """In attention and feed-forward."""
         patch_bias: bool = True
@@ -68,7 +75,9 @@ class ViT(Module):
         """The position table is learnt from random values or from 2-D sines and
         cosines, or stays at these ("fixed")."""
         mean: tuple[AnyFloat, AnyFloat, AnyFloat] = CLIP_MEAN
+        """Of red, green and blue, from 0 to 1: what pixels are normalised by."""
         std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CLIP_STD
+        """As `mean`."""
         resize: Literal["squash", "crop", "pad"] = "squash"
         """how images of another shape become `image_size` (see
         `mm1.data.image_processing`)."""

@@ -16,6 +16,9 @@ from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, SpecialTokens
 from mm1.files import read_object, write_json
 from mm1.runs.layout import CONFIG, SUMMARY
 
+MAX_NAMED = 5
+"""Runs that a message lists."""
+
 
 def read_config(run: Path) -> Any:
     """The config of a run folder, or in a config.json.
@@ -27,9 +30,7 @@ def read_config(run: Path) -> Any:
     path = run if run.suffix == ".json" else run / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{run} is no run folder: it has no {CONFIG}"
-            if path != run
-            else f"no file {run}"
+            _no_run(run) if path != run else f"no file {run}"
         )
     remedy = "mend it, or take it from a copy of the run"
     check_file(path, "take it from a copy of the run")
@@ -42,6 +43,20 @@ def read_config(run: Path) -> Any:
         return configs.from_json(stored)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _no_run(folder: Path) -> str:
+    """What a folder is that has no config, and which runs are beside it or in it."""
+    why = (
+        f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
+    )
+    near = sorted(
+        str(path.parent)
+        for place in (folder, folder.parent)
+        for path in place.glob(f"*/{CONFIG}")
+    )
+    there = f"; runs there: {', '.join(near[:MAX_NAMED])}" if near else ""
+    return f"{folder} is no run folder: {why}{there}"
 
 
 def write_config(run: Path, config: Configurable.Config) -> None:

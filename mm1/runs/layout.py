@@ -18,11 +18,13 @@ trackers.json        the run's ids in trackers (`mm1.runs.trackers`)
 writer.lock          who writes here, while they do (`mm1.folder_lock`)
 """
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from mm1.checksums import CHECKSUMS
-from mm1.config import ConfigError
+from mm1.config import TRUSTED, ConfigError
 from mm1.files import file_name
 from mm1.storage.remote_path import RemotePath
 
@@ -64,6 +66,20 @@ def distinct_names(runs: Sequence[Path]) -> list[str]:
         if [each.resolve() for each in runs].count(run.resolve()) > 1:
             raise ConfigError(f"{run} is given twice")
     return paths
+
+
+def resume_command(run: Path) -> str:
+    """What a shell takes to go on with a run, as it was started here: its own config is
+    in its folder."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    is_one_node = os.environ.get("LOCAL_WORLD_SIZE", "1") == ranks
+    start = "mm1"
+    if ranks != "1":
+        options = f"--nproc-per-node {ranks}" if is_one_node else "..."
+        start = f"torchrun {options} -m mm1.cli"
+    folder = shlex.quote(str(run))
+    trusted = "".join(f" --trust {module}" for module in TRUSTED[1:])
+    return f"{start} train {folder} --out {folder}{trusted} --resume"
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

@@ -19,6 +19,7 @@ from mm1.nn.initialization import BLOCK, initialize_buffers
 from mm1.nn.model import Model, Module, adapt
 from mm1.nn.shards import fused_widths, held_indices, own_part, select
 from mm1.runs.description import read_config
+from mm1.runs.layout import resume_command
 from mm1.runs.remote_weights import local_weights
 from mm1.slow_work import Tick, slow_work, slow_work_on_rank_zero
 from mm1.storage.remote_path import RemotePath
@@ -30,16 +31,20 @@ from mm1.weight_files import (
     read_safetensors,
 )
 
-REMEDY = (
-    "take it from a copy of the run, or resume the run with `mm1 train --resume`, which"
-    " writes it again from the last checkpoint"
-)
 Blocks = Iterator[tuple[Tensor, list[Tensor]]]
+
 
 TRAIN_AGAIN = (
     "take the file from a copy of the run, or train it again with a lower"
     " optimizer.peak_lr"
 )
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        "take it from a copy of the run, or resume the run with"
+        f" `{resume_command(folder)}`, which writes it again from the last checkpoint"
+    )
 
 
 class RunWeights(WeightFiles):
@@ -55,6 +60,7 @@ class RunWeights(WeightFiles):
         """
         self.fingerprint: str = weights_fingerprint(folder)
         files = weights_paths(folder)
+        remedy = _remedy(folder)
         local = {file: file for file in files}
         if isinstance(folder, RemotePath):
             local = slow_work(
@@ -62,8 +68,8 @@ class RunWeights(WeightFiles):
             )
         super().__init__(
             folder,
-            {file: read_safetensors(local[file], REMEDY) for file in files},
-            remedy=REMEDY,
+            {file: read_safetensors(local[file], remedy) for file in files},
+            remedy=remedy,
             if_not_finite=TRAIN_AGAIN,
         )
 
@@ -75,11 +81,11 @@ def weights_paths(folder: Path) -> list[Path]:
         FileNotFoundError: the run has not finished, or a shard is missing.
         ConfigError: the index is damaged.
     """
-    files = model_files(folder, remedy=REMEDY)
+    files = model_files(folder, remedy=_remedy(folder))
     if not files:
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}: the run has not finished; resume it with"
-            " `mm1 train --resume`"
+            f"{folder} has no {WEIGHTS}: the run has not finished; go on with it:"
+            f" `{resume_command(folder)}`"
         )
     return files
 
@@ -98,10 +104,10 @@ def weights_fingerprint(folder: Path) -> str:
         hashes = []
         paths = weights_paths(folder)
         if paths[0].name != WEIGHTS:
-            check_file(folder / INDEX, REMEDY)
+            check_file(folder / INDEX, _remedy(folder))
         for path in paths:
             found = checksum(local_weights(path, tick), tick)
-            check_file(path, REMEDY, found)
+            check_file(path, _remedy(folder), found)
             hashes.append(found["xxh3_128"])
         return joint_fingerprint(hashes)
 

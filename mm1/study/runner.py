@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from mm1 import config as configs
+from mm1 import dist
 from mm1.files import append_jsonl, write_json
 from mm1.launch.here import python_environment
 from mm1.runs.description import finished
@@ -52,7 +53,7 @@ class Runner:
         self.children: dict[str, _Child] = {}
         self.took: dict[str, float] = {}
         """Seconds for each run that ended in this call."""
-        quiet = not sys.stderr.isatty()
+        quiet = not sys.stderr.isatty() or dist.is_quiet()
         self.bar = Progress(
             TextColumn("runs"),
             BarColumn(),

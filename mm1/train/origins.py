@@ -14,7 +14,7 @@ from mm1 import config as configs
 from mm1.config import ConfigError, Configurable
 from mm1.dist import say
 from mm1.runs.description import read_config
-from mm1.runs.layout import CONFIG, checkpoint_steps
+from mm1.runs.layout import CONFIG, checkpoint_steps, resume_command
 from mm1.storage.remote_path import as_path
 
 RANDOM = "random"
@@ -163,8 +163,8 @@ def check_startable(folder: Path, config: Any, *, resume: bool) -> None:
     """
     if not resume and (folder / CONFIG).exists():
         raise FileExistsError(
-            f"{folder} holds a run already; resume it with --resume, or choose another"
-            " folder"
+            f"{folder} holds a run already; go on with it (`{resume_command(folder)}`)"
+            " or choose another folder"
         )
     if resume and checkpoint_steps(folder):
         check_resumable(folder, config)

@@ -113,9 +113,10 @@ def say_start(
     *,
     folder: Path,
     step: int,
+    data: Mapping[str, Mapping[str, int | float]],
 ) -> None:
-    """Prints some lines on rank 0. `config` is the run's. A collective: all ranks must
-    call it."""
+    """Prints some lines on rank 0. `config` is the run's, `data` what its loader says
+    of each source. A collective: all ranks must call it."""
     hosts = Counter(dist.all_gather_objects(socket.gethostname()))
     lines = {
         "ranks": _ranks(layout, hosts),
@@ -125,8 +126,9 @@ def say_start(
             _part(name, part) for name, part in model.parts().items()
         ),
         "starts from": _origins(model, config.init, step),
+        "data": _data(data),
         "memory": _memory(model, layout, optimizer, config),
-        "a step": _step(config.loader, layout),
+        "a step": _step(config.loader, layout, config.steps),
         "writes to": f"{folder}, a checkpoint every {config.checkpoint_every:,} steps;"
         f" it is at step {step:,} of {config.steps:,}",
     }
@@ -149,8 +151,26 @@ def _ranks(layout: ParallelLayout, hosts: Counter[str]) -> str:
     )
     number = dist.world_size()
     return (
-        f"{number:,} {'rank' if number == 1 else 'ranks'} on {layout.device.type}:"
+        f"{number:,} {'rank' if number == 1 else 'ranks'} on {_device(layout)}:"
         f" {names}" + (f"; layout {shares}" if shares else "")
+    )
+
+
+def _device(layout: ParallelLayout) -> str:
+    """torch's name of the device; a Mac's GPU is seen, and not used."""
+    if layout.device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(layout.device)})"
+    mps = torch.backends.mps.is_available()
+    unused = "; MPS is not used" if mps else ""
+    return f"cpu ({torch.get_num_threads()} threads{unused})"
+
+
+def _data(sources: Mapping[str, Mapping[str, int | float]]) -> str:
+    return "; ".join(
+        f"{name} {known['documents']:,} documents, {known['tokens']:,} tokens,"
+        f" {known['images']:,} images"
+        + (f", weight {known['weight']:g}" if "weight" in known else "")
+        for name, known in sources.items()
     )
 
 
@@ -228,12 +248,16 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f}"
 
 
-def _step(loader: Any, layout: ParallelLayout) -> str:
+def _step(loader: Any, layout: ParallelLayout, steps: int) -> str:
     size = loader.batch_size
     length = getattr(loader, "sequence_length", None)
     if length is None:
-        return f"{size:,} examples on {layout.data_size:,} data ranks"
+        return (
+            f"{size:,} examples on {layout.data_size:,} data ranks; {size * steps:,} in"
+            f" all {steps:,} steps"
+        )
     return (
         f"{size * length:,} tokens, {size:,} sequences of {length:,}, of which each of"
-        f" {layout.data_size:,} data ranks computes {loader.micro_batch_size:,} at once"
+        f" {layout.data_size:,} data ranks computes {loader.micro_batch_size:,} at"
+        f" once; {size * length * steps:,} tokens in all {steps:,} steps"
     )

@@ -30,6 +30,7 @@ from mm1.runs.description import (
     write_summary,
     write_tokenizer,
 )
+from mm1.runs.layout import resume_command
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.trackers import TrackerName
 from mm1.runs.weights_writer import write_weights
@@ -83,6 +84,7 @@ class Trainer(Configurable):
         steps: NonNegativeInt = 200_000
         """0: the weights were imported, not trained."""
         seed: Seed = 0
+        """Of the weights, the order of the data and what a step draws."""
         init: dict[str, str] = field(default_factory=dict)
         """Part -> the finished run whose weights it starts from: `{"encoder":
         "runs/clip"}`; "random", or no entry: from scratch."""
@@ -107,13 +109,16 @@ class Trainer(Configurable):
         """Several ranks reduce gradients after each micro-batch, or only once a step:
         less traffic, for 6 bytes a parameter on every rank."""
         compile: bool = False
+        """Compile the blocks (torch.compile)."""
         layout: ParallelLayout.Config = field(
             default_factory=ParallelLayout.Config
         )
         log_every: PositiveInt = 10
+        """Steps between two lines of metrics.jsonl."""
         validate_every: NonNegativeInt = 0
         """Steps between losses on validation documents; 0: only at the end."""
         checkpoint_every: PositiveInt = 1000
+        """Steps; of checkpoints the newest `keep_checkpoints` are kept."""
         keep_checkpoints: PositiveInt = 2
         patience: PositiveFloat = dist.PATIENCE
         """Seconds that ranks wait for one another before the run ends: longer than the
@@ -252,6 +257,7 @@ class Trainer(Configurable):
             self.config,
             folder=self.folder,
             step=self.step,
+            data=self.loader.describe(),
         )
         self.model.train()
         self.reporter.throughput.clear()
@@ -274,8 +280,8 @@ class Trainer(Configurable):
                 except StopRequested:
                     self.checkpoints.ensure(self.step, self._save_checkpoint)
                     raise Interrupted(
-                        f"stopped after step {self.step} of {self.config.steps}; resume"
-                        " it with `mm1 train --resume`"
+                        f"saved at step {self.step} of {self.config.steps}; go on"
+                        f" with `{resume_command(self.folder)}`"
                     ) from None
             self._finish()
 

@@ -126,8 +126,7 @@ def test_recipes_are_listed_and_spelled_out(
         ),
         ("diff pretrain_small", "diff takes two configs, or one and overrides"),
         ("study mixtur --out x", "did you mean 'mixture'"),
-        ("train pretrain_small --out run", "data/interleaved"),
-        ("eval nowhere", "no recipe 'nowhere'"),
+        ("eval nowhere", "nowhere is no run folder: there is no such folder"),
         ("view clip_small --out x.html", "does not pack rows"),
     ],
 )

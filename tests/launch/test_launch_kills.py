@@ -101,7 +101,7 @@ def test_a_signal_to_every_process_leaves_a_checkpoint(
             os.kill(number, signal.SIGUSR1)
         assert launcher.wait(PATIENCE) == INTERRUPTED_CODE
     said = out.with_suffix(".log").read_text()
-    assert "mm1: stopped after step" in said, said
+    assert "mm1: saved at step" in said, said
     assert list((out / "checkpoints").glob("step-*"))
 
 

@@ -70,7 +70,9 @@ class Happens:
 def stopped(world: Path, folder: Path) -> None:
     trainer = config_of(world).build(folder=folder)
     Happens(trainer, "signal")
-    with pytest.raises(Interrupted, match="stopped after step 4 of 9"):
+    with pytest.raises(
+        Interrupted, match="saved at step 4 of 9; go on with `mm1 train"
+    ):
         trainer.fit()
     assert trainer.checkpoints.steps() == [4]
 

@@ -170,7 +170,7 @@ def test_a_signal_to_torchrun_saves_the_step(
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 1  # torchrun's own
-    assert "mm1: stopped after step" in said(tmp_path)
+    assert "mm1: saved at step" in said(tmp_path)
     assert len(list(tmp_path.glob("run/checkpoints/step-*"))) == 1
     assert not rank_processes(tmp_path)
     assert INTERRUPTED_CODE not in (0, 1, 2)

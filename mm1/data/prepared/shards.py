@@ -11,6 +11,7 @@ are parallel lists: text is null where the part is an image and vice versa. Imag
 encoded.
 """
 
+import shlex
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ from mm1.data.prepared.record_batch import (
     RecordBatchReader,
 )
 from mm1.files import path_within, read_object
-from mm1.storage.remote_path import RemotePath
+from mm1.storage.remote_path import RemotePath, as_path
 
 FORMAT = 2
 """Changes whenever shards written before cannot be read any more."""
@@ -41,23 +42,26 @@ MAX_MAPPED = 256
 65,530 maps in all."""
 
 
+class NotPrepared(FileNotFoundError):
+    """A folder is not there, or not one that has been prepared to its end."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest that `mm1 prepare` wrote to a finished folder.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it was not prepared, or not
-            completely.
+        NotPrepared: there is no such folder, or it was not prepared, or not completely.
         ConfigError: another version of mm1 prepared it, or a shard lies elsewhere.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no prepared data at {folder}: the folder does not exist"
-        )
+        what = "it is a file" if folder.exists() else "there is no such folder"
+        raise NotPrepared(f"no prepared data at {folder}: {what}")
     path = folder / "manifest.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no prepared data at {folder}: it has no manifest.json; `mm1 prepare`"
-            " makes one"
+        raise NotPrepared(
+            f"no prepared data at {folder}: it has no manifest.json, which `mm1 prepare"
+            f" SOURCE RAW_FILES --out {shlex.quote(str(folder))} --tokenizer PATH`"
+            " writes at its end"
         )
     manifest = read_object(path, "prepare the data again")
     if manifest.get("format") != FORMAT:
@@ -69,6 +73,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         for entry in (*split["shards"], *split["columns"].values()):
             path_within(folder, entry["file"], f"{path}: the shard")
     return manifest
+
+
+def prepared_folder(name: str) -> str:
+    """The name of a prepared folder, once it is known to be one: where it is not there,
+    what is to be made is not a tokenizer.
+
+    Raises:
+        NotPrepared: as `read_manifest`.
+    """
+    read_manifest(as_path(name))
+    return name
 
 
 def read_documents(path: Path) -> Iterator[tuple[str, Document]]:

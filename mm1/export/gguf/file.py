@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mm1.config import ConfigError, UserError
+from mm1.config import ConfigError
+from mm1.extras import needs_extra
 from mm1.files import FRESH_COPY
 from mm1.weight_files import Layout, Slices, StoredTensor
 
@@ -36,13 +37,9 @@ class GGUFFile:
 
 
 def gguf_library() -> Any:
-    """Raises UserError if the extra is not installed."""
-    try:
+    """Raises ConfigError if the extra is not installed."""
+    with needs_extra("gguf", "GGUF"):
         import gguf
-    except ImportError as error:
-        raise UserError(
-            "GGUF needs the library gguf: pip install 'mm1[gguf]'"
-        ) from error
     return gguf
 
 
@@ -52,7 +49,7 @@ def read_gguf(path: Path) -> GGUFFile:
     Raises:
         ConfigError: the file is damaged, of another format, one of several shards, or
             has a quantisation that the library cannot undo.
-        UserError: the extra is not installed.
+        ConfigError: the extra is not installed.
     """
     gguf = gguf_library()
     with path.open("rb") as file:

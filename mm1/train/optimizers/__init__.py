@@ -37,6 +37,7 @@ class Optimizer(Configurable):
         peak_lr: PositiveFloat = 6e-5
         """The largest learning rate; the scheduler varies it over the steps."""
         weight_decay: NonNegativeFloat = 0.1
+        """Decoupled, times the rate: of matrices, not of norms and biases."""
         max_grad_norm: PositiveFloat = 1.0
         """Gradients are clipped to this global norm."""
         lr_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)

@@ -22,6 +22,7 @@ class AdamW(Optimizer):
     @dataclass(kw_only=True, slots=True)
     class Config(Optimizer.Config):
         betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
+        """Decay of the first and the second moment, a step."""
 
     config: Config
 
