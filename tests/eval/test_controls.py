@@ -222,7 +222,21 @@ def test_controls_stand_beside_the_figures_they_belong_to() -> None:
     ]
     assert benchmarks["fruit, restricted"].shots == (0, 4)
     assert benchmarks["fruit, moved labels"].shots == (4,)
+    changed = {
+        name.removeprefix("fruit, "): (config.shot_labels, config.restricted)
+        for name, config in benchmarks.items()
+        if name.startswith("fruit") and isinstance(config, Fruit.Config)
+    }
+    assert changed == {
+        "fruit": ("right", False),
+        "restricted": ("right", True),
+        "wrong labels": ("wrong", False),
+        "labels alone": ("alone", False),
+        "moved labels": ("moved", False),
+    }
     assert with_controls(benchmarks, (0, 4)).keys() == benchmarks.keys()
+    control = {"under another name": Fruit.Config(shot_labels="wrong")}
+    assert with_controls(control, (0, 4)) == control
     names = tuple(benchmarks)
     assert controls_of(names)["asked"] == ["restricted"]
     assert is_control("closed, labels alone", names)

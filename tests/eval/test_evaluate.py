@@ -338,6 +338,10 @@ def test_the_zero_shot_prompt_is_named_and_part_of_the_settings(
     )
     assert "zero_shot_prompt" not in scores["numbers"]["shots"]["2"]
     config = Numbers.Config(zero_shot_prompt="text_only")
+    plain = Numbers.Config().build()
+    shown = config.build()
+    assert plain.settings(0) != shown.settings(0)
+    assert plain.settings(2) == shown.settings(2)
     scores = evaluate(
         oracle, {"numbers": config.build()}, (0, 2), tmp_path, version="v1"
     )

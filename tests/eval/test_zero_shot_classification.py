@@ -168,6 +168,51 @@ def test_a_classs_feature_is_the_mean_over_templates(tmp_path: Path) -> None:
         assert sum(line["score"] for line in lines) == right
 
 
+class Ranked(Oracle):
+    """Every picture is most like the first class, and less like each further one."""
+
+    def images(self, images: Sequence[Any]) -> torch.Tensor:
+        likeness = torch.arange(6.0, 0.0, -1.0)
+        return F.normalize(likeness.expand(len(images), -1), dim=-1)
+
+
+def test_top_five_are_the_five_nearest(tmp_path: Path) -> None:
+    base = clip_encoder(tmp_path)
+    oracle = Ranked(base.model, base.renderer, base.device)
+    lines = asked(folders(tmp_path / "zoo")).evaluate(oracle, 0, lambda _: None)
+    assert [(line["score"], line["top5"]) for line in lines[::2]] == [
+        (1.0, 1.0),
+        *[(0.0, 1.0)] * 4,
+        (0.0, 0.0),
+    ]
+
+
+class Torn(Oracle):
+    """The templates of the first class point to the first and the third axis; every
+    picture is between these two, and a little nearer to them than to the second."""
+
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        features = super().texts(texts)
+        features[[t == f"the {CLASSES[0]}" for t in texts]] = torch.eye(6)[2]
+        return features
+
+    def images(self, images: Sequence[Any]) -> torch.Tensor:
+        seen = torch.tensor([0.8 / 2**0.5, 0.6, 0.8 / 2**0.5, 0.0, 0.0, 0.0])
+        return seen.expand(len(images), -1)
+
+
+def test_a_class_is_as_near_however_far_apart_its_templates(
+    tmp_path: Path,
+) -> None:
+    """The mean of two features at right angles has length 0.7 until it is normed."""
+    base = clip_encoder(tmp_path)
+    torn = Torn(base.model, base.renderer, base.device)
+    lines = asked(
+        folders(tmp_path / "zoo"), templates=("a {}", "the {}")
+    ).evaluate(torn, 0, lambda _: None)
+    assert {line["prediction"] for line in lines} == {CLASSES[0]}
+
+
 def test_features_do_not_depend_on_the_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

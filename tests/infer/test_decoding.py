@@ -1,7 +1,9 @@
 """Decoding with a static cache, as on CUDA, beside the one that grows."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import tiny
@@ -15,6 +17,7 @@ from torch._subclasses.fake_tensor import (
 
 from mm1.batch import PackedBatch, move
 from mm1.infer.decoding import STATIC_LENGTH_MULTIPLE, GreedyDecoding
+from mm1.infer.generate import Answer
 from mm1.infer.predictor import Predictor
 from mm1.nn.cache import KVCache
 from mm1.nn.decoder import LanguageModel
@@ -141,6 +144,24 @@ def test_of_two_stop_strings_the_one_completed_first_counts(
     assert predictor.generate(
         documents, max_tokens=9, stop=("cat sun", "at")
     ) == [text[: text.find("at")]]
+
+
+class Spelled:
+    """A tokenizer's side that reads: token n is the n-th of some strings."""
+
+    end = 0
+    strings = ("", "fig|lime;", "plum")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(self.strings[token] for token in tokens)
+
+
+def test_of_two_stop_strings_in_one_token_the_first_counts() -> None:
+    answer = Answer()
+    answer.extend([2], cast(Any, Spelled()), (";", "|"))
+    assert (answer.text, answer.done) == ("plum", False)
+    answer.extend([1, 2], cast(Any, Spelled()), (";", "|"))
+    assert (answer.text, answer.done) == ("plumfig", True)
 
 
 def test_a_static_step_never_waits_for_the_device() -> None:
