@@ -33,6 +33,7 @@ FAMILIES = (
     "miniature_pixels_or_width",
     "in_context",
     "photographs",
+    "photographs_smollm2",
 )
 """What is stated before it is run; each is corrected for by itself."""
 
