@@ -80,3 +80,12 @@ def test_the_page_of_commands_is_that_of_their_parsers() -> None:
     assert page == made["page"](), "python docs/site/commands.py writes it"
     headings = re.findall(r"^## mm1 (\S+)$", page, re.M)
     assert made["GUIDES"].keys() <= set(headings)
+
+
+def test_contributing_says_where_everything_in_the_package_is() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = tree.partition("## Where things are")[2].partition("## ")[0]
+    for path in (ROOT / "mm1").iterdir():
+        if path.name not in ("__pycache__", "py.typed"):
+            name = f"{path.name}/" if path.is_dir() else path.name
+            assert re.search(rf"[ (]{re.escape(name)}", tree), name
