@@ -2,86 +2,21 @@
 
 import json
 import math
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from html_pages import parse
-from pictures import png
+from made_runs import CONFIG, make_run, write
+from object_store import running_store
 
 from mm1.config import ConfigError
 from mm1.report.run_report.curves import chart_data, thinned
 from mm1.report.run_report.facts import leaves
 from mm1.report.run_report.write import write_run_report
 from mm1.runs.results import RunFolder
-
-CONFIG = {
-    "class": "mm1.train.trainer:Trainer",
-    "steps": 30,
-    "loader": {"class": "mm1.loader.packed:PackedLoader", "batch_size": 4},
-    "optimizer": {"class": "mine.optim:Lion", "peak_lr": 0.002},
-}
-
-
-def write(path: Path, *records: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-
-
-def make_run(folder: Path, *, config: object = CONFIG, gain: int = 0) -> Path:
-    """A trained run with one benchmark at 0 and 2 shots and a control."""
-    write(folder / "config.json", config)
-    steps = range(10, 31, 10)
-    write(
-        folder / "metrics.jsonl",
-        *(
-            {"step": s, "loss": 40 / s, "loss/pages": 30 / s, "lr": 1e-3}
-            | {"tokens": 64, "unpadded_tokens": 60}
-            for s in steps
-        ),
-        {"step": 30, "validation": 1.5, "validation/pages": 1.25},
-    )
-    write(
-        folder / "speed.jsonl",
-        *(
-            {"step": s, "seconds": 1800.0, "mfu": 0.31, "images_per_second": 0}
-            for s in steps
-        ),
-    )
-    write(folder / "summary.json", {"finished": True, "params": {"lm": 9}})
-    shots = {k: {"score": 0.5, "stderr": 0.1, "draws": [0.5]} for k in "02"}
-    results = {"metric": "exact match", "chance": 0.25, "shots": shots}
-    control = results | {"shots": {"2": {"score": 0.4}}}
-    write(
-        folder / "scores.json",
-        {"herbs": results, "herbs, wrong labels": control},
-    )
-    for name in ("herbs-0shot", "herbs-2shot", "herbs, wrong labels-2shot"):
-        write(
-            folder / "predictions" / f"{name}.jsonl",
-            *answers(gain),
-            {"id": "half a line"},
-        )
-    picture = folder / "predictions" / "a.png"
-    picture.write_bytes(png("red", random.Random(3), 24))
-    return folder
-
-
-def answers(gain: int) -> list[dict[str, Any]]:
-    """The first of two is right, both with a gain."""
-    return [
-        {
-            "id": f"q{i}",
-            "prompt": "<image>which herb?\n mint<|end|><image>which herb?\n",
-            "answers": ["</script>sage"],
-            "prediction": "sage" if i <= gain else "<b>dill",
-            "score": float(i <= gain),
-            "pictures": ["predictions/a.png", "../../secret.png"],
-        }
-        for i in range(2)
-    ]
+from mm1.storage.remote_path import as_path
 
 
 def answer_files(report: Path) -> list[dict[str, Any]]:
@@ -242,6 +177,29 @@ def test_losses_that_are_not_finite_are_said(tmp_path: Path) -> None:
     assert "the loss at 2 logged steps, first at 20" in said
     assert "not finished" in said
     assert "10 of 30 steps logged" in said
+
+
+@pytest.mark.slow
+def test_a_run_at_an_object_store_gives_the_same_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "thyme")
+    with running_store(monkeypatch):
+        there = as_path("s3://data/runs/thyme")
+        for path in run.rglob("*"):
+            if path.is_file():
+                target = there / path.relative_to(run).as_posix()
+                target.write_bytes(path.read_bytes())
+        write_run_report([run], tmp_path / "here")
+        write_run_report([there], tmp_path / "there")
+        with pytest.raises(FileNotFoundError, match="it holds runs"):
+            write_run_report([there.parent], tmp_path / "none")
+    assert answer_files(tmp_path / "here") == answer_files(tmp_path / "there")
+    pages = [
+        (tmp_path / name / "index.html").read_text()
+        for name in ("here", "there")
+    ]
+    assert pages[0].replace(str(run), str(there)) == pages[1]
 
 
 def test_keys_of_configs_are_those_of_mm1_diff() -> None:
