@@ -56,7 +56,9 @@ class GracefulShutdown:
             timeout = TORCHRUN_SECONDS
         self.timeout = timeout
         self.requested = False
-        self.since: float = 0.0
+        self.since: float | None = None
+        """When the first signal was handled, which may be long after the thread has
+        noted it: not before the main thread's current operation ends."""
         self.previous: dict[int, Any] = {}
         self.ended = threading.Event()
 
@@ -90,7 +92,7 @@ class GracefulShutdown:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         leave_closed_terminal()
-        if not self.requested:
+        if self.since is None:
             self.since = now
         elif number == signal.SIGINT and now - self.since > AGAIN_SECONDS:
             raise KeyboardInterrupt
