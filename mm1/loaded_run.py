@@ -18,6 +18,7 @@ from mm1.infer.dialogue import STOP, Message, PromptLayout, lay_out
 from mm1.infer.encoder import Encoder
 from mm1.infer.pictures import Picture, encoded_image
 from mm1.infer.predictor import Predictor
+from mm1.infer.quantization import Quantization
 from mm1.infer.sampling import Sampling
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.decoder import LanguageModel
@@ -187,16 +188,23 @@ class LoadedRun:
         return lay_out(messages, self.layout)
 
 
-def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
+def load(
+    run: Path | str,
+    *,
+    layout: PromptLayout | None = None,
+    quantization: Quantization | None = None,
+) -> LoadedRun:
     """A finished run, or an imported model, on the GPU if there is one.
 
     Args:
         run: the run folder, here or at an object store.
         layout: `chat` or `plain`; by default as `LoadedRun` says.
+        quantization: `int8` holds the weights of linear maps in 8 bits.
 
     Raises:
         FileNotFoundError: there is no such run, or it has not finished.
-        ConfigError: its files are damaged.
+        ConfigError: its files are damaged, or quantisation needs an extra that is not
+            installed.
 
     Examples:
         >>> m = mm1.load("runs/demo/finetune")
@@ -205,11 +213,13 @@ def load(run: Path | str, *, layout: PromptLayout | None = None) -> LoadedRun:
     """
     folder = as_path(run)
     config = read_config(folder)
-    trained, _ = load_trained(folder)
+    trained, _ = load_trained(folder, quantization=quantization)
     return LoadedRun(trained, config, layout=layout or prompt_layout(config))
 
 
-def load_runs(folders: Sequence[Path]) -> dict[str, LoadedRun]:
+def load_runs(
+    folders: Sequence[Path], *, quantization: Quantization | None = None
+) -> dict[str, LoadedRun]:
     """The runs by the names of their folders, or by their paths where those are the
     same.
 
@@ -218,7 +228,8 @@ def load_runs(folders: Sequence[Path]) -> dict[str, LoadedRun]:
     """
     names = distinct_names(folders)
     runs = {
-        name: load(folder) for name, folder in zip(names, folders, strict=True)
+        name: load(folder, quantization=quantization)
+        for name, folder in zip(names, folders, strict=True)
     }
     for name, run in runs.items():
         try:

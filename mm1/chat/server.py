@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mm1.extras import needs_extra
+from mm1.infer.quantization import Quantization
 from mm1.loaded_run import load_runs
 
 TOKEN = "MM1_CHAT_TOKEN"
@@ -19,7 +20,12 @@ MAX_CONNECTIONS = 64
 
 
 def serve(
-    folders: Sequence[Path], *, host: str, port: int, max_length: int
+    folders: Sequence[Path],
+    *,
+    host: str,
+    port: int,
+    max_length: int,
+    quantization: Quantization | None = None,
 ) -> None:
     """Serves until it is interrupted. Where the host is not a loopback name, a token is
     needed: that of the environment, or a new one, which is printed.
@@ -38,7 +44,7 @@ def serve(
     token = os.environ.get(TOKEN) or None
     if token is None and host not in LOOPBACK:
         token = secrets.token_urlsafe(24)
-    runs = load_runs(folders)
+    runs = load_runs(folders, quantization=quantization)
     app = make_app(runs, token=token, limits=Limits(max_length=max_length))
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}"

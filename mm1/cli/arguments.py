@@ -94,6 +94,14 @@ def is_override(word: str) -> bool:
     return bool(equals) and "/" not in key and not key.startswith("-")
 
 
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantize",
+        choices=["int8"],
+        help="hold the weights of linear maps in 8 bits (pip install 'mm1[quantize]')",
+    )
+
+
 def named_values(ask: Sequence[str]) -> dict[str, Any]:
     """The resources of `--ask NAME=VALUE ...`; a value is JSON or text.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_trust
+from mm1.cli.arguments import add_command, add_quantize, add_trust
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -29,6 +29,7 @@ def add_chat_command(commands: "Commands") -> None:
         help="a run folder, or two to compare",
     )
     add_trust(parser)
+    add_quantize(parser)
     parser.add_argument(
         "--terminal", action="store_true", help="no server: talk here"
     )
@@ -69,13 +70,14 @@ def _chat(arguments: argparse.Namespace) -> None:
             host=arguments.host,
             port=arguments.port,
             max_length=arguments.max_length,
+            quantization=arguments.quantize,
         )
         return
     from mm1.chat.terminal import HELP, Terminal
     from mm1.infer.sampling import Sampling
     from mm1.loaded_run import load_runs
 
-    (run,) = load_runs(arguments.runs).values()
+    (run,) = load_runs(arguments.runs, quantization=arguments.quantize).values()
     print(HELP)
     terminal = Terminal(
         run,

@@ -10,6 +10,7 @@ from mm1.cli.arguments import (
     add_command,
     add_out,
     add_overrides,
+    add_quantize,
     add_trust,
 )
 
@@ -136,6 +137,7 @@ def add_run_commands(commands: "Commands") -> None:
         required=False,
     )
     add_trust(parser)
+    add_quantize(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -215,6 +217,7 @@ def _eval(arguments: argparse.Namespace) -> None:
             shots=arguments.shots,
             controls=arguments.controls,
             out=arguments.out or arguments.run,
+            quantization=arguments.quantize,
         )
     if dist.rank() == 0:
         print(format_scores(scores))

@@ -32,6 +32,7 @@ from mm1.files import (
     write_jsonl,
 )
 from mm1.folder_lock import FolderLock
+from mm1.infer.quantization import Quantization, quantize_weights
 from mm1.infer.trained_model import TrainedModel
 from mm1.nn.model import Model
 from mm1.progress import ProgressBar
@@ -54,6 +55,7 @@ def evaluate_run(
     shots: Sequence[int] | None = None,
     controls: bool = False,
     out: Path | None = None,
+    quantization: Quantization | None = None,
 ) -> dict[str, Any]:
     """Evaluates a finished run on the benchmarks of `config`, or on those in `names`.
 
@@ -65,15 +67,22 @@ def evaluate_run(
         controls: whether to add the controls of few-shot figures
             (`mm1.eval.controls`).
         out: where predictions and scores go; None: the run folder.
+        quantization: of the weights; needs an `out`, since such scores are not the
+            run's.
 
     Returns:
         The content of scores.json, as `evaluate` does.
 
     Raises:
         ConfigError: the config has no benchmark of that name, or none at all, or none
-            that `controls` are defined for.
+            that `controls` are defined for; or `quantization` has no `out`.
         FolderInUse: another process writes there.
     """
+    if quantization is not None and out in (None, folder):
+        raise ConfigError(
+            f"the scores of {quantization} weights are not those of the run: name"
+            " another folder for them with --out"
+        )
     chosen = list(names or config.benchmarks)
     for name in chosen:
         if name not in config.benchmarks:
@@ -105,12 +114,16 @@ def evaluate_run(
         model, renderer, _ = load_model(
             folder, device, config=config, weights=weights
         )
+        version = weights.fingerprint
+        if quantization is not None:
+            quantize_weights(model, quantization)
+            version += f" {quantization}"
         return evaluate(
             TrainedModel(model, renderer, device),
             benchmarks,
             config.shots,
             out or folder,
-            version=weights.fingerprint,
+            version=version,
         )
 
 

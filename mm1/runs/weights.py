@@ -14,6 +14,7 @@ from mm1.checksums import check_file, checksum
 from mm1.config import ConfigError, nearest
 from mm1.data.render import Renderer
 from mm1.data.tokenizer import Tokenizer
+from mm1.infer.quantization import Quantization, quantize_weights
 from mm1.infer.trained_model import TrainedModel, make_renderer
 from mm1.nn.initialization import BLOCK, initialize_buffers
 from mm1.nn.model import Model, Module, adapt
@@ -318,7 +319,9 @@ def load_model(
     )
 
 
-def load_trained(folder: Path) -> tuple[TrainedModel, str]:
+def load_trained(
+    folder: Path, *, quantization: Quantization | None = None
+) -> tuple[TrainedModel, str]:
     """A finished run's model on this process's device, and a name that identifies its
     weights."""
     device = dist.start()
@@ -327,6 +330,8 @@ def load_trained(folder: Path) -> tuple[TrainedModel, str]:
     model, renderer, _ = load_model(
         folder, device, config=config, weights=weights
     )
+    if quantization is not None:
+        quantize_weights(model, quantization)
     return (
         TrainedModel(model, renderer, device),
         f"{folder.resolve().name} {weights.fingerprint}",

@@ -48,8 +48,8 @@ def read_gguf(path: Path) -> GGUFFile:
 
     Raises:
         ConfigError: the file is damaged, of another format, one of several shards, or
-            has a quantisation that the library cannot undo.
-        ConfigError: the extra is not installed.
+            has a quantisation that the library cannot undo; or the extra is not
+            installed.
     """
     gguf = gguf_library()
     with path.open("rb") as file:

@@ -48,8 +48,8 @@ def write_gguf(run: Path, config: Any, folder: Path) -> str:
 
     Raises:
         ConfigError: the decoder or the tokenizer has options that GGUF, as it is
-            written here, has no room for; they are named.
-        UserError: the extra is not installed.
+            written here, has no room for, which are named; or the extra is not
+            installed.
     """
     gguf = gguf_library()
     source = run_decoder(run, config)
