@@ -322,6 +322,20 @@ def test_draws_are_evaluated_one_by_one_and_averaged(
     assert fickle.calls == 6
 
 
+def test_prompts_of_conversations_are_written_with_their_end_tokens(
+    tmp_path: Path, oracle: Oracle
+) -> None:
+    benchmark = Numbers.Config(chat=True, num_questions=3).build()
+    evaluate(oracle, {"numbers": benchmark}, (2,), tmp_path, version="v1")
+    tokenizer = oracle.renderer.tokenizer
+    for line in lines(tmp_path, "numbers-2shot.jsonl"):
+        *shots, asked = line["prompt"].split(tokenizer.name(tokenizer.end))
+        assert len(shots) == 2
+        for shot in shots:
+            assert re.fullmatch(r"<image> question\n(0|1|cat)", shot)
+        assert asked == "<image> question\n"
+
+
 def test_the_zero_shot_prompt_is_named_and_part_of_the_settings(
     tmp_path: Path, oracle: Oracle
 ) -> None:

@@ -69,6 +69,29 @@ def test_runs_are_compared(tmp_path: Path) -> None:
     assert len(question["prompts"]) == 1
 
 
+def test_what_a_run_lacks_is_a_line_and_not_a_line_for_each_key(
+    tmp_path: Path,
+) -> None:
+    encoder = {"class": "mm1.nn.vit:ViT", "dim": 8, "depth": 2, "init": {}}
+    models = (
+        {"encoder": encoder, "dim": 1},
+        {"encoder": encoder | {"depth": 3}, "dim": 1},
+        {"dim": 1},
+    )
+    runs = [
+        make_run(tmp_path / f"run{i}", config=CONFIG | {"model": model})
+        for i, model in enumerate(models)
+    ]
+    write_run_report(runs, tmp_path / "report")
+    said = [
+        word.strip() for word in parse(tmp_path / "report" / "index.html").words
+    ]
+    at = said.index("model.encoder.*")
+    assert said[at + 1 : at + 4] == ["2 keys", "2 keys", "(not there)"]
+    at = said.index("model.encoder.depth")
+    assert said[at + 1 : at + 4] == ["2", "3", "(not there)"]
+
+
 def test_page_loads_nothing_and_no_text_ends_its_scripts(
     tmp_path: Path,
 ) -> None:
@@ -210,4 +233,8 @@ def test_keys_of_configs_are_those_of_mm1_diff() -> None:
         "loader.batch_size": 4,
         "optimizer": "mine.optim:Lion",
         "optimizer.peak_lr": 0.002,
+    }
+    assert leaves({"init": {}, "sources": {"a": [], "b": None}}) == {
+        "sources.a": [],
+        "sources.b": None,
     }

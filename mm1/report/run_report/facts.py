@@ -161,9 +161,12 @@ def config_section(runs: Mapping[str, RunFolder]) -> Html | None:
     ]
     note = (
         f"{len(differing)} of {len(keys)} keys. Marked: what is not as in the first"
-        " run."
+        " run. What a run lacks altogether is one line."
     )
-    rows = [(tag("code", key), *_cells(key, configs)) for key in differing]
+    rows = [
+        (tag("code", name), *_marked(texts))
+        for name, texts in _difference_rows(differing, list(configs.values()))
+    ]
     what = (
         table(("Key", *configs), rows)
         if rows
@@ -174,10 +177,43 @@ def config_section(runs: Mapping[str, RunFolder]) -> Html | None:
     )
 
 
-def _cells(
-    key: str, configs: Mapping[str, Mapping[str, Any]]
-) -> Sequence[Html]:
-    texts = [_text(each.get(key, ABSENT)) for each in configs.values()]
+def _difference_rows(
+    keys: Sequence[str], configs: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[str]]]:
+    """(key, text for each run). Keys of a component that some run lacks and that is the
+    same in the others are one row."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        known = {_text(each[key]) for each in configs if key in each}
+        group = key if len(known) > 1 else _lacking(key, configs)
+        groups.setdefault(group, []).append(key)
+    return [
+        (own[0], [_text(each.get(own[0], ABSENT)) for each in configs])
+        if len(own) == 1
+        else (f"{group}.*", [_number_of(own, each) for each in configs])
+        for group, own in groups.items()
+    ]
+
+
+def _lacking(key: str, configs: Sequence[Mapping[str, Any]]) -> str:
+    """The shortest beginning of a key of which some run has nothing."""
+    names = key.split(".")
+    for end in range(1, len(names)):
+        beginning = ".".join(names[:end])
+        if not all(
+            any(f"{k}.".startswith(f"{beginning}.") for k in each)
+            for each in configs
+        ):
+            return beginning
+    return key
+
+
+def _number_of(keys: Sequence[str], config: Mapping[str, Any]) -> str:
+    number = sum(key in config for key in keys)
+    return plural(number, "key") if number else ABSENT
+
+
+def _marked(texts: Sequence[str]) -> Sequence[Html]:
     return [
         tag("code", text, class_=None if text == texts[0] else "differs")
         for text in texts
@@ -199,8 +235,8 @@ def _whole(name: str, config: Mapping[str, Any]) -> Html:
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
     """Key -> value of a config's JSON, as `mm1 diff` names the keys; a component's
-    class stands under the component's own key."""
-    if not isinstance(value, dict) or not value:
+    class stands under the component's own key. What is empty has no keys."""
+    if not isinstance(value, dict):
         return {path: value}
     found = {}
     for key, inner in value.items():
