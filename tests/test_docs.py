@@ -2,10 +2,14 @@
 
 import re
 import runpy
+import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from mm1.cli import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -89,3 +93,38 @@ def test_contributing_says_where_everything_in_the_package_is() -> None:
         if path.name not in ("__pycache__", "py.typed"):
             name = f"{path.name}/" if path.is_dir() else path.name
             assert re.search(rf"[ (]{re.escape(name)}", tree), name
+
+
+def commands_in(text: str) -> list[str]:
+    """The commands of mm1 in blocks of code, without what stands for more."""
+    text = text.replace("\\\n", " ")
+    lines = re.findall(
+        r"^(?: {4})?(?:torchrun .*-m |\.venv/bin/)?mm1(?:\.cli)? .*$",
+        text,
+        re.M,
+    )
+    found = (re.sub(r".*?\bmm1(\.cli)? ", "", line, count=1) for line in lines)
+    return [each for each in found if not re.search(r"\.\.\.|[][|]", each)]
+
+
+GUIDES = [
+    path
+    for path in PAGES
+    if path.is_relative_to(ROOT / "docs") or path.parent == ROOT
+    if path.name not in ("LOG.md", "faults.md", "commands.md")
+]
+
+
+@pytest.mark.parametrize(
+    "page", GUIDES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_commands_on_a_page_have_the_options_that_there_are(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in commands_in(page.read_text()):
+        words = shlex.split(command, comments=True)
+        monkeypatch.setattr(sys, "argv", ["mm1", *words])
+        try:
+            parse_arguments()
+        except SystemExit:
+            pytest.fail(command)
