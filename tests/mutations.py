@@ -308,6 +308,7 @@ class Run:
                 traceback.print_exc()
             finally:
                 os._exit(BROKEN)
+        CHILDREN.add(self.pid)
 
     def result(self) -> dict[str, Any] | None:
         """None while it runs."""
@@ -329,11 +330,27 @@ class Run:
         """Stops what is left of it, and takes the fault out of the copy."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        CHILDREN.discard(self.pid)
         if reap:
             os.waitpid(self.pid, 0)
         if self.mutation is not None:
             shutil.move(self._kept, self._path)
         shutil.rmtree(f"{self.folder}.tmp", ignore_errors=True)
+
+
+CHILDREN: set[int] = set()
+"""Process groups that run now."""
+
+
+@contextlib.contextmanager
+def children_stopped() -> Iterator[None]:
+    """Stops what runs when it is left, such as by Ctrl-C."""
+    try:
+        yield
+    finally:
+        for pid in CHILDREN:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def _meaning(code: int) -> str:
@@ -400,8 +417,6 @@ class Unmutated:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        sources = sorted(ROOT.glob("mm1/**/*.py"))
-        self.package = digest(*(path.read_text() for path in sources))
 
     def seconds(
         self, tests: Sequence[str], folder: Path, *, shapes: bool
@@ -417,7 +432,7 @@ class Unmutated:
     def _seconds(
         self, tests: Sequence[str], folder: Path, shapes: bool
     ) -> float:
-        key = digest(self.package, text_of_tests(ROOT, tests), str(shapes))
+        key = digest(text_of_tests(ROOT, tests), str(shapes))
         if key not in self.results.known:
             run = Run(folder=folder, tests=tests, shapes=shapes)
             run.begin()
@@ -439,20 +454,15 @@ class Unmutated:
 def _wait(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
     """Waits until one of the runs has ended; the results of those that have, by process
     id."""
-    try:
-        while True:
-            ended = {
-                run.pid: result
-                for run in runs
-                if (result := run.result()) is not None
-            }
-            if ended:
-                return ended
-            time.sleep(0.02)
-    except KeyboardInterrupt:
-        for run in runs:
-            run.end(reap=True)
-        raise
+    while True:
+        ended = {
+            run.pid: result
+            for run in runs
+            if (result := run.result()) is not None
+        }
+        if ended:
+            return ended
+        time.sleep(0.02)
 
 
 def key_of(mutation: Mutation) -> str:
@@ -478,7 +488,10 @@ def run_all(
     if not mutations:
         return
     keys = {each: key_of(each) for each in mutations}
-    with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="mutations-") as temporary,
+        children_stopped(),
+    ):
         folders = [Path(temporary) / f"copy-{i}" for i in range(jobs)]
         for folder in folders:
             copy_tree(folder)
@@ -622,7 +635,10 @@ def arguments() -> argparse.Namespace:
         " after which they are stopped; default 30",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help=f"forget the results in {RESULTS}"
+        "--fresh",
+        action="store_true",
+        help=f"forget the results in {RESULTS}, which hold as long as the mutated file"
+        " and the tests stay; do so after edits elsewhere",
     )
     parser.add_argument(
         "--known",

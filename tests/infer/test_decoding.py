@@ -164,6 +164,14 @@ def test_of_two_stop_strings_in_one_token_the_first_counts() -> None:
     assert (answer.text, answer.done) == ("plumfig", True)
 
 
+def test_an_answer_holds_neither_its_end_nor_what_comes_after() -> None:
+    answer = Answer()
+    answer.extend([2, 0, 1], cast(Any, Spelled()), ())
+    assert (answer.tokens, answer.text, answer.done) == ([2], "plum", True)
+    answer.extend([1], cast(Any, Spelled()), ())
+    assert answer.tokens == [2]
+
+
 def test_a_static_step_never_waits_for_the_device() -> None:
     """Reading a fake tensor's values is an error: only `decode` itself does so, every
     few tokens."""

@@ -170,6 +170,18 @@ def test_every_parameter_learns_but_the_fixed_positions() -> None:
     )
 
 
+def test_the_head_reads_features_with_the_position_of_each() -> None:
+    model = make()
+    prefixes = torch.tensor([3, 7, 20])
+    read = []
+    model.head.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model.predict(images(), prefixes)
+    features = model.encoder.tokens(images(), PrefixAttention(prefixes, PLACES))
+    assert torch.equal(
+        read[0], (features + model.encoder.position.flatten(0, 1))[:, :-1]
+    )
+
+
 def test_overfits_two_images() -> None:
     model = make(replace(FIXED, dim=32))
     batch = ImageBatch(images=images(2))

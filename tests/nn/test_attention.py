@@ -82,7 +82,8 @@ def test_a_document_has_exactly_no_gradient_on_another() -> None:
 
 def test_empty_documents_change_nothing() -> None:
     inputs = qkv(7, 2, 2)
-    with_empty = PackedAttention(cu_seqlens((3, 0, 4, 0, 0)), 4).attend(*inputs)
+    lengths = (0, 3, 0, 4, 0, 0)
+    with_empty = PackedAttention(cu_seqlens(lengths), 4).attend(*inputs)
     assert torch.equal(
         with_empty, PackedAttention(cu_seqlens((3, 4)), 4).attend(*inputs)
     )

@@ -59,6 +59,24 @@ def test_a_token_has_exactly_no_gradient_on_another_document() -> None:
     ]
 
 
+def test_positions_are_the_batchs() -> None:
+    """A constant added to all of a document's changes nothing. Where documents see one
+    another, as with the loader's `isolate=False`, it matters that they restart."""
+    model = language_model()
+    batch = packed((12,))
+    plain, moved, restarted = (
+        model(replace(batch, positions=positions)).objective
+        for positions in (
+            torch.arange(12),
+            torch.arange(12) + 100,
+            torch.arange(12) % 6,
+        )
+    )
+    # Angles of some hundred radians in fp32; measured 1e-7 of the loss.
+    torch.testing.assert_close(moved, plain, rtol=1e-4, atol=0)
+    assert (restarted - plain).abs() > 1e-3 * plain
+
+
 def test_the_loss_of_a_batch_is_the_sum_over_its_documents() -> None:
     model = language_model(z_loss=1e-2)
     batch = packed(LENGTHS)

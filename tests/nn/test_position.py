@@ -33,6 +33,16 @@ def test_rotation_pairs_channels_half_a_head_apart() -> None:
     )
 
 
+def test_angles_are_fp32_whatever_the_type() -> None:
+    """bf16 has 8 bits: it knows an angle of 3,001 radians to 8."""
+    exact, rounded = (
+        rotary_embedding(torch.tensor([3001]), 16, base=1e4, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(rounded.cos, exact.cos.bfloat16())
+    assert torch.equal(rounded.sin, exact.sin.bfloat16())
+
+
 def test_position_zero_turns_nothing() -> None:
     x = torch.randn(1, 2, 8)
     assert torch.equal(

@@ -95,6 +95,17 @@ def test_registers_are_no_features_and_stand_behind_the_class_token() -> None:
     tokens = vit.tokens(x)
     assert tokens.shape == (2, 28, 16)
     assert torch.equal(vit(x), tokens[:, 4:])
+    # blocks that hardly change what they read show its order
+    vit = replace(vit.config, layer_scale=1e-6).build()
+    assert vit.class_token is not None
+    assert vit.registers is not None
+    first = torch.cat((vit.class_token[None], vit.registers))
+    torch.testing.assert_close(
+        vit.tokens(x)[:, :4],
+        vit.norm(first).expand(2, -1, -1),
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 def test_layer_scale_starts_the_blocks_near_the_identity() -> None:
