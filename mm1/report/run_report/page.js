@@ -76,6 +76,51 @@ function nearest(plot, series, index, x) {
   return x - xs[before] <= xs[after] - x ? before : after;
 }
 
+const LOG_TICKS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]];
+
+// Round ticks of a logarithmic axis, few in each power of ten where it spans many.
+function logTicks(low, high) {
+  let ticks = [];
+  for (const multiples of LOG_TICKS) {
+    ticks = [];
+    const last = Math.ceil(Math.log10(high));
+    for (let power = Math.floor(Math.log10(low)); power <= last; power += 1) {
+      ticks.push(...multiples.map((m) => +(m * 10 ** power).toPrecision(3))
+        .filter((tick) => low <= tick && tick <= high));
+    }
+    if (ticks.length >= 4) break;
+  }
+  return ticks.length >= 3 ? ticks : evenTicks(low, high);
+}
+
+// Where a range is too narrow for those.
+function evenTicks(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 3));
+  const step = power * [1, 2, 5, 10].find((m) => (high - low) / (m * power) <= 6);
+  const ticks = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i += 1) {
+    ticks.push(+(i * step).toPrecision(6));
+  }
+  return ticks;
+}
+
+// A scale, and what its axis needs where it is logarithmic; `air` is a factor.
+function logScale(air) {
+  const range = (_, low, high) => {
+    if (low === null) return [1, 10];
+    return low === high ? [low / 2, high * 2] : [low / air, high * air];
+  };
+  return {
+    scale: { distr: 3, range },
+    axis: {
+      splits: (_plot, _axis, low, high) => logTicks(low, high),
+      filter: (_, ticks) => ticks,
+    },
+  };
+}
+
+const LINEAR = { scale: { distr: 1 }, axis: {} };
+
 function draw(chart, axes) {
   const lines = chart.lines.filter((line) => axes.x === "step"
     || data.clocks[line.run][axes.x]);
@@ -93,19 +138,27 @@ function draw(chart, axes) {
   const axis = {
     stroke: soft, grid, ticks: grid, font: "11px system-ui, sans-serif",
   };
+  const across = axes.logX ? logScale(1) : LINEAR;
+  const up = axes.logY ? logScale(1.05) : LINEAR;
   const label = { step: "step", tokens: "tokens", images: "images", hours: "hours" };
   chart.plot = new uPlot({
     width: chart.place.clientWidth,
     height: chart.wide ? 320 : 230,
     padding: [10, 14, 0, 0],
     scales: {
-      x: { time: false, distr: axes.logX ? 3 : 1 },
-      y: { distr: axes.logY ? 3 : 1 },
+      x: { time: false, ...across.scale },
+      y: up.scale,
     },
     axes: [
-      { ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => short(tick)) },
       {
         ...axis,
+        ...across.axis,
+        size: 30,
+        values: (_, ticks) => ticks.map((tick) => short(tick)),
+      },
+      {
+        ...axis,
+        ...up.axis,
         size: 58,
         values: (_, ticks) => ticks.map((tick) => short(tick, chart.percent)),
       },
@@ -121,8 +174,14 @@ function draw(chart, axes) {
         value: (_, y) => (y === null || y === undefined ? "–" : short(y, chart.percent)),
       })),
     ],
-    cursor: { dataIdx: nearest, drag: { x: true, y: false }, points: { size: 7 } },
-    legend: { markers: { width: 3 } },
+    cursor: {
+      dataIdx: nearest,
+      drag: { x: true, y: false },
+      points: { size: 7, width: 0, fill: (_, i) => css(shown[i - 1].tone) },
+    },
+    legend: {
+      markers: { width: 3, dash: (_, i) => (shown[i - 1].dashed ? "dashed" : "solid") },
+    },
   }, uPlot.join(filled), chart.place);
 }
 
