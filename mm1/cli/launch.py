@@ -190,7 +190,7 @@ def _job(arguments: argparse.Namespace) -> "TrainingJob":
         raise ConfigError(
             f"--out {arguments.out}: nodes keep logs and exit codes in the run folder:"
             " choose a folder that all of them see, or write the job by hand, with"
-            " `mm1 train --resume`, as docs/storage.md says"
+            " `mm1 train ... --resume`, as docs/storage.md says"
         )
     shares_files = arguments.on in ("here", "slurm")
     out = arguments.out.absolute() if shares_files else arguments.out

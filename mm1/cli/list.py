@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
 
 GROUPS = {
-    "recipes": "mm1 train NAME",
-    "studies": "mm1 study NAME",
-    "sources": "mm1 prepare NAME",
+    "recipes": "mm1 train NAME --out DIR",
+    "studies": "mm1 study NAME --out DIR",
+    "sources": "mm1 prepare NAME PATHS --out DIR --tokenizer FILE",
     "benchmarks": "benchmarks.ANY=NAME",
     "classes": "benchmarks.ANY.data=NAME",
     "connectors": "model.connector=NAME",

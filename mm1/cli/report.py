@@ -24,7 +24,7 @@ def add_report_command(commands: "Commands") -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="a run folder, or what `mm1 eval --out` wrote",
+        help="a run folder, or what `mm1 eval RUN --out DIR` wrote",
     )
     add_out(
         parser,

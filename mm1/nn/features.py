@@ -43,7 +43,7 @@ class Features(Model):
         """Raises NotTrainable."""
         raise NotTrainable(
             "an encoder alone has no loss: start a model that has one from it, "
-            "as in `mm1 train clip_small init.encoder=RUN`"
+            "as in `mm1 train clip_small init.encoder=RUN --out DIR`"
         )
 
     def encode_patches(

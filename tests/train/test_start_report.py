@@ -47,7 +47,12 @@ def test_a_run_states_what_it_is(
     lines = said(config, tmp_path / "run", capsys)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     sizes = {k: f"{v:,}" for k, v in summary["params"].items()}
-    assert re.match(r"1 rank on (cpu|cuda): \S+ \(1\)$", lines["ranks"])
+    assert re.match(
+        r"1 rank on (cpu|cuda) \([^:]+\): \S+ \(1\)$", lines["ranks"]
+    )
+    assert re.search(
+        r"text \d+ documents, \d+ tokens, 0 images, weight 0.1", lines["data"]
+    )
     assert lines["precision"].startswith("fp32")
     assert lines["parameters"] == (
         f"encoder {sizes['encoder']} (frozen), connector {sizes['connector']},"
@@ -70,7 +75,9 @@ def test_a_run_without_sequences_counts_examples(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = said(contrastive(world, steps=1), tmp_path / "run", capsys)
-    assert re.match(r"\d+ examples on 1 data ranks$", lines["a step"])
+    assert re.match(
+        r"\d+ examples on 1 data ranks; \d+ in all 1 steps$", lines["a step"]
+    )
 
 
 def sharded(layout: ParallelLayout) -> Model:

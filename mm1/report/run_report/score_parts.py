@@ -26,9 +26,10 @@ NOTE = (
     " standard error; the dotted line is what guessing would score."
 )
 CONTROLS_NOTE = (
-    "Controls (`mm1 eval --controls`) show what it is in the shots that raises a score:"
-    " with wrong labels, with labels alone, with labels that trade places, and with"
-    " answers restricted to the task's own words, which need no shots to know them."
+    "Controls (`mm1 eval RUN --controls`) show what it is in the shots that raises a"
+    " score: with wrong labels, with labels alone, with labels that trade places, and"
+    " with answers restricted to the task's own words, which need no shots to know"
+    " them."
 )
 WITHOUT = (
     "None of the benchmarks has controls; `mm1 eval RUN --controls` adds them."
