@@ -68,8 +68,9 @@ def test_it_is_whole_by_itself(address: str, scheme: str, width: int) -> None:
             page.keyboard.type("pixel shuffle")
             found = page.locator(".md-search-result__link")
             found.first.wait_for(state="attached")
-            links = [each.get_attribute("href") for each in found.all()]
-            assert any("connectors.html" in str(link) for link in links)
+            links = [str(each.get_attribute("href")) for each in found.all()]
+            assert any("connectors.html" in link for link in links)
+            assert not any("/source/" in link for link in links)
             assert faults == []
             assert [url for url in asked if not url.startswith(address)] == []
     except NoBrowser as error:

@@ -22,6 +22,9 @@ DOCS = ROOT / "docs"
 IN_NAVIGATION = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LOG.md")
 """Pages even if none links to them."""
 
+OTHERS = 0.05
+"""How a page outside of docs/ counts in a search, beside one of docs/."""
+
 LINK = re.compile(
     r'(?<=\]\()[^)\s]+(?=\))|(?<=\bsrc=")[^"]+|(?<=\bsrcset=")[^"]+'
 )
@@ -51,8 +54,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(
     markdown: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Rewrites links to files of the repository into links to their pages."""
+    """Rewrites links to files of the repository into links to their pages. In a search,
+    pages of docs/ come before others, and source files not at all."""
     origin = _origins[page.file.src_uri]
+    if DOCS not in origin.parents:
+        is_source = origin.suffix != ".md"
+        page.meta["search"] = {"exclude": is_source, "boost": OTHERS}
     folder = os.path.dirname(page.file.src_uri) or "."
 
     def rewritten(found: re.Match[str]) -> str:
