@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -128,3 +129,18 @@ def test_commands_on_a_page_have_the_options_that_there_are(
             parse_arguments()
         except SystemExit:
             pytest.fail(command)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    found = set(re.findall(r"[\w/-]+\.md$", navigation, re.M))
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.relative_to(ROOT / "docs").as_posix() in found
+
+
+def test_the_page_of_extras_has_all() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/install.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert named == project["optional-dependencies"].keys()

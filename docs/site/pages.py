@@ -19,7 +19,13 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-IN_NAVIGATION = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LOG.md")
+IN_NAVIGATION = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "LOG.md",
+)
 """Pages even if none links to them."""
 
 OTHERS = 0.05
