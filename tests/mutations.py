@@ -466,7 +466,24 @@ def _wait(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
 
 
 def key_of(mutation: Mutation) -> str:
-    return digest(mutation.source(ROOT), *mutation.tests)
+    return digest(code_of(mutation.source(ROOT)), *mutation.tests)
+
+
+def code_of(source: str) -> str:
+    """What is left without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [each for each in body if not _is_text(each)]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def known_results(

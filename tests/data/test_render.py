@@ -7,7 +7,7 @@ import pytest
 import torch
 from pictures import picture
 
-from mm1.batch import IGNORE
+from mm1.batch import IGNORE, NO_SOURCE
 from mm1.data.document import Document, Image, Text
 from mm1.data.image_processing import ImageError, ImageProcessor
 from mm1.data.render import Renderer, text_length
@@ -233,6 +233,7 @@ def test_positions_run_on_if_they_do_not_restart(
         restart_positions=False,
     )
     assert batch.positions.tolist() == [*range(6), 0, 1, 0, 1, *range(6)]
+    assert batch.num_padding == 2 + 6
 
 
 def test_cutting_a_document_loses_no_target(
@@ -240,10 +241,17 @@ def test_cutting_a_document_loses_no_target(
 ) -> None:
     text = renderer(Document((Text("a cat two dogs"),)))
     batch = collate(
-        [[RenderedSegment(text, 0, 2)], [RenderedSegment(text, 2, 5)]],
+        [
+            [RenderedSegment(text, 0, 2, source=2)],
+            [RenderedSegment(text, 2, 5, source=1)],
+        ],
         renderer,
         sequence_length=3,
     )
+    # the rest is a document of its own
+    assert batch.positions.tolist() == [0, 1, 0, 0, 1, 2]
+    assert batch.sources.tolist() == [2, 2, NO_SOURCE, 1, 1, 1]
+    assert batch.num_padding == 1
     a, cat, two, dogs = tokenizer.encode("a cat two dogs")
     del a
     assert batch.targets.tolist() == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mm1.config import ConfigError
 from mm1.loader.mixture import Mixture
-from mm1.loader.mixture_state import MixtureState
+from mm1.loader.mixture_state import DocumentSegment, MixtureState
 from mm1.loader.permutation import permute
 
 SEQUENCE_LENGTH = 512
@@ -427,3 +427,74 @@ def test_rows_of_a_window_are_shuffled() -> None:
     ]
     halves = [np.mean(longest[:32]), np.mean(longest[32:])]
     assert abs(halves[0] - halves[1]) < 0.3 * np.mean(longest)
+
+
+def test_rows_are_shuffled_otherwise_in_each_window() -> None:
+    """Texts as long as a row are drawn by a known permutation and packed in order."""
+    mixture = mixture_of({"text": texts(*[SEQUENCE_LENGTH] * 200)}, (1.0,))
+    drawn = permute(np.arange(200), 200, "0/text/0").tolist()
+    orders = [
+        [drawn.index(row[0].document) - 24 * number for row in window.rows]
+        for number, window in enumerate(windows(mixture, 3))
+    ]
+    assert [sorted(order) for order in orders] == [list(range(24))] * 3
+    assert len(set(map(tuple, orders))) == 3
+
+
+def test_what_was_left_over_comes_first() -> None:
+    """A small page waits; without it the larger one would be placed."""
+    page = Fixed(np.array([500] * 5), np.array([3] * 5))
+    mixture = mixture_of({"pages": page}, (1.0,), rows=1)
+    waiting = replace(mixture.start(), carried=[("pages", 7, 0, 20, 1)])
+    window = mixture.window(waiting)
+    assert window.rows == [(DocumentSegment(0, 7, 0, 20, 1),)]
+    (left,) = window.after.carried
+    assert left[2:] == (0, 500, 3)
+
+
+def test_what_was_left_over_takes_tokens_and_images_of_the_window() -> None:
+    page = Fixed(np.array([20] * 9), np.array([2] * 9))
+    mixture = mixture_of({"pages": page}, (1.0,), rows=1)
+    waiting = replace(mixture.start(), carried=[("pages", 7, 0, 20, 3)])
+    after = mixture.window(waiting).after
+    assert (after.drawn, after.carried) == ({"pages": 0}, [])
+    text = mixture_of({"text": texts(*[100] * 9)}, (1.0,), rows=1)
+    waiting = replace(text.start(), carried=[("text", 7, 0, 500, 0)])
+    assert text.window(waiting).after.drawn == {"text": 1}
+
+
+def test_a_cut_leaves_at_least_a_sixty_fourth_of_a_row() -> None:
+    """Of 515 tokens in rows of 512: 8 go into the next row, not 3."""
+    mixture = mixture_of({"text": texts(*[515] * 50)}, (1.0,), rows=8)
+    segments = [
+        segment
+        for window in windows(mixture, 4)
+        for row in window.rows
+        for segment in row
+    ]
+    assert min(s.stop - s.start for s in segments) == SEQUENCE_LENGTH // 64
+
+
+class Albums(Fixed):
+    """Documents of images of a hundred tokens each, without text."""
+
+    def image_spans(self, document: int) -> list[tuple[int, int, int]]:
+        return [
+            (100 * i, 100 * (i + 1), 1)
+            for i in range(int(self.num_images[document]))
+        ]
+
+
+def test_a_cut_page_keeps_each_image_once_and_is_one_document() -> None:
+    """Ten images are cut into 4, 4 and 2, and weigh as much as one short text."""
+    albums = Albums(np.array([1000] * 30), np.array([10] * 30))
+    sources = {"albums": albums, "text": texts(*[50] * 300)}
+    mixture = mixture_of(sources, (0.5, 0.5), weights_of="documents", rows=40)
+    window = mixture.window(mixture.start())
+    assert abs(window.after.drawn["albums"] - window.after.drawn["text"]) <= 1
+    segments = [s for row in window.rows for s in row if s.source == 0]
+    assert {tuple(s[2:]) for s in segments} == {
+        (0, 400, 4),
+        (400, 800, 4),
+        (800, 1000, 2),
+    }
