@@ -9,7 +9,7 @@ from mm1.config import ConfigError, nearest
 from mm1.dist import say
 from mm1.export.decoders.config import FAMILIES
 from mm1.export.encoders.read import READERS
-from mm1.export.gguf.read import gguf_as_folder
+from mm1.export.gguf.read import find_gguf, gguf_as_folder
 from mm1.export.image_encoders import encoder_weights, read_encoder
 from mm1.export.language_models import read_language_model
 from mm1.export.multimodal import read_multimodal
@@ -42,8 +42,8 @@ def import_model(name: str, out: Path, *, pickle: bool = False) -> None:
 
 @contextmanager
 def _opened(name: str, pickle: bool) -> Iterator[tuple[Origin, WeightFiles]]:
-    if Path(name).is_file():
-        with gguf_as_folder(Path(name)) as (folder, weights):
+    if file := find_gguf(Path(name)):
+        with gguf_as_folder(file) as (folder, weights):
             yield Origin(folder, name), weights
         return
     origin = find_model(name, pickle=pickle)

@@ -86,6 +86,15 @@ def test_the_file_itself_can_be_imported(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+def test_a_folder_with_one_file_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    write(tmp_path / "models" / "m.gguf")
+    import_model(str(tmp_path / "models"), tmp_path / "run")
+    write(tmp_path / "models" / "other.gguf")
+    with pytest.raises(ConfigError, match=r"several models, m\.gguf, other"):
+        import_model(str(tmp_path / "models"), tmp_path / "again")
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": (
         {"architecture": "gemma3"},

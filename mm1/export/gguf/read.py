@@ -32,6 +32,23 @@ from mm1.weight_files import Slices, StoredTensor, WeightFiles
 TABLE = "token_embd.weight"
 
 
+def find_gguf(path: Path) -> Path | None:
+    """The file itself, or the one in a folder that holds no other format.
+
+    Raises:
+        ConfigError: the folder holds several.
+    """
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if not files or (path / CONFIG).is_file():
+        return None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ConfigError(f"{path} holds several models, {names}: name a file")
+    return files[0]
+
+
 @contextmanager
 def gguf_as_folder(path: Path) -> Iterator[tuple[Path, WeightFiles]]:
     """A temporary folder with the configs and the tokenizer, and the weights, which are
