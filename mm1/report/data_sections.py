@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mm1.report.bars import BarSegment, bars
 from mm1.report.charts import legend
 from mm1.report.page import Html, card, missing, plural, section, tag
-from mm1.runs.results import RunFolder
+from mm1.runs.results import RunFolder, finite_numbers
 
 
 def packed_sources(run: RunFolder) -> list[str]:
@@ -24,7 +24,7 @@ def mixture_section(
     note = "Shares of tokens: what the recipe asks for, and what the logged steps held."
     lines = []
     for title, run in runs.items():
-        wanted = run.setting("loader", "weights") or {}
+        wanted = finite_numbers(run.setting("loader", "weights"))
         seen = {
             name: sum(y for _, y in run.curve(f"tokens/{name}"))
             for name in run.sources("tokens")

@@ -125,10 +125,24 @@ class RunFolder:
 
 def _has(line: dict[str, Any], *keys: str) -> bool:
     """Are there finite numbers under all of these keys?"""
-    values = [line.get(key) for key in keys]
-    return all(
-        isinstance(v, (int, float))
-        and not isinstance(v, bool)
-        and math.isfinite(v)
-        for v in values
+    return all(is_finite(line.get(key)) for key in keys)
+
+
+def is_finite(value: Any, *, or_none: bool = False) -> bool:
+    """Is it a finite number?"""
+    if value is None:
+        return or_none
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
     )
+
+
+def finite_numbers(value: Any) -> dict[str, float]:
+    """The finite numbers of a JSON object, by key; empty for anything else."""
+    if not isinstance(value, dict):
+        return {}
+    return {
+        key: float(number) for key, number in value.items() if is_finite(number)
+    }

@@ -145,6 +145,9 @@ def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
         ("summary.json", "[1]"),
         ("scores.json", '{"herbs": 3}'),
         ("scores.json", '{"herbs": {"shots": {"two": {}}}}'),
+        ("scores.json", '{"herbs": {"shots": {}, "chance": "even"}}'),
+        ("packing.json", '{"rows": [[]], "sequence_length": "long"}'),
+        ("packing.json", '{"rows": [["pages"]], "sequence_length": 9}'),
     ],
 )
 def test_damaged_files_are_named(

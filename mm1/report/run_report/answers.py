@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1.report.page import data_url, plural
-from mm1.report.run_report.open_runs import finite_numbers
-from mm1.runs.results import RunFolder
+from mm1.runs.results import RunFolder, finite_numbers
 
 ANSWERS = "answers"
 """Folder of the files, beside the page."""

@@ -10,8 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from mm1.report.charts import Point, tones
-from mm1.report.run_report.open_runs import finite_numbers
-from mm1.runs.results import RunFolder
+from mm1.runs.results import RunFolder, finite_numbers
 
 MAX_KEPT = 2_000
 """Points of a curve that stay."""

@@ -19,8 +19,7 @@ from mm1.report.page import (
     table,
     tag,
 )
-from mm1.report.run_report.open_runs import finite_numbers
-from mm1.runs.results import RunFolder
+from mm1.runs.results import RunFolder, finite_numbers
 
 ABSENT = "(not there)"
 """Shown for a key that a run's config does not have."""

@@ -1,6 +1,5 @@
 """Run folders for a report: any kind of run, at any stage, but nothing else."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.files import read_object
 from mm1.runs import layout
-from mm1.runs.results import RunFolder
+from mm1.runs.results import RunFolder, is_finite
 
 SIGNS = (layout.CONFIG, layout.METRICS, layout.SCORES)
 """A folder with one of these can be reported on: `mm1 eval --out` writes scores alone.
@@ -48,7 +47,16 @@ def _check(run: RunFolder) -> None:
         if (folder / name).is_file():
             read_object(folder / name, remedy)
     for name, result in run.scores.items():
-        _check_result(folder / layout.SCORES, name, result)
+        if not _is_result(result):
+            raise ConfigError(
+                f"{folder / layout.SCORES}: {name!r} is no result of a benchmark:"
+                f" {REMEDIES[layout.SCORES]}"
+            )
+    if run.packing and not _is_packing(run.packing):
+        raise ConfigError(
+            f"{folder / layout.PACKING} does not say how rows were packed:"
+            f" {REMEDIES[layout.PACKING]}"
+        )
 
 
 def _what_is_there(folder: Path) -> str:
@@ -68,25 +76,35 @@ def _what_is_there(folder: Path) -> str:
     return f"it holds runs; name them: mm1 report {some}{more}"
 
 
-def _check_result(path: Path, benchmark: str, result: Any) -> None:
-    """Raises ConfigError for what `mm1 eval` does not write."""
-    shots = result.get("shots") if isinstance(result, dict) else None
-    if not isinstance(shots, dict) or not all(
-        key.isdecimal() and isinstance(value, dict)
-        for key, value in shots.items()
-    ):
-        raise ConfigError(
-            f"{path}: {benchmark!r} is no result of a benchmark:"
-            f" {REMEDIES[layout.SCORES]}"
+def _is_result(value: Any) -> bool:
+    """Is it what `mm1 eval` writes of a benchmark?"""
+    shots = value.get("shots") if isinstance(value, dict) else None
+    return (
+        isinstance(shots, dict)
+        and all(key.isdecimal() for key in shots)
+        and all(isinstance(each, dict) for each in shots.values())
+        and is_finite(value.get("chance"), or_none=True)
+        and all(
+            is_finite(r.get("stderr"), or_none=True) for r in shots.values()
         )
+    )
 
 
-def finite_numbers(value: Any) -> dict[str, float]:
-    """The finite numbers of a JSON object, by key; empty for anything else."""
-    if not isinstance(value, dict):
-        return {}
-    return {
-        key: float(number)
-        for key, number in value.items()
-        if isinstance(number, (int, float)) and math.isfinite(number)
-    }
+def _is_packing(value: dict[str, Any]) -> bool:
+    """Is it what a run writes of its first rows?"""
+    rows = value.get("rows")
+    return (
+        is_finite(value.get("sequence_length"))
+        and value["sequence_length"] > 0
+        and isinstance(rows, list)
+        and all(isinstance(row, list) for row in rows)
+        and all(_is_piece(piece) for row in rows for piece in row)
+    )
+
+
+def _is_piece(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("source"), str)
+        and all(is_finite(value.get(k)) for k in ("start", "stop", "images"))
+    )

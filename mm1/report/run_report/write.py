@@ -49,7 +49,9 @@ def write_run_report(folders: Sequence[Path], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     remove(out / ANSWERS)
     answers = write_answers(runs, out)
-    write_text(out / INDEX, _page(runs, answers))
+    page = _page(runs, answers)
+    # A lone surrogate may stand in a file of a run; UTF-8 has none.
+    write_text(out / INDEX, page.encode("utf-8", "replace").decode())
     return out / INDEX
 
 
