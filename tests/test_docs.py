@@ -26,7 +26,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 CODE = re.compile(r"^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]+`", re.M | re.S)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r'(?:\]\(|\bsrc="|\bsrcset=")([^)\s"]+)')
 HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.M)
 
 
@@ -71,8 +71,8 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
     (tmp_path / "b.md").write_text("## `mm1 view` it\n")
     good = "[a](#one-two--three-1) [b](b.md#mm1-view-it) [c](https://x.org/y)"
     assert broken(page, good) == []
-    bad = "[a](#one) [b](b.md#view) [c](c.md) `[d](d.md)`"
-    assert broken(page, bad) == ["#one", "b.md#view", "c.md"]
+    bad = '[a](#one) [b](b.md#view) [c](c.md) `[d](d.md)` <img src="e.svg">'
+    assert broken(page, bad) == ["#one", "b.md#view", "c.md", "e.svg"]
 
 
 def test_the_readme_can_be_read_in_a_few_minutes() -> None:
