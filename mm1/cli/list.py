@@ -37,7 +37,7 @@ def add_list_command(commands: "Commands") -> None:
     parser.add_argument(
         "group",
         nargs="?",
-        choices=GROUPS,
+        choices=tuple(GROUPS),
         metavar="GROUP",
         help=f"{', '.join(GROUPS)}; by default all",
     )

@@ -79,6 +79,7 @@ class Trainer(Configurable):
         scheduler: Scheduler.Config = field(default_factory=WarmupCosine.Config)
         tokenizer: Tokenizer.Config = field(default_factory=Tokenizer.Config)
         benchmarks: dict[str, Evaluator.Config] = field(default_factory=dict)
+        """Name -> what the finished run is evaluated on."""
         shots: tuple[NonNegativeInt, ...] = (0, 4, 8)
         """Numbers of demonstrations in the prompt with which benchmarks are run."""
         steps: NonNegativeInt = 200_000
@@ -118,8 +119,9 @@ class Trainer(Configurable):
         validate_every: NonNegativeInt = 0
         """Steps between losses on validation documents; 0: only at the end."""
         checkpoint_every: PositiveInt = 1000
-        """Steps; of checkpoints the newest `keep_checkpoints` are kept."""
+        """Steps between two."""
         keep_checkpoints: PositiveInt = 2
+        """The newest ones."""
         patience: PositiveFloat = dist.PATIENCE
         """Seconds that ranks wait for one another before the run ends: longer than the
         slowest step, and than reading or writing this rank's share of a checkpoint."""
