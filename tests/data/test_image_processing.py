@@ -151,6 +151,30 @@ def test_crop_takes_the_centre() -> None:
     assert wide[0].tolist() == [[6] * 8, [7] * 8, [8] * 8, [9] * 8]
 
 
+def test_a_crop_rounds_the_long_side_down() -> None:
+    """To 5 for 5.6 pixels, of which the last is cut off; torchvision does so."""
+    pixels = torch.randint(256, (3, 5, 7), dtype=torch.uint8)
+    for image in (pixels, pixels.transpose(1, 2)):
+        size = (4, 5) if image.shape[2] == 7 else (5, 4)
+        expected = resize(image, size)[:, :4, :4]
+        given = ImageProcessor((4, 4), resize="crop")(image)
+        assert torch.equal(given[0], expected)
+
+
+def test_interpolation_is_the_one_that_is_asked_for() -> None:
+    pixels = torch.randint(256, (3, 9, 9), dtype=torch.uint8)
+    linear, cubic = (
+        ImageProcessor((6, 6), interpolation=mode)(pixels)
+        for mode in ("bilinear", "bicubic")
+    )
+    expected = torch.nn.functional.interpolate(
+        pixels[None].float(), size=(6, 6), mode="bilinear", antialias=True
+    )
+    # uint8 arithmetic rounds; a cubic kernel overshoots by tens of grey levels
+    assert (linear.float() - expected).abs().max() <= 1
+    assert (cubic.float() - expected).abs().max() > 3
+
+
 def test_pad_centres_the_whole_image_on_the_fill_colour() -> None:
     processor = ImageProcessor((8, 8), resize="pad", fill=(7, 8, 9))
     padded = processor.fit(ramp(5, 8), (8, 8))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import tiny
@@ -16,6 +15,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from mm1.batch import PackedBatch, move
+from mm1.data.tokenizer import Tokenizer
 from mm1.infer.decoding import STATIC_LENGTH_MULTIPLE, GreedyDecoding
 from mm1.infer.generate import Answer
 from mm1.infer.predictor import Predictor
@@ -146,29 +146,31 @@ def test_of_two_stop_strings_the_one_completed_first_counts(
     ) == [text[: text.find("at")]]
 
 
-class Spelled:
-    """A tokenizer's side that reads: token n is the n-th of some strings."""
+class Spelled(Tokenizer):
+    """Token n is the n-th of some strings."""
 
-    end = 0
     strings = ("", "fig|lime;", "plum")
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(self.strings[token] for token in tokens)
+    def __init__(self) -> None:
+        self.end = 0
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.strings[token] for token in ids)
 
 
 def test_of_two_stop_strings_in_one_token_the_first_counts() -> None:
     answer = Answer()
-    answer.extend([2], cast(Any, Spelled()), (";", "|"))
+    answer.extend([2], Spelled(), (";", "|"))
     assert (answer.text, answer.done) == ("plum", False)
-    answer.extend([1, 2], cast(Any, Spelled()), (";", "|"))
+    answer.extend([1, 2], Spelled(), (";", "|"))
     assert (answer.text, answer.done) == ("plumfig", True)
 
 
 def test_an_answer_holds_neither_its_end_nor_what_comes_after() -> None:
     answer = Answer()
-    answer.extend([2, 0, 1], cast(Any, Spelled()), ())
+    answer.extend([2, 0, 1], Spelled(), ())
     assert (answer.tokens, answer.text, answer.done) == ([2], "plum", True)
-    answer.extend([1], cast(Any, Spelled()), ())
+    answer.extend([1], Spelled(), ())
     assert answer.tokens == [2]
 
 

@@ -73,6 +73,18 @@ def test_the_loader_fills_up_with_blank_images(world: Path) -> None:
     assert step.counts["images"] == slots
 
 
+def test_tokens_of_a_batch_know_their_source(world: Path) -> None:
+    loader = packed(world)
+    for step in islice(loader.steps(None, rank=0, world_size=1), 3):
+        of_source: Counter[str] = Counter()
+        for batch in step.micro_batches:
+            for number, name in enumerate(batch.source_names):  # type: ignore[union-attr]
+                own = int((batch.sources == number).sum())  # type: ignore[union-attr]
+                of_source[f"tokens/{name}"] += own
+        assert len(of_source) == 3
+        assert of_source.items() <= step.counts.items()
+
+
 def test_ranks_divide_all_rows_of_a_step(world: Path) -> None:
     loader = packed(world)
     for rows, _, _ in islice(loader.plan_steps(None), 6):
@@ -125,6 +137,21 @@ def test_pairs_come_once_per_epoch_in_different_orders(world: Path) -> None:
     second = loader.items(np.arange(size, 2 * size))
     assert sorted(first) == sorted(second) == list(range(size))
     assert list(first) != list(second)
+
+
+def test_captions_have_the_same_number_if_they_are_the_same(
+    world: Path,
+) -> None:
+    loader: PairLoader = build(contrastive(world).loader)
+    number_of: dict[tuple[int, ...], set[int]] = {}
+    for step in islice(loader.steps(None, rank=0, world_size=1), 4):
+        batch: Any = step.micro_batches[0]
+        for caption, number in zip(
+            batch.tokens.tolist(), batch.caption_ids.tolist(), strict=True
+        ):
+            number_of.setdefault(tuple(caption), set()).add(number)
+    numbers = [number for own in number_of.values() for number in own]
+    assert len(number_of) == len(numbers) == len(set(numbers)) > 1
 
 
 def test_pairs_of_two_ranks_are_those_of_one(world: Path) -> None:

@@ -173,7 +173,10 @@ def test_seeds_of_other_rates_may_bend_the_parabola_downwards() -> None:
     third by 1.3 beyond it."""
     points = [
         *(Point(5e4, 1e-3, 0.7, seed) for seed in (0, 1)),
-        *(Point(5e4, 2e-3, cost, seed) for seed, cost in enumerate((0, 0, 2))),
+        *(
+            Point(5e4, 2e-3, cost, seed)
+            for seed, cost in enumerate((0.0, 0.0, 2.0))
+        ),
         Point(5e4, 4e-3, 0.7, 2),
     ]
     with pytest.raises(ConfigError, match="have no minimum"):

@@ -1,17 +1,16 @@
 """Losses on validation documents: how they are taken, and what they leave behind."""
 
 from collections.abc import Iterator
-from typing import Any, cast
 
 import torch
-from torch import nn
 
 from mm1.batch import ImageBatch
-from mm1.nn.model import Losses, MeanMetric
+from mm1.loader.loader import Loader
+from mm1.nn.model import Losses, MeanMetric, Model
 from mm1.train.validation import validation_losses
 
 
-class Brightness(nn.Module):
+class Brightness(Model):
     """The loss of an image is its first value; notes in which mode it is asked."""
 
     modes: list[bool]
@@ -25,7 +24,10 @@ class Brightness(nn.Module):
         return Losses(total, {n: MeanMetric(total, count) for n in names})
 
 
-class TwoBatches:
+class TwoBatches(Loader):
+    def __init__(self) -> None:
+        """Of no config."""
+
     def validation(self, *, rank: int, world_size: int) -> Iterator[ImageBatch]:
         assert (rank, world_size) == (0, 1)
         for values in ((3,), (5, 1)):
@@ -38,9 +40,7 @@ class TwoBatches:
 def test_validation_is_in_evaluation_mode_and_training_goes_on() -> None:
     model = Brightness()
     model.modes = []
-    given = validation_losses(
-        cast(Any, model), cast(Any, TwoBatches()), torch.device("cpu")
-    )
+    given = validation_losses(model, TwoBatches(), torch.device("cpu"))
     assert given == {"validation": 3.0, "validation/pages": 3.0}
     assert model.modes == [False, False]
     assert model.training
