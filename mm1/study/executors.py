@@ -146,7 +146,11 @@ class LocalExecutor(Executor):
     def __init__(
         self, jobs: int | None = None, launcher: Sequence[str] = ()
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")  # not on macOS
+            else os.cpu_count() or 1
+        )
         super().__init__(jobs or cores, launcher)
         self.environment[LAUNCHER_PID] = str(os.getpid())
         if not launcher:

@@ -4,6 +4,7 @@ Figures stay on the device until they are logged, so that a step never waits for
 """
 
 import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,12 @@ class Meter:
         }
 
 
+def peak_process_memory() -> int:
+    """Bytes that this process has had in memory at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def _names_of_all_ranks(names: list[str]) -> list[str]:
     """The names of all ranks, in one order: a rank may have had no document of some
     source."""
@@ -139,7 +146,7 @@ class Throughput:
             torch.cuda.synchronize(self.device)
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
         else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            memory = peak_process_memory() / 2**30
         seconds = max(1e-9, time.perf_counter() - self.start)
         line = {
             "seconds": seconds,

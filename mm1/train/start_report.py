@@ -1,7 +1,6 @@
 """What a run states before its first step: ranks, layout, precision, parameters,
 memory, the size of a step, and where it writes."""
 
-import resource
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from mm1.nn.model import Model
 from mm1.storage.cache import cache_bytes, cache_folder
 from mm1.storage.remote_path import RemotePath, as_path
 from mm1.train.layout import ParallelLayout
+from mm1.train.metrics import peak_process_memory
 from mm1.train.optimizers import Optimizer
 from mm1.train.origins import RANDOM
 
@@ -160,9 +160,11 @@ def _device(layout: ParallelLayout) -> str:
     """torch's name of the device; a Mac's GPU is seen, and not used."""
     if layout.device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(layout.device)})"
+    number = torch.get_num_threads()
+    threads = "1 thread" if number == 1 else f"{number} threads"
     mps = torch.backends.mps.is_available()
     unused = "; MPS is not used" if mps else ""
-    return f"cpu ({torch.get_num_threads()} threads{unused})"
+    return f"cpu ({threads}{unused})"
 
 
 def _data(sources: Mapping[str, Mapping[str, int | float]]) -> str:
@@ -204,11 +206,10 @@ def _memory(
         keeps_gathered=dist.world_size() > 1
         and not config.sync_each_micro_batch,
     )
-    # in bytes on CUDA, in KiB from the kernel
     measured = (
         torch.cuda.max_memory_allocated(layout.device)
         if layout.device.type == "cuda"
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        else peak_process_memory()
     )
     return (
         f"on each rank {_gib(expected.total)} GiB and activations: weights"
