@@ -147,6 +147,34 @@ def test_diff_says_what_overrides_change_in_a_shell() -> None:
     assert all(key.startswith("model.connector") for key in changed)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "prepare text a --out b --tokenizer c",
+            "mm1: interrupted; the same command goes on from there\n",
+        ),
+        ("list connectors", "mm1: interrupted\n"),
+    ],
+)
+def test_ctrl_c_says_whether_to_call_it_again(
+    command: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mm1.catalog.entries", interrupt)
+    monkeypatch.setattr("mm1.prepare.pipeline.prepare", interrupt)
+    monkeypatch.setattr("sys.argv", ["mm1", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == said
+
+
 def test_the_list_has_a_line_for_everything_that_has_a_name() -> None:
     done = run("list")
     assert done.returncode == 0

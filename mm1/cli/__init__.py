@@ -58,7 +58,7 @@ def main() -> None:
         code = arguments.command(arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
-        code = 130
+        code = _interrupted(arguments)
     except BrokenPipeError:  # of `mm1 list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -71,6 +71,13 @@ def main() -> None:
         if isinstance(error, (UserError, FileNotFoundError)):
             end_restarts(code)
     sys.exit(code)
+
+
+def _interrupted(arguments: argparse.Namespace) -> int:
+    """Says whether a command that was ended at once can be called again."""
+    again = "; the same command goes on from there" if arguments.resumes else ""
+    print(f"mm1: interrupted{again}", file=sys.stderr)
+    return 130
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -49,11 +49,14 @@ def add_command(
     function: Callable[[argparse.Namespace], int | None],
     summary: str,
     details: str = "",
+    *,
+    resumes: bool = False,
 ) -> argparse.ArgumentParser:
-    """The parser of a command that calls `function`, which may return an exit code."""
+    """The parser of a command that calls `function`, which may return an exit code.
+    `resumes`: interrupted, and called again, it goes on where it was."""
     about = f"{summary} {details}".strip()
     parser = commands.add_parser(name, help=summary, description=about)
-    parser.set_defaults(command=function)
+    parser.set_defaults(command=function, resumes=resumes)
     add_verbosity(parser)
     return parser
 

@@ -67,6 +67,7 @@ def _add_prepare(commands: "Commands") -> None:
         _prepare,
         "Turn raw data into the shards that training reads.",
         "The same command resumes one that was interrupted.",
+        resumes=True,
     )
     _add_raw_data(parser)
     add_out(parser, "DIR", "the folder to write")
@@ -133,6 +134,7 @@ def _add_deduplicate(commands: "Commands") -> None:
         _deduplicate,
         "Find copies among raw data of any size, for `mm1 prepare` to leave out.",
         "The same command resumes one that was interrupted.",
+        resumes=True,
     )
     _add_raw_data(parser)
     add_out(

@@ -25,6 +25,7 @@ def add_demo_command(commands: "Commands") -> None:
         _demo,
         "Run all of MM1 in miniature: minutes on two CPU cores.",
         "Stop it at any time; the same command resumes.",
+        resumes=True,
     )
     add_out(
         parser,

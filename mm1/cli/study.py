@@ -26,6 +26,7 @@ def add_study_command(commands: "Commands") -> None:
         _study,
         "Train an ablation over several seeds and judge what it claims.",
         "Finished runs are not trained again.",
+        resumes=True,
     )
     add = parser.add_argument
     add(
