@@ -6,7 +6,8 @@ model's answer can be anything, `<script>` too.
 
 Charts are inline SVG (`charts.py`) rather than matplotlib images, whose colours do not
 follow dark mode, whose text does not reflow and which show no numbers on hover. They
-would also make pages larger, and the demo would need a plotting library.
+would also make pages larger, and the demo would need a plotting library. The reports of
+`mm1 report` draw long curves with one (`run_report/`).
 """
 
 import base64

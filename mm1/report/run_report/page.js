@@ -119,6 +119,7 @@ function logScale(air) {
   };
 }
 
+const MANY = 200;
 const LINEAR = { scale: { distr: 1 }, axis: {} };
 
 function draw(chart, axes) {
@@ -165,10 +166,12 @@ function draw(chart, axes) {
     ],
     series: [
       { label: label[axes.x], value: (_, x) => (x === null ? "–" : short(x)) },
-      ...shown.map((line) => ({
+      ...shown.map((line, i) => ({
         label: line.name,
         stroke: css(line.tone),
-        width: 1.8,
+        width: line.dashed ? 2.2 : 1.6,
+        // a noisy line would hide the held-out one
+        alpha: !line.dashed && filled[i][0].length > MANY ? 0.5 : 1,
         dash: line.dashed ? [5, 4] : undefined,
         points: line.dashed ? { show: true, size: 6, fill: css("card") } : {},
         value: (_, y) => (y === null || y === undefined ? "–" : short(y, chart.percent)),
