@@ -113,7 +113,7 @@ def _study(arguments: argparse.Namespace) -> int | None:
     kwargs = {
         key: value
         for key, value in vars(arguments).items()
-        if key not in ("command", "trust")
+        if key not in ("command", "resumes", "trust")
     }
     if arguments.out is not None:
         check_local(arguments.out)
