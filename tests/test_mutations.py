@@ -74,7 +74,7 @@ def plant(tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faults_are_killed_survive_or_time_out_and_are_not_planted_again(
     tree: Path,
 ) -> None:

@@ -76,6 +76,13 @@ def test_a_contrast_without_seeds_leaves_no_test_unless_another_fails() -> None:
         assert judged.p_value is None
 
 
+def test_a_lesson_has_no_test_if_one_of_its_contrasts_has_none() -> None:
+    for than, verdict in (("poor", "holds"), ("one seed", "no test")):
+        contrasts = tuple({"good": 1.0, row: -1.0} for row in ("poor", than))
+        lesson = Lesson(text="", measure="score", contrasts=contrasts)
+        assert judge_lesson(lesson, VALUES).verdict == verdict
+
+
 def test_one_contrast_of_several_below_zero_is_judged_more_strictly() -> None:
     """Its interval at 95% lies below zero, but not that at 97.5%, which two contrasts
     need for 95% together."""
