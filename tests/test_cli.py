@@ -175,6 +175,12 @@ def test_ctrl_c_says_whether_to_call_it_again(
     assert capsys.readouterr().err == said
 
 
+def test_a_quiet_study_is_a_study() -> None:
+    done = run("-q", "study", "in_context", "--state")
+    assert done.returncode == 0, done.stderr
+    assert "in_context" in done.stdout
+
+
 def test_the_list_has_a_line_for_everything_that_has_a_name() -> None:
     done = run("list")
     assert done.returncode == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm1.cli.arguments import (
+    VERBOSITY,
     add_command,
     add_out,
     add_overrides,
@@ -113,7 +114,7 @@ def _study(arguments: argparse.Namespace) -> int | None:
     kwargs = {
         key: value
         for key, value in vars(arguments).items()
-        if key not in ("command", "resumes", "trust")
+        if key not in ("command", "trust", "resumes", *VERBOSITY)
     }
     if arguments.out is not None:
         check_local(arguments.out)

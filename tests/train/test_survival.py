@@ -70,9 +70,7 @@ class Happens:
 def stopped(world: Path, folder: Path) -> None:
     trainer = config_of(world).build(folder=folder)
     Happens(trainer, "signal")
-    with pytest.raises(
-        Interrupted, match="saved at step 4 of 9; go on with `mm1 train"
-    ):
+    with pytest.raises(Interrupted, match="saved at step 4 of 9; go on with"):
         trainer.fit()
     assert trainer.checkpoints.steps() == [4]
 
