@@ -118,8 +118,8 @@ def _prepare(folder: Path) -> None:
     if not given:
         raise UserError(
             "there is no text to train and measure the language model on: name a"
-            " folder of JSON lines with the field text, or of what else `mm1 prepare"
-            f" text` reads, by the environment variable {TEXT_VARIABLE}"
+            " folder of JSON lines with the field text, or of what else the source text"
+            f" of `mm1 prepare` reads, by the environment variable {TEXT_VARIABLE}"
         )
     data = folder / "photographs-smollm2"
     prepare_photographs(data, tokenizer)
