@@ -55,7 +55,7 @@ def _completion(
         words = " ".join(entry.name for entry in entries(group))
         if template := FUNCTIONS.get(arguments.shell):
             functions.append(template.format(name=name, words=words))
-    preamble = {arguments.shell: "\n".join(functions)}
+    preamble = "\n".join(functions)
     print(shtab.complete(parser, arguments.shell, preamble=preamble))
 
 
