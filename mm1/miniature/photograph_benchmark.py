@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from mm1.config import UserError
+from mm1.config import ConfigError, UserError
 from mm1.data.document import Document, Image, Text
 from mm1.eval.benchmarks import PIXEL, Benchmark, Question, Split
 from mm1.miniature.cifar.cifar10 import (
@@ -32,13 +32,22 @@ A_PHOTO_OF = "a photo of"
 cached_photographs = lru_cache(maxsize=4)(read_photographs)
 
 
-def photographs_of(folder: Path, split: Split) -> Sequence[Photograph]:
-    """Those of a folder that `mm1.miniature.cifar.prepared` has made.
+def photographs_of(
+    folder: str, split: Split, option: str
+) -> Sequence[Photograph]:
+    """Those of a folder that `mm1.miniature.cifar.prepared` has made; `option` names
+    it.
 
     Raises:
-        UserError: it has not.
+        ConfigError: no folder is named.
+        UserError: it has not made this one.
     """
-    path = folder / f"{split}.parquet"
+    if not folder:
+        raise ConfigError(
+            f"{option} names no folder; `python -m mm1.miniature.cifar.prepared FOLDER`"
+            " makes one"
+        )
+    path = Path(folder) / f"{split}.parquet"
     if not path.is_file():
         raise UserError(
             f"there is no {path}: make it by `python -m mm1.miniature.cifar.prepared"
@@ -67,7 +76,7 @@ class Photographs(Benchmark):
         self.chance = 1 / len(LABELS) if config.restricted else None
 
     def records(self, split: Split) -> Sequence[Photograph]:
-        return photographs_of(Path(self.config.folder), split)
+        return photographs_of(self.config.folder, split, "folder")
 
     def question(self, record: Photograph) -> Question:
         image = Image(record.data, SIDE, SIDE)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mm1.data.document import Image
 from mm1.eval.classes import Classes, LabelledImage
@@ -25,7 +24,7 @@ class PhotographClasses(Classes):
         self.config = config
 
     def records(self, split: Split) -> Sequence[Photograph]:
-        return photographs_of(Path(self.config.folder), split)
+        return photographs_of(self.config.folder, split, "data.folder")
 
     def labelled_image(self, record: Photograph) -> LabelledImage:
         image = Image(record.data, SIDE, SIDE)

@@ -66,7 +66,7 @@ def test_it_needs_no_package_of_the_server(tmp_path: Path) -> None:
 def test_without_the_packages_the_page_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'mm1\[chat\]'"):
         serve([Path("run")], host="127.0.0.1", port=0, max_length=100)
 

@@ -356,7 +356,7 @@ def test_an_interruption_leaves_nothing(
 
 
 def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no folder ./nowhere"):
+    with pytest.raises(UserError, match=r"no folder or file ./nowhere"):
         find_model("./nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
