@@ -2,10 +2,13 @@
 
 import multiprocessing
 import signal
+from collections.abc import Iterator
 from multiprocessing import forkserver
+from typing import Any
 
 import pytest
 import torch
+from browser import NoBrowser, chromium
 
 
 def pytest_configure() -> None:
@@ -21,6 +24,16 @@ def server() -> None:
         ["mm1.train.trainer", "mm1.loader.packed", "datasets", "PIL.Image"]
     )
     forkserver.ensure_running()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium; without one the tests of pages are skipped."""
+    try:
+        with chromium() as browser:
+            yield browser
+    except NoBrowser as error:
+        pytest.skip(str(error))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import NoBrowser, chromium
 
 pytest.importorskip("material", reason="pip install 'mm1[docs]'")
 pytest.importorskip("mkdocstrings", reason="pip install 'mm1[docs]'")
@@ -50,28 +49,27 @@ def build(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 390)])
-def test_it_is_whole_by_itself(address: str, scheme: str, width: int) -> None:
-    try:
-        with chromium() as browser:
-            page = browser.new_page(
-                color_scheme=scheme, viewport={"width": width, "height": 800}
-            )
-            asked: list[str] = []
-            faults: list[str] = []
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            for name in PAGES:
-                page.goto(f"{address}/{name}.html")
-                wide = "document.documentElement.scrollWidth - innerWidth"
-                assert page.evaluate(wide) <= 0, name
-            page.keyboard.press("/")
-            page.keyboard.type("pixel shuffle")
-            found = page.locator(".md-search-result__link")
-            found.first.wait_for(state="attached")
-            links = [str(each.get_attribute("href")) for each in found.all()]
-            assert any("connectors.html" in link for link in links)
-            assert not any("/source/" in link for link in links)
-            assert faults == []
-            assert [url for url in asked if not url.startswith(address)] == []
-    except NoBrowser as error:
-        pytest.skip(str(error))
+def test_it_is_whole_by_itself(
+    browser: Any, address: str, scheme: str, width: int
+) -> None:
+    page = browser.new_page(
+        color_scheme=scheme, viewport={"width": width, "height": 800}
+    )
+    asked: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    for name in PAGES:
+        page.goto(f"{address}/{name}.html")
+        wide = "document.documentElement.scrollWidth - innerWidth"
+        assert page.evaluate(wide) <= 0, name
+    page.keyboard.press("/")
+    page.keyboard.type("pixel shuffle")
+    found = page.locator(".md-search-result__link")
+    found.first.wait_for(state="attached")
+    links = [str(each.get_attribute("href")) for each in found.all()]
+    assert any("connectors.html" in link for link in links)
+    assert not any("/source/" in link for link in links)
+    assert faults == []
+    assert [url for url in asked if not url.startswith(address)] == []
+    page.close()

@@ -46,8 +46,10 @@ class Terminal:
                 return
             try:
                 self.read(line.rstrip("\n"))
-            except (UserError, OSError, ValueError) as error:
+            except (UserError, ValueError) as error:
                 self.write(f"{error}\n")
+            except OSError as error:  # of a picture's file
+                self.write(f"{error.filename}: {error.strerror}\n")
 
     def read(self, line: str) -> None:
         command, _, rest = line.strip().partition(" ")

@@ -82,10 +82,11 @@ class PackedPredictor(Predictor):
                     break
         return [answer.text for answer in answers]
 
+    @torch.no_grad()
     def score(self, documents: Sequence[Document]) -> list[tuple[float, bool]]:
         scores: list[tuple[float, bool]] = []
         for _, rows in self._batched(documents, room=0):
-            nats, hits = self._log_probs(self._batch(rows))
+            nats, hits = self.model.log_probs(self._batch(rows))
             ends = list(accumulate(map(_length, rows)))
             scores += [
                 (float(nats[begin:end].sum()), bool(hits[begin:end].all()))
@@ -181,10 +182,6 @@ class PackedPredictor(Predictor):
         logits = self._last_logits(rows)
         logits[:, list(self.renderer.tokenizer.suppress_tokens)] = -torch.inf
         return logits.argmax(-1).tolist()
-
-    @torch.no_grad()
-    def _log_probs(self, batch: PackedBatch):
-        return self.model.log_probs(batch)
 
 
 def _length(row: RenderedRow) -> int:

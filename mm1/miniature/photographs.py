@@ -36,6 +36,16 @@ NARROW = 96
 ONE_TOKEN_SEQUENCE = 80
 """So that a step holds about as many photographs as with 4 tokens, in 128."""
 NAMING = "naming"
+WITHOUT_SHOTS = {
+    NAMING: Measure(
+        read=mean_score((NAMING,), 0),
+        about="the likeliest of ten labels after 'a photo of', without shots",
+    ),
+    "captions": Measure(
+        read=mean_score(("captions",), 0),
+        about="captions with the right label and no other, any word counted",
+    ),
+}
 LIST = "list"
 
 
@@ -70,16 +80,7 @@ def photographs() -> Study:
 
 
 def _measures() -> dict[str, Measure]:
-    measures = {
-        NAMING: Measure(
-            read=mean_score((NAMING,), 0),
-            about="the likeliest of ten labels after 'a photo of', without shots",
-        ),
-        "captions": Measure(
-            read=mean_score(("captions",), 0),
-            about="captions with the right label and no other, any word counted",
-        ),
-    }
+    measures = dict(WITHOUT_SHOTS)
     for shots in (0, SHOTS):
         measures[f"{LIST}, {shots} shots"] = Measure(
             read=mean_score((LIST,), shots),

@@ -22,6 +22,7 @@ from mm1.miniature.photograph_recipes import (
     photograph_vit,
     photographs_encoder,
 )
+from mm1.miniature.photographs import NAMING, WITHOUT_SHOTS
 from mm1.miniature.stated import STATED
 from mm1.nn.connectors.average_pool import AveragePool
 from mm1.nn.decoder import Decoder
@@ -32,7 +33,7 @@ from mm1.prepare.sources.text import Texts
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.runs.results import RunFolder
 from mm1.study.plan import StudyPlan
-from mm1.study.study import Measure, Study, better, mean_score
+from mm1.study.study import Measure, Study, better
 from mm1.train.optimizers.adamw import AdamW
 from mm1.train.schedulers import WarmupCosine
 from mm1.train.trainer import Trainer
@@ -42,7 +43,6 @@ SMOLLM2 = "runs/smollm2"
 SMOLLM2_SEEDS = (67, 68, 69)
 STAGE_STEPS = 100
 TEXT_VALIDATION = 0.01
-NAMING = "naming"
 TEXT_LOSS = "text loss"
 FROZEN = "frozen"
 TRAINED = "then trained"
@@ -64,14 +64,7 @@ def photographs_smollm2() -> Study:
         " model frozen the loss on text is that of the published one.",
         rows=_rows,
         measures={
-            NAMING: Measure(
-                read=mean_score((NAMING,), 0),
-                about="the likeliest of ten labels after 'a photo of', without shots",
-            ),
-            "captions": Measure(
-                read=mean_score(("captions",), 0),
-                about="captions with the right label and no other, any word counted",
-            ),
+            **WITHOUT_SHOTS,
             TEXT_LOSS: Measure(
                 read=_text_loss,
                 about="minus the loss a token on held-out text",

@@ -47,9 +47,9 @@ def read_config(run: Path) -> Any:
 
 def _no_run(folder: Path) -> str:
     """What a folder is that has no config, and which runs are beside it or in it."""
-    why = (
-        f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
-    )
+    why = "there is no such folder"
+    if folder.exists():
+        why = f"it has no {CONFIG}" if folder.is_dir() else "it is a file"
     near = sorted(
         str(path.parent)
         for place in (folder, folder.parent)

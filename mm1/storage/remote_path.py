@@ -39,13 +39,18 @@ def as_path(name: str | Path) -> Path:
         StorageError: it is a URL of another kind, or without a bucket.
     """
     if isinstance(name, Path):
-        # `Path` takes one of two slashes for too many.
-        scheme = name.parts[0].removesuffix(":") if name.parts else ""
-        return RemotePath(name) if scheme in STORES else name
+        return RemotePath(name) if _names_a_store(name) else name
     if "://" not in name:
         return Path(name)
     split_url(name)
     return RemotePath(name)
+
+
+def _names_a_store(path: Path) -> bool:
+    """Does it begin with a store's scheme? `Path` takes one of its two slashes for too
+    many; a folder may be called `s3`."""
+    first = path.parts[0] if path.parts else ""
+    return first.endswith(":") and first.removesuffix(":") in STORES
 
 
 def check_local(path: Path) -> None:
@@ -64,9 +69,9 @@ class RemotePath(PosixPath):
     """What fsspec says of it, where a listing did."""
 
     def __str__(self) -> str:
-        scheme, *rest = self.parts
-        if scheme.removesuffix(":") not in STORES:  # relative to another one
+        if not _names_a_store(self):  # relative to another one
             return "/".join(self.parts)
+        scheme, *rest = self.parts
         return f"{scheme}//" + "/".join(rest)
 
     def __repr__(self) -> str:

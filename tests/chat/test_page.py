@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import tiny
-from browser import NoBrowser, chromium
 
 import mm1
 from mm1.data.document import Document, Text
@@ -36,15 +35,6 @@ BENCHMARKS = {"colour": Miniature.Config(named=True, num_questions=5)}
 def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
     folder = tmp_path_factory.mktemp("page") / "tuned"
     return mm1.load(tiny.write_run(folder, benchmarks=BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as browser:
-            yield browser
-    except NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,18 @@ def test_recipes_are_listed_and_spelled_out(
         ("diff pretrain_small", "diff takes two configs, or one and overrides"),
         ("study mixtur --out x", "did you mean 'mixture'"),
         ("eval nowhere", "nowhere is no run folder: there is no such folder"),
+        *(
+            (
+                f"{command} {__file__}",
+                "test_commands.py is no run folder: it is a file",
+            )
+            for command in (
+                "eval",
+                "report",
+                "chat --terminal",
+                "export --out x",
+            )
+        ),
         ("view clip_small --out x.html", "does not pack rows"),
     ],
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import NoBrowser, chromium
 from made_runs import answers, make_run
 from pictures import png
 
@@ -19,15 +18,6 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="pip install playwright"
 )
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with chromium() as browser:
-            yield browser
-    except NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["light 1300", "dark 390"])

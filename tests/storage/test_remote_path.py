@@ -70,8 +70,11 @@ def test_a_local_path_stays_one():
     for name in ("a/b", "/a", ".", "s3", "C:/a", "a:b/c"):
         assert as_path(name) == Path(name)
         assert type(as_path(name)) is type(Path(name))
-    path = Path("a")
-    assert as_path(path) is path
+    for name in ("a", "s3", "gs/a", "az/s3", "s3:a", "."):
+        path = Path(name)
+        assert as_path(path) is path
+    inside = as_path("s3://bucket/s3/a").relative_to(as_path("s3://bucket"))
+    assert str(inside) == "s3/a"
 
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "s3://", "s3:///", "https://a/b"])

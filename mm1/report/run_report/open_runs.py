@@ -63,7 +63,7 @@ def _what_is_there(folder: Path) -> str:
     """Why it is none; runs in it are named, for that is where a folder of a demo or of
     a study leads."""
     if not folder.is_dir():
-        return "there is no such folder"
+        return "it is a file" if folder.exists() else "there is no such folder"
     below = sorted(
         path.name
         for path in folder.iterdir()
