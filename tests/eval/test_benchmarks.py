@@ -205,12 +205,15 @@ def test_one_file_adds_a_tested_benchmark(tmp_path: Path) -> None:
         tmp_path / "mm1",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    shared = [
+        path.relative_to(root)
+        for path in (root / "tests").glob("*.py")
+        if not path.name.startswith("test_")
+    ]
     for name in (
-        "pyproject.toml",
-        "tests/components.py",
-        "tests/conftest.py",
-        "tests/tiny.py",
-        "tests/eval/test_benchmarks.py",
+        Path("pyproject.toml"),
+        *shared,
+        Path("tests/eval/test_benchmarks.py"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
