@@ -17,7 +17,11 @@ from test_extras import EXTRAS, FILES
 
 from mm1 import cli
 
-COMMAND = re.compile(r"`((?:mm1|pip|torchrun) [^`]+)`|^\s*(mm1 [^`\n]+)$", re.M)
+COMMAND = re.compile(
+    r"`((?:mm1|pip|torchrun) [^`]+)`|<\((mm1 [^)]+)\)|\[bold\](mm1 [^[]+)\["
+    r"|^\s*(mm1 [^`\n]+)$",
+    re.MULTILINE,
+)
 COMMANDS = set(cli.command_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr]
 
 
@@ -47,11 +51,12 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 
 def proposed(text: str) -> list[str]:
-    """Those in backticks, and lines of their own."""
+    """Those in backticks, in bold and in bash's <(...), and lines of their own."""
     return [
-        first or second
-        for first, second in COMMAND.findall(text)
-        if first or second.split()[1] in COMMANDS
+        "".join(groups)
+        for *marked, line in COMMAND.findall(text)
+        if any(groups := (*marked, line))
+        and (not line or line.split()[1] in COMMANDS)
     ]
 
 
@@ -122,7 +127,9 @@ def test_a_command_that_leads_nowhere_is_found(
     assert fault(wrong, monkeypatch)
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def shell(
+    command: str, folder: Path, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """A proposed command as a process of its own."""
     words = shlex.split(command)
     assert words[0] == "mm1"
@@ -134,7 +141,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout,
     )
 
 

@@ -73,7 +73,7 @@ def _what_is_there(folder: Path) -> str:
         return f"it has none of {', '.join(SIGNS)}"
     some = " ".join(f"{folder}/{name}" for name in below[:4])
     more = " ..." if len(below) > 4 else ""
-    return f"it holds runs; name them: mm1 report {some}{more}"
+    return f"it holds runs; name them: `mm1 report {some}{more}`"
 
 
 def _is_result(value: Any) -> bool:
