@@ -2,7 +2,7 @@
 from its shots?
 
     mm1 study in_context --out runs/in_context
-    mm1 study in_context --out runs/in_context --seeds 51 52 pretrain:steps=2000
+    mm1 study in_context --out runs/in_context --seeds 107 108 pretrain:steps=10000
 
 It needs Omniglot's two small files (`mm1.miniature.characters.omniglot`). The second
 command is for a GPU: how it grows with steps, and with
@@ -15,7 +15,7 @@ from pathlib import Path
 from mm1.eval.controls import control_name, with_controls
 from mm1.eval.evaluator import Evaluator
 from mm1.loader.packed import PackedLoader
-from mm1.miniature.ablations import small_vit, without_workers
+from mm1.miniature.ablations import without_workers
 from mm1.miniature.characters.episodes import TASKS
 from mm1.miniature.characters.prepared import prepare_characters
 from mm1.miniature.in_context_benchmark import InContext
@@ -26,22 +26,27 @@ from mm1.miniature.recipes import (
 )
 from mm1.miniature.stated import STATED
 from mm1.nn.connectors.average_pool import AveragePool
+from mm1.nn.vit import ViT
 from mm1.recipes.trainer_configs import MM1TrainerConfig
 from mm1.runs.results import RunFolder
 from mm1.study.plan import StudyPlan
 from mm1.study.study import Lesson, Measure, Study, mean_score
 
-SEEDS = (41, 42, 43, 44, 45, 46)
+SEEDS = (101, 102, 103, 104, 105, 106)
 SHOTS = 8
-STEPS = 800
+STEPS = 1400
 DECODER_STEPS = 1500
-"""With 300, and 400 of pre-training, nothing was copied from a list yet (LOG.md)."""
 ROWS = {
-    "fresh": {"fresh": 0.45, "captions": 0.45, "text": 0.10},
-    "fixed": {"fixed": 0.45, "captions": 0.45, "text": 0.10},
+    "fresh": {"fresh": 0.80, "captions": 0.10, "text": 0.10},
+    "fixed": {"fixed": 0.80, "captions": 0.10, "text": 0.10},
     "captions only": {"captions": 0.90, "text": 0.10},
 }
 """Row -> weights of its sources."""
+WITHDRAWN = (
+    "2026-11-29, 210 names on pages, 4 tokens, seeds 41 to 46: never run, as a trial"
+    " with seed 7 had stayed at chance (LOG.md)",
+)
+"""The design that these lessons replace."""
 
 
 def _prepare(folder: Path) -> None:
@@ -61,12 +66,16 @@ def in_context() -> Study:
     return Study(
         title="In-context learning",
         about="Binding: two characters of alphabets that were never seen, two names,"
-        f" {SHOTS} shots, a forced choice. Induction: the shots tell whether the left"
-        " or the right one of two characters is named. The measure is the mean of the"
+        f" {SHOTS} shots, a forced choice. Induction: the shots tell whether the first"
+        " or the second of two characters is named. The measure is the mean of the"
         " question as it is and with the names traded: it is 0.5 for whoever takes no"
-        " notice of the shots. All rows have the same captions, with fixed names, and"
-        " the same text, lists that give names other names. Language model:"
-        f" {DECODER_STEPS:,} steps; pre-training: {STEPS}.",
+        " notice of the shots. Fresh pages: seven in ten give two characters two of 20"
+        " names, drawn anew for each page, the others have a rule of their own; fixed"
+        " pages: the same 20 names and each character always its own, and always the"
+        " first rule. All rows have the same captions, with names that are on no page"
+        " of binding, and the same text, lists that give the 20 names one another. A"
+        f" picture is one token. Language model: {DECODER_STEPS:,} steps; pre-training:"
+        f" {STEPS:,}.",
         rows=rows,
         measures={task: _both_ways(task) for task in TASKS}
         | {
@@ -85,6 +94,7 @@ def in_context() -> Study:
                     {"fresh": 1.0, other: -1.0}
                     for other in ("fixed", "captions only")
                 ),
+                earlier=WITHDRAWN,
             )
             for task in TASKS
         ),
@@ -110,6 +120,14 @@ def _both_ways(task: str) -> Measure:
     )
 
 
+def _vit() -> ViT.Config:
+    """Half as deep and wide as the demo's: drawings ask for less, and a step has
+    hundreds of them."""
+    return replace(
+        miniature_encoder().model.encoder, depth=2, dim=64, num_heads=2
+    )
+
+
 def _data(plan: StudyPlan) -> Path:
     return plan.folder / "characters"
 
@@ -128,7 +146,7 @@ def _pretrain(
     plan: StudyPlan, seed: int, weights: dict[str, float]
 ) -> MM1TrainerConfig:
     encoder = without_workers(miniature_encoder(), seed)
-    encoder.model.encoder = small_vit()
+    encoder.model.encoder = _vit()
     encoder.loader.sources = (str(_data(plan) / "captions"),)
     encoder.benchmarks = {}
     decoder = without_workers(miniature_decoder(), seed)
@@ -137,9 +155,10 @@ def _pretrain(
     decoder.benchmarks = {}
     run = without_workers(miniature_pretrain(), seed)
     run.steps = STEPS
-    run.model.encoder = small_vit()
-    run.model.connector = AveragePool.Config(num_tokens=4)
+    run.model.encoder = _vit()
+    run.model.connector = AveragePool.Config(num_tokens=1)
     run.loader = _loader(plan, run.loader, weights)
+    run.loader.max_images = 96
     run.init = {
         "encoder": plan.add("encoder", encoder),
         "decoder": plan.add("decoder", decoder),

@@ -33,7 +33,7 @@ NUM_EPISODES = 200
 
 
 class InContext(Benchmark):
-    EXAMPLE = Episode((Item(PIXEL, "zun", ("bab", "zun"), 1, 1),))
+    EXAMPLE = Episode((Item((PIXEL,), "zun", ("bab", "zun"), 1),))
 
     metric = "exact match"
     chance = 0.5
@@ -117,5 +117,5 @@ class InContext(Benchmark):
 
 
 def _question(item: Item, episode: Episode) -> Question:
-    image = Image(item.png, item.width, item.height)
-    return Question(Document((image,)), (item.name,), episode.id, item.choices)
+    images = tuple(Image(png, item.side, item.side) for png in item.pngs)
+    return Question(Document(images), (item.name,), episode.id, item.choices)

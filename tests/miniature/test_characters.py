@@ -15,10 +15,13 @@ from mm1.miniature.characters import prepared
 from mm1.miniature.characters.episodes import (
     HELD_OUT,
     NAMES,
+    NUM_PAGE_NAMES,
+    PAGE_NAMES,
     Episode,
     binding_episode,
     fixed_episode,
     fixed_names,
+    fixed_page_names,
     rule_episode,
     split_drawings,
 )
@@ -84,11 +87,11 @@ def test_alphabets_of_both_files_are_no_test(folder: Path) -> None:
 
 def test_a_page_that_may_teach_has_names_of_its_own(folder: Path) -> None:
     characters = train(folder)
-    called = fixed_names(characters)
+    called = fixed_page_names(characters)
     fresh = set()
     for seed in range(30):
         made = binding_episode(characters, np.random.default_rng(seed), 8)
-        by_drawing = {item.png: item.name for item in made.items}
+        by_drawing = {item.pngs[0]: item.name for item in made.items}
         for character, drawings in characters.items():
             shown = {by_drawing[png] for png in drawings if png in by_drawing}
             assert len(shown) <= 1
@@ -96,11 +99,25 @@ def test_a_page_that_may_teach_has_names_of_its_own(folder: Path) -> None:
         fixed = fixed_episode(characters, np.random.default_rng(seed), 8)
         for item in fixed.items:
             owner = next(
-                c for c, each in characters.items() if item.png in each
+                c for c, each in characters.items() if item.pngs[0] in each
             )
             assert item.name == called[owner]
     assert len(fresh) > 40
+    assert {name for _, name in fresh} <= set(PAGE_NAMES)
+
+
+def test_names_of_pages_are_no_names_of_captions(folder: Path) -> None:
     assert len(NAMES) == len(set(NAMES)) > 200
+    assert len(set(PAGE_NAMES)) == NUM_PAGE_NAMES
+    many = {str(i): (b"",) for i in range(len(NAMES) - NUM_PAGE_NAMES)}
+    assert not set(fixed_names(many).values()) & set(PAGE_NAMES)
+    with pytest.raises(ValueError, match="191 characters, but 190 names"):
+        fixed_names(many | {"more": (b"",)})
+    # several characters share a name: never two of one page
+    two = dict.fromkeys(list(many)[: NUM_PAGE_NAMES + 2], (b"a", b"b"))
+    for seed in range(200):
+        made = fixed_episode(two, np.random.default_rng(seed), 2)
+        assert len(set(made.items[0].choices)) == 2
 
 
 def test_paired_shots_show_both_and_a_page_any(folder: Path) -> None:
@@ -125,16 +142,21 @@ def test_paired_shots_show_both_and_a_page_any(folder: Path) -> None:
     assert len(orders) > 1
 
 
-def test_a_rule_names_one_side_all_along(folder: Path) -> None:
+def test_a_rule_names_one_of_two_all_along(folder: Path) -> None:
     characters = train(folder)
     for seed in range(10):
         made = rule_episode(characters, np.random.default_rng(seed), 6)
-        sides = {item.choices.index(item.name) for item in made.items}
-        assert len(sides) == 1
-    left = rule_episode(characters, np.random.default_rng(0), 6, rule=0)
-    assert all(item.name == item.choices[0] for item in left.items)
-    with Pillow.open(io.BytesIO(left.items[0].png)) as image:
-        assert image.size == (210, 105)
+        named = {item.choices.index(item.name) for item in made.items}
+        assert len(named) == 1
+    first = rule_episode(characters, np.random.default_rng(0), 6, rule=0)
+    assert all(item.name == item.choices[0] for item in first.items)
+    called = fixed_names(characters)
+    for item in first.items:
+        for png, name in zip(item.pngs, item.choices, strict=True):
+            assert any(
+                png in drawings and called[key] == name
+                for key, drawings in characters.items()
+            )
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +200,7 @@ def test_the_test_shows_no_drawing_of_training(folder: Path) -> None:
     trained = {png for each in shown.values() for png in each}
     binding = InContext.Config(folder=str(folder)).build()
     for record in binding.test[:20]:
-        assert not trained & {item.png for item in record.items}
+        assert not trained & {png for item in record.items for png in item.pngs}
     question, prompt = binding.question_and_prompt(3, 2, 0)
     assert set(words(prompt)) == set(question.choices)
     assert len({image.data for image in prompt.images}) == 3

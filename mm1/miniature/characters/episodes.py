@@ -2,22 +2,20 @@
 
 binding     <i> zub <i> mok <i> mok ... <i> -> ?   two characters, two names that are
                                                    theirs in this episode alone
-induction   <ij> mok <kl> pex ... <mn> -> ?        two characters side by side; the rule
-                                                   of the episode is to name the left
-                                                   one, or the right one
+induction   <i> <j> mok <k> <l> pex ... <m> <n> -> ?   two characters; the rule of the
+                                                   episode is to name the first, or the
+                                                   second
 
 The characters of binding are of alphabets never seen. Those of induction have been
 seen, with fixed names, but not these drawings: to name one is not the question, which
 one is. Names trade places in an episode if its rule, or its binding, is the other one.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image as Pillow
 
 from mm1.miniature.characters.omniglot import SIDE, Characters
 
@@ -26,7 +24,11 @@ TASKS: tuple[InContextTask, ...] = ("binding", "induction")
 NAMES = tuple(
     f"{a}{b}{c}" for a in "bdfgklmnprstvz" for b in "aeiou" for c in "bkn"
 )
-"""210 names, a token each; characters have fixed ones in captions."""
+"""210 names, a token each; the first are those of the characters in captions."""
+NUM_PAGE_NAMES = 20
+PAGE_NAMES = NAMES[-NUM_PAGE_NAMES:]
+"""Those that pages and questions of binding, and lists, give. Few, so that each is
+bound often; none is a character's own in captions."""
 HELD_OUT = 4
 """Drawings of each training character that only the test shows."""
 MAX_SHOTS = 16
@@ -34,15 +36,14 @@ MAX_SHOTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture with its name in an episode."""
+    """A picture, or two, with a name in an episode."""
 
-    png: bytes
+    pngs: tuple[bytes, ...]
     name: str
     choices: tuple[str, ...]
     """The names that it could have: the episode's two, or those of its two
     characters."""
-    width: int = SIDE
-    height: int = SIDE
+    side: int = SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,25 @@ class Episode:
 
 
 def fixed_names(characters: Characters) -> dict[str, str]:
-    """Character -> the name that captions and fixed pages call it."""
-    return dict(zip(characters, NAMES, strict=False))
+    """Character -> the name that captions call it.
+
+    Raises:
+        ValueError: there are more characters than names.
+    """
+    names = NAMES[:-NUM_PAGE_NAMES]
+    if len(characters) > len(names):
+        raise ValueError(
+            f"{len(characters)} characters, but {len(names)} names"
+        )
+    return dict(zip(characters, names, strict=False))
+
+
+def fixed_page_names(characters: Characters) -> dict[str, str]:
+    """Character -> the name that it has on each of the fixed pages; several share
+    one."""
+    return {
+        key: PAGE_NAMES[i % NUM_PAGE_NAMES] for i, key in enumerate(characters)
+    }
 
 
 def binding_episode(
@@ -69,22 +87,27 @@ def binding_episode(
     picture."""
     keys = list(characters)
     pair = [keys[i] for i in rng.permutation(len(keys))[:2]]
-    one, two = rng.permutation(len(NAMES))[:2]
+    one, two = rng.permutation(NUM_PAGE_NAMES)[:2]
     order = rng.integers(2, size=num)
     if paired:
         pairs = [rng.permutation(2) for _ in range(num // 2)]
         order[: 2 * len(pairs)] = np.concatenate(pairs)
-    return _episode(characters, pair, (NAMES[one], NAMES[two]), order, rng)
+    names = (PAGE_NAMES[one], PAGE_NAMES[two])
+    return _episode(characters, pair, names, order, rng)
 
 
 def fixed_episode(
     characters: Characters, rng: np.random.Generator, num: int
 ) -> Episode:
-    """The same with the characters' fixed names: nothing to learn from the page."""
+    """The same with names that are fixed for each character: nothing to learn from the
+    page."""
+    called = fixed_page_names(characters)
     keys = list(characters)
-    pair = [keys[i] for i in rng.permutation(len(keys))[:2]]
-    called = fixed_names(characters)
-    names = (called[pair[0]], called[pair[1]])
+    order = [keys[i] for i in rng.permutation(len(keys))]
+    first = order[0]
+    second = next(key for key in order if called[key] != called[first])
+    pair = (first, second)
+    names = (called[first], called[second])
     return _episode(characters, pair, names, rng.integers(2, size=num), rng)
 
 
@@ -95,28 +118,18 @@ def rule_episode(
     *,
     rule: int | None = None,
 ) -> Episode:
-    """`num` pairs of characters, of which one side is named: 0 is left, 1 is right,
+    """`num` pairs of characters, of which one is named: 0 is the first, 1 the second,
     None is drawn."""
     keys = list(characters)
     called = fixed_names(characters)
-    side = int(rng.integers(2)) if rule is None else rule
+    named = int(rng.integers(2)) if rule is None else rule
     items = []
     for _ in range(num):
         pair = [keys[i] for i in rng.permutation(len(keys))[:2]]
         both = (called[pair[0]], called[pair[1]])
-        drawings = [_any(characters[key], rng) for key in pair]
-        items.append(Item(side_by_side(drawings), both[side], both, 2 * SIDE))
+        pngs = tuple(_any(characters[key], rng) for key in pair)
+        items.append(Item(pngs, both[named], both))
     return Episode(tuple(items))
-
-
-def side_by_side(drawings: Sequence[bytes]) -> bytes:
-    """One picture of two, left and right; the encoder sees it squashed."""
-    canvas = Pillow.new("1", (SIDE * len(drawings), SIDE), 1)
-    for i, png in enumerate(drawings):
-        canvas.paste(Pillow.open(io.BytesIO(png)), (i * SIDE, 0))
-    file = io.BytesIO()
-    canvas.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def split_drawings(characters: Characters) -> tuple[Characters, Characters]:
@@ -141,7 +154,7 @@ def _episode(
         queue = queues[which]
         drawing = queue.pop() if queue else 0
         png = characters[pair[which]][drawing]
-        items.append(Item(png, names[which], names))
+        items.append(Item((png,), names[which], names))
     return Episode(tuple(items))
 
 

@@ -4,9 +4,10 @@ train.zip  test.zip     the drawings
 raw/                    captions and pages as raw files
 tokenizer.json          one token for each name
 captions/               a drawing and the fixed name of its character
-fresh/                  pages that may teach: two names that are new on each page, or a
-                        rule that is the page's own
-fixed/                  pages that may not: fixed names, and always the left one
+fresh/                  pages that may teach: seven in ten give two characters names
+                        that are theirs on this page alone, the others have a rule of
+                        their own
+fixed/                  pages that may not: fixed names, and always the first one
 text/                   lists that give names other names, as in the miniature world
 """
 
@@ -21,6 +22,7 @@ from mm1.data.tokenizer import train_tokenizer
 from mm1.files import atomic_path
 from mm1.miniature.characters.episodes import (
     NAMES,
+    PAGE_NAMES,
     Episode,
     binding_episode,
     fixed_episode,
@@ -40,9 +42,11 @@ from mm1.prepare.sources.interleaved import Interleaved
 from mm1.prepare.sources.text import Texts
 
 SEED = 0
-NUM_PAGES = 6_000
-NUM_TEXTS = 6_000
-ITEMS = (4, 13)
+NUM_PAGES = 24_000
+NUM_TEXTS = 80_000
+BINDING = 0.7
+"""Of the pages."""
+ITEMS = (6, 13)
 """Pictures of a page: from, to below."""
 
 
@@ -88,15 +92,16 @@ def prepare_characters(folder: Path) -> None:
 
 
 def _fresh(characters: Characters, rng: np.random.Generator) -> Episode:
-    make = (binding_episode, rule_episode)[int(rng.integers(2))]
+    make = binding_episode if rng.random() < BINDING else rule_episode
     return make(characters, rng, int(rng.integers(*ITEMS)))
 
 
 def _fixed(characters: Characters, rng: np.random.Generator) -> Episode:
+    binding = rng.random() < BINDING
     num = int(rng.integers(*ITEMS))
-    if rng.integers(2):
-        return rule_episode(characters, rng, num, rule=0)
-    return fixed_episode(characters, rng, num)
+    if binding:
+        return fixed_episode(characters, rng, num)
+    return rule_episode(characters, rng, num, rule=0)
 
 
 def _write_captions(folder: Path, characters: Characters) -> None:
@@ -126,8 +131,8 @@ def _write_pages(
             images: list[bytes | None] = []
             texts: list[str | None] = []
             for item in episode.items:
-                images += [item.png, None]
-                texts += [None, item.name]
+                images += [*item.pngs, None]
+                texts += [*(None for _ in item.pngs), item.name]
             yield {"images": images, "texts": texts}
 
     _write_parquet(folder, rows())
@@ -154,7 +159,8 @@ def _write_texts(folder: Path) -> None:
     for n in range(NUM_TEXTS):
         rng = np.random.default_rng((SEED, n, 1))
         num = int(rng.integers(2, 5))
-        words = [NAMES[i] for i in rng.permutation(len(NAMES))[: 2 * num]]
+        order = rng.permutation(len(PAGE_NAMES))
+        words = [PAGE_NAMES[i] for i in order[: 2 * num]]
         items = rng.integers(num, size=int(rng.integers(6, 15)))
         said = [words[2 * i + side] for i in items for side in (0, 1)]
         lines.append(json.dumps({"text": " ".join(said)}) + "\n")
