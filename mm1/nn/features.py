@@ -14,7 +14,13 @@ from mm1.nn.vit import ViT
 
 
 class NotTrainable(UserError, TypeError):
-    """A model without a loss was asked for its losses."""
+    """A model without a loss was to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an encoder alone has no loss: start a model that has one from it, "
+            "as in `mm1 train clip_small init.encoder=RUN --out DIR`"
+        )
 
 
 class Features(Model):
@@ -41,10 +47,7 @@ class Features(Model):
 
     def forward(self, batch: Any) -> Losses:
         """Raises NotTrainable."""
-        raise NotTrainable(
-            "an encoder alone has no loss: start a model that has one from it, "
-            "as in `mm1 train clip_small init.encoder=RUN --out DIR`"
-        )
+        raise NotTrainable
 
     def encode_patches(
         self, images: UInt8[Tensor, "N 3 H W"]

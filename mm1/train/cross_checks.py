@@ -4,6 +4,7 @@ from typing import Any
 
 from mm1.config import ConfigError, check_ranges
 from mm1.dist import say
+from mm1.nn.features import Features, NotTrainable
 from mm1.runs.trackers import check_trackers
 
 
@@ -14,7 +15,10 @@ def check_together(config: Any) -> None:
     Raises:
         ConfigError: a number is out of range, a tracker is not installed, weights would
             not survive their decay, or captions are too long for the model.
+        NotTrainable: the model has no loss.
     """
+    if isinstance(config.model, Features.Config):
+        raise NotTrainable
     check_ranges(config)
     if config.steps == 0:  # what an import says of its weights
         raise ConfigError(
