@@ -29,6 +29,42 @@ def test_overrides_may_stand_before_and_after_options(
 
 
 @pytest.mark.parametrize(
+    ("command", "option", "values"),
+    [
+        (
+            "mm1 study mixture --out x --seeds 1 2 STAGE:steps=3",
+            "seeds",
+            [1, 2],
+        ),
+        (
+            "mm1 study lr-law --fit x --predict 2e9 3 steps=3",
+            "predict",
+            [2e9, 3],
+        ),
+        ("mm1 eval runs/x --shots 0 4 batch=3", "shots", [0, 4]),
+        ("mm1 eval runs/x --benchmarks coco batch=3", "benchmarks", ["coco"]),
+    ],
+)
+def test_overrides_may_follow_an_option_of_several_values(
+    command: str,
+    option: str,
+    values: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = command.split()
+    monkeypatch.setattr("sys.argv", words)
+    arguments = cli.parse_arguments()
+    assert getattr(arguments, option) == values
+    assert arguments.overrides == words[-1:]
+    if option in ("seeds", "shots"):
+        monkeypatch.setattr("sys.argv", [*words[:-2], "two"])
+        with pytest.raises(SystemExit):
+            cli.parse_arguments()
+        assert "invalid int value: 'two'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "mm1 prepare text raw/day=1 more source.field=body --out x --tokenizer t"

@@ -90,10 +90,11 @@ def parse_arguments() -> argparse.Namespace:
         if overrides is None or not is_override(other):
             parser.error(f"unrecognized arguments: {other}")
         overrides.append(other)
-    for name in ("names", "paths"):
+    for name in ("names", "paths", "benchmarks", "seeds", "shots", "predict"):
         if overrides is not None and (words := getattr(arguments, name, None)):
-            overrides[:0] = filter(is_override, words)
-            words[:] = [word for word in words if not is_override(word)]
+            mixed = [w for w in words if isinstance(w, str) and is_override(w)]
+            overrides[:0] = mixed
+            words[:] = [word for word in words if word not in mixed]
             if not words:
                 parser.error(f"nothing but overrides: {' '.join(overrides)}")
     set_verbosity(arguments)

@@ -97,6 +97,16 @@ def is_override(word: str) -> bool:
     return bool(equals) and "/" not in key and not key.startswith("-")
 
 
+def or_override(number: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type of an option that takes several numbers, which overrides may follow."""
+
+    def parse(word: str) -> Any:
+        return word if is_override(word) else number(word)
+
+    parse.__name__ = number.__name__  # argparse names it in its error
+    return parse
+
+
 def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",

@@ -12,6 +12,7 @@ from mm1.cli.arguments import (
     add_overrides,
     add_quantize,
     add_trust,
+    or_override,
 )
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def add_run_commands(commands: "Commands") -> None:
     parser.add_argument(
         "--shots",
         nargs="+",
-        type=int,
+        type=or_override(int),
         metavar="N",
         help="numbers of demonstrations in the prompt (default: the run's)",
     )

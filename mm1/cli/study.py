@@ -13,6 +13,7 @@ from mm1.cli.arguments import (
     add_overrides,
     add_trust,
     named_values,
+    or_override,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_study_command(commands: "Commands") -> None:
     add(
         "--seeds",
         nargs="+",
-        type=int,
+        type=or_override(int),
         metavar="N",
         help="every run is trained once with each (default: those that a study is"
         " stated for, else 0 1 2)",
@@ -100,7 +101,7 @@ def add_study_command(commands: "Commands") -> None:
     )
     law.add_argument(
         "--predict",
-        type=float,
+        type=or_override(float),
         nargs="+",
         default=[],
         metavar="PARAMS",
