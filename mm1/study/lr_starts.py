@@ -151,7 +151,7 @@ def _best(points: Sequence[Point]) -> Optimum | None:
 def describe_effects(result: StartResult) -> str:
     """A line for each size."""
     first, second = result.search.starts
-    lines = [f"parameters   {first}   {second}   ratio, 95%   verdict"]
+    lines = [f"parameters   {first}   {second}   ratio, 95%   p   verdict"]
     lines += ["   ".join(row) for row in _effect_rows(result)]
     return "\n".join(lines)
 
@@ -167,6 +167,9 @@ def _effect_rows(result: StartResult) -> list[tuple[str, ...]]:
                 count(effect.params),
                 *rates,
                 _ratio(effect.log_ratio),
+                NOTHING
+                if effect.verdict == "no test"
+                else f"{effect.adjusted:.2g}",
                 effect.verdict,
             )
         )
@@ -192,8 +195,10 @@ def write_start_page(result: StartResult, folder: Path) -> Path:
         f"Best rate, {first}",
         f"Best rate, {second}",
         "Second / first, 95%",
-        "Verdict, corrected",
+        "p, corrected",
+        "Verdict",
     )
+    seeds = sorted({each.seed for _, _, own in result.grids for each in own})
     charts = [
         loss_chart(f"{count(size)}, {start}", points, best)
         for size, start, points in result.grids
@@ -207,8 +212,10 @@ def write_start_page(result: StartResult, folder: Path) -> Path:
         ),
         section(
             "Does the start move the best rate?",
-            table(columns, _effect_rows(result), numbers=(1, 2)),
-            note=f"Every grid began at {search.guess:.3g}, whatever the size or start.",
+            table(columns, _effect_rows(result), numbers=(1, 2, 4)),
+            note=f"Every grid began at {search.guess:.3g}, whatever the size or start."
+            f" Seeds: {', '.join(map(str, seeds))}. The correction is Holm's, over the"
+            " sizes.",
         ),
         section("Each grid", card_grid(*charts), note=LOSSES_NOTE),
     )

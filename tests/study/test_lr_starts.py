@@ -99,10 +99,15 @@ def test_sizes_are_crossed_with_starts(
         assert effect.verdict == "moved"
     points = read_points(tmp_path / "starts-twice-as-wide.csv")
     assert {point.params for point in points} == {10.0, 40.0}
-    assert "x 0.57 (0.57 to 0.57, 2 seeds)   moved" in describe_effects(result)
+    p = f"{result.effects[0].adjusted:.2g}"
+    assert f"x 0.57 (0.57 to 0.57, 2 seeds)   {p}   moved" in describe_effects(
+        result
+    )
     page = write_start_page(result, tmp_path).read_text()
     assert page.count("<svg") == 4
     assert "began at 0.05" in page
+    assert "Seeds: 0, 1." in page
+    assert f">{p}<" in page
 
 
 def test_both_sizes_start_at_the_same_two_rates(tmp_path: Path) -> None:
