@@ -38,6 +38,7 @@ from mm1.train.accumulation import accumulate_gradients, count_targets
 from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.agreement import check_ranks_agree
 from mm1.train.build_model import build_on_meta, fill_weights
+from mm1.train.centering import center_features, check_centering
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
@@ -91,6 +92,9 @@ class Trainer(Configurable):
         "runs/clip"}`; "random", or no entry: from scratch."""
         frozen: tuple[str, ...] = ()
         """Parts that are not trained."""
+        center_features: bool = False
+        """Begin with features whose mean over the images of the first step is zero (see
+        `mm1.train.centering`)."""
         lora: Lora.Config | None = None
         """Adapters that are trained in place of parts' weights: `lora=lora`."""
         precision: Literal["fp32", "bf16"] = "bf16"
@@ -178,6 +182,8 @@ class Trainer(Configurable):
         self.benchmarks: dict[str, Evaluator] = build_benchmarks(
             config.benchmarks, self.model, config.shots
         )
+        if config.center_features:
+            check_centering(self.model)
         self.compiled: CompiledUnits | None = parallelize(
             self.model,
             self.layout,
@@ -328,6 +334,8 @@ class Trainer(Configurable):
         """
         with self.reporter.throughput.waiting_for_ranks():
             num_targets = count_targets(data.micro_batches, self.shutdown)
+        if self.step == 0 and self.config.center_features:
+            center_features(self.model, data.micro_batches, self.device)
         # What a step draws at random depends on (seed, step, data rank) alone: there is
         # no random state to save.
         torch.manual_seed(
