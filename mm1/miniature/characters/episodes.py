@@ -115,14 +115,12 @@ def rule_episode(
     characters: Characters,
     rng: np.random.Generator,
     num: int,
-    *,
-    rule: int | None = None,
 ) -> Episode:
-    """`num` pairs of characters, of which one is named: 0 is the first, 1 the second,
-    None is drawn."""
+    """`num` pairs of characters, of which always the first is named, or always the
+    second."""
     keys = list(characters)
     called = fixed_names(characters)
-    named = int(rng.integers(2)) if rule is None else rule
+    named = int(rng.integers(2))
     items = []
     for _ in range(num):
         pair = [keys[i] for i in rng.permutation(len(keys))[:2]]

@@ -4,10 +4,10 @@ train.zip  test.zip     the drawings
 raw/                    captions and pages as raw files
 tokenizer.json          one token for each name
 captions/               a drawing and the fixed name of its character
-fresh/                  pages that may teach: seven in ten give two characters names
-                        that are theirs on this page alone, the others have a rule of
-                        their own
-fixed/                  pages that may not: fixed names, and always the first one
+fresh/                  pages of binding: two characters with names that are theirs on
+                        this page alone
+fixed/                  the same, but each character has one name on all pages
+rules/                  pages of induction: each has a rule of its own
 text/                   lists that give names other names, as in the miniature world
 """
 
@@ -44,10 +44,13 @@ from mm1.prepare.sources.text import Texts
 SEED = 0
 NUM_PAGES = 24_000
 NUM_TEXTS = 80_000
-BINDING = 0.7
-"""Of the pages."""
 ITEMS = (6, 13)
-"""Pictures of a page: from, to below."""
+"""Pictures, or pairs of them, of a page: from, to below."""
+PAGES = {
+    "fresh": binding_episode,
+    "fixed": fixed_episode,
+    "rules": rule_episode,
+}
 
 
 def prepare_characters(folder: Path) -> None:
@@ -67,7 +70,7 @@ def prepare_characters(folder: Path) -> None:
     if not raw.exists():
         with atomic_path(raw) as path:
             _write_captions(path / "captions", characters)
-            for name, page in (("fresh", _fresh), ("fixed", _fixed)):
+            for name, page in PAGES.items():
                 _write_pages(path / name, characters, page)
             _write_texts(path / "text")
     tokenizer = folder / "tokenizer.json"
@@ -77,8 +80,7 @@ def prepare_characters(folder: Path) -> None:
         )
     sources: dict[str, type[Source]] = {
         "captions": Interleaved,
-        "fresh": Interleaved,
-        "fixed": Interleaved,
+        **dict.fromkeys(PAGES, Interleaved),
         "text": Texts,
     }
     for name, source in sources.items():
@@ -89,19 +91,6 @@ def prepare_characters(folder: Path) -> None:
             validation_by="image" if name != "text" else "text",
         )
         prepare(config, [raw / name], folder / name, tokenizer)
-
-
-def _fresh(characters: Characters, rng: np.random.Generator) -> Episode:
-    make = binding_episode if rng.random() < BINDING else rule_episode
-    return make(characters, rng, int(rng.integers(*ITEMS)))
-
-
-def _fixed(characters: Characters, rng: np.random.Generator) -> Episode:
-    binding = rng.random() < BINDING
-    num = int(rng.integers(*ITEMS))
-    if binding:
-        return fixed_episode(characters, rng, num)
-    return rule_episode(characters, rng, num, rule=0)
 
 
 def _write_captions(folder: Path, characters: Characters) -> None:
@@ -123,11 +112,12 @@ def _write_captions(folder: Path, characters: Characters) -> None:
 def _write_pages(
     folder: Path,
     characters: Characters,
-    page: Callable[[Characters, np.random.Generator], Episode],
+    page: Callable[[Characters, np.random.Generator, int], Episode],
 ) -> None:
     def rows() -> Iterator[dict]:
         for n in range(NUM_PAGES):
-            episode = page(characters, np.random.default_rng((SEED, n)))
+            rng = np.random.default_rng((SEED, n))
+            episode = page(characters, rng, int(rng.integers(*ITEMS)))
             images: list[bytes | None] = []
             texts: list[str | None] = []
             for item in episode.items:
