@@ -80,13 +80,9 @@ def write_run(
     write_tokenizer(folder, vocabulary.text, vocabulary.special_tokens)
     # It may be damaged, or a stranger's.
     Tokenizer.Config(path=str(folder)).build()
-    params = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in model.parts().items()
-    }
     summary = {
         "model": configs.path_of(source.model),
-        "params": params,
+        "params": model.num_params(),
         "steps": 0,
         "data": {},
         "origin": origin.describe() | {"family": source.family},

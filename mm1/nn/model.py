@@ -128,6 +128,13 @@ class Model(Module):
         """
         raise NotImplementedError
 
+    def num_params(self) -> dict[str, int]:
+        """Of each part."""
+        return {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in self.parts().items()
+        }
+
     def units(self) -> Sequence[nn.Module]:
         """Modules to shard, checkpoint and compile, in the order of execution."""
         raise NotImplementedError

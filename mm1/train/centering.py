@@ -20,11 +20,11 @@ from mm1.nn.mm1 import MM1
 from mm1.nn.model import Model
 
 
-def check_centering(model: Model) -> None:
+def check_centering(model: Model.Config) -> None:
     """Raises ConfigError unless the model has an encoder whose last norm has a bias."""
-    if not isinstance(model, MM1):
+    if not isinstance(model, MM1.Config):
         raise ConfigError("center_features=True needs a model with a connector")
-    if _bias(model) is None:
+    if model.encoder.norm == "rms":
         raise ConfigError(
             "center_features=True needs a bias in the encoder's last norm, and"
             " model.encoder.norm=rms has none"
@@ -66,14 +66,9 @@ def center_features(
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # else the next forward has the weights of this one
-    bias = _bias(model)
-    assert bias is not None
+    bias = model.encoder.norm.bias
+    assert isinstance(bias, Tensor)
     mean = (total[:-1] / total[-1]).to(bias.device, bias.dtype)
     if isinstance(bias, DTensor):
         mean = distribute_tensor(mean, bias.device_mesh, bias.placements)
     bias.sub_(mean)
-
-
-def _bias(model: MM1) -> Tensor | None:
-    """None: the norm is an RMSNorm."""
-    return getattr(model.encoder.norm, "bias", None)

@@ -6,6 +6,7 @@ from mm1.config import ConfigError, check_ranges
 from mm1.dist import say
 from mm1.nn.features import Features, NotTrainable
 from mm1.runs.trackers import check_trackers
+from mm1.train.centering import check_centering
 
 
 def check_together(config: Any) -> None:
@@ -14,7 +15,8 @@ def check_together(config: Any) -> None:
 
     Raises:
         ConfigError: a number is out of range, a tracker is not installed, weights would
-            not survive their decay, or captions are too long for the model.
+            not survive their decay, captions are too long for the model, or it has no
+            features that could be centred.
         NotTrainable: the model has no loss.
     """
     if isinstance(config.model, Features.Config):
@@ -29,6 +31,8 @@ def check_together(config: Any) -> None:
             f"layout.tensor={config.layout.tensor} shares no adapters: set"
             " layout.tensor=1 to train with lora"
         )
+    if config.center_features:
+        check_centering(config.model)
     check_trackers(config.trackers)
     _check_decay(config.optimizer)
     warmup = config.scheduler.warmup_steps

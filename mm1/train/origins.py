@@ -36,6 +36,7 @@ FIXED = {
     "optimizer": _IN_CHECKPOINTS,
     "init": _WEIGHTS,
     "init.": _WEIGHTS,
+    "center_features": _WEIGHTS,
     "loader": "the position in the data is another loader's",
     "seed": "the order of the data depends on it",
     "tokenizer.": "the run keeps its own tokenizer",

@@ -25,11 +25,7 @@ from mm1.nn.model import Model
 from mm1.peers import TRAINING, WAITING_FOR_DATA
 from mm1.progress import ProgressBar
 from mm1.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
-from mm1.runs.description import (
-    write_config,
-    write_summary,
-    write_tokenizer,
-)
+from mm1.runs.description import write_config, write_summary, write_tokenizer
 from mm1.runs.layout import resume_command
 from mm1.runs.metrics_log import MetricsLog
 from mm1.runs.trackers import TrackerName
@@ -38,7 +34,7 @@ from mm1.train.accumulation import accumulate_gradients, count_targets
 from mm1.train.activation_checkpointing import ActivationCheckpointing
 from mm1.train.agreement import check_ranks_agree
 from mm1.train.build_model import build_on_meta, fill_weights
-from mm1.train.centering import center_features, check_centering
+from mm1.train.centering import center_features
 from mm1.train.checkpoint import Checkpoints
 from mm1.train.compilation import CompiledUnits
 from mm1.train.cross_checks import check_together
@@ -169,10 +165,7 @@ class Trainer(Configurable):
             lora=self.lora,
             frozen=config.frozen,
         )
-        self.params: dict[str, int] = {
-            name: sum(p.numel() for p in part.parameters())
-            for name, part in self.model.parts().items()
-        }
+        self.params: dict[str, int] = self.model.num_params()
         self.renderer: Renderer = make_renderer(
             self.model, self.tokenizer, config.loader
         )
@@ -182,8 +175,6 @@ class Trainer(Configurable):
         self.benchmarks: dict[str, Evaluator] = build_benchmarks(
             config.benchmarks, self.model, config.shots
         )
-        if config.center_features:
-            check_centering(self.model)
         self.compiled: CompiledUnits | None = parallelize(
             self.model,
             self.layout,
@@ -234,8 +225,7 @@ class Trainer(Configurable):
         """The first thing that is written: nothing is left that may be refused."""
         self._steps()
         dist.barrier()
-        if dist.rank() == 0:
-            write_config(self.folder, self.config)
+        dist.on_rank_zero(lambda: write_config(self.folder, self.config))
 
     def _steps(self) -> Iterator[StepBatches]:
         """Raises ConfigError for a batch size or data that do not fit."""
@@ -349,12 +339,13 @@ class Trainer(Configurable):
             sync_each_micro_batch=self.config.sync_each_micro_batch,
         ):
             self.reporter.meter.add(losses.means)
-            flops = sum(self.model.flops(batch).values())
-            self.reporter.throughput.flops += flops // self.layout.tensor
-        norm, skipped = self.optimizer.step(
-            self.scheduler.learning_rate(self.step)
+            self.reporter.throughput.flops += (
+                sum(self.model.flops(batch).values()) // self.layout.tensor
+            )
+        self.reporter.add_update(
+            *self.optimizer.step(self.scheduler.learning_rate(self.step)),
+            data.counts,
         )
-        self.reporter.add_update(norm, skipped, data.counts)
         if self.compiled is not None:
             self.compiled.warn_once()
 
@@ -383,9 +374,8 @@ class Trainer(Configurable):
             self.folder, plain_state(self.model, self.lora)
         )
         if self.config.benchmarks:
-            self.model.eval()
             evaluate(
-                TrainedModel(self.model, self.renderer, self.device),
+                TrainedModel(self.model.eval(), self.renderer, self.device),
                 self.benchmarks,
                 self.config.shots,
                 self.folder,

@@ -40,6 +40,7 @@ REFUSED = (
     "init",
     "init.*",
     "frozen",
+    "center_features",
     "seed",
 )
 ACTS: dict[str, tuple[str, str, str]] = {
