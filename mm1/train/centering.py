@@ -1,8 +1,8 @@
 """Features whose mean over images is zero, from the first step on.
 
 All images share the mean of an encoder's features, and a decoder that must tell images
-apart by them, as in-context learning asks, learns it late or not at all: LOG.md,
-2026-11-29. It is taken off the bias of the encoder's last norm, so nothing else
+apart by them, as in-context learning asks, learns it later:
+docs/evidence.md. It is taken off the bias of the encoder's last norm, so nothing else
 changes: neither the architecture, nor checkpoints, nor exports.
 """
 
