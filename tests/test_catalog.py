@@ -32,6 +32,7 @@ FAMILIES = (
     "lessons",
     "miniature_pixels_or_width",
     "in_context",
+    "induction",
     "photographs",
     "photographs_smollm2",
 )

@@ -44,6 +44,9 @@ class InContext(Benchmark):
         folder: str = ""
         """What `prepare_characters` has made."""
         task: InContextTask = "binding"
+        held_out: bool = True
+        """Of induction: whether its drawings are those that no page shows, or those of
+        the pages."""
         restricted: bool = True
         stop: tuple[str, ...] = ()
 
@@ -68,7 +71,7 @@ class InContext(Benchmark):
             )
             make = partial(binding_episode, paired=True)
         else:
-            _, shown = split_drawings(train)
+            shown = split_drawings(train)[self.config.held_out]
             make = rule_episode
         seed = (self.config.seed, TASKS.index(self.config.task))
         episodes = []

@@ -17,16 +17,23 @@ TEST = (
     "The test of every lesson: for each contrast the mean over seeds of the weighted"
     " sum of rows, paired by seed; with its 95% interval by Student's t the lesson"
     " holds if that of each contrast lies above zero, and does not hold if that of one"
-    " lies below (at 95% for all of its contrasts together). The {num} lessons below"
-    " are one family: a verdict counts if its p-value is at most 0.05 after Holm's"
-    " correction."
+    " lies below (at 95% for all of its contrasts together)."
+)
+FAMILY = (
+    " The {num} lessons below are one family: a verdict counts if its p-value is at"
+    " most 0.05 after Holm's correction."
+)
+ALONE = (
+    " The lesson below is alone, so nothing is corrected: a verdict counts if its"
+    " p-value is at most 0.05."
 )
 
 
 def statement(studies: Mapping[str, Study]) -> str:
     """The statement of studies that are judged together, as Markdown."""
     num = sum(len(study.lessons) for study in studies.values())
-    lines = [TEST.format(num=num), ""]
+    family = ALONE if num == 1 else FAMILY.format(num=num)
+    lines = [TEST + family, ""]
     for name, study in studies.items():
         rows = study.rows(StudyPlan(Path("OUT")), study.seeds[0])
         used = dict.fromkeys(lesson.measure for lesson in study.lessons)

@@ -23,6 +23,7 @@ from mm1.miniature.characters.episodes import (
     fixed_episode,
     fixed_names,
     fixed_page_names,
+    rule_characters,
     rule_episode,
     split_drawings,
 )
@@ -154,6 +155,10 @@ def test_a_rule_names_one_of_two_all_along(folder: Path) -> None:
         assert len(named) == 1
         rules |= named
     assert rules == {0, 1}
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        one = rule_episode(characters, rng, 6, rules=(0,))
+        assert {item.choices.index(item.name) for item in one.items} == {0}
     called = fixed_names(characters)
     for item in made.items:
         for png, name in zip(item.pngs, item.choices, strict=True):
@@ -161,6 +166,20 @@ def test_a_rule_names_one_of_two_all_along(folder: Path) -> None:
                 png in drawings and called[key] == name
                 for key, drawings in characters.items()
             )
+
+
+def test_rules_are_about_a_few_characters_of_many_alphabets() -> None:
+    characters = {
+        f"{alphabet}/{number}": (f"{alphabet}{number}".encode(),)
+        for alphabet in "ABCDEFGHIJKL"
+        for number in range(13)
+    }
+    few = rule_characters(characters)
+    assert len(few) == len(set(few)) == 10
+    assert len({key.split("/")[0] for key in few}) >= 9
+    made = rule_episode(characters, np.random.default_rng(0), 500)
+    shown = {png for item in made.items for png in item.pngs}
+    assert shown == {characters[key][0] for key in few}
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +221,17 @@ def test_the_test_shows_no_drawing_of_training(folder: Path) -> None:
     shown, held_out = split_drawings(train(folder))
     assert {len(each) for each in held_out.values()} == {HELD_OUT}
     trained = {png for each in shown.values() for png in each}
+    for new, given in ((True, held_out), (False, shown)):
+        asked = InContext.Config(
+            folder=str(folder), task="induction", held_out=new
+        )
+        drawn = {
+            png
+            for record in asked.build().test
+            for item in record.items
+            for png in item.pngs
+        }
+        assert drawn <= {png for each in given.values() for png in each}
     binding = InContext.Config(folder=str(folder)).build()
     for record in binding.test[:20]:
         assert not trained & {png for item in record.items for png in item.pngs}
@@ -240,10 +270,17 @@ def test_folders_are_prepared_by_the_real_sources(
     monkeypatch.setattr(prepared, "NUM_PAGES", 12)
     monkeypatch.setattr(prepared, "NUM_TEXTS", 12)
     out = tmp_path / "characters"
-    prepared.prepare_characters(out)
-    for name in ("captions", "fresh", "fixed", "rules", "text"):
+    prepared.prepare_characters(out, ("fresh", "fixed"))
+    first = {"captions", "fresh", "fixed", "text"}
+    assert {path.name for path in (out / "raw").iterdir()} == first
+    times = {name: (out / "raw" / name).stat().st_mtime_ns for name in first}
+    # those of another study are added, and the others stay as they are
+    prepared.prepare_characters(out, ("rules", "one_rule"))
+    for name in (*first, "rules", "one_rule"):
         assert (out / name / "manifest.json").is_file()
-    prepared.prepare_characters(out)
+    assert times == {
+        name: (out / "raw" / name).stat().st_mtime_ns for name in first
+    }
 
 
 def test_the_loss_halfway_is_the_first_of_several(tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ def test_a_statement_says_rows_measures_tests_and_seeds() -> None:
         "**level is better.** *score*: (level) - (base).",
     ):
         assert words in text
+    made = results("level").study
+    alone = statement({"one": replace(made, lessons=made.lessons[:1])})
+    assert "The lesson below is alone" in alone
+    assert "family" not in alone
 
 
 def test_other_seeds_than_stated_are_no_test_of_what_was() -> None:

@@ -8,12 +8,14 @@ fresh/                  pages of binding: two characters with names that are the
                         this page alone
 fixed/                  the same, but each character has one name on all pages
 rules/                  pages of induction: each has a rule of its own
+one_rule/               the same, but one rule for all: the first is named
 text/                   lists that give names other names, as in the miniature world
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,16 @@ PAGES = {
     "fresh": binding_episode,
     "fixed": fixed_episode,
     "rules": rule_episode,
+    "one_rule": partial(rule_episode, rules=(0,)),
 }
 
 
-def prepare_characters(folder: Path) -> None:
+def prepare_characters(folder: Path, pages: Sequence[str]) -> None:
     """Copies and prepares what `mm1.miniature.in_context` trains on, unless it exists.
+
+    Args:
+        folder: what is made in it, see above.
+        pages: those of `PAGES` that are needed.
 
     Raises:
         UserError: the drawings are not there.
@@ -67,12 +74,16 @@ def prepare_characters(folder: Path) -> None:
                 shutil.copyfile(file, path)
     characters, _ = split_drawings(read_characters(folder / "train.zip"))
     raw = folder / "raw"
-    if not raw.exists():
-        with atomic_path(raw) as path:
-            _write_captions(path / "captions", characters)
-            for name, page in PAGES.items():
-                _write_pages(path / name, characters, page)
-            _write_texts(path / "text")
+    for name in ("captions", *pages, "text"):
+        if (raw / name).exists():
+            continue
+        with atomic_path(raw / name) as path:
+            if name == "captions":
+                _write_captions(path, characters)
+            elif name == "text":
+                _write_texts(path)
+            else:
+                _write_pages(path, characters, PAGES[name])
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.exists():
         train_tokenizer(
@@ -80,7 +91,7 @@ def prepare_characters(folder: Path) -> None:
         )
     sources: dict[str, type[Source]] = {
         "captions": Interleaved,
-        **dict.fromkeys(PAGES, Interleaved),
+        **dict.fromkeys(pages, Interleaved),
         "text": Texts,
     }
     for name, source in sources.items():
