@@ -1,8 +1,10 @@
 # mm1 without a GPU. From the root of the repository:
 #
 #     docker build --file docker/cpu.Dockerfile --tag mm1 .
-#     docker run --rm --volume "$PWD/runs:/work/runs" mm1 demo
-#     docker run --rm --volume "$PWD/runs:/work/runs" --publish 127.0.0.1:8000:8000 \
+#     mkdir -p runs                      # or Docker makes it, and root alone may write there
+#     docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD/runs:/work/runs" mm1 demo
+#     docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD/runs:/work/runs" \
+#         --publish 127.0.0.1:8000:8000 \
 #         mm1 chat runs/demo/finetune --host 0.0.0.0      # prints the token that the page needs
 #
 # `--build-arg TORCH_INDEX=URL` names PyTorch's index of CPU builds; without it pip takes

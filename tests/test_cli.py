@@ -1,5 +1,6 @@
 """What the command line takes and says."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -208,6 +209,56 @@ def test_ctrl_c_says_whether_to_call_it_again(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 130
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("code", "command", "said"),
+    [
+        (
+            errno.ENOSPC,
+            "prepare text a --out b --tokenizer c",
+            "mm1: b/x: the disk is full, or your share of it: make room; then the same"
+            " command goes on from there\n",
+        ),
+        (
+            errno.EDQUOT,
+            "list connectors",
+            "mm1: b/x: the disk is full, or your share of it: make room\n",
+        ),
+        (
+            errno.EACCES,
+            "list connectors",
+            "mm1: b/x: permission denied: grant it, or name another\n",
+        ),
+        (
+            errno.EROFS,
+            "list connectors",
+            "mm1: b/x: read-only: name another\n",
+        ),
+        (
+            errno.EIO,
+            "list connectors",
+            "mm1: [Errno 5] Input/output error: 'b/x'\n",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_written_has_a_remedy(
+    code: int,
+    command: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*words: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code), "b/x")
+
+    monkeypatch.setattr("mm1.catalog.entries", fail)
+    monkeypatch.setattr("mm1.prepare.pipeline.prepare", fail)
+    monkeypatch.setattr("sys.argv", ["mm1", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
     assert capsys.readouterr().err == said
 
 

@@ -2,6 +2,7 @@
 function; heavy imports wait until that function runs, so that help answers at once."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,8 @@ from mm1.cli.show import add_show_command
 from mm1.cli.study import add_study_command
 from mm1.cli.weights import add_weights_commands
 from mm1.launch.final_exit import end_restarts
+
+GOES_ON = "the same command goes on from there"
 
 
 def main() -> None:
@@ -66,7 +69,8 @@ def main() -> None:
         if getattr(arguments, "verbose", False):
             traceback.print_exc()
         if not getattr(error, "said", False):
-            print(f"mm1: {error}", file=sys.stderr)
+            said = _remedy(error, arguments) or error
+            print(f"mm1: {said}", file=sys.stderr)
         code = getattr(error, "exit_code", 2)
         if isinstance(error, (UserError, FileNotFoundError)):
             end_restarts(code)
@@ -75,9 +79,26 @@ def main() -> None:
 
 def _interrupted(arguments: argparse.Namespace) -> int:
     """Says whether a command that was ended at once can be called again."""
-    again = "; the same command goes on from there" if arguments.resumes else ""
+    again = f"; {GOES_ON}" if arguments.resumes else ""
     print(f"mm1: interrupted{again}", file=sys.stderr)
     return 130
+
+
+def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
+    """What is the matter with a file of this machine, and what to do, or None if the
+    error is of another kind."""
+    if not isinstance(error, OSError) or not error.filename:
+        return None
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            where = "the disk is full, or your share of it: make room"
+            again = f"; then {GOES_ON}" if arguments.resumes else ""
+            return f"{error.filename}: {where}{again}"
+        case errno.EACCES | errno.EPERM:
+            return f"{error.filename}: permission denied: grant it, or name another"
+        case errno.EROFS:
+            return f"{error.filename}: read-only: name another"
+    return None
 
 
 def parse_arguments() -> argparse.Namespace:

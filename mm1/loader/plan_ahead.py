@@ -1,6 +1,5 @@
 """A process that plans ahead: what comes next is ready when it is asked for."""
 
-import atexit
 import os
 import pickle
 import threading
@@ -49,7 +48,6 @@ def plan_ahead(
     )
     process.start()
     sender.close()  # so that the pipe ends with the process
-    atexit.register(process.kill)
     try:
         while True:
             item = _receive(receiver)
@@ -57,7 +55,6 @@ def plan_ahead(
                 raise item.error
             yield item
     finally:
-        atexit.unregister(process.kill)
         process.kill()
         process.join()
         receiver.close()

@@ -1,6 +1,7 @@
 """Worker processes that build batches: a `torch.utils.data.DataLoader` whose batches
 come back through reused shared memory."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,16 @@ def fork_server(module: str) -> ForkServerContext:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Runs before multiprocessing's own, which asks daemons to end by a signal that
+    these take no notice of, and then waits for them: what keeps a loader alive until
+    the end, such as the traceback of an error, would keep the process for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class _WorkerDataset(Dataset):
