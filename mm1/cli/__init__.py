@@ -69,8 +69,7 @@ def main() -> None:
         if getattr(arguments, "verbose", False):
             traceback.print_exc()
         if not getattr(error, "said", False):
-            said = _remedy(error, arguments) or error
-            print(f"mm1: {said}", file=sys.stderr)
+            print(f"mm1: {_remedy(error, arguments) or error}", file=sys.stderr)
         code = getattr(error, "exit_code", 2)
         if isinstance(error, (UserError, FileNotFoundError)):
             end_restarts(code)
