@@ -22,6 +22,8 @@ pytest.importorskip("uvicorn", reason="pip install 'mm1[chat]'")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="pip install playwright"
 )
+# not five seconds: two busy cores take longer to show a picture
+playwright.expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.long
 
 from serving import serving  # noqa: E402
