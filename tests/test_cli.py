@@ -200,16 +200,24 @@ def test_ctrl_c_says_whether_to_call_it_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(*words: object, **options: object) -> None:
-        raise KeyboardInterrupt
+    assert fails(KeyboardInterrupt(), command, monkeypatch) == 130
+    assert capsys.readouterr().err == said
 
-    monkeypatch.setattr("mm1.catalog.entries", interrupt)
-    monkeypatch.setattr("mm1.prepare.pipeline.prepare", interrupt)
+
+def fails(
+    error: BaseException, command: str, monkeypatch: pytest.MonkeyPatch
+) -> object:
+    """The exit code of a command whose work raises the error."""
+
+    def fail(*words: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mm1.catalog.entries", fail)
+    monkeypatch.setattr("mm1.prepare.pipeline.prepare", fail)
     monkeypatch.setattr("sys.argv", ["mm1", *command.split()])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == said
+    return ended.value.code
 
 
 @pytest.mark.parametrize(
@@ -218,23 +226,24 @@ def test_ctrl_c_says_whether_to_call_it_again(
         (
             errno.ENOSPC,
             "prepare text a --out b --tokenizer c",
-            "mm1: b/x: the disk is full, or your share of it: make room; then the same"
+            "mm1: b/x: the disk or your quota is full: make room; then the same"
             " command goes on from there\n",
         ),
         (
             errno.EDQUOT,
             "list connectors",
-            "mm1: b/x: the disk is full, or your share of it: make room\n",
+            "mm1: b/x: the disk or your quota is full: make room\n",
         ),
         (
             errno.EACCES,
             "list connectors",
-            "mm1: b/x: permission denied: grant it, or name another\n",
+            "mm1: b/x: permission denied: change its permissions, or use another"
+            " path\n",
         ),
         (
             errno.EROFS,
             "list connectors",
-            "mm1: b/x: read-only: name another\n",
+            "mm1: b/x: read-only file system: use another path\n",
         ),
         (
             errno.EIO,
@@ -250,16 +259,24 @@ def test_a_file_that_cannot_be_written_has_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*words: object, **options: object) -> None:
-        raise OSError(code, os.strerror(code), "b/x")
-
-    monkeypatch.setattr("mm1.catalog.entries", fail)
-    monkeypatch.setattr("mm1.prepare.pipeline.prepare", fail)
-    monkeypatch.setattr("sys.argv", ["mm1", *command.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+    error = OSError(code, os.strerror(code), "b/x")
+    assert fails(error, command, monkeypatch) == 2
     assert capsys.readouterr().err == said
+
+
+def test_a_full_disk_has_a_remedy_where_no_file_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mm1.cli", "list", "studies"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "mm1: the disk or your quota is full: make room\n"
+    assert (done.returncode, done.stderr.splitlines(keepends=True)[0]) == (
+        2,
+        said,
+    )
 
 
 def test_a_quiet_study_is_a_study() -> None:

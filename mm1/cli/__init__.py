@@ -85,18 +85,20 @@ def _interrupted(arguments: argparse.Namespace) -> int:
 
 def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
     """What is the matter with a file of this machine, and what to do, or None if the
-    error is of another kind."""
-    if not isinstance(error, OSError) or not error.filename:
+    error is of another kind. A write that fails does not say where."""
+    if not isinstance(error, OSError):
         return None
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            where = "the disk is full, or your share of it: make room"
-            again = f"; then {GOES_ON}" if arguments.resumes else ""
-            return f"{error.filename}: {where}{again}"
-        case errno.EACCES | errno.EPERM:
-            return f"{error.filename}: permission denied: grant it, or name another"
-        case errno.EROFS:
-            return f"{error.filename}: read-only: name another"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        again = f"; then {GOES_ON}" if arguments.resumes else ""
+        return f"{where}the disk or your quota is full: make room{again}"
+    if not error.filename:
+        return None
+    if error.errno in (errno.EACCES, errno.EPERM):
+        said = "permission denied: change its permissions, or use another path"
+        return f"{error.filename}: {said}"
+    if error.errno == errno.EROFS:
+        return f"{error.filename}: read-only file system: use another path"
     return None
 
 

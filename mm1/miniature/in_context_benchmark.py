@@ -59,6 +59,11 @@ class InContext(Benchmark):
                 "the shots of in-context learning belong to their question: leave out"
                 " draws, retrieval and same_shots"
             )
+        if config.task == "binding" and not config.held_out:
+            raise ConfigError(
+                "binding asks about characters that no page shows: held_out is for"
+                " induction"
+            )
         if config.task not in TASKS:
             raise ConfigError(f"there is no task {config.task!r}: {TASKS}")
 

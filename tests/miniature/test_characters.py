@@ -257,6 +257,8 @@ def test_missing_or_damaged_drawings_are_said(
         read_characters(tmp_path / "b.zip")
     with pytest.raises(ConfigError, match="belong to their question"):
         InContext.Config(draws=2).build()
+    with pytest.raises(ConfigError, match="held_out is for induction"):
+        InContext.Config(held_out=False).build()
 
 
 def test_folders_are_prepared_by_the_real_sources(
