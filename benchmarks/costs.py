@@ -23,6 +23,8 @@ from mm1.catalog import all_recipes, all_studies, recipe
 from mm1.loader.packed import PackedLoader
 from mm1.loader.pairs import PairLoader
 from mm1.nn.model import Model
+from mm1.recipes.lr_law import full_search
+from mm1.study.lr_search import AROUND, STEP
 from mm1.study.plan import StudyPlan
 from mm1.train.trainer import Trainer
 
@@ -98,6 +100,21 @@ def of_studies(hours_of: Callable[[int], float], share: float) -> None:
         print(
             f"| `{name}` | {len(plan.runs) * SEEDS} | {hours_of(total) * SEEDS:,.0f} |"
         )
+    of_search(hours_of)
+
+
+def of_search(hours_of: Callable[[int], float]) -> None:
+    """The first grids of `lr-law-full`; each extension adds a rate of a size."""
+    search = full_search()
+    plan = StudyPlan(Path("runs"))
+    for size, add_run in (*search.sizes.items(), search.larger):
+        for k in range(-AROUND, AROUND + 1):
+            add_run(plan, search.guess(size) * STEP**k, 0)
+    total = sum(step_flops(run)[1] * run.steps for run in plan.runs.values())
+    print(
+        f"| `{search.name}`, without extensions | {len(plan.runs) * SEEDS} |"
+        f" {hours_of(total) * SEEDS:,.0f} |"
+    )
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def photograph_vit(image_size: int = 32, dim: int = 192) -> ViT.Config:
 
 
 def photographs_encoder(folder: str = PHOTOGRAPHS) -> CLIPTrainerConfig:
-    """A ViT of 4 x 192 by contrast with bare labels, on 64,000 photographs.
+    """A ViT of 4 x 192 by contrast with bare labels, 64,000 draws of photographs.
 
     Hardware: 2 CPU cores.
     """

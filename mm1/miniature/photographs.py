@@ -3,8 +3,8 @@
     export MM1_CIFAR10=FOLDER
     mm1 study photographs --out runs/photographs
 
-Everything is trained from nothing. Encoders see 64,000 training photographs, MM1 some
-36,000, in captions and on pages; it is asked about test photographs.
+Everything is trained from nothing. Encoders take 64,000 draws of training photographs,
+MM1 some 36,000, in captions and on pages; it is asked about test photographs.
 """
 
 from dataclasses import replace
@@ -55,11 +55,11 @@ def photographs() -> Study:
     return Study(
         title="Real photographs",
         about="CIFAR-10, 32 x 32 pixels, ten classes; chance is 10%. Encoders are"
-        " trained on 64,000 training photographs, by contrast with their bare labels or"
-        " by reconstruction. MM1 goes on from them and"
-        " from a language model of the labels' words: 300 steps of captions, pages of"
-        " several photographs, and text. Each step holds about as many photographs. The"
-        " rate of reconstruction is not tuned. Asked are 500 test photographs.",
+        " trained on 64,000 draws from some 49,000 photographs, by contrast with their"
+        " bare labels or by reconstruction. MM1 goes on from them and from a language"
+        " model of the labels' words: 300 steps of captions, pages of several"
+        " photographs, and text. Each step holds about as many photographs. The rate of"
+        " reconstruction is not tuned. Asked are 500 test photographs.",
         rows=_rows,
         measures=_measures(),
         lessons=(

@@ -25,6 +25,7 @@ FIRST_DESIGNS = {
         f"2026-11-26, {OPEN}: +0.5 +- 2.3, undecided",
     ),
     "Isolation helps few-shot performance": (
+        "2026-11-26, the C-Abstractor as the base, any word counted: +- 28, undecided",
         f"2026-11-26, {OPEN}: +20.1 +- 15.8",
     ),
     "More tokens help": (
@@ -38,7 +39,10 @@ FIRST_DESIGNS = {
     ),
     "Contrast beats reconstruction": (f"2026-11-26, {OPEN}: +28.6 +- 13.2",),
     "A trained encoder helps": (f"2026-11-26, {OPEN}: +33.9 +- 10.3",),
-    "More pixels help": (f"2026-11-26, {OPEN}: +10.8 +- 4.3",),
+    "More pixels help": (
+        f"2026-11-26, {OPEN}, on a GPU: +7.8 +- 18.2, undecided",
+        f"2026-11-26, {OPEN}: +10.8 +- 4.3",
+    ),
     "More pixels help more than a larger encoder": (
         "2026-11-26, 48 px, any word counted: -5.7 +- 27.0, undecided",
         f"2026-11-26, 32 px, {OPEN}: +8.4 +- 17.8, undecided",

@@ -9,6 +9,7 @@ from pathlib import Path
 from mm1.recipes.pretrain import pretrain_ablation_base
 from mm1.recipes.sizes import decoder_config, decoder_size, law_peak_lr
 from mm1.study.lr_fit import LrLaw, fit_lr_law, read_points
+from mm1.study.lr_page import describe_by_seed
 from mm1.study.lr_search import LrSearch
 from mm1.study.plan import StudyPlan
 from mm1.train.origins import RANDOM
@@ -89,6 +90,8 @@ def describe_law(law: LrLaw) -> str:
         f"ln lr = {law.slope:.4f} ln N {law.intercept:+.4f}   (slope: {spread}; sizes"
         f" {weights})"
     )
+    if by_seed := describe_by_seed(law):
+        lines.append(by_seed)
     return "\n".join(lines)
 
 

@@ -96,8 +96,9 @@ def _when(results: Results) -> str:
     """When it was stated, and whether these are the seeds that it was stated for."""
     study = results.study
     seeds = {seed for runs in results.rows.values() for seed in runs}
+    words = ", ".join(map(str, sorted(seeds)))
     if not study.stated:
-        return "not stated in advance"
+        return f"not stated in advance; seeds {words}"
     if seeds != set(study.seeds):
-        return "other seeds than stated, so no test of what was"
-    return f"stated on {study.stated}, with these seeds"
+        return f"other seeds than stated ({words}), so no test of what was"
+    return f"stated on {study.stated}, with these seeds ({words})"

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from mm1.config import ConfigError
-from mm1.study.statistics import LEVEL, t_quantile
+from mm1.study.statistics import LEVEL, Estimate, estimate, t_quantile
 
 COLUMNS = ("params", "lr")
 OBJECTIVES = ("loss", "score")
@@ -90,6 +90,10 @@ class LrLaw:
     """Variance of a size's ln lr around the line."""
     weighted: bool
     """Whether each size was weighted by its error; otherwise all count the same."""
+    by_seed: Estimate | None = None
+    """The mean of the slopes of lines fitted to one seed each, all sizes alike. Wider
+    than `slope_half` where seeds differ in their best rates, which the shared parabola
+    does not show. None if not every seed has a best rate at every size."""
 
     @property
     def quantile(self) -> float:
@@ -152,8 +156,9 @@ def fit_lr_law(points: Sequence[Point]) -> LrLaw:
     inverse = np.linalg.inv(x.T @ (weights[:, None] * x))
     slope, intercept = (inverse @ (x.T @ (weights * y))).tolist()
     dof = len(sizes) - 2
+    by_seed = _slope_by_seed(points)
     if dof == 0:
-        return LrLaw(slope, intercept, optima, None, 0.0, weighted)
+        return LrLaw(slope, intercept, optima, None, 0.0, weighted, by_seed)
     excess = float(weights @ (y - x @ (slope, intercept)) ** 2) / dof
     factor = max(1.0, excess) if weighted else excess
     (a, b), (c, d) = (inverse * factor).tolist()
@@ -164,7 +169,23 @@ def fit_lr_law(points: Sequence[Point]) -> LrLaw:
         ((a, b), (c, d)),
         factor * len(optima) / float(weights.sum()),
         weighted,
+        by_seed,
     )
+
+
+def _slope_by_seed(points: Sequence[Point]) -> Estimate | None:
+    seeds = sorted({point.seed for point in points})
+    if len(seeds) < 2:
+        return None
+    try:
+        return estimate(
+            [
+                fit_lr_law([p for p in points if p.seed == seed]).slope
+                for seed in seeds
+            ]
+        )
+    except ConfigError:
+        return None
 
 
 def best_rate(points: Sequence[Point]) -> Optimum:

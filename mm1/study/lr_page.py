@@ -115,7 +115,21 @@ def _equation(law: LrLaw) -> str:
     )
     return (
         f"ln rate = {law.slope:.4f} ln parameters {law.intercept:+.4f}; slope:"
-        f" {interval}"
+        f" {interval}. {describe_by_seed(law)}"
+    ).strip()
+
+
+def describe_by_seed(law: LrLaw) -> str:
+    """The slope with the interval that its spread over seeds gives; empty if it has
+    none."""
+    slope = law.by_seed
+    if slope is None or slope.half is None:
+        return ""
+    low = slope.mean - slope.half
+    high = slope.mean + slope.half
+    return (
+        f"A line for each of {slope.num} seeds: slope {slope.mean:.3f}, 95% interval of"
+        f" their mean {low:.3f} to {high:.3f}."
     )
 
 

@@ -354,7 +354,7 @@ def _foot(plan: StudyPlan) -> Html:
 def _markdown(title: str, results: Sequence[Results], plan: StudyPlan) -> str:
     lines = [f"# {title}", "", LEAD, ""]
     if rows := family_rows(results):
-        lines += [*_table(FAMILY_COLUMNS, rows), ""]
+        lines += [*_table(FAMILY_COLUMNS, rows), "", *when_stated(results), ""]
     for each in results:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
         lines += (

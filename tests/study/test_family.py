@@ -129,13 +129,13 @@ def test_a_statement_says_rows_measures_tests_and_seeds() -> None:
 def test_other_seeds_than_stated_are_no_test_of_what_was() -> None:
     made = results("level")
     stated = replace(made, rows={"base": {7: "run", 8: "run"}})
-    as_stated = "stated on 2026-01-02, with these seeds"
+    as_stated = "stated on 2026-01-02, with these seeds (7, 8)"
     assert when_stated([stated]) == [f"Made up: {as_stated}."]
     other = replace(made, rows={"base": {7: "run"}})
-    undated = replace(made, study=replace(made.study, stated=""))
+    undated = replace(stated, study=replace(made.study, stated=""))
     assert when_stated([other, stated, undated, stated]) == [
-        "Made up: other seeds than stated, so no test of what was.",
+        "Made up: other seeds than stated (7), so no test of what was.",
         f"Made up; Made up: {as_stated}.",
-        "Made up: not stated in advance.",
+        "Made up: not stated in advance; seeds 7, 8.",
     ]
     assert when_stated([stated, stated]) == [f"All of it: {as_stated}."]

@@ -3,6 +3,7 @@ that show no best rate."""
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mm1 import cli
 from mm1.config import ConfigError
 from mm1.recipes.sizes import law_peak_lr
 from mm1.study.lr_fit import LrLaw, Point, best_rate, fit_lr_law, read_points
+from mm1.study.lr_page import describe_by_seed
 from mm1.study.statistics import t_quantile
 
 SIZES = (9e6, 85e6, 302e6, 1.2e9)
@@ -65,6 +67,43 @@ def test_points_on_the_papers_law_give_it_back() -> None:
     )  # the figure has three digits
     assert all(optimum.error is None for optimum in law.optima)
     assert not law.weighted
+
+
+def test_seeds_that_disagree_widen_the_interval_over_seeds_alone() -> None:
+    slopes = (-0.3, -0.5, -0.4)
+    law = fit_lr_law(
+        [
+            replace(point, seed=seed)
+            for seed, slope in enumerate(slopes)
+            for size in SIZES
+            for point in grid(size, 0.5 * size**slope)
+        ]
+    )
+    assert law.by_seed is not None
+    assert law.by_seed.num == 3
+    assert law.by_seed.mean == pytest.approx(-0.4)
+    # t(0.975, 2) * 0.1 / sqrt(3)
+    assert law.by_seed.half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+    assert "3 seeds: slope -0.400" in describe_by_seed(law)
+    assert "interval of their mean -0.648 to -0.152" in describe_by_seed(law)
+
+
+def test_a_single_seed_has_no_interval_over_seeds() -> None:
+    law = law_of()
+    assert law.by_seed is None
+    assert describe_by_seed(law) == ""
+
+
+def test_a_seed_without_a_best_rate_leaves_no_interval_over_seeds() -> None:
+    points = [
+        point
+        for size in SIZES
+        for point in grid(size, law_peak_lr(size), seeds=3)
+        if point.seed or point.lr >= law_peak_lr(size)
+    ]
+    law = fit_lr_law(points)
+    assert law.slope == pytest.approx(-0.4214, rel=1e-6)
+    assert law.by_seed is None
 
 
 def test_errors_are_known_with_seeds_and_cover_the_truth() -> None:
