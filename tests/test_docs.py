@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mm1.catalog import check_studies, recipe
 from mm1.cli import parse_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +109,8 @@ def commands_in(text: str) -> list[str]:
     return [each for each in found if not re.search(r"\.\.\.|[][|]", each)]
 
 
+USERS = ("my_finetune",)
+"""Recipes that a reader is to have written."""
 GUIDES = [
     path
     for path in PAGES
@@ -126,9 +129,15 @@ def test_commands_on_a_page_have_the_options_that_there_are(
         words = shlex.split(command, comments=True)
         monkeypatch.setattr(sys, "argv", ["mm1", *words])
         try:
-            parse_arguments()
+            arguments = vars(parse_arguments())
         except SystemExit:
             pytest.fail(command)
+        if words[0] == "study":
+            check_studies(arguments["names"])
+        if words[0] in ("train", "plan", "launch"):
+            name = arguments.get("name") or arguments["recipe"]
+            if not (name.isupper() or "/" in name or name in USERS):
+                recipe(name)
 
 
 def test_every_page_is_in_the_navigation() -> None:
