@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +222,7 @@ def test_the_test_shows_no_drawing_of_training(folder: Path) -> None:
     shown, held_out = split_drawings(train(folder))
     assert {len(each) for each in held_out.values()} == {HELD_OUT}
     trained = {png for each in shown.values() for png in each}
+    assert not trained & {png for each in held_out.values() for png in each}
     for new, given in ((True, held_out), (False, shown)):
         asked = InContext.Config(
             folder=str(folder), task="induction", held_out=new
@@ -238,6 +240,8 @@ def test_the_test_shows_no_drawing_of_training(folder: Path) -> None:
     question, prompt = binding.question_and_prompt(3, 2, 0)
     assert set(words(prompt)) == set(question.choices)
     assert len({image.data for image in prompt.images}) == 3
+    last = [png for item in binding.test[3].items[-3:] for png in item.pngs]
+    assert [image.data for image in prompt.images] == last
 
 
 def test_missing_or_damaged_drawings_are_said(
@@ -283,6 +287,17 @@ def test_folders_are_prepared_by_the_real_sources(
     assert times == {
         name: (out / "raw" / name).stat().st_mtime_ns for name in first
     }
+
+
+def test_the_measure_is_the_mean_of_names_as_they_are_and_traded() -> None:
+    class Scores(RunFolder):
+        def shots(self, name: str) -> Any:
+            known = {"binding": 0.9, "binding, moved labels": 0.7}
+            return {8: {"score": known[name]}} if name in known else {}
+
+    measures = in_context().measures
+    assert measures["binding"].read(Scores(Path())) == pytest.approx(0.8)
+    assert measures["induction"].read(Scores(Path())) is None
 
 
 def test_the_loss_halfway_is_the_first_of_several(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ if rate == 9.0:  # the first attempt saves when it is stopped
         time.sleep(60)
 best = 0.5 * config["model"]["decoder"]["dim"] ** -0.8
 loss = math.exp(1 + 0.05 * math.log(rate / best) ** 2 + 0.1 * config["seed"])
+steps = [{"step": 0, "validation": 9.0}, {"step": 1, "validation": loss}]
 (folder / "metrics.jsonl").write_text(
-    json.dumps({"step": 1, "validation": loss}) + "\n"
+    "".join(json.dumps(step) + "\n" for step in steps)
 )
 (folder / "summary.json").write_text(json.dumps({"finished": True}))

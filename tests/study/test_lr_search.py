@@ -1,5 +1,6 @@
 """The search for a law, with a stand-in for training whose law is known."""
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,14 @@ from mm1.nn.mm1 import MM1
 from mm1.recipes.lr_law import describe_law, full_search
 from mm1.study import runner
 from mm1.study.executors import LocalExecutor
-from mm1.study.lr_fit import fit_lr_law, read_points
+from mm1.study.lr_fit import best_rate, fit_lr_law, read_points
 from mm1.study.lr_page import check_prediction, write_lr_page
-from mm1.study.lr_search import LrSearch, run_lr_search
+from mm1.study.lr_search import (
+    Grid,
+    LrSearch,
+    run_lr_search,
+    train_grids,
+)
 from mm1.study.plan import StudyPlan
 from mm1.train.origins import RANDOM
 from mm1.train.trainer import Trainer
@@ -80,6 +86,25 @@ def test_a_law_is_found_and_predicts_a_larger_size(
     assert "A &lt;law&gt;" in page
     assert page.count("<svg") == 5
     assert "slope: 95% interval" in describe_law(result.law)
+
+
+def test_a_run_that_diverges_is_a_point_of_infinite_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+    # The rate 3 makes the stand-in diverge; its best one is 0.5.
+    grid = Grid(
+        params=1.0, add=partial(add_joint_run, 1), guess=0.75, file="rates.csv"
+    )
+    (points,) = train_grids(
+        [grid],
+        StudyPlan(tmp_path),
+        seeds=(0,),
+        executor=LocalExecutor(4, FAKE),
+    )
+    assert [p.lr for p in points if p.cost == math.inf] == [3.0]
+    assert best_rate(points).lr == pytest.approx(0.5, rel=1e-3)
+    assert "1,3,diverged,0" in (tmp_path / "rates.csv").read_text()
 
 
 def test_a_grid_that_stays_at_its_edge_and_a_run_that_fails_are_errors(

@@ -45,6 +45,18 @@ def test_a_start_moves_the_rate_if_it_does_so_for_every_seed() -> None:
     assert (one.verdict, two.verdict) == ("moved", "undecided")
 
 
+def test_what_moves_one_of_two_sizes_by_chance_is_undecided() -> None:
+    # p = 0.035 for either size: below 0.05 alone, 0.07 after the correction over both
+    first = grid(dict.fromkeys((1, 2, 3), 1.0))
+    moved = grid({seed: 2.0 ** ((seed + 1) / 3) for seed in (1, 2, 3)})
+    (alone,) = start_effects({1e5: (first, moved)})
+    assert alone.adjusted == pytest.approx(0.035, abs=1e-3)
+    assert alone.verdict == "moved"
+    both = start_effects({1e5: (first, moved), 1e6: (first, moved)})
+    assert [each.adjusted for each in both] == [2 * alone.adjusted] * 2
+    assert {each.verdict for each in both} == {"undecided"}
+
+
 def test_one_seed_is_no_test_and_an_edge_leaves_its_seed_out() -> None:
     alone = grid({4: 1.0})
     high = grid({4: 50.0, 5: 1.0})
