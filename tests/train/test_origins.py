@@ -14,6 +14,7 @@ from mm1.files import write_json
 from mm1.nn.experts import MoE
 from mm1.nn.mm1 import MM1
 from mm1.overrides import override
+from mm1.runs.layout import checkpoint_path
 from mm1.train.origins import (
     RANDOM,
     adopt_architectures,
@@ -165,6 +166,23 @@ def test_a_resumed_run_needs_no_origin(tmp_path: Path) -> None:
         str(tmp_path), ["init.decoder=gone", "steps=3"]
     )  # all that was given before, once more
     assert (resumed.init, resumed.steps) == ({"decoder": "gone"}, 3)
+
+
+def test_a_run_with_checkpoints_goes_on_without_its_origin_as_far_as_it_likes(
+    tmp_path: Path,
+) -> None:
+    config = worlds.pretrain(tmp_path, init={"decoder": "gone"}, steps=4)
+    write_config(tmp_path, config)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        check_startable(tmp_path, config, resume=False)
+    with pytest.raises(ConfigError, match="no such run"):
+        check_startable(tmp_path, config, resume=True)  # it has no checkpoint
+    checkpoint = checkpoint_path(tmp_path, 3)
+    checkpoint.mkdir(parents=True)
+    check_startable(tmp_path, config, resume=True)
+    config.steps = 2
+    with pytest.raises(ConfigError, match="with steps=2: it has trained 3"):
+        check_startable(tmp_path, config, resume=True)
 
 
 def test_a_run_that_goes_on_says_what_it_keeps(
