@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1.ranges import Range
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -63,7 +65,9 @@ def add_command(
 
 def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:  # noqa: A002
     """The positional `a.b=value` words of a command."""
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help=help)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help=help
+    )
 
 
 def add_out(
@@ -105,6 +109,31 @@ def or_override(number: Callable[[str], Any]) -> Callable[[str], Any]:
 
     parse.__name__ = number.__name__  # argparse names it in its error
     return parse
+
+
+def number_in(
+    kind: Callable[[str], Any], allowed: Range
+) -> Callable[[str], Any]:
+    """The type of an option that takes a number of that kind in a range."""
+
+    def parse(word: str) -> Any:
+        if (value := kind(word)) not in allowed:
+            raise argparse.ArgumentTypeError(f"must be {allowed}, not {word}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its error
+    return parse
+
+
+LARGEST = 2**31 - 1
+"""More than this of anything is a slip of the keyboard."""
+count = number_in(int, Range(1, LARGEST))
+count_from_zero = number_in(int, Range(0, LARGEST))
+port = number_in(int, Range(0, 2**16 - 1))
+finite = number_in(float, Range())
+share = number_in(float, Range(0, 1))
+positive = number_in(float, Range(0, low_is_open=True))
+non_negative = number_in(float, Range(0))
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
