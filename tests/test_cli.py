@@ -142,6 +142,36 @@ def test_a_number_out_of_range_is_named(
 
 
 @pytest.mark.parametrize(
+    ("command", "out", "said"),
+    [
+        ("train a", "FILE", "FILE is a file: name another folder"),
+        ("eval a", "FILE", "FILE is a file: name another folder"),
+        ("study mixture", "FILE/x", "FILE is a file: name another folder"),
+        ("tokenizer a", "DIR", "DIR is a folder: name a file"),
+        ("tokenizer a", "FILE/t.json", "FILE is a file: name another folder"),
+        ("view a", "DIR", "DIR is a folder: name a file"),
+        ("plan a", "DIR", "DIR is a folder: name a file"),
+    ],
+)
+def test_a_place_that_is_taken_is_named_before_the_work(
+    command: str,
+    out: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "FILE").touch()
+    (tmp_path / "DIR").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mm1", *command.split(), "--out", out])
+    with pytest.raises(SystemExit) as ended:
+        cli.parse_arguments()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"argument --out: {said}\n")
+
+
+@pytest.mark.parametrize(
     ("command", "required"),
     [
         ("train", "NAME, --out"),
@@ -231,6 +261,15 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mm1", "--version"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout[:4]) == (0, "mm1 "), done.stderr
+
+
 def test_a_wrong_key_leads_to_the_right_one_in_a_shell(tmp_path: Path) -> None:
     done = run(
         "train", "pretrain_small", "batch_size=4", "--out", tmp_path / "run"
@@ -315,6 +354,21 @@ def fails(
             errno.EROFS,
             "list connectors",
             "mm1: b/x: read-only file system: use another path\n",
+        ),
+        (
+            errno.EEXIST,
+            "list connectors",
+            "mm1: b/x: there is a file already: use another path\n",
+        ),
+        (
+            errno.ENOTDIR,
+            "list connectors",
+            "mm1: b/x: a file is where a folder has to be: use another path\n",
+        ),
+        (
+            errno.EISDIR,
+            "list connectors",
+            "mm1: b/x: a folder is where a file has to be: use another path\n",
         ),
         (
             errno.EIO,

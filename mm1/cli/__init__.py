@@ -29,6 +29,16 @@ from mm1.launch.final_exit import end_restarts
 
 GOES_ON = "the same command goes on from there"
 
+REMEDIES = {
+    errno.EACCES: "permission denied: change its permissions, or",
+    errno.EPERM: "permission denied: change its permissions, or",
+    errno.EROFS: "read-only file system:",
+    errno.EEXIST: "there is a file already:",
+    errno.ENOTDIR: "a file is where a folder has to be:",
+    errno.EISDIR: "a folder is where a file has to be:",
+}
+"""What is the matter with a file, by the system's number."""
+
 
 def main() -> None:
     """Runs one command.
@@ -92,14 +102,10 @@ def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         again = f"; then {GOES_ON}" if arguments.resumes else ""
         return f"{where}the disk or your quota is full: make room{again}"
-    if not error.filename:
-        return None
-    if error.errno in (errno.EACCES, errno.EPERM):
-        said = "permission denied: change its permissions, or use another path"
-        return f"{error.filename}: {said}"
-    if error.errno == errno.EROFS:
-        return f"{error.filename}: read-only file system: use another path"
-    return None
+    said = REMEDIES.get(error.errno or 0)
+    # Of a rename the second is where the file was to be.
+    path = error.filename2 or error.filename
+    return f"{path}: {said} use another path" if path and said else None
 
 
 def parse_arguments() -> argparse.Namespace:

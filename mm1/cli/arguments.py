@@ -76,11 +76,31 @@ def add_out(
     help: str,  # noqa: A002
     **options: Any,
 ) -> None:
-    """The option `--out`, without which a command does not start."""
+    """The option `--out`, without which a command does not start; a `metavar` of FILE
+    says that it names a file, DIR a folder."""
     options = {"required": True} | options
+    kind = _new_file if metavar.startswith("FILE") else _new_folder
     parser.add_argument(
-        "--out", type=Path, metavar=metavar, help=help, **options
+        "--out", type=kind, metavar=metavar, help=help, **options
     )
+
+
+def _new_file(word: str) -> Path:
+    """Before any work is done for it."""
+    if os.path.isdir(word):
+        raise argparse.ArgumentTypeError(f"{word} is a folder: name a file")
+    _new_folder(str(Path(word).parent))
+    return Path(word)
+
+
+def _new_folder(word: str) -> Path:
+    """Before any work is done for it."""
+    for each in (Path(word), *Path(word).parents):
+        if os.path.isfile(each):
+            raise argparse.ArgumentTypeError(
+                f"{each} is a file: name another folder"
+            )
+    return Path(word)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

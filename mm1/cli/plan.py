@@ -1,10 +1,15 @@
 """`mm1 plan`: what a run takes, before anything is rented."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_overrides, count, non_negative
+from mm1.cli.arguments import (
+    add_command,
+    add_out,
+    add_overrides,
+    count,
+    non_negative,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -53,9 +58,7 @@ def add_plan_command(commands: "Commands") -> None:
         help="plan the recipe's own settings alone, which takes half the time",
     )
     parser.add_argument("--json", action="store_true", help="print numbers")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="also write a page"
-    )
+    add_out(parser, "FILE.html", "also write a page", required=False)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
