@@ -14,12 +14,12 @@ from mm1.config import ConfigError, to_text
 from mm1.data.prepared.shards import NotPrepared
 from mm1.dist import is_verbose, say
 from mm1.eval.evaluate import evaluate_run
-from mm1.next_steps import unprepared
+from mm1.next_steps import unprepared, untrained
 from mm1.prepare.pipeline import prepare
 from mm1.recipes.filters import preparation_config
 from mm1.runs.layout import checkpoint_steps
 from mm1.storage.remote_path import as_path
-from mm1.train.origins import say_config_differences
+from mm1.train.origins import MissingOrigin, say_config_differences
 from mm1.train.trainer import Trainer
 
 
@@ -158,19 +158,28 @@ def open_trainer(
             )
         return recipe.build(folder=out, resume=resume)
     resumes = resume and checkpoint_steps(out)
-    config = run_config(str(out if resumes else recipe), overrides)
-    if resumes:
-        asked = run_config(str(recipe), overrides)
-        say_config_differences(out, config, str(recipe), asked)
     try:
-        trainer = config.build(folder=out, resume=resume)
-    except NotPrepared as error:
-        raise unprepared(error, str(recipe), config) from error
+        config = run_config(str(out if resumes else recipe), overrides)
+        if resumes:
+            asked = run_config(str(recipe), overrides)
+            say_config_differences(out, config, str(recipe), asked)
+        trainer = _built(config, str(recipe), out, resume)
+    except MissingOrigin as error:
+        raise untrained(error) from error
     changes = f" with {' '.join(overrides)}" if overrides else ""
     say(f"  {'recipe':<11} {recipe}{changes}")
     if is_verbose():
         say(to_text(config))
     return trainer
+
+
+def _built(
+    config: Trainer.Config, recipe: str, out: Path, resume: bool
+) -> Trainer:
+    try:
+        return config.build(folder=out, resume=resume)
+    except NotPrepared as error:
+        raise unprepared(error, recipe, config) from error
 
 
 def _assignments(changes: Mapping[str, Any]) -> list[str]:

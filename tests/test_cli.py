@@ -261,6 +261,25 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trian", "no command 'trian'; did you mean 'train'? `mm1 --help`"),
+        ("zzz", "no command 'zzz'; `mm1 --help` shows all"),
+    ],
+)
+def test_a_misspelled_command_leads_to_the_nearest(
+    word: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mm1", word, "--out", "x"])
+    with pytest.raises(SystemExit):
+        cli.parse_arguments()
+    assert said in capsys.readouterr().err
+
+
 def test_the_package_runs_as_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mm1", "--version"],

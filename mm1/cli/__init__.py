@@ -2,11 +2,13 @@
 function; heavy imports wait until that function runs, so that help answers at once."""
 
 import argparse
+import difflib
 import errno
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import mm1
 from mm1.cli.arguments import (
@@ -129,9 +131,24 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest command for one that there is not."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in (
+            known := action.choices
+        ):
+            close = difflib.get_close_matches(value, known, 1)
+            near = f"; did you mean {close[0]!r}?" if close else ";"
+            raise argparse.ArgumentError(
+                None, f"no command {value!r}{near} `mm1 --help` shows all"
+            )
+        super()._check_value(action, value)
+
+
 def command_parser() -> argparse.ArgumentParser:
     """That of `mm1`, with a parser for each command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "mm1",
         description="Multimodal pre-training as in MM1, from raw data to scores.",
         epilog="`mm1 COMMAND --help` explains a command.",
