@@ -135,14 +135,14 @@ class Parser(argparse.ArgumentParser):
     """Names the nearest command for one that there is not."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if isinstance(action, argparse._SubParsersAction) and value not in (
-            known := action.choices
-        ):
-            close = difflib.get_close_matches(value, known, 1)
-            near = f"; did you mean {close[0]!r}?" if close else ";"
-            raise argparse.ArgumentError(
-                None, f"no command {value!r}{near} `mm1 --help` shows all"
-            )
+        if isinstance(action, argparse._SubParsersAction):
+            known = action.choices
+            if value not in known and (
+                close := difflib.get_close_matches(value, known, 1)
+            ):
+                raise argparse.ArgumentError(
+                    None, f"no command {value!r}; did you mean {close[0]!r}?"
+                )
         super()._check_value(action, value)
 
 

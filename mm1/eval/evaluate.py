@@ -82,7 +82,7 @@ def evaluate_run(
     if quantization is not None and out in (None, folder):
         raise ConfigError(
             f"the scores of {quantization} weights are not those of the run: name"
-            " another folder for them with --out"
+            " another folder for them (out)"
         )
     chosen = list(names or config.benchmarks)
     for name in chosen:
