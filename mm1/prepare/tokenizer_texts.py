@@ -34,6 +34,7 @@ PIECE = 1 << 20
 """Bytes of a line that are taken at a time: a file may have no line breaks."""
 TEXT_FIELDS = ("text", "caption")
 NOT_UTF8 = "not UTF-8"
+NOT_UTF8_FILE = "file that is not UTF-8"
 EMPTY = "file without records"
 
 
@@ -88,7 +89,7 @@ class TokenizerTexts:
     def _remedy(self) -> str:
         """What to do where there is no text at all."""
         seen = {*self.left_out, *self.skipped.counts}
-        if seen == {NOT_UTF8}:
+        if seen and seen <= {NOT_UTF8, NOT_UTF8_FILE}:
             return (
                 "Convert the files to UTF-8, as `iconv -f latin1 -t utf-8` does"
             )
@@ -150,7 +151,10 @@ class TokenizerTexts:
         if source := None if self.field else _source_of(first):
             return self._texts_by(source, [file])
         fields = ", ".join(map(str, first))
-        self.skipped.add(f"file with the fields {fields}", file.name)
+        kind = f"file with the fields {fields}"
+        if any("\udc80" <= character <= "\udcff" for character in fields):
+            kind = NOT_UTF8_FILE  # how `tables.csv_header` keeps other bytes
+        self.skipped.add(kind, file.name)
         return iter(())
 
     def _texts_of_field(self, file: Path, field: str) -> Iterator[str]:

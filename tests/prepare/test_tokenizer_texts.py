@@ -156,6 +156,13 @@ def test_text_that_is_not_utf8_is_counted(
     assert texts.summary() == dropped
 
 
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"caf\xe9,n\x01\nx,1\n")
+    said = re.escape("1 file that is not UTF-8 (a.csv). Convert the files")
+    with pytest.raises(ConfigError, match=said):
+        list(TokenizerTexts([tmp_path / "a.csv"]))
+
+
 def test_a_character_between_two_pieces_is_kept(tmp_path: Path) -> None:
     text = "x" * ((1 << 20) - 1) + "\u00e9" * 3
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
