@@ -157,7 +157,9 @@ def command_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"mm1 {mm1.__version__}"
     )
     add_verbosity(parser)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
     add_demo_command(commands)
     add_list_command(commands)
     add_data_commands(commands)
