@@ -6,20 +6,23 @@ Keyword arguments change keys of a config, with two underscores for a point:
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+import numpy as np
 
 from mm1.catalog import finished_run_config, run_config
 from mm1.config import ConfigError, to_text
 from mm1.data.prepared.shards import NotPrepared
 from mm1.dist import is_verbose, say
 from mm1.eval.evaluate import evaluate_run
-from mm1.next_steps import unprepared
+from mm1.infer.quantization import Quantization
+from mm1.next_steps import unprepared, untrained
 from mm1.prepare.pipeline import prepare
 from mm1.recipes.filters import preparation_config
 from mm1.runs.layout import checkpoint_steps
 from mm1.storage.remote_path import as_path
-from mm1.train.origins import say_config_differences
+from mm1.train.origins import MissingOrigin, say_config_differences
 from mm1.train.trainer import Trainer
 
 
@@ -103,6 +106,7 @@ def evaluate_finished_run(
     shots: Sequence[int] | None = None,
     controls: bool = False,
     out: Path | str | None = None,
+    quantization: Quantization | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """`mm1.evaluate`: a finished run on its benchmarks, or on others.
@@ -113,13 +117,15 @@ def evaluate_finished_run(
         shots: numbers of demonstrations in the prompt; None: the run's.
         controls: whether to add those of few-shot figures (`mm1.eval.controls`).
         out: folder for predictions and scores; None: the run folder.
+        quantization: `int8` holds the weights of linear maps in 8 bits; needs an `out`.
         changes: keys to change, such as `benchmarks__coco="coco"`.
 
     Returns:
         The content of scores.json (`mm1.eval.evaluate`).
 
     Raises:
-        ConfigError: there is no such benchmark or key.
+        ConfigError: there is no such benchmark or key, or quantisation needs an extra
+            that is not installed.
 
     Examples:
         >>> scores = mm1.evaluate(
@@ -135,6 +141,7 @@ def evaluate_finished_run(
         shots=shots,
         controls=controls,
         out=None if out is None else as_path(out),
+        quantization=quantization,
     )
 
 
@@ -158,14 +165,14 @@ def open_trainer(
             )
         return recipe.build(folder=out, resume=resume)
     resumes = resume and checkpoint_steps(out)
-    config = run_config(str(out if resumes else recipe), overrides)
-    if resumes:
-        asked = run_config(str(recipe), overrides)
-        say_config_differences(out, config, str(recipe), asked)
     try:
-        trainer = config.build(folder=out, resume=resume)
-    except NotPrepared as error:
-        raise unprepared(error, str(recipe), config) from error
+        config = run_config(str(out if resumes else recipe), overrides)
+        if resumes:
+            asked = run_config(str(recipe), overrides)
+            say_config_differences(out, config, str(recipe), asked)
+        trainer = _built(config, str(recipe), out, resume)
+    except MissingOrigin as error:
+        raise untrained(error) from error
     changes = f" with {' '.join(overrides)}" if overrides else ""
     say(f"  {'recipe':<11} {recipe}{changes}")
     if is_verbose():
@@ -173,10 +180,32 @@ def open_trainer(
     return trainer
 
 
+def _built(
+    config: Trainer.Config, recipe: str, out: Path, resume: bool
+) -> Trainer:
+    try:
+        return config.build(folder=out, resume=resume)
+    except NotPrepared as error:
+        raise unprepared(error, recipe, config) from error
+
+
 def _assignments(changes: Mapping[str, Any]) -> list[str]:
     """Keyword arguments as the command line has them."""
     return [
         f"{name.replace('__', '.')}="
-        + (str(value) if isinstance(value, str | Path) else repr(value))
+        + (plain if isinstance(plain := _plain(value), str) else repr(plain))
         for name, value in changes.items()
     ]
+
+
+def _plain(value: Any) -> Any:
+    """A value whose `repr` can be read again: no numbers of numpy, and no paths."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    return value

@@ -125,6 +125,18 @@ def append_jsonl(path: Path, *records: Any) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def read_utf8(path: Path, remedy: str) -> str:
+    """The text of a file. `remedy` ends the error, as in `read_object`.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {remedy}") from error
+
+
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file. `remedy` ends the error: what to do where the file is
     damaged.

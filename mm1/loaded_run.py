@@ -4,9 +4,9 @@ m = mm1.load("runs/demo/finetune")
 m.ask("what colour ?", photo)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -140,13 +140,15 @@ class LoadedRun:
         several: CLIP's own, else the mean of the encoder's patches.
 
         Raises:
-            ConfigError: the run's model has no image encoder.
+            ConfigError: the run's model has no image encoder, or there is no picture.
             ImageError: a picture cannot be decoded.
         """
         if self.trained.renderer.image_processor is None:
             raise ConfigError("the run's model has no image encoder")
         several = not isinstance(pictures, Picture)
-        features = Encoder.of(self.trained).pooled(_images(pictures))
+        if not (images := _images(pictures)):
+            raise ConfigError("no pictures to embed: give at least one")
+        features = Encoder.of(self.trained).pooled(images)
         return features if several else features[0]
 
     @property
@@ -173,10 +175,14 @@ class LoadedRun:
     ) -> Document:
         messages = []
         for shot in shots:
-            if len(shot) != 3:
+            if not isinstance(shot, Sequence) or len(shot) != 3:
+                has = (
+                    f"has {len(shot)} items"
+                    if isinstance(shot, Sequence)
+                    else f"is of type {type(shot).__name__}"
+                )
                 raise ConfigError(
-                    "a shot is (pictures, question, answer); one has"
-                    f" {len(shot)} items"
+                    f"a shot is (pictures, question, answer); one {has}"
                 )
             messages += [
                 _user_message(shot[0], shot[1]),
@@ -203,14 +209,18 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such run, or it has not finished.
-        ConfigError: its files are damaged, or quantisation needs an extra that is not
-            installed.
+        ConfigError: its files are damaged, there is no such layout, or quantisation
+            needs an extra that is not installed.
 
     Examples:
         >>> m = mm1.load("runs/demo/finetune")
         >>> m.layout
         'chat'
     """
+    if layout not in (None, *get_args(PromptLayout)):
+        raise ConfigError(
+            f"layout={layout!r}: it must be {' or '.join(get_args(PromptLayout))}"
+        )
     folder = as_path(run)
     config = read_config(folder)
     trained, _ = load_trained(folder, quantization=quantization)
@@ -250,11 +260,20 @@ def _user_message(
     pictures: Picture | Sequence[Picture] | None, question: Question
 ) -> Message:
     before = () if pictures is None else _images(pictures)
+    if not isinstance(question, str | Sequence):
+        raise ConfigError(
+            "a question is text, or texts and pictures, not a value of type"
+            f" {type(question).__name__}"
+        )
     words = [question] if isinstance(question, str) else question
     parts = [p if isinstance(p, str) else encoded_image(p) for p in words]
     return Message("user", (*before, *parts))
 
 
 def _images(pictures: Picture | Sequence[Picture]) -> list[Image]:
-    several = [pictures] if isinstance(pictures, Picture) else pictures
+    several = (
+        pictures
+        if isinstance(pictures, Iterable) and not isinstance(pictures, Picture)
+        else [pictures]
+    )
     return [encoded_image(picture) for picture in several]

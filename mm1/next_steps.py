@@ -17,7 +17,7 @@ from mm1.overrides import component_names
 from mm1.prepare.sources import Source
 from mm1.runs import layout
 from mm1.storage.remote_path import as_path
-from mm1.train.origins import origin_runs
+from mm1.train.origins import MissingOrigin, origin_runs
 
 LINE = "\n    "
 
@@ -42,6 +42,23 @@ def unprepared(error: NotPrepared, name: str, config: Any) -> ConfigError:
         f"{error}{others}. Other folders are named by loader.sources"
         f" (`mm1 show {_quoted(name)}`); to make these, with your raw files in place of"
         f" words in capitals:{LINE}{LINE.join(commands)}"
+    )
+
+
+def untrained(error: MissingOrigin) -> ConfigError:
+    """The error for a run that a part starts from, with the recipe whose name its
+    folder has. A multimodal one has parts that neither an import nor chance gives."""
+    known = all_recipes()
+    folder = error.folder
+    names = (folder.name, f"pretrain_{folder.name}")
+    recipe = next((name for name in names if name in known), None)
+    if recipe is None:
+        return error
+    if not isinstance(known[recipe]().model, MM1.Config):
+        return MissingOrigin(error.part, folder, recipe)
+    return ConfigError(
+        f"init.{error.part}={folder}: there is no such run. Train it first (`mm1 train"
+        f" {recipe} --out {_quoted(folder)}`) or name another run"
     )
 
 

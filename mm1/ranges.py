@@ -26,7 +26,7 @@ class Range:
     def __contains__(self, value: int | float) -> bool:
         return (
             not isinstance(value, bool)
-            and math.isfinite(value)
+            and (isinstance(value, int) or math.isfinite(value))
             and (self.low < value if self.low_is_open else self.low <= value)
             and (value < self.high if self.high_is_open else value <= self.high)
         )

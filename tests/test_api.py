@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import raw_files
 import tiny
@@ -192,13 +193,29 @@ def test_pictures_come_in_any_form(tmp_path: Path, run: Path) -> None:
     assert torch.equal(m.embed(clear), m.embed(white))
 
 
-def test_mistakes_are_named(tmp_path: Path, run: Path) -> None:
+def test_mistakes_are_named(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     m = mm1.load(run)
     with pytest.raises(ConfigError, match=r"https://x/a\.png: download"):
         m.ask("red", "https://x/a.png")
     with pytest.raises(ConfigError, match="of type int: give a PIL image"):
         inspect.unwrap(encoded_image)(3)  # type: ignore[arg-type]
+    unchecked = inspect.unwrap(encoded_image)
+    monkeypatch.setattr(loaded_run, "encoded_image", unchecked)
+    images = inspect.unwrap(loaded_run._images)
+    with pytest.raises(ConfigError, match="of type int: give a PIL image"):
+        images(5)
+    message = inspect.unwrap(loaded_run._user_message)
+    with pytest.raises(ConfigError, match=r"a question is text.* of type int"):
+        message(None, 5)
+    with pytest.raises(ConfigError, match="no pictures to embed"):
+        m.embed([])
+    with pytest.raises(ConfigError, match="'foo': it must be chat or plain"):
+        inspect.unwrap(mm1.load)(run, layout="foo")  # type: ignore[arg-type]
     document = inspect.unwrap(mm1.LoadedRun._document)
+    with pytest.raises(ConfigError, match="one is of type int"):
+        document(m, None, "red", [5])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="one has 2 items"):
         document(m, None, "red", [("cat", "dog")])  # type: ignore[list-item]
     (tmp_path / "text.png").write_text("no picture")
@@ -216,6 +233,40 @@ def test_mistakes_are_named(tmp_path: Path, run: Path) -> None:
         mm1.train(run, out=tmp_path / "out", optimizer__peak_l=1.0)
 
 
+def test_values_of_numpy_and_paths_are_changes_as_any_other() -> None:
+    changes = {
+        "optimizer__peak_lr": np.float64(1e-3),
+        "steps": np.int64(3),
+        "loader__sources": {"captions": Path("data/a")},
+        "init": (Path("a"), [np.bool_(True)]),
+        "tokenizer__path": Path("t.json"),
+        "model__connector": "average_pool",
+    }
+    assert api._assignments(changes) == [
+        "optimizer.peak_lr=0.001",
+        "steps=3",
+        "loader.sources={'captions': 'data/a'}",
+        "init=('a', [True])",
+        "tokenizer.path=t.json",
+        "model.connector=average_pool",
+    ]
+
+
+def test_an_evaluation_may_be_of_quantised_weights(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"int8 weights .* \(out\)"):
+        mm1.evaluate(run, quantization="int8")
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    asked = tiny.write_run(
+        tmp_path / "asked",
+        benchmarks={"colour": Miniature.Config(num_questions=3)},
+    )
+    with pytest.raises(ConfigError, match=r"^int8 quantization needs torchao"):
+        mm1.evaluate(asked, quantization="int8", out=tmp_path / "out")
+
+
 def test_a_language_model_has_no_features_and_an_encoder_no_answers(
     tmp_path: Path,
 ) -> None:
@@ -231,3 +282,8 @@ def test_a_language_model_has_no_features_and_an_encoder_no_answers(
     assert m.embed(tiny.picture(1)).shape == (16,)
     with pytest.raises(ConfigError, match="a CLIP gives features"):
         m.ask("red", tiny.picture(1))
+    with pytest.raises(
+        ConfigError, match="a CLIP gives features, no"
+    ) as caught:
+        mm1.evaluate(tmp_path / "clip")
+    assert "coco" not in str(caught.value)

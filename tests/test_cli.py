@@ -102,6 +102,107 @@ def test_options_keep_their_values_with_an_equals_sign(
 
 
 @pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("prepare text a --out b --tokenizer c --workers 0", "at least 1"),
+        ("prepare text a --out b --tokenizer c --validation 2", "at most 1"),
+        ("deduplicate text a --out b --workers -3", "at least 1"),
+        ("deduplicate text a --out b --tasks 0", "at least 1"),
+        ("filter-captions a b --out c --workers 0", "at least 1"),
+        ("filter-captions a b --out c --keep -1", "at least 0"),
+        ("filter-captions a b --out c --min-score nan", "a finite number"),
+        ("recaption a b --out c --max-tokens 0", "at least 1"),
+        ("view a --out b --rows -1", "at least 1"),
+        (f"view a --out b --rows 1{'0' * 400}", "at most 2147483647"),
+        ("train a --out b --shutdown-timeout -1", "above 0"),
+        ("eval a --shots -1", "at least 0"),
+        ("study lr-law --predict 0", "above 0"),
+        ("study lr-law --predict inf", "above 0"),
+        ("study mixture --seeds -1", "at least 0"),
+        ("study mixture --jobs 0", "at least 1"),
+        ("chat a --port 70000", "at most 65535"),
+        ("chat a --max-length 0", "at least 1"),
+        ("chat a --temperature nan", "at least 0"),
+    ],
+)
+def test_a_number_out_of_range_is_named(
+    wrong: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mm1", *wrong.split()])
+    with pytest.raises(SystemExit):
+        cli.parse_arguments()
+    *_, option, number = wrong.split()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {option}: must be " in line
+    assert said in line
+    assert line.endswith(f"not {number}")
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "said"),
+    [
+        ("train a", "FILE", "FILE is a file: name another folder"),
+        ("eval a", "FILE", "FILE is a file: name another folder"),
+        ("study mixture", "FILE/x", "FILE is a file: name another folder"),
+        ("tokenizer a", "DIR", "DIR is a folder: name a file"),
+        ("tokenizer a", "FILE/t.json", "FILE is a file: name another folder"),
+        ("view a", "DIR", "DIR is a folder: name a file"),
+        ("plan a", "DIR", "DIR is a folder: name a file"),
+    ],
+)
+def test_a_place_that_is_taken_is_named_before_the_work(
+    command: str,
+    out: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "FILE").touch()
+    (tmp_path / "DIR").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mm1", *command.split(), "--out", out])
+    with pytest.raises(SystemExit) as ended:
+        cli.parse_arguments()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"argument --out: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "required"),
+    [
+        ("train", "NAME, --out"),
+        ("eval", "RUN"),
+        ("study", "NAME"),
+        ("tokenizer", "PATH, --out"),
+        ("prepare", "SOURCE, PATH, --out, --tokenizer"),
+    ],
+)
+def test_overrides_are_never_required(
+    command: str,
+    required: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mm1", command])
+    with pytest.raises(SystemExit):
+        cli.parse_arguments()
+    assert capsys.readouterr().err.endswith(f"are required: {required}\n")
+
+
+def test_overrides_of_one_command_are_not_those_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for step in ("1", "2"):
+        command = f"mm1 train a --out x --resume steps={step}"
+        monkeypatch.setattr("sys.argv", command.split())
+        assert cli.parse_arguments().overrides == [f"steps={step}"]
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         "train pretrain_small --out x --retry=3",
@@ -158,6 +259,34 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=300,
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trian", "no command 'trian'; did you mean 'train'?"),
+        ("zzz", "invalid choice: 'zzz' (choose from 'demo', 'list'"),
+    ],
+)
+def test_a_misspelled_command_leads_to_the_nearest(
+    word: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mm1", word, "--out", "x"])
+    with pytest.raises(SystemExit):
+        cli.parse_arguments()
+    assert said in capsys.readouterr().err
+
+
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mm1", "--version"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout[:4]) == (0, "mm1 "), done.stderr
 
 
 def test_a_wrong_key_leads_to_the_right_one_in_a_shell(tmp_path: Path) -> None:
@@ -244,6 +373,21 @@ def fails(
             errno.EROFS,
             "list connectors",
             "mm1: b/x: read-only file system: use another path\n",
+        ),
+        (
+            errno.EEXIST,
+            "list connectors",
+            "mm1: b/x: there is a file already: use another path\n",
+        ),
+        (
+            errno.ENOTDIR,
+            "list connectors",
+            "mm1: b/x: a file is where a folder has to be: use another path\n",
+        ),
+        (
+            errno.EISDIR,
+            "list connectors",
+            "mm1: b/x: a folder is where a file has to be: use another path\n",
         ),
         (
             errno.EIO,

@@ -2,11 +2,13 @@
 function; heavy imports wait until that function runs, so that help answers at once."""
 
 import argparse
+import difflib
 import errno
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import mm1
 from mm1.cli.arguments import (
@@ -28,6 +30,16 @@ from mm1.cli.weights import add_weights_commands
 from mm1.launch.final_exit import end_restarts
 
 GOES_ON = "the same command goes on from there"
+
+REMEDIES = {
+    errno.EACCES: "permission denied: change its permissions, or",
+    errno.EPERM: "permission denied: change its permissions, or",
+    errno.EROFS: "read-only file system:",
+    errno.EEXIST: "there is a file already:",
+    errno.ENOTDIR: "a file is where a folder has to be:",
+    errno.EISDIR: "a folder is where a file has to be:",
+}
+"""What is the matter with a file, by the system's number."""
 
 
 def main() -> None:
@@ -92,14 +104,10 @@ def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         again = f"; then {GOES_ON}" if arguments.resumes else ""
         return f"{where}the disk or your quota is full: make room{again}"
-    if not error.filename:
-        return None
-    if error.errno in (errno.EACCES, errno.EPERM):
-        said = "permission denied: change its permissions, or use another path"
-        return f"{error.filename}: {said}"
-    if error.errno == errno.EROFS:
-        return f"{error.filename}: read-only file system: use another path"
-    return None
+    said = REMEDIES.get(error.errno or 0)
+    # Of a rename the second is where the file was to be.
+    path = error.filename2 or error.filename
+    return f"{path}: {said} use another path" if path and said else None
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -123,9 +131,24 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest command for one that there is not."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction):
+            known = action.choices
+            if value not in known and (
+                close := difflib.get_close_matches(value, known, 1)
+            ):
+                raise argparse.ArgumentError(
+                    None, f"no command {value!r}; did you mean {close[0]!r}?"
+                )
+        super()._check_value(action, value)
+
+
 def command_parser() -> argparse.ArgumentParser:
     """That of `mm1`, with a parser for each command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "mm1",
         description="Multimodal pre-training as in MM1, from raw data to scores.",
         epilog="`mm1 COMMAND --help` explains a command.",
@@ -134,7 +157,9 @@ def command_parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"mm1 {mm1.__version__}"
     )
     add_verbosity(parser)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
     add_demo_command(commands)
     add_list_command(commands)
     add_data_commands(commands)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1.ranges import Range
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -63,7 +65,9 @@ def add_command(
 
 def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:  # noqa: A002
     """The positional `a.b=value` words of a command."""
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help=help)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help=help
+    )
 
 
 def add_out(
@@ -72,11 +76,31 @@ def add_out(
     help: str,  # noqa: A002
     **options: Any,
 ) -> None:
-    """The option `--out`, without which a command does not start."""
+    """The option `--out`, without which a command does not start; a `metavar` of FILE
+    says that it names a file, DIR a folder."""
     options = {"required": True} | options
+    kind = _new_file if metavar.startswith("FILE") else _new_folder
     parser.add_argument(
-        "--out", type=Path, metavar=metavar, help=help, **options
+        "--out", type=kind, metavar=metavar, help=help, **options
     )
+
+
+def _new_file(word: str) -> Path:
+    """Before any work is done for it."""
+    if os.path.isdir(word):
+        raise argparse.ArgumentTypeError(f"{word} is a folder: name a file")
+    _new_folder(str(Path(word).parent))
+    return Path(word)
+
+
+def _new_folder(word: str) -> Path:
+    """Before any work is done for it."""
+    for each in (Path(word), *Path(word).parents):
+        if os.path.isfile(each):
+            raise argparse.ArgumentTypeError(
+                f"{each} is a file: name another folder"
+            )
+    return Path(word)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +129,31 @@ def or_override(number: Callable[[str], Any]) -> Callable[[str], Any]:
 
     parse.__name__ = number.__name__  # argparse names it in its error
     return parse
+
+
+def number_in(
+    kind: Callable[[str], Any], allowed: Range
+) -> Callable[[str], Any]:
+    """The type of an option that takes a number of that kind in a range."""
+
+    def parse(word: str) -> Any:
+        if (value := kind(word)) not in allowed:
+            raise argparse.ArgumentTypeError(f"must be {allowed}, not {word}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its error
+    return parse
+
+
+LARGEST = 2**31 - 1
+"""More than this of anything is a slip of the keyboard."""
+count = number_in(int, Range(1, LARGEST))
+count_from_zero = number_in(int, Range(0, LARGEST))
+port = number_in(int, Range(0, 2**16 - 1))
+finite = number_in(float, Range())
+share = number_in(float, Range(0, 1))
+positive = number_in(float, Range(0, low_is_open=True))
+non_negative = number_in(float, Range(0))
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:

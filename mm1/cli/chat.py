@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_quantize, add_trust
+from mm1.cli.arguments import (
+    add_command,
+    add_quantize,
+    add_trust,
+    count,
+    non_negative,
+    port,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -39,18 +46,18 @@ def add_chat_command(commands: "Commands") -> None:
         help="where to listen; 0.0.0.0 for every interface (default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=int, default=8000, help="(default: %(default)s)"
+        "--port", type=port, default=8000, help="(default: %(default)s)"
     )
     parser.add_argument(
         "--max-length",
-        type=int,
+        type=count,
         default=8_192,
         metavar="N",
         help="most tokens of prompt and answer (default: %(default)s)",
     )
     parser.add_argument(
         "--temperature",
-        type=float,
+        type=non_negative,
         default=0.0,
         help="in the terminal; 0 is greedy (default: %(default)s)",
     )

@@ -10,7 +10,10 @@ from mm1.cli.arguments import (
     add_out,
     add_overrides,
     add_trust,
+    count,
+    finite,
     named_values,
+    share,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ def _add_prepare(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--validation",
-        type=float,
+        type=share,
         default=0.0,
         metavar="SHARE",
         help="share of documents set aside for validation, such as 0.02 (default: 0)",
@@ -95,7 +98,7 @@ def _add_prepare(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="files read at a time, each in a process (default: %(default)s)",
@@ -145,13 +148,13 @@ def _add_deduplicate(commands: "Commands") -> None:
     add_trust(parser)
     parser.add_argument(
         "--tasks",
-        type=int,
+        type=count,
         metavar="N",
         help="blocks of files that are read on their own, at most (default: 500)",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="tasks at a time, here or on Slurm (default: %(default)s here, all on"
@@ -197,19 +200,19 @@ def _add_filter_captions(commands: "Commands") -> None:
     add_trust(parser)
     parser.add_argument(
         "--keep",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of pairs to keep, those with the highest scores",
     )
     parser.add_argument(
         "--min-score",
-        type=float,
+        type=finite,
         metavar="COSINE",
         help="least cosine between image and caption to keep a pair",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="processes that write (default: %(default)s)",
@@ -247,7 +250,7 @@ def _add_recaption(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=count,
         default=64,
         metavar="N",
         help="longest caption, in tokens (default: %(default)s)",

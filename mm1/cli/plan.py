@@ -1,10 +1,15 @@
 """`mm1 plan`: what a run takes, before anything is rented."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_overrides
+from mm1.cli.arguments import (
+    add_command,
+    add_out,
+    add_overrides,
+    count,
+    non_negative,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -23,9 +28,9 @@ def add_plan_command(commands: "Commands") -> None:
     )
     parser.add_argument("recipe", help="a recipe or a run's folder")
     add_overrides(parser, "settings, as for `mm1 train`")
-    parser.add_argument("--nodes", type=_number, metavar="N", help="default: 1")
+    parser.add_argument("--nodes", type=count, metavar="N", help="default: 1")
     parser.add_argument(
-        "--gpus-per-node", type=_number, metavar="N", help="default: 8"
+        "--gpus-per-node", type=count, metavar="N", help="default: 8"
     )
     parser.add_argument(
         "--gpu",
@@ -38,38 +43,22 @@ def add_plan_command(commands: "Commands") -> None:
         " beside the plan; on several ranks under torchrun",
     )
     parser.add_argument(
-        "--price", type=_price, metavar="P", help="of a GPU and hour"
+        "--price", type=non_negative, metavar="P", help="of a GPU and hour"
     )
     parser.add_argument(
         "--images-per-sequence",
-        type=_price,
+        type=non_negative,
         metavar="N",
         help="default: 93%% of loader.max_images",
     )
-    parser.add_argument("--vocab-size", type=_number, default=32_768)
+    parser.add_argument("--vocab-size", type=count, default=32_768)
     parser.add_argument(
         "--no-search",
         action="store_true",
         help="plan the recipe's own settings alone, which takes half the time",
     )
     parser.add_argument("--json", action="store_true", help="print numbers")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="also write a page"
-    )
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _price(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number from 0 on")
-    return value
+    add_out(parser, "FILE.html", "also write a page", required=False)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

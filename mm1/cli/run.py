@@ -12,7 +12,10 @@ from mm1.cli.arguments import (
     add_overrides,
     add_quantize,
     add_trust,
+    count,
+    count_from_zero,
     or_override,
+    positive,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def add_run_commands(commands: "Commands") -> None:
     add_trust(parser)
     parser.add_argument(
         "--rows",
-        type=int,
+        type=count,
         default=6,
         metavar="N",
         help="number of packed sequences (default: %(default)s)",
@@ -96,7 +99,7 @@ def add_run_commands(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--shutdown-timeout",
-        type=float,
+        type=positive,
         metavar="SECONDS",
         help="for saving a checkpoint after Ctrl-C, SIGTERM or the like; then the run"
         " ends without (default: 25 under torchrun, which kills after 30 unless its own"
@@ -122,7 +125,7 @@ def add_run_commands(commands: "Commands") -> None:
     parser.add_argument(
         "--shots",
         nargs="+",
-        type=or_override(int),
+        type=or_override(count_from_zero),
         metavar="N",
         help="numbers of demonstrations in the prompt (default: the run's)",
     )

@@ -12,8 +12,11 @@ from mm1.cli.arguments import (
     add_out,
     add_overrides,
     add_trust,
+    count,
+    count_from_zero,
     named_values,
     or_override,
+    positive,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def add_study_command(commands: "Commands") -> None:
     add(
         "--seeds",
         nargs="+",
-        type=or_override(int),
+        type=or_override(count_from_zero),
         metavar="N",
         help="every run is trained once with each (default: those that a study is"
         " stated for, else 0 1 2)",
@@ -58,7 +61,7 @@ def add_study_command(commands: "Commands") -> None:
     )
     add(
         "--jobs",
-        type=int,
+        type=count,
         metavar="N",
         help="runs at a time (default: one for each core here, all on a cluster)",
     )
@@ -101,7 +104,7 @@ def add_study_command(commands: "Commands") -> None:
     )
     law.add_argument(
         "--predict",
-        type=or_override(float),
+        type=or_override(positive),
         nargs="+",
         default=[],
         metavar="PARAMS",

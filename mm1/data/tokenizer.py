@@ -27,7 +27,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from mm1.checksums import check_file
 from mm1.config import ConfigError, Configurable, nearest
 from mm1.data.tokenizer_file import open_backend, refusing_panics
-from mm1.files import atomic_path, read_object
+from mm1.files import FRESH_COPY, atomic_path, read_object, read_utf8
+from mm1.ranges import Range
 from mm1.storage.remote_path import as_path
 
 PAD = "<pad>"
@@ -40,6 +41,10 @@ SPECIAL_TOKENS = "special_tokens.json"
 
 LARGEST_VOCABULARY = 1 << 24
 """Ids of a tokenizer; an embedding has a row for each, and none is that large."""
+
+
+LARGEST_LEARNT = 1_000_000
+"""Tokens that a tokenizer may learn; published ones have a quarter of that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +138,7 @@ class Tokenizer(Configurable):
             raise FileNotFoundError(_where_one_comes_from(path))
         for each in (path, path.with_name(SPECIAL_TOKENS)):
             check_file(each, "take it from a copy of the folder")
-        self.text = path.read_text(encoding="utf-8")
+        self.text = read_utf8(path, FRESH_COPY)
         self.special_tokens = SpecialTokens.read(path.with_name(SPECIAL_TOKENS))
         self._load(str(path))
 
@@ -316,8 +321,19 @@ def train_tokenizer(
 
     `bpe` is byte-level byte-pair encoding, which can encode any text; `word` splits at
     white space and keeps the most frequent words, for closed vocabularies.
+
+    Raises:
+        ConfigError: `vocab_size` leaves no room for a word, or is far too large.
     """
     special = [PAD, END, IMAGE] if kind == "bpe" else [PAD, END, IMAGE, UNKNOWN]
+    num_bytes = 256 if kind == "bpe" else 0
+    sizes = Range(num_bytes + len(special) + 1, LARGEST_LEARNT)
+    if vocab_size not in sizes:
+        content = f"{len(special)} special tokens and a word"
+        raise ConfigError(
+            f"a vocabulary of {vocab_size} tokens (--vocab-size): it must be {sizes},"
+            f" for {f'{num_bytes} bytes, ' if num_bytes else ''}{content}"
+        )
     if kind == "bpe":
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]

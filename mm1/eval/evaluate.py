@@ -34,6 +34,7 @@ from mm1.files import (
 from mm1.folder_lock import FolderLock
 from mm1.infer.quantization import Quantization, quantize_weights
 from mm1.infer.trained_model import TrainedModel
+from mm1.nn.decoder import LanguageModel
 from mm1.nn.model import Model
 from mm1.progress import ProgressBar
 from mm1.runs.layout import SCORES, predictions_path
@@ -81,7 +82,7 @@ def evaluate_run(
     if quantization is not None and out in (None, folder):
         raise ConfigError(
             f"the scores of {quantization} weights are not those of the run: name"
-            " another folder for them with --out"
+            " another folder for them (out)"
         )
     chosen = list(names or config.benchmarks)
     for name in chosen:
@@ -91,7 +92,7 @@ def evaluate_run(
             )
     if not chosen:
         raise ConfigError(
-            "the run has no benchmarks; add one, such as benchmarks.coco=coco"
+            f"the run has no benchmarks; {_proposal(config.model)}"
         )
     own = {} if shots is None else {"shots": tuple(shots)}
     selected = {
@@ -125,6 +126,16 @@ def evaluate_run(
             out or folder,
             version=version,
         )
+
+
+def _proposal(model: Model.Config) -> str:
+    """The benchmarks that suit a model."""
+    if isinstance(model, LanguageModel.Config):
+        return "add one, such as benchmarks.coco=coco"
+    return (
+        f"a {model.owner.__name__} gives features, no answers: `mm1 list benchmarks`"
+        " shows which take those"
+    )
 
 
 def build_benchmarks(

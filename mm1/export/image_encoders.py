@@ -51,7 +51,7 @@ from mm1.export.tokens import (
     import_vocabulary,
 )
 from mm1.export.weights import Weights
-from mm1.files import write_json
+from mm1.files import FRESH_COPY, read_utf8, write_json
 from mm1.loader.pairs import PairLoader
 from mm1.nn.aim import AIM
 from mm1.nn.clip import CLIP
@@ -357,7 +357,7 @@ def _write_vocabulary(
 
 def _run_tokenizer(folder: Path, own: dict[str, Any]) -> str:
     """The run's own `tokenizer.json`, from that of its export."""
-    text = (folder / TOKENIZER).read_text(encoding="utf-8")
+    text = read_utf8(folder / TOKENIZER, FRESH_COPY)
     if "post_processor" not in own:
         return text
     restored = json.loads(text) | {"post_processor": own["post_processor"]}

@@ -52,6 +52,11 @@ def _opened(name: str, pickle: bool) -> Iterator[tuple[Origin, WeightFiles]]:
 
 def _language_model(folder: Path, weights: WeightFiles) -> Import:
     options = Options.read(folder / "config.json")
+    if "class" in options.left:
+        raise ConfigError(
+            f"{folder} is an mm1 run already: train from it with init.PART={folder}, or"
+            f" write it for transformers with `mm1 export {folder} --out DIR`"
+        )
     family = options.need("model_type", str)
     if family not in FAMILIES:
         known = nearest(family, [*FAMILIES, *READERS])

@@ -40,7 +40,7 @@ from mm1.export.tokens import (
     import_vocabulary,
     published_ends,
 )
-from mm1.files import write_json
+from mm1.files import FRESH_COPY, read_utf8, write_json
 from mm1.loader.packed import PackedLoader
 from mm1.nn.decoder import Decoder, LanguageModel
 from mm1.nn.mm1 import MM1
@@ -160,7 +160,7 @@ def _own(
             " by config.json"
         )
     return model, Vocabulary(
-        (folder / TOKENIZER).read_text(encoding="utf-8"),
+        read_utf8(folder / TOKENIZER, FRESH_COPY),
         own_special_tokens(folder, own),
         0,
     )
@@ -190,6 +190,11 @@ def run_decoder(run: Path, config: Any) -> RunDecoder:
             model has no decoder that a format has room for.
     """
     model = config.model
+    if not isinstance(model, LanguageModel.Config):
+        raise ConfigError(
+            f"{run} is a {model.owner.__name__}, which has no decoder: leave out --part"
+            " to export what it has"
+        )
     unused = NOTHING
     if isinstance(model, MM1.Config):
         model = LanguageModel.Config(decoder=model.decoder, z_loss=model.z_loss)

@@ -41,7 +41,7 @@ from mm1.export.tokens import (
     Vocabulary,
     export_vocabulary,
 )
-from mm1.files import FRESH_COPY, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, read_utf8, write_json
 from mm1.infer.trained_model import make_renderer
 from mm1.loader.packed import PackedLoader
 from mm1.nn.mm1 import MM1
@@ -181,7 +181,7 @@ def read_multimodal(folder: Path) -> Import | None:
     written = to_mm1_config(model, config, family, max_length=max_length)
     check_unedited(folder, CONFIG, written)
     vocabulary = Vocabulary(
-        (folder / TOKENIZER).read_text(encoding="utf-8"),
+        read_utf8(folder / TOKENIZER, FRESH_COPY),
         own_special_tokens(folder, own),
         0,
     )

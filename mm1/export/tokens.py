@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from mm1.config import ConfigError
 from mm1.data.tokenizer import IMAGE, PAD, TOKENIZER, SpecialTokens, Tokenizer
 from mm1.data.tokenizer_file import open_backend, refusing_panics
-from mm1.files import FRESH_COPY, read_object, write_json
+from mm1.files import FRESH_COPY, read_object, read_utf8, write_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -88,7 +88,7 @@ def import_vocabulary(
 def _read(folder: Path) -> str:
     path = folder / TOKENIZER
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_utf8(path, FRESH_COPY)
     others = [
         p.name
         for p in folder.iterdir()

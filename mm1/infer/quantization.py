@@ -7,7 +7,7 @@ of what a model says (docs/chat.md).
 """
 
 import logging
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -22,12 +22,16 @@ def quantize_weights(model: Model, kind: Quantization) -> None:
     """Quantises the linear maps of a model's blocks and connector, in place.
 
     Raises:
-        ConfigError: the model has no linear maps there, or the extra is not
-            installed.
+        ConfigError: there is no such kind, the model has no linear maps there, or the
+            extra is not installed.
     """
+    if kind not in get_args(Quantization):
+        raise ConfigError(
+            f"quantization={kind!r}: it must be {' or '.join(get_args(Quantization))}"
+        )
     # On a machine without CUDA it logs which of its kernels it cannot load.
     logging.getLogger("torchao").setLevel(logging.CRITICAL)
-    with needs_extra("quantize", "--quantize"):
+    with needs_extra("quantize", f"{kind} quantization"):
         from torchao.quantization import (  # type: ignore[import-not-found]
             Int8WeightOnlyConfig,
             quantize_,

@@ -5,6 +5,7 @@ field of texts, a tar of captions, pages, conversations. Or a source is named, w
 options, as for `mm1 prepare`. Images are not decoded.
 """
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ PLAIN_SUFFIXES = (".txt", ".md")
 PIECE = 1 << 20
 """Bytes of a line that are taken at a time: a file may have no line breaks."""
 TEXT_FIELDS = ("text", "caption")
+NOT_UTF8 = "not UTF-8"
+NOT_UTF8_FILE = "file that is not UTF-8"
+EMPTY = "file without records"
 
 
 class TokenizerTexts:
@@ -79,9 +83,22 @@ class TokenizerTexts:
         if not self.num_texts:
             raise ConfigError(
                 f"no text to learn from in {', '.join(map(str, self.paths))}:"
-                f" {self.summary() or 'nothing is there'}. Name the field of the text"
-                " (--field content), or how the files are read (--source text_files)"
+                f" {self.summary() or 'nothing is there'}. {self._remedy()}"
             )
+
+    def _remedy(self) -> str:
+        """What to do where there is no text at all."""
+        seen = {*self.left_out, *self.skipped.counts}
+        if seen and seen <= {NOT_UTF8, NOT_UTF8_FILE}:
+            return (
+                "Convert the files to UTF-8, as `iconv -f latin1 -t utf-8` does"
+            )
+        if seen == {EMPTY}:
+            return "Name files that have texts"
+        return (
+            "Name the field of the text (--field content), or how the files are read"
+            " (--source text_files)"
+        )
 
     def summary(self) -> str:
         """What was left out; empty if nothing was."""
@@ -107,7 +124,7 @@ class TokenizerTexts:
     def _texts_of(self, file: Path) -> Iterator[str]:
         suffix = tables.table_suffix(file)
         if suffix in PLAIN_SUFFIXES:
-            return _lines(file)
+            return self._lines(file)
         if suffix == ".tar":
             source = Captions.Config(field=self.field).build()
             return self._texts_by(source, [file])
@@ -121,16 +138,27 @@ class TokenizerTexts:
     def _texts_of_table(self, file: Path) -> Iterator[str]:
         first = _first_row(file)
         names = (self.field,) if self.field else TEXT_FIELDS
+        if not first and tables.table_suffix(file) in tables.JSON_LINES:
+            return self._texts_of_field(
+                file, names[0]
+            )  # says why there is none
+        if not first:
+            self.skipped.add(EMPTY, file.name)
+            return iter(())
         for name in names:
             if name in first:
                 return self._texts_of_field(file, name)
         if source := None if self.field else _source_of(first):
             return self._texts_by(source, [file])
-        fields = ", ".join(map(str, first)) or "nothing"
-        self.skipped.add(f"file with the fields {fields}", file.name)
+        fields = ", ".join(map(str, first))
+        kind = f"file with the fields {fields}"
+        if any("\udc80" <= character <= "\udcff" for character in fields):
+            kind = NOT_UTF8_FILE  # how `tables.csv_header` keeps other bytes
+        self.skipped.add(kind, file.name)
         return iter(())
 
     def _texts_of_field(self, file: Path, field: str) -> Iterator[str]:
+        record = None
         for record in _rows(file, field):
             try:
                 row = _usable(record.data)
@@ -139,6 +167,8 @@ class TokenizerTexts:
                 yield check_text(row.get(field), field)
             except Unusable as why:
                 self.left_out[why.reason] += 1
+        if record is None:
+            self.skipped.add(EMPTY, file.name)
 
     def _texts_by(self, source: Source, files: Iterable[Path]) -> Iterator[str]:
         for file in files:
@@ -153,14 +183,25 @@ class TokenizerTexts:
                     if isinstance(part, Text) and part.content.strip():
                         yield part.content
             if record is None:
-                self.skipped.add("file without records", file.name)
+                self.skipped.add(EMPTY, file.name)
 
-
-def _lines(file: Path) -> Iterator[str]:
-    with open_decompressed(file) as lines:
-        while line := lines.readline(PIECE):
-            if text := line.decode("utf-8", "ignore"):
-                yield text
+    def _lines(self, file: Path) -> Iterator[str]:
+        """The lines of a file, without those that are not UTF-8."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        is_empty = True
+        with open_decompressed(file) as lines:
+            while line := lines.readline(PIECE):
+                is_empty = False
+                ends = len(line) < PIECE or line.endswith(b"\n")
+                try:
+                    text = decoder.decode(line, final=ends)
+                except UnicodeDecodeError:
+                    decoder.reset()
+                    self.left_out[NOT_UTF8] += 1
+                else:
+                    yield text
+        if is_empty:
+            self.skipped.add(EMPTY, file.name)
 
 
 def _rows(file: Path, column: str) -> Iterator[Record]:

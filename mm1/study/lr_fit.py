@@ -12,6 +12,7 @@ parabola: what the runs of a seed have in common does not count as an error of t
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mm1.config import ConfigError
+from mm1.files import read_utf8
 from mm1.study.statistics import LEVEL, Estimate, estimate, t_quantile
 
 COLUMNS = ("params", "lr")
@@ -300,8 +302,9 @@ def read_points(path: Path) -> list[Point]:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], str]]:
     """Yields (line number, cells, "loss" or "score")."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+    text = read_utf8(path, "save it as CSV in UTF-8").removeprefix("\ufeff")
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    try:
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         objectives = [name for name in OBJECTIVES if name in columns]
@@ -313,6 +316,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], str]]:
             )
         for row in reader:
             yield reader.line_num, row, objectives[0]
+    except csv.Error as error:
+        raise ConfigError(
+            f"{path} is not CSV ({error}): save it anew"
+        ) from error
 
 
 def _point(row: dict[str, str], objective: str) -> Point:

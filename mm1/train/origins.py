@@ -56,16 +56,32 @@ def origin_runs(init: Mapping[str, str]) -> dict[str, Path]:
     }
 
 
+class MissingOrigin(ConfigError):
+    """A run that a part starts from is not there."""
+
+    def __init__(self, part: str, folder: Path, recipe: str = "") -> None:
+        """`recipe` makes such a run; empty: it is not known which does."""
+        super().__init__(part, folder, recipe)
+        self.part = part
+        self.folder = folder
+        self.recipe = recipe
+
+    def __str__(self) -> str:
+        train = f"`mm1 train {self.recipe or 'RECIPE'} --out {self.folder}`"
+        listed = "" if self.recipe else ", `mm1 list recipes`"
+        return (
+            f"init.{self.part}={self.folder}: there is no such run. Train it"
+            f" ({train}{listed}), import published weights (`mm1 import PATH_OR_ID"
+            f" --out {self.folder}`) or name another run; init.{self.part}={RANDOM}"
+            f" trains the {self.part} from scratch"
+        )
+
+
 def check_origins(init: Mapping[str, str]) -> None:
-    """Raises ConfigError if a run that a part starts from is not there."""
+    """Raises MissingOrigin if a run that a part starts from is not there."""
     for part, folder in origin_runs(init).items():
         if not (folder / CONFIG).is_file():
-            raise ConfigError(
-                f"init.{part}={folder}: there is no such run. Train it (`mm1 train"
-                f" RECIPE --out {folder}`, `mm1 list recipes`), import published"
-                f" weights (`mm1 import PATH_OR_ID --out {folder}`) or name another"
-                f" run; init.{part}={RANDOM} trains the {part} from scratch"
-            )
+            raise MissingOrigin(part, folder)
 
 
 def adopt_architectures(

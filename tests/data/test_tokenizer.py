@@ -271,3 +271,25 @@ def test_special_tokens_of_the_wrong_kind(names: str, tmp_path: Path) -> None:
     (tmp_path / "special_tokens.json").write_text(names)
     with pytest.raises(ConfigError, match=r"special_tokens.json: .* cannot be"):
         Tokenizer.Config(path=str(tmp_path)).build()
+
+
+def test_a_binary_file_is_no_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(b"\x80\xff")
+    with pytest.raises(ConfigError, match=f"{path} is not UTF-8 text: get a"):
+        Tokenizer.Config(path=str(path)).build()
+
+
+@pytest.mark.parametrize("size", [-5, 10, 259, 1_000_001, 999_999_999_999])
+def test_a_vocabulary_has_room_for_a_word_and_a_limit(
+    size: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "tokenizer.json"
+    said = "must be at least 260 and at most 1000000, for 256 bytes, 3 special"
+    with pytest.raises(ConfigError, match=said):
+        train_tokenizer(["a text"], out, vocab_size=size)
+    with pytest.raises(ConfigError, match="must be at least 5 and at most"):
+        train_tokenizer(["a text"], out, vocab_size=4, kind="word")
+    assert not out.exists()
+    made = train_tokenizer(["of of of"], out, vocab_size=260)
+    assert made.encode("of") == [259]

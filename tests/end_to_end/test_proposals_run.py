@@ -57,6 +57,7 @@ FILLED = {
     "mm1 eval RUN --controls": ["mm1 eval runs/joint --controls"],
     "mm1 eval RUN --out DIR": ["mm1 eval runs/joint --shots 0 --out scores"],
     "mm1 eval X --shots 0 4": ["mm1 eval runs/joint --shots 0 4"],
+    "mm1 export X --out DIR": ["mm1 export runs/joint --out exported"],
     "mm1 export X --out X-exported": [
         "mm1 export runs/joint --out runs/joint-exported"
     ],
@@ -99,7 +100,7 @@ FILLED = {
     "mm1 train NAME --out DIR": [
         f"mm1 train pretrain_small {JOINT} --out runs/two"
     ],
-    "mm1 train RECIPE --out X": [
+    "mm1 train X --out X": [
         f"mm1 train language_model_9m {TEXT} --out runs/text"
     ],
     "mm1 train clip_small init.encoder=RUN --out DIR": [

@@ -11,7 +11,7 @@ import torch
 from parity.encoders import write_alone, write_two_towers
 from parity.recorded import recorded
 from safetensors.torch import load_file, save_file
-from tiny import tokenizer
+from tiny import tokenizer, write_run
 
 from mm1.config import UserError
 from mm1.export.import_model import import_model
@@ -235,3 +235,8 @@ def test_a_text_tower_without_a_tokenizer(tmp_path: Path) -> None:
     refused(
         tmp_path / "published", "has no tokenizer.json", error=FileNotFoundError
     )
+
+
+def test_a_run_of_ours_need_not_be_imported(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "ours")
+    refused(run, rf"{run} is an mm1 run already: .* init\.PART={run}, or")

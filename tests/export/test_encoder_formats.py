@@ -390,3 +390,12 @@ def test_parts_that_cannot_be_exported_are_named(tmp_path: Path) -> None:
     ):
         export_run(tmp_path / "run", tmp_path / "out", part="text")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_decoder_says_what_it_is(tmp_path: Path) -> None:
+    write_run(CLIP.Config(encoder=PLAIN, text=TEXT), tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match="run is a CLIP, which has no decoder"
+    ):
+        export_run(tmp_path / "run", tmp_path / "out", part="decoder")
+    assert not (tmp_path / "out").exists()

@@ -72,7 +72,7 @@ def test_evaluation_keeps_such_scores_apart(
 def test_scores_do_not_go_into_the_run(tmp_path: Path) -> None:
     run = tiny.write_run(tmp_path / "run")
     for out in (None, run):
-        with pytest.raises(ConfigError, match=r"another folder .* --out"):
+        with pytest.raises(ConfigError, match=r"another folder .* \(out\)"):
             evaluation.evaluate_run(
                 run, read_config(run), out=out, quantization="int8"
             )
@@ -84,5 +84,7 @@ def test_a_missing_library_is_one_line(
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     monkeypatch.setitem(sys.modules, "torchao", None)
     run = tiny.write_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"--quantize needs torchao: pip"):
+    with pytest.raises(
+        ConfigError, match=r"int8 quantization needs torchao: pip"
+    ):
         load(run, quantization="int8")

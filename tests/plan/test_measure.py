@@ -129,8 +129,8 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(
         (["--measure", "--nodes", "2"], "leave out --nodes"),
         (["--measure", "layout.tensor=2"], "layout.tensor=2"),
         (["--nodes", "0"], "must be at least 1"),
-        (["--price", "-1"], "must be a number from 0"),
-        (["--price", "nan"], "must be a number from 0"),
+        (["--price", "-1"], "must be at least 0"),
+        (["--price", "nan"], "must be at least 0"),
     ],
 )
 def test_mistakes(

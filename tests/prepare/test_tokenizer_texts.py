@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,12 +99,10 @@ def test_a_field_or_a_source_may_be_named(tmp_path: Path) -> None:
         ("a.jsonl", b'{"raw_content": "x", "n": 1}\n', "fields raw_content, n"),
         ("a.csv", b"raw_content,n\nx,1\n", "fields raw_content, n"),
         ("a.jsonl", b'{"text": ""}\n' * 9, r"9 records dropped \(empty text\)"),
-        ("a.jsonl", b"", "fields nothing"),
-        ("a.tar", b"\0" * 10240, r"1 file without records \(a\.tar\)"),
+        ("a.jsonl", b"{}\n", r"1 records dropped \(\w"),
         ("a.tar", b"not a tar", r"1 records dropped \(not a tar file\)"),
         ("a/b.txt", b"deep", r"1 folder \(a\)"),
         ("a.bin", b"x", r"1 \.bin file"),
-        ("a.txt", b"", "nothing is there"),
     ],
 )
 def test_nothing_to_learn_is_an_error_that_says_what_was_seen(
@@ -116,6 +115,58 @@ def test_nothing_to_learn_is_an_error_that_says_what_was_seen(
     with pytest.raises(ConfigError, match=rf"no text .*{seen}.*--field"):
         train_tokenizer(TokenizerTexts([folder]), out, vocab_size=300)
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b""),
+        ("a.jsonl", b""),
+        ("a.csv", b""),
+        ("a.tar", b"\0" * 10240),
+    ],
+)
+def test_an_empty_file_is_named(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = rf"1 file without records \({name}\)\. Name files that have texts$"
+    with pytest.raises(ConfigError, match=said):
+        list(TokenizerTexts([tmp_path / name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"caf\xe9\nna\xefve\n"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n{"text": "na\xefve"}\n'),
+    ],
+)
+def test_text_that_is_not_utf8_is_counted(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    dropped = "2 records dropped (not UTF-8)"
+    said = re.escape(f"{dropped}. Convert the files to UTF-8, as `iconv")
+    with pytest.raises(ConfigError, match=said):
+        list(TokenizerTexts([tmp_path / name]))
+    (tmp_path / "b.txt").write_bytes("caf\u00e9\n".encode())
+    texts = TokenizerTexts([tmp_path])
+    assert list(texts) == ["caf\u00e9\n"]
+    assert texts.summary() == dropped
+
+
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"caf\xe9,n\x01\nx,1\n")
+    said = re.escape("1 file that is not UTF-8 (a.csv). Convert the files")
+    with pytest.raises(ConfigError, match=said):
+        list(TokenizerTexts([tmp_path / "a.csv"]))
+
+
+def test_a_character_between_two_pieces_is_kept(tmp_path: Path) -> None:
+    text = "x" * ((1 << 20) - 1) + "\u00e9" * 3
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert "".join(learnt(tmp_path / "a.txt")) == text
 
 
 def test_a_text_without_line_breaks_is_read_in_pieces(tmp_path: Path) -> None:

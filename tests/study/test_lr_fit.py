@@ -2,6 +2,7 @@
 that show no best rate."""
 
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,25 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
         ConfigError,
         match="needs the columns params, lr, and either loss or score",
     ):
+        read_points(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"params,lr,loss\n\xff\xfe\n",
+            "is not UTF-8 text: save it as CSV in UTF-8",
+        ),
+        (b"params,lr,loss\n" + b"1" * 200_000, "is not CSV (field larger than"),
+    ],
+)
+def test_a_file_that_is_no_table_of_points_is_named(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "points.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{path} {said}")):
         read_points(path)
 
 

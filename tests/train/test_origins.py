@@ -1,6 +1,7 @@
 """Runs that start from parts of other runs, imported ones among them: the parts bring
 their shape along."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import worlds
 
 from mm1 import config as configs
+from mm1.api import open_trainer
 from mm1.catalog import recipe, run_config
 from mm1.config import ConfigError
 from mm1.files import write_json
@@ -17,6 +19,7 @@ from mm1.overrides import override
 from mm1.runs.layout import checkpoint_path
 from mm1.train.origins import (
     RANDOM,
+    MissingOrigin,
     adopt_architectures,
     check_resumable,
     check_startable,
@@ -136,6 +139,38 @@ def test_a_run_that_is_missing_is_named_with_ways_to_get_it(
         assert words in str(caught.value)
     config.init = {"decoder": RANDOM}
     check_startable(tmp_path / "run", config, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "said"),
+    [
+        (
+            "pretrain_laptop",
+            "Train it first (`mm1 train pretrain_laptop_connector --out"
+            " runs/laptop_connector`) or name another run",
+        ),
+        (
+            "clip_h14_378",
+            "Train it (`mm1 train clip_h14_224 --out runs/clip_h14_224`), import",
+        ),
+        (
+            "pretrain_laptop_connector",
+            "Train it (`mm1 train RECIPE --out runs/clip_b32`, `mm1 list",
+        ),
+    ],
+)
+def test_a_run_of_a_recipe_is_proposed_by_its_name(
+    recipe_name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        open_trainer(recipe_name, [], tmp_path / "run", resume=False)
+    assert said in str(caught.value)
+
+
+def test_a_missing_run_crosses_between_ranks() -> None:
+    error = MissingOrigin("encoder", Path("a"), "clip_small")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_part_from_scratch_is_asked_for_by_name(tmp_path: Path) -> None:
