@@ -209,6 +209,8 @@ class Tokenizer(Configurable):
         """Name -> id of every token that no text may contain."""
         self.control_ids = frozenset(self.control_tokens.values())
         self.num_tokens = max(vocabulary.values()) + 1
+        self.longest_token = max(map(len, vocabulary))
+        """Characters."""
         self.vocab_size = special_tokens.vocab_size or self.num_tokens
         if self.vocab_size > LARGEST_VOCABULARY:
             raise ConfigError(
