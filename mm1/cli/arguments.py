@@ -107,6 +107,14 @@ def or_override(number: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def positive(text: str) -> int:
+    """The type of an option that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
 def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",

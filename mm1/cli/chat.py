@@ -1,12 +1,18 @@
 """`mm1 chat`: talk to finished runs."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_quantize, add_trust
+from mm1.cli.arguments import (
+    add_command,
+    add_quantize,
+    add_trust,
+    positive,
+)
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -39,11 +45,14 @@ def add_chat_command(commands: "Commands") -> None:
         help="where to listen; 0.0.0.0 for every interface (default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=int, default=8000, help="(default: %(default)s)"
+        "--port",
+        type=_port,
+        default=8000,
+        help="0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--max-length",
-        type=int,
+        type=positive,
         default=8_192,
         metavar="N",
         help="most tokens of prompt and answer (default: %(default)s)",
@@ -54,6 +63,13 @@ def add_chat_command(commands: "Commands") -> None:
         default=0.0,
         help="in the terminal; 0 is greedy (default: %(default)s)",
     )
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return value
 
 
 def _chat(arguments: argparse.Namespace) -> None:
@@ -78,6 +94,13 @@ def _chat(arguments: argparse.Namespace) -> None:
     from mm1.loaded_run import load_runs
 
     (run,) = load_runs(arguments.runs, quantization=arguments.quantize).values()
+    # Bytes that are not UTF-8 are refused line by line, and may be shown.
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     print(HELP)
     terminal = Terminal(
         run,

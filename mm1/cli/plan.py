@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1.cli.arguments import add_command, add_overrides
+from mm1.cli.arguments import add_command, add_overrides, positive
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
@@ -23,9 +23,11 @@ def add_plan_command(commands: "Commands") -> None:
     )
     parser.add_argument("recipe", help="a recipe or a run's folder")
     add_overrides(parser, "settings, as for `mm1 train`")
-    parser.add_argument("--nodes", type=_number, metavar="N", help="default: 1")
     parser.add_argument(
-        "--gpus-per-node", type=_number, metavar="N", help="default: 8"
+        "--nodes", type=positive, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--gpus-per-node", type=positive, metavar="N", help="default: 8"
     )
     parser.add_argument(
         "--gpu",
@@ -46,7 +48,7 @@ def add_plan_command(commands: "Commands") -> None:
         metavar="N",
         help="default: 93%% of loader.max_images",
     )
-    parser.add_argument("--vocab-size", type=_number, default=32_768)
+    parser.add_argument("--vocab-size", type=positive, default=32_768)
     parser.add_argument(
         "--no-search",
         action="store_true",
@@ -56,13 +58,6 @@ def add_plan_command(commands: "Commands") -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.html", help="also write a page"
     )
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def _price(text: str) -> float:
