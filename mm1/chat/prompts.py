@@ -1,7 +1,6 @@
 """The body of a request to a document and how it is continued, within limits."""
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -212,12 +211,13 @@ def decode_data_url(url: str, limits: Limits) -> Image:
         raise ApiError("a picture's data URL must be base64", param="image_url")
     try:
         data = base64.b64decode(content, validate=True)
+    except ValueError as error:  # one that is not ASCII is no `binascii.Error`
+        raise ApiError(f"not base64: {error}", param="image_url") from error
+    try:
         width, height = open_image(data).size
         # only now: where the orientation follows the pixels, they are decoded
         if width * height <= limits.max_pixels:
             width, height = image_size(data)
-    except binascii.Error as error:
-        raise ApiError(f"not base64: {error}", param="image_url") from error
     except ImageError as error:
         raise ApiError(str(error), param="image_url") from error
     if width * height > limits.max_pixels:
