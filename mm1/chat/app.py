@@ -33,6 +33,7 @@ from mm1.chat.protocol import (
     GenerationBody,
 )
 from mm1.chat.replies import DONE, Reply, event
+from mm1.chat.validation import invalid_request
 from mm1.config import UserError
 from mm1.infer.stream import StreamedToken
 from mm1.loaded_run import LoadedRun
@@ -87,17 +88,28 @@ def _add_openai_routes(
         document = marked_prompt(body, run, limits)
         return generation(body, name, run, document, None, limits)
 
-    @app.get("/health")
+    def described(name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "mm1",
+        }
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, Any]:
         return {"status": "ok", "in_flight": engine.num_in_flight}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "mm1"}
-            for name in runs
-        ]
+        listed = [described(name) for name in runs]
         return {"object": "list", "data": listed}
+
+    # names of runs may be paths
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        found, _ = find_run(runs, name)
+        return described(found)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
@@ -206,10 +218,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def invalid(
         request: Request, error: RequestValidationError
     ) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(each) for each in first["loc"][1:])
-        message = f"{where}: {first['msg']}" if where else first["msg"]
-        return await respond(request, ApiError(message, param=where or None))
+        sent = {"body": error.body, "query": dict(request.query_params)}
+        return await respond(request, invalid_request(error.errors(), sent))
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         known = ApiError(str(error.detail), status=error.status_code)

@@ -137,7 +137,7 @@ def test_what_is_prepared_has_a_place(
         go_on.wait(20)
         return encode(tokenizer, content)
 
-    def slow_build(config: Miniature.Config) -> Miniature:
+    def slow_build(config: Miniature.Config) -> Any:
         begun.set()
         go_on.wait(20)
         return build(config)
