@@ -539,12 +539,13 @@ def test_a_server_for_others_has_a_token(
     def run_server(server: Any, sockets: Any) -> None:
         served.append(server.config.app)
 
-    monkeypatch.setattr("uvicorn.Server.run", run_server)
     monkeypatch.delenv(TOKEN, raising=False)
     if given is not None:
         monkeypatch.setenv(TOKEN, given)
     port = free_port()
-    serve([run], host=host, port=port, max_length=100)
+    with monkeypatch.context() as patched:
+        patched.setattr("uvicorn.Server.run", run_server)
+        serve([run], host=host, port=port, max_length=100)
     said = capsys.readouterr().out
     address, _, shown = said.splitlines()[0].rpartition(" ")[2].partition("#")
     assert address == f"http://{f'[{host}]' if ':' in host else host}:{port}/"
