@@ -89,6 +89,7 @@ class LoadedRun:
             ConfigError: the run's model is not a language model, or what is given is
                 no picture.
             ImageError: a picture cannot be decoded.
+            UserError: a text has a lone surrogate.
         """
         document = self._document(pictures, question, shots)
         stop = (*STOP[self.layout], *stop)

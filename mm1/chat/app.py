@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -32,6 +33,7 @@ from mm1.chat.protocol import (
     GenerationBody,
 )
 from mm1.chat.replies import DONE, Reply, event
+from mm1.chat.validation import invalid_request
 from mm1.config import UserError
 from mm1.infer.stream import StreamedToken
 from mm1.loaded_run import LoadedRun
@@ -86,41 +88,61 @@ def _add_openai_routes(
         document = marked_prompt(body, run, limits)
         return generation(body, name, run, document, None, limits)
 
-    @app.get("/health")
+    def described(name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "mm1",
+        }
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, Any]:
         return {"status": "ok", "in_flight": engine.num_in_flight}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "mm1"}
-            for name in runs
-        ]
+        listed = [described(name) for name in runs]
         return {"object": "list", "data": listed}
+
+    # names of runs may be paths
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        found, _ = find_run(runs, name)
+        return described(found)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
-        found = await run_in_threadpool(asked, body)
-        reply = Reply(found, chat=True, log_probs=body.logprobs)
-        return await _answer(engine, found, reply, body, request)
+        def reply(found: Generation) -> Reply:
+            return Reply(found, chat=True, log_probs=body.logprobs)
+
+        return await _answer(engine, partial(asked, body), reply, body, request)
 
     @app.post("/v1/completions")
     async def complete(body: CompletionBody, request: Request) -> Response:
-        found = await run_in_threadpool(asked, body)
-        reply = Reply(found, chat=False, log_probs=body.logprobs is not None)
-        return await _answer(engine, found, reply, body, request)
+        def reply(found: Generation) -> Reply:
+            return Reply(found, chat=False, log_probs=body.logprobs is not None)
+
+        return await _answer(engine, partial(asked, body), reply, body, request)
 
 
 async def _answer(
     engine: Engine,
-    asked: Generation,
-    reply: Reply,
+    asked: Callable[[], Generation],
+    make_reply: Callable[[Generation], Reply],
     body: GenerationBody,
     request: Request,
 ) -> Response:
     """The answer, whole or as events. A stream begins once there is a token, so that a
     mistake has a status of its own."""
-    tokens = _until_gone(engine.generate(asked), request)
+    place = engine.enter()
+    try:
+        found = await run_in_threadpool(asked)
+        reply = make_reply(found)
+    except BaseException:
+        place.close()
+        raise
+    tokens = _until_gone(engine.generate(found), request, place)
     if not body.stream:
         async with aclosing(tokens):
             made = [token async for token in tokens]
@@ -162,27 +184,28 @@ async def _events(
 
 
 async def _until_gone(
-    tokens: AsyncGenerator[StreamedToken], request: Request
+    tokens: AsyncGenerator[StreamedToken], request: Request, place: ExitStack
 ) -> AsyncGenerator[StreamedToken]:
-    """The tokens, as long as somebody waits for them."""
-    waiting = asyncio.ensure_future(anext(tokens, None))
-    looked = time.monotonic()
-    try:
-        while True:
-            done, _ = await asyncio.wait([waiting], timeout=LOOK_EVERY)
-            if done:
-                if (token := waiting.result()) is None:
-                    return
-                yield token
-                waiting = asyncio.ensure_future(anext(tokens, None))
-            if time.monotonic() - looked >= LOOK_EVERY:
-                looked = time.monotonic()
-                if await request.is_disconnected():
-                    return
-    finally:
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        await tokens.aclose()
+    """The tokens, as long as somebody waits for them. Then the place is free."""
+    with place:
+        waiting = asyncio.ensure_future(anext(tokens, None))
+        looked = time.monotonic()
+        try:
+            while True:
+                done, _ = await asyncio.wait([waiting], timeout=LOOK_EVERY)
+                if done:
+                    if (token := waiting.result()) is None:
+                        return
+                    yield token
+                    waiting = asyncio.ensure_future(anext(tokens, None))
+                if time.monotonic() - looked >= LOOK_EVERY:
+                    looked = time.monotonic()
+                    if await request.is_disconnected():
+                        return
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await tokens.aclose()
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -195,10 +218,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def invalid(
         request: Request, error: RequestValidationError
     ) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(each) for each in first["loc"][1:])
-        message = f"{where}: {first['msg']}" if where else first["msg"]
-        return await respond(request, ApiError(message, param=where or None))
+        sent = {"body": error.body, "query": dict(request.query_params)}
+        return await respond(request, invalid_request(error.errors(), sent))
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         known = ApiError(str(error.detail), status=error.status_code)

@@ -1,4 +1,5 @@
-"""A queue of requests with one worker: models answer one at a time, in order.
+"""A queue of requests with one worker: models answer one at a time, in order. A request
+has a place among those in flight before anything of it is decoded or tokenised.
 
 Whoever waits is a coroutine of the server; tokens cross from the worker's thread as
 they are made. One that goes away ends its request, waiting or under way.
@@ -7,7 +8,7 @@ they are made. One that goes away ends its request, waiting or under way.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from threading import Event
 from typing import TypeVar
 
@@ -30,11 +31,7 @@ class Engine:
         self.prefixes: dict[str, PrefixCaches] = {}
 
     def generate(self, asked: Generation) -> AsyncGenerator[StreamedToken]:
-        """The tokens of an answer. Closing the iterator ends it.
-
-        Raises:
-            ApiError: too many requests are waiting.
-        """
+        """The tokens of an answer. Closing the iterator ends it."""
         prefixes = self.prefixes.setdefault(
             asked.name, PrefixCaches(CACHED_TOKENS)
         )
@@ -50,11 +47,7 @@ class Engine:
         )
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """What a function returns, which is called in its turn.
-
-        Raises:
-            ApiError: too many requests are waiting.
-        """
+        """What a function returns, which is called in its turn."""
         stream = self._stream(lambda: _once(function))
         (result,) = [each async for each in stream]
         return result
@@ -62,7 +55,6 @@ class Engine:
     async def _stream(
         self, start: Callable[[], Generator[Result]]
     ) -> AsyncGenerator[Result]:
-        self._enter()
         loop = asyncio.get_running_loop()
         made: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
         gone = Event()
@@ -89,16 +81,26 @@ class Engine:
         finally:
             gone.set()
             waiting.cancel()
-            self.num_in_flight -= 1
 
-    def _enter(self) -> None:
+    def enter(self) -> ExitStack:
+        """A place among the requests in flight, held until it is closed.
+
+        Raises:
+            ApiError: too many requests are in flight.
+        """
         if self.num_in_flight >= self.max_in_flight:
             raise ApiError(
-                f"{self.num_in_flight} requests are waiting: try again later",
+                f"{self.num_in_flight} requests are in flight: try again later",
                 status=429,
                 code="rate_limit_exceeded",
             )
         self.num_in_flight += 1
+        place = ExitStack()
+        place.callback(self._leave)
+        return place
+
+    def _leave(self) -> None:
+        self.num_in_flight -= 1
 
     def stop(self) -> None:
         self.worker.shutdown(wait=False, cancel_futures=True)

@@ -5,7 +5,7 @@ import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.exceptions import HTTPException
 
@@ -59,22 +59,22 @@ class Guard:
 
     def _refusal(self, path: str, headers: dict[str, str]) -> ApiError | None:
         host = headers.get("host", "")
-        if (
-            self.token is None
-            and urlsplit(f"//{host}").hostname not in LOOPBACK
-        ):
+        if self.token is None and _split(f"//{host}").hostname not in LOOPBACK:
             return ApiError(f"not for the host {host!r}", status=403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             return ApiError(f"not for pages of {origin}", status=403)
         size = headers.get("content-length", "0")
         if not size.isdecimal() or int(size) > self.max_body:
             return ApiError(self._too_large(), status=413)
-        given = headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, given = headers.get("authorization", "").partition(" ")
         if (
             self.token is not None
             and path not in OPEN
-            and not hmac.compare_digest(given.encode(), self.token.encode())
+            and not (
+                scheme.lower() == "bearer"
+                and hmac.compare_digest(given.encode(), self.token.encode())
+            )
         ):
             return ApiError(
                 "a token is needed: Authorization: Bearer TOKEN",
@@ -85,6 +85,14 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the request is larger than {self.max_body >> 20} MB"
+
+
+def _split(url: str) -> SplitResult:
+    """Its parts, which are empty where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 async def _send_error(send: Send, error: ApiError) -> None:

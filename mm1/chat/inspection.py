@@ -3,7 +3,9 @@ it looked, and demonstrations of benchmarks."""
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,14 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from mm1.chat.protocol import ApiError
+from mm1.config import UserError
 from mm1.data.document import Document, Image, Text
 from mm1.data.render import RenderedDocument, Renderer
 from mm1.eval.benchmarks import Benchmark
 from mm1.infer.image_attention import image_attention
 from mm1.loaded_run import LoadedRun
+
+log = logging.getLogger("mm1.chat")
 
 MAX_ATTENDED = 2_048
 """Tokens of a sequence whose attention is shown: it grows with their square."""
@@ -146,18 +151,20 @@ def describe_shots(
     """Demonstrations of one of the run's benchmarks, and a question with its answers.
 
     Raises:
-        ApiError: there is no such benchmark or question, or its files are missing.
+        ApiError: there is no such benchmark, or its files are missing or damaged.
     """
-    config = run.config.benchmarks.get(name)
-    if config is None or not issubclass(config.owner, Benchmark):
-        raise ApiError(f"the run has no benchmark {name!r} with questions")
     try:
-        benchmark = config.build()
+        benchmark = _benchmark(run, name)
         place = benchmark.chosen[question % len(benchmark.chosen)]
         asked = benchmark.question(benchmark.test[place])
         shots = benchmark.shots(asked, place, number)
-    except FileNotFoundError as error:
-        raise ApiError(f"{name}: {error}") from error
+    except ApiError:
+        raise
+    except (OSError, UserError) as error:
+        log.warning("benchmark %s: %s", name, error)
+        raise ApiError(
+            f"{name}: its files are missing or damaged; the server's log says which"
+        ) from error
     return {
         "shots": [
             {
@@ -171,6 +178,15 @@ def describe_shots(
         "layout": "chat" if benchmark.config.chat else "plain",
         "max_tokens": benchmark.config.max_tokens,
     }
+
+
+@lru_cache(maxsize=8)
+def _benchmark(run: LoadedRun, name: str) -> Benchmark:
+    """One of the run's benchmarks, whose files are read once."""
+    config = run.config.benchmarks.get(name)
+    if config is None or not issubclass(config.owner, Benchmark):
+        raise ApiError(f"the run has no benchmark {name!r} with questions")
+    return config.build()
 
 
 def _parts(parts: Sequence[Text | Image]) -> list[dict[str, Any]]:

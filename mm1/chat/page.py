@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +19,7 @@ from mm1.chat.inspection import (
 )
 from mm1.chat.prompts import Limits, check_length, conversation, find_run
 from mm1.chat.protocol import PromptBody
+from mm1.data.document import Document
 from mm1.loaded_run import LoadedRun
 from mm1.report.style import STYLE
 
@@ -59,28 +60,36 @@ def add_page_routes(
 
     @app.get("/mm1/shots")
     async def shots(
-        model: str, benchmark: str, number: int = 4, question: int = 0
+        model: str,
+        benchmark: str,
+        number: Annotated[int, Query(ge=0)] = 4,
+        question: int = 0,
     ) -> dict[str, Any]:
         _, run = find_run(runs, model)
-        return await run_in_threadpool(
-            describe_shots, run, benchmark, min(number, MAX_SHOTS), question
-        )
+        with engine.enter():
+            return await run_in_threadpool(
+                describe_shots, run, benchmark, min(number, MAX_SHOTS), question
+            )
 
     @app.post("/mm1/sequence")
     async def sequence(body: PromptBody) -> dict[str, Any]:
-        return await run_in_threadpool(_describe, body)
+        with engine.enter():
+            return await run_in_threadpool(_describe, body)
 
     def _describe(body: PromptBody) -> dict[str, Any]:
+        run, document = _asked(body)
+        return describe_sequence(run, document)
+
+    def _asked(body: PromptBody) -> tuple[LoadedRun, Document]:
         _, run = find_run(runs, body.model)
         document, _ = conversation(body, run, limits)
         check_length(run, document, limits)
-        return describe_sequence(run, document)
+        return run, document
 
     @app.post("/mm1/attention")
     async def attention(body: AttentionBody) -> list[dict[str, Any]]:
-        _, run = find_run(runs, body.model)
-        document, _ = conversation(body, run, limits)
-        check_length(run, document, limits)
-        return await engine.call(
-            partial(describe_attention, run, document, body.said)
-        )
+        with engine.enter():
+            run, document = await run_in_threadpool(_asked, body)
+            return await engine.call(
+                partial(describe_attention, run, document, body.said)
+            )

@@ -1,7 +1,6 @@
 """The body of a request to a document and how it is continued, within limits."""
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from mm1.chat.protocol import (
     ChatMessage,
     CompletionBody,
     GenerationBody,
+    ImagePart,
     PromptBody,
     TextPart,
 )
@@ -89,18 +89,31 @@ def conversation(
 
     Raises:
         ApiError: an image is no data URL, there are too many or it is too large, or the
-            last message is the assistant's.
+            last message is the assistant's, or the text is too long.
     """
     if body.messages[-1].role == "assistant":
         raise ApiError(
             "the last message is the assistant's: there is nothing to answer",
             param="messages",
         )
+    parts = [
+        part
+        for message in body.messages
+        if not isinstance(message.content, str)
+        for part in message.content
+    ]
+    num_images = sum(isinstance(part, ImagePart) for part in parts)
+    num_characters = sum(
+        len(part.text) for part in parts if isinstance(part, TextPart)
+    ) + sum(
+        len(message.content)
+        for message in body.messages
+        if isinstance(message.content, str)
+    )
+    _check_size(num_images, num_characters, run, limits)
     messages = [_message(message, limits) for message in body.messages]
     layout = body.layout or run.layout
-    document = lay_out(messages, layout)
-    _check_images(document, run, limits)
-    return document, layout
+    return lay_out(messages, layout), layout
 
 
 def marked_prompt(
@@ -111,6 +124,7 @@ def marked_prompt(
     Raises:
         ApiError: not an image for each mark, or as for `conversation`.
     """
+    _check_size(len(body.images), len(body.prompt), run, limits)
     pieces = body.prompt.split(IMAGE_MARK)
     if len(pieces) - 1 != len(body.images):
         raise ApiError(
@@ -123,9 +137,7 @@ def marked_prompt(
     for number, piece in enumerate(pieces):
         parts += [Text(piece, loss=False)] if piece else []
         parts += images[number : number + 1]
-    document = Document(tuple(parts))
-    _check_images(document, run, limits)
-    return document
+    return Document(tuple(parts))
 
 
 def generation(
@@ -199,12 +211,13 @@ def decode_data_url(url: str, limits: Limits) -> Image:
         raise ApiError("a picture's data URL must be base64", param="image_url")
     try:
         data = base64.b64decode(content, validate=True)
+    except ValueError as error:  # one that is not ASCII is no `binascii.Error`
+        raise ApiError(f"not base64: {error}", param="image_url") from error
+    try:
         width, height = open_image(data).size
         # only now: where the orientation follows the pixels, they are decoded
         if width * height <= limits.max_pixels:
             width, height = image_size(data)
-    except binascii.Error as error:
-        raise ApiError(f"not base64: {error}", param="image_url") from error
     except ImageError as error:
         raise ApiError(str(error), param="image_url") from error
     if width * height > limits.max_pixels:
@@ -227,14 +240,25 @@ def _message(message: ChatMessage, limits: Limits) -> Message:
     return Message(SPEAKERS[message.role], tuple(parts))
 
 
-def _check_images(document: Document, run: LoadedRun, limits: Limits) -> None:
-    number = len(document.images)
-    if number > limits.max_images:
+def _check_size(
+    num_images: int, num_characters: int, run: LoadedRun, limits: Limits
+) -> None:
+    """Comes before images are decoded and text is tokenised, which take much longer
+    than to count them."""
+    renderer = run.trained.renderer
+    if num_images > limits.max_images:
         raise ApiError(
-            f"{number} images; at most {limits.max_images} a request"
+            f"{num_images} images; at most {limits.max_images} a request"
         )
-    if number and run.trained.renderer.image_processor is None:
+    if num_images and renderer.image_processor is None:
         raise ApiError("the model reads text only, no images")
+    most = limits.max_length * renderer.tokenizer.longest_token
+    if num_characters > most:
+        raise ApiError(
+            f"the prompt has {num_characters} characters; {limits.max_length} tokens,"
+            f" the most that are allowed, have at most {most}",
+            code="context_length_exceeded",
+        )
 
 
 def as_api_error(error: BaseException) -> ApiError:

@@ -3,13 +3,31 @@ name, never ignored. Two fields are ours: `layout` and, for completions, `images
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from mm1.config import UserError
 from mm1.infer.dialogue import PromptLayout
 
 MAX_STOPS = 16
 MAX_ALTERNATIVES = 20
+
+NEUTRAL: dict[str, Any] = {
+    "tools": [],
+    "tool_choice": "none",
+    "response_format": {"type": "text"},
+    "logit_bias": {},
+    "best_of": 1,
+    "echo": False,
+    "store": False,
+}
+"""What a field that is not supported may be: then it changes nothing."""
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -104,6 +122,19 @@ class GenerationBody(_Body):
     frequency_penalty: Literal[0] = 0
     user: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, data: Any) -> Any:
+        """Clients send fields that are not supported with values that ask for
+        nothing."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: value
+            for name, value in data.items()
+            if name not in NEUTRAL or value != NEUTRAL[name]
+        }
+
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop
@@ -130,6 +161,15 @@ class ChatBody(PromptBody, GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_ALTERNATIVES)
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int, info: Any) -> int:
+        if not info.data.get("logprobs"):
+            raise PydanticCustomError(
+                "without_logprobs", "logprobs must be true"
+            )
+        return value
 
     @property
     def most_tokens(self) -> int | None:

@@ -10,6 +10,9 @@ from mm1.chat.prompts import Generation
 from mm1.data.tokenizer import Tokenizer
 from mm1.infer.stream import StreamedToken
 
+PART = "\N{REPLACEMENT CHARACTER}"
+"""What the text of a token has in place of a part of a character."""
+
 
 class Reply:
     """The bodies of one answer. `chat` or not decides their form; `log_probs` whether
@@ -108,12 +111,13 @@ class Reply:
 
 
 def _entry(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
-    """A token as OpenAI writes it, with its `id` besides."""
+    """A token as OpenAI writes it, with its `id` besides. One that is a part of a
+    character has no bytes: its text is only the sign for it."""
     name = tokenizer.name(token)
     return {
         "token": name,
         "logprob": value,
-        "bytes": list(name.encode()),
+        "bytes": None if PART in name else list(name.encode()),
         "id": token,
     }
 

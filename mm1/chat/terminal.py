@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from mm1.config import UserError
 from mm1.data.document import Image
+from mm1.data.tokenizer import check_unicode
 from mm1.infer.dialogue import STOP, Message, lay_out
 from mm1.infer.pictures import encoded_image
 from mm1.infer.prefix_caches import PrefixCaches
@@ -53,6 +54,8 @@ class Terminal:
 
     def read(self, line: str) -> None:
         command, _, rest = line.strip().partition(" ")
+        if command != "/image":  # a path may be any bytes
+            check_unicode(line)
         if command == "/image":
             self.waiting += [encoded_image(path) for path in shlex.split(rest)]
         elif command == "/answer":

@@ -1,6 +1,7 @@
 """`mm1 chat`: talk to finished runs."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,10 @@ def add_chat_command(commands: "Commands") -> None:
         help="where to listen; 0.0.0.0 for every interface (default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=port, default=8000, help="(default: %(default)s)"
+        "--port",
+        type=port,
+        default=8000,
+        help="0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--max-length",
@@ -85,6 +89,13 @@ def _chat(arguments: argparse.Namespace) -> None:
     from mm1.loaded_run import load_runs
 
     (run,) = load_runs(arguments.runs, quantization=arguments.quantize).values()
+    # Bytes that are not UTF-8 are refused line by line, and may be shown.
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     print(HELP)
     terminal = Terminal(
         run,

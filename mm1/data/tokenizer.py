@@ -25,7 +25,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mm1.checksums import check_file
-from mm1.config import ConfigError, Configurable, nearest
+from mm1.config import ConfigError, Configurable, UserError, nearest
 from mm1.data.tokenizer_file import open_backend, refusing_panics
 from mm1.files import FRESH_COPY, atomic_path, read_object, read_utf8
 from mm1.ranges import Range
@@ -38,6 +38,8 @@ UNKNOWN = "<unknown>"
 
 TOKENIZER = "tokenizer.json"
 SPECIAL_TOKENS = "special_tokens.json"
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 LARGEST_VOCABULARY = 1 << 24
 """Ids of a tokenizer; an embedding has a row for each, and none is that large."""
@@ -214,6 +216,8 @@ class Tokenizer(Configurable):
         """Name -> id of every token that no text may contain."""
         self.control_ids = frozenset(self.control_tokens.values())
         self.num_tokens = max(vocabulary.values()) + 1
+        self.longest_token = max(map(len, vocabulary))
+        """Characters."""
         self.vocab_size = special_tokens.vocab_size or self.num_tokens
         if self.vocab_size > LARGEST_VOCABULARY:
             raise ConfigError(
@@ -235,10 +239,22 @@ class Tokenizer(Configurable):
         self._load("a pickled tokenizer")
 
     def encode(self, content: str) -> list[int]:
-        """Ids of a text; never special tokens, even if the text spells them."""
+        """Ids of a text; never special tokens, even if the text spells them.
+
+        Raises:
+            UserError: it has a lone surrogate.
+        """
+        check_unicode(content)
         return self._without_special(content, self._plain_ids(content))
 
     def encode_batch(self, contents: Sequence[str]) -> list[list[int]]:
+        """As `encode`, of several texts.
+
+        Raises:
+            UserError: one has a lone surrogate.
+        """
+        for content in contents:
+            check_unicode(content)
         with refusing_panics(self.origin):
             encoded = self.backend.encode_batch(
                 list(contents), add_special_tokens=False
@@ -299,6 +315,16 @@ class Tokenizer(Configurable):
             (folder / SPECIAL_TOKENS).write_text(
                 self.special_tokens.to_json(), encoding="utf-8"
             )
+
+
+def check_unicode(text: str) -> None:
+    """Raises UserError if a text has a lone surrogate, as JSON may spell one and bytes
+    that are not UTF-8 become."""
+    if not text.isascii() and (found := LONE_SURROGATE.search(text)):
+        raise UserError(
+            f"the text is not valid Unicode: {found[0]!a} at character"
+            f" {found.start()} is half a character"
+        )
 
 
 def _unknown(parsed: dict[str, Any]) -> str | None:

@@ -3,12 +3,14 @@ demonstrations as its benchmarks have them."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 
 import mm1
+from mm1.config import ConfigError
 from mm1.data.document import Document, Text
 from mm1.data.render import Renderer
 from mm1.infer.image_attention import RecordedAttention, image_attention
@@ -116,3 +118,38 @@ def test_demonstrations_are_those_of_the_benchmark(run: LoadedRun) -> None:
     assert found["layout"] == "plain"
     with pytest.raises(ApiError, match="no benchmark 'counts'"):
         describe_shots(run, "counts", 3, 1)
+
+
+def test_a_benchmark_is_read_once(
+    run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Miniature.Config] = []
+    build = Miniature.Config.build
+
+    def counted(config: Miniature.Config) -> Any:
+        built.append(config)
+        return build(config)
+
+    monkeypatch.setattr(Miniature.Config, "build", counted)
+    first = describe_shots(run, "count", 2, 0)
+    assert describe_shots(run, "count", 2, 0) == first
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError, PermissionError, ConfigError]
+)
+def test_a_benchmarks_path_stays_in_the_log(
+    run: LoadedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:
+    def fail(_: Miniature.Config) -> Any:
+        raise error("/home/user/annotations.json is missing")
+
+    monkeypatch.setattr(Miniature.Config, "build", fail)
+    with pytest.raises(ApiError, match="missing or damaged") as caught:
+        describe_shots(run, "count", 2, 0)
+    assert "/home" not in str(caught.value)
+    assert "/home/user/annotations.json" in caplog.text

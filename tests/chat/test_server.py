@@ -2,10 +2,13 @@
 errors in OpenAI's form; limits; who may call."""
 
 import io
+import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import tiny
@@ -25,6 +28,8 @@ from serving import data_url, image_part, serving, text_part  # noqa: E402
 from mm1.chat.app import make_app  # noqa: E402
 from mm1.chat.prompts import Limits  # noqa: E402
 from mm1.chat.server import TOKEN, serve  # noqa: E402
+from mm1.cli import main  # noqa: E402
+from mm1.config import UserError  # noqa: E402
 
 LIMITS = Limits(
     max_length=400, max_images=6, max_pixels=10_000, max_body=200_000
@@ -221,6 +226,12 @@ def png(width: int, height: int) -> Image:
     return Image(buffer.getvalue(), width, height)
 
 
+def post(url: str, body: dict[str, Any]) -> Any:
+    """With lone surrogates escaped, which httpx cannot send."""
+    headers = {"content-type": "application/json"}
+    return httpx.post(url, content=json.dumps(body), headers=headers)
+
+
 def of_url(url: str) -> dict[str, Any]:
     part = {"type": "image_url", "image_url": {"url": url}}
     return {"messages": [question(part)]}
@@ -231,23 +242,30 @@ def of_url(url: str) -> dict[str, Any]:
     [
         ({"model": "tunde"}, 404, "there is tuned and base"),
         ({"n": 2}, 400, "n: "),
-        ({"tools": []}, 400, "tools: "),
+        ({"tools": [{}]}, 400, "tools: not supported by mm1"),
+        ({"tool_choice": "auto"}, 400, "tool_choice: not supported"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias: not supported"),
+        ({"top_logprobs": 2}, 400, "top_logprobs: logprobs must be true"),
         ({"temperature": -1}, 400, "temperature: "),
         ({"temperature": "hot"}, 400, "temperature: "),
         ({"max_tokens": 0}, 400, "max_tokens: "),
         ({"max_tokens": 399}, 400, "at most 400 are allowed together"),
-        ({"stop": ["a"] * 17}, 400, "stop"),
-        ({"stop": ""}, 400, "stop"),
         ({"messages": []}, 400, "messages: "),
         ({"messages": [question()]}, 400, "the prompt is empty"),
         ({"messages": MESSAGES[:3]}, 400, "nothing to answer"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "role"),
-        ({"messages": [question({"type": "input_audio"})]}, 400, "messages"),
         (of_url("http://127.0.0.1:1/a.png"), 400, "no data URL"),
         (of_url("file:///etc/hostname"), 400, "no data URL"),
         (of_url("/etc/hostname"), 400, "no data URL"),
         (of_url("data:image/png,abc"), 400, "must be base64"),
         (of_url("data:image/png;base64,a*b"), 400, "not base64"),
+        (of_url("data:image/png;base64,\u00e9"), 400, "not base64"),
+        (
+            {"messages": [question(text_part("red \ud800"))]},
+            400,
+            "not valid Unicode: '\\ud800' at character 4",
+        ),
         (of_url("data:image/png;base64,aGFsbG8="), 400, "not an image"),
         (of_url(data_url(png(200, 51))), 400, "the limit is 10,000"),
         (
@@ -275,12 +293,149 @@ def test_a_mistake_is_named_in_openais_form(
     address: str, changed: dict[str, Any], status: int, said: str
 ) -> None:
     body = {"model": "tuned", "messages": MESSAGES} | changed
-    answer = httpx.post(f"{address}/v1/chat/completions", json=body)
+    answer = post(f"{address}/v1/chat/completions", body)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert said in error["message"]
     assert error["type"] == "invalid_request_error"
     assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "param", "said"),
+    [
+        (
+            {"messages": [question({"type": "input_audio"})]},
+            "messages.0.content.0",
+            "'input_audio'",
+        ),
+        (
+            {
+                "messages": [
+                    question({"type": "image_url", "image_url": "data:"})
+                ]
+            },
+            "messages.0.content.0.image_url",
+            "valid dictionary",
+        ),
+        (
+            {"messages": [question(text_part("red"), {"type": "text"})]},
+            "messages.0.content.1.text",
+            "Field required",
+        ),
+        ({"stop": ["a"] * 17}, "stop", "at most 16"),
+        ({"stop": ["a", 1]}, "stop.1", "valid string"),
+        ({"stop": ""}, "stop", "at least 1 character"),
+        ({"stop": 5}, "stop", "valid"),
+    ],
+)
+def test_a_field_of_several_kinds_is_named_as_it_was_sent(
+    address: str, changed: dict[str, Any], param: str, said: str
+) -> None:
+    body = {"model": "tuned", "messages": MESSAGES} | changed
+    answer = httpx.post(f"{address}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (b'{"model": ', "application/json", "the body is not JSON: "),
+        (b'{"messages": []}', "text/plain", "send Content-Type"),
+        (b'{"messages": []}', None, "send Content-Type"),
+        (b"[1]", "application/json", "valid dictionary"),
+        (b"", "application/json", "Field required"),
+    ],
+)
+def test_a_body_that_is_not_read_says_why(
+    address: str, content: bytes, kind: str | None, said: str
+) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    answer = httpx.post(
+        f"{address}/v1/chat/completions", content=content, headers=headers
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert said in error["message"]
+    assert error["param"] is None
+
+
+def test_values_that_ask_for_nothing_are_taken(client: Any) -> None:
+    asked = {"model": "tuned", "max_tokens": 3, "seed": 1}
+    messages = [question(text_part("red"))]
+    plain = client.chat.completions.create(messages=messages, **asked)
+    neutral = client.chat.completions.create(
+        messages=messages,
+        **asked,
+        tools=[],
+        tool_choice="none",
+        response_format={"type": "text"},
+        logit_bias={},
+        store=False,
+    )
+    assert neutral.choices == plain.choices
+    client.completions.create(prompt="red", **asked, best_of=1, echo=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "red \ud800"},
+        {"prompt": "<image>", "images": ["data:image/png;base64,\u00e9"]},
+        {"prompt": "red", "echo": True},
+        {"prompt": "red", "best_of": 2},
+    ],
+)
+def test_a_mistake_in_a_completion_is_the_callers(
+    address: str, changed: dict[str, Any]
+) -> None:
+    body = {"model": "base"} | changed
+    answer = post(f"{address}/v1/completions", body)
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_part_of_a_character_has_no_bytes(
+    client: Any, run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = run.predictor.renderer.tokenizer
+    parts = tokenizer.encode("\u00e9")
+    assert len(parts) == 2
+    model = run.predictor.model
+    step = model.step
+    wanted = iter([*parts, *tokenizer.encode("red")])
+
+    def chosen(tokens: Any, cache: Any) -> Any:
+        logits = step(tokens, cache)
+        logits[:, next(wanted)] = 1e9
+        return logits
+
+    monkeypatch.setattr(model, "step", chosen)
+    made = client.chat.completions.create(
+        model="tuned",
+        messages=[question(text_part("red"))],
+        max_tokens=4,
+        logprobs=True,
+    )
+    # the first is not from a step
+    _, *pair, red = made.choices[0].logprobs.content
+    assert [each.bytes for each in pair] == [None, None]
+    assert bytes(red.bytes).decode() == red.token
+
+
+def test_health_and_models_answer_as_clients_ask(
+    address: str, client: Any, run: LoadedRun
+) -> None:
+    assert httpx.head(f"{address}/health").status_code == 200
+    assert client.models.retrieve("base").id == "base"
+    with pytest.raises(openai.NotFoundError, match="there is tuned and base"):
+        client.models.retrieve("other")
+    with serving(make_app({"one/run": run})) as other:
+        found = httpx.get(f"{other}/v1/models/one/run")
+        assert found.json()["id"] == "one/run"
 
 
 def test_a_damaged_image_is_an_error_before_a_stream_begins(
@@ -320,6 +475,8 @@ def test_only_pages_of_this_machine_may_call(address: str) -> None:
         ({"origin": "http://example.org"}, 403),
         ({"host": "example.org"}, 403),
         ({"host": "localhost:123"}, 200),
+        ({"host": "[::1"}, 403),
+        ({"origin": "http://["}, 403),
     ):
         answer = httpx.get(f"{address}/v1/models", headers=headers)
         assert answer.status_code == status
@@ -333,7 +490,9 @@ def test_a_token_is_needed_where_there_is_one(run: LoadedRun) -> None:
             (None, 401),
             ("Bearer wrong", 401),
             ("Bearer s\u00e9cret", 401),
+            ("Basic secret", 401),
             ("Bearer secret", 200),
+            ("bearer secret", 200),
         ):
             headers = {} if given is None else {"authorization": given}
             found = httpx.get(
@@ -348,12 +507,18 @@ def test_a_token_is_needed_where_there_is_one(run: LoadedRun) -> None:
             client.models.list()
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @pytest.mark.parametrize(
     ("host", "given", "token"),
     [
         ("127.0.0.1", None, None),
         ("127.0.0.1", "mine", "mine"),
         ("0.0.0.0", "mine", "mine"),
+        ("0.0.0.0", "50%off#1", "50%off#1"),
         ("0.0.0.0", None, "made"),
         ("0.0.0.0", "", "made"),
         ("::", None, "made"),
@@ -370,14 +535,21 @@ def test_a_server_for_others_has_a_token(
     """Its address, which is printed, lets whoever opens it in."""
     run = tiny.write_run(tmp_path / "tuned")
     served: list[Any] = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **_: served.append(app))
+
+    def run_server(server: Any, sockets: Any) -> None:
+        served.append(server.config.app)
+
     monkeypatch.delenv(TOKEN, raising=False)
     if given is not None:
         monkeypatch.setenv(TOKEN, given)
-    serve([run], host=host, port=8000, max_length=100)
+    port = free_port()
+    with monkeypatch.context() as patched:
+        patched.setattr("uvicorn.Server.run", run_server)
+        serve([run], host=host, port=port, max_length=100)
     said = capsys.readouterr().out
     address, _, shown = said.splitlines()[0].rpartition(" ")[2].partition("#")
-    assert address == f"http://{f'[{host}]' if ':' in host else host}:8000/"
+    assert address == f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    shown = unquote(shown)  # as the page does
     assert len(shown) > 30 if token == "made" else shown == (token or "")
     with serving(served[0]) as found:
         answer = httpx.get(f"{found}/v1/models")
@@ -388,6 +560,51 @@ def test_a_server_for_others_has_a_token(
         page = httpx.get(found)
         assert page.status_code == 200
         assert "tuned" not in page.text
+
+
+def test_a_port_that_is_taken_is_said_before_a_run_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=r"in use.*use another --port"):
+            serve([Path("none")], host="127.0.0.1", port=port, max_length=100)
+
+
+@pytest.mark.parametrize("host", ["no such host", "a..b", "192.0.2.1"])
+def test_a_host_that_is_not_here_is_said_before_a_run_is_loaded(
+    host: str,
+) -> None:
+    with pytest.raises(UserError, match="use another --host"):
+        serve([Path("none")], host=host, port=0, max_length=100)
+
+
+@pytest.mark.parametrize("token", ["s\u00e9cret", "two words", "line\n"])
+def test_a_token_that_no_header_can_hold_is_refused(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv(TOKEN, token)
+    with pytest.raises(UserError, match=f"{TOKEN} .* ASCII"):
+        serve([Path("none")], host="127.0.0.1", port=0, max_length=100)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--max-length", "0"],
+        ["--max-length", "-5"],
+    ],
+)
+def test_numbers_out_of_range_are_no_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: list[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mm1", "chat", "none", *wrong])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
 
 
 @pytest.fixture

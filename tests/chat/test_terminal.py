@@ -1,5 +1,6 @@
 """A conversation in a terminal, which needs no server's packages."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import tiny
 import mm1
 from mm1.chat.server import serve
 from mm1.chat.terminal import HELP, Terminal
-from mm1.config import ConfigError
+from mm1.cli import main
+from mm1.config import ConfigError, UserError
 from mm1.infer.sampling import Sampling
 from mm1.loaded_run import load_runs
 
@@ -47,6 +49,44 @@ def test_lines_are_answered_in_turn(tmp_path: Path) -> None:
     assert shown.strip() == m.ask("dog", shots=shots, max_tokens=6)
     assert after("/help") == f"{HELP}\n"
     assert after("", "/quit", "red") == ""
+    shown = after("/new", "red \udce9", "/answer \udce9", "red cat")
+    assert shown.count("not valid Unicode") == 2
+    assert [m.text for m in terminal.messages[:1]] == ["red cat"]
+    assert shown.endswith(f"{terminal.messages[1].text}\n")
+
+
+def test_a_text_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    m = mm1.load(tiny.write_run(tmp_path / "run"))
+    with pytest.raises(UserError, match="not valid Unicode"):
+        m.ask("red \ud800", max_tokens=1)
+    with pytest.raises(UserError, match="not valid Unicode"):
+        m.trained.renderer.tokenizer.encode_batch(["red", "\ud800"])
+
+
+@pytest.mark.parametrize("line", [b"red \xe9\n", b"/image \xe9.png\n"])
+def test_what_is_not_utf_8_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    run = tiny.write_run(tmp_path / "run")
+    typed = io.TextIOWrapper(io.BytesIO(line + b"/help\n"), encoding="utf-8")
+    shown = io.BytesIO()
+    written = io.TextIOWrapper(shown, encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr("sys.stdout", written)
+    monkeypatch.setattr("sys.argv", ["mm1", "chat", str(run), "--terminal"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    first, said, last = (
+        shown.getvalue()
+        .decode()
+        .partition(
+            "not valid Unicode" if line.startswith(b"red") else "\\udce9.png"
+        )
+    )
+    assert first.startswith(HELP)
+    assert said
+    assert last.endswith(f"{HELP}\n")
 
 
 @pytest.mark.long
