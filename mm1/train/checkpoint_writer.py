@@ -2,10 +2,14 @@
 the checksum of each."""
 
 import copy
+import io
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
@@ -18,11 +22,35 @@ PROGRESS = "progress.json"
 """The step, the loader's state, and sums since the last line of metrics."""
 
 
+class LocalFiles(FileSystem):
+    """torch's file system, whose streams may be flushed once they are closed: torch
+    does that, long after a write has failed, when it drops its wrapper of a stream, and
+    Python prints the error from 3.13 on."""
+
+    @contextmanager
+    def create_stream(self, path: Any, mode: str) -> Generator[io.IOBase]:
+        with super().create_stream(path, mode) as stream:
+            yield cast(io.IOBase, _Stream(stream))
+
+
+class _Stream:
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def flush(self) -> None:
+        if not self.stream.closed:
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class CheckpointWriter(FileSystemWriter):
     """Writes one checkpoint; it works in the thread of `async_save`."""
 
     def __init__(self, folder: Path, progress: dict[str, Any]) -> None:
         super().__init__(folder)
+        self.fs = LocalFiles()
         self.folder = folder
         # Training goes on, and counts, while this is written.
         self.progress = copy.deepcopy(progress)

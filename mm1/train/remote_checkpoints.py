@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import xxhash
-from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
@@ -29,7 +28,7 @@ from mm1.runs.working_folder import put_working_files, storage_as_os_errors
 from mm1.storage.remote_path import RemotePath
 from mm1.storage.requests import StorageError
 from mm1.train.checkpoint_files import CheckpointFiles, CheckpointFolder
-from mm1.train.checkpoint_writer import CheckpointWriter
+from mm1.train.checkpoint_writer import CheckpointWriter, LocalFiles
 
 ASIDE = "checksums.damaged.json"
 """Those of a checkpoint that was found damaged, which does not count any more."""
@@ -139,7 +138,7 @@ class RemoteCheckpointWriter(CheckpointWriter):
         )
 
 
-class _Objects(FileSystem):
+class _Objects(LocalFiles):
     """torch's file system with the checksums of the files that it has written."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from worlds import make_world, text_only
 from mm1.train.checkpoint import Checkpoints, SaveFailed
 from mm1.train.checkpoint_files import CheckpointFiles
 from mm1.train.checkpoint_reader import CheckpointReader
-from mm1.train.checkpoint_writer import CheckpointWriter
+from mm1.train.checkpoint_writer import CheckpointWriter, LocalFiles
 
 
 def test_a_checkpoint_counts_before_the_next_one_is_made(
@@ -43,6 +43,19 @@ def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(
     assert run.checkpoints.steps() == [2, 3]
     (tmp_path / "run" / "checkpoints" / "step-00000009.unfinished").mkdir()
     assert run.checkpoints.steps() == [2, 3]
+
+
+def test_what_torch_wraps_around_a_file_may_outlive_it(tmp_path: Path) -> None:
+    """It flushes the file when it is dropped; Python 3.13 prints what that raises."""
+    writer = CheckpointWriter(tmp_path, {})
+    assert isinstance(writer.fs, LocalFiles)
+    with writer.fs.create_stream(tmp_path / "a", "wb") as stream:
+        wrapped, _ = writer.transforms.transform_save_stream(
+            cast(Any, None), stream
+        )
+        wrapped.write(b"whole")
+    wrapped.close()
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_the_threads_that_save_end_with_the_run(tmp_path: Path) -> None:
