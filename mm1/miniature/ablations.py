@@ -8,6 +8,7 @@ The connector is average pooling unless stated otherwise: after 120 steps, how f
 demo's C-Abstractor has come varies more between seeds than most rows differ (LOG.md).
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -170,25 +171,34 @@ def _with_four_objects(run: MM1TrainerConfig) -> None:
 
 
 def _ask_in_packed_rows(run: MM1TrainerConfig) -> None:
-    """Few-shot tasks and captions again, after documents of the run's own mixture."""
-    for name, shots in (*((task, 4) for task in UNNAMED), ("captions", 0)):
+    """Few-shot tasks, their controls and captions again, after documents of the run's
+    own mixture."""
+    again: dict[str, Evaluator.Config] = {}
+    for name in (*UNNAMED, "captions"):
         config = run.benchmarks[name]
         assert isinstance(config, Benchmark.Config)
-        run.benchmarks[in_packed_rows(name)] = replace(
-            config, shots=(shots,), packed_with=deepcopy(run.loader)
+        again[in_packed_rows(name)] = replace(
+            config, packed_with=deepcopy(run.loader)
         )
+    run.benchmarks |= with_controls(again, ())
 
 
-def _few(shots: int, control: str = "") -> Measure:
-    """Of the tasks that only shots tell. Answers are the likeliest of a task's own
-    words, so that knowing the format of answers is not counted as skill."""
-    names = [
-        control_name(task, control) if control else task for task in UNNAMED
-    ]
-    return Measure(
-        read=mean_score(names, shots),
-        about="restricted to the task's words, mean of colour, shape, count and digit",
-    )
+def _few(names: Sequence[str], about: str) -> dict[str, Measure]:
+    """Of the tasks that only shots tell, with controls. Answers are the likeliest of a
+    task's own words, so that knowing the format of answers is not counted as skill."""
+
+    def measure(shots: int, control: str = "") -> Measure:
+        asked = [
+            control_name(name, control) if control else name for name in names
+        ]
+        return Measure(read=mean_score(asked, shots), about=about)
+
+    controls = ("wrong labels", "labels alone", "moved labels")
+    return {
+        FEW: measure(4),
+        "no shots, restricted": measure(0),
+        **{f"{FEW}, {control}": measure(4, control) for control in controls},
+    }
 
 
 MINIATURE = Scale(
@@ -198,12 +208,10 @@ MINIATURE = Scale(
             read=mean_score(("captions",), 0),
             about="right words of captions, without demonstrations",
         ),
-        FEW: _few(4),
-        "no shots, restricted": _few(0),
-        **{
-            f"{FEW}, {control}": _few(4, control)
-            for control in ("wrong labels", "labels alone", "moved labels")
-        },
+        **_few(
+            UNNAMED,
+            "restricted to the task's words, mean of colour, shape, count and digit",
+        ),
         TEXT: Measure(
             read=mean_score(("fact (text)", "copy (text)"), 0),
             about="exact match, mean of facts and copying",
@@ -235,9 +243,9 @@ MINIATURE = Scale(
             read=mean_score((in_packed_rows("captions"),), 0),
             about="right words of captions that come after other documents",
         ),
-        FEW: Measure(
-            read=mean_score([in_packed_rows(task) for task in UNNAMED], 4),
-            about="as 4 shots, after other documents",
+        **_few(
+            [in_packed_rows(task) for task in UNNAMED],
+            "as 4 shots, after other documents",
         ),
     },
     prepare=prepare_folder,

@@ -72,7 +72,7 @@ def _loss_falls(folder: Path, stage: str) -> dict[str, Any]:
 
 def _shots_help(scores: dict[str, Any], task: str) -> dict[str, Any]:
     """At 4 shots, chosen in advance: MM1's tables have 0, 4 and 8. The score without
-    shots is low because nothing says what is asked (`mm1.miniature.control_table`)."""
+    shots is low because nothing says what is asked (`mm1.miniature.score_table`)."""
     shots = scores[task]
     return _better(
         f"{task}: 4 shots tell what is asked",

@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mm1 import dist
-from mm1.eval.controls import is_control
 from mm1.eval.evaluate import evaluate_run
-from mm1.files import read_object, write_json
+from mm1.files import write_json
 from mm1.miniature import recipes as miniature
 from mm1.miniature.checks import check_demo
-from mm1.miniature.control_table import HEAD, MEANING, control_rows
 from mm1.miniature.report import write_report
+from mm1.miniature.score_table import MEANING, score_table, zero_shot_prompts
 from mm1.miniature.world.prepared import prepare_world
 from mm1.report.packed_rows import packing_layout
 from mm1.runs import layout
@@ -96,63 +95,24 @@ def _evaluate_without_tiles(folder: Path) -> None:
 
 def _print(folder: Path, checks: list[dict[str, Any]]) -> None:
     """Prints scores and checks on standard output."""
-    stages = {"before": folder / "pretrain", "after": folder / "finetune"}
-    scores = {
-        name: read_object(
-            run / layout.SCORES, "delete it, to ask its questions again"
-        )
-        for name, run in stages.items()
+    stages = {
+        "before": RunFolder(folder / "pretrain"),
+        "after": RunFolder(folder / "finetune"),
     }
-    shots = list(
-        dict.fromkeys(
-            k
-            for stage in scores.values()
-            for task in stage.values()
-            for k in task["shots"]
-        )
-    )
-    results = [
-        known
-        for stage in scores.values()
-        for task in stage.values()
-        for known in task["shots"].values()
-    ]
-    meanings = dict.fromkeys(
-        known["zero_shot_prompt"]
-        for known in results
-        if "zero_shot_prompt" in known
-    )
+    head, rows = score_table(stages)
     table = Table(
-        "task",
-        "chance",
         title="Exact match at 0 ... 8 shots, before and after fine-tuning",
+        caption=" ".join(
+            [f"0 shots{each}." for each in zero_shot_prompts(stages.values())]
+            + [MEANING]
+        ),
     )
-    table.caption = f"0 shots: {'; '.join(meanings)}" if meanings else None
-    for name in [f"{k} {stage}" for stage in stages for k in shots]:
-        table.add_column(name, no_wrap=True)
-    for task, known in scores["before"].items():
-        if is_control(task, tuple(scores["before"])):
-            continue
-        cells = [
-            (
-                f"{stage[task]['shots'][k]['score']:.2f}"
-                if k in stage[task]["shots"]
-                else ""
-            )
-            for stage in scores.values()
-            for k in shots
-        ]
-        table.add_row(
-            task,
-            "" if known["chance"] is None else f"{known['chance']:.2f}",
-            *cells,
-        )
+    for name in head:
+        table.add_column(name.replace(" ", "\n"))
+    for row in rows:
+        table.add_row(*row)
     console = Console(width=110)
     console.print(table)
-    controls = Table(*HEAD, title="What the shots add", caption=MEANING)
-    for row in control_rows({k: RunFolder(run) for k, run in stages.items()}):
-        controls.add_row(*row)
-    console.print(controls)
     for c in checks:
         console.print(
             f"{'[green]yes[/]' if c['passed'] else '[red]NO[/] '}  {c['name']}:"

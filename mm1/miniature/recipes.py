@@ -33,8 +33,6 @@ from mm1.train.trainer import Trainer
 DEMO = "runs/demo"
 UNNAMED = ("colour", "shape", "count", "digit")
 """Tasks that only the shots tell, not the question; images as in pre-training."""
-CONTROL_SHOTS = 4
-"""Shots of the controls: where `mm1.miniature.checks` compares shots with none."""
 NAMED = ("colour", "shape", "digit", "small digit")
 """Tasks asked by name; the images show more than those of pre-training."""
 TEMPLATES = {
@@ -221,11 +219,6 @@ def _benchmarks() -> dict[str, Evaluator.Config]:
         benchmarks[task] = Miniature.Config(
             task=task, named=False, seed=1, num_questions=100
         )
-    benchmarks = with_controls(benchmarks, (CONTROL_SHOTS,))
-    for task in NAMED:
-        benchmarks[f"{task}, asked"] = Miniature.Config(
-            task=task, grid="wide", seed=1, num_questions=200, shots=(0,)
-        )
     benchmarks[NEW_LABELS] = Miniature.Config(
         task=NEW_LABELS,
         seed=1,
@@ -233,4 +226,9 @@ def _benchmarks() -> dict[str, Evaluator.Config]:
         shots=(2, 8),
         restricted=True,
     )
+    benchmarks = with_controls(benchmarks, (2, 4, 8))
+    for task in NAMED:
+        benchmarks[f"{task}, asked"] = Miniature.Config(
+            task=task, grid="wide", seed=1, num_questions=200, shots=(0,)
+        )
     return benchmarks | _text_benchmarks()

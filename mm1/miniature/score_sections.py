@@ -1,11 +1,11 @@
 """The demo's scores as charts: each task at every number of shots, before and after
 fine-tuning."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mm1.eval.controls import is_control
-from mm1.miniature.control_table import HEAD, MEANING, control_rows
+from mm1.miniature.score_table import MEANING, score_table, zero_shot_prompts
 from mm1.report.page import (
     NOTHING,
     Html,
@@ -34,7 +34,7 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     )
     note += "".join(
         f" 0 shots{meaning}."
-        for meaning in _zero_shot(each.run for each in asked)
+        for meaning in zero_shot_prompts(each.run for each in asked)
     )
     gone = [
         missing(
@@ -45,7 +45,9 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     ]
     charts = [score_chart(name, asked) for name in names]
     alone = _text_only(runs["decoder"])
-    controls = _controls({each.name: each.run for each in asked})
+    controls = _controls(
+        {each.name.partition(" ")[0]: each.run for each in asked}
+    )
     cards = card_grid(*charts, tight=True) if charts else None
     parts = (cards, *gone, controls, alone)
     return section(
@@ -53,31 +55,15 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     )
 
 
-def _zero_shot(runs: Iterable[RunFolder]) -> list[str]:
-    """What 0 shots mean in these runs; different meanings in the order of the
-    benchmarks."""
-    return list(
-        dict.fromkeys(
-            filter(
-                None,
-                (
-                    run.zero_shot_prompt(name)
-                    for run in runs
-                    for name in run.scores
-                ),
-            )
-        )
-    )
-
-
 def _controls(runs: Mapping[str, RunFolder]) -> Html | None:
-    if not (rows := control_rows(runs)):
+    head, rows = score_table(runs, controlled=True)
+    if not rows:
         return None
     title = tag("h3", "What the shots add")
-    numbers = range(2, len(HEAD))
     note = tag("p", MEANING, class_="note")
+    numbers = range(1, len(head))
     return tag(
-        "div", title, note, table(HEAD, rows, numbers=numbers), class_="below"
+        "div", title, note, table(head, rows, numbers=numbers), class_="below"
     )
 
 
@@ -97,7 +83,7 @@ def _text_only(decoder: RunFolder) -> Html:
     ]
     head = ("Task", "Metric", "Shots", "Score", "Questions")
     meaning = "".join(
-        f"; 0 shots{meaning}" for meaning in _zero_shot([decoder])
+        f"; 0 shots{meaning}" for meaning in zero_shot_prompts([decoder])
     )
     title = tag(
         "h3",

@@ -52,7 +52,7 @@ class Scale:
     """Adds the benchmarks that `packed_measures` read, with prompts in rows of the
     run's own mixture."""
     packed_measures: dict[str, Measure] = field(default_factory=dict)
-    """For ZERO and FEW, in packed rows; may be empty."""
+    """For ZERO and FEW, and the controls beside them, in packed rows; may be empty."""
     prepare: Callable[[Path], None] | None = None
 
     def rows(self, edits: Mapping[str, Edit]) -> Rows:

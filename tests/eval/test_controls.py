@@ -21,7 +21,7 @@ from mm1.eval.evaluate import evaluate
 from mm1.eval.metrics import exact_match
 from mm1.infer.choose import choose
 from mm1.miniature.benchmarks import Miniature
-from mm1.miniature.control_table import HEAD, control_rows
+from mm1.miniature.score_table import score_table
 from mm1.runs.results import RunFolder
 
 FRUIT = ("fig", "lime", "plum", "pear")
@@ -243,27 +243,39 @@ def test_controls_stand_beside_the_figures_they_belong_to() -> None:
     assert not is_control("open", names)
 
 
-def test_the_table_has_a_row_for_each_model_and_gaps_where_nothing_is(
+def test_the_table_shows_each_control_below_its_task_and_gaps_where_nothing_is(
     tmp_path: Path,
 ) -> None:
-    one = {"shots": {"0": {"score": 0.1}, "4": {"score": 0.8}}}
+    one = {"chance": 0.25, "shots": {"0": {"score": 0.1}, "4": {"score": 0.8}}}
     two = {"shots": {"4": {"score": 0.75}}}
-    run = RunFolder(tmp_path)
-    run.__dict__["scores"] = {
+    scores = {
         "colour": one,
+        "shape": {"chance": None, "shots": {"2": {"score": 0.5}}},
         control_name("colour", "wrong labels"): two,
-        "shape": one,
     }
-    (row,) = control_rows({"before": run})
-    assert len(row) == len(HEAD)
-    assert row == (
-        "colour",
-        "before",
-        "0.10",
-        "",
-        "0.80",
-        "",
-        "0.75",
-        "",
-        "",
+    before = RunFolder(tmp_path / "before")
+    before.__dict__["scores"] = scores
+    after = RunFolder(tmp_path / "after")
+    after.__dict__["scores"] = {"colour": one}
+    runs = {"before": before, "after": after}
+    head, rows = score_table(runs)
+    models = ("0 before", "2 before", "4 before")
+    models += ("0 after", "2 after", "4 after")
+    assert head == ("task", "chance", *models)
+    wrong = ("· wrong labels", "", "", "", "0.75", "", "", "")
+    assert rows == [
+        ("colour", "0.25", "0.10", "", "0.80", "0.10", "", "0.80"),
+        wrong,
+        ("shape", "", "", "0.50", "", "", "", ""),
+    ]
+    head, rows = score_table(runs, controlled=True)
+    assert head == (
+        "task",
+        "chance",
+        "0 before",
+        "4 before",
+        "0 after",
+        "4 after",
     )
+    assert [row[0] for row in rows] == ["colour", "· wrong labels"]
+    assert score_table({"before": RunFolder(tmp_path / "none")})[1] == []
