@@ -53,7 +53,11 @@ def score_table(
             (name, _number(chance), *_scores(runs, name, shots)),
         )
         rows += [
-            (f"· {each}", "", *_scores(runs, control_name(name, each), shots))
+            (
+                f"·\N{NO-BREAK SPACE}{each}",
+                "",
+                *_scores(runs, control_name(name, each), shots),
+            )
             for each in CONTROLS
             if each in controls.get(name, [])
         ]

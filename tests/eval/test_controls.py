@@ -262,7 +262,7 @@ def test_the_table_shows_each_control_below_its_task_and_gaps_where_nothing_is(
     models = ("0 before", "2 before", "4 before")
     models += ("0 after", "2 after", "4 after")
     assert head == ("task", "chance", *models)
-    wrong = ("· wrong labels", "", "", "", "0.75", "", "", "")
+    wrong = ("·\N{NO-BREAK SPACE}wrong labels", "", "", "", "0.75", "", "", "")
     assert rows == [
         ("colour", "0.25", "0.10", "", "0.80", "0.10", "", "0.80"),
         wrong,
@@ -277,5 +277,8 @@ def test_the_table_shows_each_control_below_its_task_and_gaps_where_nothing_is(
         "0 after",
         "4 after",
     )
-    assert [row[0] for row in rows] == ["colour", "· wrong labels"]
+    assert [row[0] for row in rows] == [
+        "colour",
+        "·\N{NO-BREAK SPACE}wrong labels",
+    ]
     assert score_table({"before": RunFolder(tmp_path / "none")})[1] == []
