@@ -2,9 +2,9 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm1.cli.arguments import (
     VERBOSITY,
@@ -125,6 +125,33 @@ def _study(arguments: argparse.Namespace) -> int | None:
     return study_by_name(**kwargs)
 
 
+def _print_law(
+    names: Sequence[str], fit: Path | None, predict: Sequence[float]
+) -> None:
+    from mm1.config import ConfigError
+    from mm1.recipes.lr_law import print_lr_law
+
+    if list(names) != ["lr-law"]:
+        raise ConfigError(
+            f"--fit and --predict belong to lr-law, not to {' and '.join(names)}:"
+            " `mm1 study lr-law --fit POINTS.csv` fits the points of any search"
+        )
+    print_lr_law(fit, predict)
+
+
+def _refuse_beside(option: str, others: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: one of the others is given, which would say nothing.
+    """
+    from mm1.config import ConfigError
+
+    if given := [name for name, value in others.items() if value]:
+        raise ConfigError(
+            f"{option} trains nothing and does without {', '.join(given)}"
+        )
+
+
 def study_by_name(
     names: Sequence[str],
     out: Path | None,
@@ -145,18 +172,30 @@ def study_by_name(
     With `fit` or `predict` the law is only computed, and nothing is trained.
 
     Raises:
-        ConfigError: there is no such study, or no folder is given.
+        ConfigError: there is no such study, no folder is given, or an option says
+            nothing to what is asked for.
     """
     from mm1.catalog import check_studies, studies_named
     from mm1.config import ConfigError
     from mm1.miniature.lr_law import LR_STUDIES, lr_study, run_lr_study
-    from mm1.recipes.lr_law import print_lr_law
-    from mm1.study.executors import LaunchExecutor
     from mm1.study.run_studies import run_studies
     from mm1.study.statement import search_statement, statement
 
-    if list(names) == ["lr-law"] and (fit or predict):
-        return print_lr_law(fit, predict)
+    training = {
+        "--out": out,
+        "--seeds": seeds,
+        "keys to change": overrides,
+        "--jobs": jobs,
+        "--launcher": launcher,
+        "--launch": launch,
+        "--on": on != "here",
+        "--ask": ask,
+    }
+    if fit or predict:
+        _refuse_beside("--fit or --predict", training | {"--state": state})
+        return _print_law(names, fit, predict)
+    if state:
+        _refuse_beside("--state", training)
     check_studies(names)
     laws = [name for name in names if name in LR_STUDIES]
     if laws and len(names) > 1:
@@ -175,16 +214,7 @@ def study_by_name(
         raise ConfigError(
             "a study needs --out, the folder for its runs and its page"
         )
-    if launch and (launcher or ask or on != "here"):
-        raise ConfigError(
-            "--launch says itself where runs are trained, and with what: leave out"
-            " --launcher, --on and --ask"
-        )
-    executor = (
-        LaunchExecutor(shlex.split(launch), jobs)
-        if launch
-        else _executor(on, ask, jobs, shlex.split(launcher))
-    )
+    executor = _executor(on, ask, jobs, launcher, launch)
     if laws:
         return run_lr_study(
             names[0],
@@ -210,18 +240,26 @@ def _executor(
     on: str,
     ask: Sequence[str],
     jobs: int | None,
-    launcher: Sequence[str],
+    launcher: str,
+    launch: str,
 ) -> "Executor":
-    """Raises ConfigError for resources that are not NAME=VALUE, or asked of this
-    machine, which grants none."""
+    """Raises ConfigError for options that contradict one another, and for resources
+    that are not NAME=VALUE, or asked of this machine, which grants none."""
     from mm1.config import ConfigError
-    from mm1.study.executors import LocalExecutor, RayExecutor
+    from mm1.study.executors import LaunchExecutor, LocalExecutor, RayExecutor
 
+    if launch:
+        if launcher or ask or on != "here":
+            raise ConfigError(
+                "--launch says itself where runs are trained, and with what: leave out"
+                " --launcher, --on and --ask"
+            )
+        return LaunchExecutor(shlex.split(launch), jobs)
     if on == "here" and ask:
         raise ConfigError(
             f"--ask {ask[0]} needs --on ray; runs on this machine share it"
         )
     resources = named_values(ask)
     if on == "ray":
-        return RayExecutor(jobs, launcher, resources)
-    return LocalExecutor(jobs, launcher)
+        return RayExecutor(jobs, shlex.split(launcher), resources)
+    return LocalExecutor(jobs, shlex.split(launcher))

@@ -343,6 +343,46 @@ def test_the_command_fits_and_predicts(
         assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["lr-law-mm1", "--fit", "p.csv"],
+            "belong to lr-law, not to lr-law-mm1",
+        ),
+        (
+            ["lessons", "--predict", "2.9e9"],
+            "belong to lr-law, not to lessons",
+        ),
+        (
+            ["lr-law", "--fit", "p.csv", "--out", "x", "steps=3"],
+            "trains nothing and does without --out, keys to change",
+        ),
+        (
+            ["lr-law", "--predict", "2.9e9", "--state"],
+            "trains nothing and does without --state",
+        ),
+        (
+            ["lessons", "--state", "--seeds", "1"],
+            "--state trains nothing and does without --seeds",
+        ),
+        (["lessons", "--state", "--on", "ray"], "does without --on"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As lr-law-mm1 --fit, which trained for an hour."""
+    monkeypatch.setattr(sys, "argv", ["mm1", "study", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def excess_of(law: LrLaw) -> float:
     """The scatter of best rates around the line in units of their errors, by numpy's
     own weighted least squares."""
