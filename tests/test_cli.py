@@ -250,6 +250,44 @@ def test_a_file_that_is_no_run_is_named(
     assert message.format(path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show",),
+        ("eval",),
+        ("report", "--out", "pages"),
+        ("chat", "--terminal"),
+        ("export", "--out", "again"),
+        ("train", "--out", "more"),
+    ],
+)
+def test_an_exported_model_is_told_from_a_run(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exported = Path("runs/red cross")
+    exported.mkdir(parents=True)
+    (exported / "config.json").write_text('{"model_type": "llama"}')
+    command, *options = words
+    monkeypatch.setattr("sys.argv", ["mm1", command, str(exported), *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert (
+        "runs/red cross is no run folder but a model for transformers" in said
+    )
+    assert "`mm1 import 'runs/red cross' --out DIR`" in said
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    monkeypatch.setattr("sys.argv", ["mm1", "eval", "runs/rod"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "runs there" not in capsys.readouterr().err
+
+
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, as from a shell."""
     return subprocess.run(

@@ -183,7 +183,9 @@ def _ask_in_packed_rows(run: MM1TrainerConfig) -> None:
     run.benchmarks |= with_controls(again, ())
 
 
-def _few(names: Sequence[str], about: str) -> dict[str, Measure]:
+def _few(
+    names: Sequence[str], about: str, controls_about: str = ""
+) -> dict[str, Measure]:
     """Of the tasks that only shots tell, with controls. Answers are the likeliest of a
     task's own words, so that knowing the format of answers is not counted as skill."""
 
@@ -191,11 +193,13 @@ def _few(names: Sequence[str], about: str) -> dict[str, Measure]:
         asked = [
             control_name(name, control) if control else name for name in names
         ]
-        return Measure(read=mean_score(asked, shots), about=about)
+        return Measure(
+            read=mean_score(asked, shots), about=controls_about or about
+        )
 
     controls = ("wrong labels", "labels alone", "moved labels")
     return {
-        FEW: measure(4),
+        FEW: replace(measure(4), about=about),
         "no shots, restricted": measure(0),
         **{f"{FEW}, {control}": measure(4, control) for control in controls},
     }
@@ -246,6 +250,7 @@ MINIATURE = Scale(
         **_few(
             [in_packed_rows(task) for task in UNNAMED],
             "as 4 shots, after other documents",
+            "the same after other documents",
         ),
     },
     prepare=prepare_folder,

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mm1.config import ConfigError, Configurable
 from mm1.data.tokenizer import SPECIAL_TOKENS, TOKENIZER, SpecialTokens
 from mm1.files import read_object, write_json
 from mm1.runs.layout import CONFIG, SUMMARY
+from mm1.runs.results import read_json_if_any
 
 MAX_NAMED = 5
 """Runs that a message lists."""
@@ -25,7 +27,7 @@ def read_config(run: Path) -> Any:
 
     Raises:
         FileNotFoundError: the folder is no run folder.
-        ConfigError: its config.json is damaged.
+        ConfigError: its config.json is damaged, or is of a model for transformers.
     """
     path = run if run.suffix == ".json" else run / CONFIG
     if not path.is_file():
@@ -35,6 +37,7 @@ def read_config(run: Path) -> Any:
     remedy = "mend it, or take it from a copy of the run"
     check_file(path, "take it from a copy of the run")
     stored = read_object(path, remedy)
+    refuse_exported(run, stored)
     if "class" not in stored:
         raise ConfigError(
             f"{path} holds no config, it has no 'class': {remedy}"
@@ -43,6 +46,31 @@ def read_config(run: Path) -> Any:
         return configs.from_json(stored)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def refuse_exported(folder: Path, stored: Any) -> None:
+    """
+    Args:
+        folder: a folder, or the config.json in it.
+        stored: what its config.json holds.
+
+    Raises:
+        ConfigError: it holds a published or exported model, no run.
+    """
+    if _is_exported(stored):
+        place = folder.parent if folder.suffix == ".json" else folder
+        raise ConfigError(
+            f"{place} is no run folder but a model for transformers; `mm1 import"
+            f" {shlex.quote(str(place))} --out DIR` makes a run of it"
+        )
+
+
+def _is_exported(stored: Any) -> bool:
+    return (
+        isinstance(stored, dict)
+        and "class" not in stored
+        and "model_type" in stored
+    )
 
 
 def _no_run(folder: Path) -> str:
@@ -54,6 +82,7 @@ def _no_run(folder: Path) -> str:
         str(path.parent)
         for place in (folder, folder.parent)
         for path in place.glob(f"*/{CONFIG}")
+        if not _is_exported(read_json_if_any(path))
     )
     there = f"; runs there: {', '.join(near[:MAX_NAMED])}" if near else ""
     return f"{folder} is no run folder: {why}{there}"

@@ -7,6 +7,7 @@ from typing import Any
 from mm1.config import ConfigError
 from mm1.files import read_object
 from mm1.runs import layout
+from mm1.runs.description import refuse_exported
 from mm1.runs.results import RunFolder, is_finite
 
 SIGNS = (layout.CONFIG, layout.METRICS, layout.SCORES)
@@ -25,7 +26,8 @@ def open_run_folders(folders: Sequence[Path]) -> dict[str, RunFolder]:
 
     Raises:
         FileNotFoundError: one is no run folder.
-        ConfigError: a file of one is damaged, or one is given twice.
+        ConfigError: a file of one is damaged, one is a model for transformers, or one
+            is given twice.
     """
     names = layout.distinct_names(folders)
     runs = {
@@ -46,6 +48,7 @@ def _check(run: RunFolder) -> None:
     for name, remedy in REMEDIES.items():
         if (folder / name).is_file():
             read_object(folder / name, remedy)
+    refuse_exported(folder, run.config)
     for name, result in run.scores.items():
         if not _is_result(result):
             raise ConfigError(
