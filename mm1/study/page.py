@@ -161,7 +161,11 @@ def _study(results: Results, plan: StudyPlan) -> Html:
         else None
     )
     return section(
-        study.title, *parts, source, note=study.about, anchor=results.name
+        study.title,
+        *parts,
+        source,
+        note=study.about.replace("*", ""),  # Markdown's emphasis
+        anchor=results.name,
     )
 
 
