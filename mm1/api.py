@@ -102,8 +102,8 @@ def train_recipe(
 def evaluate_finished_run(
     run: Path | str,
     *,
-    benchmarks: Sequence[str] | None = None,
-    shots: Sequence[int] | None = None,
+    benchmarks: str | Sequence[str] | None = None,
+    shots: int | Sequence[int] | None = None,
     controls: bool = False,
     out: Path | str | None = None,
     quantization: Quantization | None = None,
@@ -113,8 +113,8 @@ def evaluate_finished_run(
 
     Args:
         run: the run folder.
-        benchmarks: which of the config's; None: all.
-        shots: numbers of demonstrations in the prompt; None: the run's.
+        benchmarks: which of the config's, one or several; None: all.
+        shots: one or several numbers of demonstrations in the prompt; None: the run's.
         controls: whether to add those of few-shot figures (`mm1.eval.controls`).
         out: folder for predictions and scores; None: the run folder.
         quantization: `int8` holds the weights of linear maps in 8 bits; needs an `out`.
@@ -124,8 +124,8 @@ def evaluate_finished_run(
         The content of scores.json (`mm1.eval.evaluate`).
 
     Raises:
-        ConfigError: there is no such benchmark or key, or quantisation needs an extra
-            that is not installed.
+        ConfigError: there is no such benchmark or key, an argument is not what it
+            should be, or quantisation needs an extra that is not installed.
 
     Examples:
         >>> scores = mm1.evaluate(
@@ -137,12 +137,35 @@ def evaluate_finished_run(
     return evaluate_run(
         as_path(run),
         finished_run_config(as_path(run), _assignments(changes)),
-        names=benchmarks,
-        shots=shots,
+        names=_several("benchmarks", benchmarks, str),
+        shots=_several("shots", shots, int),
         controls=controls,
         out=None if out is None else as_path(out),
         quantization=quantization,
     )
+
+
+def _several(
+    name: str, given: Any, kind: type[int] | type[str]
+) -> list[Any] | None:
+    """One or several as a list, None as it is.
+
+    Raises:
+        ConfigError: there are none, or they are of another kind.
+    """
+    if given is None:
+        return None
+    several = [given] if isinstance(given, kind) else given
+    if (
+        not isinstance(several, list | tuple)
+        or not several
+        or not all(isinstance(each, kind) for each in several)
+    ):
+        wanted = "number" if kind is int else "name"
+        raise ConfigError(
+            f"{name}={given!r}: give a {wanted}, or a list of some"
+        )
+    return list(several)
 
 
 def open_trainer(

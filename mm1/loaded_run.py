@@ -73,7 +73,7 @@ class LoadedRun:
         *,
         shots: Sequence[Shot] = (),
         max_tokens: int = 64,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         sampling: Sampling | None = None,
     ) -> str:
         """The answer, up to the end token, a stop string (in the plain layout a line
@@ -83,16 +83,26 @@ class LoadedRun:
             question: text, or texts and pictures in the order in which they are read.
             pictures: one or several that stand before the question.
             shots: demonstrations, the nearest last: (pictures, question, answer).
+            max_tokens: at least 1.
+            stop: one string, or several.
             sampling: such as `mm1.Sampling(temperature=0.8, seed=1)`.
 
         Raises:
-            ConfigError: the run's model is not a language model, or what is given is
-                no picture.
+            ConfigError: the run's model is not a language model, what is given is no
+                picture, nothing is asked, or an argument is not what it should be.
             ImageError: a picture cannot be decoded.
             UserError: a text has a lone surrogate.
         """
         document = self._document(pictures, question, shots)
-        stop = (*STOP[self.layout], *stop)
+        stop = (*STOP[self.layout], *_stop_strings(stop))
+        if not isinstance(max_tokens, int) or max_tokens < 1:
+            raise ConfigError(
+                f"max_tokens={max_tokens!r}: give a whole number, 1 or more"
+            )
+        if not isinstance(sampling, Sampling | None):
+            raise ConfigError(
+                f"sampling={sampling!r}: give mm1.Sampling(temperature=...), or None"
+            )
         if sampling is None:
             answers = self.predictor.generate(
                 [document], max_tokens=max_tokens, stop=stop
@@ -115,6 +125,8 @@ class LoadedRun:
         LLaVA-1.5's request in the chat layout and nothing in the plain one, as in
         pre-training on captions. Arguments and errors as in `ask`.
         """
+        if pictures is None or not _images(pictures):
+            raise ConfigError("nothing to describe: give at least one picture")
         if prompt is None:
             prompt = CAPTION_PROMPT_IN_CHAT if self.layout == "chat" else ""
         return self.ask(prompt, pictures, shots=shots, max_tokens=max_tokens)
@@ -175,6 +187,11 @@ class LoadedRun:
         answer: str | None = None,
     ) -> Document:
         messages = []
+        if not isinstance(shots, Iterable):
+            raise ConfigError(
+                "shots are a list of (pictures, question, answer), not a value of type"
+                f" {type(shots).__name__}"
+            )
         for shot in shots:
             if not isinstance(shot, Sequence) or len(shot) != 3:
                 has = (
@@ -187,12 +204,15 @@ class LoadedRun:
                 )
             messages += [
                 _user_message(shot[0], shot[1]),
-                Message("assistant", (shot[2],)),
+                _assistant_message(shot[2]),
             ]
         messages.append(_user_message(pictures, question))
         if answer is not None:
-            messages.append(Message("assistant", (answer,)))
-        return lay_out(messages, self.layout)
+            messages.append(_assistant_message(answer))
+        document = lay_out(messages, self.layout)
+        if not document.parts:
+            raise ConfigError("nothing is asked: give a question or a picture")
+        return document
 
 
 def load(
@@ -269,6 +289,25 @@ def _user_message(
     words = [question] if isinstance(question, str) else question
     parts = [p if isinstance(p, str) else encoded_image(p) for p in words]
     return Message("user", (*before, *parts))
+
+
+def _assistant_message(answer: str) -> Message:
+    if not isinstance(answer, str):
+        raise ConfigError(
+            f"an answer is text, not a value of type {type(answer).__name__}"
+        )
+    return Message("assistant", (answer,))
+
+
+def _stop_strings(stop: str | Sequence[str]) -> Sequence[str]:
+    several = [stop] if isinstance(stop, str) else stop
+    if not isinstance(several, Sequence) or not all(
+        isinstance(each, str) and each for each in several
+    ):
+        raise ConfigError(
+            f"stop={stop!r}: give a text, or a list of texts, none of them empty"
+        )
+    return several
 
 
 def _images(pictures: Picture | Sequence[Picture]) -> list[Image]:

@@ -218,6 +218,36 @@ def test_mistakes_are_named(
         document(m, None, "red", [5])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="one has 2 items"):
         document(m, None, "red", [("cat", "dog")])  # type: ignore[list-item]
+    with pytest.raises(
+        ConfigError, match=r"shots are a list of .* of type int"
+    ):
+        document(m, None, "red", 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="nothing is asked"):
+        m.ask("")
+    with pytest.raises(ConfigError, match="nothing to describe"):
+        m.caption([])
+    answer = inspect.unwrap(loaded_run._assistant_message)
+    with pytest.raises(ConfigError, match=r"an answer is text, .* of type int"):
+        answer(5)
+    stop_strings = inspect.unwrap(loaded_run._stop_strings)
+    for stop in (5, [5], ["", "."], [""], ""):
+        with pytest.raises(ConfigError, match="none of them empty"):
+            stop_strings(stop)
+    ask = inspect.unwrap(mm1.LoadedRun.ask)
+    for number in (0, -1, 2.5, "3"):
+        with pytest.raises(ConfigError, match="give a whole number, 1 or more"):
+            ask(m, "red", max_tokens=number)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"sampling=3: give mm1\.Sampling"):
+        ask(m, "red", sampling=3)  # type: ignore[arg-type]
+    evaluate = inspect.unwrap(mm1.evaluate)
+    for shots in ([], [2.5], ["2"], "2", 2.5):
+        with pytest.raises(
+            ConfigError, match="give a number, or a list of some"
+        ):
+            evaluate(run, shots=shots)
+    for names in ([], 3, [3]):
+        with pytest.raises(ConfigError, match="give a name, or a list of some"):
+            evaluate(run, benchmarks=names)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png: not an image"):
         m.caption(tmp_path / "text.png")
@@ -231,6 +261,25 @@ def test_mistakes_are_named(
         mm1.train(m.config, out=tmp_path / "out", steps=3)
     with pytest.raises(ConfigError, match=r"optimizer\.peak_lr"):
         mm1.train(run, out=tmp_path / "out", optimizer__peak_l=1.0)
+
+
+def test_one_is_as_good_as_a_list_of_one(run: Path, tmp_path: Path) -> None:
+    m = mm1.load(run)
+    plain = m.ask("red", max_tokens=8)
+    assert m.ask("red", max_tokens=8, stop=plain[1:3]) == m.ask(
+        "red", max_tokens=8, stop=[plain[1:3]]
+    )
+    for names, shots in (("colour", 0), (["colour"], [0])):
+        scores = mm1.evaluate(
+            run,
+            benchmarks=names,
+            shots=shots,
+            out=tmp_path / "out",
+            benchmarks__colour="miniature",
+            benchmarks__colour__num_questions=2,
+        )
+        assert list(scores) == ["colour"]
+        assert list(scores["colour"]["shots"]) == ["0"]
 
 
 def test_values_of_numpy_and_paths_are_changes_as_any_other() -> None:

@@ -160,13 +160,8 @@ def _study(results: Results, plan: StudyPlan) -> Html:
         if study.paper
         else None
     )
-    return section(
-        study.title,
-        *parts,
-        source,
-        note=study.about.replace("*", ""),  # Markdown's emphasis
-        anchor=results.name,
-    )
+    note = study.about.replace("*", "")  # Markdown's emphasis
+    return section(study.title, *parts, source, note=note, anchor=results.name)
 
 
 def _lines(text: str) -> Html:
