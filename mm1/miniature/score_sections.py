@@ -1,10 +1,11 @@
 """The demo's scores as charts: each task at every number of shots, before and after
 fine-tuning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mm1.eval.controls import is_control
+from mm1.eval.controls import control_name, is_control
 from mm1.miniature.score_table import MEANING, score_table, zero_shot_prompts
 from mm1.report.page import (
     NOTHING,
@@ -36,6 +37,12 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
         f" 0 shots{meaning}."
         for meaning in zero_shot_prompts(each.run for each in asked)
     )
+    if any(control_name(name, "restricted") in every for name in names):
+        note += (
+            " Dashed: answers restricted to the task's own words, which need no shots"
+            " to know which words are asked for; other controls are in the table"
+            " below."
+        )
     gone = [
         missing(
             f"{each.run.name}/scores.json is missing: no scores {each.name}."
@@ -43,7 +50,7 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
         for each in asked
         if not each.run.scores
     ]
-    charts = [score_chart(name, asked) for name in names]
+    charts = [score_chart(name, _with_control(name, asked)) for name in names]
     alone = _text_only(runs["decoder"])
     controls = _controls(
         {each.name.partition(" ")[0]: each.run for each in asked}
@@ -53,6 +60,21 @@ def scores_section(runs: Mapping[str, RunFolder]) -> Html:
     return section(
         "Scores by number of shots", *parts, note=note, anchor="scores"
     )
+
+
+def _with_control(
+    benchmark: str, asked: Sequence[ScoredRun]
+) -> list[ScoredRun]:
+    """Each line, and dashed the same with restricted answers, where that was asked."""
+    name = control_name(benchmark, "restricted")
+    return [
+        *asked,
+        *(
+            replace(each, name=f"{each.name}, restricted", benchmark=name)
+            for each in asked
+            if name in each.run.scores
+        ),
+    ]
 
 
 def _controls(runs: Mapping[str, RunFolder]) -> Html | None:

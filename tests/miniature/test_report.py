@@ -112,6 +112,29 @@ def test_questions_show_right_and_wrong_answers_with_pictures(
     assert "before it sees images; 0 shots (no demonstrations)" in text
 
 
+def test_controls_stand_beside_the_scores(demo: Path) -> None:
+    """Restricted answers as a dashed line of their model, all controls in a table."""
+    before = report(demo)
+    assert "Dashed" not in " ".join(before.words)
+    path = demo / "pretrain" / "scores.json"
+    scores = json.loads(path.read_text())
+    task = scores["colour"]
+    scores["colour, restricted"] = task
+    scores["colour, wrong labels"] = task
+    write(path, scores)
+    after = report(demo)
+    text = " ".join(after.words)
+    assert "restricted to the task's own words, which need no shots" in text
+    assert text.count("before fine-tuning, restricted") >= 1
+    assert "after fine-tuning, restricted" not in text
+    assert "What the shots add" in text
+    assert "\u00b7\N{NO-BREAK SPACE}wrong labels" in text
+    one, two = (
+        [a for tag, a in tree.tags if tag == "svg"] for tree in (before, after)
+    )
+    assert len(one) == len(two)
+
+
 def test_text_of_others_is_escaped(demo: Path) -> None:
     hostile = '<script>alert("1")</script><img src=x onerror=alert(1)>'
     path = demo / "finetune" / "predictions" / "colour-4shot.jsonl"
