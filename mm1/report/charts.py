@@ -78,17 +78,7 @@ def line_chart(
     """
     parts = _axes(frame)
     if guide:
-        name, level = guide
-        parts.append(frame.level(level, "guide"))
-        parts.append(
-            tag(
-                "text",
-                name,
-                x=frame.right,
-                y=frame.down(level) - 4,
-                text_anchor="end",
-            )
-        )
+        parts.append(frame.level(guide[1], "guide"))
     parts += [_curve(each, frame) for each in series]
     drawn = tag(
         "svg",
@@ -103,6 +93,7 @@ def line_chart(
         for each in series
         if each.key
     ]
+    keys += [(guide[0], "", "guide")] if guide else []
     head = tag("h3", title, tag("span", aside, class_="note"))
     return tag("figure", head, drawn, legend(keys), class_="card")
 
@@ -200,10 +191,11 @@ def _curve(series: Series, frame: Frame) -> Html:
 
 
 def legend(keys: Sequence[tuple[str, str, str]]) -> Html:
-    """(name, tone, kind) with kind line, dashed, block or pad."""
+    """(name, tone, kind) with kind line, dashed, guide, block or pad."""
     marks = {
         "line": "",
         "dashed": "dashed",
+        "guide": "guide",
         "block": "block",
         "pad": "block pad",
     }

@@ -116,6 +116,7 @@ svg .hit:hover { opacity: 0.28; }
   border-top: 3px solid currentColor;
   margin-right: 6px; vertical-align: 0.28em; }
 .legend i.dashed { border-top-style: dashed; border-top-width: 2px; }
+.legend i.guide { border-top: 2px dotted var(--soft); }
 .legend i.block { height: 11px; border: 0; border-radius: 3px; width: 14px;
   background: currentColor;
   vertical-align: -0.05em; }
