@@ -4,7 +4,12 @@ table."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mm1.eval.controls import control_name, controls_of, is_control
+from mm1.eval.controls import (
+    CONTROLS,
+    control_name,
+    controls_of,
+    is_control,
+)
 from mm1.report.charts import tones
 from mm1.report.page import (
     NOTHING,
@@ -26,13 +31,9 @@ NOTE = (
     " standard error; the dotted line is what guessing would score."
 )
 CONTROLS_NOTE = (
-    "Controls (`mm1 eval RUN --controls`) show what it is in the shots that raises a"
-    " score: with wrong labels, with labels alone, with labels that trade places, and"
-    " with answers restricted to the task's own words, which need no shots to know"
-    " them."
-)
-WITHOUT = (
-    "None of the benchmarks has controls; `mm1 eval RUN --controls` adds them."
+    " show what it is in the shots that raises a score: with wrong labels, with labels"
+    " alone, with labels that trade places, and with answers restricted to the task's"
+    " own words, which need no shots to know them."
 )
 
 
@@ -64,11 +65,12 @@ def score_section(runs: Mapping[str, RunFolder]) -> Html:
 
 
 def _about_controls(present: bool) -> Html:
+    command = tag("code", "mm1 eval RUN --controls")
     if present:
-        return Html(CONTROLS_NOTE)
+        return join("Controls (", command, ")", CONTROLS_NOTE)
     return join(
         "No benchmark here has controls; ",
-        tag("code", "mm1 eval RUN --controls"),
+        command,
         " adds them where there are shots and a closed set of answers.",
     )
 
@@ -88,7 +90,8 @@ def _lines(benchmark: str, runs: Mapping[str, RunFolder]) -> list[ScoredRun]:
                 f"tone-{i}",
                 benchmark=control_name(benchmark, control),
             )
-            for i, control in enumerate(controls, 2)
+            for i, control in enumerate(CONTROLS, 2)
+            if control in controls
         ),
     ]
 

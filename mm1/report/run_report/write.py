@@ -162,7 +162,7 @@ def _questions(present: bool) -> Html:
     if not present:
         return section(
             "Questions and answers",
-            missing("No run has predictions; `mm1 eval` writes them."),
+            missing("No run has predictions; mm1 eval writes them."),
             anchor="questions",
         )
     return section(
