@@ -35,6 +35,8 @@ CLIP = """
 TEXT = f"{SMALL} steps=2".removeprefix("mm1 train language_model_9m ")
 PREPARE = "--tokenizer data/tokenizer.json --validation 0.1"
 
+POINTS = Path(__file__).parents[2] / "studies/results/lr-law-mm1-2026-11-29.csv"
+
 AS_THEY_STAND = {
     "mm1 list",
     "mm1 list benchmarks",
@@ -66,6 +68,12 @@ FILLED = {
         "mm1 import published --out runs/published"
     ],
     "mm1 import PATH_OR_ID --out X": ["mm1 import published --out runs/again"],
+    "mm1 import X --out DIR": [
+        "mm1 export runs/joint --out runs/exported",
+        "mm1 import runs/exported --out runs/back",
+        "mm1 eval runs/back benchmarks.colours=miniature"
+        " benchmarks.colours.num_questions=2 --shots 0",
+    ],
     "mm1 launch": [
         f"mm1 launch language_model_9m {TEXT} --out runs/launched --on here"
         " --nodes 1 --gpus-per-node 0"
@@ -86,6 +94,7 @@ FILLED = {
     "mm1 report XX": ["mm1 report runs/joint --out two-reports"],
     "mm1 show": ["mm1 show pretrain_small"],
     "mm1 show X": ["mm1 show runs/joint"],
+    "mm1 study lr-law --fit POINTS.csv": [f"mm1 study lr-law --fit {POINTS}"],
     "mm1 tokenizer": ["mm1 tokenizer raw/text --out one.json"],
     "mm1 tokenizer RAW_FILES --out X": [
         "mm1 tokenizer raw/text/a.jsonl --out two.json"
