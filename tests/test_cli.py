@@ -141,6 +141,58 @@ def test_a_number_out_of_range_is_named(
     assert line.endswith(f"not {number}")
 
 
+CHAT = "--terminal does without"
+STATE = "--state, which trains nothing, does without"
+
+
+@pytest.mark.parametrize(
+    ("idle", "said"),
+    [
+        ("chat a --terminal --port 0", f"{CHAT} --port"),
+        ("chat a --terminal --host :: --max-length 9", "--host, --max-length"),
+        ("chat a --temperature 0", "--temperature is that of --terminal"),
+        ("study lr-law --fit a --out b steps=3", "--out, keys to change"),
+        ("study lr-law --predict 2e9 --state", "does without --state"),
+        ("study lessons --state --seeds 1", f"{STATE} --seeds"),
+        ("study lessons --state --on ray", f"{STATE} --on"),
+        ("plan pretrain_3b --measure --no-search", "does without --no-search"),
+        ("launch pretrain_3b --out b --setup x", "--setup has no meaning"),
+        (
+            "launch pretrain_3b --out b --print --wait",
+            "--print does without --wait",
+        ),
+        (
+            "prepare text a --out b --tokenizer c --validation-by text",
+            "--validation-by says nothing without",
+        ),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(
+    idle: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else it is believed to be followed: a study with --fit trained for an hour."""
+    monkeypatch.setattr("sys.argv", ["mm1", *idle.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["mm1", "study", "lr-law", "--fit", "no.csv"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mm1: there is no no.csv\n"
+
+
 @pytest.mark.parametrize(
     ("command", "out", "said"),
     [

@@ -104,6 +104,8 @@ def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         again = f"; then {GOES_ON}" if arguments.resumes else ""
         return f"{where}the disk or your quota is full: make room{again}"
+    if error.errno == errno.ENOENT and error.filename:
+        return f"there is no {error.filename}"
     said = REMEDIES.get(error.errno or 0)
     # Of a rename the second is where the file was to be.
     path = error.filename2 or error.filename

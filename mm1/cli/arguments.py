@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,26 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
         choices=["int8"],
         help="hold the weights of linear maps in 8 bits (pip install 'mm1[quantize]')",
     )
+
+
+def refuse_beside(option: str, others: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: one of the others is given (neither None nor False nor empty; 0 is
+            given), which would say nothing beside the option.
+    """
+    from mm1.config import ConfigError
+
+    if given := [
+        name
+        for name, value in others.items()
+        if value is not None
+        and value is not False
+        and value not in ("", [], ())
+    ]:
+        raise ConfigError(
+            f"{option} does without {', '.join(given)}: leave out one or the other"
+        )
 
 
 def named_values(ask: Sequence[str]) -> dict[str, Any]:

@@ -14,10 +14,16 @@ from mm1.cli.arguments import (
     count,
     non_negative,
     port,
+    refuse_beside,
 )
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
+
+
+HOST = "127.0.0.1"
+PORT = 8000
+MAX_LENGTH = 8_192
 
 
 def add_chat_command(commands: "Commands") -> None:
@@ -43,27 +49,23 @@ def add_chat_command(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
-        help="where to listen; 0.0.0.0 for every interface (default: %(default)s)",
+        help=f"where to listen; 0.0.0.0 for every interface (default: {HOST})",
     )
     parser.add_argument(
         "--port",
         type=port,
-        default=8000,
-        help="0 takes a free one (default: %(default)s)",
+        help=f"0 takes a free one (default: {PORT})",
     )
     parser.add_argument(
         "--max-length",
         type=count,
-        default=8_192,
         metavar="N",
-        help="most tokens of prompt and answer (default: %(default)s)",
+        help=f"most tokens of prompt and answer (default: {MAX_LENGTH})",
     )
     parser.add_argument(
         "--temperature",
         type=non_negative,
-        default=0.0,
-        help="in the terminal; 0 is greedy (default: %(default)s)",
+        help="with --terminal; 0 is greedy (default: 0)",
     )
 
 
@@ -76,14 +78,27 @@ def _chat(arguments: argparse.Namespace) -> None:
             f"{len(arguments.runs)} runs; a terminal talks to one, a page to two"
         )
     if not arguments.terminal:
+        if arguments.temperature is not None:
+            raise ConfigError(
+                "--temperature is that of --terminal; the page and requests have their"
+                " own"
+            )
         serve(
             arguments.runs,
-            host=arguments.host,
-            port=arguments.port,
-            max_length=arguments.max_length,
+            host=HOST if arguments.host is None else arguments.host,
+            port=PORT if arguments.port is None else arguments.port,
+            max_length=arguments.max_length or MAX_LENGTH,
             quantization=arguments.quantize,
         )
         return
+    refuse_beside(
+        "--terminal",
+        {
+            "--host": arguments.host,
+            "--port": arguments.port,
+            "--max-length": arguments.max_length,
+        },
+    )
     from mm1.chat.terminal import HELP, Terminal
     from mm1.infer.sampling import Sampling
     from mm1.loaded_run import load_runs
@@ -100,7 +115,7 @@ def _chat(arguments: argparse.Namespace) -> None:
     terminal = Terminal(
         run,
         max_tokens=256,
-        sampling=Sampling(temperature=arguments.temperature),
+        sampling=Sampling(temperature=arguments.temperature or 0.0),
         write=_write,
     )
     terminal.talk(_lines())

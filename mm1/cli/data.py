@@ -92,9 +92,8 @@ def _add_prepare(commands: "Commands") -> None:
     parser.add_argument(
         "--validation-by",
         choices=["text", "image"],
-        default="text",
         help="documents with the same text, or the same first image, are never split"
-        " between training and validation (default: %(default)s)",
+        " between training and validation (default: text)",
     )
     parser.add_argument(
         "--workers",
@@ -299,6 +298,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from mm1.config import ConfigError
     from mm1.prepare.pipeline import prepare
     from mm1.recipes.filters import preparation_config
     from mm1.storage.remote_path import as_path
@@ -307,8 +307,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
         arguments.source,
         arguments.overrides,
         validation=arguments.validation,
-        validation_by=arguments.validation_by,
+        validation_by=arguments.validation_by or "text",
     )
+    if arguments.validation_by and not config.validation:
+        raise ConfigError(
+            "--validation-by says nothing without a share of --validation"
+        )
     prepare(
         config,
         [as_path(path) for path in arguments.paths],

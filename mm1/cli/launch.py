@@ -12,11 +12,15 @@ from mm1.cli.arguments import (
     add_out,
     add_overrides,
     add_trust,
+    refuse_beside,
 )
 
 if TYPE_CHECKING:
     from mm1.cli.arguments import Commands
     from mm1.launch.job import TrainingJob
+
+
+SETUP = "pip install ."
 
 
 def add_launch_command(commands: "Commands") -> None:
@@ -156,10 +160,9 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--setup",
-        default="pip install .",
         metavar="COMMAND",
         help="SkyPilot runs it on each new machine, in a copy of this folder (default:"
-        " %(default)s)",
+        f" {SETUP})",
     )
 
 
@@ -170,6 +173,7 @@ def _launch(arguments: argparse.Namespace) -> int:
     job = _job(arguments)
     target.check(job)
     if arguments.only_print:
+        refuse_beside("--print", {"--wait": arguments.wait})
         print(target.text(job), end="")
         return 0
     return target.start_and_wait(job) if arguments.wait else target.start(job)
@@ -239,9 +243,15 @@ def _job(arguments: argparse.Namespace) -> "TrainingJob":
             Setting(*_parts("--env", word, "=", "NAME=VALUE"))
             for word in arguments.env
         ),
-        setup=arguments.setup,
+        setup=_setup(arguments),
         options=dict(_option(word) for word in arguments.option),
     )
+
+
+def _setup(arguments: argparse.Namespace) -> str:
+    if arguments.setup is None and arguments.on == "skypilot":
+        return SETUP
+    return arguments.setup or ""
 
 
 def _gpus_here(nodes: int) -> int:

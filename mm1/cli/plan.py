@@ -9,6 +9,7 @@ from mm1.cli.arguments import (
     add_overrides,
     count,
     non_negative,
+    refuse_beside,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +142,10 @@ def _measure(
     from mm1.plan.page import write_plan_page
     from mm1.plan.tables import as_dict, as_text
 
+    refuse_beside(
+        "--measure, which looks for nothing,",
+        {"--no-search": arguments.no_search},
+    )
     if arguments.nodes or arguments.gpus_per_node:
         raise ConfigError(
             "--measure is of the ranks that are here: leave out --nodes and"

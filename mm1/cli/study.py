@@ -2,9 +2,9 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mm1.cli.arguments import (
     VERBOSITY,
@@ -17,6 +17,7 @@ from mm1.cli.arguments import (
     named_values,
     or_override,
     positive,
+    refuse_beside,
 )
 
 if TYPE_CHECKING:
@@ -139,19 +140,6 @@ def _print_law(
     print_lr_law(fit, predict)
 
 
-def _refuse_beside(option: str, others: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        ConfigError: one of the others is given, which would say nothing.
-    """
-    from mm1.config import ConfigError
-
-    if given := [name for name, value in others.items() if value]:
-        raise ConfigError(
-            f"{option} trains nothing and does without {', '.join(given)}"
-        )
-
-
 def study_by_name(
     names: Sequence[str],
     out: Path | None,
@@ -192,10 +180,13 @@ def study_by_name(
         "--ask": ask,
     }
     if fit or predict:
-        _refuse_beside("--fit or --predict", training | {"--state": state})
+        refuse_beside(
+            "--fit or --predict, which trains nothing,",
+            training | {"--state": state},
+        )
         return _print_law(names, fit, predict)
     if state:
-        _refuse_beside("--state", training)
+        refuse_beside("--state, which trains nothing,", training)
     check_studies(names)
     laws = [name for name in names if name in LR_STUDIES]
     if laws and len(names) > 1:

@@ -18,6 +18,7 @@ FOR_TARGETS = {
     "options": ("slurm", "skypilot", "kubernetes"),
     "image": ("slurm", "skypilot", "kubernetes"),
     "mounts": ("slurm", "skypilot", "kubernetes"),
+    "setup": ("skypilot",),
 }
 """The fields of a job that not every target has."""
 

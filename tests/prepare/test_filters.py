@@ -416,7 +416,8 @@ def test_options_of_the_command(
         "filters.text.min_words=2",
         "filters.text.repetition=False",
     ]
-    options += ["--validation-by", "image", "source.field=body"]
+    options += ["--validation", "1e-9", "--validation-by", "image"]
+    options += ["source.field=body"]
     paths = ["--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer)]
     monkeypatch.setattr(
         "sys.argv", ["mm1", "prepare", "text", str(raw), *paths, *options]

@@ -354,22 +354,9 @@ def test_the_command_fits_and_predicts(
             ["lessons", "--predict", "2.9e9"],
             "belong to lr-law, not to lessons",
         ),
-        (
-            ["lr-law", "--fit", "p.csv", "--out", "x", "steps=3"],
-            "trains nothing and does without --out, keys to change",
-        ),
-        (
-            ["lr-law", "--predict", "2.9e9", "--state"],
-            "trains nothing and does without --state",
-        ),
-        (
-            ["lessons", "--state", "--seeds", "1"],
-            "--state trains nothing and does without --seeds",
-        ),
-        (["lessons", "--state", "--on", "ray"], "does without --on"),
     ],
 )
-def test_an_option_that_would_say_nothing_is_refused(
+def test_points_of_another_search_are_refused(
     words: list[str],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
