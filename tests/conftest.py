@@ -1,6 +1,7 @@
 """What several test modules share."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -14,6 +15,11 @@ from browser import NoBrowser, chromium
 def pytest_configure() -> None:
     # nohup has it ignored, by whatever the tests start, too.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Threads of one test that wait for a core which another test has spin: they take
+    # up to nine times as long.
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of what the tests start
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
