@@ -40,7 +40,7 @@ def test_the_demo_passes_its_checks_and_leads_on(tmp_path: Path) -> None:
     (chat,) = re.findall(r"to talk to it: (mm1 chat .*)", ended.stderr)
     assert shell(f"{chat} --terminal", tmp_path).returncode == 0
 
-    study = "mm1 study miniature_isolation --seeds 0 steps=2"
+    study = "mm1 study miniature_pixels_or_width --seeds 0 steps=2"
     done = shell(f"{study} --out runs/demo", tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "Isolation" in (tmp_path / "runs/demo/report.md").read_text()
+    assert "Pixels or width" in (tmp_path / "runs/demo/report.md").read_text()
