@@ -81,7 +81,10 @@ def main() -> None:
         if getattr(arguments, "verbose", False):
             traceback.print_exc()
         if not getattr(error, "said", False):
-            print(f"mm1: {_remedy(error, arguments) or error}", file=sys.stderr)
+            print(
+                f"mm1: {remedy(error, arguments.resumes) or error}",
+                file=sys.stderr,
+            )
         code = getattr(error, "exit_code", 2)
         if isinstance(error, (UserError, FileNotFoundError)):
             end_restarts(code)
@@ -95,14 +98,15 @@ def _interrupted(arguments: argparse.Namespace) -> int:
     return 130
 
 
-def _remedy(error: Exception, arguments: argparse.Namespace) -> str | None:
+def remedy(error: Exception, resumes: bool) -> str | None:
     """What is the matter with a file of this machine, and what to do, or None if the
-    error is of another kind. A write that fails does not say where."""
+    error is of another kind. A write that fails does not say where. `resumes`: calling
+    the command again goes on where it failed."""
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
-        again = f"; then {GOES_ON}" if arguments.resumes else ""
+        again = f"; then {GOES_ON}" if resumes else ""
         return f"{where}the disk or your quota is full: make room{again}"
     if error.errno == errno.ENOENT and error.filename:
         return f"there is no {error.filename}"

@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 import raw_files
 import tiny
+from forked import shell
 from published import write_model
-from test_proposed_commands import (
-    COMMANDS,
-    PROPOSED,
-    SMALL,
-    proposed,
-    shell,
-)
+from test_proposed_commands import COMMANDS, PROPOSED, SMALL, proposed
 
 from mm1.nn.features import Features
 from mm1.nn.vit import ViT

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mm1.cli import remedy
 from mm1.config import UserError
 from mm1.data.prepared.shards import Shards
 from mm1.data.tokenizer import train_tokenizer
@@ -66,7 +67,8 @@ def refused(run: Callable[[], Any], folder: Path) -> str:
     """The message of the error that the user gets."""
     with pytest.raises((UserError, OSError)) as error:
         run()
-    return f"error: {plain(str(error.value), folder)}"
+    said = remedy(error.value, resumes=True) or str(error.value)
+    return f"error: {plain(said, folder)}"
 
 
 def plain(message: str, folder: Path) -> str:
