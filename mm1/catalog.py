@@ -144,7 +144,7 @@ def all_studies() -> dict[str, Callable[[], Study]]:
 
 def check_studies(names: Sequence[str]) -> None:
     """Raises ConfigError for a name that is no study; the message is as for recipes."""
-    known = (*all_studies(), "lessons", *LR_STUDIES)
+    known = names_of("studies")
     for name in names:
         if name not in known:
             raise _unknown("study", Study, name, known)
@@ -227,6 +227,15 @@ class Entry:
     needs: str = ""
     """Folders that must be there, hardware, optional dependencies; or what it reads."""
     size: str = ""
+
+
+def names_of(group: str) -> list[str]:
+    """The names of `entries(group)`, without the seconds that these take."""
+    if group == "recipes":
+        return list(all_recipes())
+    if group == "studies":
+        return [*all_studies(), "lessons", *LR_STUDIES]
+    return list(component_names(ROLES[group]))
 
 
 def entries(group: str) -> list[Entry]:

@@ -13,9 +13,11 @@ from mm1 import recipes
 from mm1.catalog import (
     LESSONS,
     ROLES,
+    Entry,
     all_recipes,
     all_studies,
     entries,
+    names_of,
     recipe,
     studies_named,
 )
@@ -263,26 +265,35 @@ def test_a_function_that_returns_something_else_is_not_taken_for_a_recipe() -> (
         recipe("filters_named")
 
 
-def test_the_list_has_every_group_and_says_what_each_is() -> None:
-    assert set(GROUPS) == {"recipes", "studies", *ROLES}
-    for group in GROUPS:
-        listed = entries(group)
-        assert len({entry.name for entry in listed}) == len(listed) > 1
-        assert all(entry.summary for entry in listed)
-        assert group != "recipes" or all(entry.size for entry in listed)
+@pytest.fixture(scope="module")
+def listed() -> dict[str, list[Entry]]:
+    """Group -> its lines; the models of all recipes are built, which takes seconds."""
+    return {group: entries(group) for group in GROUPS}
 
 
-def test_sizes_are_parameters_without_the_vocabulary_and_runs_of_a_seed() -> (
-    None
-):
+def test_the_list_has_every_group_and_says_what_each_is(
+    listed: dict[str, list[Entry]],
+) -> None:
+    assert set(listed) == {"recipes", "studies", *ROLES}
+    for group, lines in listed.items():
+        names = [entry.name for entry in lines]
+        assert names == names_of(group)
+        assert len(set(names)) == len(names) > 1
+        assert all(entry.summary for entry in lines)
+        assert group != "recipes" or all(entry.size for entry in lines)
+
+
+def test_sizes_are_parameters_without_the_vocabulary_and_runs_of_a_seed(
+    listed: dict[str, list[Entry]],
+) -> None:
     """10,230,016 parameters of the 9M decoder: golden_params.txt."""
-    recipes = {entry.name: entry for entry in entries("recipes")}
+    recipes = {entry.name: entry for entry in listed["recipes"]}
     assert recipes["language_model_9m"].size == "10.2M"
     assert recipes["sft_3b"].size == recipes["pretrain_3b"].size == "3.61B"
     assert (
         recipes["sft_3b"].needs == "needs data/instructions, runs/pretrain_3b"
     )
-    studies = {entry.name: entry for entry in entries("studies")}
+    studies = {entry.name: entry for entry in listed["studies"]}
     assert studies["mixture"].size == "5 runs"
     assert studies["mixture"].needs.startswith(
         "needs data/interleaved, data/captions"
@@ -303,16 +314,18 @@ def test_needs_come_from_configs_and_docstrings() -> None:
 
 
 def test_on_a_terminal_the_list_is_wrapped(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    listed: dict[str, list[Entry]],
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    listed = entries("studies")
-    print_entries(listed)
-    assert len(capsys.readouterr().out.splitlines()) == len(listed)
+    print_entries(listed["studies"])
+    studies = len(listed["studies"])
+    assert len(capsys.readouterr().out.splitlines()) == studies
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    print_entries(listed)
+    print_entries(listed["studies"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > len(listed)
+    assert len(lines) > studies
     assert max(map(len, lines)) <= 80
     column = lines[0].index("Three connectors")
     assert all(line[:column].strip() == "" for line in lines if line[2] == " ")

@@ -18,7 +18,7 @@ from test_extras import EXTRAS, FILES
 from mm1 import cli
 
 COMMAND = re.compile(
-    r"`((?:mm1|pip|torchrun) [^`]+)`|<\((mm1 [^)]+)\)|\[bold\](mm1 [^[]+)\["
+    r"`((?:mm1|pip|torchrun) [^`]+)`|\[bold\](mm1 [^[]+)\["
     r"|^\s*(mm1 [^`\n]+)$",
     re.MULTILINE,
 )
@@ -51,7 +51,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 
 def proposed(text: str) -> list[str]:
-    """Those in backticks, in bold and in bash's <(...), and lines of their own."""
+    """Those in backticks and in bold, and lines of their own."""
     return [
         "".join(groups)
         for *marked, line in COMMAND.findall(text)

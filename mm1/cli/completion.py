@@ -32,8 +32,9 @@ def add_completion_command(
         "completion",
         lambda arguments: _completion(arguments, parser()),
         "Print a script that completes commands in a shell.",
-        "bash: `source <(mm1 completion bash)`; zsh: `mm1 completion zsh >"
-        " ~/.zfunc/_mm1`, with ~/.zfunc in fpath. Needs mm1[completion].",
+        "bash: `mm1 completion bash > ~/.mm1.bash`, and `source ~/.mm1.bash` in"
+        " ~/.bashrc; zsh: `mm1 completion zsh > ~/.zfunc/_mm1`, with ~/.zfunc in"
+        " fpath. Needs mm1[completion].",
     )
     command.add_argument(
         "shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS)
@@ -43,7 +44,7 @@ def add_completion_command(
 def _completion(
     arguments: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> None:
-    from mm1.catalog import entries
+    from mm1.catalog import names_of
     from mm1.extras import needs_extra
 
     with needs_extra("completion", "mm1 completion"):
@@ -52,7 +53,7 @@ def _completion(
     _mark(parser, shtab)
     functions = []
     for name, group in NAMED.items():
-        words = " ".join(entry.name for entry in entries(group))
+        words = " ".join(names_of(group))
         if template := FUNCTIONS.get(arguments.shell):
             functions.append(template.format(name=name, words=words))
     preamble = "\n".join(functions)

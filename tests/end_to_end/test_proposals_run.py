@@ -44,7 +44,7 @@ FILLED = {
     "mm1 chat": ["mm1 chat runs/joint --terminal"],
     "mm1 chat X --terminal": ["mm1 chat runs/joint --terminal"],
     "mm1 completion": ["mm1 completion bash"],
-    "mm1 completion bash": ["mm1 completion bash"],
+    "mm1 completion bash > ~/.mm1.bash": ["mm1 completion bash"],
     "mm1 completion zsh > ~/.zfunc/_mm1": ["mm1 completion zsh"],
     "mm1 deduplicate": [
         "mm1 deduplicate text raw/text filters.duplicates.exact=True"
