@@ -15,6 +15,10 @@ FAMILY_COLUMNS = (
     "Verdict, corrected",
     "First designs",
 )
+FAMILY_NOTE = (
+    "One family of tests. Of several contrasts the lowest is shown: all must be"
+    " above zero."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from mm1.report.page import (
 from mm1.runs.results import RunFolder
 from mm1.study.family import (
     FAMILY_COLUMNS,
+    FAMILY_NOTE,
     corrected_lessons,
     family_rows,
     when_stated,
@@ -113,14 +114,12 @@ def _family(results: Sequence[Results]) -> Html:
         (*row[:4], badge(row[4], KINDS[row[4]]), row[5])
         for row in family_rows(results)
     ]
-    note = " ".join(
-        (
-            "One family of tests. Of several contrasts the lowest is shown: all must be"
-            " above zero.",
-            *when_stated(results),
-        )
+    note = " ".join((FAMILY_NOTE, *when_stated(results)))
+    what = (
+        table(FAMILY_COLUMNS, rows, numbers=(1, 2, 3))
+        if rows
+        else missing("No lessons.")
     )
-    what = table(FAMILY_COLUMNS, rows) if rows else missing("No lessons.")
     return section("All lessons", what, note=note, anchor="lessons")
 
 
@@ -353,7 +352,8 @@ def _foot(plan: StudyPlan) -> Html:
 def _markdown(title: str, results: Sequence[Results], plan: StudyPlan) -> str:
     lines = [f"# {title}", "", LEAD, ""]
     if rows := family_rows(results):
-        lines += [*_table(FAMILY_COLUMNS, rows), "", *when_stated(results), ""]
+        notes = FAMILY_NOTE, *when_stated(results)
+        lines += [*_table(FAMILY_COLUMNS, rows), "", *notes, ""]
     for each in results:
         lines += [f"## {each.study.title}", "", each.study.about, ""]
         lines += (
