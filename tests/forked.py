@@ -6,43 +6,51 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(words: list[str], folder: Path, out: Path, err: Path) -> None:
+def main(words: Sequence[str], folder: Path, out: Path, err: Path) -> None:
     """Becomes the command. Not called in the process of the tests."""
     for path, descriptor in ((Path(os.devnull), 0), (out, 1), (err, 2)):
         opened = os.open(path, os.O_CREAT | os.O_RDWR)
         os.dup2(opened, descriptor)
         os.close(opened)
     os.chdir(folder)
-    sys.argv = words
+    sys.argv = ["mm1", *words]
     from mm1 import cli
 
     cli.main()
 
 
-def shell(
-    command: str, folder: Path, timeout: float = 300
+def run(
+    words: Sequence[str | Path], folder: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """A command of `mm1`, run in the folder as `subprocess.run` would run it.
+    """`mm1` with these words in the folder, as `subprocess.run` would run it.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than `timeout` seconds.
     """
-    words = shlex.split(command)
-    assert words[0] == "mm1"
-    logs = folder / "forked.out", folder / "forked.err"
-    process = multiprocessing.get_context("forkserver").Process(
-        target=main, args=(words, folder, *logs)
-    )
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise subprocess.TimeoutExpired(command, timeout)
-    out, err = (log.read_text() for log in logs)
-    for log in logs:
-        log.unlink()
-    return subprocess.CompletedProcess(words, process.exitcode, out, err)
+    typed = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as logs:
+        out, err = Path(logs) / "out", Path(logs) / "err"
+        process = multiprocessing.get_context("forkserver").Process(
+            target=main, args=(typed, folder, out, err)
+        )
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(typed, timeout)
+        return subprocess.CompletedProcess(
+            typed, process.exitcode, out.read_text(), err.read_text()
+        )
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command of `mm1` as it is typed."""
+    first, *words = shlex.split(command)
+    assert first == "mm1"
+    return run(words, folder)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from mm1 import cli
@@ -342,13 +343,7 @@ def test_an_exported_model_is_told_from_a_run(
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, as from a shell."""
-    return subprocess.run(
-        [sys.executable, "-m", "mm1.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return forked.run(words, Path.cwd())
 
 
 @pytest.mark.parametrize(
@@ -519,6 +514,7 @@ def test_a_quiet_study_is_a_study() -> None:
     assert "in_context" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_list_has_a_line_for_everything_that_has_a_name() -> None:
     done = run("list")
     assert done.returncode == 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from mm1 import cli
@@ -126,12 +127,7 @@ def test_bash_completes(typed: str, offered: set[str], script: Path) -> None:
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("shtab", reason="pip install 'mm1[completion]'")
     path = tmp_path_factory.mktemp("completion") / "mm1.bash"
-    path.write_text(
-        subprocess.run(
-            [sys.executable, "-m", "mm1.cli", "completion", "bash"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )
+    done = forked.run(["completion", "bash"], tmp_path_factory.getbasetemp())
+    assert done.returncode == 0, done.stderr
+    path.write_text(done.stdout)
     return path

@@ -59,6 +59,7 @@ def test_what_does_not_fit_the_budget_is_left_out(tmp_path: Path) -> None:
     assert "Left out, no time: benchmarks/step.py pretrain_small" in text
 
 
+@pytest.mark.slow
 def test_why_a_piece_failed_is_told_and_the_rest_runs(tmp_path: Path) -> None:
     note = tmp_path / "note.md"
     wrong = ["--step", "loader.no_such_key=1"]

@@ -104,6 +104,7 @@ def test_ctrl_c_leaves_the_planner_alone(tmp_path: Path) -> None:
     items.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_planner_dies_with_its_parent(tmp_path: Path) -> None:
     """Killed, so that it cleans up nothing."""
     log = tmp_path / "log"

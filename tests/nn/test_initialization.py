@@ -267,6 +267,7 @@ def compare(whole: dict[str, dict[str, Tensor]]) -> None:
                 )
 
 
+@pytest.mark.slow
 def test_layouts_over_four_ranks_start_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,14 +3,13 @@
 import gzip
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import shell
 from raw_files import chat, jpeg, pairs, write_lines, write_pages, write_tar
 
 from mm1.config import ConfigError
@@ -180,17 +179,10 @@ def test_the_command_takes_options_of_a_source(tmp_path: Path) -> None:
         {"role": "gpt", "content": "bb"},
     ]
     write_lines(tmp_path / "a.jsonl", [{"talk": talk}])
-    run = [sys.executable, "-m", "mm1.cli", "tokenizer", "a.jsonl"]
-    out = ["--out", "t.json", "--vocab-size", "260"]
-    good = [*run, *out, "--source", "instructions", "source.messages=talk"]
-    done = subprocess.run(good, cwd=tmp_path, capture_output=True, text=True)
+    run = "mm1 tokenizer a.jsonl --out t.json --vocab-size 260"
+    done = shell(f"{run} --source instructions source.messages=talk", tmp_path)
     assert done.stdout.startswith("t.json: 260 tokens, fingerprint ")
     assert done.stdout.endswith("from 2 texts\n")
-    failed = subprocess.run(
-        [*run, *out, "source.messages=talk"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    failed = shell(f"{run} source.messages=talk", tmp_path)
     assert failed.returncode == 2
     assert "source.messages=talk is an option of a source" in failed.stderr

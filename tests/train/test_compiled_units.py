@@ -51,6 +51,7 @@ def compiled(
     return request.param, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_each_kind_of_unit_has_one_or_two_graphs(
     compiled: tuple[str, dict[str, Any]],
 ) -> None:

@@ -105,6 +105,7 @@ def refuse(origin: Path) -> None:
         started(config(), origin, sharded=True)
 
 
+@pytest.mark.slow
 def test_a_number_that_one_rank_finds_stops_all(
     origin: Path, tmp_path: Path
 ) -> None:

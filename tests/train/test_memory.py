@@ -31,6 +31,7 @@ LONG = pytest.mark.long
 SHORT = ("pretrain_ablation_base", "selective")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "mode"),
     [pytest.param(*key, marks=() if key == SHORT else LONG) for key in TABLE],

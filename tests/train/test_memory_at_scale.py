@@ -36,6 +36,7 @@ def rows(*arguments: str) -> dict[str, list[float]]:
     return {row[2]: [float(x) for x in row[3:9]] for row in cells}
 
 
+@pytest.mark.slow
 def test_a_mixture_on_eight_ranks_stays_within_a_tenth() -> None:
     """Without activations. With experts on ranks of their own, sparse layers are not
     gathered; the whole model, 163 GB, is nowhere."""

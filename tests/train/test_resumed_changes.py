@@ -149,6 +149,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.mark.slow
 def test_every_key_of_a_config_is_decided(world: Path, tmp_path: Path) -> None:
     keys = set()
     for kind, config in kinds(world).items():

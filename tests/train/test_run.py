@@ -183,6 +183,7 @@ def test_micro_batches_do_not_change_the_result(
         ) == pytest.approx(losses(plain), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_does_not_change_the_result(
     plain: Path, world: Path, tmp_path: Path
 ) -> None:
